@@ -1,0 +1,1 @@
+"""Generate from translated vectors."""

@@ -1,0 +1,1 @@
+"""Runnable extraction: from a public dataset to paired embeddings."""

@@ -1,0 +1,1 @@
+"""AudioCaps captions to CLIP and CLAP embeddings."""

@@ -1,0 +1,49 @@
+"""Pictures into sound and sound into pictures: translators between CLIP and CLAP."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clip2clap.embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable
+    from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding
+    from clip2clap.translator import AutoTranslator, LinearTranslator, MLPTranslator, Translator
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AutoTranslator": "translator",
+    "ClapEncoder": "embeddings",
+    "ClipEncoder": "embeddings",
+    "EmbeddingSpace": "embeddings",
+    "EmbeddingTable": "embeddings",
+    "ImageToAudioPipeline": "inference",
+    "LearnedNegativeEmbedding": "inference",
+    "LinearTranslator": "translator",
+    "MLPTranslator": "translator",
+    "Translator": "translator",
+}
+
+__all__ = [
+    "AutoTranslator",
+    "ClapEncoder",
+    "ClipEncoder",
+    "EmbeddingSpace",
+    "EmbeddingTable",
+    "ImageToAudioPipeline",
+    "LearnedNegativeEmbedding",
+    "LinearTranslator",
+    "MLPTranslator",
+    "Translator",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import clip2clap` stays instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clip2clap' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"clip2clap.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the lazily imported names too."""
+    return sorted([*globals(), *__all__])

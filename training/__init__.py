@@ -1,0 +1,1 @@
+"""Fit a translator and measure it."""

@@ -1,0 +1,1 @@
+"""Maps from one embedding space to another."""
