@@ -1,0 +1,91 @@
+"""The `clip2clap` command: one verb a job.
+
+Nothing slow is imported here or at the top of a verb's module, so that help is instant.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clip2clap import __version__
+from clip2clap.commands.doctor import doctor
+
+app = typer.Typer(
+    name="clip2clap",
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def clip2clap(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Turn pictures into sound.
+
+    A photograph's CLIP embedding is translated into the CLAP space of a text-to-audio model and
+    takes the place of its text.
+    """
+    if version:
+        typer.echo(f"clip2clap {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), nl=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Ends with exit code 0 if all was done, 1 if some of it failed, 2 and one line on stderr for
+    a user's mistake, 130 if it was interrupted.
+
+    Args:
+        arguments: What follows `clip2clap` on the command line; by default the process's own.
+
+    Raises:
+        SystemExit: Always.
+    """
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(arguments, prog_name="clip2clap", standalone_mode=False)
+    except Exception as error:
+        message = _mistake(error)
+        if message is None:
+            raise
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+            f"error: {message}"
+        )
+        status = 2
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _mistake(error: Exception) -> str | None:
+    """Put an error that the user can mend into one line; None if it is a mistake of ours."""
+    # typer's own errors derive from click's in older versions and from its own copy in newer.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        return _one_line(format_message())
+    if _is_user_error(error):
+        return _one_line(str(error))
+    from clip2clap.doctor import broken_companions
+
+    for problem in broken_companions():
+        return str(problem)
+    if isinstance(error, OSError):
+        return _one_line(str(error))
+    return None
+
+
+def _is_user_error(error: Exception) -> bool:
+    # Not imported at the top: it lives beside the encoders, which are slow to import.
+    errors = sys.modules.get("clip2clap.embeddings.errors")
+    return errors is not None and isinstance(error, errors.UserError)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

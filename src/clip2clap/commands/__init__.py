@@ -1,0 +1,1 @@
+"""The command line's verbs, one a module; whatever is slow to import is imported by the verb."""
