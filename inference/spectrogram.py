@@ -75,7 +75,6 @@ def write_spectrogram(
     figure = Figure(figsize=(9, 4), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    highest_mel = hertz_to_mel(sampling_rate / 2, mel_scale="htk")
     image = axes.imshow(
         decibels,
         origin="lower",
@@ -84,13 +83,10 @@ def write_spectrogram(
         cmap="magma",
         vmin=-DYNAMIC_RANGE_DB,
         vmax=0,
-        extent=(0, len(waveform) / sampling_rate, 0, highest_mel),
+        extent=(0, len(waveform) / sampling_rate, 0, _mel(sampling_rate / 2)),
     )
     ticks = [hertz for hertz in _FREQUENCY_TICKS_HZ if hertz <= sampling_rate / 2]
-    axes.set_yticks(
-        [hertz_to_mel(float(hertz), mel_scale="htk") for hertz in ticks],
-        [str(hertz) for hertz in ticks],
-    )
+    axes.set_yticks([_mel(hertz) for hertz in ticks], [str(hertz) for hertz in ticks])
     axes.set_xlabel("Time (s)")
     axes.set_ylabel("Frequency (Hz, mel scale)")
     if title:
@@ -98,3 +94,7 @@ def write_spectrogram(
     figure.colorbar(image, ax=axes, pad=0.01, label="dB (loudest point = 0)")
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
+
+
+def _mel(hertz: float) -> float:
+    return float(hertz_to_mel(float(hertz), mel_scale="htk"))

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from packaging.requirements import Requirement
+
 from clip2clap import __version__
 from clip2clap.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, GENERATOR_PRESETS
 
@@ -185,8 +187,6 @@ def _import_failure(module: str) -> str | None:
 
 def _unmet_requirements() -> list[Problem]:
     """Compare what clip2clap declares with what is installed."""
-    from packaging.requirements import Requirement
-
     problems = []
     for line in metadata.requires("clip2clap") or []:
         requirement = Requirement(line)
@@ -300,11 +300,12 @@ def _devices() -> list[dict[str, Any]]:
 
 def _models() -> tuple[list[dict[str, Any]], list[Problem]]:
     """List the demo models and the presets with what each takes on disk."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     problems = []
     try:
-        cached = {repo.repo_id: repo.size_on_disk for repo in scan_cache_dir().repos}
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+        cached = {repo.repo_id: repo.size_on_disk for repo in repos}
     except CacheNotFound:
         cached = {}
     except OSError as error:
@@ -358,9 +359,9 @@ def _memory() -> dict[str, int]:
 
 def _disk() -> dict[str, Any]:
     """Measure what is free where models are downloaded to."""
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub import constants
 
-    folder = Path(HF_HUB_CACHE)
+    folder = Path(constants.HF_HUB_CACHE)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return {"folder": str(folder), "free": shutil.disk_usage(existing).free}
 
