@@ -1,0 +1,1250 @@
+"""From a photograph to its sound: CLIP, a translator, then AudioLDM's UNet, VAE and vocoder."""
+
+import inspect
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.pipelines import pipeline_loading_utils
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import SpeechT5HifiGan
+
+from clip2clap.embeddings import (
+    ClapEncoder,
+    ClipEncoder,
+    EmbeddingSpace,
+    UserError,
+    load_image,
+    read_space,
+    require_same_model,
+)
+from clip2clap.inference.checkpoint import (
+    CheckpointError,
+    fetch_folder,
+    has_weights,
+    load_strictly,
+    quietly,
+    read_index,
+)
+from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.inference.ranking import rank_candidates
+from clip2clap.presets import resolve
+from clip2clap.translator import AutoTranslator, Translator, read_config
+
+ImageSource = str | Path | bytes | Image.Image
+Negative = Literal["auto", "learned", "prompt", "zero"]
+DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
+PathOrId = str | os.PathLike[str]
+
+logger = logging.getLogger(__name__)
+
+_FOREIGN_PIPELINES = {"AudioLDMPipeline": 2.5, "MusicLDMPipeline": 2.0}
+"""The checkpoints `from_audioldm` takes, with the guidance scale their pipelines default to."""
+
+_SOUND_PARTS = ("unet", "vae", "vocoder")
+_DEFAULT_BATCH = 8
+_IMAGES_AT_ONCE = 64
+
+_LOADABLE = {
+    name: ["save_pretrained", "from_pretrained"]
+    for name in ("ClipEncoder", "ClapEncoder", "Translator", "LearnedNegativeEmbedding")
+}
+pipeline_loading_utils.LOADABLE_CLASSES["clip2clap"] = _LOADABLE
+pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
+
+
+@dataclass
+class ImageToAudioOutput(BaseOutput):
+    """What `ImageToAudioPipeline` gives."""
+
+    audios: NDArray[np.float32] | Tensor
+    """The sounds, shape (n, samples), float32 within [-1, 1]."""
+
+    sampling_rate: int
+    """Samples a second, in Hz."""
+
+    audio_embeds: Tensor
+    """The CLAP vectors the sounds were made from, shape (n, d), float32 on the CPU."""
+
+    similarities: Tensor | None = None
+    """Cosine similarity of every candidate, shape (n, num_candidates); None for one candidate."""
+
+
+def fastest_dtype() -> torch.dtype:
+    """Give the dtype in which this machine's processor makes sound fastest.
+
+    Bfloat16 where the processor has instructions for it (AVX-512 BF16 or AMX), else float32,
+    since bfloat16 that is only emulated is slower than float32.
+    """
+    has_bf16 = (
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return torch.bfloat16 if any(has_bf16) else torch.float32
+
+
+def few_step_scheduler(config: dict[str, Any]) -> DPMSolverMultistepScheduler:
+    """Make the default solver, DPM-Solver++ of second order, for a checkpoint's noise schedule.
+
+    See Lu et al. (2022), arXiv 2211.01095. The checkpoint's betas and what its UNet predicts are
+    kept; the steps begin at the noisiest timestep, which the leading spacing of AudioLDM's own
+    DDIM leaves out, and end at no noise at all.
+
+    Args:
+        config: The config of the checkpoint's own scheduler (or a scheduler's `.config`).
+
+    Returns:
+        A scheduler for 10 to 25 steps.
+    """
+    with quietly():
+        return DPMSolverMultistepScheduler.from_config(
+            config,
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            timestep_spacing="linspace",
+            final_sigmas_type="zero",
+        )
+
+
+class ImageToAudioPipeline(DiffusionPipeline):
+    """Makes the sound of a photograph, with a generator that was trained to hear words.
+
+    The photograph's CLIP embedding is carried by a translator into the generator's CLAP space,
+    where it takes the place of the text encoder's output (AudioLDM, Liu et al. 2023,
+    arXiv 2301.12503; MusicLDM, Chen et al. 2023, arXiv 2308.01546). The text encoder itself is no
+    part of the pipeline: it is loaded when a prompt in words is given, used, and freed.
+
+    Args:
+        clip: Encodes photographs; None if only vectors and words will be given.
+        translator: Maps CLIP image embeddings to the generator's CLAP; None like `clip`.
+        unet: Denoises latents under a CLAP vector given as class labels.
+        vae: Decodes latents to log-mel spectrograms.
+        vocoder: Turns log-mel spectrograms into sound.
+        scheduler: Any diffusers scheduler that fits the UNet; see `few_step_scheduler`.
+        negative_embedding: The vector to guide away from, if the generator has one of its own.
+        ranker: A CLAP with an audio tower, to choose among candidates.
+        ranker_translator: Maps CLIP image embeddings into the ranker's space, where that is not
+            the generator's own.
+        clap_id: Where the generator's own CLAP can be loaded from for prompts in words.
+        clap_space: The space of that CLAP, as `EmbeddingSpace.to_dict()` gives it.
+        clap_revision: The revision of `clap_id` on the hub.
+        default_guidance_scale: What `guidance_scale=None` means.
+        default_num_inference_steps: What `num_inference_steps=None` means.
+
+    Raises:
+        SpaceMismatchError: If two parts were made for different encoders.
+        UserError: If the parts' sizes don't fit together.
+    """
+
+    model_cpu_offload_seq = "clip->translator->unet->vae->vocoder"
+    _optional_components = [  # noqa: RUF012 (the name and type are diffusers')
+        "clip",
+        "translator",
+        "negative_embedding",
+        "ranker",
+        "ranker_translator",
+    ]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
+
+    clip: ClipEncoder | None
+    translator: Translator | None
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    vocoder: SpeechT5HifiGan
+    scheduler: Any
+    negative_embedding: LearnedNegativeEmbedding | None
+    ranker: ClapEncoder | None
+    ranker_translator: Translator | None
+
+    def __init__(
+        self,
+        clip: ClipEncoder | None,
+        translator: Translator | None,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        vocoder: SpeechT5HifiGan,
+        scheduler: SchedulerMixin,
+        negative_embedding: LearnedNegativeEmbedding | None = None,
+        ranker: ClapEncoder | None = None,
+        ranker_translator: Translator | None = None,
+        clap_id: str | None = None,
+        clap_space: dict[str, Any] | None = None,
+        clap_revision: str | None = None,
+        default_guidance_scale: float = 2.5,
+        default_num_inference_steps: int = 20,
+    ) -> None:
+        super().__init__()
+        _check_spaces(
+            clip=_clip_space(clip),
+            clap=EmbeddingSpace.from_dict(clap_space) if clap_space else None,
+            translator=_translator_spaces(translator),
+            ranker=_ranker_space(ranker),
+            ranker_translator=_translator_spaces(ranker_translator),
+        )
+        _check_sizes(unet, vae, vocoder, translator, negative_embedding, clap_space)
+        self.register_modules(
+            clip=clip,
+            translator=translator,
+            unet=unet,
+            vae=vae,
+            vocoder=vocoder,
+            scheduler=scheduler,
+            negative_embedding=negative_embedding,
+            ranker=ranker,
+            ranker_translator=ranker_translator,
+        )
+        self.register_to_config(
+            clap_id=clap_id,
+            clap_space=clap_space,
+            clap_revision=clap_revision,
+            default_guidance_scale=default_guidance_scale,
+            default_num_inference_steps=default_num_inference_steps,
+        )
+        self.vae_scale_factor = _vae_scale_factor(vae)
+        self._word_embeds: dict[str, Tensor] = {}
+        self._own_clap: ClapEncoder | None = None
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: PathOrId,
+        *,
+        clip: ClipEncoder | PathOrId | None = None,
+        translator: Translator | PathOrId | None = None,
+        ranker: ClapEncoder | PathOrId | None = None,
+        ranker_translator: Translator | PathOrId | None = None,
+        scheduler: SchedulerMixin | None = None,
+        torch_dtype: DtypeChoice = "auto",
+        variant: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> "ImageToAudioPipeline":
+        """Load a pipeline from what `save_pretrained` wrote, or from an AudioLDM checkpoint.
+
+        The spaces of all parts are compared before any weights are read, and every part's
+        weights must be complete.
+
+        Args:
+            pretrained_model_name_or_path: `"demo"`, another preset's name, a hub id or a folder.
+                An AudioLDM or MusicLDM checkpoint goes the way of `from_audioldm`.
+            clip: Takes the place of the saved one; an encoder, or what `ClipEncoder` loads.
+            translator: Takes the place of the saved one; a translator, a folder or a hub id.
+            ranker: A CLAP with an audio tower to choose among candidates with.
+            ranker_translator: From the CLIP's space into the ranker's.
+            scheduler: Takes the place of the saved one.
+            torch_dtype: For UNet, VAE and vocoder: a dtype, one for each part by name (with
+                `"default"` for the rest), `"auto"` for `fastest_dtype()`, None for float32. CLIP
+                and translators stay in float32 unless named, since they run once a photograph
+                and everything after hangs on their vector.
+            variant: The weights' variant, such as `"fp16"`.
+            revision: Branch, tag or commit on the hub.
+            token: Credentials for a private repository.
+            local_files_only: Ask no hub.
+
+        Returns:
+            The pipeline, on the CPU.
+
+        Raises:
+            SpaceMismatchError: If two parts were made for different encoders.
+            CheckpointError: If files or weights are missing or don't fit; they are named.
+        """
+        name = resolve(os.fspath(pretrained_model_name_or_path), "generator")
+        given = {
+            "clip": clip,
+            "translator": translator,
+            "ranker": ranker,
+            "ranker_translator": ranker_translator,
+        }
+        wanted = ["scheduler", *_SOUND_PARTS, "negative_embedding"]
+        wanted += [part for part, value in given.items() if value is None]
+        hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        folder = fetch_folder(name, wanted, variant=variant, **hub)
+        index = read_index(folder)
+        if index.get("_class_name") in _FOREIGN_PIPELINES:
+            return cls.from_audioldm(
+                name,
+                **given,  # pyright: ignore[reportArgumentType]
+                scheduler=scheduler,
+                torch_dtype=torch_dtype,
+                variant=variant,
+                **hub,
+            )
+        _require_own(index, folder)
+        for part in given:
+            if given[part] is None and index.get(part, [None])[0] is not None:
+                given[part] = folder / part
+        clap_space = index.get("clap_space")
+        _check_spaces(
+            clip=_clip_space(given["clip"], **hub),
+            clap=EmbeddingSpace.from_dict(clap_space) if clap_space else None,
+            translator=_translator_spaces(given["translator"]),
+            ranker=_ranker_space(given["ranker"], **hub),
+            ranker_translator=_translator_spaces(given["ranker_translator"]),
+        )
+        negative = None
+        if index.get("negative_embedding", [None])[0] is not None:
+            negative = load_strictly(
+                LearnedNegativeEmbedding, folder / "negative_embedding", dtype=torch.float32
+            )
+        dtypes = _dtypes(torch_dtype)
+        pipeline = cls(
+            **_load_encoders(given, dtypes, hub),
+            **_load_sound_parts(folder, dtypes, variant),
+            scheduler=scheduler or _load_scheduler(folder, index),
+            negative_embedding=negative,
+            clap_id=index.get("clap_id"),
+            clap_space=clap_space,
+            clap_revision=index.get("clap_revision"),
+            default_guidance_scale=index.get("default_guidance_scale", 2.5),
+            default_num_inference_steps=index.get("default_num_inference_steps", 20),
+        )
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    @classmethod
+    def from_audioldm(
+        cls,
+        pretrained_model_name_or_path: PathOrId,
+        *,
+        clip: ClipEncoder | PathOrId | None = None,
+        translator: Translator | PathOrId | None = None,
+        ranker: ClapEncoder | PathOrId | None = None,
+        ranker_translator: Translator | PathOrId | None = None,
+        scheduler: SchedulerMixin | None = None,
+        fetch_text_encoder: bool = True,
+        torch_dtype: DtypeChoice = "auto",
+        variant: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> "ImageToAudioPipeline":
+        """Take the generator out of an AudioLDM (first version) or MusicLDM checkpoint.
+
+        The checkpoint's text encoder stays on disk. Its files serve twice before the generator is
+        loaded: their fingerprint shows whether the translator was trained for this generator, and
+        the embedding of the empty prompt, which these generators were trained to guide away from,
+        is made once and kept as `negative_embedding` (the text encoder is freed again).
+
+        Args:
+            pretrained_model_name_or_path: A preset's name, a hub id or a folder.
+            clip: Encodes photographs; an encoder, or what `ClipEncoder` loads.
+            translator: From that CLIP's space into this generator's CLAP space.
+            ranker: A CLAP with an audio tower to choose among candidates with.
+            ranker_translator: From the CLIP's space into the ranker's.
+            scheduler: In place of the default, `few_step_scheduler` of the checkpoint's config.
+            fetch_text_encoder: Whether to download the text encoder's files (some 500 MB) if they
+                are not on disk. Without them the translator's generator is checked by name only,
+                and guidance steers away from the zero vector, which these generators never met
+                in training.
+            torch_dtype: As in `from_pretrained`.
+            variant: The weights' variant, such as `"fp16"`.
+            revision: Branch, tag or commit on the hub.
+            token: Credentials for a private repository.
+            local_files_only: Ask no hub.
+
+        Returns:
+            The pipeline, on the CPU.
+
+        Raises:
+            SpaceMismatchError: If the translator was trained for another CLIP or another CLAP.
+            CheckpointError: If files or weights are missing or don't fit; they are named.
+        """
+        name = resolve(os.fspath(pretrained_model_name_or_path), "generator")
+        hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        wanted = ["scheduler", *_SOUND_PARTS]
+        if fetch_text_encoder:
+            wanted += ["text_encoder", "tokenizer", "feature_extractor"]
+        folder = fetch_folder(name, wanted, variant=variant, **hub)
+        index = read_index(folder)
+        class_name = index.get("_class_name")
+        if class_name not in _FOREIGN_PIPELINES:
+            raise CheckpointError(
+                f"{name} is a checkpoint of {class_name}. Expected one of "
+                f"{', '.join(_FOREIGN_PIPELINES)}, whose UNets take a CLAP vector."
+            )
+        given = {
+            "clip": clip,
+            "translator": translator,
+            "ranker": ranker,
+            "ranker_translator": ranker_translator,
+        }
+        spaces = _translator_spaces(translator)
+        text_encoder_on_disk = has_weights(folder / "text_encoder")
+        if text_encoder_on_disk:
+            clap_space = replace(
+                read_space(str(folder), family="clap", modality="text"), model_id=name
+            )
+        else:
+            clap_space = _space_by_name(name, spaces)
+        _check_spaces(
+            clip=_clip_space(clip, **hub),
+            clap=clap_space,
+            translator=spaces,
+            ranker=_ranker_space(ranker, **hub),
+            ranker_translator=_translator_spaces(ranker_translator),
+        )
+        negative = None
+        if text_encoder_on_disk:
+            text_encoder = ClapEncoder.from_pretrained(str(folder), towers=("text",))
+            negative = LearnedNegativeEmbedding.from_vector(
+                text_encoder.texts([""])[0], origin="empty prompt"
+            )
+            del text_encoder
+        dtypes = _dtypes(torch_dtype)
+        pipeline = cls(
+            **_load_encoders(given, dtypes, hub),
+            **_load_sound_parts(folder, dtypes, variant),
+            scheduler=scheduler or few_step_scheduler(_load_scheduler(folder, index).config),
+            negative_embedding=negative,
+            clap_id=name,
+            clap_space=clap_space.to_dict() if clap_space else None,
+            clap_revision=revision,
+            default_guidance_scale=_FOREIGN_PIPELINES[class_name],
+        )
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second of the sounds made, in Hz."""
+        return self.vocoder.config.sampling_rate
+
+    @property
+    def default_audio_length_in_s(self) -> float:
+        """Length of a sound if none is asked for: what the UNet was trained on, in seconds."""
+        frames = self.unet.config.sample_size * self.vae_scale_factor
+        return frames * self._hop_length / self.sampling_rate
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of the call that is running or was last."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """The number of UNet timesteps of the call that is running or was last."""
+        return self._num_timesteps
+
+    @property
+    def _hop_length(self) -> int:
+        return math.prod(self.vocoder.config.upsample_rates)
+
+    @property
+    def _clap_dim(self) -> int:
+        return self.unet.config.projection_class_embeddings_input_dim
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        audio_length_in_s: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_end: float = 1.0,
+        negative: Negative = "auto",
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        num_candidates: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
+        output_type: Literal["np", "pt"] = "np",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> ImageToAudioOutput | tuple[Any, ...]:
+        """Make a sound for each photograph, prompt or vector.
+
+        Noise is drawn item by item, so that a seed gives the same sound whatever the batch size.
+        A list of generators is used as it is, one for each item. From a single generator (or
+        torch's global one) one 64-bit integer is drawn for each item, in order, and seeds that
+        item's own generator. An item's starting noise is its generator's first draw of shape
+        (1, channels, time, frequency) in float32, and a scheduler that adds noise draws on from
+        there. Candidate 0 is the sound of a single candidate; each further candidate has a
+        generator seeded by an integer drawn from a copy of the item's, which is not moved by it.
+
+        Args:
+            images: Photographs: files, http(s) URLs, bytes or PIL images, one or many. Give
+                exactly one of `images`, `prompt` and `prompt_embeds`.
+            prompt: Words instead of photographs; the generator's text encoder is loaded, used
+                and freed, once for all texts of the call.
+            prompt_embeds: CLAP vectors in the generator's space instead, shape (n, d) or (d,),
+                taken as they are (the generator knows unit-norm ones).
+            audio_length_in_s: Length in seconds; the UNet's own length if None.
+            num_inference_steps: Denoising steps; the pipeline's default if None.
+            guidance_scale: Strength of classifier-free guidance; 1 and less turn it off; the
+                pipeline's default if None.
+            guidance_end: Share of the steps that are guided, from the first on; the UNet runs on
+                half the batch for the rest (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+            negative: What to guide away from: `"learned"` is the pipeline's `negative_embedding`,
+                `"prompt"` the embedding of the empty prompt, `"zero"` the zero vector, and
+                `"auto"` the first of these three that is at hand without a download.
+            negative_prompt: Words to guide away from, one for all items or one for each.
+            negative_prompt_embeds: Vectors to guide away from, shape (n, d), (1, d) or (d,).
+            num_candidates: Sounds to make for each item, of which the nearest to the vector by a
+                CLAP audio encoder is kept.
+            eta: Noise that DDIM adds, from 0 to 1 (arXiv 2010.02502); other schedulers ignore it.
+            generator: Where the noise comes from; see above.
+            latents: Starting noise instead, shape (n * num_candidates, channels, time, frequency),
+                an item's candidates side by side.
+            batch_size: Sounds made at a time; 8 if None.
+            output_type: `"np"` for a NumPy array, `"pt"` for a tensor.
+            return_dict: Whether to give an `ImageToAudioOutput` or its values as a tuple.
+            callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after
+                every step of every batch; may give back a dict of tensors to go on with.
+            callback_on_step_end_tensor_inputs: Which of `latents`, `prompt_embeds` and
+                `negative_prompt_embeds` the callback gets.
+
+        Returns:
+            The sounds, with the vectors they were made from.
+
+        Raises:
+            UserError: If an argument makes no sense, a photograph can't be read (it is named), or
+                candidates can't be ranked with what the pipeline has.
+        """
+        steps = num_inference_steps or self.config.default_num_inference_steps
+        scale = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
+        seconds = self.default_audio_length_in_s if audio_length_in_s is None else audio_length_in_s
+        batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
+        photographs = _as_list(images)
+        words = _as_list(prompt)
+        self.check_inputs(
+            images=photographs,
+            prompt=words,
+            prompt_embeds=prompt_embeds,
+            audio_length_in_s=seconds,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=scale,
+            guidance_end=guidance_end,
+            negative=negative,
+            negative_prompt=_as_list(negative_prompt),
+            negative_prompt_embeds=negative_prompt_embeds,
+            num_candidates=num_candidates,
+            generator=generator,
+            latents=latents,
+            batch_size=batch_size,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+        self._guidance_scale = float(scale)
+        guided = scale > 1.0
+
+        # Everything that is asked for in words is embedded in one go, so that the text encoder is
+        # loaded once, and before the photographs so that a failure costs no time.
+        negative_words = self._negative_words(negative, negative_prompt, negative_prompt_embeds)
+        texts = [*(words or []), *(negative_words if guided and negative_words else [])]
+        if texts:
+            self._embed_words(texts)
+
+        image_embeds = None
+        if photographs is not None:
+            image_embeds = self._encode_photographs(photographs)
+            vectors = self._translate(image_embeds, self.translator)
+        elif words is not None:
+            vectors = self._embed_words(words)
+        else:
+            vectors = torch.atleast_2d(prompt_embeds).detach().to("cpu", torch.float32)
+        count = len(vectors)
+        targets = None
+        if num_candidates > 1:
+            targets = self._ranking_targets(vectors, image_embeds, words)
+
+        negatives = None
+        if guided:
+            negatives = self._negative_vectors(
+                negative, negative_words, negative_prompt_embeds, count
+            )
+
+        generators = _spread_generators(generator, count, num_candidates)
+        samples = round(seconds * self.sampling_rate)
+        noise = self._starting_noise(generators, samples, latents)
+        total = count * num_candidates
+        conditions = vectors.repeat_interleave(num_candidates, dim=0)
+        if negatives is not None:
+            negatives = negatives.repeat_interleave(num_candidates, dim=0)
+
+        sounds = []
+        self.scheduler.set_timesteps(steps, device=self._execution_device)
+        self._num_timesteps = len(self.scheduler.timesteps)
+        batches = [slice(at, at + batch_size) for at in range(0, total, batch_size)]
+        with self.progress_bar(total=self._num_timesteps * len(batches)) as bar:
+            for batch in batches:
+                denoised = self._denoise(
+                    noise[batch],
+                    conditions[batch],
+                    None if negatives is None else negatives[batch],
+                    steps=steps,
+                    guidance_scale=scale,
+                    guidance_end=guidance_end,
+                    eta=eta,
+                    generators=generators[batch],
+                    callback=callback_on_step_end,
+                    callback_inputs=callback_on_step_end_tensor_inputs,
+                    advance=bar.update,
+                )
+                sounds.append(self._decode(denoised)[:, :samples])
+        audio = torch.cat(sounds)
+
+        similarities = None
+        if targets is not None:
+            audio, similarities = self._keep_best(audio, targets, num_candidates)
+        self.maybe_free_model_hooks()
+        output = ImageToAudioOutput(
+            audios=audio.numpy() if output_type == "np" else audio,
+            sampling_rate=self.sampling_rate,
+            audio_embeds=vectors,
+            similarities=similarities,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def check_inputs(
+        self,
+        *,
+        images: list[ImageSource] | None,
+        prompt: list[str] | None,
+        prompt_embeds: Tensor | None,
+        audio_length_in_s: float,
+        num_inference_steps: int | None,
+        guidance_scale: float,
+        guidance_end: float,
+        negative: str,
+        negative_prompt: list[str] | None,
+        negative_prompt_embeds: Tensor | None,
+        num_candidates: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        latents: Tensor | None,
+        batch_size: int,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> None:
+        """Refuse arguments that make no sense, before anything is computed.
+
+        Raises:
+            UserError: With what was wrong, what was expected and how to mend it.
+        """
+        sources = {"images": images, "prompt": prompt, "prompt_embeds": prompt_embeds}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            raise UserError(
+                "Give exactly one of images, prompt and prompt_embeds, got "
+                f"{' and '.join(given) or 'none of them'}."
+            )
+        if images is not None:
+            self._check_photographs(images)
+        if prompt is not None:
+            _check_words(prompt, "prompt")
+        if prompt_embeds is not None:
+            self._check_vectors(prompt_embeds, "prompt_embeds")
+        if images is not None:
+            count = len(images)
+        elif prompt is not None:
+            count = len(prompt)
+        else:
+            count = len(torch.atleast_2d(sources["prompt_embeds"]))
+
+        self._check_length(audio_length_in_s)
+        most = self.scheduler.config.num_train_timesteps
+        if num_inference_steps is not None and not _is_count(num_inference_steps, most):
+            raise UserError(
+                f"Expected num_inference_steps to be a whole number from 1 to {most}, got "
+                f"{num_inference_steps!r}."
+            )
+        for name, value, least, largest in (
+            ("guidance_scale", guidance_scale, 0.0, math.inf),
+            ("guidance_end", guidance_end, 0.0, 1.0),
+        ):
+            if not isinstance(value, int | float) or not least <= value <= largest:
+                raise UserError(f"Expected {name} to be from {least} to {largest}, got {value!r}.")
+        for name, value in (("num_candidates", num_candidates), ("batch_size", batch_size)):
+            if not _is_count(value):
+                raise UserError(f"Expected {name} to be a whole number above 0, got {value!r}.")
+        if output_type not in ("np", "pt"):
+            raise UserError(f"Expected output_type to be 'np' or 'pt', got {output_type!r}.")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise UserError(
+                f"The callback can get {', '.join(self._callback_tensor_inputs)}, not "
+                f"{', '.join(sorted(unknown))}."
+            )
+        self._check_negative(negative, negative_prompt, negative_prompt_embeds, count)
+        if isinstance(generator, Sequence) and len(generator) != count:
+            raise UserError(
+                f"Expected one generator, or one for each of the {count} items, got "
+                f"{len(generator)}."
+            )
+        if latents is not None:
+            self._check_latents(latents, count * num_candidates, audio_length_in_s)
+        if num_candidates > 1:
+            self._check_ranking(has_photographs=images is not None, has_words=prompt is not None)
+
+    def _check_photographs(self, images: list[ImageSource]) -> None:
+        if self.clip is None or self.translator is None:
+            raise UserError(
+                "Photographs need a CLIP and a translator, and this pipeline was made without: "
+                "load it with clip=... and translator=..., or give prompt_embeds."
+            )
+        if not images:
+            raise UserError("There are no photographs: images is an empty list.")
+
+    def _check_vectors(self, vectors: Tensor, name: str) -> None:
+        if (
+            not isinstance(vectors, Tensor)
+            or vectors.ndim not in (1, 2)
+            or vectors.shape[-1] != self._clap_dim
+            or 0 in vectors.shape
+        ):
+            got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+            raise UserError(
+                f"Expected {name} to be a tensor of shape (n, {self._clap_dim}), in the space of "
+                f"the generator's own CLAP, got {got}."
+            )
+        if not torch.isfinite(vectors).all():
+            raise UserError(f"{name} holds values that are not finite.")
+
+    def _check_length(self, seconds: float) -> None:
+        shortest = self.vae_scale_factor * self._hop_length / self.sampling_rate
+        if not isinstance(seconds, int | float) or not shortest <= seconds < math.inf:
+            raise UserError(
+                f"Expected audio_length_in_s to be at least {shortest:g} seconds, got {seconds!r}."
+            )
+
+    def _check_latents(self, latents: Tensor, total: int, seconds: float) -> None:
+        expected = (total, *self._latent_shape(round(seconds * self.sampling_rate)))
+        if tuple(latents.shape) != expected:
+            raise UserError(
+                f"Expected latents of shape {expected} for {total} sounds of {seconds:g} s, got "
+                f"{tuple(latents.shape)}."
+            )
+
+    def _check_negative(
+        self,
+        negative: str,
+        negative_prompt: list[str] | None,
+        negative_prompt_embeds: Tensor | None,
+        count: int,
+    ) -> None:
+        if negative not in get_args(Negative):
+            raise UserError(
+                f"Expected negative to be one of {', '.join(get_args(Negative))}, got {negative!r}."
+            )
+        if negative_prompt is not None and negative_prompt_embeds is not None:
+            raise UserError("Give negative_prompt or negative_prompt_embeds, not both.")
+        chosen = negative_prompt is not None or negative_prompt_embeds is not None
+        if chosen and negative not in ("auto", "prompt"):
+            raise UserError(
+                f"negative={negative!r} chooses another vector than the negative prompt given "
+                "beside it. Leave one of the two out."
+            )
+        if negative == "learned" and self.negative_embedding is None:
+            raise UserError(
+                "This pipeline has no negative_embedding to guide away from. Use negative='auto', "
+                "'prompt' or 'zero'."
+            )
+        lengths = {}
+        if negative_prompt is not None:
+            _check_words(negative_prompt, "negative_prompt")
+            lengths["negative_prompt"] = len(negative_prompt)
+        if negative_prompt_embeds is not None:
+            self._check_vectors(negative_prompt_embeds, "negative_prompt_embeds")
+            lengths["negative_prompt_embeds"] = len(torch.atleast_2d(negative_prompt_embeds))
+        for name, length in lengths.items():
+            if length not in (1, count):
+                raise UserError(
+                    f"Expected one {name} for all, or one for each of the {count} items, got "
+                    f"{length}."
+                )
+
+    def _check_ranking(self, *, has_photographs: bool, has_words: bool) -> None:
+        if self.ranker is None:
+            if not self._own_clap_hears():
+                raise UserError(
+                    "num_candidates above 1 needs a CLAP that hears, to keep the best sound, and "
+                    "the generator's own CLAP has no audio tower. Load the pipeline with "
+                    "ranker=... (such as 'clap-htsat-unfused') and ranker_translator=..., a "
+                    "translator from the same CLIP into that CLAP's space."
+                )
+        elif not self._ranker_is_own() and not (has_photographs or has_words):
+            raise UserError(
+                "Candidates for prompt_embeds can't be ranked: they lie in the generator's space, "
+                "the ranker hears in another. Give images or prompt, or num_candidates=1."
+            )
+        elif has_photographs and not self._ranker_is_own() and self.ranker_translator is None:
+            raise UserError(
+                "Candidates for photographs are ranked in the ranker's space, which is not the "
+                "generator's: load the pipeline with ranker_translator=..., from the same CLIP "
+                "into that CLAP's space."
+            )
+
+    def _ranker_is_own(self) -> bool:
+        """Tell whether the ranker is the generator's own CLAP, so that one vector serves both."""
+        if self.ranker is None or self.config.clap_space is None:
+            return False
+        own = EmbeddingSpace.from_dict(self.config.clap_space)
+        return own.same_model_as(self.ranker.space("audio"))
+
+    def _own_clap_hears(self) -> bool:
+        if self._own_clap is not None:
+            return True
+        if self.config.clap_id is None:
+            return False
+        try:
+            read_space(self.config.clap_id, family="clap", modality="audio")
+        except (UserError, OSError) as error:
+            logger.info("The generator's own CLAP can't rank: %s", error)
+            return False
+        return True
+
+    def _encode_photographs(self, photographs: list[ImageSource]) -> Tensor:
+        """Encode all photographs, so that one that can't be read stops before any sound."""
+        embeds = []
+        for start in range(0, len(photographs), _IMAGES_AT_ONCE):
+            opened = []
+            for index, source in enumerate(photographs[start : start + _IMAGES_AT_ONCE], start):
+                try:
+                    opened.append(load_image(source))
+                except UserError as error:
+                    if len(photographs) == 1:
+                        raise
+                    raise type(error)(
+                        f"Photograph {index + 1} of {len(photographs)}: {error}"
+                    ) from error
+            assert self.clip is not None
+            embeds.append(self.clip.images(opened))
+        return torch.cat(embeds)
+
+    def _translate(self, embeds: Tensor, translator: Translator | None) -> Tensor:
+        assert translator is not None
+        weights = next(translator.parameters(), torch.empty(0))
+        moved = embeds.to(self._execution_device, weights.dtype)
+        return translator(moved).to("cpu", torch.float32)
+
+    def _embed_words(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts with the generator's own text encoder, which is loaded for them and freed."""
+        unknown = list(dict.fromkeys(text for text in texts if text not in self._word_embeds))
+        if unknown:
+            encoder = self._load_own_clap("text")
+            self._word_embeds.update(zip(unknown, encoder.texts(unknown), strict=True))
+        return torch.stack([self._word_embeds[text] for text in texts])
+
+    def _load_own_clap(self, tower: Literal["text", "audio"]) -> ClapEncoder:
+        """Load one tower of the CLAP that the generator was trained with, and prove that it is."""
+        if self.config.clap_id is None:
+            raise UserError(
+                "This pipeline doesn't know its generator's CLAP (clap_id is not set). Give "
+                "vectors instead of words, or make it with clap_id=... and clap_space=..."
+            )
+        encoder = ClapEncoder.from_pretrained(
+            self.config.clap_id, revision=self.config.clap_revision, towers=(tower,)
+        )
+        if self.config.clap_space is not None:
+            require_same_model(
+                EmbeddingSpace.from_dict(self.config.clap_space),
+                encoder.space(tower),
+                what="The generator's own CLAP",
+            )
+        return encoder
+
+    def _negative_words(
+        self,
+        negative: Negative,
+        negative_prompt: str | Sequence[str] | None,
+        negative_prompt_embeds: Tensor | None,
+    ) -> list[str] | None:
+        """Give the texts to guide away from, or None where no text is needed."""
+        if negative_prompt is not None:
+            return _as_list(negative_prompt)
+        if negative_prompt_embeds is not None:
+            return None
+        if negative == "prompt":
+            return [""]
+        if negative == "auto" and self.negative_embedding is None and self._own_clap_on_disk():
+            return [""]
+        return None
+
+    def _own_clap_on_disk(self) -> bool:
+        clap_id = self.config.clap_id
+        if clap_id is None:
+            return False
+        if "" in self._word_embeds:
+            return True
+        folder = Path(resolve(clap_id, "clap"))
+        return has_weights(folder) or has_weights(folder / "text_encoder")
+
+    def _negative_vectors(
+        self, negative: Negative, words: list[str] | None, embeds: Tensor | None, count: int
+    ) -> Tensor:
+        if words is not None:
+            vectors = self._embed_words(words)
+        elif embeds is not None:
+            vectors = torch.atleast_2d(embeds).detach().to("cpu", torch.float32)
+        elif self.negative_embedding is not None and negative != "zero":
+            vectors = self.negative_embedding(1).to("cpu", torch.float32)
+        else:
+            if negative == "auto":
+                logger.info(
+                    "Guiding away from the zero vector: the pipeline has no negative_embedding, "
+                    "and its generator's text encoder is not on disk."
+                )
+            vectors = torch.zeros(1, self._clap_dim)
+        return vectors.expand(count, -1)
+
+    def _latent_shape(self, samples: int) -> tuple[int, int, int]:
+        frames = math.ceil(samples / self._hop_length)
+        return (
+            self.unet.config.in_channels,
+            math.ceil(frames / self.vae_scale_factor),
+            self.vocoder.config.model_in_dim // self.vae_scale_factor,
+        )
+
+    def _starting_noise(
+        self, generators: list[torch.Generator], samples: int, latents: Tensor | None
+    ) -> Tensor:
+        """Draw each sound's noise from its own generator, in float32 whatever the models' dtype."""
+        if latents is not None:
+            return latents.detach().to("cpu", torch.float32)
+        shape = (1, *self._latent_shape(samples))
+        return torch.cat(
+            [torch.randn(shape, generator=own, device=own.device).cpu() for own in generators]
+        )
+
+    def _denoise(
+        self,
+        noise: Tensor,
+        conditions: Tensor,
+        negatives: Tensor | None,
+        *,
+        steps: int,
+        guidance_scale: float,
+        guidance_end: float,
+        eta: float,
+        generators: list[torch.Generator],
+        callback: Callable[..., dict[str, Any]] | None,
+        callback_inputs: Sequence[str],
+        advance: Callable[[], Any],
+    ) -> Tensor:
+        """Run the diffusion backwards for one batch; the latents stay in float32 throughout."""
+        device, dtype = self._execution_device, self.unet.dtype
+        self.scheduler.set_timesteps(steps, device=device)
+        timesteps = self.scheduler.timesteps
+        guided_timesteps = math.ceil(guidance_end * len(timesteps))
+        step_options = self._step_options(eta, generators)
+        tensors = {
+            "latents": noise.to(device) * self.scheduler.init_noise_sigma,
+            "prompt_embeds": conditions.to(device, dtype),
+            "negative_prompt_embeds": None if negatives is None else negatives.to(device, dtype),
+        }
+        for index, timestep in enumerate(timesteps):
+            latents, positive, negative = tensors.values()
+            guided = negative is not None and index < guided_timesteps
+            scaled = self.scheduler.scale_model_input(latents, timestep).to(dtype)
+            predicted = self.unet(
+                torch.cat([scaled, scaled]) if guided else scaled,
+                timestep,
+                encoder_hidden_states=None,
+                class_labels=torch.cat([negative, positive]) if guided else positive,
+                return_dict=False,
+            )[0].float()
+            if guided:
+                away, towards = predicted.chunk(2)
+                predicted = away + guidance_scale * (towards - away)
+            tensors["latents"] = self.scheduler.step(
+                predicted, timestep, latents, **step_options, return_dict=False
+            )[0]
+            if callback is not None:
+                chosen = {name: tensors[name] for name in callback_inputs}
+                tensors.update(callback(self, index, timestep, chosen) or {})
+            advance()
+        return tensors["latents"]
+
+    def _step_options(self, eta: float, generators: list[torch.Generator]) -> dict[str, Any]:
+        """Give the scheduler the options that its `step` has; they differ between schedulers."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        options = {"eta": eta, "generator": generators}
+        return {name: value for name, value in options.items() if name in accepted}
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Turn latents into sound, shape (n, samples), float32 on the CPU."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        mel = self.vae.decode(scaled, return_dict=False)[0].squeeze(1)
+        return self.vocoder(mel.to(self.vocoder.dtype)).to("cpu", torch.float32)
+
+    def _ranking_targets(
+        self, vectors: Tensor, image_embeds: Tensor | None, words: list[str] | None
+    ) -> Tensor:
+        """Give what the candidates should sound like, in the space of the CLAP that hears them."""
+        if self.ranker is None or self._ranker_is_own():
+            return vectors
+        if image_embeds is not None:
+            return self._translate(image_embeds, self.ranker_translator)
+        assert words is not None
+        return self.ranker.texts(words)
+
+    def _keep_best(
+        self, audio: Tensor, targets: Tensor, num_candidates: int
+    ) -> tuple[Tensor, Tensor]:
+        ranker = self.ranker
+        if ranker is None:
+            if self._own_clap is None:
+                self._own_clap = self._load_own_clap("audio")
+            ranker = self._own_clap.to(self._execution_device)
+        heard = ranker.audios([(sound.numpy(), self.sampling_rate) for sound in audio])
+        count = len(targets)
+        best, similarities = rank_candidates(
+            heard.view(count, num_candidates, -1), targets.to(heard.device)
+        )
+        return audio.view(count, num_candidates, -1)[torch.arange(count), best], similarities
+
+
+def _as_list(values: Any) -> list[Any] | None:
+    """Make one item a list of one; None stays None."""
+    if values is None:
+        return None
+    if isinstance(values, str | bytes | os.PathLike | Image.Image):
+        return [values]
+    return list(values)
+
+
+def _is_count(value: Any, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _check_words(texts: list[str], name: str) -> None:
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"Expected {name} to be a text or a list of texts, got {texts!r}.")
+
+
+def _spread_generators(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int, num_candidates: int
+) -> list[torch.Generator]:
+    """Give every sound a generator of its own; the rule stands in `__call__`'s docstring."""
+    if isinstance(generator, Sequence):
+        items = list(generator)
+    else:
+        items = [_seeded_by(generator) for _ in range(count)]
+    spread = []
+    for item in items:
+        fork = torch.Generator(item.device)
+        fork.set_state(item.get_state())
+        spread += [item, *(_seeded_by(fork) for _ in range(num_candidates - 1))]
+    return spread
+
+
+def _seeded_by(generator: torch.Generator | None) -> torch.Generator:
+    device = torch.device("cpu") if generator is None else generator.device
+    seed = torch.randint(2**63 - 1, (1,), generator=generator, device=device)
+    return torch.Generator(device).manual_seed(int(seed))
+
+
+def _vae_scale_factor(vae: AutoencoderKL) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _check_sizes(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    vocoder: SpeechT5HifiGan,
+    translator: Translator | None,
+    negative_embedding: LearnedNegativeEmbedding | None,
+    clap_space: dict[str, Any] | None,
+) -> None:
+    """Refuse parts whose sizes don't fit together.
+
+    Raises:
+        UserError: With both sizes.
+    """
+    if unet.config.class_embed_type != "simple_projection":
+        raise UserError(
+            "The UNet takes no CLAP vector as class labels (class_embed_type is "
+            f"{unet.config.class_embed_type!r}, expected 'simple_projection'): it is not an "
+            "AudioLDM 1 or MusicLDM UNet."
+        )
+    dim = unet.config.projection_class_embeddings_input_dim
+    for what, size in (
+        ("the translator gives", translator and translator.config.target_dim),
+        ("the negative embedding has", negative_embedding and negative_embedding.config.dim),
+        ("the generator's CLAP has", clap_space and clap_space["dim"]),
+    ):
+        if size and size != dim:
+            raise UserError(f"The UNet takes vectors of {dim} values, {what} {size}.")
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise UserError(
+            f"The UNet makes latents of {unet.config.in_channels} channels, the VAE takes "
+            f"{vae.config.latent_channels}."
+        )
+    if vocoder.config.model_in_dim % _vae_scale_factor(vae):
+        raise UserError(
+            f"The vocoder's {vocoder.config.model_in_dim} frequency bins can't be divided by the "
+            f"VAE's scale factor {_vae_scale_factor(vae)}."
+        )
+
+
+def _clip_space(clip: ClipEncoder | PathOrId | None, **hub: Any) -> EmbeddingSpace | None:
+    if clip is None:
+        return None
+    if isinstance(clip, str | os.PathLike):
+        return read_space(os.fspath(clip), family="clip", modality="image", **hub)
+    return clip.space("image")
+
+
+def _ranker_space(ranker: ClapEncoder | PathOrId | None, **hub: Any) -> EmbeddingSpace | None:
+    if ranker is None:
+        return None
+    if isinstance(ranker, str | os.PathLike):
+        return read_space(os.fspath(ranker), family="clap", modality="audio", **hub)
+    return ranker.space("audio")
+
+
+def _translator_spaces(
+    translator: Translator | PathOrId | None,
+) -> tuple[EmbeddingSpace | None, EmbeddingSpace | None]:
+    """Give where a translator leads from and to; nothing but its config is read."""
+    if translator is None:
+        return None, None
+    if isinstance(translator, str | os.PathLike):
+        config = read_config(translator)
+        source, target = config.get("source_space"), config.get("target_space")
+        return (
+            EmbeddingSpace.from_dict(source) if source else None,
+            EmbeddingSpace.from_dict(target) if target else None,
+        )
+    return translator.source_space, translator.target_space
+
+
+def _check_spaces(
+    *,
+    clip: EmbeddingSpace | None,
+    clap: EmbeddingSpace | None,
+    translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None],
+    ranker: EmbeddingSpace | None,
+    ranker_translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None],
+) -> None:
+    """Refuse parts that were made for different encoders; what is not known is not compared.
+
+    Raises:
+        SpaceMismatchError: Naming both encoders.
+    """
+    pairs = (
+        (translator[0], clip, "The translator's source is not the pipeline's CLIP"),
+        (translator[1], clap, "The translator's target is not the generator's CLAP"),
+        (ranker_translator[0], clip, "The ranker's translator is not from the pipeline's CLIP"),
+        (ranker_translator[1], ranker, "The ranker's translator does not lead to the ranker"),
+    )
+    for expected, got, what in pairs:
+        if expected is not None and got is not None:
+            require_same_model(expected, got, what=what)
+
+
+def _space_by_name(
+    name: str, translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None]
+) -> EmbeddingSpace | None:
+    """Take the translator's word for the generator's CLAP, whose files are not on disk.
+
+    Raises:
+        CheckpointError: If the translator names another generator.
+    """
+    target = translator[1]
+    if target is not None and target.model_id != name:
+        raise CheckpointError(
+            f"The translator leads to {target}. Whether that is the CLAP of {name} can't be told "
+            "without its text encoder's files: use fetch_text_encoder=True."
+        )
+    return target
+
+
+def _require_own(index: dict[str, Any], folder: Path) -> None:
+    class_name = index.get("_class_name")
+    if class_name != ImageToAudioPipeline.__name__:
+        raise CheckpointError(
+            f"{folder} holds a {class_name}. Expected {ImageToAudioPipeline.__name__}, "
+            f"{' or '.join(_FOREIGN_PIPELINES)}."
+        )
+
+
+def _dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
+    """Say which dtype each part is loaded in; the rule stands in `from_pretrained`'s docstring.
+
+    Raises:
+        UserError: If the choice is none.
+    """
+    named = choice if isinstance(choice, dict) else {}
+    general = named.get("default", torch.float32) if isinstance(choice, dict) else choice
+    if general is None:
+        general = torch.float32
+    elif general == "auto":
+        general = fastest_dtype()
+    for dtype in (general, *named.values()):
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise UserError(
+                "Expected torch_dtype to be a floating torch.dtype, a dict of them by part, "
+                f"'auto' or None, got {dtype!r}."
+            )
+    return lambda part: named.get(part, general if part in _SOUND_PARTS else torch.float32)
+
+
+def _load_encoders(
+    given: dict[str, Any], dtypes: Callable[[str], torch.dtype], hub: dict[str, Any]
+) -> dict[str, Any]:
+    """Load encoders and translators that were given by name; those given as such stay."""
+    loaded = dict(given)
+    for part, encoder_class, tower in (
+        ("clip", ClipEncoder, "image"),
+        ("ranker", ClapEncoder, None),
+    ):
+        if isinstance(given[part], str | os.PathLike):
+            loaded[part] = encoder_class.from_pretrained(
+                os.fspath(given[part]),
+                dtype=dtypes(part),
+                towers=(tower,) if tower else None,
+                **hub,
+            )
+    for part in ("translator", "ranker_translator"):
+        if isinstance(given[part], str | os.PathLike):
+            loaded[part] = AutoTranslator.from_pretrained(given[part]).to(dtypes(part))
+    return loaded
+
+
+def _load_sound_parts(
+    folder: Path, dtypes: Callable[[str], torch.dtype], variant: str | None
+) -> dict[str, Any]:
+    """Load UNet, VAE and vocoder, each strictly."""
+    return {
+        part: load_strictly(model_class, folder / part, dtype=dtypes(part), variant=variant)
+        for part, model_class in (
+            ("unet", UNet2DConditionModel),
+            ("vae", AutoencoderKL),
+            ("vocoder", SpeechT5HifiGan),
+        )
+    }
+
+
+def _load_scheduler(folder: Path, index: dict[str, Any]) -> SchedulerMixin:
+    class_name = index.get("scheduler", [None, None])[1]
+    scheduler_class = getattr(diffusers, str(class_name), None)
+    if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)):
+        raise CheckpointError(
+            f"{folder} names a scheduler {class_name!r} that diffusers {diffusers.__version__} "
+            "doesn't have. Give scheduler=..., or install the diffusers it was saved with."
+        )
+    try:
+        with quietly():
+            return scheduler_class.from_pretrained(folder / "scheduler")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"The scheduler in {folder} can't be loaded: {error}") from error
