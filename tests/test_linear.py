@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ortho_group
+from sklearn.linear_model import Ridge
+from torch import Tensor
+
+from clip2clap.embeddings import UserError
+from clip2clap.translator import fit_procrustes, fit_ridge, linear
+
+
+def pairs(n: int = 60, d_source: int = 8, d_target: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(n, d_source, generator=generator)
+    noise = torch.randn(n, d_target, generator=generator)
+    return source, source[:, :1] + 0.5 * noise + 1
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def rotation(dim: int) -> Tensor:
+    return torch.from_numpy(ortho_group.rvs(dim, random_state=np.random.default_rng(0))).float()
+
+
+@pytest.mark.parametrize("centre", [True, False])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 10.0])
+def test_ridge_matches_sklearn(alpha: float, centre: bool):
+    source, target = pairs()
+    fitted = fit_ridge(source, target, alpha=alpha, centre=centre)
+    theirs = Ridge(alpha=alpha, fit_intercept=centre).fit(
+        unit(source).double().numpy(), unit(target).double().numpy()
+    )
+    weight = torch.from_numpy(theirs.coef_).float()
+    torch.testing.assert_close(fitted.linear.weight.data, weight, rtol=1e-4, atol=1e-6)
+    if centre:
+        shift = torch.from_numpy(theirs.intercept_).float()
+        torch.testing.assert_close(fitted.linear.bias.data, shift, rtol=1e-4, atol=1e-6)
+    else:
+        assert fitted.linear.bias is None
+    predicted = torch.from_numpy(theirs.predict(unit(source).numpy())).float()
+    torch.testing.assert_close(fitted(source), unit(predicted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fit", [fit_ridge, fit_procrustes])
+def test_summing_in_pieces_changes_nothing(fit, monkeypatch: pytest.MonkeyPatch):
+    source, target = pairs()
+    whole = fit(source, target)
+    monkeypatch.setattr(linear, "_ROWS", 7)
+    torch.testing.assert_close(fit(source, target)(source), whole(source))
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_procrustes_recovers_a_known_rotation(centre: bool):
+    source, _ = pairs()
+    known = rotation(8)
+    fitted = fit_procrustes(source, source @ known, centre=centre)
+    torch.testing.assert_close(fitted.linear.weight.data.T, known, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fitted(source), unit(source @ known), rtol=0, atol=1e-5)
+
+
+def test_centred_procrustes_recovers_a_rotation_after_the_means_were_moved():
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.rand(50, 1, generator=generator) * 6.28
+    circle = torch.cat([angle.cos(), angle.sin()], dim=1)
+    # Two small circles on the sphere, at other places and turned: the modality gap in miniature.
+    source = unit(torch.cat([0.5 * circle, torch.ones(50, 1)], dim=1))
+    target = unit(torch.cat([-torch.ones(50, 1), 0.5 * circle], dim=1))
+    with_centring = fit_procrustes(source, target, centre=True)
+    torch.testing.assert_close(with_centring(source), target, rtol=0, atol=1e-5)
+
+
+def test_procrustes_into_a_larger_space_keeps_all_angles():
+    source, _ = pairs()
+    known = rotation(12)[:8]
+    fitted = fit_procrustes(source, source @ known, centre=False)
+    weight = fitted.linear.weight.data
+    torch.testing.assert_close(weight.T @ weight, torch.eye(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(fitted(source), unit(source @ known), rtol=0, atol=1e-5)
+
+
+def test_procrustes_into_a_smaller_space_is_a_rotation_cut_short():
+    source, target = pairs()
+    weight = fit_procrustes(source, target, centre=False).linear.weight.data
+    torch.testing.assert_close(weight @ weight.T, torch.eye(6), rtol=0, atol=1e-5)
+    # No other such map has a larger inner product with the pairs.
+    fitted = (unit(source) @ weight.T * unit(target)).sum()
+    for seed in range(20):
+        noise = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+        other, _ = torch.linalg.qr(weight.T + 0.3 * noise)
+        other = other * (other * weight.T).sum(0).sign()
+        assert (unit(source) @ other * unit(target)).sum() < fitted
+
+
+def test_the_length_of_the_vectors_does_not_count():
+    source, target = pairs()
+    lengths = torch.linspace(0.1, 50, 60)[:, None]
+    for fit in (fit_ridge, fit_procrustes):
+        torch.testing.assert_close(
+            fit(source * lengths, target / lengths)(source), fit(source, target)(source)
+        )
+
+
+def test_half_precision_tables_are_summed_in_full_precision():
+    source, target = (unit(side).half() for side in pairs(n=3000))
+    exact = fit_ridge(source.float(), target.float())
+    torch.testing.assert_close(fit_ridge(source, target)(source), exact(source))
+
+
+def test_how_it_was_fitted_is_recorded():
+    source, target = pairs()
+    assert fit_ridge(source, target, alpha=2, centre=False).config["recipe"] == {
+        "method": "ridge",
+        "alpha": 2.0,
+        "centre": False,
+    }
+    assert fit_procrustes(source, target).config["recipe"] == {
+        "method": "procrustes",
+        "centre": True,
+    }
+
+
+@pytest.mark.parametrize("fit", [fit_ridge, fit_procrustes])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x, y: (x[:-1], y), "59 source and 60 target rows"),
+        (lambda x, y: (x[:0], y[:0]), "0 source"),
+        (lambda x, y: (x[0], y), r"source to be a floating tensor"),
+        (lambda x, y: (x, y.long()), r"target to be a floating tensor.*int64"),
+        (lambda x, y: (x.index_fill(0, torch.tensor(3), 0), y), r"1 of 60 source rows .*row 3"),
+        (lambda x, y: (x, y / 0), r"60 of 60 target rows"),
+    ],
+)
+def test_bad_pairs_are_refused(fit, spoil, message: str):
+    with pytest.raises(UserError, match=message):
+        fit(*spoil(*pairs()))
+
+
+def test_too_few_pairs_for_least_squares_are_refused_and_a_penalty_helps():
+    source, target = pairs(n=5)
+    with pytest.raises(UserError, match="larger alpha"):
+        fit_ridge(source, target, alpha=0)
+    assert fit_ridge(source, target, alpha=0.1)(source).isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_penalty_is_refused(alpha: float):
+    with pytest.raises(UserError, match="alpha"):
+        fit_ridge(*pairs(), alpha=alpha)

@@ -1,0 +1,319 @@
+"""What every translator is: a map of unit vectors from one embedding space to another."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+import clip2clap
+from clip2clap.embeddings import (
+    EmbeddingSpace,
+    SpaceMismatchError,
+    UserError,
+    require_same_model,
+)
+from clip2clap.embeddings.checkpoint import CheckpointError
+from clip2clap.translator.checkpoint import check_weights, find_folder, read_config, weights_file
+
+
+class Translator(ModelMixin, ConfigMixin):
+    """Carries the embeddings of one space into another.
+
+    A diffusers model: saved, loaded and pushed to the hub like any other, and a component of a
+    pipeline. Its config also says which two spaces it joins, how it was trained and how well it
+    did on pairs it had not seen. Subclasses give the map itself in `translate`.
+    """
+
+    # Too small for it to be worth anything, and it would complicate `to`.
+    _supports_group_offloading = False
+
+    def translate(self, embeds: Tensor) -> Tensor:
+        """Map vectors; what comes in has unit norm and what goes out need not.
+
+        Args:
+            embeds: Shape (n, source_dim), unit norm, in the translator's own dtype.
+
+        Returns:
+            Vectors, shape (n, target_dim).
+        """
+        raise NotImplementedError
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """Carry embeddings from the source space into the target space.
+
+        Args:
+            embeds: Embeddings of the source space, shape (n, source_dim), floating point, of any
+                norm but zero: only their direction counts.
+
+        Returns:
+            Embeddings of the target space, shape (n, target_dim), unit norm, in the translator's
+            dtype.
+
+        Raises:
+            UserError: If the shape or dtype is wrong, or a vector is zero or not finite.
+        """
+        self._check_embeds(embeds)
+        norms = _wide(embeds).norm(dim=-1, keepdim=True)
+        if not bool(((norms > 0) & norms.isfinite()).all()):
+            raise UserError(_describe_bad_rows(embeds, norms))
+        units = (_wide(embeds) / norms).to(self.dtype)
+        return normalise(self.translate(units)).to(self.dtype)
+
+    @property
+    def source_dim(self) -> int:
+        """Length of the vectors that go in."""
+        return self.config["source_dim"]
+
+    @property
+    def target_dim(self) -> int:
+        """Length of the vectors that come out."""
+        return self.config["target_dim"]
+
+    @property
+    def source_space(self) -> EmbeddingSpace | None:
+        """The space of the vectors that go in; None if it was not recorded."""
+        space = self.config["source_space"]
+        return None if space is None else EmbeddingSpace.from_dict(space)
+
+    @property
+    def target_space(self) -> EmbeddingSpace | None:
+        """The space of the vectors that come out; None if it was not recorded."""
+        space = self.config["target_space"]
+        return None if space is None else EmbeddingSpace.from_dict(space)
+
+    def check_source(self, space: EmbeddingSpace) -> None:
+        """Refuse embeddings of another model than the one this translator was trained on.
+
+        Args:
+            space: Where the embeddings come from. The towers of one model count as one: a
+                translator trained on captions takes pictures.
+
+        Raises:
+            SpaceMismatchError: If the models differ; the message names both. Where the translator
+                doesn't know its own space, only the length of the vectors can be compared.
+        """
+        _check_space(self.source_space, self.source_dim, space, "The translator's source")
+
+    def check_target(self, space: EmbeddingSpace) -> None:
+        """Refuse a use of the output in another model's space than it was trained for.
+
+        Args:
+            space: Where the output is to be used, such as a generator's CLAP.
+
+        Raises:
+            SpaceMismatchError: If the models differ; the message names both. Where the translator
+                doesn't know its own space, only the length of the vectors can be compared.
+        """
+        _check_space(self.target_space, self.target_dim, space, "The translator's target")
+
+    def record(self, **facts: Any) -> None:
+        """Write facts into the config that only became known after the translator was made.
+
+        Args:
+            **facts: `source_space` or `target_space` (an `EmbeddingSpace`), `recipe` or `metrics`.
+
+        Raises:
+            UserError: If a fact is none of these, or a space has the wrong length.
+        """
+        known = ("source_space", "target_space", "recipe", "metrics")
+        for name in facts:
+            if name not in known:
+                raise UserError(f"Expected one of {', '.join(known)}, got {name!r}.")
+        self._register(facts)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any
+    ) -> Self:
+        """Load a translator, with its weights checked one by one.
+
+        Args:
+            pretrained_model_name_or_path: A folder written by `save_pretrained`, a hub id, or
+                `"demo"`.
+            **kwargs: As in diffusers: `torch_dtype`, `subfolder`, `variant`, `revision`, `token`,
+                `local_files_only`, `cache_dir`, `force_download`, `device_map`.
+
+        Returns:
+            The translator, in evaluation mode.
+
+        Raises:
+            ModelNotFoundError: If there is no such translator, or the hub can't be reached.
+            CheckpointError: If it is of another kind, a weight is missing, unknown or wrongly
+                sized, or its config is broken.
+        """
+        if pretrained_model_name_or_path is None:
+            raise UserError("Expected a translator's folder or hub id, got None.")
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise UserError(f"Expected torch_dtype to be such as torch.float16, got {dtype!r}.")
+        places = {name: kwargs.pop(name, None) for name in ("subfolder", "revision", "token")}
+        for name in ("local_files_only", "force_download"):
+            places[name] = bool(kwargs.pop(name, False))
+        places["cache_dir"] = kwargs.pop("cache_dir", None)
+        folder = find_folder(pretrained_model_name_or_path, variant=kwargs.get("variant"), **places)
+        config = read_config(folder)
+        cls._check_config(config, folder)
+        with torch.device("meta"):
+            blank: Any = cls.from_config({**config})
+        expected = {key: tuple(weight.shape) for key, weight in blank.state_dict().items()}
+        check_weights(folder / weights_file(kwargs.get("variant")), expected)
+        loaded: Any = super().from_pretrained(folder, **{**kwargs, "use_safetensors": True})
+        translator = loaded[0] if kwargs.get("output_loading_info") else loaded
+        translator.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
+        return loaded
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        safe_serialization: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write `config.json` and one safetensors file.
+
+        Args:
+            save_directory: The folder; made if it isn't there.
+            variant: Marks the weights' file, such as `"fp16"`.
+            safe_serialization: Must stay True: a translator is never pickled.
+            **kwargs: As in diffusers, such as `push_to_hub` and `repo_id`.
+
+        Raises:
+            UserError: If the folder's name belongs to a file, or a pickle is asked for.
+        """
+        if Path(save_directory).is_file():
+            raise UserError(f"{save_directory} is a file; give the folder to save into.")
+        if not safe_serialization:
+            raise UserError("A translator is saved as safetensors only: leave safe_serialization.")
+        super().save_pretrained(str(save_directory), variant=variant, **kwargs)
+
+    def to(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, *args: Any, **kwargs: Any
+    ) -> Self:
+        """Move or cast the translator, as `torch.nn.Module.to` does."""
+        with _without_cast_warning():
+            return super().to(*args, **kwargs)
+
+    def _register(self, facts: Mapping[str, Any]) -> None:
+        """Bring facts into the form that goes into `config.json`, and keep them."""
+        facts = dict(facts)
+        for side in ("source", "target"):
+            space = facts.get(f"{side}_space")
+            if space is None:
+                continue
+            if not isinstance(space, EmbeddingSpace):
+                space = EmbeddingSpace.from_dict(space)
+            _check_space(None, self.config[f"{side}_dim"], space, f"The translator's {side}")
+            facts[f"{side}_space"] = space.to_dict()
+        self.register_to_config(**facts)
+
+    def _finish_config(self) -> None:
+        """Check what `register_to_config` has taken down, and add the library's version."""
+        for name in ("source_dim", "target_dim", "hidden"):
+            size = self.config.get(name, 1)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise UserError(f"Expected {name} to be a positive whole number, got {size!r}.")
+        self._register(
+            {
+                "source_space": self.config["source_space"],
+                "target_space": self.config["target_space"],
+                "clip2clap_version": self.config["clip2clap_version"] or clip2clap.__version__,
+                # diffusers lists positional arguments here too, and from_config then drops them.
+                "_use_default_values": [],
+            }
+        )
+
+    @classmethod
+    def _check_config(cls, config: Mapping[str, Any], folder: Path) -> None:
+        if config["_class_name"] != cls.__name__:
+            raise CheckpointError(
+                f"{folder} holds a {config['_class_name']}, not a {cls.__name__}. Load it with "
+                "AutoTranslator.from_pretrained."
+            )
+        known = cls._get_init_keys(cls)
+        unknown = [key for key in config if not key.startswith("_") and key not in known]
+        if unknown:
+            raise CheckpointError(
+                f"{folder} has settings that this version of clip2clap "
+                f"({clip2clap.__version__}) doesn't know: {', '.join(unknown)}. It was written by "
+                f"version {config.get('clip2clap_version')}: install that one."
+            )
+
+    def _check_embeds(self, embeds: Tensor) -> None:
+        if not isinstance(embeds, Tensor):
+            raise UserError(
+                f"Expected embeds to be a torch.Tensor of shape (n, {self.source_dim}), got a "
+                f"{type(embeds).__name__}. A NumPy array becomes one with torch.from_numpy."
+            )
+        if embeds.dim() != 2 or embeds.shape[-1] != self.source_dim:
+            got = tuple(embeds.shape)
+            one = embeds.dim() == 1 and len(embeds) == self.source_dim
+            made_for = f" (made for {self.source_space})" if self.source_space else ""
+            raise UserError(
+                f"Expected embeds of shape (n, {self.source_dim}){made_for}, got {got}. "
+                + ("For one vector give embeds[None]." if one else "Use the encoder it belongs to.")
+            )
+        if not embeds.is_floating_point():
+            raise UserError(f"Expected embeds of a floating dtype, got {embeds.dtype}.")
+
+
+def normalise(vectors: Tensor) -> Tensor:
+    """Scale vectors to L2 norm 1, at least in float32, where half precision would overflow.
+
+    Args:
+        vectors: Shape (..., d).
+
+    Returns:
+        The vectors, shape (..., d), in float32 or the dtype given where that is wider; a zero
+        vector stays zero.
+    """
+    return torch.nn.functional.normalize(_wide(vectors), dim=-1)
+
+
+def _wide(vectors: Tensor) -> Tensor:
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
+def _describe_bad_rows(embeds: Tensor, norms: Tensor) -> str:
+    finite = embeds.isfinite().all(dim=-1)
+    zero = norms.squeeze(-1) == 0
+    if not finite.all():
+        bad, fault = ~finite, "hold NaN or infinity"
+    elif zero.any():
+        bad, fault = zero, "are all zeros, which point nowhere"
+    else:
+        bad, fault = ~norms.squeeze(-1).isfinite(), "are too large for their norm to be computed"
+    rows = bad.nonzero().flatten().tolist()
+    return (
+        f"{len(rows)} of {len(embeds)} embeds {fault} (the first is row {rows[0]}). Leave them "
+        "out, or embed what they came from again."
+    )
+
+
+def _check_space(expected: EmbeddingSpace | None, dim: int, got: EmbeddingSpace, what: str) -> None:
+    if expected is not None:
+        require_same_model(expected, got, what=what)
+    elif got.dim != dim:
+        raise SpaceMismatchError(f"{what}: expected vectors of {dim} values, got {got}.")
+
+
+@contextmanager
+def _without_cast_warning() -> Iterator[None]:
+    """Drop diffusers' warning, at every cast, about weights that must stay float32: none must."""
+    log = logging.getLogger(ModelMixin.__module__)
+
+    def is_about_something_else(record: logging.LogRecord) -> bool:
+        return "should be kept in float32" not in record.getMessage()
+
+    log.addFilter(is_about_something_else)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_about_something_else)
