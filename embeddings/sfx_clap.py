@@ -6,7 +6,7 @@ module registers the classes with transformers' Auto classes, so that a demo che
 other does.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -223,7 +223,7 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
         max_length_s: Seconds of a window.
     """
 
-    model_input_names = ["input_features"]
+    model_input_names: ClassVar[list[str]] = ["input_features"]
     # The largest log-mel value of aiSFX's training data, by which it scales its input.
     log_mel_range = 9.457798957824707
 
@@ -282,8 +282,9 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
                 f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz. Resample it "
                 "first, or call ClapEncoder.audios, which does."
             )
-        recordings = [raw_speech] if np.ndim(raw_speech[0]) == 0 else list(raw_speech)
-        if any(np.size(recording) == 0 for recording in recordings):
+        single = isinstance(raw_speech, np.ndarray) and raw_speech.ndim == 1
+        recordings = [raw_speech] if single else list(raw_speech)
+        if not recordings or any(np.size(recording) == 0 for recording in recordings):
             raise UserError("Expected recordings with at least one sample, got an empty one.")
         windows = torch.stack([self._window(np.asarray(r, np.float32)) for r in recordings])
         spectra = torch.stft(

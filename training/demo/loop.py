@@ -1,0 +1,124 @@
+"""One resumable training loop for every stage of the recipe."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+SAVE_EVERY_S = 60.0
+
+Step = Callable[[nn.Module, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage learns."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 100
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema_decay: float = 0.999
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Return the share of the learning rate at a step: a linear rise, then half a cosine."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return rise * max(fall, 0.01)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training loop leaves: the averaged model, seconds of training, the last loss."""
+
+    model: nn.Module
+    seconds: float
+    loss: float
+
+
+def fit(model: nn.Module, step: Step, schedule: Schedule, folder: Path, *, name: str) -> Fit:
+    """Train a model, or go on where a killed run stopped.
+
+    Every step draws from a generator seeded by the schedule's seed and the step's number, so that a
+    resumed run sees what an unkilled one would have seen.
+
+    Args:
+        model: The model to train, changed in place.
+        step: Computes the loss of one batch from the model and a generator.
+        schedule: Steps and rates.
+        folder: Where the run keeps its checkpoint.
+        name: The stage's name, for the progress bar.
+
+    Returns:
+        The exponential moving average of the model, in evaluation mode, with what it took.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=schedule.weight_decay
+    )
+    average = AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
+    )
+    done, before, loss_mean = 0, 0.0, float("nan")
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        done, before, loss_mean = state["step"], state["seconds"], state["loss"]
+
+    def save(step_number: int) -> None:
+        state = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step_number,
+            "seconds": before + time.monotonic() - start,
+            "loss": loss_mean,
+        }
+        torch.save(state, checkpoint.with_suffix(".part"))
+        checkpoint.with_suffix(".part").replace(checkpoint)
+
+    start = saved = time.monotonic()
+    model.train()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
+    with Progress(*columns) as progress:
+        bar = progress.add_task(name, total=schedule.steps, completed=done, loss=loss_mean)
+        for number in range(done, schedule.steps):
+            generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + number)
+            # Dropout inside the model draws from the global stream.
+            torch.manual_seed(schedule.seed * 1_000_003 + number)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * schedule.rate(number)
+            loss = step(model, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            average.update_parameters(model)
+            value = loss.item()
+            loss_mean = value if loss_mean != loss_mean else 0.98 * loss_mean + 0.02 * value
+            progress.update(bar, advance=1, loss=loss_mean)
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                save(number + 1)
+                saved = time.monotonic()
+        if done < schedule.steps:
+            save(schedule.steps)
+    seconds = before + time.monotonic() - start
+    return Fit(average.module.eval(), seconds, loss_mean)
