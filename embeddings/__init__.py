@@ -1,6 +1,29 @@
 """Encoders, the space an embedding lives in, and the table that stores embeddings."""
 
+from clip2clap.embeddings.checkpoint import CheckpointError, MissingExtraError, ModelNotFoundError
+from clip2clap.embeddings.encoders import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
+from clip2clap.embeddings.images import UnreadableImageError, find_images, load_image
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+    SpaceMismatchError,
+    require_same_model,
+    unit_norm,
+)
 
-__all__ = ["EmbeddingSpace", "SpaceMismatchError", "UserError", "require_same_model"]
+__all__ = [
+    "CheckpointError",
+    "ClapEncoder",
+    "ClipEncoder",
+    "EmbeddingSpace",
+    "MissingExtraError",
+    "ModelNotFoundError",
+    "SpaceMismatchError",
+    "UnreadableImageError",
+    "UserError",
+    "find_images",
+    "load_image",
+    "read_space",
+    "require_same_model",
+    "unit_norm",
+]

@@ -1,0 +1,455 @@
+"""Find the checkpoint that a name stands for, and say in one line why it can't be had."""
+
+import contextlib
+import difflib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import tqdm as hub_tqdm
+from transformers.utils import logging as transformers_logging
+
+from clip2clap.embeddings.errors import UserError
+from clip2clap.embeddings.space import Family
+from clip2clap.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, resolve
+
+Library = Literal["transformers", "open_clip", "laion_clap"]
+
+# The order of preference; a repository often holds the same weights in several formats.
+_TRANSFORMERS_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+)
+_OPEN_CLIP_WEIGHTS = (
+    ("open_clip_model.safetensors",),
+    ("open_clip_pytorch_model.safetensors",),
+    ("open_clip_pytorch_model.bin",),
+)
+_PRESETS = {"clip": CLIP_PRESETS, "clap": CLAP_PRESETS}
+_SMALL_FILES = ("*.json", "*.txt", "*.model")
+NOTE_FILE = "space.json"
+_OPEN_CLIP_PREFIX = "open_clip:"
+_LAION_CLAP_PREFIX = "laion_clap:"
+# Buffers that count from 0 up, or are all 0: older versions of transformers stored them.
+_COUNTING_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
+
+
+class ModelNotFoundError(UserError, FileNotFoundError):
+    """A checkpoint that is neither on disk nor to be had from the hub."""
+
+
+class HubUnreachableError(ModelNotFoundError):
+    """A checkpoint that isn't on disk, while the hub can't be asked for it."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that was found but can't be loaded as it stands."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """A checkpoint that needs a package that isn't installed."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the parts of one model lie on disk."""
+
+    name: str
+    """What it was asked for by."""
+
+    library: Library
+    """The library that loads it."""
+
+    weights: tuple[Path, ...]
+    """The weight files; several if the checkpoint is sharded."""
+
+    folder: Path | None = None
+    """The folder of the configuration; None if the architecture goes by a name."""
+
+    processor_folders: tuple[Path, ...] = ()
+    """Where the image processor, the tokenizer and the feature extractor may lie."""
+
+    architecture: str | None = None
+    """open_clip's name of the architecture, if there is no folder."""
+
+    tag: str | None = None
+    """open_clip's name of the weights, if they have one: it decides the preprocessing."""
+
+    note: dict[str, Any] = field(default_factory=dict)
+    """What `save_pretrained` of ours wrote beside the weights: the space and the towers."""
+
+
+class _DownloadBar(hub_tqdm):
+    """A bar for the bytes of a download; nothing when everything is cached already."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if kwargs.get("unit") != "B":
+            kwargs["disable"] = True
+        super().__init__(*args, **{**kwargs, "leave": False})
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar, if there is anything to download."""
+        if self.total:
+            super().display(msg, pos)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' bars, reports and warnings from the user while a model loads."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    root = logging.getLogger()
+    # open_clip logs through the root logger's functions, which install a handler if there is none.
+    handler = logging.NullHandler()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    root.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(handler)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def one_line(error: BaseException, *, limit: int = 300) -> str:
+    """Give an error's message without line breaks, cut to `limit` characters."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= limit else message[: limit - 3] + "..."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: If the file holds anything else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({one_line(error)}). Fetch or write the checkpoint again."
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, not a {type(values).__name__}.")
+    return values
+
+
+def find_checkpoint(
+    name: str | Path,
+    family: Family,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Checkpoint:
+    """Find the files of a model, fetching them from the hub where they are not on disk.
+
+    Args:
+        name: A preset's name, "demo", a hub id, a folder, `open_clip:ARCH/TAG_OR_FILE` or
+            `laion_clap:FILE`; for CLAP also an AudioLDM or MusicLDM pipeline, of which the text
+            encoder and tokenizer are taken; for CLIP also one of our own pipelines.
+        family: Whether a CLIP or a CLAP is wanted.
+        revision: Branch, tag or commit on the hub.
+        token: Access token for the hub.
+        local_files_only: Never go to the network.
+
+    Returns:
+        The files on disk.
+
+    Raises:
+        ModelNotFoundError: If there is no such model on disk and none can be fetched.
+        CheckpointError: If what is found is no checkpoint of that family.
+    """
+    name = str(name)
+    if not name:
+        raise UserError(f"The {family.upper()}'s name is empty. {_suggestion(name, family)}")
+    if name.startswith(_OPEN_CLIP_PREFIX):
+        return _find_open_clip(name, family, token=token, local_files_only=local_files_only)
+    if name.startswith(_LAION_CLAP_PREFIX):
+        return _find_laion_clap(name, family)
+    source = _Source(resolve(name, family), name, family, revision, token, local_files_only)
+    return _in_folder(source)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A folder on disk or a repository on the hub, of which files can be asked for."""
+
+    location: str
+    name: str
+    family: Family
+    revision: str | None
+    token: str | bool | None
+    local_files_only: bool
+
+    def folder(self, *patterns: str) -> Path:
+        """Give the folder, once the files that match have been fetched."""
+        path = Path(self.location).expanduser()
+        if path.is_dir():
+            return path
+        if path.is_file():
+            raise ModelNotFoundError(
+                f"{self.name} is a file; give the folder that holds it, or for an open_clip "
+                f"checkpoint open_clip:ARCHITECTURE/{self.name}."
+            )
+        if DEMO_FOLDER in path.parents:
+            raise ModelNotFoundError(
+                f"The demo {self.family.upper()} is missing from this installation "
+                f"(expected it in {path}). Install clip2clap again."
+            )
+        if _looks_like_a_path(self.location):
+            raise ModelNotFoundError(
+                f"There is no folder {self.name}. {_suggestion(self.name, self.family)}"
+            )
+        return _fetch(self, patterns)
+
+    def weights(self, subfolder: str, choices: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
+        """Give the weight files of the first format that is there."""
+        prefix = f"{subfolder}/" if subfolder else ""
+        unreachable = None
+        for patterns in choices:
+            try:
+                folder = self.folder(*(prefix + pattern for pattern in patterns)) / subfolder
+            except HubUnreachableError as error:
+                unreachable = error
+                continue
+            index = next((folder / p for p in patterns if p.endswith(".index.json")), None)
+            if (folder / patterns[0]).is_file():
+                return (folder / patterns[0],)
+            if index is not None and index.is_file():
+                return _shards(index)
+        if unreachable is not None:
+            raise unreachable
+        first = [patterns[0] for patterns in choices]
+        where = f"{self.name}/{subfolder}" if subfolder else self.name
+        raise ModelNotFoundError(
+            f"{where} holds no weights: expected {' or '.join(first)}. Fetch or write the "
+            "checkpoint again."
+        )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise CheckpointError(f"{index} names no shards. Fetch or write the checkpoint again.")
+    paths = tuple(index.parent / Path(name).name for name in sorted(set(names.values())))
+    for path in paths:
+        if not path.is_file():
+            raise CheckpointError(
+                f"The shard {path} is missing. Fetch or write the checkpoint again."
+            )
+    return paths
+
+
+def _in_folder(source: _Source) -> Checkpoint:
+    """Find the model in a folder or repository: transformers', open_clip's, or a pipeline's."""
+    folder = source.folder(*_SMALL_FILES)
+    subfolder, processors = "", ("",)
+    if (folder / "model_index.json").is_file() and not (folder / "config.json").is_file():
+        subfolder, processors = _in_pipeline(source, folder)
+    model_folder = folder / subfolder
+    if (model_folder / "config.json").is_file():
+        library, choices = "transformers", _TRANSFORMERS_WEIGHTS
+    elif (model_folder / "open_clip_config.json").is_file():
+        library, choices = "open_clip", _OPEN_CLIP_WEIGHTS
+    else:
+        raise ModelNotFoundError(
+            f"{source.name} is no {source.family.upper()} checkpoint: expected a config.json "
+            f"beside the weights. {_suggestion(source.name, source.family)}"
+        )
+    return Checkpoint(
+        name=source.name,
+        library=library,
+        weights=source.weights(subfolder, choices),
+        folder=model_folder,
+        processor_folders=tuple(folder / name for name in processors if (folder / name).is_dir()),
+        note=read_json(note) if (note := model_folder / NOTE_FILE).is_file() else {},
+    )
+
+
+def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """Name the folders of a diffusers pipeline that hold the wanted model and its processors."""
+    index = read_json(folder / "model_index.json")
+    pipeline = index.get("_class_name", "a pipeline")
+    if source.family == "clip" and (folder / "clip").is_dir():
+        return "clip", ("clip",)
+    part = (index.get("text_encoder") or [None, None])[1]
+    if source.family == "clap" and str(part).startswith("Clap"):
+        return "text_encoder", ("tokenizer", "feature_extractor")
+    raise CheckpointError(
+        f"{source.name} is a {pipeline} without a {source.family.upper()}. "
+        f"{_suggestion(source.name, source.family)}"
+    )
+
+
+def _fetch(source: _Source, patterns: tuple[str, ...]) -> Path:
+    name = source.name
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                source.location,
+                revision=source.revision,
+                token=source.token,
+                local_files_only=source.local_files_only,
+                allow_patterns=list(patterns),
+                tqdm_class=_DownloadBar,
+            )
+        )
+    except HFValidationError as error:
+        raise ModelNotFoundError(
+            f"{name!r} is neither a folder nor a hub id. {_suggestion(name, source.family)}"
+        ) from error
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{name!r} asks for its terms to be accepted: accept them on the hub's page, then log "
+            "in with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"The hub has no public model {name!r}. {_suggestion(name, source.family)} A private "
+            "one needs `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFoundError(f"{name!r} has no revision {source.revision!r}.") from error
+    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+        preset = _close_preset(name, source.family)
+        raise HubUnreachableError(
+            f"{name!r} is not on this machine and the model hub can't be reached. "
+            + (f"Did you mean {preset!r}? Otherwise give" if preset else "Give")
+            + " a local folder, or connect to the network, or fetch it once with "
+            f"`hf download {source.location}`."
+        ) from error
+
+
+def _looks_like_a_path(location: str) -> bool:
+    return bool(re.match(r"[./~\\]|[A-Za-z]:[\\/]", location)) or location.count("/") > 1
+
+
+def _suggestion(name: str, family: Family) -> str:
+    preset = _close_preset(name, family)
+    if preset:
+        return f"Did you mean {preset!r}?"
+    return f"Give a preset ({', '.join(_PRESETS[family])}), a hub id or a folder."
+
+
+def _close_preset(name: str, family: Family) -> str | None:
+    if "/" in name:
+        return None
+    close = difflib.get_close_matches(name, _PRESETS[family], n=1)
+    return close[0] if close else None
+
+
+def _find_open_clip(
+    name: str, family: Family, *, token: str | bool | None, local_files_only: bool
+) -> Checkpoint:
+    if family != "clip":
+        raise UserError(f"{name!r} is a CLIP; a CLAP is wanted here.")
+    architecture, _, weights = name.removeprefix(_OPEN_CLIP_PREFIX).partition("/")
+    if not architecture or not weights:
+        raise UserError(
+            f"Expected open_clip:ARCHITECTURE/TAG_OR_FILE, such as "
+            f"open_clip:ViT-B-32/laion2b_s34b_b79k, got {name!r}."
+        )
+    open_clip = import_open_clip(name)
+    if open_clip.get_model_config(architecture) is None:
+        close = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)
+        hint = f"Did you mean {' or '.join(close)}? " if close else ""
+        raise ModelNotFoundError(
+            f"open_clip knows no architecture {architecture!r}. {hint}"
+            "`open_clip.list_models()` lists them."
+        )
+    file = Path(weights).expanduser()
+    if file.is_file():
+        return Checkpoint(name, "open_clip", (file,), architecture=architecture)
+    config = open_clip.get_pretrained_cfg(architecture, weights)
+    if not config:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        raise ModelNotFoundError(
+            f"{weights!r} is neither a file nor open_clip's name of weights for {architecture}"
+            f"{' (' + ', '.join(tags[:5]) + ', ...)' if tags else ''}. "
+            f"`open_clip.list_pretrained_tags_by_model({architecture!r})` lists them."
+        )
+    repository, _, file_name = config.get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise ModelNotFoundError(
+            f"open_clip has {weights!r} for {architecture} outside the hub only. Download "
+            f"{config.get('url')} and give open_clip:{architecture}/FILE."
+        )
+    source = _Source(repository, name, "clip", None, token, local_files_only)
+    choices = ((file_name,), *_OPEN_CLIP_WEIGHTS) if file_name else _OPEN_CLIP_WEIGHTS
+    return Checkpoint(
+        name, "open_clip", source.weights("", choices), architecture=architecture, tag=weights
+    )
+
+
+def import_open_clip(name: str) -> Any:
+    """Import open_clip.
+
+    Raises:
+        MissingExtraError: If it isn't installed; the message says how to install it.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{name!r} needs open_clip: pip install 'clip2clap[open-clip]' ({one_line(error)})."
+        ) from error
+    return open_clip
+
+
+def _find_laion_clap(name: str, family: Family) -> Checkpoint:
+    if family != "clap":
+        raise UserError(f"{name!r} is a CLAP; a CLIP is wanted here.")
+    file = Path(name.removeprefix(_LAION_CLAP_PREFIX)).expanduser()
+    if not file.is_file():
+        raise ModelNotFoundError(
+            f"There is no file {str(file)!r}. Expected laion_clap:FILE, a checkpoint of "
+            "https://huggingface.co/lukewys/laion_clap."
+        )
+    return Checkpoint(name, "laion_clap", (file,))
+
+
+def refuse_misfits(
+    checkpoint: Checkpoint,
+    model: str,
+    *,
+    missing: Sequence[str],
+    extra: Sequence[str],
+    mismatched: Sequence[str] = (),
+) -> None:
+    """Say which weights are missing, too many or of another size.
+
+    Raises:
+        CheckpointError: If there are any, other than the buffers that older versions stored.
+    """
+    problems = []
+    for word, keys in (
+        ("missing", missing),
+        ("not expected", extra),
+        ("of another size", mismatched),
+    ):
+        keys = sorted(key for key in keys if not _COUNTING_BUFFERS.search(key))
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            problems.append(f"{', '.join(keys[:3])}{more} {word}")
+    if problems:
+        raise CheckpointError(
+            f"The weights of {checkpoint.name} do not fit its {model}: {'; '.join(problems)}. "
+            "Fetch the checkpoint again, or correct its configuration."
+        )

@@ -1,0 +1,214 @@
+"""Tell models apart by a sample of their weights and by their preprocessing, without building them.
+
+A fingerprint is the same for a float32 and a float16 copy, for any sharding, and after a
+`save_pretrained` round trip; it differs for any other training, architecture or preprocessing.
+"""
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clip2clap.embeddings.checkpoint import CheckpointError, one_line
+
+# Enough to notice any training step, few enough to read a large checkpoint in well under a second.
+_RUNS = 8
+_RUN_LENGTH = 16
+_DIGITS = 16
+
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+# What a processor says of itself that leaves the vectors as they are. The conversion to RGB is
+# left out since every image is converted before the processor sees it.
+_IDLE_FIELDS = {
+    "data_format",
+    "device",
+    "disable_grouping",
+    "do_convert_rgb",
+    "feature_extractor_type",
+    "image_processor_type",
+    "input_data_format",
+    "model_input_names",
+    "padding_side",
+    "processor_class",
+    "return_attention_mask",
+    "return_tensors",
+}
+# A field that only matters while its switch is on.
+_SWITCHES = {
+    "size": "do_resize",
+    "resample": "do_resize",
+    "crop_size": "do_center_crop",
+    "rescale_factor": "do_rescale",
+    "image_mean": "do_normalize",
+    "image_std": "do_normalize",
+    "pad_size": "do_pad",
+}
+# A tokenizer is known by what it makes of these; the last one shows where it cuts.
+_PROBES = ("a photo of a dog", "Rain on a tin roof; 3 cars, naïve café!", "bark " * 600)
+
+# Training scripts leave NumPy numbers (a best score, a step) beside the weights; what rebuilds a
+# number runs no code of the file's choosing.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_NUMBERS = [
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")),
+]
+
+
+def fingerprint_weights(files: Iterable[Path]) -> str:
+    """Fingerprint a checkpoint's weights from a sample of every tensor.
+
+    Integer tensors (position ids, counters) and the tensors' names don't count: they change between
+    versions of the libraries while the model stays the same.
+
+    Args:
+        files: Safetensors files, or legacy PyTorch files, which are read without unpickling.
+
+    Returns:
+        Hexadecimal digits.
+
+    Raises:
+        CheckpointError: If a file is damaged or holds anything but tensors.
+    """
+    digests = set()
+    for file in files:
+        read = _safetensors_samples if file.suffix == ".safetensors" else _legacy_samples
+        for shape, sample in read(file):
+            values = sample.to(torch.float16).numpy().tobytes()
+            digests.add(hashlib.sha256(repr(shape).encode() + values).hexdigest())
+    if not digests:
+        raise CheckpointError(
+            f"There are no weights in {', '.join(str(file) for file in files)}. Fetch or write the "
+            "checkpoint again."
+        )
+    return _digest(sorted(digests))
+
+
+def fingerprint_model(weights: str, preprocessing: dict[str, Any]) -> str:
+    """Join the fingerprint of the weights with what changes a vector before they are applied."""
+    return _digest([weights, preprocessing])
+
+
+def describe_processor(processor: Any) -> dict[str, Any]:
+    """Give the settings of an image processor or feature extractor that change a vector."""
+    fields = processor.to_dict()
+    name = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
+    kept = {
+        key: _plain(value)
+        for key, value in fields.items()
+        if not key.startswith("_")
+        and key not in _IDLE_FIELDS
+        and value is not None
+        and fields.get(_SWITCHES.get(key, ""), True)
+    }
+    # A switch that is off says the same as one that is absent.
+    kept = {key: value for key, value in kept.items() if value is not None and value is not False}
+    return {"type": name, **kept}
+
+
+def describe_tokenizer(tokenize: Any) -> list[list[int]]:
+    """Give what a tokenizer makes of a few texts.
+
+    Args:
+        tokenize: A function from a list of texts to their token ids.
+    """
+    return [[int(token) for token in ids] for ids in tokenize(list(_PROBES))]
+
+
+def _plain(value: Any) -> Any:
+    """Give a value that JSON writes the same way every time; None for what has no such form."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "items"):
+        return {str(k): _plain(v) for k, v in sorted(value.items()) if v is not None}
+    return None
+
+
+def _digest(value: Any) -> str:
+    encoded = json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    return hashlib.sha256(encoded).hexdigest()[:_DIGITS]
+
+
+def _run_starts(count: int) -> list[int]:
+    """Give where the sampled runs of a flat tensor begin."""
+    if count <= _RUNS * _RUN_LENGTH:
+        return list(range(0, count, _RUN_LENGTH))
+    last = count - _RUN_LENGTH
+    return [run * last // (_RUNS - 1) for run in range(_RUNS)]
+
+
+def _safetensors_samples(file: Path) -> Iterator[tuple[list[int], Tensor]]:
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(stream.read(length))
+            for name, entry in sorted(header.items()):
+                dtype = _FLOATS.get(entry.get("dtype", ""))
+                if name == "__metadata__" or dtype is None:
+                    continue
+                begin, end = entry["data_offsets"]
+                count = (end - begin) // dtype.itemsize
+                if 8 + length + end > file.stat().st_size:
+                    raise ValueError(f"the file ends before the values of {name}")
+                sample = bytearray()
+                for start in _run_starts(count):
+                    stream.seek(8 + length + begin + start * dtype.itemsize)
+                    sample += stream.read(min(_RUN_LENGTH, count - start) * dtype.itemsize)
+                if sample:
+                    yield entry["shape"], torch.frombuffer(sample, dtype=dtype)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file} is not a whole safetensors file ({one_line(error)}). Fetch it again."
+        ) from error
+
+
+def _legacy_samples(file: Path) -> Iterator[tuple[list[int], Tensor]]:
+    for tensor in load_legacy_weights(file).values():
+        if tensor.is_floating_point() and tensor.numel():
+            flat = tensor.reshape(-1)
+            runs = [flat[s : s + _RUN_LENGTH] for s in _run_starts(flat.numel())]
+            yield list(tensor.shape), torch.cat(runs)
+
+
+def load_legacy_weights(file: Path) -> dict[str, Tensor]:
+    """Read a PyTorch checkpoint without unpickling, mapped rather than copied where possible.
+
+    Returns:
+        The tensors by name; those under "state_dict" if the file holds more than the weights.
+
+    Raises:
+        CheckpointError: If the file is damaged, or holds anything that only unpickling could read.
+    """
+    try:
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            content = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+            )
+    except Exception as error:
+        raise CheckpointError(
+            f"{file} can't be read as plain weights ({one_line(error, limit=160)}). Files that "
+            "need unpickling may run code and are refused: convert it to safetensors."
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds a {type(content).__name__}, not named weights.")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
