@@ -1,1 +1,19 @@
 """Generate from translated vectors."""
+
+from clip2clap.inference.generator_checkpoint import fastest_dtype
+from clip2clap.inference.image_to_audio import (
+    ImageToAudioOutput,
+    ImageToAudioPipeline,
+    few_step_scheduler,
+)
+from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.inference.ranking import rank_candidates
+
+__all__ = [
+    "ImageToAudioOutput",
+    "ImageToAudioPipeline",
+    "LearnedNegativeEmbedding",
+    "fastest_dtype",
+    "few_step_scheduler",
+    "rank_candidates",
+]

@@ -5,11 +5,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
@@ -23,6 +22,7 @@ from torch import Tensor
 from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings import (
+    CheckpointError,
     ClapEncoder,
     ClipEncoder,
     EmbeddingSpace,
@@ -31,30 +31,42 @@ from clip2clap.embeddings import (
     read_space,
     require_same_model,
 )
-from clip2clap.inference.checkpoint import (
-    CheckpointError,
+from clip2clap.inference.fit import (
+    PathOrId,
+    check_sizes,
+    check_spaces,
+    clap_on_disk,
+    clip_space,
+    ranker_space,
+    space_by_name,
+    translator_spaces,
+    vae_scale_factor,
+)
+from clip2clap.inference.generator_checkpoint import (
+    SOUND_PARTS,
+    DtypeChoice,
     fetch_folder,
-    has_weights,
+    load_scheduler,
+    load_sound_parts,
     load_strictly,
+    part_dtypes,
     quietly,
     read_index,
 )
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.ranking import rank_candidates
 from clip2clap.presets import resolve
-from clip2clap.translator import AutoTranslator, Translator, read_config
+from clip2clap.translator import AutoTranslator, Translator
 
 ImageSource = str | Path | bytes | Image.Image
 Negative = Literal["auto", "learned", "prompt", "zero"]
-DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
-PathOrId = str | os.PathLike[str]
 
 logger = logging.getLogger(__name__)
 
 _FOREIGN_PIPELINES = {"AudioLDMPipeline": 2.5, "MusicLDMPipeline": 2.0}
 """The checkpoints `from_audioldm` takes, with the guidance scale their pipelines default to."""
 
-_SOUND_PARTS = ("unet", "vae", "vocoder")
 _DEFAULT_BATCH = 8
 _IMAGES_AT_ONCE = 64
 
@@ -81,19 +93,6 @@ class ImageToAudioOutput(BaseOutput):
 
     similarities: Tensor | None = None
     """Cosine similarity of every candidate, shape (n, num_candidates); None for one candidate."""
-
-
-def fastest_dtype() -> torch.dtype:
-    """Give the dtype in which this machine's processor makes sound fastest.
-
-    Bfloat16 where the processor has instructions for it (AVX-512 BF16 or AMX), else float32,
-    since bfloat16 that is only emulated is slower than float32.
-    """
-    has_bf16 = (
-        getattr(torch.cpu, name, bool)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return torch.bfloat16 if any(has_bf16) else torch.float32
 
 
 def few_step_scheduler(config: dict[str, Any]) -> DPMSolverMultistepScheduler:
@@ -187,14 +186,14 @@ class ImageToAudioPipeline(DiffusionPipeline):
         default_num_inference_steps: int = 20,
     ) -> None:
         super().__init__()
-        _check_spaces(
-            clip=_clip_space(clip),
+        check_spaces(
+            clip=clip_space(clip),
             clap=EmbeddingSpace.from_dict(clap_space) if clap_space else None,
-            translator=_translator_spaces(translator),
-            ranker=_ranker_space(ranker),
-            ranker_translator=_translator_spaces(ranker_translator),
+            translator=translator_spaces(translator),
+            ranker=ranker_space(ranker),
+            ranker_translator=translator_spaces(ranker_translator),
         )
-        _check_sizes(unet, vae, vocoder, translator, negative_embedding, clap_space)
+        check_sizes(unet, vae, vocoder, translator, negative_embedding, clap_space)
         self.register_modules(
             clip=clip,
             translator=translator,
@@ -213,7 +212,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             default_guidance_scale=default_guidance_scale,
             default_num_inference_steps=default_num_inference_steps,
         )
-        self.vae_scale_factor = _vae_scale_factor(vae)
+        self.vae_scale_factor = vae_scale_factor(vae)
         self._word_embeds: dict[str, Tensor] = {}
         self._own_clap: ClapEncoder | None = None
 
@@ -269,10 +268,10 @@ class ImageToAudioPipeline(DiffusionPipeline):
             "ranker": ranker,
             "ranker_translator": ranker_translator,
         }
-        wanted = ["scheduler", *_SOUND_PARTS, "negative_embedding"]
-        wanted += [part for part, value in given.items() if value is None]
-        hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
-        folder = fetch_folder(name, wanted, variant=variant, **hub)
+        access = {"token": token, "local_files_only": local_files_only}
+        # First what says which spaces the parts speak in, then, if they agree, what is heavy.
+        light = [part for part, value in given.items() if value is None]
+        folder = fetch_folder(name, light, revision=revision, **access)
         index = read_index(folder)
         if index.get("_class_name") in _FOREIGN_PIPELINES:
             return cls.from_audioldm(
@@ -281,30 +280,33 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 scheduler=scheduler,
                 torch_dtype=torch_dtype,
                 variant=variant,
-                **hub,
+                revision=revision,
+                **access,
             )
         _require_own(index, folder)
         for part in given:
             if given[part] is None and index.get(part, [None])[0] is not None:
                 given[part] = folder / part
         clap_space = index.get("clap_space")
-        _check_spaces(
-            clip=_clip_space(given["clip"], **hub),
+        check_spaces(
+            clip=clip_space(given["clip"], **access),
             clap=EmbeddingSpace.from_dict(clap_space) if clap_space else None,
-            translator=_translator_spaces(given["translator"]),
-            ranker=_ranker_space(given["ranker"], **hub),
-            ranker_translator=_translator_spaces(given["ranker_translator"]),
+            translator=translator_spaces(given["translator"], **access),
+            ranker=ranker_space(given["ranker"], **access),
+            ranker_translator=translator_spaces(given["ranker_translator"], **access),
         )
+        heavy = ["scheduler", *SOUND_PARTS, "negative_embedding"]
+        fetch_folder(name, heavy, variant=variant, revision=revision, **access)
         negative = None
         if index.get("negative_embedding", [None])[0] is not None:
             negative = load_strictly(
                 LearnedNegativeEmbedding, folder / "negative_embedding", dtype=torch.float32
             )
-        dtypes = _dtypes(torch_dtype)
+        dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
-            **_load_encoders(given, dtypes, hub),
-            **_load_sound_parts(folder, dtypes, variant),
-            scheduler=scheduler or _load_scheduler(folder, index),
+            **_load_encoders(given, dtypes, access),
+            **load_sound_parts(folder, dtypes, variant),
+            scheduler=scheduler or load_scheduler(folder, index),
             negative_embedding=negative,
             clap_id=index.get("clap_id"),
             clap_space=clap_space,
@@ -364,11 +366,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
             CheckpointError: If files or weights are missing or don't fit; they are named.
         """
         name = resolve(os.fspath(pretrained_model_name_or_path), "generator")
-        hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
-        wanted = ["scheduler", *_SOUND_PARTS]
-        if fetch_text_encoder:
-            wanted += ["text_encoder", "tokenizer", "feature_extractor"]
-        folder = fetch_folder(name, wanted, variant=variant, **hub)
+        access = {"token": token, "local_files_only": local_files_only}
+        folder = fetch_folder(name, [], revision=revision, **access)
         index = read_index(folder)
         class_name = index.get("_class_name")
         if class_name not in _FOREIGN_PIPELINES:
@@ -382,33 +381,37 @@ class ImageToAudioPipeline(DiffusionPipeline):
             "ranker": ranker,
             "ranker_translator": ranker_translator,
         }
-        spaces = _translator_spaces(translator)
-        text_encoder_on_disk = has_weights(folder / "text_encoder")
-        if text_encoder_on_disk:
-            clap_space = replace(
-                read_space(str(folder), family="clap", modality="text"), model_id=name
+        spaces = translator_spaces(translator, **access)
+        text_encoder_at_hand = fetch_text_encoder or clap_on_disk(name, revision=revision)
+        if text_encoder_at_hand:
+            clap_space = read_space(
+                name, family="clap", modality="text", revision=revision, **access
             )
         else:
-            clap_space = _space_by_name(name, spaces)
-        _check_spaces(
-            clip=_clip_space(clip, **hub),
+            clap_space = space_by_name(name, spaces)
+        check_spaces(
+            clip=clip_space(clip, **access),
             clap=clap_space,
             translator=spaces,
-            ranker=_ranker_space(ranker, **hub),
-            ranker_translator=_translator_spaces(ranker_translator),
+            ranker=ranker_space(ranker, **access),
+            ranker_translator=translator_spaces(ranker_translator, **access),
         )
+        heavy = ["scheduler", *SOUND_PARTS]
+        fetch_folder(name, heavy, variant=variant, revision=revision, **access)
         negative = None
-        if text_encoder_on_disk:
-            text_encoder = ClapEncoder.from_pretrained(str(folder), towers=("text",))
+        if text_encoder_at_hand:
+            text_encoder = ClapEncoder.from_pretrained(
+                name, towers=("text",), revision=revision, **access
+            )
             negative = LearnedNegativeEmbedding.from_vector(
                 text_encoder.texts([""])[0], origin="empty prompt"
             )
             del text_encoder
-        dtypes = _dtypes(torch_dtype)
+        dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
-            **_load_encoders(given, dtypes, hub),
-            **_load_sound_parts(folder, dtypes, variant),
-            scheduler=scheduler or few_step_scheduler(_load_scheduler(folder, index).config),
+            **_load_encoders(given, dtypes, access),
+            **load_sound_parts(folder, dtypes, variant),
+            scheduler=scheduler or few_step_scheduler(load_scheduler(folder, index).config),
             negative_embedding=negative,
             clap_id=name,
             clap_space=clap_space.to_dict() if clap_space else None,
@@ -417,6 +420,11 @@ class ImageToAudioPipeline(DiffusionPipeline):
         )
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
+
+    def to(self, *args: Any, **kwargs: Any) -> "ImageToAudioPipeline":
+        """Move or cast all parts, as `DiffusionPipeline.to` does."""
+        with quietly():
+            return super().to(*args, **kwargs)
 
     @property
     def sampling_rate(self) -> int:
@@ -573,7 +581,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 negative, negative_words, negative_prompt_embeds, count
             )
 
-        generators = _spread_generators(generator, count, num_candidates)
+        generators = spread_generators(generator, count, num_candidates)
         samples = round(seconds * self.sampling_rate)
         noise = self._starting_noise(generators, samples, latents)
         total = count * num_candidates
@@ -774,13 +782,15 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
     def _check_ranking(self, *, has_photographs: bool, has_words: bool) -> None:
         if self.ranker is None:
-            if not self._own_clap_hears():
+            try:
+                self._clap_that_hears()
+            except UserError as error:
                 raise UserError(
                     "num_candidates above 1 needs a CLAP that hears, to keep the best sound, and "
-                    "the generator's own CLAP has no audio tower. Load the pipeline with "
-                    "ranker=... (such as 'clap-htsat-unfused') and ranker_translator=..., a "
-                    "translator from the same CLIP into that CLAP's space."
-                )
+                    f"the generator's own can't: {error} Load the pipeline with ranker=... (such "
+                    "as 'clap-htsat-unfused') and ranker_translator=..., a translator from the "
+                    "same CLIP into that CLAP's space."
+                ) from error
         elif not self._ranker_is_own() and not (has_photographs or has_words):
             raise UserError(
                 "Candidates for prompt_embeds can't be ranked: they lie in the generator's space, "
@@ -800,17 +810,13 @@ class ImageToAudioPipeline(DiffusionPipeline):
         own = EmbeddingSpace.from_dict(self.config.clap_space)
         return own.same_model_as(self.ranker.space("audio"))
 
-    def _own_clap_hears(self) -> bool:
-        if self._own_clap is not None:
-            return True
-        if self.config.clap_id is None:
-            return False
-        try:
-            read_space(self.config.clap_id, family="clap", modality="audio")
-        except (UserError, OSError) as error:
-            logger.info("The generator's own CLAP can't rank: %s", error)
-            return False
-        return True
+    def _clap_that_hears(self) -> ClapEncoder:
+        """Give the ranker, or the audio tower of the generator's own CLAP, loaded once."""
+        if self.ranker is not None:
+            return self.ranker
+        if self._own_clap is None:
+            self._own_clap = self._load_own_clap("audio")
+        return self._own_clap
 
     def _encode_photographs(self, photographs: list[ImageSource]) -> Tensor:
         """Encode all photographs, so that one that can't be read stops before any sound."""
@@ -832,8 +838,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
     def _translate(self, embeds: Tensor, translator: Translator | None) -> Tensor:
         assert translator is not None
-        weights = next(translator.parameters(), torch.empty(0))
-        moved = embeds.to(self._execution_device, weights.dtype)
+        moved = embeds.to(self._execution_device)
         return translator(moved).to("cpu", torch.float32)
 
     def _embed_words(self, texts: Sequence[str]) -> Tensor:
@@ -880,13 +885,10 @@ class ImageToAudioPipeline(DiffusionPipeline):
         return None
 
     def _own_clap_on_disk(self) -> bool:
-        clap_id = self.config.clap_id
-        if clap_id is None:
-            return False
         if "" in self._word_embeds:
             return True
-        folder = Path(resolve(clap_id, "clap"))
-        return has_weights(folder) or has_weights(folder / "text_encoder")
+        clap_id, revision = self.config.clap_id, self.config.clap_revision
+        return clap_id is not None and clap_on_disk(clap_id, revision=revision)
 
     def _negative_vectors(
         self, negative: Negative, words: list[str] | None, embeds: Tensor | None, count: int
@@ -1000,11 +1002,9 @@ class ImageToAudioPipeline(DiffusionPipeline):
     def _keep_best(
         self, audio: Tensor, targets: Tensor, num_candidates: int
     ) -> tuple[Tensor, Tensor]:
-        ranker = self.ranker
-        if ranker is None:
-            if self._own_clap is None:
-                self._own_clap = self._load_own_clap("audio")
-            ranker = self._own_clap.to(self._execution_device)
+        ranker = self._clap_that_hears()
+        if ranker is not self.ranker:
+            ranker = ranker.to(self._execution_device)
         heard = ranker.audios([(sound.numpy(), self.sampling_rate) for sound in audio])
         count = len(targets)
         best, similarities = rank_candidates(
@@ -1031,144 +1031,6 @@ def _check_words(texts: list[str], name: str) -> None:
         raise UserError(f"Expected {name} to be a text or a list of texts, got {texts!r}.")
 
 
-def _spread_generators(
-    generator: torch.Generator | Sequence[torch.Generator] | None, count: int, num_candidates: int
-) -> list[torch.Generator]:
-    """Give every sound a generator of its own; the rule stands in `__call__`'s docstring."""
-    if isinstance(generator, Sequence):
-        items = list(generator)
-    else:
-        items = [_seeded_by(generator) for _ in range(count)]
-    spread = []
-    for item in items:
-        fork = torch.Generator(item.device)
-        fork.set_state(item.get_state())
-        spread += [item, *(_seeded_by(fork) for _ in range(num_candidates - 1))]
-    return spread
-
-
-def _seeded_by(generator: torch.Generator | None) -> torch.Generator:
-    device = torch.device("cpu") if generator is None else generator.device
-    seed = torch.randint(2**63 - 1, (1,), generator=generator, device=device)
-    return torch.Generator(device).manual_seed(int(seed))
-
-
-def _vae_scale_factor(vae: AutoencoderKL) -> int:
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def _check_sizes(
-    unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
-    vocoder: SpeechT5HifiGan,
-    translator: Translator | None,
-    negative_embedding: LearnedNegativeEmbedding | None,
-    clap_space: dict[str, Any] | None,
-) -> None:
-    """Refuse parts whose sizes don't fit together.
-
-    Raises:
-        UserError: With both sizes.
-    """
-    if unet.config.class_embed_type != "simple_projection":
-        raise UserError(
-            "The UNet takes no CLAP vector as class labels (class_embed_type is "
-            f"{unet.config.class_embed_type!r}, expected 'simple_projection'): it is not an "
-            "AudioLDM 1 or MusicLDM UNet."
-        )
-    dim = unet.config.projection_class_embeddings_input_dim
-    for what, size in (
-        ("the translator gives", translator and translator.config.target_dim),
-        ("the negative embedding has", negative_embedding and negative_embedding.config.dim),
-        ("the generator's CLAP has", clap_space and clap_space["dim"]),
-    ):
-        if size and size != dim:
-            raise UserError(f"The UNet takes vectors of {dim} values, {what} {size}.")
-    if unet.config.in_channels != vae.config.latent_channels:
-        raise UserError(
-            f"The UNet makes latents of {unet.config.in_channels} channels, the VAE takes "
-            f"{vae.config.latent_channels}."
-        )
-    if vocoder.config.model_in_dim % _vae_scale_factor(vae):
-        raise UserError(
-            f"The vocoder's {vocoder.config.model_in_dim} frequency bins can't be divided by the "
-            f"VAE's scale factor {_vae_scale_factor(vae)}."
-        )
-
-
-def _clip_space(clip: ClipEncoder | PathOrId | None, **hub: Any) -> EmbeddingSpace | None:
-    if clip is None:
-        return None
-    if isinstance(clip, str | os.PathLike):
-        return read_space(os.fspath(clip), family="clip", modality="image", **hub)
-    return clip.space("image")
-
-
-def _ranker_space(ranker: ClapEncoder | PathOrId | None, **hub: Any) -> EmbeddingSpace | None:
-    if ranker is None:
-        return None
-    if isinstance(ranker, str | os.PathLike):
-        return read_space(os.fspath(ranker), family="clap", modality="audio", **hub)
-    return ranker.space("audio")
-
-
-def _translator_spaces(
-    translator: Translator | PathOrId | None,
-) -> tuple[EmbeddingSpace | None, EmbeddingSpace | None]:
-    """Give where a translator leads from and to; nothing but its config is read."""
-    if translator is None:
-        return None, None
-    if isinstance(translator, str | os.PathLike):
-        config = read_config(translator)
-        source, target = config.get("source_space"), config.get("target_space")
-        return (
-            EmbeddingSpace.from_dict(source) if source else None,
-            EmbeddingSpace.from_dict(target) if target else None,
-        )
-    return translator.source_space, translator.target_space
-
-
-def _check_spaces(
-    *,
-    clip: EmbeddingSpace | None,
-    clap: EmbeddingSpace | None,
-    translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None],
-    ranker: EmbeddingSpace | None,
-    ranker_translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None],
-) -> None:
-    """Refuse parts that were made for different encoders; what is not known is not compared.
-
-    Raises:
-        SpaceMismatchError: Naming both encoders.
-    """
-    pairs = (
-        (translator[0], clip, "The translator's source is not the pipeline's CLIP"),
-        (translator[1], clap, "The translator's target is not the generator's CLAP"),
-        (ranker_translator[0], clip, "The ranker's translator is not from the pipeline's CLIP"),
-        (ranker_translator[1], ranker, "The ranker's translator does not lead to the ranker"),
-    )
-    for expected, got, what in pairs:
-        if expected is not None and got is not None:
-            require_same_model(expected, got, what=what)
-
-
-def _space_by_name(
-    name: str, translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None]
-) -> EmbeddingSpace | None:
-    """Take the translator's word for the generator's CLAP, whose files are not on disk.
-
-    Raises:
-        CheckpointError: If the translator names another generator.
-    """
-    target = translator[1]
-    if target is not None and target.model_id != name:
-        raise CheckpointError(
-            f"The translator leads to {target}. Whether that is the CLAP of {name} can't be told "
-            "without its text encoder's files: use fetch_text_encoder=True."
-        )
-    return target
-
-
 def _require_own(index: dict[str, Any], folder: Path) -> None:
     class_name = index.get("_class_name")
     if class_name != ImageToAudioPipeline.__name__:
@@ -1178,29 +1040,8 @@ def _require_own(index: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
-    """Say which dtype each part is loaded in; the rule stands in `from_pretrained`'s docstring.
-
-    Raises:
-        UserError: If the choice is none.
-    """
-    named = choice if isinstance(choice, dict) else {}
-    general = named.get("default", torch.float32) if isinstance(choice, dict) else choice
-    if general is None:
-        general = torch.float32
-    elif general == "auto":
-        general = fastest_dtype()
-    for dtype in (general, *named.values()):
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise UserError(
-                "Expected torch_dtype to be a floating torch.dtype, a dict of them by part, "
-                f"'auto' or None, got {dtype!r}."
-            )
-    return lambda part: named.get(part, general if part in _SOUND_PARTS else torch.float32)
-
-
 def _load_encoders(
-    given: dict[str, Any], dtypes: Callable[[str], torch.dtype], hub: dict[str, Any]
+    given: dict[str, Any], dtypes: Callable[[str], torch.dtype], access: dict[str, Any]
 ) -> dict[str, Any]:
     """Load encoders and translators that were given by name; those given as such stay."""
     loaded = dict(given)
@@ -1213,38 +1054,11 @@ def _load_encoders(
                 os.fspath(given[part]),
                 dtype=dtypes(part),
                 towers=(tower,) if tower else None,
-                **hub,
+                **access,
             )
     for part in ("translator", "ranker_translator"):
         if isinstance(given[part], str | os.PathLike):
-            loaded[part] = AutoTranslator.from_pretrained(given[part]).to(dtypes(part))
+            loaded[part] = AutoTranslator.from_pretrained(
+                given[part], torch_dtype=dtypes(part), **access
+            )
     return loaded
-
-
-def _load_sound_parts(
-    folder: Path, dtypes: Callable[[str], torch.dtype], variant: str | None
-) -> dict[str, Any]:
-    """Load UNet, VAE and vocoder, each strictly."""
-    return {
-        part: load_strictly(model_class, folder / part, dtype=dtypes(part), variant=variant)
-        for part, model_class in (
-            ("unet", UNet2DConditionModel),
-            ("vae", AutoencoderKL),
-            ("vocoder", SpeechT5HifiGan),
-        )
-    }
-
-
-def _load_scheduler(folder: Path, index: dict[str, Any]) -> SchedulerMixin:
-    class_name = index.get("scheduler", [None, None])[1]
-    scheduler_class = getattr(diffusers, str(class_name), None)
-    if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)):
-        raise CheckpointError(
-            f"{folder} names a scheduler {class_name!r} that diffusers {diffusers.__version__} "
-            "doesn't have. Give scheduler=..., or install the diffusers it was saved with."
-        )
-    try:
-        with quietly():
-            return scheduler_class.from_pretrained(folder / "scheduler")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The scheduler in {folder} can't be loaded: {error}") from error

@@ -1,0 +1,300 @@
+"""Find a generator's folder and load its parts strictly and quietly."""
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import diffusers
+import httpx
+import torch
+import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from transformers import SpeechT5HifiGan
+
+from clip2clap.embeddings import CheckpointError, ModelNotFoundError, UserError
+from clip2clap.embeddings.checkpoint import one_line, quiet, read_json
+from clip2clap.presets import GENERATOR_PRESETS
+
+_INDEX_FILE = "model_index.json"
+SOUND_PARTS = ("unet", "vae", "vocoder")
+"""The parts that make sound from a CLAP vector, which is where time and memory go."""
+
+DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
+
+_WEIGHTS = (".safetensors", ".bin")
+
+Model = TypeVar("Model")
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep diffusers' and transformers' warnings and progress bars from the user meanwhile.
+
+    What they would warn of (missing or extra weights) is checked here and raised instead.
+    """
+    log = diffusers.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        with quiet():
+            yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def fetch_folder(
+    name: str | os.PathLike[str],
+    parts: Sequence[str],
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Give the local folder of a pipeline, and download what is missing of the parts named.
+
+    Of each part only what is needed comes: its descriptions, and its weights in safetensors where
+    the repository has them. Parts not named (such as a text encoder) are left on the hub.
+
+    Args:
+        name: A folder, or a repository's id on the hub.
+        parts: Subfolders wanted.
+        variant: The weights' variant, such as `"fp16"`; where a part lacks it, the plain weights.
+        revision: Branch, tag or commit on the hub.
+        token: Credentials for a private repository.
+        local_files_only: Use what was downloaded before and ask no hub.
+
+    Returns:
+        A folder with a `model_index.json`.
+
+    Raises:
+        ModelNotFoundError: If there is no such folder or repository, or it can't be reached.
+    """
+    repo_id = os.fspath(name)
+    if Path(repo_id).expanduser().is_dir():
+        return Path(repo_id).expanduser()
+    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
+        raise ModelNotFoundError(
+            f"There is no generator folder {repo_id!r}. Give a preset "
+            f"({', '.join(GENERATOR_PRESETS)}), a hub id or a folder."
+        )
+    patterns = [_INDEX_FILE, *(f"{part}/*" for part in parts)]
+    try:
+        if not local_files_only:
+            listed = _list_files(repo_id, revision, token)
+            local_files_only = listed is None
+            patterns = patterns if listed is None else _needed_files(listed, parts, variant)
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                allow_patterns=patterns,
+                local_files_only=local_files_only,
+            )
+        )
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{repo_id!r} asks for its terms to be accepted: accept them on the hub's page, then "
+            "log in with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"The hub has no public model {repo_id!r}. Give a preset "
+            f"({', '.join(GENERATOR_PRESETS)}), a hub id or a folder. A private model needs "
+            "`hf auth login`."
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"{repo_id!r} is not on this machine and can't be had from the hub. Give a local "
+            f"folder, or connect to the network, or fetch it once with `hf download {repo_id}` "
+            f"({one_line(error)})."
+        ) from error
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read which pipeline a folder holds, from its `model_index.json`.
+
+    Raises:
+        CheckpointError: If the folder holds no pipeline.
+    """
+    if not (folder / _INDEX_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} holds no pipeline: {_INDEX_FILE} is missing. Expected a folder written by "
+            "ImageToAudioPipeline.save_pretrained, or an AudioLDM or MusicLDM checkpoint."
+        )
+    return read_json(folder / _INDEX_FILE)
+
+
+def load_strictly(
+    model_class: type[Model],
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    variant: str | None = None,
+) -> Model:
+    """Load a part of a pipeline whose checkpoint must hold its weights, all of them and no others.
+
+    Args:
+        model_class: A diffusers or transformers model class.
+        folder: The part's folder.
+        dtype: What the weights become.
+        variant: The weights' variant, used where the part has it.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: If the folder, a weight or a size is missing or wrong; weights are named.
+    """
+    what = f"{model_class.__name__} in {folder}"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{what}: config.json is missing. Is the checkpoint complete?")
+    is_diffusers = issubclass(model_class, diffusers.ModelMixin)
+    names = [path.name for path in folder.iterdir()]
+    chosen = variant if variant and any(f".{variant}." in name for name in names) else None
+    try:
+        with quietly():
+            model, info = model_class.from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]
+                folder,
+                variant=chosen,
+                output_loading_info=True,
+                **{"torch_dtype" if is_diffusers else "dtype": dtype},
+            )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
+    missing = sorted(set(info["missing_keys"]) - _unused_weights(model))
+    extra = sorted(info["unexpected_keys"])
+    resized = sorted(str(key[0]) for key in info["mismatched_keys"])
+    faults = [
+        f"{word} {_listing(keys)}"
+        for word, keys in (("missing", missing), ("unknown", extra), ("wrongly sized", resized))
+        if keys
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{what}: the weights don't fit the config: {'; '.join(faults)}. "
+            "Take the checkpoint from its source again, or mend its config.json."
+        )
+    return model
+
+
+def fastest_dtype() -> torch.dtype:
+    """Give the dtype in which this machine's processor makes sound fastest.
+
+    Bfloat16 where the processor has instructions for it (AVX-512 BF16 or AMX), else float32,
+    since bfloat16 that is only emulated is slower than float32.
+    """
+    has_bf16 = (
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return torch.bfloat16 if any(has_bf16) else torch.float32
+
+
+def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
+    """Say which dtype each part of a pipeline is loaded in, by its name.
+
+    Raises:
+        UserError: If the choice is none.
+    """
+    named = choice if isinstance(choice, dict) else {}
+    general = named.get("default", torch.float32) if isinstance(choice, dict) else choice
+    if general is None:
+        general = torch.float32
+    elif general == "auto":
+        general = fastest_dtype()
+    for dtype in (general, *named.values()):
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise UserError(
+                "Expected torch_dtype to be a floating torch.dtype, a dict of them by part, "
+                f"'auto' or None, got {dtype!r}."
+            )
+    return lambda part: named.get(part, general if part in SOUND_PARTS else torch.float32)
+
+
+def load_sound_parts(
+    folder: Path, dtypes: Callable[[str], torch.dtype], variant: str | None
+) -> dict[str, Any]:
+    """Load UNet, VAE and vocoder, each strictly."""
+    return {
+        part: load_strictly(model_class, folder / part, dtype=dtypes(part), variant=variant)
+        for part, model_class in (
+            ("unet", UNet2DConditionModel),
+            ("vae", AutoencoderKL),
+            ("vocoder", SpeechT5HifiGan),
+        )
+    }
+
+
+def load_scheduler(folder: Path, index: dict[str, Any]) -> SchedulerMixin:
+    """Load the scheduler that a pipeline's index names, if it is one of diffusers'.
+
+    Raises:
+        CheckpointError: If it isn't, or its config is missing or broken.
+    """
+    class_name = index.get("scheduler", [None, None])[1]
+    scheduler_class = getattr(diffusers, str(class_name), None)
+    if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)):
+        raise CheckpointError(
+            f"{folder} names a scheduler {class_name!r} that diffusers {diffusers.__version__} "
+            "doesn't have. Give scheduler=..., or install the diffusers it was saved with."
+        )
+    try:
+        with quietly():
+            return scheduler_class.from_pretrained(folder / "scheduler")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The scheduler in {folder} can't be loaded: {one_line(error)}"
+        ) from error
+
+
+def _unused_weights(model: Any) -> set[str]:
+    """Give the weights a model never reads, which older checkpoints may lack."""
+    if isinstance(model, transformers.SpeechT5HifiGan) and not model.config.normalize_before:
+        return {"mean", "scale"}
+    return set()
+
+
+def _list_files(repo_id: str, revision: str | None, token: str | bool | None) -> list[str] | None:
+    """List a repository's files, or give None where the hub can't be reached."""
+    try:
+        return HfApi(token=token).list_repo_files(repo_id, revision=revision)
+    except HfHubHTTPError:
+        raise
+    except (OSError, httpx.TransportError) as error:
+        logger.info("The hub can't be reached (%s): using what is on disk.", one_line(error))
+        return None
+
+
+def _needed_files(listed: Sequence[str], parts: Sequence[str], variant: str | None) -> list[str]:
+    """Choose from a repository's files: descriptions, and each part's weights in one format."""
+    needed = [_INDEX_FILE]
+    for part in parts:
+        files = [file for file in listed if file.startswith(f"{part}/")]
+        needed += [file for file in files if file.endswith((".json", ".txt", ".model"))]
+        for suffix in _WEIGHTS:
+            weights = [file for file in files if file.endswith(suffix)]
+            varied = [file for file in weights if variant and f".{variant}." in file]
+            plain = [file for file in weights if Path(file).name.count(".") == 1]
+            if varied or plain:
+                needed += varied or plain
+                break
+    return needed
+
+
+def _listing(keys: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(keys[:most])
+    return shown if len(keys) <= most else f"{shown} and {len(keys) - most} more"

@@ -1,0 +1,223 @@
+"""Tiny real models, built from configs with random weights, that several test files share."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
+from transformers import (
+    ClapAudioConfig,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapTextConfig,
+    ClapTextModelWithProjection,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    RobertaTokenizer,
+    SpeechT5HifiGan,
+    SpeechT5HifiGanConfig,
+)
+
+CLAP_DIM = 16
+CLIP_DIM = 12
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _loud(model: nn.Module) -> nn.Module:
+    """Give convolutions weights that carry a signal; the libraries' own start near silence."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="leaky_relu")
+    return model.eval()
+
+
+@pytest.fixture
+def sound_parts() -> dict[str, nn.Module]:
+    """A generator's UNet, VAE and vocoder, shaped like AudioLDM's: 8 mel bins, hop 8, 16 kHz."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=(8, 16),
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=CLAP_DIM,
+        class_embeddings_concat=True,
+    )
+    vae = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=4,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        scaling_factor=0.9,
+    )
+    vocoder = SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=8,
+            sampling_rate=16000,
+            upsample_initial_channel=16,
+            upsample_rates=[4, 2],
+            upsample_kernel_sizes=[8, 4],
+            resblock_kernel_sizes=[3],
+            resblock_dilation_sizes=[[1, 3]],
+            normalize_before=False,
+        )
+    )
+    _loud(vocoder)
+    with torch.no_grad():
+        vocoder.conv_post.weight *= 0.2
+    return {"unet": unet.eval(), "vae": vae.eval(), "vocoder": vocoder}
+
+
+@pytest.fixture
+def ddim() -> DDIMScheduler:
+    """AudioLDM's own scheduler."""
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.0015,
+        beta_end=0.0195,
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+
+
+def clap_tokenizer() -> RobertaTokenizer:
+    """RoBERTa's tokenizer with letters for its vocabulary."""
+    letters = sorted(ByteLevel.alphabet())
+    words = ["<s>", "<pad>", "</s>", "<unk>", *letters, "<mask>"]
+    return RobertaTokenizer(
+        vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=64
+    )
+
+
+def _clap_text_config() -> ClapTextConfig:
+    return ClapTextConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=66,
+        projection_dim=CLAP_DIM,
+        initializer_range=2.0,
+    )
+
+
+def clap_text_encoder(seed: int = 0) -> ClapTextModelWithProjection:
+    """AudioLDM's text encoder."""
+    torch.manual_seed(seed)
+    return ClapTextModelWithProjection(_clap_text_config()).eval()
+
+
+def clap_model(seed: int = 0) -> ClapModel:
+    """MusicLDM's text encoder, which hears as well."""
+    torch.manual_seed(seed)
+    audio = ClapAudioConfig(
+        spec_size=64,
+        window_size=4,
+        num_mel_bins=64,
+        intermediate_size=32,
+        depths=[1, 1],
+        num_attention_heads=[2, 2],
+        num_hidden_layers=2,
+        hidden_size=32,
+        patch_size=4,
+        patch_stride=4,
+        patch_embeds_hidden_size=16,
+        projection_dim=CLAP_DIM,
+    )
+    return ClapModel(
+        ClapConfig(
+            text_config=_clap_text_config().to_dict(),
+            audio_config=audio.to_dict(),
+            projection_dim=CLAP_DIM,
+        )
+    ).eval()
+
+
+@pytest.fixture
+def write_audioldm(
+    tmp_path: Path, sound_parts: dict[str, nn.Module], ddim: DDIMScheduler
+) -> Callable[..., Path]:
+    """Write an AudioLDM or MusicLDM checkpoint's folder; the seed is its text encoder's."""
+
+    def write(name: str = "audioldm", *, hears: bool = False, seed: int = 0) -> Path:
+        folder = tmp_path / name
+        for part, model in sound_parts.items():
+            model.save_pretrained(folder / part)
+        ddim.save_pretrained(folder / "scheduler")
+        clap_tokenizer().save_pretrained(folder / "tokenizer")
+        text_encoder = clap_model(seed) if hears else clap_text_encoder(seed)
+        text_encoder.save_pretrained(folder / "text_encoder")
+        index = {
+            "_class_name": "MusicLDMPipeline" if hears else "AudioLDMPipeline",
+            "_diffusers_version": "0.33.1",
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", type(text_encoder).__name__],
+            "tokenizer": ["transformers", "RobertaTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+            "vocoder": ["transformers", "SpeechT5HifiGan"],
+        }
+        if hears:
+            extractor = ClapFeatureExtractor(
+                feature_size=64,
+                sampling_rate=16000,
+                hop_length=256,
+                max_length_s=1,
+                frequency_max=8000,
+                truncation="rand_trunc",
+            )
+            extractor.save_pretrained(folder / "feature_extractor")
+            index["feature_extractor"] = ["transformers", "ClapFeatureExtractor"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def write_clip(tmp_path: Path) -> Callable[..., Path]:
+    """Write a CLIP's folder, of which only the picture tower is there."""
+
+    def write(name: str = "clip", *, seed: int = 0) -> Path:
+        torch.manual_seed(seed)
+        model = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=32,
+                patch_size=16,
+                projection_dim=CLIP_DIM,
+                initializer_range=0.5,
+            )
+        )
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+        size = {"height": 32, "width": 32}
+        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+        return folder
+
+    return write
