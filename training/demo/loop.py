@@ -11,8 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-SAVE_EVERY_S = 60.0
-
 Step = Callable[[nn.Module, torch.Generator], Tensor]
 
 
@@ -44,7 +42,15 @@ class Fit:
     loss: float
 
 
-def fit(model: nn.Module, step: Step, schedule: Schedule, folder: Path, *, name: str) -> Fit:
+def fit(
+    model: nn.Module,
+    step: Step,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    name: str,
+    save_every_s: float = 60.0,
+) -> Fit:
     """Train a model, or go on where a killed run stopped.
 
     Every step draws from a generator seeded by the schedule's seed and the step's number, so that a
@@ -56,6 +62,7 @@ def fit(model: nn.Module, step: Step, schedule: Schedule, folder: Path, *, name:
         schedule: Steps and rates.
         folder: Where the run keeps its checkpoint.
         name: The stage's name, for the progress bar.
+        save_every_s: Seconds between checkpoints.
 
     Returns:
         The exponential moving average of the model, in evaluation mode, with what it took.
@@ -115,7 +122,7 @@ def fit(model: nn.Module, step: Step, schedule: Schedule, folder: Path, *, name:
             value = loss.item()
             loss_mean = value if loss_mean != loss_mean else 0.98 * loss_mean + 0.02 * value
             progress.update(bar, advance=1, loss=loss_mean)
-            if time.monotonic() - saved > SAVE_EVERY_S:
+            if time.monotonic() - saved > save_every_s:
                 save(number + 1)
                 saved = time.monotonic()
         if done < schedule.steps:

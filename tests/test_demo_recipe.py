@@ -1,0 +1,160 @@
+"""The recipe of the demo models, on data made here."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clip2clap.embeddings.errors import UserError
+from clip2clap.embeddings.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
+from clip2clap.training.demo.data import DemoData, fill, split_rows
+from clip2clap.training.demo.evaluate import balanced_accuracy
+from clip2clap.training.demo.heads import Phrases
+from clip2clap.training.demo.loop import Schedule, fit
+from clip2clap.training.demo.mel import HOP, log_mel, mel_filters
+from clip2clap.training.demo.phrases import NAMES, SOUNDS
+from clip2clap.training.demo.vocoder import build_vocoder, spectral_distance
+
+
+def test_splits_hold_the_same_share_of_every_class():
+    keys = ["dog"] * 100 + ["cat"] * 50 + ["rare"] * 2
+    splits = np.array(split_rows(keys, validation=0.1, test=0.2))
+    counts = {
+        name: [int((splits[np.array(keys) == name] == split).sum()) for split in ("train", "test")]
+        for name in ("dog", "cat", "rare")
+    }
+    assert counts == {"dog": [70, 20], "cat": [35, 10], "rare": [2, 0]}
+
+
+def test_splits_are_the_same_in_every_run():
+    keys = list("abcab" * 20)
+    assert split_rows(keys, validation=0.1, test=0.1) == split_rows(keys, validation=0.1, test=0.1)
+
+
+def test_a_missing_data_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"kinds\.csv.*--data"):
+        DemoData(tmp_path)
+
+
+def test_a_short_recording_is_repeated_and_a_long_one_cut():
+    assert fill(np.arange(3), 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert fill(np.arange(9), 3, offset=8).tolist() == [6, 7, 8]
+
+
+def test_every_kind_has_names_and_sounds():
+    assert NAMES.keys() == SOUNDS.keys()
+    assert all(names and SOUNDS[kind] for kind, names in NAMES.items())
+
+
+def test_drawn_phrases_belong_to_their_labels():
+    phrases = Phrases.of(
+        [["a", "b", "c"], ["d"]], lambda texts: torch.tensor([[ord(t)] for t in texts])
+    )
+    draws = torch.stack([phrases.draw(torch.Generator().manual_seed(s)) for s in range(50)])
+    assert set(draws[:, 0, 0].tolist()) == {ord("a"), ord("b"), ord("c")}
+    assert set(draws[:, 1, 0].tolist()) == {ord("d")}
+
+
+def test_log_mel_peaks_at_the_pitch_of_a_tone():
+    time = torch.arange(16_000) / 16_000
+    mels = log_mel(torch.sin(2 * torch.pi * 1000 * time).unsqueeze(0), mel_filters())
+    assert mels.shape == (1, 16_000 // HOP, 64)
+    centres = mel_filters().argmax(dim=0) * 16_000 / 1024
+    assert abs(centres[mels[0, 50].argmax()] - 1000) < 60
+
+
+def test_the_vocoder_gives_one_hop_of_samples_a_frame():
+    with torch.inference_mode():
+        assert build_vocoder()(torch.zeros(1, 20, 64)).shape[-1] == 20 * HOP
+
+
+def test_spectral_distance_is_zero_only_for_the_same_spectrum():
+    real = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0))
+    assert spectral_distance(real, real) == 0
+    assert spectral_distance(-real, real) == pytest.approx(0, abs=1e-6)
+    assert spectral_distance(0.1 * real, real) > 1
+
+
+def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def step(model, generator, *, die_at=None):
+        step.calls += 1
+        if step.calls == die_at:
+            raise Killed
+        inputs = torch.randn(8, 3, generator=generator)
+        return (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.1))
+
+    schedule = Schedule(steps=30, learning_rate=1e-2, warmup=5)
+    step.calls = 0
+    whole = fit(model(), step, schedule, tmp_path / "whole", name="whole", save_every_s=0)
+    step.calls = 0
+    with pytest.raises(Killed):
+        fit(
+            model(),
+            lambda m, g: step(m, g, die_at=17),
+            schedule,
+            tmp_path / "killed",
+            name="killed",
+            save_every_s=0,
+        )
+    resumed = fit(model(), step, schedule, tmp_path / "killed", name="resumed", save_every_s=0)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert step.calls == 17 + 30 - 16
+
+
+def test_balanced_accuracy_counts_every_kind_alike():
+    kinds = torch.tensor([0] * 9 + [1])
+    assert balanced_accuracy(torch.zeros(10, dtype=torch.long), kinds) == pytest.approx(0.5)
+
+
+@pytest.fixture
+def tiny_clap():
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 20,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    return SfxClapModel(SfxClapConfig(text_config=text, audio_channels=(4, 8), projection_dim=6))
+
+
+def test_a_louder_recording_gives_the_same_features():
+    extract = SfxClapFeatureExtractor()
+    noise = np.random.default_rng(0).standard_normal(44_100).astype(np.float32) * 0.1
+    quiet, loud = (extract(gain * noise)["input_features"] for gain in (0.1, 1.0))
+    torch.testing.assert_close(quiet, loud, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("recordings", [[], [np.zeros(0)]])
+def test_an_empty_recording_is_refused(recordings):
+    with pytest.raises(UserError, match="at least one sample"):
+        SfxClapFeatureExtractor()(recordings)
+
+
+def test_another_sampling_rate_is_refused():
+    with pytest.raises(UserError, match="44100 Hz, got 16000 Hz"):
+        SfxClapFeatureExtractor()(np.ones(100), sampling_rate=16_000)
+
+
+def test_the_demo_clap_survives_saving_through_the_auto_classes(tiny_clap, tmp_path):
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    tiny_clap.eval().save_pretrained(tmp_path)
+    SfxClapFeatureExtractor(max_length_s=3.0).save_pretrained(tmp_path)
+    extract = AutoFeatureExtractor.from_pretrained(tmp_path)
+    inputs = extract(np.random.default_rng(0).standard_normal(44_100))
+    with torch.inference_mode():
+        before = tiny_clap.get_audio_features(**inputs).pooler_output
+        after = AutoModel.from_pretrained(tmp_path).eval().get_audio_features(**inputs)
+    assert extract.max_length_s == 3.0
+    assert torch.equal(before, after.pooler_output)
+    torch.testing.assert_close(before.norm(dim=-1), torch.ones(1))
