@@ -46,7 +46,6 @@ def main(
     from clip2clap.embeddings.errors import UserError
     from clip2clap.presets import DEMO_FOLDER
     from clip2clap.training.demo.data import DemoData
-    from clip2clap.training.demo.evaluate import evaluate_demo
     from clip2clap.training.demo.recipe import Recipe
 
     torch.set_num_threads(threads)
@@ -63,8 +62,12 @@ def main(
     target = models or DEMO_FOLDER
     for name in wanted:
         if name == "package":
-            recipe.package(target)
+            from clip2clap.training.demo.package import package
+
+            package(recipe, target)
         elif name == "evaluate":
+            from clip2clap.training.demo.evaluate import evaluate_demo
+
             evaluate_demo(recipe, target)
         else:
             getattr(recipe, name)

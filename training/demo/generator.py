@@ -23,7 +23,7 @@ BATCH = 16
 CROPS = 2
 # How often the condition is left out, so that guidance has something to lead away from.
 UNCONDITIONAL_SHARE = 0.1
-SCHEDULE = Schedule(steps=6000, learning_rate=4e-4, warmup=300, ema_decay=0.998)
+SCHEDULE = Schedule(steps=5000, learning_rate=4e-4, warmup=300, ema_decay=0.998)
 
 
 class ConditionalUNet(nn.Module):

@@ -14,7 +14,7 @@ from clip2clap.training.demo.mel import log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
 
 BATCH = 16
-SCHEDULE = Schedule(steps=1500, learning_rate=1e-3, weight_decay=0.02, ema_decay=0.99)
+SCHEDULE = Schedule(steps=900, learning_rate=1e-3, weight_decay=0.02, ema_decay=0.99)
 
 
 class Judge(nn.Module):

@@ -15,7 +15,7 @@ BATCH = 8
 # Small, as in latent diffusion (https://arxiv.org/abs/2112.10752): latents stay near unit scale
 # and keep the detail.
 KL_WEIGHT = 1e-5
-SCHEDULE = Schedule(steps=2600, learning_rate=1e-3, ema_decay=0.995)
+SCHEDULE = Schedule(steps=1700, learning_rate=1e-3, ema_decay=0.995)
 
 
 def build_vae() -> AutoencoderKL:
