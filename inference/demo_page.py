@@ -10,9 +10,7 @@ from PIL import Image
 
 from clip2clap.inference.files import replacing
 
-GENERATOR = "clip2clap demo"
-"""What the page's generator tag says, so that a later run knows a page of its own."""
-
+_GENERATOR_TAG = '<meta name="generator" content="clip2clap demo">'
 _LONGEST_SIDE = 1200
 
 _PAGE = Template("""\
@@ -21,18 +19,16 @@ _PAGE = Template("""\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="$generator">
+$generator
 <meta name="color-scheme" content="light dark">
 <title>$title</title>
 <style>
   :root {
     --paper: #faf8f4; --card: #ffffff; --ink: #1d1b18; --soft: #5d5850; --line: #e2ddd3;
-    --accent: #7a2a63;
   }
   @media (prefers-color-scheme: dark) {
     :root {
       --paper: #161412; --card: #211e1b; --ink: #f1ede6; --soft: #b3aca1; --line: #37322d;
-      --accent: #f0a5d3;
     }
   }
   * { box-sizing: border-box; }
@@ -49,15 +45,18 @@ _PAGE = Template("""\
   }
   img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: .375rem; }
   .photograph img { max-height: 70vh; width: auto; }
+  .scroll { overflow-x: auto; }
+  .scroll img { min-width: 36rem; }
   .spectrogram { background: #ffffff; color: #1d1b18; }
   .spectrogram figcaption { color: #5d5850; }
   audio { display: block; width: 100%; }
   figcaption { margin-top: .6rem; color: var(--soft); font-size: .9375rem; }
-  table { border-collapse: collapse; }
+  table { border-collapse: collapse; width: 100%; }
   caption { text-align: left; color: var(--soft); font-size: .9375rem; padding-bottom: .4rem; }
-  th, td { padding: .3rem 1.5rem .3rem 0; text-align: left; border-top: 1px solid var(--line); }
+  th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-top: 1px solid var(--line); }
+  td:last-child { width: 60%; padding-right: 0; }
   td { font-variant-numeric: tabular-nums; }
-  a { color: var(--accent); }
+  meter { width: 100%; height: 1rem; vertical-align: middle; }
   footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
 </style>
 </head>
@@ -74,8 +73,10 @@ _PAGE = Template("""\
     <figcaption>The sound, $seconds s at $kilohertz kHz</figcaption>
   </figure>
   <figure class="spectrogram">
-    <img src="$spectrogram" width="1800" height="800"
-      alt="Mel spectrogram of the sound: time in seconds to the right, frequency in Hz upwards">
+    <div class="scroll" tabindex="0" role="region" aria-label="Spectrogram">
+      <img src="$spectrogram" width="1800" height="800"
+        alt="Mel spectrogram of the sound: time in seconds to the right, frequency in Hz upwards">
+    </div>
     <figcaption>The same sound as a picture: the brighter, the louder</figcaption>
   </figure>
   $nearest
@@ -119,7 +120,7 @@ def write_demo_page(
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=90)
     page = _PAGE.substitute(
-        generator=GENERATOR,
+        generator=_GENERATOR_TAG,
         title="The sound of a photograph",
         story=(
             "A CLIP encoder looked at the photograph and put what it saw into a vector, which a "
@@ -143,6 +144,15 @@ def write_demo_page(
         partial.write_text(page, encoding="utf-8")
 
 
+def is_demo_page(path: Path) -> bool:
+    """Tell whether a file is a page that `write_demo_page` wrote."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return _GENERATOR_TAG in file.read(1000)
+    except OSError:
+        return False
+
+
 def _data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
@@ -151,10 +161,12 @@ def _nearest_table(nearest: list[tuple[str, float]]) -> str:
     if not nearest:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(kind)}</th><td>{similarity:.2f}</td></tr>'
+        f'<tr><th scope="row">{escape(kind)}</th><td>{similarity:.2f}</td>'
+        f'<td><meter min="0" max="1" value="{max(0.0, similarity):.3f}" aria-hidden="true">'
+        "</meter></td></tr>"
         for kind, similarity in nearest
     )
     return (
-        "<table><caption>The known kinds nearest to the sound's vector, "
-        f"by cosine similarity</caption>{rows}</table>"
+        "<figure><table><caption>The known kinds nearest to the sound's vector, "
+        f"by cosine similarity</caption>{rows}</table></figure>"
     )

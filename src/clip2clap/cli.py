@@ -4,13 +4,17 @@ Nothing slow is imported here or at the top of a verb's module, so that help is 
 """
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from clip2clap import __version__
+from clip2clap.commands.demo import demo
 from clip2clap.commands.doctor import doctor
+from clip2clap.commands.image_to_audio import image_to_audio
+from clip2clap.commands.options import OptionError
 
 app = typer.Typer(
     name="clip2clap",
@@ -18,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo)
+app.command()(image_to_audio)
 app.command()(doctor)
 
 
@@ -26,16 +32,12 @@ def clip2clap(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Turn pictures into sound.
-
-    A photograph's CLIP embedding is translated into the CLAP space of a text-to-audio model and
-    takes the place of its text.
-    """
+    """Turn pictures into sound. To begin: clip2clap demo."""
     if version:
         typer.echo(f"clip2clap {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), nl=False)
+        typer.echo(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         SystemExit: Always.
     """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries are nothing a user can mend
     command = typer.main.get_command(app)
     try:
         status = command.main(arguments, prog_name="clip2clap", standalone_mode=False)
@@ -70,13 +74,14 @@ def _mistake(error: Exception) -> str | None:
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
         return _one_line(format_message())
-    if _is_user_error(error):
-        return _one_line(str(error))
-    from clip2clap.doctor import broken_companions
+    is_users = isinstance(error, OptionError) or _is_user_error(error)
+    if not is_users or "torchvision" in _with_causes(error):
+        # A torchvision that does not fit torch breaks imports far from here: name it instead.
+        from clip2clap.doctor import broken_companions
 
-    for problem in broken_companions():
-        return str(problem)
-    if isinstance(error, OSError):
+        for problem in broken_companions():
+            return str(problem)
+    if is_users or isinstance(error, OSError):
         return _one_line(str(error))
     return None
 
@@ -85,6 +90,14 @@ def _is_user_error(error: Exception) -> bool:
     # Not imported at the top: it lives beside the encoders, which are slow to import.
     errors = sys.modules.get("clip2clap.embeddings.errors")
     return errors is not None and isinstance(error, errors.UserError)
+
+
+def _with_causes(error: BaseException | None) -> str:
+    messages = []
+    while error is not None:
+        messages.append(str(error))
+        error = error.__cause__ or error.__context__
+    return " ".join(messages)
 
 
 def _one_line(message: str) -> str:
