@@ -10,17 +10,22 @@ from clip2clap.embeddings.space import (
     require_same_model,
     unit_norm,
 )
+from clip2clap.embeddings.table import EmbeddingTable, TableError, TableWriter, concatenate
 
 __all__ = [
     "CheckpointError",
     "ClapEncoder",
     "ClipEncoder",
     "EmbeddingSpace",
+    "EmbeddingTable",
     "MissingExtraError",
     "ModelNotFoundError",
     "SpaceMismatchError",
+    "TableError",
+    "TableWriter",
     "UnreadableImageError",
     "UserError",
+    "concatenate",
     "find_images",
     "load_image",
     "read_space",
