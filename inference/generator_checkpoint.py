@@ -165,13 +165,13 @@ def load_strictly(
     is_diffusers = issubclass(model_class, diffusers.ModelMixin)
     names = [path.name for path in folder.iterdir()]
     chosen = variant if variant and any(f".{variant}." in name for name in names) else None
+    # transformers tells wrong sizes apart only if it is to go on in spite of them.
+    options = {"torch_dtype": dtype} if is_diffusers else {"dtype": dtype}
+    options |= {} if is_diffusers else {"ignore_mismatched_sizes": True}
     try:
         with quietly():
             model, info = model_class.from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]
-                folder,
-                variant=chosen,
-                output_loading_info=True,
-                **{"torch_dtype" if is_diffusers else "dtype": dtype},
+                folder, variant=chosen, output_loading_info=True, **options
             )
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error

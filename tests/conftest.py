@@ -1,7 +1,6 @@
 """Tiny real models, built from configs with random weights, that several test files share."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,6 @@ def _loud(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@pytest.fixture
 def sound_parts() -> dict[str, nn.Module]:
     """A generator's UNet, VAE and vocoder, shaped like AudioLDM's: 8 mel bins, hop 8, 16 kHz."""
     torch.manual_seed(0)
@@ -91,6 +89,10 @@ def sound_parts() -> dict[str, nn.Module]:
 @pytest.fixture
 def ddim() -> DDIMScheduler:
     """AudioLDM's own scheduler."""
+    return _ddim()
+
+
+def _ddim() -> DDIMScheduler:
     return DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.0015,
@@ -155,69 +157,86 @@ def clap_model(seed: int = 0) -> ClapModel:
     ).eval()
 
 
-@pytest.fixture
-def write_audioldm(
-    tmp_path: Path, sound_parts: dict[str, nn.Module], ddim: DDIMScheduler
-) -> Callable[..., Path]:
-    """Write an AudioLDM or MusicLDM checkpoint's folder; the seed is its text encoder's."""
-
-    def write(name: str = "audioldm", *, hears: bool = False, seed: int = 0) -> Path:
-        folder = tmp_path / name
-        for part, model in sound_parts.items():
-            model.save_pretrained(folder / part)
-        ddim.save_pretrained(folder / "scheduler")
-        clap_tokenizer().save_pretrained(folder / "tokenizer")
-        text_encoder = clap_model(seed) if hears else clap_text_encoder(seed)
-        text_encoder.save_pretrained(folder / "text_encoder")
-        index = {
-            "_class_name": "MusicLDMPipeline" if hears else "AudioLDMPipeline",
-            "_diffusers_version": "0.33.1",
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "text_encoder": ["transformers", type(text_encoder).__name__],
-            "tokenizer": ["transformers", "RobertaTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-            "vocoder": ["transformers", "SpeechT5HifiGan"],
-        }
-        if hears:
-            extractor = ClapFeatureExtractor(
-                feature_size=64,
-                sampling_rate=16000,
-                hop_length=256,
-                max_length_s=1,
-                frequency_max=8000,
-                truncation="rand_trunc",
-            )
-            extractor.save_pretrained(folder / "feature_extractor")
-            index["feature_extractor"] = ["transformers", "ClapFeatureExtractor"]
-        (folder / "model_index.json").write_text(json.dumps(index))
-        return folder
-
-    return write
-
-
-@pytest.fixture
-def write_clip(tmp_path: Path) -> Callable[..., Path]:
-    """Write a CLIP's folder, of which only the picture tower is there."""
-
-    def write(name: str = "clip", *, seed: int = 0) -> Path:
-        torch.manual_seed(seed)
-        model = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=16,
-                intermediate_size=16,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=32,
-                patch_size=16,
-                projection_dim=CLIP_DIM,
-                initializer_range=0.5,
-            )
+def write_audioldm(folder: Path, *, hears: bool = False, seed: int = 0) -> Path:
+    """Write an AudioLDM or MusicLDM checkpoint; the seed is its text encoder's."""
+    for part, model in sound_parts().items():
+        model.save_pretrained(folder / part)
+    _ddim().save_pretrained(folder / "scheduler")
+    clap_tokenizer().save_pretrained(folder / "tokenizer")
+    text_encoder = clap_model(seed) if hears else clap_text_encoder(seed)
+    text_encoder.save_pretrained(folder / "text_encoder")
+    index = {
+        "_class_name": "MusicLDMPipeline" if hears else "AudioLDMPipeline",
+        "_diffusers_version": "0.33.1",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", type(text_encoder).__name__],
+        "tokenizer": ["transformers", "RobertaTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "vocoder": ["transformers", "SpeechT5HifiGan"],
+    }
+    if hears:
+        extractor = ClapFeatureExtractor(
+            feature_size=64,
+            sampling_rate=16000,
+            hop_length=256,
+            max_length_s=1,
+            frequency_max=8000,
+            truncation="rand_trunc",
         )
-        folder = tmp_path / name
-        model.save_pretrained(folder)
-        size = {"height": 32, "width": 32}
-        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
-        return folder
+        extractor.save_pretrained(folder / "feature_extractor")
+        index["feature_extractor"] = ["transformers", "ClapFeatureExtractor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
 
-    return write
+
+def write_clip(folder: Path, *, seed: int = 0) -> Path:
+    """Write a CLIP of which only the picture tower is there."""
+    torch.manual_seed(seed)
+    model = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
+            projection_dim=CLIP_DIM,
+            initializer_range=0.5,
+        )
+    )
+    model.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audioldm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An AudioLDM checkpoint; its text encoder has no audio tower beside it."""
+    return write_audioldm(tmp_path_factory.mktemp("models") / "audioldm")
+
+
+@pytest.fixture(scope="session")
+def musicldm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MusicLDM checkpoint; its text encoder is a whole CLAP."""
+    return write_audioldm(tmp_path_factory.mktemp("models") / "musicldm", hears=True)
+
+
+@pytest.fixture(scope="session")
+def foreign_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose CLAP has the sizes of the others and other weights."""
+    folder = tmp_path_factory.mktemp("models") / "foreign"
+    return write_audioldm(folder, hears=True, seed=1)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP."""
+    return write_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture(scope="session")
+def foreign_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of the same sizes as the other and other weights."""
+    return write_clip(tmp_path_factory.mktemp("models") / "foreign_clip", seed=1)

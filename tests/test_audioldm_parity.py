@@ -50,8 +50,10 @@ def assert_same_sound(got: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
 @pytest.mark.parametrize("hears", [False, True], ids=["AudioLDM", "MusicLDM"])
-def test_waveform_equals_diffusers_for_the_same_vectors(write_audioldm, guidance_scale, hears):
-    folder = write_audioldm(hears=hears)
+def test_waveform_equals_diffusers_for_the_same_vectors(
+    audioldm_folder, musicldm_folder, guidance_scale, hears
+):
+    folder = musicldm_folder if hears else audioldm_folder
     call = {
         "prompt_embeds": vectors(2, seed=0),
         "negative_prompt_embeds": vectors(2, seed=1),
@@ -68,8 +70,7 @@ def test_waveform_equals_diffusers_for_the_same_vectors(write_audioldm, guidance
     "scheduler_class",
     [DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler],
 )
-def test_waveform_equals_diffusers_with_any_scheduler(write_audioldm, ddim, scheduler_class):
-    folder = write_audioldm()
+def test_waveform_equals_diffusers_with_any_scheduler(audioldm_folder, ddim, scheduler_class):
     call = {
         "prompt_embeds": vectors(1, seed=0),
         "negative_prompt_embeds": vectors(1, seed=1),
@@ -79,12 +80,11 @@ def test_waveform_equals_diffusers_with_any_scheduler(write_audioldm, ddim, sche
         "output_type": "pt",
     }
     scheduled = [scheduler_class.from_config(ddim.config) for _ in range(2)]
-    expected = theirs(folder, scheduler=scheduled[0])(**call).audios
-    assert_same_sound(ours(folder, scheduler=scheduled[1])(**call).audios, expected)
+    expected = theirs(audioldm_folder, scheduler=scheduled[0])(**call).audios
+    assert_same_sound(ours(audioldm_folder, scheduler=scheduled[1])(**call).audios, expected)
 
 
-def test_default_negative_equals_the_empty_prompt_of_diffusers(write_audioldm):
-    folder = write_audioldm()
+def test_default_negative_equals_the_empty_prompt_of_diffusers(audioldm_folder):
     call = {
         "prompt_embeds": vectors(2, seed=0),
         "latents": starting_noise(2),
@@ -92,14 +92,13 @@ def test_default_negative_equals_the_empty_prompt_of_diffusers(write_audioldm):
         "num_inference_steps": STEPS,
         "output_type": "pt",
     }
-    expected = theirs(folder)(**call).audios
-    pipeline = ours(folder)
+    expected = theirs(audioldm_folder)(**call).audios
+    pipeline = ours(audioldm_folder)
     assert_same_sound(pipeline(**call).audios, expected)
     assert (pipeline(**call, negative="zero").audios - expected).abs().max() > 1e-4
 
 
-def test_words_equal_diffusers_with_the_same_words(write_audioldm):
-    folder = write_audioldm()
+def test_words_equal_diffusers_with_the_same_words(audioldm_folder):
     call = {
         "prompt": ["a dog barks", "rain"],
         "negative_prompt": ["low quality", "noise"],
@@ -108,12 +107,12 @@ def test_words_equal_diffusers_with_the_same_words(write_audioldm):
         "num_inference_steps": STEPS,
         "output_type": "pt",
     }
-    assert_same_sound(ours(folder)(**call).audios, theirs(folder)(**call).audios)
+    assert_same_sound(ours(audioldm_folder)(**call).audios, theirs(audioldm_folder)(**call).audios)
 
 
 @pytest.mark.parametrize("hears", [False, True], ids=["AudioLDM", "MusicLDM"])
-def test_words_equal_their_own_clap_vector(write_audioldm, hears):
-    folder = write_audioldm(hears=hears)
+def test_words_equal_their_own_clap_vector(audioldm_folder, musicldm_folder, hears):
+    folder = musicldm_folder if hears else audioldm_folder
     pipeline = ours(folder)
     embeds = ClapEncoder.from_pretrained(folder).texts(["a dog barks", "rain"])
     call = {
@@ -128,14 +127,13 @@ def test_words_equal_their_own_clap_vector(write_audioldm, hears):
     assert_same_sound(by_words.audios, by_vectors.audios)
 
 
-def test_same_generator_in_a_list_draws_the_noise_of_diffusers(write_audioldm):
-    folder = write_audioldm()
+def test_same_generator_in_a_list_draws_the_noise_of_diffusers(audioldm_folder):
     call = {
         "prompt_embeds": vectors(1, seed=0),
         "audio_length_in_s": SECONDS,
         "num_inference_steps": STEPS,
         "output_type": "pt",
     }
-    expected = theirs(folder)(**call, generator=[torch.Generator().manual_seed(3)]).audios
-    got = ours(folder)(**call, generator=[torch.Generator().manual_seed(3)]).audios
+    expected = theirs(audioldm_folder)(**call, generator=[torch.Generator().manual_seed(3)]).audios
+    got = ours(audioldm_folder)(**call, generator=[torch.Generator().manual_seed(3)]).audios
     assert_same_sound(got, expected)
