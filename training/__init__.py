@@ -1,1 +1,43 @@
 """Fit a translator and measure it."""
+
+from clip2clap.training.config import TrainingConfig
+from clip2clap.training.loop import train, train_translator
+from clip2clap.training.losses import (
+    TranslationLoss,
+    contrastive_loss,
+    cosine_loss,
+    infonce_loss,
+    mse_loss,
+)
+from clip2clap.training.metrics import (
+    mean_reciprocal_rank,
+    median_rank,
+    recall_at_k,
+    retrieval_metrics,
+    retrieval_ranks,
+)
+from clip2clap.training.pairs import Pairs, Split, read_pairs, split_pairs
+from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingReport
+
+__all__ = [
+    "EpochRecord",
+    "Pairs",
+    "Split",
+    "TrainingConfig",
+    "TrainingProgress",
+    "TrainingReport",
+    "TranslationLoss",
+    "contrastive_loss",
+    "cosine_loss",
+    "infonce_loss",
+    "mean_reciprocal_rank",
+    "median_rank",
+    "mse_loss",
+    "read_pairs",
+    "recall_at_k",
+    "retrieval_metrics",
+    "retrieval_ranks",
+    "split_pairs",
+    "train",
+    "train_translator",
+]

@@ -1,9 +1,9 @@
 """Maps from one embedding space to another."""
 
 from clip2clap.translator.auto import AutoTranslator
-from clip2clap.translator.base import Translator, normalise
+from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
-from clip2clap.translator.linear import LinearTranslator, fit_procrustes, fit_ridge
+from clip2clap.translator.linear import LinearTranslator, fit_procrustes, fit_ridge, fit_ridge_path
 from clip2clap.translator.mlp import MLPTranslator
 
 __all__ = [
@@ -13,6 +13,6 @@ __all__ = [
     "Translator",
     "fit_procrustes",
     "fit_ridge",
-    "normalise",
+    "fit_ridge_path",
     "read_config",
 ]

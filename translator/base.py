@@ -18,6 +18,7 @@ from clip2clap.embeddings import (
     SpaceMismatchError,
     UserError,
     require_same_model,
+    unit_norm,
 )
 from clip2clap.embeddings.checkpoint import CheckpointError
 from clip2clap.translator.checkpoint import check_weights, find_folder, read_config, weights_file
@@ -60,11 +61,11 @@ class Translator(ModelMixin, ConfigMixin):
             UserError: If the shape or dtype is wrong, or a vector is zero or not finite.
         """
         self._check_embeds(embeds)
-        norms = _wide(embeds).norm(dim=-1, keepdim=True)
+        norms = embeds.float().norm(dim=-1, keepdim=True)
         if not bool(((norms > 0) & norms.isfinite()).all()):
             raise UserError(_describe_bad_rows(embeds, norms))
-        units = (_wide(embeds) / norms).to(self.dtype)
-        return normalise(self.translate(units)).to(self.dtype)
+        units = (embeds / norms).to(self.dtype)
+        return unit_norm(self.translate(units)).to(self.dtype)
 
     @property
     def source_dim(self) -> int:
@@ -262,23 +263,6 @@ class Translator(ModelMixin, ConfigMixin):
             )
         if not embeds.is_floating_point():
             raise UserError(f"Expected embeds of a floating dtype, got {embeds.dtype}.")
-
-
-def normalise(vectors: Tensor) -> Tensor:
-    """Scale vectors to L2 norm 1, at least in float32, where half precision would overflow.
-
-    Args:
-        vectors: Shape (..., d).
-
-    Returns:
-        The vectors, shape (..., d), in float32 or the dtype given where that is wider; a zero
-        vector stays zero.
-    """
-    return torch.nn.functional.normalize(_wide(vectors), dim=-1)
-
-
-def _wide(vectors: Tensor) -> Tensor:
-    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
 
 def _describe_bad_rows(embeds: Tensor, norms: Tensor) -> str:

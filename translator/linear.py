@@ -1,13 +1,14 @@
 """The linear translator, fitted in closed form by ridge regression or as a rotation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from clip2clap.embeddings import EmbeddingSpace, UserError
-from clip2clap.translator.base import Translator, normalise
+from clip2clap.embeddings import EmbeddingSpace, UserError, unit_norm
+from clip2clap.translator.base import Translator
 
 # Sums over rows run in float64, some rows at a time so that a large table isn't widened whole.
 _ROWS = 65_536
@@ -74,20 +75,45 @@ def fit_ridge(
         UserError: If the shapes don't pair, a vector is zero or not finite, `alpha` is negative,
             or the vectors don't determine the matrix without a penalty.
     """
-    if not 0 <= alpha < float("inf"):
-        raise UserError(f"Expected alpha to be 0 or a positive number, got {alpha!r}.")
+    return fit_ridge_path(source, target, alphas=[alpha], centre=centre)[0]
+
+
+def fit_ridge_path(
+    source: Tensor, target: Tensor, *, alphas: Sequence[float], centre: bool = True
+) -> list[LinearTranslator]:
+    """Fit `fit_ridge`'s matrix for several penalties, with one pass over the pairs.
+
+    Args:
+        source: Embeddings to map from, shape (n, d_source); only their direction counts.
+        target: Embeddings of the same things to map to, shape (n, d_target).
+        alphas: Weights of the penalty; 0 is ordinary least squares.
+        centre: Take the means off first, and put the target's back: a fit with an intercept.
+
+    Returns:
+        A translator for each penalty, in float32 on the CPU.
+
+    Raises:
+        UserError: As in `fit_ridge`.
+    """
+    for alpha in alphas:
+        if not 0 <= alpha < float("inf"):
+            raise UserError(f"Expected alpha to be 0 or a positive number, got {alpha!r}.")
     sums = _Sums(source, target, centre=centre)
+    return [_solve_ridge(sums, float(alpha)) for alpha in alphas]
+
+
+def _solve_ridge(sums: "_Sums", alpha: float) -> LinearTranslator:
     penalty = alpha * torch.eye(len(sums.source_source), dtype=torch.float64)
     factor, info = torch.linalg.cholesky_ex(sums.source_source + penalty)
     # A matrix that is singular in exact arithmetic may still factor, with a tiny pivot.
     pivots = factor.diagonal()
     if info.item() != 0 or pivots.min() < 1e-7 * pivots.max():
         raise UserError(
-            f"{len(source)} pairs of {source.shape[1]} values don't determine the matrix at "
+            f"{sums.rows} pairs of {len(pivots)} values don't determine the matrix at "
             f"alpha={alpha:g}. Give a larger alpha, such as 1, or more pairs."
         )
     matrix = torch.cholesky_solve(sums.source_target, factor)
-    return sums.translator(matrix, {"method": "ridge", "alpha": float(alpha)})
+    return sums.translator(matrix, {"method": "ridge", "alpha": alpha})
 
 
 def fit_procrustes(source: Tensor, target: Tensor, *, centre: bool = True) -> LinearTranslator:
@@ -118,12 +144,12 @@ class _Sums:
     """What the fits need of the pairs: sums over rows of products of their unit vectors."""
 
     def __init__(self, source: Tensor, target: Tensor, *, centre: bool):
-        _check_pairs(source, target)
-        self.centre = centre
+        check_pairs(source, target)
+        self.rows, self.centre = len(source), centre
         pairs = zip(source.split(_ROWS), target.split(_ROWS), strict=True)
         totals: list[Tensor] | None = None
         for chunk in pairs:
-            x, y = (normalise(side.to("cpu", torch.float64)) for side in chunk)
+            x, y = (unit_norm(side.cpu()).double() for side in chunk)
             terms = [x.T @ x, x.T @ y, x.sum(0), y.sum(0)]
             totals = (
                 terms if totals is None else [a + b for a, b in zip(totals, terms, strict=True)]
@@ -147,7 +173,16 @@ class _Sums:
         return fitted.eval()
 
 
-def _check_pairs(source: Tensor, target: Tensor) -> None:
+def check_pairs(source: Tensor, target: Tensor) -> None:
+    """Refuse vectors that are not row by row pairs, or that have no direction.
+
+    Args:
+        source: Shape (n, d_source), floating point.
+        target: Shape (n, d_target), floating point.
+
+    Raises:
+        UserError: If the shapes don't pair, or a vector is zero or not finite.
+    """
     for name, side in (("source", source), ("target", target)):
         if not isinstance(side, Tensor) or side.dim() != 2 or not side.is_floating_point():
             got = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side)

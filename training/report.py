@@ -1,0 +1,120 @@
+"""What came of a training run."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch's figures."""
+
+    epoch: int
+    """From 1."""
+
+    train_loss: float
+    """Mean over the epoch's pairs, while the weights were moving."""
+
+    validation_loss: float
+    """Mean over the held-out pairs, in batches of the training's size."""
+
+    validation: dict[str, float]
+    """What `retrieval_metrics` gives on the held-out pairs."""
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a run is, for a progress bar."""
+
+    epoch: int
+    """The epoch under way, from 1."""
+
+    epochs: int
+    """How many there are at most."""
+
+    step: int
+    """Steps done in this epoch."""
+
+    steps: int
+    """Steps in an epoch."""
+
+    last: EpochRecord | None
+    """The last finished epoch."""
+
+    best: EpochRecord | None
+    """The best finished epoch."""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What came of a training run; `training.json` holds the same."""
+
+    output: str | None
+    """The translator's folder."""
+
+    settings: dict[str, Any]
+    """The `TrainingConfig`, as plain values."""
+
+    data: str
+    """Fingerprint of the pairs."""
+
+    source_column: str
+    """What was mapped from."""
+
+    target_column: str
+    """What was mapped to."""
+
+    pairs: dict[str, int]
+    """Number of pairs in `train`, `validation` and `test`."""
+
+    monitor: str
+    """The held-out figure that chose the epoch, or ridge's penalty."""
+
+    history: list[EpochRecord]
+    """The loss curves; empty for a closed-form fit."""
+
+    best_epoch: int | None
+    """The epoch whose weights were kept; None for a closed-form fit."""
+
+    stopped_early: bool
+    """Whether patience ran out before the epochs did."""
+
+    resumed_after: int | None
+    """The epoch after which a killed run was taken up; None if it was not."""
+
+    seconds: float
+    """Spent on training and measuring, over all attempts."""
+
+    measured_on: Literal["validation", "test"]
+    """The split of the figures below. Validation pairs also chose the epoch, test pairs nothing."""
+
+    metrics: dict[str, float]
+    """What `retrieval_metrics` gives for the translator on pairs it has not seen."""
+
+    shuffled_pairs: dict[str, float]
+    """The same predictions against other pairs' targets: what chance gives."""
+
+    mean_vector: dict[str, float]
+    """The training targets' mean in place of every prediction: what ignoring the source gives."""
+
+    @property
+    def epochs_run(self) -> int:
+        """How many epochs were gone through."""
+        return len(self.history)
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """The epoch whose weights were kept."""
+        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainingReport":
+        """Read a report that was written as JSON."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["history"] = [EpochRecord(**record) for record in values["history"]]
+        return cls(**values)
