@@ -24,7 +24,7 @@ from skimage.data import chelsea
 from clip2clap import __version__
 from clip2clap.cli import main
 from clip2clap.commands.image_to_audio import read_ahead, stem_of
-from clip2clap.embeddings import ClipEncoder, EmbeddingSpace
+from clip2clap.embeddings import ClipEncoder, EmbeddingSpace, TableWriter
 from clip2clap.inference import (
     ImageToAudioOutput,
     ImageToAudioPipeline,
@@ -33,7 +33,7 @@ from clip2clap.inference import (
 )
 from clip2clap.inference.audio_files import read_audio
 from clip2clap.presets import GENERATOR_PRESETS
-from clip2clap.translator import MLPTranslator
+from clip2clap.translator import AutoTranslator, MLPTranslator
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ Run = Callable[..., tuple[int, str, str]]
 def test_help_names_every_verb_and_is_what_no_arguments_show(run: Run) -> None:
     status, shown, _ = run("--help")
     assert status == 0
-    for verb in ("demo", "image-to-audio", "doctor"):
+    for verb in ("demo", "image-to-audio", "train", "doctor"):
         assert verb in shown
     assert run() == (0, shown, "")
 
@@ -546,3 +546,95 @@ def test_the_demo_takes_a_photograph_and_leaves_other_files_alone(
     status, _, complaint = run("demo", photos / "absent.png", "-o", tmp_path / "out")
     assert (status, complaint.count("\n")) == (2, 1)
     assert "absent.png does not exist" in complaint
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table of pairs that a rotation joins, so that a translator can be fitted to them."""
+    draw = torch.Generator().manual_seed(0)
+    spaces = {
+        "clip_text": EmbeddingSpace("clip", "a/clip", "text", 8, True, "c1"),
+        "clap_text": EmbeddingSpace("clap", "cvssp/audioldm-s-full-v2", "text", 8, True, "d1"),
+    }
+    texts = torch.nn.functional.normalize(torch.randn(200, 8, generator=draw))
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=draw)).Q
+    with TableWriter(tmp_path / "table", spaces, dtype="float32") as writer:
+        ids = [str(row) for row in range(len(texts))]
+        captions = {"caption": [f"caption {row}" for row in ids]}
+        writer.append(ids, captions, {"clip_text": texts, "clap_text": texts @ rotation})
+    return tmp_path / "table"
+
+
+def test_train_writes_a_translator_and_shows_it_beside_chance(
+    run: Run, table: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "translator"
+    status, shown, _ = run("train", table, "-o", out, "--model", "procrustes")
+    assert status == 0
+    rows = {line[:20].strip(): line[20:].split() for line in shown.splitlines()}
+    assert rows["recall at 1"][0] == "1.000"
+    assert float(rows["recall at 1"][1]) < 0.3
+    assert f"{out}: clip_text -> clap_text, 180 pairs, fitted in" in shown
+    assert (
+        "Next: clip2clap image-to-audio PHOTO -o sounds --model cvssp/audioldm-s-full-v2 "
+        f"--translator {out}" in shown
+    )
+    translator = AutoTranslator.from_pretrained(out)
+    assert translator.source_dim == translator.target_dim == 8
+
+
+def test_train_hands_its_options_over_and_gives_the_report_as_json(
+    run: Run, table: Path, tmp_path: Path
+) -> None:
+    status, shown, _ = run(
+        *("train", table, "-o", tmp_path / "translator", "--json", "--source", "clip_text"),
+        *("--target", "clap_text", "--item", "caption", "--validation", "0.2", "--hidden", "32"),
+        *("--loss", "infonce", "--temperature", "0.1", "--epochs", "3", "--patience", "0"),
+        *("--monitor", "cosine", "--batch-size", "16", "--lr", "0.002", "--seed", "7"),
+    )
+    assert status == 0
+    report = json.loads(shown)
+    expected = {
+        "source": "clip_text",
+        "target": "clap_text",
+        "item": "caption",
+        "validation": 0.2,
+        "hidden": 32,
+        "loss": "infonce",
+        "temperature": 0.1,
+        "epochs": 3,
+        "patience": None,
+        "monitor": "cosine",
+        "batch_size": 16,
+        "learning_rate": 0.002,
+        "seed": 7,
+        "model": "mlp",
+    }
+    assert {name: report["settings"][name] for name in expected} == expected
+    assert [epoch["epoch"] for epoch in report["history"]] == [1, 2, 3]
+    assert report["pairs"]["validation"] == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--lr", "-1"], "learning_rate"),
+        (["--source", "clip_image"], "clip_image"),
+        (["--loss", "hinge"], "'hinge' is not one of"),
+        (["--epochs", "0"], "epochs"),
+    ],
+)
+def test_train_refuses_what_makes_no_sense_in_one_line(
+    run: Run, table: Path, tmp_path: Path, options: list[str], words: str
+) -> None:
+    status, shown, complaint = run("train", table, "-o", tmp_path / "translator", *options)
+    assert (status, shown) == (2, "")
+    assert complaint.startswith("error: ")
+    assert complaint.count("\n") == 1
+    assert words in complaint
+
+
+def test_train_names_a_table_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    status, _, complaint = run("train", tmp_path / "absent", "-o", tmp_path / "translator")
+    assert (status, complaint.count("\n")) == (2, 1)
+    assert "absent" in complaint

@@ -106,9 +106,9 @@ def demo(
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    out = Console(highlight=False)
+    out = Console(highlight=False, markup=False)
     out.print(_table(nearest, stopwatch.seconds))
-    out.print(f"Open [bold]{paths['page']}[/] in a browser to see and hear it.", soft_wrap=True)
+    out.print(f"Open {paths['page']} in a browser to see and hear it.", soft_wrap=True)
     out.print(
         f"Next: clip2clap image-to-audio {photo or paths['photograph']} -o sounds", soft_wrap=True
     )
