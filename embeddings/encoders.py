@@ -24,6 +24,7 @@ from clip2clap.embeddings.open_clip_towers import OpenClipRecipe
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality, unit_norm
 from clip2clap.embeddings.towers import Inputs, Recipe, Towers
 from clip2clap.embeddings.transformers_towers import TransformersRecipe
+from clip2clap.presets import DEMO_FOLDER
 
 Item = TypeVar("Item")
 
@@ -72,10 +73,12 @@ def read_space(
 def _space(recipe: Recipe, family: Family, modality: Modality) -> EmbeddingSpace:
     """Give the recipe's space; a folder that we wrote tells where its weights came from."""
     model_id, fingerprint = recipe.checkpoint.name, recipe.fingerprint
+    if DEMO_FOLDER in Path(model_id).absolute().parents:
+        model_id = "demo"
     note = recipe.checkpoint.note
     # The note holds for the weights it was written with, not for any that replaced them.
     if note.get("saved_weights") == recipe.weights_fingerprint:
-        model_id, fingerprint = note["model_id"], note["fingerprint"]
+        model_id, fingerprint = note["model_id"] or model_id, note["fingerprint"]
     return EmbeddingSpace(
         family=family,
         model_id=model_id,
@@ -178,10 +181,10 @@ class _Encoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.towers.save(folder)
         saved = find_checkpoint(folder, self.family, local_files_only=True)
+        model_id = self._space.model_id
         note = {
-            "family": self.family,
-            "model_id": self._space.model_id,
-            "dim": self._space.dim,
+            # A folder on this machine says nothing on another.
+            "model_id": None if Path(model_id).expanduser().exists() else model_id,
             "fingerprint": self._space.fingerprint,
             "towers": list(self.modalities),
             "saved_weights": fingerprint_weights(saved.weights),
@@ -249,9 +252,7 @@ class _Encoder(nn.Module):
         self._check(texts, "text", batch_size)
         for position, text in enumerate(texts):
             if not isinstance(text, str):
-                raise UserError(
-                    f"Expected texts, got {type(text).__name__} at position {position}."
-                )
+                raise UserError(f"Expected texts, got {type(text).__name__} as text {position}.")
         ids = self.towers.tokenize(texts) if len(texts) else []
         # Texts of one length share a batch: less padding, so less work.
         order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
@@ -297,8 +298,8 @@ def _prepared(
     batches: Sequence[Sequence[Item]], prepare: Callable[[Sequence[Item]], Inputs]
 ) -> Iterator[Inputs]:
     """Prepare batches in threads, a few ahead, and give them in order."""
-    if len(batches) == 1:
-        yield prepare(batches[0])
+    if len(batches) <= 1:
+        yield from map(prepare, batches)
         return
     with ThreadPoolExecutor(min(len(batches), os.cpu_count() or 1, _PREPARED_AHEAD)) as pool:
         ahead: deque[Future[Inputs]] = deque()
