@@ -25,7 +25,7 @@ PathOrId = str | os.PathLike[str]
 
 def vae_scale_factor(vae: AutoencoderKL) -> int:
     """Give how many mel frames, and how many mel bins, a latent stands for."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
 def check_sizes(
@@ -41,24 +41,24 @@ def check_sizes(
     Raises:
         UserError: With both sizes.
     """
-    if unet.config.class_embed_type != "simple_projection":
+    if unet.config["class_embed_type"] != "simple_projection":
         raise UserError(
             "The UNet takes no CLAP vector as class labels (class_embed_type is "
-            f"{unet.config.class_embed_type!r}, expected 'simple_projection'): it is not an "
+            f"{unet.config['class_embed_type']!r}, expected 'simple_projection'): it is not an "
             "AudioLDM 1 or MusicLDM UNet."
         )
-    dim = unet.config.projection_class_embeddings_input_dim
+    dim = unet.config["projection_class_embeddings_input_dim"]
     for what, size in (
         ("the translator gives", translator and translator.target_dim),
-        ("the negative embedding has", negative_embedding and negative_embedding.config.dim),
+        ("the negative embedding has", negative_embedding and negative_embedding.config["dim"]),
         ("the generator's CLAP has", clap_space and clap_space["dim"]),
     ):
         if size and size != dim:
             raise UserError(f"The UNet takes vectors of {dim} values, {what} {size}.")
-    if unet.config.in_channels != vae.config.latent_channels:
+    if unet.config["in_channels"] != vae.config["latent_channels"]:
         raise UserError(
-            f"The UNet makes latents of {unet.config.in_channels} channels, the VAE takes "
-            f"{vae.config.latent_channels}."
+            f"The UNet makes latents of {unet.config['in_channels']} channels, the VAE takes "
+            f"{vae.config['latent_channels']}."
         )
     if vocoder.config.model_in_dim % vae_scale_factor(vae):
         raise UserError(

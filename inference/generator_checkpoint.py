@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import diffusers
 import httpx
@@ -14,6 +14,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging as diffusers_log
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from transformers import SpeechT5HifiGan
@@ -41,17 +42,16 @@ def quietly() -> Iterator[None]:
 
     What they would warn of (missing or extra weights) is checked here and raised instead.
     """
-    log = diffusers.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
+    verbosity, bars = diffusers_log.get_verbosity(), diffusers_log.is_progress_bar_enabled()
+    diffusers_log.set_verbosity_error()
+    diffusers_log.disable_progress_bar()
     try:
         with quiet():
             yield
     finally:
-        log.set_verbosity(verbosity)
+        diffusers_log.set_verbosity(verbosity)
         if bars:
-            log.enable_progress_bar()
+            diffusers_log.enable_progress_bar()
 
 
 def fetch_folder(
@@ -254,7 +254,7 @@ def load_scheduler(folder: Path, index: dict[str, Any]) -> SchedulerMixin:
         )
     try:
         with quietly():
-            return scheduler_class.from_pretrained(folder / "scheduler")
+            return cast(SchedulerMixin, scheduler_class.from_pretrained(folder / "scheduler"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"The scheduler in {folder} can't be loaded: {one_line(error)}"

@@ -4,14 +4,15 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -31,6 +32,7 @@ from clip2clap.embeddings import (
     read_space,
     require_same_model,
 )
+from clip2clap.embeddings.space import Modality
 from clip2clap.inference.fit import (
     PathOrId,
     check_sizes,
@@ -95,7 +97,9 @@ class ImageToAudioOutput(BaseOutput):
     """Cosine similarity of every candidate, shape (n, num_candidates); None for one candidate."""
 
 
-def few_step_scheduler(config: dict[str, Any]) -> DPMSolverMultistepScheduler:
+def few_step_scheduler(
+    scheduler: SchedulerMixin | Mapping[str, Any],
+) -> DPMSolverMultistepScheduler:
     """Make the default solver, DPM-Solver++ of second order, for a checkpoint's noise schedule.
 
     See Lu et al. (2022), arXiv 2211.01095. The checkpoint's betas and what its UNet predicts are
@@ -103,19 +107,21 @@ def few_step_scheduler(config: dict[str, Any]) -> DPMSolverMultistepScheduler:
     DDIM leaves out, and end at no noise at all.
 
     Args:
-        config: The config of the checkpoint's own scheduler (or a scheduler's `.config`).
+        scheduler: The checkpoint's own scheduler, or its config.
 
     Returns:
         A scheduler for 10 to 25 steps.
     """
+    config = scheduler if isinstance(scheduler, Mapping) else cast(ConfigMixin, scheduler).config
     with quietly():
-        return DPMSolverMultistepScheduler.from_config(
-            config,
+        made = DPMSolverMultistepScheduler.from_config(
+            dict(config),
             algorithm_type="dpmsolver++",
             solver_order=2,
             timestep_spacing="linspace",
             final_sigmas_type="zero",
         )
+    return cast(DPMSolverMultistepScheduler, made)
 
 
 class ImageToAudioPipeline(DiffusionPipeline):
@@ -411,7 +417,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         pipeline = cls(
             **_load_encoders(given, dtypes, access),
             **load_sound_parts(folder, dtypes, variant),
-            scheduler=scheduler or few_step_scheduler(load_scheduler(folder, index).config),
+            scheduler=scheduler or few_step_scheduler(load_scheduler(folder, index)),
             negative_embedding=negative,
             clap_id=name,
             clap_space=clap_space.to_dict() if clap_space else None,
@@ -434,7 +440,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     @property
     def default_audio_length_in_s(self) -> float:
         """Length of a sound if none is asked for: what the UNet was trained on, in seconds."""
-        frames = self.unet.config.sample_size * self.vae_scale_factor
+        frames = self.unet.config["sample_size"] * self.vae_scale_factor
         return frames * self._hop_length / self.sampling_rate
 
     @property
@@ -453,7 +459,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
     @property
     def _clap_dim(self) -> int:
-        return self.unet.config.projection_class_embeddings_input_dim
+        return self.unet.config["projection_class_embeddings_input_dim"]
 
     @torch.no_grad()
     def __call__(
@@ -478,7 +484,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> ImageToAudioOutput | tuple[Any, ...]:
+    ) -> ImageToAudioOutput:
         """Make a sound for each photograph, prompt or vector.
 
         Noise is drawn item by item, so that a seed gives the same sound whatever the batch size.
@@ -515,21 +521,22 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 an item's candidates side by side.
             batch_size: Sounds made at a time; 8 if None.
             output_type: `"np"` for a NumPy array, `"pt"` for a tensor.
-            return_dict: Whether to give an `ImageToAudioOutput` or its values as a tuple.
+            return_dict: Whether to give an `ImageToAudioOutput` or a tuple.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after
                 every step of every batch; may give back a dict of tensors to go on with.
             callback_on_step_end_tensor_inputs: Which of `latents`, `prompt_embeds` and
                 `negative_prompt_embeds` the callback gets.
 
         Returns:
-            The sounds, with the vectors they were made from.
+            The sounds, with the vectors they were made from; with `return_dict=False` the same
+            values as a tuple.
 
         Raises:
             UserError: If an argument makes no sense, a photograph can't be read (it is named), or
                 candidates can't be ranked with what the pipeline has.
         """
-        steps = num_inference_steps or self.config.default_num_inference_steps
-        scale = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
+        steps = num_inference_steps or self.config["default_num_inference_steps"]
+        scale = self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
         seconds = self.default_audio_length_in_s if audio_length_in_s is None else audio_length_in_s
         batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         photographs = _as_list(images)
@@ -593,7 +600,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(steps, device=self._execution_device)
         self._num_timesteps = len(self.scheduler.timesteps)
         batches = [slice(at, at + batch_size) for at in range(0, total, batch_size)]
-        with self.progress_bar(total=self._num_timesteps * len(batches)) as bar:
+        bar_of = cast(Callable[..., Any], self.progress_bar)
+        with bar_of(total=self._num_timesteps * len(batches)) as bar:
             for batch in batches:
                 denoised = self._denoise(
                     noise[batch],
@@ -621,7 +629,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
             audio_embeds=vectors,
             similarities=similarities,
         )
-        return output if return_dict else output.to_tuple()
+        # Typed for the usual case; an overload for the other would repeat all the arguments.
+        return output if return_dict else output.to_tuple()  # pyright: ignore[reportReturnType]
 
     def check_inputs(
         self,
@@ -669,7 +678,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             count = len(torch.atleast_2d(sources["prompt_embeds"]))
 
         self._check_length(audio_length_in_s)
-        most = self.scheduler.config.num_train_timesteps
+        most = self.scheduler.config["num_train_timesteps"]
         if num_inference_steps is not None and not _is_count(num_inference_steps, most):
             raise UserError(
                 f"Expected num_inference_steps to be a whole number from 1 to {most}, got "
@@ -805,9 +814,9 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
     def _ranker_is_own(self) -> bool:
         """Tell whether the ranker is the generator's own CLAP, so that one vector serves both."""
-        if self.ranker is None or self.config.clap_space is None:
+        if self.ranker is None or self.config["clap_space"] is None:
             return False
-        own = EmbeddingSpace.from_dict(self.config.clap_space)
+        own = EmbeddingSpace.from_dict(self.config["clap_space"])
         return own.same_model_as(self.ranker.space("audio"))
 
     def _clap_that_hears(self) -> ClapEncoder:
@@ -851,17 +860,17 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
     def _load_own_clap(self, tower: Literal["text", "audio"]) -> ClapEncoder:
         """Load one tower of the CLAP that the generator was trained with, and prove that it is."""
-        if self.config.clap_id is None:
+        if self.config["clap_id"] is None:
             raise UserError(
                 "This pipeline doesn't know its generator's CLAP (clap_id is not set). Give "
                 "vectors instead of words, or make it with clap_id=... and clap_space=..."
             )
         encoder = ClapEncoder.from_pretrained(
-            self.config.clap_id, revision=self.config.clap_revision, towers=(tower,)
+            self.config["clap_id"], revision=self.config["clap_revision"], towers=(tower,)
         )
-        if self.config.clap_space is not None:
+        if self.config["clap_space"] is not None:
             require_same_model(
-                EmbeddingSpace.from_dict(self.config.clap_space),
+                EmbeddingSpace.from_dict(self.config["clap_space"]),
                 encoder.space(tower),
                 what="The generator's own CLAP",
             )
@@ -887,7 +896,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     def _own_clap_on_disk(self) -> bool:
         if "" in self._word_embeds:
             return True
-        clap_id, revision = self.config.clap_id, self.config.clap_revision
+        clap_id, revision = self.config["clap_id"], self.config["clap_revision"]
         return clap_id is not None and clap_on_disk(clap_id, revision=revision)
 
     def _negative_vectors(
@@ -911,7 +920,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     def _latent_shape(self, samples: int) -> tuple[int, int, int]:
         frames = math.ceil(samples / self._hop_length)
         return (
-            self.unet.config.in_channels,
+            self.unet.config["in_channels"],
             math.ceil(frames / self.vae_scale_factor),
             self.vocoder.config.model_in_dim // self.vae_scale_factor,
         )
@@ -948,20 +957,23 @@ class ImageToAudioPipeline(DiffusionPipeline):
         timesteps = self.scheduler.timesteps
         guided_timesteps = math.ceil(guidance_end * len(timesteps))
         step_options = self._step_options(eta, generators)
-        tensors = {
+        tensors: dict[str, Any] = {
             "latents": noise.to(device) * self.scheduler.init_noise_sigma,
             "prompt_embeds": conditions.to(device, dtype),
             "negative_prompt_embeds": None if negatives is None else negatives.to(device, dtype),
         }
         for index, timestep in enumerate(timesteps):
             latents, positive, negative = tensors.values()
-            guided = negative is not None and index < guided_timesteps
+            if negative is not None and index < guided_timesteps:
+                guided, labels = True, torch.cat([negative, positive])
+            else:
+                guided, labels = False, positive
             scaled = self.scheduler.scale_model_input(latents, timestep).to(dtype)
             predicted = self.unet(
                 torch.cat([scaled, scaled]) if guided else scaled,
                 timestep,
                 encoder_hidden_states=None,
-                class_labels=torch.cat([negative, positive]) if guided else positive,
+                class_labels=labels,
                 return_dict=False,
             )[0].float()
             if guided:
@@ -984,7 +996,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Turn latents into sound, shape (n, samples), float32 on the CPU."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
         mel = self.vae.decode(scaled, return_dict=False)[0].squeeze(1)
         return self.vocoder(mel.to(self.vocoder.dtype)).to("cpu", torch.float32)
 
@@ -1045,16 +1057,11 @@ def _load_encoders(
 ) -> dict[str, Any]:
     """Load encoders and translators that were given by name; those given as such stay."""
     loaded = dict(given)
-    for part, encoder_class, tower in (
-        ("clip", ClipEncoder, "image"),
-        ("ranker", ClapEncoder, None),
-    ):
+    towers: dict[str, tuple[Modality, ...] | None] = {"clip": ("image",), "ranker": None}
+    for part, encoder_class in (("clip", ClipEncoder), ("ranker", ClapEncoder)):
         if isinstance(given[part], str | os.PathLike):
             loaded[part] = encoder_class.from_pretrained(
-                os.fspath(given[part]),
-                dtype=dtypes(part),
-                towers=(tower,) if tower else None,
-                **access,
+                os.fspath(given[part]), dtype=dtypes(part), towers=towers[part], **access
             )
     for part in ("translator", "ranker_translator"):
         if isinstance(given[part], str | os.PathLike):

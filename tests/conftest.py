@@ -53,7 +53,7 @@ def sound_parts() -> dict[str, nn.Module]:
         attention_head_dim=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=(8, 16),
+        cross_attention_dim=(8, 16),  # pyright: ignore[reportArgumentType]
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=CLAP_DIM,
         class_embeddings_concat=True,
@@ -62,10 +62,10 @@ def sound_parts() -> dict[str, nn.Module]:
         in_channels=1,
         out_channels=1,
         latent_channels=4,
-        block_out_channels=(8, 16),
+        block_out_channels=(8, 16),  # pyright: ignore[reportArgumentType]
         norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        down_block_types=("DownEncoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
         scaling_factor=0.9,
     )
     vocoder = SpeechT5HifiGan(
@@ -81,8 +81,7 @@ def sound_parts() -> dict[str, nn.Module]:
         )
     )
     _loud(vocoder)
-    with torch.no_grad():
-        vocoder.conv_post.weight *= 0.2
+    vocoder.state_dict()["conv_post.weight"].mul_(0.2)
     return {"unet": unet.eval(), "vae": vae.eval(), "vocoder": vocoder}
 
 
@@ -121,7 +120,6 @@ def _clap_text_config() -> ClapTextConfig:
         num_attention_heads=2,
         max_position_embeddings=66,
         projection_dim=CLAP_DIM,
-        initializer_range=2.0,
     )
 
 
@@ -138,7 +136,6 @@ def clap_model(seed: int = 0) -> ClapModel:
         spec_size=64,
         window_size=4,
         num_mel_bins=64,
-        intermediate_size=32,
         depths=[1, 1],
         num_attention_heads=[2, 2],
         num_hidden_layers=2,

@@ -1,5 +1,7 @@
 """Our pipeline against diffusers' own AudioLDM and MusicLDM pipelines, on the same checkpoints."""
 
+from typing import Any
+
 import diffusers
 import pytest
 import torch
@@ -28,15 +30,15 @@ def starting_noise(count: int) -> Tensor:
     return torch.randn(count, 4, 64, 4, generator=torch.Generator().manual_seed(7))
 
 
-def theirs(folder, *, scheduler=None, hears=False):
+def theirs(folder, *, scheduler=None, hears=False) -> Any:
     pipeline_class = diffusers.MusicLDMPipeline if hears else diffusers.AudioLDMPipeline
-    pipeline = pipeline_class.from_pretrained(folder)
+    pipeline: Any = pipeline_class.from_pretrained(folder)
     pipeline.scheduler = scheduler or pipeline.scheduler
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def ours(folder, *, scheduler=None):
+def ours(folder, *, scheduler: Any = None) -> Any:
     scheduler = scheduler or DDIMScheduler.from_pretrained(folder / "scheduler")
     pipeline = ImageToAudioPipeline.from_audioldm(folder, scheduler=scheduler, torch_dtype=None)
     pipeline.set_progress_bar_config(disable=True)

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import weakref
+from typing import Any
 
 import httpx
 import numpy as np
@@ -68,7 +69,7 @@ def make_translator(clip_folder, clap_folder, *, seed=0):
     )
 
 
-def load(generator_folder, clip_folder):
+def load(generator_folder, clip_folder) -> Any:
     pipeline = ImageToAudioPipeline.from_audioldm(
         generator_folder,
         clip=clip_folder,
@@ -79,7 +80,7 @@ def load(generator_folder, clip_folder):
     return pipeline
 
 
-def joined(pipeline, **parts):
+def joined(pipeline, **parts) -> Any:
     """Make a pipeline of another's parts, some of them replaced."""
     components = {**pipeline.components, "scheduler": copy.deepcopy(pipeline.scheduler), **parts}
     other = ImageToAudioPipeline(**components, **pipeline.parameters)
@@ -539,7 +540,7 @@ def test_a_pipeline_without_clip_takes_vectors_and_refuses_photographs(pipe):
 
 
 def test_a_saved_pipeline_sounds_exactly_the_same(saved, tmp_path):
-    pipe = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=None)
+    pipe: Any = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=None)
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
         for part in ("clip", "translator", "unet", "vae", "vocoder", "negative_embedding"):
@@ -548,7 +549,7 @@ def test_a_saved_pipeline_sounds_exactly_the_same(saved, tmp_path):
     pipe.register_to_config(default_guidance_scale=3.5, default_num_inference_steps=2)
     before = pipe(photographs(2), generator=seeded(), audio_length_in_s=SECONDS)
     pipe.save_pretrained(tmp_path / "again")
-    again = ImageToAudioPipeline.from_pretrained(tmp_path / "again", torch_dtype=None)
+    again: Any = ImageToAudioPipeline.from_pretrained(tmp_path / "again", torch_dtype=None)
     again.set_progress_bar_config(disable=True)
     after = again(photographs(2), generator=seeded(), audio_length_in_s=SECONDS)
     assert np.array_equal(after.audios, before.audios)
@@ -557,7 +558,7 @@ def test_a_saved_pipeline_sounds_exactly_the_same(saved, tmp_path):
 
 
 def test_parts_given_by_hand_take_the_place_of_the_saved_ones(pipe, saved, ddim):
-    again = ImageToAudioPipeline.from_pretrained(
+    again: Any = ImageToAudioPipeline.from_pretrained(
         saved, clip=pipe.clip, translator=saved / "translator", scheduler=ddim
     )
     assert again.clip is pipe.clip
@@ -565,7 +566,7 @@ def test_parts_given_by_hand_take_the_place_of_the_saved_ones(pipe, saved, ddim)
 
 
 def test_from_pretrained_takes_an_audioldm_checkpoint_too(pipe, audioldm_folder):
-    same = ImageToAudioPipeline.from_pretrained(
+    same: Any = ImageToAudioPipeline.from_pretrained(
         audioldm_folder, clip=pipe.clip, translator=pipe.translator, torch_dtype=None
     )
     same.set_progress_bar_config(disable=True)
@@ -653,7 +654,7 @@ def test_of_a_hub_checkpoint_only_the_generator_is_fetched_in_one_format(
 
 def test_dtype_goes_to_the_generator_and_leaves_the_vector_in_float32(pipe, saved):
     dtype = {"default": torch.bfloat16, "vocoder": torch.float32}
-    half = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=dtype)
+    half: Any = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=dtype)
     half.set_progress_bar_config(disable=True)
     assert half.unet.dtype == half.vae.dtype == torch.bfloat16
     assert half.vocoder.dtype == half.clip.dtype == half.translator.dtype == torch.float32
@@ -665,8 +666,8 @@ def test_dtype_goes_to_the_generator_and_leaves_the_vector_in_float32(pipe, save
 
 
 def test_few_step_scheduler_keeps_the_noise_schedule_and_the_prediction_type(ddim):
-    original = DDIMScheduler.from_config(ddim.config, prediction_type="v_prediction")
-    solver = few_step_scheduler(original.config)
+    original: Any = DDIMScheduler.from_config(ddim.config, prediction_type="v_prediction")
+    solver: Any = few_step_scheduler(original)
     assert torch.equal(solver.alphas_cumprod, original.alphas_cumprod)
     assert solver.config.prediction_type == "v_prediction"
     solver.set_timesteps(10)
@@ -703,7 +704,7 @@ def test_loading_and_running_writes_nothing_to_the_terminal(saved, capfd):
 def test_offloading_changes_no_sound(pipe, saved):
     call = {"images": photographs(2), **FAST}
     expected = pipe(**call, generator=seeded()).audios
-    offloaded = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=None)
+    offloaded: Any = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=None)
     offloaded.set_progress_bar_config(disable=True)
     offloaded.enable_model_cpu_offload(device="cpu")
     for _ in range(2):
