@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from safetensors.torch import save_file
 from skimage.data import chelsea
@@ -24,13 +23,8 @@ from skimage.data import chelsea
 from clip2clap import __version__
 from clip2clap.cli import main
 from clip2clap.commands.image_to_audio import read_ahead, stem_of
-from clip2clap.embeddings import ClipEncoder, EmbeddingSpace, TableWriter
-from clip2clap.inference import (
-    ImageToAudioOutput,
-    ImageToAudioPipeline,
-    LearnedNegativeEmbedding,
-    few_step_scheduler,
-)
+from clip2clap.embeddings import EmbeddingSpace, TableWriter, read_space
+from clip2clap.inference import ImageToAudioOutput, ImageToAudioPipeline
 from clip2clap.inference.audio_files import read_audio
 from clip2clap.presets import GENERATOR_PRESETS
 from clip2clap.translator import AutoTranslator, MLPTranslator
@@ -161,37 +155,35 @@ def test_reading_ahead_keeps_order_stays_close_and_hands_over_errors() -> None:
     assert got == list(range(100))
 
 
-SAMPLES = 512
-"""Length of the tiny model's sound at 16 kHz."""
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def model(
-    tmp_path: Path,
-    sound_parts: dict[str, Any],
-    ddim: DDIMScheduler,
-    write_clip: Callable[..., Path],
+    audioldm_folder: Path, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A pipeline's folder with every part a photograph needs, tiny and with random weights."""
-    clip = ClipEncoder.from_pretrained(write_clip())
-    clap_dim = sound_parts["unet"].config["projection_class_embeddings_input_dim"]
-    clap_space = EmbeddingSpace("clap", "tiny", "text", clap_dim, True, "0123456789abcdef")
-    clip_space = clip.space("image")
+    clip_space = read_space(clip_folder, family="clip", modality="image")
+    clap_space = read_space(audioldm_folder, family="clap", modality="text")
     torch.manual_seed(0)
     translator = MLPTranslator(
-        clip_space.dim, clap_dim, hidden=16, source_space=clip_space, target_space=clap_space
+        clip_space.dim,
+        clap_space.dim,
+        hidden=16,
+        source_space=clip_space,
+        target_space=clap_space,
     )
-    pipeline = ImageToAudioPipeline(
-        clip=clip,
-        translator=translator,
-        **sound_parts,
-        scheduler=few_step_scheduler(ddim.config),
-        negative_embedding=LearnedNegativeEmbedding(clap_dim),
-        clap_space=clap_space.to_dict(),
-        default_num_inference_steps=2,
+    pipeline = ImageToAudioPipeline.from_audioldm(
+        audioldm_folder, clip=clip_folder, translator=translator
     )
-    pipeline.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    pipeline.register_to_config(default_num_inference_steps=2)
+    folder = tmp_path_factory.mktemp("model")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(model: Path) -> int:
+    """Length of the tiny model's sound."""
+    pipeline = ImageToAudioPipeline.from_pretrained(model)
+    return round(pipeline.default_audio_length_in_s * pipeline.sampling_rate)
 
 
 @pytest.fixture
@@ -210,7 +202,7 @@ def sounds_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
-    run: Run, model: Path, photos: Path, tmp_path: Path
+    run: Run, model: Path, photos: Path, tmp_path: Path, samples: int
 ) -> None:
     out = tmp_path / "deep" / "sounds"
     status, shown, _ = run("image-to-audio", photos, "-o", out, "--model", model)
@@ -220,7 +212,7 @@ def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
     assert sorted(sounds_in(out)) == sorted(names)
     for name in names:
         waveform, rate = read_audio(out / name)
-        assert (len(waveform), rate) == (SAMPLES, 16_000)
+        assert (len(waveform), rate) == (samples, 16_000)
         assert np.abs(waveform).max() > 0
 
 
@@ -397,7 +389,7 @@ def test_photographs_come_from_the_web(
 
 
 def test_an_interrupted_run_keeps_what_is_finished(
-    model: Path, photos: Path, server: str, tmp_path: Path
+    model: Path, photos: Path, server: str, tmp_path: Path, samples: int
 ) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
@@ -422,7 +414,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     assert report["interrupted"]
     assert [sound["output"] for sound in report["sounds"]] == [str(out / "cat.wav")]
     assert list(sounds_in(out)) == ["cat.wav"]
-    assert len(read_audio(out / "cat.wav")[0]) == SAMPLES
+    assert len(read_audio(out / "cat.wav")[0]) == samples
 
 
 @pytest.mark.parametrize(
