@@ -34,7 +34,7 @@ from clip2clap.translator import AutoTranslator, MLPTranslator
 def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process; gives its exit code, stdout and stderr."""
 
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
+    def command(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
@@ -155,13 +155,9 @@ def test_reading_ahead_keeps_order_stays_close_and_hands_over_errors() -> None:
     assert got == list(range(100))
 
 
-@pytest.fixture(scope="session")
-def model(
-    audioldm_folder: Path, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A pipeline's folder with every part a photograph needs, tiny and with random weights."""
-    clip_space = read_space(clip_folder, family="clip", modality="image")
-    clap_space = read_space(audioldm_folder, family="clap", modality="text")
+def write_translator(folder: Path, clip: Path, generator: Path) -> Path:
+    clip_space = read_space(clip, family="clip", modality="image")
+    clap_space = read_space(generator, family="clap", modality="text")
     torch.manual_seed(0)
     translator = MLPTranslator(
         clip_space.dim,
@@ -170,11 +166,21 @@ def model(
         source_space=clip_space,
         target_space=clap_space,
     )
+    translator.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(
+    audioldm_folder: Path, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A pipeline's folder with every part a photograph needs, tiny and with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    translator = write_translator(folder / "translator", clip_folder, audioldm_folder)
     pipeline = ImageToAudioPipeline.from_audioldm(
         audioldm_folder, clip=clip_folder, translator=translator
     )
     pipeline.register_to_config(default_num_inference_steps=2)
-    folder = tmp_path_factory.mktemp("model")
     pipeline.save_pretrained(folder)
     return folder
 
@@ -436,6 +442,61 @@ def test_audioldm_needs_a_translator_and_for_candidates_a_ranker(
     assert status == 2
     assert words in complaint
     assert complaint.count("\n") == 1
+
+
+def test_an_audioldm_checkpoint_finds_the_clip_of_its_translator(
+    run: Run,
+    model: Path,
+    audioldm_folder: Path,
+    clip_folder: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    translator = write_translator(tmp_path / "translator", clip_folder, audioldm_folder)
+    for name, options in (
+        ("ours", ["--model", model]),
+        ("theirs", ["--model", audioldm_folder, "--translator", translator]),
+    ):
+        arguments = ("-o", tmp_path / f"{name}.wav", "--steps", "2", *options)
+        assert run("image-to-audio", photos / "cat.png", *arguments)[0] == 0
+    assert (tmp_path / "ours.wav").read_bytes() == (tmp_path / "theirs.wav").read_bytes()
+
+
+def test_a_translator_for_another_generator_is_refused_with_both_names(
+    run: Run,
+    audioldm_folder: Path,
+    foreign_folder: Path,
+    clip_folder: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    translator = write_translator(tmp_path / "translator", clip_folder, foreign_folder)
+    status, _, complaint = run(
+        "image-to-audio",
+        *(photos / "cat.png", "-o", tmp_path / "out"),
+        *("--model", audioldm_folder, "--translator", translator),
+    )
+    assert (status, complaint.count("\n")) == (2, 1)
+    assert str(audioldm_folder) in complaint
+    assert str(foreign_folder) in complaint
+
+
+def test_candidates_are_ranked_by_a_generator_whose_clap_hears(
+    run: Run, musicldm_folder: Path, clip_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    translator = write_translator(tmp_path / "translator", clip_folder, musicldm_folder)
+
+    def best_of(count: int) -> dict:
+        status, shown, _ = run(
+            "image-to-audio",
+            *(photos / "cat.png", "-o", tmp_path / f"{count}.wav", "--json", "--steps", "2"),
+            *("--model", musicldm_folder, "--translator", translator, "--candidates", count),
+        )
+        assert status == 0
+        return json.loads(shown)["sounds"][0]
+
+    assert "similarity" not in best_of(1)
+    assert best_of(2)["similarity"] <= best_of(5)["similarity"] <= 1
 
 
 def test_a_torchvision_that_does_not_fit_is_named_in_one_line(
