@@ -327,3 +327,27 @@ def test_a_translator_is_a_component_of_a_pipeline(tmp_path: Path, monkeypatch: 
     loaded = TwoTranslators.from_pretrained(tmp_path)
     assert torch.equal(loaded.translator(embeds()), pipeline.translator(embeds()))
     assert torch.equal(loaded.backwards(embeds()), pipeline.backwards(embeds()))
+
+
+def test_the_hub_is_asked_for_no_more_than_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mlp().save_pretrained(tmp_path / "sub", variant="fp16")
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def download(repo_id: str, **options: Any) -> str:
+        asked.append((repo_id, options))
+        return str(tmp_path)
+
+    monkeypatch.setattr("clip2clap.translator.checkpoint.snapshot_download", download)
+    read_config("owner/name", subfolder="sub", revision="v1", token="secret")
+    loaded = AutoTranslator.from_pretrained("owner/name", subfolder="sub", variant="fp16")
+    assert torch.equal(loaded(embeds()), mlp()(embeds()))
+    assert loaded.config["_name_or_path"] == "owner/name"
+    weights = "sub/diffusion_pytorch_model.fp16.safetensors"
+    assert [(repo_id, options["allow_patterns"]) for repo_id, options in asked] == [
+        ("owner/name", ["sub/config.json"]),
+        ("owner/name", ["sub/config.json"]),
+        ("owner/name", ["sub/config.json", weights]),
+    ]
+    assert (asked[0][1]["revision"], asked[0][1]["token"]) == ("v1", "secret")
