@@ -81,17 +81,17 @@ def table(tmp_path: Path) -> Path:
 def test_a_translator_beats_chance_and_the_mean_and_one_of_shuffled_pairs_does_not(model):
     config = replace(QUICK, model=model, validation=0.3)
     real = train_translator(learnable(), config).config["metrics"]
-    assert real["metrics"]["gallery"] == 90
-    assert real["metrics"]["recall_at_1"] > 10 * real["shuffled_pairs"]["recall_at_1"]
-    assert real["metrics"]["mrr"] > 0.3
+    assert real["gallery"] == 90
+    assert real["recall_at_1"] > 10 * real["shuffled_pairs"]["recall_at_1"]
+    assert real["mrr"] > 0.3
     for control in ("shuffled_pairs", "mean_vector"):
         # Of 90 vectors in random order the mean reciprocal rank is 0.056.
         assert real[control]["mrr"] == pytest.approx(0.056, abs=0.035)
-    assert real["metrics"]["cosine"] > real["mean_vector"]["cosine"] + 0.2
+    assert real["cosine"] > real["mean_vector"]["cosine"] + 0.2
 
     control = train_translator(learnable(shuffled=True), config).config["metrics"]
-    assert control["metrics"]["mrr"] == pytest.approx(0.056, abs=0.035)
-    assert control["metrics"]["recall_at_1"] <= 0.05
+    assert control["mrr"] == pytest.approx(0.056, abs=0.035)
+    assert control["recall_at_1"] <= 0.05
 
 
 @pytest.mark.parametrize("loss", ["cosine", "mse", "contrastive", "infonce"])
@@ -154,7 +154,7 @@ def test_half_precision_tables_train_almost_alike():
     made = learnable()
     half = replace(made, source=made.source.half(), target=made.target.half())
     full_mrr, half_mrr = (
-        train_translator(each, QUICK).config["metrics"]["metrics"]["mrr"] for each in (made, half)
+        train_translator(each, QUICK).config["metrics"]["mrr"] for each in (made, half)
     )
     assert half_mrr == pytest.approx(full_mrr, abs=0.1)
 
@@ -175,12 +175,12 @@ def test_ridge_tries_penalties_and_keeps_the_best_on_held_out_pairs():
     mrrs = {
         alpha: train_translator(
             made, TrainingConfig(model="ridge", validation=0.5, alpha=alpha)
-        ).config["metrics"]["metrics"]["mrr"]
+        ).config["metrics"]["mrr"]
         for alpha in (0.01, 0.1, 1.0, 10.0, 100.0)
     }
     assert isinstance(chosen, LinearTranslator)
     assert mrrs[chosen.config["recipe"]["alpha"]] == max(mrrs.values())
-    assert chosen.config["metrics"]["metrics"]["mrr"] == max(mrrs.values())
+    assert chosen.config["metrics"]["mrr"] == max(mrrs.values())
 
 
 def test_divergence_is_reported_in_one_line():
@@ -263,7 +263,7 @@ def test_only_so_many_rows_are_held_out_and_ranked(monkeypatch: pytest.MonkeyPat
     assert len(split_pairs(learnable(), validation=0.5, seed=0).validation) == 20
     splits = ["train"] * 200 + ["validation"] * 100
     trained = train_translator(replace(learnable(), splits=splits), QUICK)
-    assert trained.config["metrics"]["metrics"]["gallery"] == 20
+    assert trained.config["metrics"]["gallery"] == 20
 
 
 # From a table
@@ -330,7 +330,7 @@ def test_the_folder_holds_the_translator_its_facts_and_nothing_else(table: Path,
     recipe = loaded.config["recipe"]
     assert (recipe["loss"], recipe["learning_rate"], recipe["pairs"]) == ("cosine", 5e-3, 90)
     assert loaded.config["hidden"] == 32
-    assert loaded.config["metrics"]["metrics"] == report.metrics
+    assert report.metrics.items() <= loaded.config["metrics"].items()
     assert TrainingReport.read(tmp_path / "out" / "training.json") == report
     assert report.pairs == {"train": 90, "validation": 10, "test": 0}
     assert report.epochs_run == len(report.history) == 6

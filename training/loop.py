@@ -156,7 +156,12 @@ def _train(
             "pairs": len(split.train),
             "seed": config.seed,
         },
-        metrics={"measured_on": measured_on, **figures},
+        metrics={
+            "measured_on": measured_on,
+            **figures["metrics"],
+            "shuffled_pairs": figures["shuffled_pairs"],
+            "mean_vector": figures["mean_vector"],
+        },
     )
     report = TrainingReport(
         output=None if output is None else str(output),

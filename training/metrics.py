@@ -64,7 +64,7 @@ def recall_at_k(ranks: Tensor, k: int) -> float:
     """
     if k < 1:
         raise UserError(f"Expected k to be at least 1, got {k}.")
-    return (_checked(ranks) <= k).float().mean().item()
+    return (_checked(ranks) <= k).double().mean().item()
 
 
 def median_rank(ranks: Tensor) -> float:
