@@ -549,6 +549,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
             guidance_end=guidance_end,
+            eta=eta,
             negative=negative,
             negative_prompt=_as_list(negative_prompt),
             negative_prompt_embeds=negative_prompt_embeds,
@@ -642,6 +643,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         num_inference_steps: int | None,
         guidance_scale: float,
         guidance_end: float,
+        eta: float,
         negative: str,
         negative_prompt: list[str] | None,
         negative_prompt_embeds: Tensor | None,
@@ -687,6 +689,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         for name, value, least, largest in (
             ("guidance_scale", guidance_scale, 0.0, math.inf),
             ("guidance_end", guidance_end, 0.0, 1.0),
+            ("eta", eta, 0.0, 1.0),
         ):
             if not isinstance(value, int | float) or not least <= value <= largest:
                 raise UserError(f"Expected {name} to be from {least} to {largest}, got {value!r}.")
@@ -984,7 +987,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
             )[0]
             if callback is not None:
                 chosen = {name: tensors[name] for name in callback_inputs}
-                tensors.update(callback(self, index, timestep, chosen) or {})
+                changed = callback(self, index, timestep, chosen) or {}
+                tensors = {name: changed.get(name, value) for name, value in tensors.items()}
             advance()
         return tensors["latents"]
 

@@ -508,6 +508,7 @@ def test_callback_sees_every_step_and_may_change_the_latents(pipe):
         ({"prompt": "rain", "num_inference_steps": 2.5}, "1 to 1000"),
         ({"prompt": "rain", "guidance_scale": -1.0}, "guidance_scale"),
         ({"prompt": "rain", "guidance_end": 1.5}, "guidance_end"),
+        ({"prompt": "rain", "eta": -0.1}, "eta"),
         ({"prompt": "rain", "num_candidates": 0}, "num_candidates"),
         ({"prompt": "rain", "batch_size": True}, "batch_size"),
         ({"prompt": "rain", "output_type": "wav"}, "output_type"),

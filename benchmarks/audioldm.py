@@ -1,0 +1,302 @@
+"""Time and memory of one photograph's sound, against diffusers' own AudioLDM pipeline.
+
+Builds a full-size AudioLDM-S checkpoint from the published config (random weights, which cost the
+same time), then runs every variant in a process of its own, so that each has its own peak memory:
+
+    python benchmarks/audioldm.py
+
+takes some 15 minutes on 2 free cores, most of them the baseline's 200 steps. With
+`--measured-steps 3` every variant runs 3 steps, and the time of its other steps is reckoned from
+those (the table says so). Both sides get the same photograph, CLIP and translator; only what
+follows the CLAP vector differs.
+"""
+
+import itertools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+SECONDS = 10.0
+BASELINE_STEPS = 200
+EQUAL_STEPS = 10
+
+# Name: whose pipeline, steps (None: our default), dtype ("auto": what our pipeline chooses).
+VARIANTS: dict[str, tuple[str, int | None, str]] = {
+    "diffusers": ("diffusers", BASELINE_STEPS, "float32"),
+    "ours": ("ours", None, "auto"),
+    "ours-float32": ("ours", None, "float32"),
+    "diffusers-equal": ("diffusers", EQUAL_STEPS, "float32"),
+    "ours-equal": ("ours", EQUAL_STEPS, "float32"),
+    "diffusers-equal-bfloat16": ("diffusers", EQUAL_STEPS, "bfloat16"),
+    "ours-equal-bfloat16": ("ours", EQUAL_STEPS, "bfloat16"),
+}
+
+app = typer.Typer(add_completion=False)
+console = Console()
+
+
+def build_checkpoint(folder: Path) -> int:
+    """Write AudioLDM-S, a CLIP ViT-B/32 and a translator with random weights.
+
+    Args:
+        folder: Where `audioldm`, `clip` and `translator` go.
+
+    Returns:
+        Bytes of the text encoder's weights.
+    """
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import (
+        ClapTextConfig,
+        ClapTextModelWithProjection,
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+        RobertaTokenizer,
+        SpeechT5HifiGan,
+        SpeechT5HifiGanConfig,
+    )
+
+    from clip2clap.embeddings import read_space
+    from clip2clap.translator import MLPTranslator
+
+    torch.manual_seed(0)
+    generator = folder / "audioldm"
+    UNet2DConditionModel(
+        sample_size=128,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(128, 256, 384, 640),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+        up_block_types=(*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+        cross_attention_dim=(128, 256, 384, 640),  # pyright: ignore[reportArgumentType]
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=512,
+        class_embeddings_concat=True,
+    ).save_pretrained(generator / "unet")
+    AutoencoderKL(
+        sample_size=512,
+        in_channels=1,
+        out_channels=1,
+        latent_channels=8,
+        block_out_channels=(128, 256, 512),  # pyright: ignore[reportArgumentType]
+        layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
+    ).save_pretrained(generator / "vae")
+    SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=64,
+            sampling_rate=16000,
+            upsample_initial_channel=1024,
+            upsample_rates=[5, 4, 2, 2, 2],
+            upsample_kernel_sizes=[16, 16, 8, 4, 4],
+            resblock_kernel_sizes=[3, 7, 11],
+            resblock_dilation_sizes=[[1, 3, 5]] * 3,
+            normalize_before=False,
+        )
+    ).save_pretrained(generator / "vocoder")
+    DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.0015,
+        beta_end=0.0195,
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    ).save_pretrained(generator / "scheduler")
+    ClapTextModelWithProjection(ClapTextConfig(projection_dim=512)).save_pretrained(
+        generator / "text_encoder"
+    )
+    words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
+    RobertaTokenizer(
+        vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=512
+    ).save_pretrained(generator / "tokenizer")
+    parts = {
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "ClapTextModelWithProjection"],
+        "tokenizer": ["transformers", "RobertaTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "vocoder": ["transformers", "SpeechT5HifiGan"],
+    }
+    index = {"_class_name": "AudioLDMPipeline", "_diffusers_version": "0.33.1", **parts}
+    (generator / "model_index.json").write_text(json.dumps(index))
+
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(patch_size=32, projection_dim=512)
+    ).save_pretrained(folder / "clip")
+    CLIPImageProcessorPil().save_pretrained(folder / "clip")
+    MLPTranslator(
+        source_space=read_space(folder / "clip", family="clip", modality="image").to_dict(),
+        target_space=read_space(generator, family="clap", modality="text").to_dict(),
+    ).save_pretrained(folder / "translator")
+    weights = (generator / "text_encoder").glob("*.safetensors")
+    return sum(path.stat().st_size for path in weights)
+
+
+def run_variant(
+    folder: Path, name: str, measured_steps: int | None, threads: int
+) -> dict[str, Any]:
+    """Load a pipeline, make one photograph's sound and tell what it took.
+
+    Args:
+        folder: What `build_checkpoint` wrote.
+        name: One of `VARIANTS`.
+        measured_steps: Denoising steps to run, the others being reckoned; None for all.
+        threads: Of the processor.
+
+    Returns:
+        Seconds to load and to run, the steps, the dtype, and the peak of the resident memory in
+        bytes.
+    """
+    import torch
+    from diffusers import AudioLDMPipeline, DDIMScheduler
+    from PIL import Image
+
+    from clip2clap.embeddings import ClipEncoder
+    from clip2clap.inference import ImageToAudioPipeline
+    from clip2clap.translator import AutoTranslator
+
+    torch.set_num_threads(threads)
+    whose, steps, dtype_name = VARIANTS[name]
+    dtype = dtype_name if dtype_name == "auto" else getattr(torch, dtype_name)
+    photograph = Image.effect_mandelbrot((640, 480), (-2.0, -1.5, 1.0, 1.5), 50).convert("RGB")
+    checkpoint = folder / "audioldm"
+    ticks: list[float] = []
+
+    def tick(*_: Any) -> dict[str, Any]:
+        ticks.append(time.perf_counter())
+        return {}
+
+    pipe: Any
+    began = time.perf_counter()
+    if whose == "ours":
+        scheduler = DDIMScheduler.from_pretrained(checkpoint / "scheduler") if steps else None
+        pipe = ImageToAudioPipeline.from_audioldm(
+            checkpoint,
+            clip=folder / "clip",
+            translator=folder / "translator",
+            scheduler=scheduler,  # pyright: ignore[reportArgumentType]
+            torch_dtype=dtype,  # pyright: ignore[reportArgumentType]
+        )
+        steps = steps or pipe.config["default_num_inference_steps"]
+        dtype = pipe.unet.dtype
+    else:
+        clip = ClipEncoder.from_pretrained(folder / "clip", towers=("image",))
+        translator = AutoTranslator.from_pretrained(folder / "translator")
+        pipe = AudioLDMPipeline.from_pretrained(checkpoint, torch_dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    loaded = time.perf_counter()
+
+    assert steps is not None
+    run_steps = min(steps, measured_steps or steps)
+    call = {"audio_length_in_s": SECONDS, "num_inference_steps": run_steps, "guidance_scale": 2.5}
+    if whose == "ours":
+        audios = pipe(photograph, **call, callback_on_step_end=tick).audios
+    else:
+        with torch.no_grad():
+            embeds = translator(clip.images([photograph]))
+        audios = pipe(prompt_embeds=embeds, **call, callback=tick).audios
+    ended = time.perf_counter()
+    assert audios.shape == (1, round(SECONDS * 16000))
+
+    # The first step is left out of the reckoning: it also warms up the kernels.
+    step = statistics.median(b - a for a, b in itertools.pairwise(ticks))
+    return {
+        "load_s": loaded - began,
+        "run_s": ended - loaded + (steps - run_steps) * step,
+        "step_s": step,
+        "steps": steps,
+        "measured_steps": run_steps,
+        "dtype": str(dtype).removeprefix("torch."),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def report(results: dict[str, dict[str, Any]], text_encoder_bytes: int) -> None:
+    """Print what every variant took and how the variants compare."""
+    table = Table(title=f"One photograph, {SECONDS:g} s of sound, AudioLDM-S")
+    for column in ("variant", "dtype", "steps", "load s", "run s", "s a step", "peak GB"):
+        table.add_column(column, justify="left" if column in ("variant", "dtype") else "right")
+    for name, result in results.items():
+        reckoned = result["measured_steps"] < result["steps"]
+        table.add_row(
+            name,
+            result["dtype"],
+            f"{result['steps']} ({result['measured_steps']} run)"
+            if reckoned
+            else str(result["steps"]),
+            f"{result['load_s']:.1f}",
+            f"{result['run_s']:.1f}{' reckoned' if reckoned else ''}",
+            f"{result['step_s']:.2f}",
+            f"{result['peak_bytes'] / 1e9:.2f}",
+        )
+    console.print(table)
+    for claim, slow, fast, target in (
+        ("our default against diffusers' 200 steps", "diffusers", "ours", 12.0),
+        ("the same in float32", "diffusers", "ours-float32", 7.0),
+        ("equal steps, float32", "diffusers-equal", "ours-equal", 1.0),
+        ("equal steps, bfloat16", "diffusers-equal-bfloat16", "ours-equal-bfloat16", 1.0),
+    ):
+        if slow in results and fast in results:
+            ratio = results[slow]["run_s"] / results[fast]["run_s"]
+            saved = results[slow]["peak_bytes"] - results[fast]["peak_bytes"]
+            console.print(
+                f"{claim}: {ratio:.2f} times as fast (asked: {target:g}); peak memory "
+                f"{saved / 1e6:.0f} MB lower (text encoder: {text_encoder_bytes / 1e6:.0f} MB)"
+            )
+
+
+@app.command()
+def main(
+    measured_steps: Annotated[
+        int | None, typer.Option(min=2, help="Run only so many steps and reckon the others.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Variants to run: {', '.join(VARIANTS)}.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the processor.")] = 2,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep the built checkpoint here for the next run.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Compare our image-to-audio pipeline with diffusers' AudioLDMPipeline."""
+    if variant is not None and folder is not None:
+        sys.stdout.write(json.dumps(run_variant(folder, variant, measured_steps, threads)) + "\n")
+        return
+    unknown = set(only or ()) - VARIANTS.keys()
+    if unknown:
+        raise typer.BadParameter(f"Expected variants among {', '.join(VARIANTS)}, got {unknown}.")
+    with tempfile.TemporaryDirectory() as temporary:
+        built = folder or Path(temporary)
+        note = built / "text_encoder_bytes.json"
+        if not note.is_file():
+            console.print("Building the checkpoints ...")
+            note.write_text(json.dumps(build_checkpoint(built)))
+        results = {}
+        for name in only or VARIANTS:
+            console.print(f"Running {name} ...")
+            command = [sys.executable, __file__, "--variant", name, "--folder", str(built)]
+            command += ["--threads", str(threads)]
+            if measured_steps is not None:
+                command += ["--measured-steps", str(measured_steps)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            results[name] = json.loads(done.stdout.splitlines()[-1])
+        report(results, json.loads(note.read_text()))
+
+
+if __name__ == "__main__":
+    app()
