@@ -308,6 +308,19 @@ def test_formats_and_the_spectrogram_are_what_their_names_say(
     assert (tmp_path / name).read_bytes()[:4] == kind
 
 
+def test_a_sound_too_long_for_the_memory_gets_one_line(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    status, _, complaint = run(
+        "image-to-audio",
+        *(photos / "cat.png", "-o", tmp_path / "out", "--model", model, "--seconds", "1e10"),
+    )
+    assert status == 2
+    assert complaint.splitlines() == [
+        "error: There is not enough memory. Lower --batch-size or --seconds, or use --dtype bf16."
+    ]
+
+
 def test_json_is_one_document_with_all_that_was_done(
     run: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -364,7 +377,7 @@ def server(photos: Path) -> Iterator[str]:
 
         def do_GET(self) -> None:
             if self.path == "/slow.png":
-                stopped.wait(60)
+                stopped.wait()
             super().do_GET()
 
         def log_message(self, *_: object, **__: object) -> None:
@@ -413,7 +426,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    shown, complaint = process.communicate(timeout=10)
+    shown, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in complaint
     report = json.loads(shown)

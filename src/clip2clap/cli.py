@@ -17,6 +17,9 @@ from clip2clap.commands.image_to_audio import image_to_audio
 from clip2clap.commands.options import OptionError
 from clip2clap.commands.train import train
 
+# What torch says on the processor, and on GPUs.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
 app = typer.Typer(
     name="clip2clap",
     add_completion=False,
@@ -85,6 +88,8 @@ def _mistake(error: Exception) -> str | None:
             return str(problem)
     if is_users or isinstance(error, OSError):
         return _one_line(str(error))
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        return "There is not enough memory. Lower --batch-size or --seconds, or use --dtype bf16."
     return None
 
 

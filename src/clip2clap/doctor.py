@@ -43,7 +43,12 @@ _PACKAGES = (
 )
 # transformers imports these wherever it finds them, and fails where they do not fit torch.
 _COMPANIONS = ("torchvision", "torchaudio")
-_DEMO_PARTS = ("image_to_audio/model_index.json", "clap/config.json", "kinds.json")
+_DEMO_PARTS = (
+    "image_to_audio/model_index.json",
+    "clap/config.json",
+    "kinds.json",
+    "kinds.safetensors",
+)
 _GIB = 2**30
 # A full-size AudioLDM-S with a CLIP holds some 1.4 GiB of float32 weights, and works beside them.
 _LOW_MEMORY = 3 * _GIB
