@@ -96,16 +96,19 @@ def tokenizer_of(vocabulary: list[str]) -> BertTokenizerFast:
 
 def sentence_embeds(model: BertModel, tokenizer: BertTokenizerFast, texts: list[str]) -> Tensor:
     """Embed texts as sentence-transformers does: mean over tokens, unit norm, shape (n, 384)."""
-    embeds = []
+    # Texts of one length share a batch, so that little is spent on padding.
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    embeds = torch.empty(len(texts), model.config.hidden_size)
     for start in range(0, len(texts), 256):
+        rows = order[start : start + 256]
         tokens = tokenizer(
-            texts[start : start + 256], padding=True, truncation=True, return_tensors="pt"
+            [texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt"
         )
-        with torch.inference_mode():
-            hidden = model(**tokens).last_hidden_state
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            hidden = model(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1)
-        embeds.append(nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
-    return torch.cat(embeds).clone()
+        embeds[rows] = nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    return embeds
 
 
 def _package(name: str) -> Path:

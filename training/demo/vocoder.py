@@ -19,7 +19,7 @@ from clip2clap.training.demo.sounds import SoundBank
 SEGMENT_FRAMES = 48
 BATCH = 8
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
-SCHEDULE = Schedule(steps=4000, learning_rate=8e-4, betas=(0.8, 0.99), ema_decay=0.998)
+SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, betas=(0.8, 0.99), ema_decay=0.998)
 
 
 def build_vocoder() -> SpeechT5HifiGan:
