@@ -207,15 +207,17 @@ def fastest_dtype() -> torch.dtype:
 def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
     """Say which dtype each part of a pipeline is loaded in, by its name.
 
+    `"auto"` is `fastest_dtype()` for UNet and VAE. The vocoder stays in float32 there: in bfloat16
+    its noise lies only some 38 dB below the sound, for a tenth of the time.
+
     Raises:
         UserError: If the choice is none.
     """
+    if choice == "auto":
+        choice = {"default": fastest_dtype(), "vocoder": torch.float32}
     named = choice if isinstance(choice, dict) else {}
     general = named.get("default", torch.float32) if isinstance(choice, dict) else choice
-    if general is None:
-        general = torch.float32
-    elif general == "auto":
-        general = fastest_dtype()
+    general = torch.float32 if general is None else general
     for dtype in (general, *named.values()):
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise UserError(

@@ -252,9 +252,10 @@ class ImageToAudioPipeline(DiffusionPipeline):
             ranker_translator: From the CLIP's space into the ranker's.
             scheduler: Takes the place of the saved one.
             torch_dtype: For UNet, VAE and vocoder: a dtype, one for each part by name (with
-                `"default"` for the rest), `"auto"` for `fastest_dtype()`, None for float32. CLIP
-                and translators stay in float32 unless named, since they run once a photograph
-                and everything after hangs on their vector.
+                `"default"` for the rest), None for float32, or `"auto"`: `fastest_dtype()` for
+                UNet and VAE, and float32 for the vocoder, whose noise in bfloat16 can be heard.
+                CLIP and translators stay in float32 unless named, since they run once a
+                photograph and everything after hangs on their vector.
             variant: The weights' variant, such as `"fp16"`.
             revision: Branch, tag or commit on the hub.
             token: Credentials for a private repository.

@@ -666,6 +666,19 @@ def test_dtype_goes_to_the_generator_and_leaves_the_vector_in_float32(pipe, save
     assert 0 < error < 0.2
 
 
+@pytest.mark.parametrize(
+    ("has_instructions", "expected"), [(True, torch.bfloat16), (False, torch.float32)]
+)
+def test_auto_dtype_is_bfloat16_only_with_instructions_and_never_for_the_vocoder(
+    monkeypatch, has_instructions, expected
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    dtype_of = generator_checkpoint.part_dtypes("auto")
+    assert dtype_of("unet") == dtype_of("vae") == expected
+    assert dtype_of("vocoder") == dtype_of("clip") == torch.float32
+
+
 def test_few_step_scheduler_keeps_the_noise_schedule_and_the_prediction_type(ddim):
     original: Any = DDIMScheduler.from_config(ddim.config, prediction_type="v_prediction")
     solver: Any = few_step_scheduler(original)
