@@ -22,7 +22,7 @@ from skimage.data import chelsea
 
 from clip2clap import __version__
 from clip2clap.cli import main
-from clip2clap.commands.image_to_audio import read_ahead, stem_of
+from clip2clap.commands.photographs import read_ahead, stem_of
 from clip2clap.embeddings import EmbeddingSpace, TableWriter, read_space
 from clip2clap.inference import ImageToAudioOutput, ImageToAudioPipeline
 from clip2clap.inference.audio_files import read_audio
@@ -77,7 +77,7 @@ def test_help_imports_neither_torch_nor_the_libraries_above_it() -> None:
         ("--seconds -3", "--seconds: expected a length above 0, got -3."),
         ("--seconds nan", "--seconds: expected a length above 0, got nan."),
         ("--steps 0", "--steps: expected at least 1, got 0."),
-        ("--guidance-scale -1", "--guidance-scale: expected 0 or more, got -1.0."),
+        ("--guidance-scale -1", "--guidance-scale: expected 0 or more, got -1."),
         ("--candidates 0", "--candidates: expected at least 1, got 0."),
         ("--batch-size 0", "--batch-size: expected at least 1, got 0."),
         ("--seed -1", "--seed: expected a number from 0"),
@@ -335,11 +335,24 @@ def test_json_is_one_document_with_all_that_was_done(
     report = json.loads(shown)
     assert report.pop("seconds").keys() == {"load", "make"}
     assert report == {
-        "model": str(model),
-        "seed": 3,
-        "device": "cpu",
-        "dtype": "float32",
-        "steps": 3,
+        "clip2clap": __version__,
+        "settings": {
+            "model": str(model),
+            "translator": None,
+            "clip": None,
+            "ranker": None,
+            "ranker_translator": None,
+            "scheduler": "DPMSolverMultistepScheduler",
+            "seed": 3,
+            "device": "cpu",
+            "dtype": "float32",
+            "audio_length_in_s": 0.016,
+            "num_inference_steps": 3,
+            "guidance_scale": 2.5,
+            "negative_prompt": None,
+            "num_candidates": 1,
+            "batch_size": 4,
+        },
         "sounds": [
             {
                 "input": str(photos / "cat.png"),
@@ -421,7 +434,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (out / "cat.wav").exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)

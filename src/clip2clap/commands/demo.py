@@ -11,6 +11,7 @@ from rich.table import Table
 
 from clip2clap import __version__
 from clip2clap.commands.options import Json, OptionError, Seed, check_seed, require
+from clip2clap.commands.photographs import stem_of
 from clip2clap.presets import DEMO_FOLDER
 
 if TYPE_CHECKING:
@@ -140,7 +141,6 @@ def prepare_folder(folder: Path) -> dict[str, Path]:
 
 def load_photograph(source: str | None) -> "tuple[Image, str]":
     """Read the photograph a user named, or the cat; give it with what to call it."""
-    from clip2clap.commands.image_to_audio import stem_of
     from clip2clap.embeddings.images import load_image
 
     if source is not None:

@@ -1,16 +1,12 @@
 """`clip2clap image-to-audio`."""
 
 import json
-import re
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from queue import Queue
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,25 +19,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from clip2clap import __version__
+from clip2clap.commands.destination import FormatName, choose_destination
 from clip2clap.commands.options import (
     Device,
     Dtype,
     Json,
-    OptionError,
     Seed,
     check_seed,
     choose_device,
     choose_dtype,
     require,
 )
+from clip2clap.commands.photographs import Photograph, read_ahead, read_batches
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL.Image import Image
 
     from clip2clap.inference import ImageToAudioPipeline
-
-Item = TypeVar("Item")
 
 SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm"]
 _SCHEDULERS = {
@@ -50,74 +45,46 @@ _SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "pndm": "PNDMScheduler",
 }
-_FORMATS = ("wav", "flac", "ogg")
-_OTHER_SOUND_SUFFIXES = (".mp3", ".m4a", ".aac", ".aif", ".aiff", ".opus", ".wma")
-_LONGEST_URL_STEM = 80
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """A picture that was asked for: read, or with the reason why it cannot be."""
+class Sound:
+    """What was made of a photograph."""
 
-    index: int
-    """Its place among the inputs, from 0; with the seed it decides its noise."""
+    waveform: "np.ndarray"
+    """Samples, shape (samples,)."""
 
-    source: str
-    """The file or URL it comes from."""
+    sampling_rate: int
+    """Samples a second, in Hz."""
 
-    image: "Image | None" = None
-    """The picture, or None if it cannot be read."""
+    seed: int
+    """What its noise came from: with it, the sound can be made again alone."""
 
-    reason: str | None = None
-    """Why it cannot be read."""
+    similarity: float | None
+    """Cosine similarity to the photograph's vector, if there were candidates to compare."""
 
 
 @dataclass
-class Destination:
-    """Where sounds are written, and under which names."""
+class Report:
+    """All that a run did, as `--json` gives it."""
 
-    folder: Path
-    """The folder they lie in."""
+    clip2clap: str
+    """The version."""
 
-    format: Literal["wav", "flac", "ogg"]
-    """What they are written as."""
+    settings: dict[str, Any]
+    """The options, with what stood for those that were left out."""
 
-    stem: str | None
-    """The one file's name without its suffix, if the user gave it."""
+    sounds: list[dict[str, Any]] = field(default_factory=list)
+    """For each sound its photograph, its files, and what to know about it."""
 
-    overwrite: bool
-    """Whether files that exist are replaced; otherwise the new ones get another name."""
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    """The photographs that could not be read, with the reasons."""
 
-    spectrogram: bool
-    """Whether a spectrogram is drawn beside each sound."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended the run."""
 
-    taken: set[str] = field(default_factory=set)
-    """The names given away in this run, which are not given twice even with `overwrite`."""
-
-    def write(
-        self, photograph: Photograph, waveform: "np.ndarray", sampling_rate: int
-    ) -> dict[str, str]:
-        """Write a photograph's sound, and its spectrogram if wanted; give what was written."""
-        from clip2clap.inference.audio_files import write_audio
-        from clip2clap.inference.files import free_stem
-
-        suffixes = {"output": f".{self.format}"}
-        if self.spectrogram:
-            suffixes["spectrogram"] = "-spectrogram.png"
-        stem = free_stem(
-            self.folder,
-            self.stem or stem_of(photograph.source),
-            [] if self.overwrite else list(suffixes.values()),
-            taken=self.taken,
-        )
-        self.taken.add(stem.casefold())
-        paths = {what: self.folder / f"{stem}{suffix}" for what, suffix in suffixes.items()}
-        write_audio(paths["output"], waveform, sampling_rate, format=self.format)
-        if self.spectrogram:
-            from clip2clap.inference.spectrogram import write_spectrogram
-
-            write_spectrogram(paths["spectrogram"], waveform, sampling_rate, title=stem)
-        return {what: str(path) for what, path in paths.items()}
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long loading the models and making the sounds took."""
 
 
 def image_to_audio(
@@ -234,7 +201,7 @@ def image_to_audio(
     device: Device = "auto",
     dtype: Dtype = "auto",
     format: Annotated[
-        Literal["wav", "flac", "ogg"] | None,
+        FormatName | None,
         typer.Option(
             help="What to write; wav unless the file name says otherwise.", rich_help_panel="Files"
         ),
@@ -265,17 +232,17 @@ def image_to_audio(
 
     A photograph that can't be read is skipped; the exit code is then 1.
     """
-    require(
-        seconds is None or 0 < seconds < float("inf"),
-        "--seconds",
-        f"expected a length above 0, got {seconds:g}." if seconds is not None else "",
-    )
+    if seconds is not None:
+        require(
+            0 < seconds < float("inf"), "--seconds", f"expected a length above 0, got {seconds:g}."
+        )
+    if guidance_scale is not None:
+        require(
+            0 <= guidance_scale < float("inf"),
+            "--guidance-scale",
+            f"expected 0 or more, got {guidance_scale:g}. 1 turns guidance off, 2 to 4 are usual.",
+        )
     require(steps is None or steps >= 1, "--steps", f"expected at least 1, got {steps}.")
-    require(
-        guidance_scale is None or 0 <= guidance_scale < float("inf"),
-        "--guidance-scale",
-        f"expected 0 or more, got {guidance_scale}. 1 turns guidance off, 2 to 4 are usual.",
-    )
     require(candidates >= 1, "--candidates", f"expected at least 1, got {candidates}.")
     require(batch_size >= 1, "--batch-size", f"expected at least 1, got {batch_size}.")
     require(
@@ -296,7 +263,7 @@ def image_to_audio(
 
     sources = find_images(inputs)
     require(
-        any(is_url(source) or Path(source).exists() for source in sources),
+        any(is_url(source) or Path(source).expanduser().exists() for source in sources),
         "INPUT",
         f"{sources[0]} does not exist.",
     )
@@ -307,9 +274,9 @@ def image_to_audio(
         overwrite=overwrite,
         spectrogram=spectrogram,
     )
-    progress_console = Console(stderr=True)
+    console = Console(stderr=True)
     start = time.perf_counter()
-    with progress_console.status("Loading the models"):
+    with console.status("Loading the models"):
         pipeline = load_pipeline(
             model,
             clip=clip,
@@ -323,109 +290,68 @@ def image_to_audio(
         )
     loaded = time.perf_counter()
 
-    report: dict[str, Any] = {
-        "model": model,
-        "seed": seed,
-        "device": str(torch_device),
-        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
-        "steps": steps or pipeline.config["default_num_inference_steps"],
-        "sounds": [],
-        "skipped": [],
-        "interrupted": False,
-    }
     calls = {
-        "audio_length_in_s": seconds,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance_scale,
+        "audio_length_in_s": seconds or pipeline.default_audio_length_in_s,
+        "num_inference_steps": steps or pipeline.config["default_num_inference_steps"],
+        "guidance_scale": (
+            pipeline.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
+        ),
         "negative_prompt": negative_prompt,
         "num_candidates": candidates,
         "batch_size": batch_size,
     }
-    with _progress_bar(progress_console) as progress:
+    report = Report(
+        clip2clap=__version__,
+        settings={
+            "model": model,
+            "translator": translator,
+            "clip": clip,
+            "ranker": ranker,
+            "ranker_translator": ranker_translator,
+            "scheduler": type(pipeline.scheduler).__name__,
+            "seed": seed,
+            "device": str(torch_device),
+            "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+            **calls,
+        },
+    )
+    batches = read_ahead(read_batches(sources, max(1, batch_size // candidates)))
+    with _progress_bar(console) as progress:
         task = progress.add_task("", total=len(sources))
         try:
-            _make_sounds(
+            made = make_sounds(
                 pipeline,
-                read_ahead(read_batches(sources, max(1, batch_size // candidates))),
-                destination,
+                batches,
                 calls,
                 seed=seed,
-                report=report,
-                show=None if as_json else typer.echo,
-                progress=progress,
-                task=task,
+                advance=lambda share: progress.advance(task, share),
             )
+            for photograph, sound in made:
+                if sound is None:
+                    skipped = {"input": photograph.source, "reason": photograph.reason}
+                    report.skipped.append(skipped)
+                    typer.echo(f"skipped: {photograph.reason}", err=True)
+                else:
+                    written = destination.write(
+                        photograph.stem, sound.waveform, sound.sampling_rate
+                    )
+                    report.sounds.append(_entry(photograph, sound, written))
+                    if not as_json:
+                        typer.echo(written["output"])
         except KeyboardInterrupt:
-            report["interrupted"] = True
-    report["seconds"] = {
+            report.interrupted = True
+    report.seconds = {
         "load": round(loaded - start, 3),
         "make": round(time.perf_counter() - loaded, 3),
     }
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        typer.echo(json.dumps(asdict(report), indent=2))
     else:
         typer.echo(_summary(report, len(sources), destination.folder), err=True)
-    if report["interrupted"]:
+    if report.interrupted:
         raise typer.Exit(130)
-    if report["skipped"]:
+    if report.skipped:
         raise typer.Exit(1)
-
-
-def stem_of(source: str) -> str:
-    """Give the name that a photograph's sound bears: its file's name without the suffix."""
-    from clip2clap.embeddings.images import is_url
-
-    if not is_url(source):
-        return Path(source).stem
-    name = Path(unquote(urlsplit(source).path)).stem
-    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_URL_STEM]
-    return safe or "photograph"
-
-
-def choose_destination(
-    output: Path,
-    *,
-    count: int,
-    format: Literal["wav", "flac", "ogg"] | None,
-    overwrite: bool,
-    spectrogram: bool,
-) -> Destination:
-    """Tell a folder from a file name, and make the folder.
-
-    Raises:
-        OptionError: If the name does not suit the format or the number of photographs, or
-            nothing can be written there.
-    """
-    suffix = output.suffix.lower()
-    is_file_name = suffix.lstrip(".") in _FORMATS and not output.is_dir()
-    if not is_file_name:
-        require(
-            suffix not in _OTHER_SOUND_SUFFIXES,
-            "--output",
-            f"{suffix} cannot be written. Use .wav, .flac or .ogg, or name a folder.",
-        )
-        require(
-            not output.exists() or output.is_dir(), "--output", f"{output} is a file, not a folder."
-        )
-        folder, stem = output, None
-    else:
-        require(
-            count == 1,
-            "--output",
-            f"{output.name} is one file, and there are {count} photographs. Name a folder.",
-        )
-        require(
-            format is None or f".{format}" == suffix,
-            "--format",
-            f"{output.name} does not end in .{format}. Leave --format out, or change the name.",
-        )
-        folder, stem = output.parent, output.stem
-        format = next(known for known in _FORMATS if f".{known}" == suffix)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"--output: {folder} cannot be made: {error.strerror}.") from error
-    return Destination(folder, format or "wav", stem, overwrite, spectrogram)
 
 
 def load_pipeline(
@@ -496,110 +422,73 @@ def load_pipeline(
     return pipeline
 
 
-def read_batches(sources: Sequence[str], size: int) -> Iterator[list[Photograph]]:
-    """Read photographs, `size` at a time; one that cannot be read bears the reason."""
-    from clip2clap.embeddings.errors import UserError
-    from clip2clap.embeddings.images import load_image
-
-    for start in range(0, len(sources), size):
-        batch = []
-        for index, source in enumerate(sources[start : start + size], start):
-            try:
-                batch.append(Photograph(index, source, image=load_image(source)))
-            except (UserError, OSError) as error:
-                batch.append(Photograph(index, source, reason=" ".join(str(error).split())))
-        yield batch
-
-
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Make the next item in a thread while the caller works on this one.
-
-    No more than two items wait beside the one given out. The thread dies with the process, so
-    that an interrupted run does not wait for a slow server.
-    """
-    queue: Queue[tuple[str, Any]] = Queue(maxsize=1)
-
-    def fill() -> None:
-        try:
-            for item in items:
-                queue.put(("item", item))
-        except BaseException as error:  # handed over to the caller, whatever it is
-            queue.put(("error", error))
-        else:
-            queue.put(("end", None))
-
-    threading.Thread(target=fill, daemon=True).start()
-    while True:
-        what, value = queue.get()
-        if what == "end":
-            return
-        if what == "error":
-            raise value
-        yield value
-
-
-def _make_sounds(
+def make_sounds(
     pipeline: "ImageToAudioPipeline",
     batches: Iterable[list[Photograph]],
-    destination: Destination,
     calls: dict[str, Any],
     *,
     seed: int,
-    report: dict[str, Any],
-    show: Any,
-    progress: Progress,
-    task: Any,
-) -> None:
-    """Make and write the sounds batch by batch, and note each in the report."""
+    advance: Callable[[float], None],
+) -> "Iterator[tuple[Photograph, Sound | None]]":
+    """Make the sounds of photographs, batch by batch.
+
+    Args:
+        pipeline: What makes them.
+        batches: Photographs, those that cannot be read among them.
+        calls: What the pipeline is called with beside them.
+        seed: The photograph at place i gets a generator of its own, seeded with this plus i.
+        advance: Called with the share of a photograph that is done, as steps go by.
+
+    Yields:
+        Each photograph in order with its sound, or None if it cannot be read.
+    """
     import numpy as np
     import torch
 
     from clip2clap.inference import ImageToAudioOutput
 
-    done = 0
     for batch in batches:
-        readable = []
-        for photograph in batch:
-            if photograph.image is not None:
-                readable.append(photograph)
-                continue
-            report["skipped"].append({"input": photograph.source, "reason": photograph.reason})
-            typer.echo(f"skipped: {photograph.reason}", err=True)
+        readable = [photograph for photograph in batch if photograph.image is not None]
+        advance(len(batch) - len(readable))
+        sounds: dict[int, Sound] = {}
         if readable:
             rounds = -(-len(readable) * calls["num_candidates"] // calls["batch_size"])
-            share = len(readable) / (rounds * report["steps"])
+            share = len(readable) / (rounds * calls["num_inference_steps"])
 
-            def advance(*_: Any, share: float = share) -> dict[str, Any]:
-                progress.advance(task, share)
+            def count_step(*_: Any, share: float = share) -> dict[str, Any]:
+                advance(share)
                 return {}
 
+            seeds = [seed + photograph.index for photograph in readable]
             result = pipeline(
-                [photograph.image for photograph in readable],
-                generator=[
-                    torch.Generator().manual_seed(seed + photograph.index)
-                    for photograph in readable
-                ],
-                callback_on_step_end=advance,
+                [photograph.image for photograph in readable if photograph.image is not None],
+                generator=[torch.Generator().manual_seed(number) for number in seeds],
+                callback_on_step_end=count_step,
                 **calls,
             )
             assert isinstance(result, ImageToAudioOutput)
             for place, photograph in enumerate(readable):
-                waveform = np.asarray(result.audios[place])
-                written = destination.write(photograph, waveform, result.sampling_rate)
-                sound = {
-                    "input": photograph.source,
-                    **written,
-                    "seed": seed + photograph.index,
-                    "seconds": len(waveform) / result.sampling_rate,
-                    "sampling_rate": result.sampling_rate,
-                }
+                similarity = None
                 if result.similarities is not None:
-                    sound["similarity"] = round(float(result.similarities[place].max()), 4)
-                report["sounds"].append(sound)
-                if show is not None:
-                    show(written["output"])
-        done += len(batch)
-        progress.update(task, completed=done)
+                    similarity = float(result.similarities[place].max())
+                sounds[photograph.index] = Sound(
+                    np.asarray(result.audios[place]), result.sampling_rate, seeds[place], similarity
+                )
+        for photograph in batch:
+            yield photograph, sounds.get(photograph.index)
+
+
+def _entry(photograph: Photograph, sound: Sound, written: dict[str, str]) -> dict[str, Any]:
+    entry = {
+        "input": photograph.source,
+        **written,
+        "seed": sound.seed,
+        "seconds": len(sound.waveform) / sound.sampling_rate,
+        "sampling_rate": sound.sampling_rate,
+    }
+    if sound.similarity is not None:
+        entry["similarity"] = round(sound.similarity, 4)
+    return entry
 
 
 def _progress_bar(console: Console) -> Progress:
@@ -617,11 +506,11 @@ def _progress_bar(console: Console) -> Progress:
     )
 
 
-def _summary(report: dict[str, Any], count: int, folder: Path) -> str:
-    made, skipped = len(report["sounds"]), len(report["skipped"])
+def _summary(report: Report, count: int, folder: Path) -> str:
+    made, skipped = len(report.sounds), len(report.skipped)
     parts = [f"{made} sound{'' if made == 1 else 's'} in {folder}"]
     if skipped:
         parts.append(f"{skipped} skipped")
-    if report["interrupted"]:
+    if report.interrupted:
         parts.append(f"interrupted after {made + skipped} of {count}")
-    return f"{', '.join(parts)} ({report['seconds']['make']:.1f} s)"
+    return f"{', '.join(parts)} ({report.seconds['make']:.1f} s)"

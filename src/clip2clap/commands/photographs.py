@@ -1,0 +1,92 @@
+"""Photographs that a user named: read ahead, batch by batch, each with the name it gives."""
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Item = TypeVar("Item")
+
+_LONGEST_URL_STEM = 80
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture that was asked for: read, or with the reason why it cannot be."""
+
+    index: int
+    """Its place among the inputs, from 0; with the seed it decides its noise."""
+
+    source: str
+    """The file or URL it comes from."""
+
+    image: "Image | None" = None
+    """The picture, or None if it cannot be read."""
+
+    reason: str | None = None
+    """Why it cannot be read."""
+
+    @property
+    def stem(self) -> str:
+        """The name its sound bears, without the suffix."""
+        return stem_of(self.source)
+
+
+def stem_of(source: str) -> str:
+    """Give the name that a photograph's sound bears: its file's name without the suffix."""
+    from clip2clap.embeddings.images import is_url
+
+    if not is_url(source):
+        return Path(source).stem
+    name = Path(unquote(urlsplit(source).path)).stem
+    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_URL_STEM]
+    return safe or "photograph"
+
+
+def read_batches(sources: Sequence[str], size: int) -> Iterator[list[Photograph]]:
+    """Read photographs, `size` at a time; one that cannot be read bears the reason."""
+    from clip2clap.embeddings.errors import UserError
+    from clip2clap.embeddings.images import load_image
+
+    for start in range(0, len(sources), size):
+        batch = []
+        for index, source in enumerate(sources[start : start + size], start):
+            try:
+                batch.append(Photograph(index, source, image=load_image(source)))
+            except (UserError, OSError) as error:
+                batch.append(Photograph(index, source, reason=" ".join(str(error).split())))
+        yield batch
+
+
+def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Make the next item in a thread while the caller works on this one.
+
+    No more than two items wait beside the one given out. The thread dies with the process, so
+    that an interrupted run does not wait for a slow server.
+    """
+    queue: Queue[tuple[str, Any]] = Queue(maxsize=1)
+
+    def fill() -> None:
+        try:
+            for item in items:
+                queue.put(("item", item))
+        except BaseException as error:  # handed over to the caller, whatever it is
+            queue.put(("error", error))
+        else:
+            queue.put(("end", None))
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        what, value = queue.get()
+        if what == "end":
+            return
+        if what == "error":
+            raise value
+        yield value
