@@ -158,7 +158,9 @@ class _Encoder(nn.Module):
         with quiet():
             recipe = _RECIPES[checkpoint.library](checkpoint, cls.family)
             loaded = recipe.build(weights_dtype)
-        kept = tuple(m for m in loaded.modalities if towers is None or m in towers)
+        kept: tuple[Modality, ...] = tuple(
+            m for m in loaded.modalities if towers is None or m in towers
+        )
         if not kept:
             raise UserError(
                 f"{checkpoint.name} embeds {' and '.join(loaded.modalities)}, not "

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import httpx
 import numpy as np
@@ -104,7 +105,7 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     return found
 
 
-def _decode(data: io.IOBase | bytes, name: str) -> Image.Image:
+def _decode(data: IO[bytes] | bytes, name: str) -> Image.Image:
     if isinstance(data, bytes):
         if not data:
             raise UnreadableImageError(f"{name} is empty. Fetch or save it again.")

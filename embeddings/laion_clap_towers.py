@@ -66,7 +66,7 @@ class LaionClapRecipe(Recipe):
 
 def _import_laion_clap(name: str) -> Any:
     try:
-        import laion_clap
+        import laion_clap  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             f"{name!r} needs laion_clap: pip install 'clip2clap[laion-clap]' in an environment of "
@@ -80,7 +80,7 @@ class LaionClapTowers(Towers):
 
     def __init__(self, module: Any):
         super().__init__()
-        self.module = module
+        self.module: Any = module
         self.modalities = ("audio", "text")
 
     def keep(self, towers: Sequence[Modality]) -> None:

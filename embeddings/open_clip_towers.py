@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from clip2clap.embeddings.checkpoint import (
     Checkpoint,
@@ -115,13 +115,13 @@ class OpenClipTowers(Towers):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         transform: Callable[[Image.Image], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
         config: dict[str, Any],
     ):
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.transform = transform
         self.tokenizer = tokenizer
         self.config = config

@@ -373,14 +373,14 @@ class TableWriter:
         return array.cast(pa.string()) if pa.types.is_null(array.type) else array
 
     def _append_table(self, rows: pa.Table) -> None:
-        if self._schema is None:
-            self._schema = rows.schema.with_metadata(_metadata(self.spaces))
-        if rows.column_names != self._schema.names:
+        schema = self._schema or rows.schema.with_metadata(_metadata(self.spaces))
+        if rows.column_names != schema.names:
             raise TableError(
-                f"Expected the columns {', '.join(self._schema.names)}, got "
+                f"Expected the columns {', '.join(schema.names)}, got "
                 f"{', '.join(rows.column_names)}."
             )
-        self._buffer.append(rows.cast(self._schema))
+        self._schema = schema
+        self._buffer.append(rows.cast(schema))
         ids = rows["id"].to_pylist()
         self._ids.update(ids)
         for row_id in ids:

@@ -85,6 +85,7 @@ class _Processors:
         return min(length, getattr(self.tokenizer, "model_max_length", length))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        assert self.tokenizer is not None
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.text_length)
         return encoded["input_ids"]
 
@@ -174,7 +175,7 @@ class TransformersTowers(Towers):
 
     def __init__(self, model: nn.Module, processors: _Processors):
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.processors = processors
         self.modalities = tuple(self._modalities())
 
@@ -286,6 +287,7 @@ def _parts_without(towers: Sequence[Modality]) -> list[str]:
 def _load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module:
     names = [name for name in config.architectures or [] if name in _SINGLE_TOWERS]
     model_class = getattr(transformers, names[0]) if names else AutoModel
+    assert checkpoint.folder is not None
     try:
         model, report = model_class.from_pretrained(
             checkpoint.folder,

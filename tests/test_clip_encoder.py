@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import numpy as np
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoModel,
     BertConfig,
-    BertTokenizerFast,
+    BertTokenizer,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
@@ -43,7 +44,7 @@ from clip2clap.embeddings.fingerprint import fingerprint_weights
 
 SIZE = 32
 TEXTS = ["a dog", "rain on a tin roof", "a", "x" * 200, "", "a dog that barks at the rain"]
-TOWER = {
+TOWER: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 32,
     "num_hidden_layers": 2,
@@ -58,6 +59,11 @@ def photographs(count: int) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
+def unit(outputs: Any) -> torch.Tensor:
+    """What a model of transformers embedded, scaled to norm 1."""
+    return F.normalize(outputs.pooler_output, dim=-1)
+
+
 def clip_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with letters for its vocabulary."""
     letters = [chr(code) for code in range(97, 123)]
@@ -67,7 +73,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
-def write_clip(folder: Path, *, seed: int = 0, **processor) -> CLIPModel:
+def write_clip(folder: Path, *, seed: int = 0, **processor: Any) -> None:
     """Write a whole CLIP, like openai/clip-vit-base-patch32 in all but size."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()
@@ -115,7 +121,7 @@ def test_images_equal_transformers_own_processor_and_model(folder, clip, tmp_pat
     expected = []
     for path in paths:
         inputs = processor(images=Image.open(path), return_tensors="pt")
-        expected.append(F.normalize(model.get_image_features(**inputs).pooler_output, dim=-1))
+        expected.append(unit(model.get_image_features(**inputs)))
     got = clip.images(paths, batch_size=batch_size)
     assert got.dtype == torch.float32
     assert torch.allclose(got, torch.cat(expected), atol=1e-5)
@@ -126,7 +132,7 @@ def test_images_equal_transformers_own_processor_and_model(folder, clip, tmp_pat
 def test_texts_equal_transformers_own_tokenizer_and_model(folder, clip, batch_size):
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), clip_tokenizer()
     inputs = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt")
-    expected = F.normalize(model.get_text_features(**inputs).pooler_output, dim=-1)
+    expected = unit(model.get_text_features(**inputs))
     assert torch.allclose(clip.texts(TEXTS, batch_size=batch_size), expected, atol=1e-5)
 
 
@@ -148,7 +154,8 @@ def open_clip_name(tmp_path_factory) -> str:
 def test_images_and_texts_equal_open_clips_own_transform_and_model(open_clip_name, batch_size):
     encoder = ClipEncoder.from_pretrained(open_clip_name)
     weights = open_clip_name.removeprefix("open_clip:tiny-clip/")
-    model, _, transform = open_clip.create_model_and_transforms("tiny-clip", pretrained=weights)
+    parts: Any = open_clip.create_model_and_transforms("tiny-clip", pretrained=weights)
+    model, _, transform = parts
     model.eval()
     pixels = torch.stack([transform(picture) for picture in photographs(7)])
     with torch.no_grad():
@@ -199,15 +206,15 @@ def dual_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dual") / "clip"
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "rain", "on", "roof"]
-    tokenizer = BertTokenizerFast(
+    tokenizer = BertTokenizer(
         vocab={word: index for index, word in enumerate(words)}, model_max_length=12
     )
+    sizes: dict[str, Any] = {"hidden_size": 128, "hidden_dim": 128}
     vision = EfficientNetConfig(
         image_size=SIZE,
-        hidden_size=128,
         width_coefficient=0.1,
         depth_coefficient=0.1,
-        hidden_dim=128,
+        **sizes,
         in_channels=[32, 16],
         out_channels=[16, 24],
         kernel_sizes=[3, 3],
@@ -233,12 +240,12 @@ def test_a_dual_encoder_of_efficientnet_and_bert_equals_its_own_parts(dual_folde
     assert encoder.modalities == ("image", "text")
     model = VisionTextDualEncoderModel.from_pretrained(dual_folder, dtype=torch.float32).eval()
     processor = EfficientNetImageProcessorPil.from_pretrained(dual_folder)
-    tokenizer = BertTokenizerFast.from_pretrained(dual_folder)
+    tokenizer = BertTokenizer.from_pretrained(dual_folder)
     pixels = processor(images=photographs(5), return_tensors="pt")
     tokens = tokenizer(TEXTS, padding=True, truncation=True, max_length=12, return_tensors="pt")
     with torch.no_grad():
-        images = F.normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
-        texts = F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
+        images = unit(model.get_image_features(**pixels))
+        texts = unit(model.get_text_features(**tokens))
     assert torch.allclose(encoder.images(photographs(5), batch_size=2), images, atol=1e-5)
     assert torch.allclose(encoder.texts(TEXTS, batch_size=2), texts, atol=1e-5)
 
@@ -246,7 +253,7 @@ def test_a_dual_encoder_of_efficientnet_and_bert_equals_its_own_parts(dual_folde
 def test_siglip_sees_texts_padded_to_the_length_it_was_trained_on(tmp_path):
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "rain", "on"]
-    tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
     text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 9}
     vision = {**TOWER, "image_size": SIZE, "patch_size": 8}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
@@ -258,10 +265,10 @@ def test_siglip_sees_texts_padded_to_the_length_it_was_trained_on(tmp_path):
     processor = SiglipImageProcessorPil.from_pretrained(tmp_path)
     pixels = processor(images=photographs(3), return_tensors="pt")
     with torch.no_grad():
-        texts = model.get_text_features(input_ids=tokens["input_ids"]).pooler_output
-        images = model.get_image_features(**pixels).pooler_output
-    assert torch.allclose(encoder.texts(["a dog", "rain"]), F.normalize(texts, dim=-1), atol=1e-5)
-    assert torch.allclose(encoder.images(photographs(3)), F.normalize(images, dim=-1), atol=1e-5)
+        texts = unit(model.get_text_features(input_ids=tokens["input_ids"]))
+        images = unit(model.get_image_features(**pixels))
+    assert torch.allclose(encoder.texts(["a dog", "rain"]), texts, atol=1e-5)
+    assert torch.allclose(encoder.images(photographs(3)), images, atol=1e-5)
 
 
 def test_a_vision_tower_alone_embeds_pictures_only(clip_folder):

@@ -201,7 +201,7 @@ def server():
             elif self.path == "/page.html":
                 self.wfile.write(b"<html>")
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:

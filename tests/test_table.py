@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -81,7 +82,7 @@ def test_rows_keep_their_order_however_they_are_appended(tmp_path_factory, sizes
 
 def test_datasets_opens_the_folder(tmp_path):
     embeds = write(tmp_path, ["a", "b"], dtype="float32")
-    dataset = datasets.load_from_disk(tmp_path).with_format("torch")
+    dataset: Any = datasets.load_from_disk(tmp_path).with_format("torch")
     assert dataset["id"][:] == ["a", "b"]
     assert torch.equal(dataset[:]["clip_text"], embeds["clip_text"])
 
@@ -287,12 +288,13 @@ def test_concatenate_refuses_other_spaces_dtypes_columns_and_double_ids(tmp_path
     write(tmp_path / "1", ["a"])
     first = EmbeddingTable.open(tmp_path / "1")
     foreign = {**SPACES, "clip_text": EmbeddingSpace("clip", "b/clip", "text", DIM, True, "c2")}
-    for name, message, options in (
+    cases: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("spaces", r"a/clip.*b/clip", {"spaces": foreign}),
         ("dtypes", "float32", {"dtype": "float32"}),
         ("columns", "can't be concatenated", {"spaces": {"clip_text": CLIP}}),
         ("ids", "'a' is in the table", {}),
-    ):
+    )
+    for name, message, options in cases:
         write(tmp_path / name, ["a"], **options)
         with pytest.raises((TableError, SpaceMismatchError), match=message):
             concatenate([first, EmbeddingTable.open(tmp_path / name)], tmp_path / f"{name}-out")
