@@ -42,12 +42,14 @@ def main(
 ) -> None:
     """Train the demo models, stage by stage; start it again after a kill and it goes on."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from clip2clap.embeddings.errors import UserError
     from clip2clap.presets import DEMO_FOLDER
     from clip2clap.training.demo.data import DemoData
     from clip2clap.training.demo.recipe import Recipe
 
+    disable_progress_bar()
     torch.set_num_threads(threads)
     wanted = stage or STAGES
     unknown = [name for name in wanted if name not in STAGES]

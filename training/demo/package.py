@@ -1,6 +1,8 @@
 """Write the demo models as the package ships them: half precision, in real checkpoints' formats."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
-from clip2clap.embeddings import ClapEncoder, ClipEncoder, TableWriter
+from clip2clap.embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, TableWriter
+from clip2clap.embeddings.checkpoint import NOTE_FILE
 from clip2clap.embeddings.sfx_clap import (
     SfxClapConfig,
     SfxClapFeatureExtractor,
@@ -25,6 +28,7 @@ from clip2clap.training.demo.recipe import Recipe
 from clip2clap.translator import AutoTranslator
 
 TRANSLATOR = TrainingConfig(loss="cosine", hidden=512, epochs=10, batch_size=256)
+MODEL_ID = "demo"
 KIND_PROMPT = "the sound of a {}"
 GUIDANCE_SCALE = 3.0
 INFERENCE_STEPS = 20
@@ -42,7 +46,9 @@ def package(recipe: Recipe, target: Path) -> None:
     _save_clap(recipe, clap_folder)
     clip = ClipEncoder.from_pretrained(str(clip_folder), dtype=torch.float16)
     clap = ClapEncoder.from_pretrained(str(clap_folder), dtype=torch.float32)
-    translator = _train_translator(recipe, clip, clap)
+    clip_space = replace(clip.space("image"), model_id=MODEL_ID)
+    clap_space = replace(clap.space("audio"), model_id=MODEL_ID)
+    translator = _train_translator(recipe, clip_space, clap_space)
     generator = recipe.generator
     pipeline = ImageToAudioPipeline(
         clip=clip,
@@ -54,12 +60,13 @@ def package(recipe: Recipe, target: Path) -> None:
         negative_embedding=LearnedNegativeEmbedding.from_vector(
             generator.negative_embeds.detach()
         ).half(),
-        clap_id="demo",
-        clap_space=clap.space("audio").to_dict(),
+        clap_id=MODEL_ID,
+        clap_space=clap_space.to_dict(),
         default_guidance_scale=GUIDANCE_SCALE,
         default_num_inference_steps=INFERENCE_STEPS,
     )
     pipeline.save_pretrained(target / "image_to_audio")
+    _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)
     names = recipe.data.kind_names
     prompts = clap.texts([KIND_PROMPT.format(name) for name in names])
     save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
@@ -101,16 +108,22 @@ def _save_clap(recipe: Recipe, folder: Path) -> None:
     recipe.text.tokenizer.save_pretrained(folder)
 
 
-def _train_translator(recipe: Recipe, clip: ClipEncoder, clap: ClapEncoder) -> Path:
+def _name_space(note: Path) -> None:
+    """Let the saved encoder say what it is rather than where it was made."""
+    facts = json.loads(note.read_text(encoding="utf-8"))
+    note.write_text(json.dumps({**facts, "model_id": MODEL_ID}, indent=2) + "\n", encoding="utf-8")
+
+
+def _train_translator(recipe: Recipe, clip: EmbeddingSpace, clap: EmbeddingSpace) -> Path:
     """Learn from pairs of a training photograph and a training recording of its kind."""
     folder, table = recipe.folder / "translator", recipe.folder / "pairs"
-    if not table.is_dir():
-        _pair(recipe, table, clip, clap)
-    train(table, folder, TRANSLATOR)
+    shutil.rmtree(table, ignore_errors=True)
+    _pair(recipe, table, clip, clap)
+    train(table, folder, TRANSLATOR, overwrite=True)
     return folder
 
 
-def _pair(recipe: Recipe, table: Path, clip: ClipEncoder, clap: ClapEncoder) -> None:
+def _pair(recipe: Recipe, table: Path, clip: EmbeddingSpace, clap: EmbeddingSpace) -> None:
     seed = torch.Generator().manual_seed(0)
     photos, sounds = recipe.photos, recipe.sounds
     split = features.SPLITS.index("train")
@@ -121,7 +134,7 @@ def _pair(recipe: Recipe, table: Path, clip: ClipEncoder, clap: ClapEncoder) -> 
         choices = torch.where((sounds["split"] == split) & (sounds["kind"] == kind))[0]
         places = torch.where(kinds == kind)[0]
         partners[places] = choices[torch.randint(len(choices), (len(places),), generator=seed)]
-    spaces = {"clip_image": clip.space("image"), "clap_audio": clap.space("audio")}
+    spaces = {"clip_image": clip, "clap_audio": clap}
     embeds = {
         "clip_image": recipe.image_embeds[rows],
         "clap_audio": recipe.audio_embeds[partners],

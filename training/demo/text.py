@@ -64,7 +64,9 @@ def corpus(data: DemoData) -> list[str]:
 def small_vocabulary(texts: list[str], tokenizer: BertTokenizerFast, size: int) -> list[str]:
     """Choose word pieces: special tokens, single characters, then the commonest in the texts."""
     pieces = Counter(
-        number for row in tokenizer(texts, add_special_tokens=False).input_ids for number in row
+        number
+        for row in tokenizer(texts, add_special_tokens=False, truncation=True).input_ids
+        for number in row
     )
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     kept = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
