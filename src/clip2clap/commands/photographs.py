@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -68,25 +68,31 @@ def read_batches(sources: Sequence[str], size: int) -> Iterator[list[Photograph]
 def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
     """Make the next item in a thread while the caller works on this one.
 
-    No more than two items wait beside the one given out. The thread dies with the process, so
+    Beside the item given out there is never more than one. The thread dies with the process, so
     that an interrupted run does not wait for a slow server.
     """
-    queue: Queue[tuple[str, Any]] = Queue(maxsize=1)
+    wanted = threading.Semaphore(1)
+    made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
 
-    def fill() -> None:
-        try:
-            for item in items:
-                queue.put(("item", item))
-        except BaseException as error:  # handed over to the caller, whatever it is
-            queue.put(("error", error))
-        else:
-            queue.put(("end", None))
+    def make() -> None:
+        iterator = iter(items)
+        while True:
+            wanted.acquire()
+            try:
+                made.put(("item", next(iterator)))
+            except StopIteration:
+                made.put(("end", None))
+                return
+            except BaseException as error:  # handed over to the caller, whatever it is
+                made.put(("error", error))
+                return
 
-    threading.Thread(target=fill, daemon=True).start()
+    threading.Thread(target=make, daemon=True).start()
     while True:
-        what, value = queue.get()
+        what, value = made.get()
         if what == "end":
             return
         if what == "error":
             raise value
+        wanted.release()
         yield value
