@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,8 +33,10 @@ _RECIPES: dict[str, Callable[[Checkpoint, Family], Recipe]] = {
     "laion_clap": LaionClapRecipe,
 }
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Batches are prepared this far ahead of the tower.
-_PREPARED_AHEAD = 2
+# Batches are prepared this far ahead of the tower, each by as many threads as torch has, or fewer:
+# beyond these the threads wait for one another.
+_BATCHES_AHEAD = 1
+_MOST_WORKERS = 8
 
 
 def read_space(
@@ -285,11 +286,11 @@ class _Encoder(nn.Module):
         batch_size: int,
         prepare: Callable[[Sequence[Item]], Inputs],
     ) -> Tensor:
-        """Embed batch by batch, while threads prepare the batches to come."""
+        """Embed batch by batch, while threads prepare the batch to come."""
         embeds = torch.empty(len(items), self._space.dim)
         batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
         position = 0
-        for inputs in _prepared(batches, prepare):
+        for inputs in _prepared(batches, prepare, in_pieces=modality != "text"):
             batch = unit_norm(self(modality, inputs)).cpu()
             embeds[position : position + len(batch)] = batch
             position += len(batch)
@@ -297,23 +298,37 @@ class _Encoder(nn.Module):
 
 
 def _prepared(
-    batches: Sequence[Sequence[Item]], prepare: Callable[[Sequence[Item]], Inputs]
+    batches: Sequence[Sequence[Item]],
+    prepare: Callable[[Sequence[Item]], Inputs],
+    *,
+    in_pieces: bool,
 ) -> Iterator[Inputs]:
-    """Prepare batches in threads, a few ahead, and give them in order."""
-    if len(batches) <= 1:
-        yield from map(prepare, batches)
-        return
-    with ThreadPoolExecutor(min(len(batches), os.cpu_count() or 1, _PREPARED_AHEAD)) as pool:
-        ahead: deque[Future[Inputs]] = deque()
+    """Prepare batches in threads, a few ahead of what is asked for, and give them in order."""
+    workers = min(torch.get_num_threads(), _MOST_WORKERS)
+    with ThreadPoolExecutor(workers) as pool:
+
+        def submit(batch: Sequence[Item]) -> list[Future[Inputs]]:
+            size = math.ceil(len(batch) / workers) if in_pieces else len(batch)
+            pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
+            return [pool.submit(prepare, piece) for piece in pieces]
+
+        ahead: deque[list[Future[Inputs]]] = deque()
         try:
             for batch in batches:
-                ahead.append(pool.submit(prepare, batch))
-                if len(ahead) > _PREPARED_AHEAD:
-                    yield ahead.popleft().result()
+                ahead.append(submit(batch))
+                if len(ahead) > _BATCHES_AHEAD:
+                    yield _joined(ahead.popleft())
             while ahead:
-                yield ahead.popleft().result()
+                yield _joined(ahead.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _joined(pieces: Sequence[Future[Inputs]]) -> Inputs:
+    inputs = [piece.result() for piece in pieces]
+    if len(inputs) == 1:
+        return inputs[0]
+    return {name: torch.cat([part[name] for part in inputs]) for name in inputs[0]}
 
 
 class ClipEncoder(_Encoder):
