@@ -110,7 +110,7 @@ def few_step_scheduler(
         scheduler: The checkpoint's own scheduler, or its config.
 
     Returns:
-        A scheduler for 10 to 25 steps.
+        A scheduler for 10 to 20 steps (what they cost in accuracy stands in docs/pipelines.md).
     """
     config = scheduler if isinstance(scheduler, Mapping) else cast(ConfigMixin, scheduler).config
     with quietly():
@@ -189,7 +189,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         clap_space: dict[str, Any] | None = None,
         clap_revision: str | None = None,
         default_guidance_scale: float = 2.5,
-        default_num_inference_steps: int = 20,
+        default_num_inference_steps: int = 15,
     ) -> None:
         super().__init__()
         check_spaces(
@@ -319,7 +319,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             clap_space=clap_space,
             clap_revision=index.get("clap_revision"),
             default_guidance_scale=index.get("default_guidance_scale", 2.5),
-            default_num_inference_steps=index.get("default_num_inference_steps", 20),
+            default_num_inference_steps=index.get("default_num_inference_steps", 15),
         )
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def _loud(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def sound_parts() -> dict[str, nn.Module]:
+def sound_parts() -> dict[str, Any]:
     """A generator's UNet, VAE and vocoder, shaped like AudioLDM's: 8 mel bins, hop 8, 16 kHz."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
