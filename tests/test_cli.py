@@ -561,8 +561,7 @@ def demo_models(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     prompts = torch.nn.functional.normalize(
         torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     )
-    kinds = {"kinds": [{"kind": kind} for kind in ("cat", "dog", "sea")]}
-    (folder / "kinds.json").write_text(json.dumps(kinds))
+    (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
     save_file({"clap_text": prompts}, folder / "kinds.safetensors")
     monkeypatch.setattr("clip2clap.commands.demo.DEMO_FOLDER", folder)
     preset = replace(GENERATOR_PRESETS["demo"], repo_id=str(model))

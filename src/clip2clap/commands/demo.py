@@ -165,8 +165,7 @@ def nearest_kinds(audio_embed: "Tensor") -> list[tuple[str, float]]:
     kinds = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
     prompts = load_file(DEMO_FOLDER / "kinds.safetensors")["clap_text"].float()
     similarities = (prompts @ audio_embed.float()).tolist()
-    named = zip([kind["kind"] for kind in kinds], similarities, strict=True)
-    return sorted(named, key=lambda pair: pair[1], reverse=True)
+    return sorted(zip(kinds, similarities, strict=True), key=lambda pair: pair[1], reverse=True)
 
 
 def _write_files(
