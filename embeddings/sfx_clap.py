@@ -200,6 +200,8 @@ class SfxClapModel(PreTrainedModel):
         text_embeds = self.get_text_features(
             input_ids, attention_mask, token_type_ids
         ).pooler_output
+        assert audio_embeds is not None
+        assert text_embeds is not None
         logits_per_audio = self.logit_scale.exp() * audio_embeds @ text_embeds.T
         return ClapOutput(
             logits_per_audio=logits_per_audio,

@@ -6,6 +6,7 @@ Liu et al., "AudioLDM: Text-to-Audio Generation with Latent Diffusion Models", I
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -23,7 +24,7 @@ BATCH = 16
 CROPS = 2
 # How often the condition is left out, so that guidance has something to lead away from.
 UNCONDITIONAL_SHARE = 0.1
-SCHEDULE = Schedule(steps=5000, learning_rate=4e-4, warmup=300, ema_decay=0.998)
+SCHEDULE = Schedule(steps=3800, learning_rate=4e-4, warmup=300, ema_decay=0.998)
 
 
 class ConditionalUNet(nn.Module):
@@ -55,7 +56,7 @@ def build_unet(latent_channels: int = 16) -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=(96, 128, 192),
+        cross_attention_dim=(96, 128, 192),  # pyright: ignore[reportArgumentType]
         norm_num_groups=16,
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=512,
@@ -101,8 +102,8 @@ def encode_clips(
         for row in track(range(len(bank)), description="latents"):
             waves = torch.stack([bank.crop(row, CLIP_SAMPLES, generator) for _ in range(CROPS)])
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                posterior = vae.encode(log_mel(waves, filters).unsqueeze(1)).latent_dist
-            latents.append(posterior.mean.float() * vae.config["scaling_factor"])
+                encoded: Any = vae.encode(log_mel(waves, filters).unsqueeze(1))
+            latents.append(encoded.latent_dist.mean.float() * vae.config["scaling_factor"])
         save_file({"latents": torch.stack(latents)}, path)
     train = SPLITS.index("train")
     rows = [
@@ -127,7 +128,7 @@ def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -
     Returns:
         A `ConditionalUNet`, with what it took.
     """
-    noise_schedule = build_scheduler()
+    noise_schedule: Any = build_scheduler()
     levels = noise_schedule.config["num_train_timesteps"]
     signal_to_noise = noise_schedule.alphas_cumprod / (1 - noise_schedule.alphas_cumprod)
     means = torch.stack(

@@ -48,11 +48,12 @@ def package(recipe: Recipe, target: Path) -> None:
     clap = ClapEncoder.from_pretrained(str(clap_folder), dtype=torch.float32)
     clip_space = replace(clip.space("image"), model_id=MODEL_ID)
     clap_space = replace(clap.space("audio"), model_id=MODEL_ID)
-    translator = _train_translator(recipe, clip_space, clap_space)
+    translator = AutoTranslator.from_pretrained(_train_translator(recipe, clip_space, clap_space))
+    translator.register_to_config(_name_or_path=MODEL_ID)
     generator = recipe.generator
     pipeline = ImageToAudioPipeline(
         clip=clip,
-        translator=AutoTranslator.from_pretrained(translator).half(),
+        translator=translator.half(),
         unet=generator.unet.half(),
         vae=recipe.autoencoder.half(),
         vocoder=recipe.vocoder.half(),

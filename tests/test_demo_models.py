@@ -1,0 +1,99 @@
+"""The models that come with the package, as a user meets them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from skimage.data import chelsea
+
+from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
+from clip2clap.presets import DEMO_FOLDER
+
+KINDS = json.loads((DEMO_FOLDER / "kinds.json").read_text())["kinds"]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    pipeline = ImageToAudioPipeline.from_pretrained("demo")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def clap():
+    return ClapEncoder.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return Image.fromarray(chelsea())
+
+
+def nearest_kind(embeds: torch.Tensor, texts: torch.Tensor) -> str:
+    return KINDS[int((embeds @ texts.T).argmax())]
+
+
+def test_clip_names_the_cat(cat):
+    clip = ClipEncoder.from_pretrained("demo")
+    texts = clip.texts([f"a photo of a {kind}" for kind in KINDS])
+    assert nearest_kind(clip.images([cat]), texts) == "cat"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("a kitten", "cat"), ("waves on the seashore", "sea"), ("a locomotive", "train")],
+)
+def test_both_text_towers_know_other_words_for_a_kind(clap, words, kind):
+    for encoder in (clap, ClipEncoder.from_pretrained("demo", towers=("text",))):
+        assert nearest_kind(encoder.texts([words]), encoder.texts(KINDS)) == kind
+
+
+def test_the_translated_cat_lies_nearest_the_sound_of_a_cat(pipeline, clap, cat):
+    embeds = pipeline.translator(pipeline.clip.images([cat]))
+    texts = clap.texts([f"the sound of a {kind}" for kind in KINDS])
+    assert nearest_kind(embeds, texts) == "cat"
+
+
+def test_the_sound_is_five_seconds_neither_silent_nor_clipped_nor_a_tone(pipeline, cat):
+    sound = pipeline(cat, generator=torch.Generator().manual_seed(0)).audios[0]
+    assert len(sound) == round(5.12 * 16_000)
+    assert 0.02 < np.abs(sound).max() <= 1
+    assert (np.abs(sound) > 0.999).mean() < 1e-3
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    assert power.max() / power.sum() < 0.3
+
+
+def test_of_two_candidates_the_better_by_clap_is_kept(pipeline, clap, cat):
+    result = pipeline(
+        cat,
+        num_inference_steps=4,
+        num_candidates=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    heard = clap.audios([(result.audios[0], result.sampling_rate)]) @ result.audio_embeds.T
+    assert heard.item() == pytest.approx(result.similarities.max().item(), abs=1e-4)
+
+
+def test_weights_are_half_precision_and_nothing_is_a_pickle():
+    files = [path for path in DEMO_FOLDER.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as weights:
+                dtypes = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+            assert dtypes <= {"F16", "I64"}, path
+    assert sum(path.stat().st_size for path in files) < 95e6
+
+
+def test_the_spaces_name_the_demo_models_not_the_folder_they_were_made_in(pipeline, clap):
+    translator = pipeline.translator
+    spaces = [translator.source_space, translator.target_space, clap.space("audio")]
+    spaces.append(ClipEncoder.from_pretrained("demo", towers=("image",)).space("image"))
+    assert [space.model_id for space in spaces] == ["demo"] * 4
+    texts = [path.read_text() for path in DEMO_FOLDER.rglob("*config.json")]
+    named = re.findall(r'"_name_or_path": "(.*)"', "\n".join(texts))
+    assert set(named) <= {"", "demo"}
