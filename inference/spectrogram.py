@@ -14,6 +14,8 @@ DYNAMIC_RANGE_DB = 80.0
 """How far below the loudest point the picture still tells quiet from silent."""
 
 _MEL_BINS = 128
+# What 16 bits cannot hold: below half a step, all is rounding.
+_SILENCE = 2.0**-16
 _MOST_COLUMNS = 1200
 _FREQUENCY_TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
 
@@ -35,6 +37,8 @@ def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     samples = np.asarray(waveform, dtype=np.float32)
     if samples.ndim != 1 or samples.size == 0:
         raise UserError(f"Expected a waveform of shape (samples,), got {samples.shape}.")
+    # A constant offset cannot be heard, yet would pass for the loudest point.
+    samples = samples - samples.mean()
     window = 2 ** round(np.log2(0.064 * sampling_rate))
     hop = max(window // 8, len(samples) // _MOST_COLUMNS)
     padded = np.pad(samples, (window // 2, window // 2))
@@ -50,7 +54,7 @@ def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     )
     mel = (power @ bands).T
     loudest = mel.max()
-    if loudest <= 0:
+    if np.abs(samples).max() < _SILENCE:
         return np.full(mel.shape, -DYNAMIC_RANGE_DB)
     floor = loudest * 10 ** (-DYNAMIC_RANGE_DB / 10)
     return 10 * np.log10(np.maximum(mel, floor) / loudest)

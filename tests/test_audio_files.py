@@ -149,8 +149,10 @@ def test_a_spectrogram_is_relative_to_its_loudest_point_and_silence_is_the_floor
     loud, soft = (log_mel_spectrogram(tone(440, level=level), RATE) for level in (0.9, 0.009))
     assert loud.max() == pytest.approx(0)
     np.testing.assert_allclose(loud, soft, atol=0.5)
-    silence = log_mel_spectrogram(np.zeros(RATE, dtype=np.float32), RATE)
-    assert (silence == -DYNAMIC_RANGE_DB).all()
+    for level in (0.0, 0.3):
+        silence = log_mel_spectrogram(np.full(RATE, level, dtype=np.float32), RATE)
+        assert (silence == -DYNAMIC_RANGE_DB).all()
+    np.testing.assert_allclose(log_mel_spectrogram(tone(440) + 0.3, RATE), loud, atol=0.5)
 
 
 def test_a_spectrogram_is_a_png_whose_bright_line_lies_at_the_tone(tmp_path: Path) -> None:
