@@ -1,5 +1,6 @@
 """Encoders, the space an embedding lives in, and the table that stores embeddings."""
 
+from clip2clap.embeddings.captions import embed_captions
 from clip2clap.embeddings.checkpoint import CheckpointError, MissingExtraError, ModelNotFoundError
 from clip2clap.embeddings.encoders import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.errors import UserError
@@ -26,6 +27,7 @@ __all__ = [
     "UnreadableImageError",
     "UserError",
     "concatenate",
+    "embed_captions",
     "find_images",
     "load_image",
     "read_space",

@@ -183,7 +183,10 @@ def find_checkpoint(
         return _find_open_clip(name, family, token=token, local_files_only=local_files_only)
     if name.startswith(_LAION_CLAP_PREFIX):
         return _find_laion_clap(name, family)
-    source = _Source(resolve(name, family), name, family, revision, token, local_files_only)
+    location = resolve(name, family)
+    if family == "clap" and location == name:
+        location = resolve(name, "generator")  # a generator's checkpoint holds a CLAP
+    source = _Source(location, name, family, revision, token, local_files_only)
     return _in_folder(source)
 
 
