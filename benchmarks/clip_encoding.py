@@ -67,7 +67,7 @@ def main(
                 picture.save(path, quality=90)
             pictures = list(paths)
         encoder = ClipEncoder.from_pretrained(folder)
-        model = encoder.towers.model
+        model: Any = encoder.towers.model
 
         @torch.no_grad()
         def bare() -> None:
