@@ -118,9 +118,10 @@ def _name_space(note: Path) -> None:
 def _train_translator(recipe: Recipe, clip: EmbeddingSpace, clap: EmbeddingSpace) -> Path:
     """Learn from pairs of a training photograph and a training recording of its kind."""
     folder, table = recipe.folder / "translator", recipe.folder / "pairs"
-    shutil.rmtree(table, ignore_errors=True)
+    for stale in (folder, table):
+        shutil.rmtree(stale, ignore_errors=True)
     _pair(recipe, table, clip, clap)
-    train(table, folder, TRANSLATOR, overwrite=True)
+    train(table, folder, TRANSLATOR)
     return folder
 
 

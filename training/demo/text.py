@@ -89,6 +89,7 @@ def build_student(
             "vocab_size": len(vocabulary),
             "num_hidden_layers": len(LAYERS),
             "max_position_embeddings": 64,
+            "_name_or_path": "",
         }
     )
     bert = BertModel(config)
