@@ -190,7 +190,7 @@ def find_checkpoint(
     return _in_folder(source)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Source:
     """A folder on disk or a repository on the hub, of which files can be asked for."""
 
@@ -200,6 +200,26 @@ class _Source:
     revision: str | None
     token: str | bool | None
     local_files_only: bool
+    answered: bool = False
+    refusal: Exception | None = None
+
+    def ask_hub(self) -> Exception | None:
+        """Ask the hub once whether it has the repository; give what speaks against fetching."""
+        if self.local_files_only:
+            return ConnectionError("local_files_only is set")
+        if not self.answered:
+            self.answered = True
+            try:
+                # The hub's client itself waits for ever where a network swallows what is sent.
+                huggingface_hub.HfApi().model_info(
+                    self.location,
+                    revision=self.revision or "main",
+                    token=self.token,
+                    timeout=huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT,
+                )
+            except Exception as error:
+                self.refusal = error
+        return self.refusal
 
     def folder(self, *patterns: str) -> Path:
         """Give the folder, once the files that match have been fetched."""
@@ -302,42 +322,46 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _fetch(source: _Source, patterns: tuple[str, ...]) -> Path:
-    name = source.name
+    refusal = source.ask_hub()
     try:
         return Path(
             huggingface_hub.snapshot_download(
                 source.location,
                 revision=source.revision,
                 token=source.token,
-                local_files_only=source.local_files_only,
+                local_files_only=refusal is not None,
                 allow_patterns=list(patterns),
                 tqdm_class=_DownloadBar,
             )
         )
-    except HFValidationError as error:
-        raise ModelNotFoundError(
-            f"{name!r} is neither a folder nor a hub id. {_suggestion(name, source.family)}"
-        ) from error
-    except GatedRepoError as error:
-        raise ModelNotFoundError(
+    except Exception as error:
+        raise _explain(source, refusal or error) from error
+
+
+def _explain(source: _Source, error: Exception) -> ModelNotFoundError:
+    """Say why there is neither a copy on disk nor one to be fetched."""
+    name, hint = source.name, _suggestion(source.name, source.family)
+    if isinstance(error, HFValidationError):
+        return ModelNotFoundError(f"{name!r} is neither a folder nor a hub id. {hint}")
+    if isinstance(error, GatedRepoError):
+        return ModelNotFoundError(
             f"{name!r} asks for its terms to be accepted: accept them on the hub's page, then log "
             "in with `hf auth login`."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"The hub has no public model {name!r}. {_suggestion(name, source.family)} A private "
-            "one needs `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{name!r} has no revision {source.revision!r}.") from error
-    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
-        preset = _close_preset(name, source.family)
-        raise HubUnreachableError(
-            f"{name!r} is not on this machine and the model hub can't be reached. "
-            + (f"Did you mean {preset!r}? Otherwise give" if preset else "Give")
-            + " a local folder, or connect to the network, or fetch it once with "
-            f"`hf download {source.location}`."
-        ) from error
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelNotFoundError(
+            f"The hub has no public model {name!r}. {hint} A private one needs `hf auth login`."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return ModelNotFoundError(f"{name!r} has no revision {source.revision!r}.")
+    preset = _close_preset(name, source.family)
+    return HubUnreachableError(
+        f"{name!r} is not on this machine and the model hub can't be reached "
+        f"({one_line(error, limit=80)}). "
+        + (f"Did you mean {preset!r}? Otherwise give" if preset else "Give")
+        + " a local folder, or connect to the network, or fetch it once with "
+        f"`hf download {source.location}`."
+    )
 
 
 def _looks_like_a_path(location: str) -> bool:
