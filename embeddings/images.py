@@ -1,9 +1,10 @@
 """Read a picture from anywhere into RGB, or say in one line why it can't be read."""
 
+import contextlib
 import io
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -51,7 +52,8 @@ def load_image(source: str | Path | Image.Image | bytes) -> Image.Image:
             `MAX_PIXELS`, or its sides' ratio exceeds `MAX_ASPECT`.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the picture")
+        with _explained("the picture"):
+            return _to_rgb(source, "the picture")
     if isinstance(source, bytes):
         return _decode(source, "the picture")
     name = str(source)
@@ -110,13 +112,19 @@ def _decode(data: IO[bytes] | bytes, name: str) -> Image.Image:
         if not data:
             raise UnreadableImageError(f"{name} is empty. Fetch or save it again.")
         data = io.BytesIO(data)
+    # Naming the formats keeps PIL's rarer readers away from files of unknown origin.
+    with _explained(name), Image.open(data, formats=_FORMATS) as image:
+        return _to_rgb(image, name)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn whatever PIL raises over a picture into one line that names it."""
     try:
         with warnings.catch_warnings():
             # Our own limit is stricter than the one that PIL warns at.
             warnings.simplefilter("ignore")
-            # Naming the formats keeps PIL's rarer readers away from files of unknown origin.
-            with Image.open(data, formats=_FORMATS) as image:
-                return _to_rgb(image, name)
+            yield
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -125,7 +133,7 @@ def _decode(data: IO[bytes] | bytes, name: str) -> Image.Image:
         ) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"{name}: {_too_large()}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, MemoryError) as error:
+    except Exception as error:  # a damaged file can make PIL raise almost anything
         raise UnreadableImageError(
             f"{name} is damaged or not fully there ({' '.join(str(error).split())[:120]}). "
             "Fetch or save it again."

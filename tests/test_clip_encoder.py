@@ -289,6 +289,13 @@ def test_a_round_trip_keeps_every_weight_and_the_space(clip, tmp_path):
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
+def test_saving_in_half_precision_stays_in_the_space(folder, clip, tmp_path):
+    for dtype in ("bfloat16", "float16"):
+        ClipEncoder.from_pretrained(folder, dtype=dtype).save_pretrained(tmp_path / dtype)
+        space = read_space(tmp_path / dtype, family="clip", modality="image")
+        assert space.same_model_as(clip.space("image"))
+
+
 def test_one_tower_saved_alone_stays_in_its_space(folder, clip, tmp_path):
     encoder = ClipEncoder.from_pretrained(folder, towers=("image",))
     assert encoder.modalities == ("image",)

@@ -9,6 +9,8 @@ import zlib
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from clip2clap.embeddings import UnreadableImageError, UserError, find_images, images, load_image
@@ -156,6 +158,34 @@ def test_a_photograph_that_breaks_off_is_refused(tmp_path):
     (tmp_path / "half.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     with pytest.raises(UnreadableImageError, match="damaged or not fully there"):
         load_image(tmp_path / "half.jpg")
+
+
+def small_file(kind: str) -> bytes:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    two_halves().save(file, kind, **({} if kind == "GIF" else {"exif": exif}))
+    return file.getvalue()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "TIFF"]),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
+    length=st.floats(0, 1),
+)
+def test_a_damaged_file_is_read_or_refused_but_never_breaks_the_program(kind, changes, length):
+    data = bytearray(small_file(kind))
+    for place, value in changes:
+        data[int(place * (len(data) - 1))] = value
+    with contextlib.suppress(UnreadableImageError):
+        assert load_image(bytes(data[: round(length * len(data))])).mode == "RGB"
+
+
+def test_a_picture_that_was_opened_but_not_read_yet_is_told_about_too(tmp_path):
+    (tmp_path / "cut.png").write_bytes(png_header(100, 100))
+    with pytest.raises(UnreadableImageError, match="the picture is damaged"):
+        load_image(Image.open(tmp_path / "cut.png"))
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
