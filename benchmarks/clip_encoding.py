@@ -75,7 +75,8 @@ def main(
         def encode() -> None:
             encoder.images(pictures, batch_size=images)
 
-        bare(), encode()
+        bare()
+        encode()
         times = [(seconds(bare), seconds(encode)) for _ in range(rounds)]
     alone, whole = (min(column) for column in zip(*times, strict=True))
     print(f"bare model      {alone / images * 1e3:7.1f} ms a picture")

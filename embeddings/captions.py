@@ -14,6 +14,8 @@ from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.table import Dtype, EmbeddingTable, TableWriter
 
 _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+# The published files are named after their splits; of any other file the split is not known.
+_SPLITS = ("train", "val", "test")
 # Captions written at once; sorted by length within, so that little is padded.
 _CHUNK = 512
 
@@ -51,6 +53,7 @@ def embed_captions(
         UserError: If the file is no AudioCaps CSV, or the tables don't fit together.
     """
     rows = _read_captions(Path(captions).expanduser())[:limit]
+    split = Path(captions).stem
     column = f"{encoder.family}_text"
     partner = None if pair_with is None else _Partner(pair_with, column)
     spaces = {column: encoder.space("text"), **({} if partner is None else partner.spaces)}
@@ -82,8 +85,9 @@ def embed_captions(
                 "caption": texts,
                 "youtube_id": [row["youtube_id"] for row in chunk],
                 "start_time": [row["start_time"] for row in chunk],
-                "split": [Path(captions).stem] * len(chunk),
             }
+            if split in _SPLITS:
+                sources["split"] = [split] * len(chunk)
             writer.append(ids, sources, embeds)
     return EmbeddingTable.open(folder)
 

@@ -6,6 +6,7 @@ module registers the classes with transformers' Auto classes, so that a demo che
 other does.
 """
 
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -245,19 +246,6 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
         self.max_length_s = max_length_s
         self.nb_max_samples = round(max_length_s * sampling_rate)
 
-    def mel_filters(self) -> Tensor:
-        """Return the filter bank, shape (fft_window_size // 2 + 1, feature_size)."""
-        filters = mel_filter_bank(
-            num_frequency_bins=self.fft_window_size // 2 + 1,
-            num_mel_filters=self.feature_size,
-            min_frequency=0.0,
-            max_frequency=self.sampling_rate / 2,
-            sampling_rate=self.sampling_rate,
-            norm=None,
-            mel_scale="htk",
-        )
-        return torch.from_numpy(filters / filters.sum(axis=0).clip(min=1e-10)).float()
-
     def __call__(
         self,
         raw_speech: np.ndarray | list[np.ndarray],
@@ -296,7 +284,8 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
             window=torch.hann_window(self.fft_window_size),
             return_complex=True,
         )
-        mels = spectra.abs().square().transpose(1, 2) @ self.mel_filters()
+        filters = _mel_filters(self.fft_window_size, self.feature_size, self.sampling_rate)
+        mels = spectra.abs().square().transpose(1, 2) @ filters
         features = torch.log10(mels * 10_000 + 1) / self.log_mel_range
         return BatchFeature({"input_features": features}, tensor_type=return_tensors)
 
@@ -304,6 +293,21 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
         peak = np.abs(recording).max()
         window = np.resize(recording, self.nb_max_samples)
         return torch.from_numpy(window / peak if peak > 0 else window)
+
+
+@cache
+def _mel_filters(fft_window_size: int, feature_size: int, sampling_rate: int) -> Tensor:
+    """Return the filter bank, shape (fft_window_size // 2 + 1, feature_size)."""
+    filters = mel_filter_bank(
+        num_frequency_bins=fft_window_size // 2 + 1,
+        num_mel_filters=feature_size,
+        min_frequency=0.0,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        norm=None,
+        mel_scale="htk",
+    )
+    return torch.from_numpy(filters / filters.sum(axis=0).clip(min=1e-10)).float()
 
 
 AutoConfig.register("sfx_clap", SfxClapConfig, exist_ok=True)

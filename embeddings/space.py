@@ -36,7 +36,7 @@ class EmbeddingSpace:
     """Whether every vector has L2 norm 1."""
 
     fingerprint: str
-    """What the weights and the preprocessing come down to; see `fingerprint_checkpoint`."""
+    """What the weights and the preprocessing come down to; see `read_space`."""
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):

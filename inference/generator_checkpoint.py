@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import diffusers
-import httpx
 import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging as diffusers_log
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings import CheckpointError, ModelNotFoundError, UserError
@@ -117,10 +122,12 @@ def fetch_folder(
             "`hf auth login`."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
+        # That there is no copy on disk either is said already.
+        reason = "" if isinstance(error, LocalEntryNotFoundError) else f" ({one_line(error)})"
         raise ModelNotFoundError(
             f"{repo_id!r} is not on this machine and can't be had from the hub. Give a local "
-            f"folder, or connect to the network, or fetch it once with `hf download {repo_id}` "
-            f"({one_line(error)})."
+            f"folder, or connect to the network, or fetch it once with `hf download {repo_id}`"
+            f"{reason}."
         ) from error
 
 
@@ -273,10 +280,14 @@ def _unused_weights(model: Any) -> set[str]:
 def _list_files(repo_id: str, revision: str | None, token: str | bool | None) -> list[str] | None:
     """List a repository's files, or give None where the hub can't be reached."""
     try:
-        return HfApi(token=token).list_repo_files(repo_id, revision=revision)
-    except HfHubHTTPError:
+        # One request with a time limit: the hub client's own listing tries again for minutes.
+        info = HfApi().model_info(
+            repo_id, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT
+        )
+        return [file.rfilename for file in info.siblings or ()]
+    except (HfHubHTTPError, ValueError):
         raise
-    except (OSError, httpx.TransportError) as error:
+    except Exception as error:  # Which errors these are depends on the hub client's HTTP library.
         logger.info("The hub can't be reached (%s): using what is on disk.", one_line(error))
         return None
 

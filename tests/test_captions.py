@@ -33,6 +33,11 @@ def clap(audioldm_folder) -> ClapEncoder:
     return ClapEncoder.from_pretrained(audioldm_folder)
 
 
+def test_a_file_of_another_name_says_nothing_of_a_split(captions, clap, tmp_path):
+    table = embed_captions(captions.rename(tmp_path / "mine.csv"), clap, tmp_path / "table")
+    assert "split" not in table.sources
+
+
 def test_every_caption_becomes_a_row_and_an_empty_one_a_failure(captions, clap, tmp_path):
     table = embed_captions(captions, clap, tmp_path / "table", dtype="float32")
     assert table.ids == ["91139", "58146", "7"]

@@ -4,9 +4,9 @@ import json
 import logging
 import shutil
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -616,10 +616,7 @@ def test_a_vae_saved_under_the_older_names_of_its_attention_loads(pipe, saved):
 
 
 def test_a_missing_folder_and_an_unreachable_hub_are_told_in_a_line(monkeypatch, tmp_path):
-    def unreachable(*args, **kwargs):
-        raise httpx.ConnectError("no route")
-
-    monkeypatch.setattr(generator_checkpoint.HfApi, "list_repo_files", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     for name in (str(tmp_path / "nowhere"), "nobody/nothing-of-the-kind", "no name"):
         with pytest.raises(ModelNotFoundError, match="folder") as error:
             ImageToAudioPipeline.from_pretrained(name)
@@ -632,15 +629,14 @@ def test_of_a_hub_checkpoint_only_the_generator_is_fetched_in_one_format(
     files = [path for path in audioldm_folder.rglob("*") if path.is_file()]
     listed = [path.relative_to(audioldm_folder).as_posix() for path in files]
     listed += ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors"]
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in listed])
     fetched = set()
 
     def download(repo_id, *, allow_patterns, **kwargs):
         fetched.update(allow_patterns)
         return str(audioldm_folder)
 
-    monkeypatch.setattr(
-        generator_checkpoint.HfApi, "list_repo_files", lambda *args, **kwargs: listed
-    )
+    monkeypatch.setattr(generator_checkpoint.HfApi, "model_info", lambda *args, **kwargs: info)
     monkeypatch.setattr(generator_checkpoint, "snapshot_download", download)
     ImageToAudioPipeline.from_audioldm("owner/audioldm", fetch_text_encoder=False)
     assert fetched == {
