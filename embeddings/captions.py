@@ -85,6 +85,8 @@ def embed_captions(
                 "caption": texts,
                 "youtube_id": [row["youtube_id"] for row in chunk],
                 "start_time": [row["start_time"] for row in chunk],
+                # A clip of the validation and test files has five captions: one thing to split by.
+                "item": [f"{row['youtube_id']}_{row['start_time']}" for row in chunk],
             }
             if split in _SPLITS:
                 sources["split"] = [split] * len(chunk)

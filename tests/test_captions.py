@@ -43,6 +43,7 @@ def test_every_caption_becomes_a_row_and_an_empty_one_a_failure(captions, clap, 
     assert table.ids == ["91139", "58146", "7"]
     assert table.source("youtube_id") == ["r1nicOVtvkQ", "UDGBjjwyaqE", "abc"]
     assert table.source("split") == ["train"] * 3
+    assert table.source("item") == ["r1nicOVtvkQ_130", "UDGBjjwyaqE_20", "abc_0"]
     assert table.failures() == {"11542": "empty caption"}
     expected = clap.texts(table.source("caption"))
     assert torch.allclose(table.tensor("clap_text"), expected, atol=1e-6)
