@@ -210,13 +210,7 @@ class _Source:
         if not self.answered:
             self.answered = True
             try:
-                # The hub's client itself waits for ever where a network swallows what is sent.
-                huggingface_hub.HfApi().model_info(
-                    self.location,
-                    revision=self.revision or "main",
-                    token=self.token,
-                    timeout=huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT,
-                )
+                list_hub_files(self.location, revision=self.revision, token=self.token)
             except Exception as error:
                 self.refusal = error
         return self.refusal
@@ -319,6 +313,32 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
         f"{source.name} is a {pipeline} without a {source.family.upper()}. "
         f"{_suggestion(source.name, source.family)}"
     )
+
+
+def list_hub_files(repo_id: str, *, revision: str | None, token: str | bool | None) -> list[str]:
+    """List a repository's files in one request with a time limit.
+
+    The hub client's own listing tries again for minutes, and its downloads wait for ever where a
+    network swallows what is sent.
+
+    Args:
+        repo_id: The repository on the hub.
+        revision: Branch, tag or commit.
+        token: Credentials for a private repository.
+
+    Returns:
+        The files' paths in the repository.
+
+    Raises:
+        Exception: What the hub's client raises where there is no such repository or no network.
+    """
+    info = huggingface_hub.HfApi().model_info(
+        repo_id,
+        revision=revision or "main",
+        token=token,
+        timeout=huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT,
+    )
+    return [file.rfilename for file in info.siblings or ()]
 
 
 def _fetch(source: _Source, patterns: tuple[str, ...]) -> Path:

@@ -14,8 +14,7 @@ import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging as diffusers_log
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,7 +24,7 @@ from huggingface_hub.errors import (
 from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings import CheckpointError, ModelNotFoundError, UserError
-from clip2clap.embeddings.checkpoint import one_line, quiet, read_json
+from clip2clap.embeddings.checkpoint import list_hub_files, one_line, quiet, read_json
 from clip2clap.presets import GENERATOR_PRESETS
 
 _INDEX_FILE = "model_index.json"
@@ -280,11 +279,7 @@ def _unused_weights(model: Any) -> set[str]:
 def _list_files(repo_id: str, revision: str | None, token: str | bool | None) -> list[str] | None:
     """List a repository's files, or give None where the hub can't be reached."""
     try:
-        # One request with a time limit: the hub client's own listing tries again for minutes.
-        info = HfApi().model_info(
-            repo_id, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT
-        )
-        return [file.rfilename for file in info.siblings or ()]
+        return list_hub_files(repo_id, revision=revision, token=token)
     except (HfHubHTTPError, ValueError):
         raise
     except Exception as error:  # Which errors these are depends on the hub client's HTTP library.

@@ -636,7 +636,7 @@ def test_of_a_hub_checkpoint_only_the_generator_is_fetched_in_one_format(
         fetched.update(allow_patterns)
         return str(audioldm_folder)
 
-    monkeypatch.setattr(generator_checkpoint.HfApi, "model_info", lambda *args, **kwargs: info)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: info)
     monkeypatch.setattr(generator_checkpoint, "snapshot_download", download)
     ImageToAudioPipeline.from_audioldm("owner/audioldm", fetch_text_encoder=False)
     assert fetched == {
