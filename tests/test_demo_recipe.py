@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 from clip2clap.training.demo.data import DemoData, fill, split_rows
 from clip2clap.training.demo.evaluate import balanced_accuracy
+from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.heads import Phrases
 from clip2clap.training.demo.loop import Schedule, fit
 from clip2clap.training.demo.mel import HOP, log_mel, mel_filters
@@ -109,6 +111,20 @@ def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path):
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert len(calls) == 17 + 30 - 16
+
+
+def test_a_write_that_fails_leaves_the_kept_features_as_they_were(tmp_path, monkeypatch):
+    path = tmp_path / "features.safetensors"
+    keep({"features": torch.ones(2)}, path)
+
+    def half_written(tensors, file):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("clip2clap.training.demo.features.save_file", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        keep({"features": torch.zeros(2)}, path)
+    assert torch.equal(load_file(path)["features"], torch.ones(2))
 
 
 def test_balanced_accuracy_counts_every_kind_alike():

@@ -78,7 +78,7 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
         "full_size": torch.tensor([photo.full_size for photo in photos]),
         **_labels(data, photos),
     }
-    save_file(tensors, path)
+    keep(tensors, path)
     return tensors
 
 
@@ -125,8 +125,20 @@ def sound_features(data: DemoData, path: Path) -> dict[str, Tensor]:
         "label": torch.tensor([labels.index(owner.label) for owner in owners]),
         **_labels(data, owners),
     }
-    save_file(tensors, path)
+    keep(tensors, path)
     return tensors
+
+
+def keep(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors whole or not at all: a killed run must not leave half a file that looks done.
+
+    Args:
+        tensors: What to keep, by name.
+        path: Safetensors file; what it held is replaced.
+    """
+    partial = path.with_suffix(".part")
+    save_file(tensors, partial)
+    partial.replace(path)
 
 
 def at_tower_rate(waveform: np.ndarray) -> np.ndarray:

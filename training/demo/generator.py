@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.training.demo.features import SPLITS
+from clip2clap.training.demo.features import SPLITS, keep
 from clip2clap.training.demo.loop import Fit, Schedule, fit
 from clip2clap.training.demo.mel import log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
@@ -104,7 +104,7 @@ def encode_clips(
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 encoded: Any = vae.encode(log_mel(waves, filters).unsqueeze(1))
             latents.append(encoded.latent_dist.mean.float() * vae.config["scaling_factor"])
-        save_file({"latents": torch.stack(latents)}, path)
+        keep({"latents": torch.stack(latents)}, path)
     train = SPLITS.index("train")
     rows = [
         torch.where((sounds["recording"] == number) & (sounds["split"] == train))[0]

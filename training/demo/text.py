@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from clip2clap.training.demo.data import DemoData
+from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.loop import Fit, Schedule, fit
 from clip2clap.training.demo.parts import minilm, sentence_embeds, tokenizer_of
 from clip2clap.training.demo.phrases import PHOTO_PHRASES, SOUND_PHRASES, kind_phrases
@@ -129,7 +130,7 @@ def train_text(
     student, tokenizer = build_student(texts)
     kept = folder / "minilm.safetensors"
     if not kept.is_file():
-        save_file({"embeds": sentence_embeds(*minilm(), texts)}, kept)
+        keep({"embeds": sentence_embeds(*minilm(), texts)}, kept)
     targets = load_file(kept)["embeds"]
     tokens = tokenizer(texts, truncation=True).input_ids
 
