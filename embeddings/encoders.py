@@ -239,12 +239,15 @@ class _Encoder(nn.Module):
             {n: v.to(dtype) if v.is_floating_point() else v for n, v in moved.items()},
         )
 
-    def texts(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+    def texts(
+        self, texts: Sequence[str], *, batch_size: int = 64, normalize: bool = True
+    ) -> Tensor:
         """Embed texts.
 
         Args:
             texts: Any number of them; what exceeds the model's length is cut.
             batch_size: Texts in a batch; it changes speed and memory, not the embeddings.
+            normalize: Scale to unit norm; otherwise the tower's output as it is.
 
         Returns:
             Embeddings, shape (n, d), float32, unit norm, on the CPU, in the order given.
@@ -260,7 +263,11 @@ class _Encoder(nn.Module):
         # Texts of one length share a batch: less padding, so less work.
         order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
         embeds = self._encode(
-            [ids[position] for position in order], "text", batch_size, self.towers.pad
+            [ids[position] for position in order],
+            "text",
+            batch_size,
+            self.towers.pad,
+            normalize=normalize,
         )
         return embeds[torch.tensor(order, dtype=torch.long).argsort()]
 
@@ -285,14 +292,17 @@ class _Encoder(nn.Module):
         modality: Modality,
         batch_size: int,
         prepare: Callable[[Sequence[Item]], Inputs],
+        *,
+        normalize: bool,
     ) -> Tensor:
         """Embed batch by batch, while threads prepare the batch to come."""
         embeds = torch.empty(len(items), self._space.dim)
         batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
         position = 0
         for inputs in _prepared(batches, prepare, in_pieces=modality != "text"):
-            batch = unit_norm(self(modality, inputs)).cpu()
-            embeds[position : position + len(batch)] = batch
+            batch = self(modality, inputs)
+            batch = unit_norm(batch) if normalize else batch.float()
+            embeds[position : position + len(batch)] = batch.cpu()
             position += len(batch)
         return embeds
 
@@ -341,13 +351,20 @@ class ClipEncoder(_Encoder):
 
     family = "clip"
 
-    def images(self, images: Sequence[Image.Image | str | Path], *, batch_size: int = 64) -> Tensor:
+    def images(
+        self,
+        images: Sequence[Image.Image | str | Path],
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+    ) -> Tensor:
         """Embed pictures, preprocessed as the checkpoint says.
 
         Args:
             images: PIL images or paths. Pictures are turned upright by their EXIF tag and put on
                 white where they are transparent.
             batch_size: Pictures in a batch; it changes speed and memory, not the embeddings.
+            normalize: Scale to unit norm; otherwise the tower's output as it is.
 
         Returns:
             Embeddings, shape (n, d), float32, unit norm, on the CPU, in the order given.
@@ -357,7 +374,7 @@ class ClipEncoder(_Encoder):
             UserError: If something else than a list of pictures is given.
         """
         self._check(images, "image", batch_size)
-        return self._encode(images, "image", batch_size, self._prepare_images)
+        return self._encode(images, "image", batch_size, self._prepare_images, normalize=normalize)
 
     def _prepare_images(self, images: Sequence[Image.Image | str | Path]) -> Inputs:
         return self.towers.prepare_images([load_image(image) for image in images])
@@ -374,7 +391,11 @@ class ClapEncoder(_Encoder):
     family = "clap"
 
     def audios(
-        self, audios: Sequence[tuple[np.ndarray | Tensor, int]], *, batch_size: int = 16
+        self,
+        audios: Sequence[tuple[np.ndarray | Tensor, int]],
+        *,
+        batch_size: int = 16,
+        normalize: bool = True,
     ) -> Tensor:
         """Embed sounds; the same sound always gives the same vector.
 
@@ -386,6 +407,8 @@ class ClapEncoder(_Encoder):
             audios: Pairs of a mono waveform, shape (samples,), floats in [-1, 1], and its sampling
                 rate in Hz; it is resampled to the model's rate.
             batch_size: Windows in a batch; it changes speed and memory, not the embeddings.
+            normalize: Scale to unit norm; otherwise to the length of the tower's output, which
+                for a sound of several windows is the mean of their lengths.
 
         Returns:
             Embeddings, shape (n, d), float32, unit norm, on the CPU, in the order given.
@@ -401,9 +424,17 @@ class ClapEncoder(_Encoder):
             cut = self._windows(*_check_audio(audio, position))
             windows += cut
             counts.append(len(cut))
-        embeds = self._encode(windows, "audio", batch_size, self.towers.prepare_audios)
-        means = [part.mean(dim=0) for part in embeds.split(counts)]
-        return unit_norm(torch.stack(means)) if means else embeds
+        outputs = self._encode(
+            windows, "audio", batch_size, self.towers.prepare_audios, normalize=False
+        )
+        if not counts:
+            return outputs
+        means = [part.mean(dim=0) for part in unit_norm(outputs).split(counts)]
+        embeds = unit_norm(torch.stack(means))
+        if normalize:
+            return embeds
+        lengths = [part.mean() for part in outputs.norm(dim=-1).split(counts)]
+        return embeds * torch.stack(lengths).unsqueeze(-1)
 
     def _windows(self, waveform: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
         if sampling_rate != self.towers.sampling_rate:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import (
     BertConfig,
     BertTokenizer,
+    ClapAudioModelWithProjection,
     ClapFeatureExtractor,
     ClapModel,
     ClapTextModelWithProjection,
@@ -82,6 +83,25 @@ def test_a_long_sound_is_the_average_of_windows_from_start_to_end(musicldm_folde
     expected = F.normalize(windows.mean(dim=0), dim=0)
     got = hearing.audios([(noise(0.2), RATE), (sound, RATE), (noise(0.4), RATE)], batch_size=2)
     assert torch.allclose(got[1], expected, atol=1e-5)
+
+
+def test_a_sound_as_the_tower_gives_it_has_the_mean_length_of_its_windows(
+    musicldm_folder, tmp_path
+):
+    whole = ClapModel.from_pretrained(musicldm_folder / "text_encoder")
+    tower = ClapAudioModelWithProjection(whole.config.audio_config).eval()  # does not normalise
+    tower.save_pretrained(tmp_path)
+    for file in (musicldm_folder / "feature_extractor").iterdir():
+        shutil.copy(file, tmp_path)
+    encoder = ClapEncoder.from_pretrained(tmp_path)
+    sound = noise(2.5)
+    windows = [(sound[start : start + RATE], RATE) for start in (0, 12_000, 24_000)]
+    lengths = encoder.audios(windows, normalize=False).norm(dim=1)
+    assert (lengths - 1).abs().min() > 0.1
+    raw = encoder.audios([windows[0], (sound, RATE)], normalize=False)
+    assert torch.allclose(raw.norm(dim=1), torch.stack([lengths[0], lengths.mean()]), rtol=1e-5)
+    unit = encoder.audios([windows[0], (sound, RATE)])
+    assert torch.allclose(F.normalize(raw, dim=-1), unit, atol=1e-6)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -136,6 +136,20 @@ def test_texts_equal_transformers_own_tokenizer_and_model(folder, clip, batch_si
     assert torch.allclose(clip.texts(TEXTS, batch_size=batch_size), expected, atol=1e-5)
 
 
+def test_embeddings_as_the_tower_gives_them_keep_their_length(folder, clip):
+    model, tokenizer = CLIPModel.from_pretrained(folder).eval(), clip_tokenizer()
+    inputs = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt")
+    expected: Any = model.get_text_features(**inputs)
+    raw = clip.texts(TEXTS, batch_size=2, normalize=False)
+    assert torch.allclose(raw, expected.pooler_output, atol=1e-4)
+    assert (raw.norm(dim=1) - 1).abs().min() > 0.1
+    assert torch.equal(F.normalize(raw, dim=-1), clip.texts(TEXTS, batch_size=2))
+    pictures = photographs(3)
+    raw = clip.images(pictures, normalize=False)
+    assert (raw.norm(dim=1) - 1).abs().min() > 0.1
+    assert torch.equal(F.normalize(raw, dim=-1), clip.images(pictures))
+
+
 @pytest.fixture(scope="module")
 def open_clip_name(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("open_clip")
