@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 import numpy as np
 import soxr
@@ -26,6 +26,10 @@ from clip2clap.embeddings.transformers_towers import TransformersRecipe
 from clip2clap.presets import DEMO_FOLDER
 
 Item = TypeVar("Item")
+
+Prepared = Sequence[int] | Inputs
+"""One thing made ready for a tower: a text's token ids, a picture's inputs, or a sound's inputs, of
+which there is a row for every window."""
 
 _RECIPES: dict[str, Callable[[Checkpoint, Family], Recipe]] = {
     "transformers": TransformersRecipe,
@@ -256,20 +260,98 @@ class _Encoder(nn.Module):
             UserError: If something else than texts is given, or there is no text tower.
         """
         self._check(texts, "text", batch_size)
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"Expected texts, got {type(text).__name__} as text {position}.")
-        ids = self.towers.tokenize(texts) if len(texts) else []
-        # Texts of one length share a batch: less padding, so less work.
-        order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
-        embeds = self._encode(
-            [ids[position] for position in order],
-            "text",
-            batch_size,
-            self.towers.pad,
-            normalize=normalize,
+        return self.embed(
+            "text", self.prepare("text", texts), batch_size=batch_size, normalize=normalize
         )
-        return embeds[torch.tensor(order, dtype=torch.long).argsort()]
+
+    def prepare(self, modality: Modality, items: Sequence[Any]) -> list[Prepared]:
+        """Preprocess things one by one, so that `embed` can put any of them into one batch.
+
+        Preparing needs the processor, embedding the device: what does both prepares in threads,
+        and loses no more than the one thing that can't be prepared.
+
+        Args:
+            modality: What they are.
+            items: Texts; pictures as PIL images, paths or a file's bytes; or sounds as pairs of a
+                waveform and its sampling rate.
+
+        Returns:
+            What `embed` takes, on the CPU, in the order given.
+
+        Raises:
+            UserError: If one of them can't be used or this encoder doesn't embed such things.
+        """
+        self._require(modality)
+        if modality == "text":
+            for position, text in enumerate(items):
+                if not isinstance(text, str):
+                    raise UserError(
+                        f"Expected texts, got {type(text).__name__} as text {position}."
+                    )
+            return list(self.towers.tokenize(items)) if len(items) else []
+        if modality == "image":
+            return [self.towers.prepare_images([load_image(image)]) for image in items]
+        cut = [self._windows(*_check_audio(audio, at)) for at, audio in enumerate(items)]
+        return [self.towers.prepare_audios(windows) for windows in cut]
+
+    @torch.no_grad()
+    def embed(
+        self,
+        modality: Modality,
+        prepared: Sequence[Prepared],
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+    ) -> Tensor:
+        """Embed what `prepare` made ready.
+
+        Args:
+            modality: What it is.
+            prepared: Any number of things.
+            batch_size: Things in a batch, for sounds windows; it changes speed and memory, not the
+                embeddings.
+            normalize: Scale to unit norm; otherwise as `texts`, `images` and `audios` do.
+
+        Returns:
+            Embeddings, shape (n, d), float32, unit norm, on the CPU, in the order given.
+
+        Raises:
+            UserError: If this encoder doesn't embed such things.
+        """
+        self._check(prepared, modality, batch_size)
+        if modality == "text":
+            # Texts of one length share a batch: less padding, so less work.
+            order = sorted(range(len(prepared)), key=lambda position: len(prepared[position]))
+            embeds = self._encode(
+                [prepared[position] for position in order],
+                "text",
+                batch_size,
+                self.towers.pad,
+                normalize=normalize,
+            )
+            return embeds[torch.tensor(order, dtype=torch.long).argsort()]
+        inputs = cast(Sequence[Inputs], prepared)
+        counts = [len(next(iter(thing.values()))) for thing in inputs]
+        rows = [
+            {name: values[row : row + 1] for name, values in thing.items()}
+            for thing, count in zip(inputs, counts, strict=True)
+            for row in range(count)
+        ]
+        outputs = torch.empty(len(rows), self._space.dim)
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            outputs[start : start + len(batch)] = self(modality, _joined(batch)).float().cpu()
+        return _averaged(outputs, counts, normalize=normalize)
+
+    def _windows(self, waveform: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
+        if sampling_rate != self.towers.sampling_rate:
+            waveform = soxr.resample(waveform, sampling_rate, self.towers.sampling_rate)
+        length = self.towers.window
+        count = math.ceil(len(waveform) / length)
+        if count <= 1:
+            return [waveform]
+        starts = np.linspace(0, len(waveform) - length, count).round().astype(int)
+        return [waveform[start : start + length] for start in starts]
 
     def _require(self, modality: Modality) -> None:
         if modality not in self.modalities:
@@ -327,15 +409,14 @@ def _prepared(
             for batch in batches:
                 ahead.append(submit(batch))
                 if len(ahead) > _BATCHES_AHEAD:
-                    yield _joined(ahead.popleft())
+                    yield _joined([piece.result() for piece in ahead.popleft()])
             while ahead:
-                yield _joined(ahead.popleft())
+                yield _joined([piece.result() for piece in ahead.popleft()])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _joined(pieces: Sequence[Future[Inputs]]) -> Inputs:
-    inputs = [piece.result() for piece in pieces]
+def _joined(inputs: Sequence[Inputs]) -> Inputs:
     if len(inputs) == 1:
         return inputs[0]
     return {name: torch.cat([part[name] for part in inputs]) for name in inputs[0]}
@@ -427,24 +508,19 @@ class ClapEncoder(_Encoder):
         outputs = self._encode(
             windows, "audio", batch_size, self.towers.prepare_audios, normalize=False
         )
-        if not counts:
-            return outputs
-        means = [part.mean(dim=0) for part in unit_norm(outputs).split(counts)]
-        embeds = unit_norm(torch.stack(means))
-        if normalize:
-            return embeds
-        lengths = [part.mean() for part in outputs.norm(dim=-1).split(counts)]
-        return embeds * torch.stack(lengths).unsqueeze(-1)
+        return _averaged(outputs, counts, normalize=normalize)
 
-    def _windows(self, waveform: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
-        if sampling_rate != self.towers.sampling_rate:
-            waveform = soxr.resample(waveform, sampling_rate, self.towers.sampling_rate)
-        length = self.towers.window
-        count = math.ceil(len(waveform) / length)
-        if count <= 1:
-            return [waveform]
-        starts = np.linspace(0, len(waveform) - length, count).round().astype(int)
-        return [waveform[start : start + length] for start in starts]
+
+def _averaged(outputs: Tensor, counts: Sequence[int], *, normalize: bool) -> Tensor:
+    """Average the directions of every thing's windows; alone, a window stays as it is."""
+    if all(count == 1 for count in counts):
+        return unit_norm(outputs) if normalize else outputs
+    means = [part.mean(dim=0) for part in unit_norm(outputs).split(list(counts))]
+    embeds = unit_norm(torch.stack(means))
+    if normalize:
+        return embeds
+    lengths = [part.mean() for part in outputs.norm(dim=-1).split(list(counts))]
+    return embeds * torch.stack(lengths).unsqueeze(-1)
 
 
 def _check_audio(audio: Any, position: int) -> tuple[np.ndarray, int]:

@@ -4,15 +4,17 @@ A folder holds `data-*.arrow` (Arrow streams, one fixed-size list of float16 or 
 the spaces in the schema's metadata), `state.json` and `dataset_info.json` (what
 `datasets.load_from_disk` reads), and `failures.parquet` if there were any. `state.json` names the
 files that count and is replaced last, in one step: a run that was killed has written all of a
-batch of rows or none of it.
+batch of rows and failures or none of it.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.embeddings.errors import UserError
+from clip2clap.embeddings.files import replacing
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 
 Dtype = Literal["float16", "float32"]
@@ -33,6 +36,8 @@ _STATE_FILE = "state.json"
 _INFO_FILE = "dataset_info.json"
 _FAILURES_FILE = "failures.parquet"
 _LOCK_FILE = ".lock"
+# What state.json holds for us, beside what `datasets` reads from it.
+_OUR_STATE = "clip2clap"
 _METADATA_KEY = b"clip2clap.spaces"
 _FAILURES_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 _ARROW_DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
@@ -42,6 +47,9 @@ _TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _FILE_BYTES = 2**30
 # Unit-norm vectors in half precision are off by less than this.
 _NORM_TOLERANCE = 1e-2
+# Vectors checked at once; their norms are taken in float32, a copy of these many.
+_CHECKED_ROWS = 16_384
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class TableError(UserError):
@@ -51,11 +59,12 @@ class TableError(UserError):
 class EmbeddingTable:
     """Embeddings on disk, mapped rather than read."""
 
-    def __init__(self, folder: Path, files: Sequence[Path], data: pa.Table):
+    def __init__(self, folder: Path, state: "_State", data: pa.Table):
         self.folder = folder
-        self._files = files
+        self.settings = state.settings
+        self._state = state
         self._data = data
-        self.spaces = _read_spaces(data.schema, folder)
+        self.spaces = read_spaces(data.schema, folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -65,14 +74,14 @@ class EmbeddingTable:
             TableError: If there is none in the folder, or one of its files is missing or damaged.
         """
         path = Path(folder).expanduser()
-        files = _data_files(path)
-        if files is None:
+        state = _State.read(path)
+        if state is None:
             raise TableError(
                 f"{folder} holds no table of embeddings (no {_STATE_FILE}). Give the folder that "
                 "an extraction wrote."
             )
-        parts = [_map(file)[0] for file in files]
-        return cls(path, files, pa.concat_tables(parts))
+        parts = [_map(file)[0] for file in state.files]
+        return cls(path, state, pa.concat_tables(parts))
 
     def __len__(self) -> int:
         return self._data.num_rows
@@ -116,14 +125,11 @@ class EmbeddingTable:
         """
         space = self._space(column)
         parts = []
-        for file in self._files:
+        for file in self._state.files:
             data, memory = _map(file)
-            start = pa.py_buffer(memory).address if len(data) else 0
-            for chunk in data[column].chunks:
-                values = chunk.flatten()
-                dtype = _TORCH_DTYPES[_dtype_of(data.schema, column)]
-                offset = values.buffers()[1].address - start + values.offset * dtype.itemsize
-                flat = torch.frombuffer(memory, dtype=dtype, count=len(values), offset=offset)
+            dtype = _TORCH_DTYPES[_dtype_of(data.schema, column)]
+            for offset, count in _places(data, memory, column):
+                flat = torch.frombuffer(memory, dtype=dtype, count=count, offset=offset)
                 parts.append(flat.view(-1, space.dim))
         if len(parts) == 1:
             return parts[0]
@@ -140,13 +146,28 @@ class EmbeddingTable:
             raise TableError(f"Expected rows within 0 and {len(self)}, got {start} to {stop}.")
         return self._data.slice(start, stop - start)
 
+    def described(self, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """Write the spaces of these columns into the metadata of rows that lack the vectors."""
+        spaces = {column: self._space(column) for column in columns}
+        return rows.replace_schema_metadata(_metadata(spaces))
+
     def failures(self) -> dict[str, str]:
         """Give the reason for every id that could not be embedded."""
-        return _read_failures(self.folder)
+        return {
+            row_id: reason
+            for batch in _read_failures(self._state.failures)
+            for row_id, reason in zip(*(c.to_pylist() for c in batch.columns), strict=True)
+        }
 
     def to_parquet(self, path: str | Path) -> None:
-        """Export everything but the failures to one Parquet file, with the spaces."""
-        pq.write_table(self._data, path, compression="zstd")
+        """Export everything but the failures to one Parquet file, with the spaces.
+
+        Raises:
+            TableError: If the file can't be written.
+        """
+        target = Path(path).expanduser()
+        with _writing(target.parent, "The table is as it was."), replacing(target) as partial:
+            pq.write_table(self._data, partial, compression="zstd")
 
     @classmethod
     def from_parquet(cls, path: str | Path, folder: str | Path) -> Self:
@@ -164,11 +185,12 @@ class EmbeddingTable:
             schema = data.schema_arrow
         except (OSError, pa.ArrowInvalid) as error:
             raise TableError(f"{path} can't be read as Parquet: {_line(error)}") from error
-        spaces = _read_spaces(schema, path)
+        spaces = read_spaces(schema, path)
         dtype = _dtype_of(schema, next(iter(spaces)))
         with TableWriter(folder, spaces, dtype=dtype) as writer:
             for batch in data.iter_batches():
-                writer._append_table(pa.Table.from_batches([batch], schema))
+                rows = pa.Table.from_batches([batch], schema)
+                writer._append_table(rows, rows["id"].to_pylist(), {})
         return cls.open(folder)
 
     def _space(self, column: str) -> EmbeddingSpace:
@@ -184,7 +206,7 @@ class TableWriter:
 
     Example:
         >>> with TableWriter(folder, {"clip_text": clip.space("text")}) as writer:
-        ...     todo = [row for row in rows if row.id not in writer.done_ids]
+        ...     todo = [row for row in rows if row.id not in writer]
         ...     writer.append(ids, {"caption": captions}, {"clip_text": clip.texts(captions)})
     """
 
@@ -195,6 +217,7 @@ class TableWriter:
         *,
         dtype: Dtype = "float16",
         rows_per_shard: int = 4096,
+        settings: Mapping[str, Any] | None = None,
     ):
         """Open a folder for writing.
 
@@ -204,10 +227,14 @@ class TableWriter:
                 space's family and modality, such as "clip_text".
             dtype: Of the stored embeddings.
             rows_per_shard: Rows after which what was appended is written; a killed run loses
-                fewer than these.
+                fewer than these. Shards are put together when the table is closed: with as many
+                rows as fit in memory, a table made at once is written once.
+            settings: What the rows are made from, as plain values by name; kept with the table,
+                which can then be continued with the same only.
 
         Raises:
-            TableError: If the folder holds something else, or another run is writing to it.
+            TableError: If the folder holds something else, can't be written to, another run is
+                writing to it, or its table was made with other settings.
             SpaceMismatchError: If the folder holds a table of other spaces.
         """
         if dtype not in get_args(Dtype):
@@ -224,16 +251,23 @@ class TableWriter:
         self.spaces = dict(spaces)
         self.dtype: Dtype = dtype
         self._rows_per_shard = rows_per_shard
-        self._buffer: list[pa.Table] = []
+        # As they come back from the file: tuples as lists.
+        self._settings = None if settings is None else json.loads(json.dumps(settings))
+        self._pending: list[tuple[pa.Table | None, dict[str, str]]] = []
+        self._pending_rows = 0
+        # Unknown until the first rows bring the columns of what they came from.
         self._schema: pa.Schema | None = None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(self.folder / _LOCK_FILE, timeout=0)
-        try:
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise TableError(
-                f"Another run is writing to {folder}. Wait for it, or give another folder."
-            ) from error
+        self._has_rows = False
+        self._ids = _IdSet()
+        with _writing(self.folder, "Nothing was written."):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.folder / _LOCK_FILE, timeout=0)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout as error:
+                raise TableError(
+                    f"Another run is writing to {folder}. Wait for it, or give another folder."
+                ) from error
         try:
             self._resume()
         except BaseException:
@@ -241,27 +275,51 @@ class TableWriter:
             raise
 
     def _resume(self) -> None:
-        files = _data_files(self.folder)
-        if files is None:
+        state = _State.read(self.folder)
+        if state is None:
             others = [p.name for p in self.folder.iterdir() if not _is_ours(p.name)]
             if others:
                 raise TableError(
                     f"{self.folder} holds something else ({others[0]}). Give an empty folder or "
                     "one that a table was written to."
                 )
-            files = []
-        self._files = files
-        self._failures = _read_failures(self.folder)
-        self._ids: set[str] = set()
+            self._state = _State([], [], self._settings)
+            self._sweep()
+            return
+        self._check_settings(state.settings)
+        self._state = state
+        self._resume_rows()
         self._sweep()
-        if files:
-            self._resume_rows()
+
+    def _check_settings(self, before: dict[str, Any] | None) -> None:
+        now = self._settings
+        if now is None:
+            self._settings = before
+            return
+        if before == now:
+            return
+        if before is None:
+            raise TableError(
+                f"{self.folder} holds a table of unknown origin, which can't be continued. Give "
+                "another folder."
+            )
+        changed = [
+            f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        raise TableError(
+            f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. Go on "
+            "with the same, or give another folder."
+        )
 
     def _sweep(self) -> None:
         """Remove what an interrupted run left half done."""
-        for file in self.folder.glob("data-*"):
-            if file not in self._files:
-                file.unlink()
+        named = {*self._state.files, *(file for file, _ in self._state.failures)}
+        for pattern in ("data-*", "failures-*", ".*.part"):
+            for file in self.folder.glob(pattern):
+                if file not in named:
+                    file.unlink()
 
     def _resume_rows(self) -> None:
         table = EmbeddingTable.open(self.folder)
@@ -279,12 +337,13 @@ class TableWriter:
                     "folder."
                 )
         self.spaces = table.spaces
-        self._ids = set(table.ids)
+        for ids in table._data["id"].chunks:
+            self._ids.add(ids.to_pylist())
+        for batch in _read_failures(self._state.failures):
+            self._ids.add(batch["id"].to_pylist())
         if len(table):
+            self._has_rows = True
             self._schema = table._data.schema
-        else:
-            # Nobody knew the columns yet: the first rows bring them.
-            self._files = []
 
     def __enter__(self) -> Self:
         return self
@@ -297,26 +356,38 @@ class TableWriter:
     ) -> None:
         if kind is None:
             self.close()
-        else:
-            with contextlib.ExitStack() as stack:
-                stack.callback(self._lock.release)
-                self.flush()
+            return
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._lock.release)
+            # The reason why this ends is told, not that its last rows could not be kept either.
+            stack.enter_context(contextlib.suppress(TableError))
+            self.flush()
 
-    @property
-    def rows_written(self) -> int:
-        """Rows in the table, with those that still wait in memory."""
+    def __len__(self) -> int:
+        """Rows and failures, with those that still wait in memory."""
         return len(self._ids)
 
     @property
-    def done_ids(self) -> set[str]:
-        """Ids that need no more work: the rows' and those that failed."""
-        return self._ids | self._failures.keys()
+    def failed(self) -> int:
+        """How many of them are failures."""
+        waiting = sum(len(failures) for _, failures in self._pending)
+        return waiting + sum(count for _, count in self._state.failures)
+
+    def __contains__(self, row_id: object) -> bool:
+        """Tell whether an id needs no more work: its row is there, or it failed."""
+        return isinstance(row_id, str) and self.known([row_id])[0]
+
+    def known(self, ids: Sequence[str]) -> list[bool]:
+        """Tell for each id whether it is `in` the writer, many at once."""
+        return self._ids.known(ids).tolist()
 
     def append(
         self,
         ids: Sequence[str],
         sources: Mapping[str, Sequence[Any]],
         embeds: Mapping[str, Tensor],
+        *,
+        failures: Mapping[str, str] | None = None,
     ) -> None:
         """Add rows.
 
@@ -325,17 +396,18 @@ class TableWriter:
             sources: What the rows came from, by column: captions, files, URLs, splits. Every call
                 gives the same columns.
             embeds: Embeddings by column, each of shape (n, d); unit norm where the space says so.
+            failures: Reasons by id for rows that can't be had; they are kept in the same step as
+                the rows, or neither is.
 
         Raises:
             TableError: If the numbers of rows, the columns, the shapes or the norms don't fit, an
-                id is there already, or an embedding holds NaN.
+                id is there already, an embedding holds NaN, or there is no room on the disk.
         """
-        self._check_ids(ids)
         if set(embeds) != set(self.spaces):
             raise TableError(
                 f"Expected embeddings of {', '.join(self.spaces)}, got {', '.join(embeds)}."
             )
-        arrays: dict[str, pa.Array] = {"id": pa.array(list(ids), pa.string())}
+        arrays: dict[str, pa.Array] = {"id": _id_array(ids)}
         for name, values in sources.items():
             if name == "id" or name in self.spaces:
                 raise TableError(f"A source can't be named {name!r}: that column is taken.")
@@ -348,18 +420,16 @@ class TableWriter:
             arrays[column] = pa.FixedSizeListArray.from_arrays(
                 pa.array(flat, _ARROW_DTYPES[self.dtype]), space.dim
             )
-        self._append_table(pa.table(arrays))
+        self._append_table(pa.table(arrays), list(ids), failures or {})
 
-    def _check_ids(self, ids: Sequence[str]) -> None:
-        if any(not isinstance(row_id, str) for row_id in ids):
-            raise TableError("Expected ids as texts; use str(id).")
-        twice = self._ids.intersection(ids)
-        if twice or len(set(ids)) != len(ids):
-            example = next(iter(twice), None) or next(i for i in ids if list(ids).count(i) > 1)
-            raise TableError(
-                f"The id {example!r} is in the table already. Leave out what is in `done_ids`, and "
-                "give every row an id of its own."
-            )
+    def fail(self, row_id: str, reason: str) -> None:
+        """Record that a row can't be had; it stands in `failures.parquet`.
+
+        Raises:
+            TableError: If the id is in the table or has failed already.
+        """
+        _id_array([row_id])
+        self._append_table(None, [], {row_id: reason})
 
     def _source_array(self, name: str, values: Sequence[Any]) -> pa.Array:
         known = None
@@ -372,66 +442,121 @@ class TableWriter:
         # A first batch without any value says nothing about the type; texts are the likeliest.
         return array.cast(pa.string()) if pa.types.is_null(array.type) else array
 
-    def _append_table(self, rows: pa.Table) -> None:
-        schema = self._schema or rows.schema.with_metadata(_metadata(self.spaces))
-        if rows.column_names != schema.names:
-            raise TableError(
-                f"Expected the columns {', '.join(schema.names)}, got "
-                f"{', '.join(rows.column_names)}."
-            )
-        self._schema = schema
-        self._buffer.append(rows.cast(schema))
-        ids = rows["id"].to_pylist()
-        self._ids.update(ids)
-        for row_id in ids:
-            self._failures.pop(row_id, None)
-        if sum(len(part) for part in self._buffer) >= self._rows_per_shard:
+    def _append_table(
+        self, rows: pa.Table | None, ids: list[str], failures: Mapping[str, str]
+    ) -> None:
+        if rows is not None and rows.num_rows:
+            schema = self._schema or rows.schema.with_metadata(_metadata(self.spaces))
+            if rows.column_names != schema.names:
+                raise TableError(
+                    f"Expected the columns {', '.join(schema.names)}, got "
+                    f"{', '.join(rows.column_names)}."
+                )
+            rows = rows.cast(schema)
+            self._schema = schema
+        else:
+            rows = None
+        self._ids.add([*ids, *failures])
+        reasons = {row_id: " ".join(str(reason).split()) for row_id, reason in failures.items()}
+        self._pending.append((rows, reasons))
+        self._pending_rows += len(ids) + len(failures)
+        if self._pending_rows >= self._rows_per_shard:
             self.flush()
-
-    def fail(self, row_id: str, reason: str) -> None:
-        """Record that a row can't be had; it stands in `failures.parquet`.
-
-        Raises:
-            TableError: If the row is in the table.
-        """
-        if row_id in self._ids:
-            raise TableError(f"{row_id!r} is in the table; it can't have failed.")
-        self._failures[row_id] = " ".join(str(reason).split())
 
     def flush(self) -> None:
-        """Write what was appended; from here on it survives the end of the process."""
-        if self._buffer:
-            self._files = [*self._files, self._write(pa.concat_tables(self._buffer))]
-        if self._failures or (self.folder / _FAILURES_FILE).exists():
-            columns = [list(self._failures), list(self._failures.values())]
-            failures = pa.table(columns, schema=_FAILURES_SCHEMA)
-            with _replacing(self.folder / _FAILURES_FILE) as path:
-                pq.write_table(failures, path)
-        if self._files:
-            self._commit(self._files)
-        self._buffer = []
+        """Write what was appended; from here on it survives the end of the process.
+
+        Raises:
+            TableError: If there is no room for it. What was written before is safe.
+        """
+        if not self._pending and self._state.files:
+            return
+        rows = [part for part, _ in self._pending if part is not None]
+        failures = {i: reason for _, failed in self._pending for i, reason in failed.items()}
+        written = len(self._ids) - self._pending_rows
+        with _writing(self.folder, f"The {written} rows before are safe: start again."):
+            files = list(self._state.files)
+            if rows:
+                # A file without rows lacks the columns that the first rows bring.
+                files = [*(files if self._has_rows else []), self._write(pa.concat_tables(rows))]
+            if not files:
+                files = [self._write(self._empty())]
+            failed = list(self._state.failures)
+            if failures:
+                failed.append((self._write_failures(failures), len(failures)))
+            self._commit(_State(files, failed, self._settings))
+        self._has_rows = self._has_rows or bool(rows)
+        self._pending = []
+        self._pending_rows = 0
 
     def close(self) -> None:
-        """Write what was appended and put the shards together into one file, or few large ones."""
+        """Write what was appended and put the shards together into one file, or few large ones.
+
+        Raises:
+            TableError: If there is no room for what was appended.
+        """
         try:
             self.flush()
-            if not self._files:
-                self._files = [self._write(self._empty())]
-                self._commit(self._files)
-            if len(self._files) > 1:
+            # Where there is no room for a copy the shards stay as they are: a table all the same.
+            with contextlib.suppress(TableError), _writing(self.folder, ""):
                 self._compact()
             self._sweep()
         finally:
             self._lock.release()
 
     def _compact(self) -> None:
-        data = EmbeddingTable.open(self.folder)._data
-        rows = max(1, _FILE_BYTES // max(1, data.nbytes // max(1, len(data))))
-        if len(self._files) <= -(-len(data) // rows):
-            return
-        files = [self._write(data.slice(start, rows)) for start in range(0, len(data), rows)]
-        self._commit(files)
-        self._files = files
+        groups: list[list[Path]] = []
+        size = 0
+        for file in self._state.files:
+            bytes_ = file.stat().st_size
+            if not groups or size + bytes_ > _FILE_BYTES:
+                groups.append([])
+                size = 0
+            groups[-1].append(file)
+            size += bytes_
+        failures = self._state.failures
+        if failures and [file.name for file, _ in failures] != [_FAILURES_FILE]:
+            # Its first rows are those it had: with the state of before it reads as before.
+            with _replacing(self.folder / _FAILURES_FILE) as temporary:
+                target = pq.ParquetWriter(temporary, _FAILURES_SCHEMA)
+                with target:
+                    for batch in _read_failures(failures):
+                        target.write_batch(batch)
+            failures = [(self.folder / _FAILURES_FILE, sum(count for _, count in failures))]
+        if failures != self._state.failures or any(len(group) > 1 for group in groups):
+            files = [self._join(group) if len(group) > 1 else group[0] for group in groups]
+            self._commit(_State(files, failures, self._settings))
+
+    def _join(self, shards: Sequence[Path]) -> Path:
+        """Put shards together into one file, with no more than one of them in memory.
+
+        The file is written with zeros for embeddings, from memory that is never touched and so
+        never taken; the embeddings are then copied to their places.
+        """
+        assert self._schema is not None
+        small = [name for name in self._schema.names if name not in self.spaces]
+        parts = [_read(shard).select(small).combine_chunks() for shard in shards]
+        joined = pa.concat_tables(parts).combine_chunks()
+        arrays: dict[str, Any] = {name: joined[name] for name in small}
+        for column, space in self.spaces.items():
+            zeros = np.zeros(len(joined) * space.dim, self.dtype)
+            values = pa.array(zeros, _ARROW_DTYPES[self.dtype])
+            arrays[column] = pa.FixedSizeListArray.from_arrays(values, space.dim)
+        path = self._new_file("data", ".arrow")
+        with _replacing(path) as temporary:
+            table = pa.table([arrays[name] for name in self._schema.names], schema=self._schema)
+            _write_stream(table, temporary)
+            data, memory = _map(temporary)
+            offsets = {name: next(_places(data, memory, name))[0] for name in self.spaces}
+            del data, memory
+            with temporary.open("r+b") as file:
+                for shard in shards:
+                    rows = _read(shard)
+                    for column in self.spaces:
+                        file.seek(offsets[column])
+                        for chunk in rows[column].chunks:
+                            offsets[column] += file.write(chunk.flatten().to_numpy().data)
+        return path
 
     def _empty(self) -> pa.Table:
         columns = {"id": pa.array([], pa.string())}
@@ -439,37 +564,35 @@ class TableWriter:
             columns[column] = pa.array([], pa.list_(_ARROW_DTYPES[self.dtype], space.dim))
         return pa.table(columns).replace_schema_metadata(_metadata(self.spaces))
 
+    def _new_file(self, stem: str, suffix: str) -> Path:
+        files = self.folder.glob(f"{stem}-*{suffix}")
+        numbers = [int(file.stem.split("-")[1]) for file in files]
+        return self.folder / f"{stem}-{max(numbers, default=-1) + 1:06d}{suffix}"
+
     def _write(self, data: pa.Table) -> Path:
-        numbers = [int(f.stem.split("-")[1]) for f in self.folder.glob("data-*.arrow")]
-        path = self.folder / f"data-{max(numbers, default=-1) + 1:06d}.arrow"
-        with (
-            _replacing(path) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_stream(sink, data.schema) as stream,
-        ):
+        path = self._new_file("data", ".arrow")
+        with _replacing(path) as temporary:
             # In one batch, so that a column of the file is one piece of memory.
-            stream.write_table(data.combine_chunks())
+            _write_stream(data.combine_chunks(), temporary)
         return path
 
-    def _commit(self, files: Sequence[Path]) -> None:
+    def _write_failures(self, failures: Mapping[str, str]) -> Path:
+        path = self._new_file("failures", ".parquet")
+        columns = [list(failures), list(failures.values())]
+        with _replacing(path) as temporary:
+            pq.write_table(pa.table(columns, schema=_FAILURES_SCHEMA), temporary)
+        return path
+
+    def _commit(self, state: "_State") -> None:
         """Make these files the table."""
         import datasets
 
-        schema = _map(files[0])[0].schema.remove_metadata()
+        schema = _map(state.files[0])[0].schema.remove_metadata()
         features = datasets.Features.from_arrow_schema(schema).to_dict()
         info = {"citation": "", "description": "", "features": features}
         _write_json(self.folder / _INFO_FILE, {**info, "homepage": "", "license": ""})
-        names = [file.name for file in files]
-        state = {
-            "_data_files": [{"filename": name} for name in names],
-            "_fingerprint": hashlib.sha256(f"{names}{len(self._ids)}".encode()).hexdigest()[:16],
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": None,
-        }
-        _write_json(self.folder / _STATE_FILE, state)
+        _write_json(self.folder / _STATE_FILE, state.to_json(rows=len(self._ids)))
+        self._state = state
 
 
 def concatenate(
@@ -509,35 +632,146 @@ def concatenate(
         for table in tables:
             for start in range(0, len(table), rows_per_shard):
                 rows = table.rows(start, min(start + rows_per_shard, len(table)))
-                writer._check_ids(rows["id"].to_pylist())
-                writer._append_table(rows)
+                writer._append_table(rows, rows["id"].to_pylist(), {})
         for table in tables:
             for row_id, reason in table.failures().items():
-                if row_id not in writer.done_ids:
+                if row_id not in writer:
                     writer.fail(row_id, reason)
     return EmbeddingTable.open(folder)
+
+
+class _IdSet:
+    """Ids, known by 8 bytes each: sorted runs of hashes, of which no two are of like size.
+
+    Two of 5 million ids share a hash with a probability of one in a million.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return sum(len(run) for run in self._runs)
+
+    def add(self, ids: Sequence[str]) -> None:
+        """Add ids.
+
+        Raises:
+            TableError: If one of them is there already, or twice among them; none is added.
+        """
+        if not ids:
+            return
+        hashes = np.sort(_hashes(ids))
+        twice = self.known(ids)
+        if twice.any() or (hashes[1:] == hashes[:-1]).any():
+            example = ids[int(twice.argmax())] if twice.any() else _first_repeated(ids)
+            raise TableError(
+                f"The id {example!r} is in the table already. Leave out every id that is `in` the "
+                "writer, and give every row an id of its own."
+            )
+        self._runs.append(hashes)
+        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+            last = self._runs.pop()
+            self._runs[-1] = np.sort(np.concatenate([self._runs[-1], last]), kind="stable")
+
+    def known(self, ids: Sequence[str]) -> np.ndarray:
+        """Tell for each id whether it is there, shape (n,)."""
+        hashes = _hashes(ids)
+        known = np.zeros(len(hashes), bool)
+        for run in self._runs:
+            places = run.searchsorted(hashes).clip(max=len(run) - 1)
+            known |= run[places] == hashes
+        return known
+
+
+def _hashes(ids: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
+def _first_repeated(ids: Sequence[str]) -> str:
+    seen: set[str] = set()
+    return next(i for i in ids if i in seen or seen.add(i))
+
+
+def _id_array(ids: Sequence[str]) -> pa.Array:
+    try:
+        array = pa.array(ids, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError("Expected ids as texts; use str(id).") from error
+    if array.null_count:
+        raise TableError("Expected ids as texts, got None; use str(id).")
+    return array
 
 
 def _checked(embeds: Tensor, rows: int, column: str, space: EmbeddingSpace) -> Tensor:
     if not isinstance(embeds, Tensor) or tuple(embeds.shape) != (rows, space.dim):
         got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
         raise TableError(f"Expected {column} of shape ({rows}, {space.dim}), got {got}.")
-    embeds = embeds.detach().to("cpu", torch.float32)
-    if not torch.isfinite(embeds).all():
-        raise TableError(f"An embedding of {column} holds NaN or infinity.")
-    norms = embeds.norm(dim=1)
-    if space.unit_norm and rows and (norms - 1).abs().max() > _NORM_TOLERANCE:
-        worst = norms[(norms - 1).abs().argmax()].item()
-        raise TableError(
-            f"{column} should be unit norm, as its space says; got a vector of norm {worst:.3g}. "
-            "Embed with ClipEncoder or ClapEncoder, or say unit_norm=False in the space."
-        )
+    embeds = embeds.detach().cpu()
+    for part in embeds.split(_CHECKED_ROWS):
+        norms = part.float().norm(dim=1)
+        # A sum of squares is finite only if every value is.
+        if not torch.isfinite(norms).all():
+            raise TableError(f"An embedding of {column} holds NaN or infinity.")
+        if space.unit_norm and len(norms) and (norms - 1).abs().max() > _NORM_TOLERANCE:
+            worst = norms[(norms - 1).abs().argmax()].item()
+            raise TableError(
+                f"{column} should be unit norm, as its space says; got a vector of norm "
+                f"{worst:.3g}. Embed with ClipEncoder or ClapEncoder, or say unit_norm=False in "
+                "the space."
+            )
     return embeds
 
 
+@dataclass
+class _State:
+    """What state.json says: the files that count, in order, and what they were made from."""
+
+    files: list[Path]
+    failures: list[tuple[Path, int]]
+    """Files of failures with the number of their rows that count."""
+
+    settings: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "_State | None":
+        """Read a folder's state; None if there is no table."""
+        path = folder / _STATE_FILE
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            names = [entry["filename"] for entry in values["_data_files"]]
+            ours = values.get(_OUR_STATE, {"failures": [], "settings": None})
+            failures = [(entry["filename"], int(entry["rows"])) for entry in ours["failures"]]
+            return cls(
+                [folder / Path(name).name for name in names],
+                [(folder / Path(name).name, rows) for name, rows in failures],
+                ours["settings"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TableError(f"{path} is damaged ({_line(error)}).") from error
+
+    def to_json(self, *, rows: int) -> dict[str, Any]:
+        names = [file.name for file in self.files]
+        return {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": hashlib.sha256(f"{names}{rows}".encode()).hexdigest()[:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+            _OUR_STATE: {
+                "failures": [{"filename": file.name, "rows": n} for file, n in self.failures],
+                "settings": self.settings,
+            },
+        }
+
+
 def _is_ours(name: str) -> bool:
-    ours = (_LOCK_FILE, _STATE_FILE, _INFO_FILE, _FAILURES_FILE)
-    return name.startswith((*ours, "data-"))
+    return name.startswith((_LOCK_FILE, _STATE_FILE, _INFO_FILE, "data-", "failures")) or (
+        name.startswith(".") and name.endswith(".part")
+    )
 
 
 def _metadata(spaces: Mapping[str, EmbeddingSpace]) -> dict[bytes, bytes]:
@@ -545,7 +779,12 @@ def _metadata(spaces: Mapping[str, EmbeddingSpace]) -> dict[bytes, bytes]:
     return {_METADATA_KEY: json.dumps(values).encode()}
 
 
-def _read_spaces(schema: pa.Schema, where: str | Path) -> dict[str, EmbeddingSpace]:
+def read_spaces(schema: pa.Schema, where: str | Path) -> dict[str, EmbeddingSpace]:
+    """Read the spaces of a table's columns from its schema's metadata.
+
+    Raises:
+        TableError: If it holds none.
+    """
     try:
         values = json.loads((schema.metadata or {})[_METADATA_KEY])
         return {column: EmbeddingSpace.from_dict(space) for column, space in values.items()}
@@ -560,18 +799,6 @@ def _dtype_of(schema: pa.Schema, column: str) -> Dtype:
     return "float16" if schema.field(column).type.value_type == pa.float16() else "float32"
 
 
-def _data_files(folder: Path) -> list[Path] | None:
-    """Name the files that count; None if there is no table."""
-    state = folder / _STATE_FILE
-    if not state.is_file():
-        return None
-    try:
-        entries = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
-        return [folder / Path(entry["filename"]).name for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{state} is damaged ({_line(error)}).") from error
-
-
 def _map(file: Path) -> tuple[pa.Table, mmap.mmap]:
     """Map an Arrow file privately: what is written to the memory stays in this process."""
     try:
@@ -584,28 +811,64 @@ def _map(file: Path) -> tuple[pa.Table, mmap.mmap]:
         ) from error
 
 
-def _read_failures(folder: Path) -> dict[str, str]:
-    path = folder / _FAILURES_FILE
-    if not path.is_file():
-        return {}
+def _read(file: Path) -> pa.Table:
+    """Read an Arrow file into memory that goes with the table, unlike mapped pages."""
+    with pa.OSFile(str(file), "rb") as source:
+        return pa.ipc.open_stream(source).read_all()
+
+
+def _places(data: pa.Table, memory: mmap.mmap, column: str) -> Iterator[tuple[int, int]]:
+    """Say where in a mapped file a column's values lie: offset in bytes, number of values."""
+    if not len(data):
+        return
+    start = pa.py_buffer(memory).address
+    for chunk in data[column].chunks:
+        values = chunk.flatten()
+        width = values.type.bit_width // 8
+        yield values.buffers()[1].address - start + values.offset * width, len(values)
+
+
+def _write_stream(data: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, data.schema) as stream:
+        stream.write_table(data)
+
+
+def _read_failures(files: Iterable[tuple[Path, int]]) -> Iterator[pa.RecordBatch]:
+    for path, rows in files:
+        try:
+            for batch in pq.ParquetFile(path).iter_batches():
+                yield batch.slice(0, rows)
+                rows -= min(rows, len(batch))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise TableError(f"{path} is missing or damaged ({_line(error)}).") from error
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, reassurance: str) -> Iterator[None]:
+    """Say in one line what keeps a folder from being written to."""
     try:
-        rows = pq.read_table(path, schema=_FAILURES_SCHEMA)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise TableError(f"{path} is damaged ({_line(error)}).") from error
-    return dict(zip(rows["id"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise TableError(
+                f"There is no room left to write to {folder}. Make some. {reassurance}".rstrip()
+            ) from error
+        reason = error.strerror or _line(error)
+        raise TableError(
+            f"{folder} can't be written to: {reason}. {reassurance}".rstrip()
+        ) from error
 
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Give a name to write to, which takes the place of `path` once all is on disk."""
-    temporary = path.with_name(f"{path.name}.part")
-    yield temporary
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

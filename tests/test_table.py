@@ -1,10 +1,12 @@
 import json
 import os
-import runpy
+import re
 import signal
-import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import datasets
@@ -33,6 +35,25 @@ SPACES = {"clip_text": CLIP, "clap_text": CLAP}
 
 def vectors(count: int, seed: int = 0) -> torch.Tensor:
     return unit_norm(torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed)))
+
+
+LARGE = EmbeddingSpace("clip", "a/clip", "text", 512, True, "c1")
+
+
+def start_fork(job: Callable[..., Any], *arguments: Any) -> int:
+    """Run a job in a process of its own, with what this one has imported; give the process's id.
+
+    Its limits are its own, and it can be killed.
+    """
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            job(*arguments)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
 
 
 def write(folder, ids, *, spaces=SPACES, seed=0, **options):
@@ -87,15 +108,28 @@ def test_datasets_opens_the_folder(tmp_path):
     assert torch.equal(dataset[:]["clip_text"], embeds["clip_text"])
 
 
+def test_pandas_and_duckdb_read_the_rows_through_arrow(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    embeds = write(tmp_path, ["a", "b", "c"], dtype="float32")
+    rows = EmbeddingTable.open(tmp_path).rows(0, 3)
+    frame = rows.to_pandas()
+    assert frame["id"].tolist() == ["a", "b", "c"]
+    assert np.array_equal(np.stack(frame["clip_text"].tolist()), embeds["clip_text"].numpy())
+    found = duckdb.sql("select id, clip_text[1] from rows where caption = 'caption b'").fetchall()
+    assert found == [("b", pytest.approx(embeds["clip_text"][1, 0].item()))]
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
 def test_a_closed_table_gives_a_tensor_without_reading_the_file(tmp_path):
-    rows = 20_000
+    rows, embeds = 20_000, vectors(20_000)
     with TableWriter(tmp_path, {"clip_text": CLIP}, rows_per_shard=3000) as writer:
         for start in range(0, rows, 1000):
             ids = [str(i) for i in range(start, start + 1000)]
-            writer.append(ids, {}, {"clip_text": vectors(1000)})
+            writer.append(ids, {"n": ids}, {"clip_text": embeds[start : start + 1000]})
     table = EmbeddingTable.open(tmp_path)
     tensor = table.tensor("clip_text")
+    assert torch.equal(tensor, embeds.half())
+    assert table.source("n") == table.ids == [str(i) for i in range(rows)]
     lines = Path("/proc/self/maps").read_text().splitlines()
     mapped = [line for line in lines if ".arrow" in line and str(tmp_path) in line]
     spans = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in mapped]
@@ -119,51 +153,37 @@ def test_an_empty_table_opens(tmp_path):
     assert len(EmbeddingTable.open(tmp_path)) == 1
 
 
-WRITE_SLOWLY = """
-import sys, time, torch
-from clip2clap.embeddings import EmbeddingSpace, TableWriter
-from clip2clap.embeddings.space import unit_norm
-space = EmbeddingSpace("clip", "a/clip", "text", 8, True, "c1")
-with TableWriter(sys.argv[1], {"clip_text": space}, dtype="float32", rows_per_shard=5) as writer:
-    for i in range(200):
-        if str(i) in writer.done_ids:
-            continue
-        if i % 10 == 3:
-            writer.fail(str(i), "dead link")
-            continue
-        vector = torch.zeros(1, 8)
-        vector[0, i % 8] = 1
-        writer.append([str(i)], {"caption": [f"c{i}"]}, {"clip_text": vector})
-        print(i, flush=True)
-        time.sleep(0.005)
-"""
+def write_slowly(folder: Path, seconds: float = 0.0) -> None:
+    with TableWriter(folder, {"clip_text": CLIP}, dtype="float32", rows_per_shard=5) as writer:
+        for i in range(200):
+            if str(i) in writer:
+                continue
+            if i % 10 == 3:
+                writer.fail(str(i), "dead link")
+                continue
+            writer.append([str(i)], {"n": [i]}, {"clip_text": torch.eye(DIM)[[i % DIM]]})
+            time.sleep(seconds)
 
 
-def test_a_killed_run_continues_without_a_lost_or_a_double_row(tmp_path, monkeypatch):
-    folder, script = tmp_path / "table", tmp_path / "write_slowly.py"
-    script.write_text(WRITE_SLOWLY)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line) >= 94:
-            break
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
-    assert 60 < len(EmbeddingTable.open(folder)) < 180
-    monkeypatch.setattr(sys, "argv", [str(script), str(folder)])
-    runpy.run_path(str(script))
-    table = EmbeddingTable.open(folder)
-    expected = [i for i in range(200) if i % 10 != 3]
-    assert table.ids == [str(i) for i in expected]
-    assert table.tensor("clip_text").argmax(dim=1).tolist() == [i % 8 for i in expected]
-    assert table.failures() == {str(i): "dead link" for i in range(3, 200, 10)}
-    assert len([file for file in folder.iterdir() if file.suffix == ".arrow"]) == 1
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_at_any_moment_continues_without_a_lost_or_a_double_row(tmp_path):
+    random = Random(0)
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        for _ in range(3):
+            child = start_fork(write_slowly, folder, 0.002)
+            time.sleep(random.uniform(0.05, 0.4))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        write_slowly(folder)
+        table = EmbeddingTable.open(folder)
+        expected = [i for i in range(200) if i % 10 != 3]
+        assert table.ids == [str(i) for i in expected]
+        assert table.source("n") == expected
+        assert table.tensor("clip_text").argmax(dim=1).tolist() == [i % DIM for i in expected]
+        assert table.failures() == {str(i): "dead link" for i in range(3, 200, 10)}
+        assert len(list(folder.glob("*.arrow"))) == 1
+        assert pq.read_table(folder / "failures.parquet").num_rows == 20
 
 
 def test_files_of_an_unfinished_step_are_swept_away(tmp_path):
@@ -186,14 +206,96 @@ def test_an_error_in_the_middle_keeps_what_was_appended(tmp_path):
     assert EmbeddingTable.open(tmp_path).ids == ["a"]
 
 
-def test_a_failure_is_forgotten_once_the_row_succeeds(tmp_path):
-    with TableWriter(tmp_path, SPACES) as writer:
-        writer.fail("a", "timed out\nagain")
-        assert writer.done_ids == {"a"}
-    assert EmbeddingTable.open(tmp_path).failures() == {"a": "timed out again"}
-    assert pq.read_table(tmp_path / "failures.parquet").column_names == ["id", "reason"]
+def test_failures_are_kept_with_the_rows_of_their_step(tmp_path):
+    for part in range(3):  # every part from a writer of its own
+        with TableWriter(tmp_path, SPACES) as writer:
+            assert len(writer) == 3 * part
+            embeds = {"clip_text": vectors(1), "clap_text": vectors(1)}
+            writer.append(
+                [f"row {part}"], {}, embeds, failures={f"link {part}": "timed out\nagain"}
+            )
+            writer.fail(f"file {part}", "no such file")
+            assert f"link {part}" in writer
+            with pytest.raises(TableError, match=f"'link {part}' is in the table"):
+                writer.append([f"link {part}"], {}, embeds)
+    expected = {}
+    for part in range(3):
+        expected |= {f"link {part}": "timed out again", f"file {part}": "no such file"}
+    table = EmbeddingTable.open(tmp_path)
+    assert table.failures() == expected
+    assert table.ids == ["row 0", "row 1", "row 2"]
+    assert pq.read_table(tmp_path / "failures.parquet").to_pydict() == {
+        "id": list(expected),
+        "reason": list(expected.values()),
+    }
+    assert {file.name for file in tmp_path.iterdir()} >= {"state.json", "failures.parquet"}
+    assert not list(tmp_path.glob("failures-*"))
+
+
+def test_a_run_killed_while_its_failures_are_put_together_has_each_once(tmp_path, monkeypatch):
     write(tmp_path, ["a"])
-    assert EmbeddingTable.open(tmp_path).failures() == {}
+    with TableWriter(tmp_path, SPACES) as writer:
+        writer.fail("b", "dead link")
+    writer = TableWriter(tmp_path, SPACES)
+    writer.fail("c", "dead link")
+    writer.flush()
+    # The next step is cut off between the new failures.parquet and the state that names it.
+    monkeypatch.setattr(writer, "_commit", lambda state: None)
+    writer._compact()
+    writer._lock.release()
+    assert pq.read_table(tmp_path / "failures.parquet")["id"].to_pylist() == ["b", "c"]
+    assert list(EmbeddingTable.open(tmp_path).failures()) == ["b", "c"]
+    with TableWriter(tmp_path, SPACES) as again:
+        again.fail("d", "dead link")
+    assert pq.read_table(tmp_path / "failures.parquet")["id"].to_pylist() == ["b", "c", "d"]
+
+
+def test_a_table_is_continued_with_the_settings_it_was_begun_with(tmp_path):
+    with TableWriter(tmp_path, SPACES, settings={"source": "a.csv", "columns": ("x",)}):
+        pass
+    with TableWriter(tmp_path, SPACES, settings={"source": "a.csv", "columns": ("x",)}):
+        pass
+    with pytest.raises(TableError, match=r"source was 'a\.csv' and is now 'b\.csv'"):
+        TableWriter(tmp_path, SPACES, settings={"source": "b.csv", "columns": ("x",)})
+    assert EmbeddingTable.open(tmp_path).settings == {"source": "a.csv", "columns": ["x"]}
+    write(tmp_path / "unknown", ["a"])
+    with pytest.raises(TableError, match="unknown origin"):
+        TableWriter(tmp_path / "unknown", SPACES, settings={"source": "a.csv"})
+
+
+def fill_the_disk(folder: Path, said: Path) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+    try:
+        with TableWriter(folder, {"clip_text": LARGE}) as writer:
+            vectors_ = torch.eye(512)[:1].expand(100, -1)
+            writer.append([f"b{i}" for i in range(100)], {}, {"clip_text": vectors_})
+    except TableError as error:
+        said.write_text(str(error))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the size of files")
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
+    ids = [f"a{i}" for i in range(100)]
+    with TableWriter(tmp_path / "table", {"clip_text": LARGE}) as writer:
+        writer.append(ids, {}, {"clip_text": torch.eye(512)[:100]})
+    os.waitpid(start_fork(fill_the_disk, tmp_path / "table", tmp_path / "said"), 0)
+    assert re.fullmatch(
+        r"There is no room left to write to \S+\. Make some\. The 100 rows before are safe: start "
+        r"again\.",
+        (tmp_path / "said").read_text(),
+    )
+    assert EmbeddingTable.open(tmp_path / "table").ids == ids
+    assert not list((tmp_path / "table").glob("*.part"))
+    with TableWriter(tmp_path / "table", {"clip_text": LARGE}) as writer:
+        assert len(writer) == 100
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TableError, match=r"can't be written to: .+ Nothing was written\."):
+        TableWriter(tmp_path / "file" / "table", SPACES)
 
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
@@ -274,7 +376,7 @@ def test_concatenate_keeps_rows_and_failures(tmp_path):
     second = write(tmp_path / "2", ["c"], dtype="float32", seed=7)
     with TableWriter(tmp_path / "2", SPACES, dtype="float32") as writer:
         writer.fail("d", "dead link")
-        writer.fail("a", "dead link")
+        writer.fail("a", "dead link")  # a row of the first table
     tables = [EmbeddingTable.open(tmp_path / name) for name in ("1", "2")]
     joined = concatenate(tables, tmp_path / "joined", rows_per_shard=1)
     assert joined.ids == ["a", "b", "c"]
