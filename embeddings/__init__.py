@@ -1,9 +1,9 @@
 """Encoders, the space an embedding lives in, and the table that stores embeddings."""
 
-from clip2clap.embeddings.captions import embed_captions
 from clip2clap.embeddings.checkpoint import CheckpointError, MissingExtraError, ModelNotFoundError
 from clip2clap.embeddings.encoders import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.errors import UserError
+from clip2clap.embeddings.exports import export_table, import_table
 from clip2clap.embeddings.images import UnreadableImageError, find_images, load_image
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
@@ -27,8 +27,9 @@ __all__ = [
     "UnreadableImageError",
     "UserError",
     "concatenate",
-    "embed_captions",
+    "export_table",
     "find_images",
+    "import_table",
     "load_image",
     "read_space",
     "require_same_model",

@@ -1,42 +1,11 @@
-"""AudioCaps captions to CLIP text embeddings.
+"""AudioCaps captions to CLIP text embeddings: `clip2clap extract audiocaps --only clip`.
 
-python prior_steps/audiocaps/embedding_CLIP.py train.csv tables/train_clip
+python embedding_CLIP.py [--split val] [--captions FILE] [--clip MODEL | --demo] [--frames FOLDER]
 """
 
-from pathlib import Path
-from typing import Annotated
+import sys
 
-import typer
-
-
-def main(
-    captions: Annotated[Path, typer.Argument(help="An AudioCaps CSV as published.")],
-    folder: Annotated[Path, typer.Argument(help="Where the table goes.")],
-    *,
-    model: Annotated[
-        str, typer.Option(help="A preset, hub id or folder of a CLIP.")
-    ] = "clip-vit-base-patch32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Captions in a batch.")] = 64,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first captions.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute, such as cuda.")] = "cpu",
-) -> None:
-    """Embed every caption with a CLIP; run again to go on where a run was stopped."""
-    from clip2clap.embeddings import ClipEncoder, UserError, embed_captions
-
-    try:
-        table = embed_captions(
-            captions,
-            ClipEncoder.from_pretrained(model, device=device, towers=("text",)),
-            folder,
-            batch_size=batch_size,
-            limit=limit,
-            show_progress=True,
-        )
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    print(f"{len(table)} captions in {folder}, {len(table.failures())} failed")
-
+from clip2clap.cli import main
 
 if __name__ == "__main__":
-    typer.run(main)
+    main(["extract", "audiocaps", "--only", "clip", *sys.argv[1:]])

@@ -1,0 +1,198 @@
+"""The same steps as stages of Ray Data, with a pool of encoders, on this machine or a cluster.
+
+A reader gives the rows that are left in groups of a batch, tasks download their pictures, actors
+prepare and embed them; groups come back in the order of the source. An actor or a machine that dies
+has its groups done again by another.
+"""
+
+import contextlib
+import copy
+import itertools
+import logging
+import os
+import pickle
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from clip2clap.embeddings.checkpoint import MissingExtraError
+from clip2clap.embeddings.errors import UserError
+from clip2clap.embeddings.extraction.download import ImageDownloader
+from clip2clap.embeddings.extraction.plan import EncoderPlan
+from clip2clap.embeddings.extraction.rows import Row
+from clip2clap.embeddings.extraction.steps import (
+    Embedded,
+    downloaded,
+    embedded,
+    in_order,
+    rows_in_group,
+)
+
+try:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, Datasource, read_datasource
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import ReadTask
+except ImportError as error:
+    raise MissingExtraError(
+        "--engine ray needs Ray: install it with `pip install 'clip2clap[ray]'`."
+    ) from error
+
+_DEFAULT_ACTORS = 2
+_PREPARING_THREADS = 4
+# Shares of a processor by which Ray tells the stages apart: with equal ones it would melt them into
+# one, and download in the task that reads.
+_READING_CPUS = 0.25
+_DOWNLOADING_CPUS = 0.5
+
+
+def embed_on_ray(
+    read_rows: Callable[[], Iterable[Row]],
+    plan: EncoderPlan,
+    downloads: Mapping[str, Any],
+    *,
+    address: str | None = None,
+    actors: int | None = None,
+) -> Generator[Embedded]:
+    """Run the steps on Ray.
+
+    Args:
+        read_rows: Reads the rows that are left; called on the machine where Ray puts the reader.
+        plan: The columns to make, and the encoders that every actor loads.
+        downloads: Options of `ImageDownloader`; they hold for one download task.
+        address: A cluster to run on, which has clip2clap and sees the same files; by default one
+            that is started on this machine for this run.
+        actors: Encoders side by side; by default one a GPU, or two.
+
+    Yields:
+        What became of every group of rows, in their order.
+
+    Raises:
+        UserError: If the cluster can't be reached, or one of the steps meets a user's mistake.
+    """
+    if actors is not None and actors < 1:
+        raise UserError(f"Expected at least 1 actor, got {actors}.")
+    on_gpu = plan.device.startswith("cuda")
+    with _connected(address, actors or _DEFAULT_ACTORS):
+        if actors is None:
+            gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else 0
+            actors = gpus or _DEFAULT_ACTORS
+        with _one_group_a_block():
+            groups = (
+                read_datasource(
+                    _Groups(read_rows, rows_in_group(plan)),
+                    override_num_blocks=1,
+                    num_cpus=_READING_CPUS,
+                )
+                .map(_download, fn_args=(dict(downloads),), num_cpus=_DOWNLOADING_CPUS)
+                .map(
+                    _Embed,
+                    fn_constructor_args=(plan,),
+                    compute=ActorPoolStrategy(size=actors),
+                    num_cpus=1,
+                    **({"num_gpus": 1} if on_gpu else {}),
+                )
+            )
+        try:
+            for row in groups.iter_rows():
+                yield pickle.loads(row["group"])
+        except Exception as error:
+            raise _mistake(error) from error
+
+
+def _mistake(error: BaseException) -> BaseException:
+    """Find a user's mistake among the causes of what Ray raises; otherwise give that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return UserError(str(getattr(cause, "cause", cause)))
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
+
+
+@contextlib.contextmanager
+def _connected(address: str | None, actors: int) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Beside the actors there is room for the reader and a download on the smallest machine.
+        cpus = max(os.cpu_count() or 1, actors + 1)
+        options |= {"num_cpus": cpus, "include_dashboard": False}
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        where = "a Ray cluster on this machine" if address is None else address
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} can't be used ({reason}). Check --ray-address.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _one_group_a_block() -> Iterator[None]:
+    """Keep Ray Data from gathering groups, and give them in order."""
+    context = DataContext.get_current()
+    before = copy.copy(context.execution_options), context.target_max_block_size
+    bars = context.enable_progress_bars
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    try:
+        yield
+    finally:
+        context.execution_options, context.target_max_block_size = before
+        context.enable_progress_bars = bars
+
+
+class _Groups(Datasource):
+    """The rows that are left, pickled a group a row, by one task that reads them in order."""
+
+    def __init__(self, read_rows: Callable[[], Iterable[Row]], size: int):
+        super().__init__()
+        self._read_rows = read_rows
+        self._size = size
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        read_rows, size = self._read_rows, self._size
+
+        def read() -> Iterator[pa.Table]:
+            rows = iter(read_rows())
+            while group := list(itertools.islice(rows, size)):
+                yield pa.table({"group": pa.array([pickle.dumps(group)], pa.binary())})
+
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+        return [ReadTask(read, metadata)]
+
+
+def _download(row: dict[str, Any], downloads: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace a group's addresses by what lies there."""
+    group: list[Row] = pickle.loads(row["group"])
+    with contextlib.ExitStack() as stack:
+        rows = downloaded(group, lambda: stack.enter_context(ImageDownloader(**downloads)))
+        return {"group": pickle.dumps(list(rows))}
+
+
+class _Embed:
+    """An actor: the loaded encoders."""
+
+    def __init__(self, plan: EncoderPlan):
+        self._encoders = plan.load()
+        self._pool = ThreadPoolExecutor(_PREPARING_THREADS, "clip2clap-preparing")
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        group: list[Row] = pickle.loads(row["group"])
+        ready = list(in_order(group, self._encoders, self._pool, ahead=len(group)))
+        return {"group": pickle.dumps(embedded(ready, self._encoders))}

@@ -1,0 +1,1 @@
+"""Conceptual Captions' pictures and captions to CLIP and CLAP embeddings."""

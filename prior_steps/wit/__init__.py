@@ -1,0 +1,1 @@
+"""WIT's pictures and captions to CLIP and CLAP embeddings."""
