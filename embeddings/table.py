@@ -661,8 +661,8 @@ class _IdSet:
         if not ids:
             return
         hashes = np.sort(_hashes(ids))
-        twice = self.known(ids)
-        if twice.any() or (hashes[1:] == hashes[:-1]).any():
+        if self._holds(hashes).any() or (hashes[1:] == hashes[:-1]).any():
+            twice = self.known(ids)
             example = ids[int(twice.argmax())] if twice.any() else _first_repeated(ids)
             raise TableError(
                 f"The id {example!r} is in the table already. Leave out every id that is `in` the "
@@ -675,7 +675,9 @@ class _IdSet:
 
     def known(self, ids: Sequence[str]) -> np.ndarray:
         """Tell for each id whether it is there, shape (n,)."""
-        hashes = _hashes(ids)
+        return self._holds(_hashes(ids))
+
+    def _holds(self, hashes: np.ndarray) -> np.ndarray:
         known = np.zeros(len(hashes), bool)
         for run in self._runs:
             places = run.searchsorted(hashes).clip(max=len(run) - 1)
