@@ -13,8 +13,9 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -478,9 +479,11 @@ class TableWriter:
             files = list(self._state.files)
             if rows:
                 # A file without rows lacks the columns that the first rows bring.
-                files = [*(files if self._has_rows else []), self._write(pa.concat_tables(rows))]
+                files = [*(files if self._has_rows else []), self._write(lambda: rows)]
             if not files:
-                files = [self._write(self._empty())]
+                files = [self._new_file("data", ".arrow")]
+                with _replacing(files[0]) as temporary:
+                    _write_stream(self._empty(), temporary)
             failed = list(self._state.failures)
             if failures:
                 failed.append((self._write_failures(failures), len(failures)))
@@ -524,39 +527,11 @@ class TableWriter:
                         target.write_batch(batch)
             failures = [(self.folder / _FAILURES_FILE, sum(count for _, count in failures))]
         if failures != self._state.failures or any(len(group) > 1 for group in groups):
-            files = [self._join(group) if len(group) > 1 else group[0] for group in groups]
+            files = [
+                self._write(partial(map, _read, group)) if len(group) > 1 else group[0]
+                for group in groups
+            ]
             self._commit(_State(files, failures, self._settings))
-
-    def _join(self, shards: Sequence[Path]) -> Path:
-        """Put shards together into one file, with no more than one of them in memory.
-
-        The file is written with zeros for embeddings, from memory that is never touched and so
-        never taken; the embeddings are then copied to their places.
-        """
-        assert self._schema is not None
-        small = [name for name in self._schema.names if name not in self.spaces]
-        parts = [_read(shard).select(small).combine_chunks() for shard in shards]
-        joined = pa.concat_tables(parts).combine_chunks()
-        arrays: dict[str, Any] = {name: joined[name] for name in small}
-        for column, space in self.spaces.items():
-            zeros = np.zeros(len(joined) * space.dim, self.dtype)
-            values = pa.array(zeros, _ARROW_DTYPES[self.dtype])
-            arrays[column] = pa.FixedSizeListArray.from_arrays(values, space.dim)
-        path = self._new_file("data", ".arrow")
-        with _replacing(path) as temporary:
-            table = pa.table([arrays[name] for name in self._schema.names], schema=self._schema)
-            _write_stream(table, temporary)
-            data, memory = _map(temporary)
-            offsets = {name: next(_places(data, memory, name))[0] for name in self.spaces}
-            del data, memory
-            with temporary.open("r+b") as file:
-                for shard in shards:
-                    rows = _read(shard)
-                    for column in self.spaces:
-                        file.seek(offsets[column])
-                        for chunk in rows[column].chunks:
-                            offsets[column] += file.write(chunk.flatten().to_numpy().data)
-        return path
 
     def _empty(self) -> pa.Table:
         columns = {"id": pa.array([], pa.string())}
@@ -569,12 +544,48 @@ class TableWriter:
         numbers = [int(file.stem.split("-")[1]) for file in files]
         return self.folder / f"{stem}-{max(numbers, default=-1) + 1:06d}{suffix}"
 
-    def _write(self, data: pa.Table) -> Path:
+    def _write(self, parts: Callable[[], Iterable[pa.Table]]) -> Path:
+        """Put rows into one file, as one batch: a column of it is then one piece of memory.
+
+        Nothing but one of the parts is held beside what is smaller than the embeddings: the file is
+        written with zeros for these, from memory that is never touched and so never taken, and
+        then they are copied to their places, part by part.
+        """
         path = self._new_file("data", ".arrow")
         with _replacing(path) as temporary:
-            # In one batch, so that a column of the file is one piece of memory.
-            _write_stream(data.combine_chunks(), temporary)
+            placeholder = self._without_embeds(parts())
+            _write_stream(placeholder, temporary)
+            data, memory = _map(temporary)
+            offsets = {name: next(_places(data, memory, name))[0] for name in self.spaces}
+            del data, memory
+            with temporary.open("r+b") as file:
+                for part in parts():
+                    for column in self.spaces:
+                        file.seek(offsets[column])
+                        for chunk in part[column].chunks:
+                            offsets[column] += file.write(chunk.flatten().to_numpy().data)
         return path
+
+    def _without_embeds(self, parts: Iterable[pa.Table]) -> pa.Table:
+        """Put parts together in memory, with zeros for their embeddings."""
+        assert self._schema is not None
+        chunks: dict[str, list[pa.Array]] = {
+            name: [] for name in self._schema.names if name not in self.spaces
+        }
+        rows = 0
+        for part in parts:
+            rows += len(part)
+            for name, found in chunks.items():
+                # Copied: a slice would hold the memory of the whole part.
+                found += [c.take(pa.array(np.arange(len(c)))) for c in part[name].chunks]
+        arrays = []
+        for field in self._schema:
+            if field.name in chunks:
+                arrays.append(pa.concat_arrays(chunks.pop(field.name)))
+            else:
+                zeros = pa.array(np.zeros(rows * field.type.list_size, self.dtype))
+                arrays.append(pa.FixedSizeListArray.from_arrays(zeros, field.type.list_size))
+        return pa.table(arrays, schema=self._schema)
 
     def _write_failures(self, failures: Mapping[str, str]) -> Path:
         path = self._new_file("failures", ".parquet")

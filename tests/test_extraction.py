@@ -282,7 +282,6 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "embedded", counted(pipeline.embedded))
     monkeypatch.setattr(TableWriter, "append", counted(TableWriter.append))
     monkeypatch.setattr(TableWriter, "_write", counted(TableWriter._write))
-    monkeypatch.setattr(TableWriter, "_join", counted(TableWriter._join))
 
 
 def small_steps(monkeypatch: pytest.MonkeyPatch, plan: EncoderPlan) -> None:

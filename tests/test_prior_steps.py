@@ -178,7 +178,6 @@ def test_with_no_network_and_nothing_on_disk_both_ways_out_are_named(tmp_path, m
         raise ConnectionError("no network")
 
     monkeypatch.setattr(checkpoint, "list_hub_files", unreachable)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     file = tmp_path / "val.csv"
     file.write_text("audiocap_id,youtube_id,start_time,caption\n1,abc,30,Rain\n")
     options = ("--clip", "nobody/nothing", "--only", "clip", "-o", tmp_path / "table")

@@ -25,7 +25,6 @@ from clip2clap.embeddings.extraction.steps import (
     embedded,
     grouped,
     in_order,
-    rows_in_group,
 )
 from clip2clap.embeddings.table import Dtype, TableError, TableWriter
 
@@ -211,7 +210,6 @@ def _embed_here(
 ) -> Generator[Embedded]:
     """Run the steps in this process: a thread reads ahead while this one embeds."""
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-    size = rows_in_group(encoders.plan)
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(workers, "clip2clap-preparing")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -219,7 +217,7 @@ def _embed_here(
         ready = in_order(rows, encoders, pool, ahead=2 * workers)
         stopped = threading.Event()
         stack.callback(stopped.set)
-        groups = _ahead(grouped(ready, size), stopped)
+        groups = _ahead(grouped(ready, encoders), stopped)
         start: float | None = None
         for group in groups:
             if start is not None:

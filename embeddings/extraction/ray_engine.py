@@ -24,6 +24,7 @@ from clip2clap.embeddings.extraction.plan import EncoderPlan
 from clip2clap.embeddings.extraction.rows import Row
 from clip2clap.embeddings.extraction.steps import (
     Embedded,
+    as_group,
     downloaded,
     embedded,
     in_order,
@@ -195,4 +196,5 @@ class _Embed:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         group: list[Row] = pickle.loads(row["group"])
         ready = list(in_order(group, self._encoders, self._pool, ahead=len(group)))
-        return {"group": pickle.dumps(embedded(ready, self._encoders))}
+        batch = embedded(as_group(ready, self._encoders), self._encoders)
+        return {"group": pickle.dumps(batch)}

@@ -35,6 +35,15 @@ class PreparedRow:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Rows that are embedded together, and failures that stand between them."""
+
+    rows: Sequence[PreparedRow]
+    texts: Mapping[Column, Sequence[Prepared]]
+    """The captions of the rows that are no failures, made ready together."""
+
+
+@dataclass(frozen=True)
 class Embedded:
     """A batch's outcome: every row of it is among the rows or among the failures."""
 
@@ -139,39 +148,49 @@ def in_order(
             future.cancel()
 
 
-def grouped(rows: Iterable[PreparedRow], size: int) -> Iterator[list[PreparedRow]]:
+def grouped(rows: Iterable[PreparedRow], encoders: Encoders) -> Iterator[Group]:
     """Put together as many rows as the encoders take at once, and the failures between them.
 
     Where a group ends depends on nothing but the rows since the last one, so that a run that goes
     on embeds the same rows together as one that was never stopped.
     """
+    size = rows_in_group(encoders.plan)
     group: list[PreparedRow] = []
     good = 0
     for row in rows:
         group.append(row)
         good += row.reason is None
         if good == size or len(group) == _MOST_FAILURES * size:
-            yield group
+            yield as_group(group, encoders)
             group, good = [], 0
     if group:
-        yield group
+        yield as_group(group, encoders)
 
 
-def embedded(group: Sequence[PreparedRow], encoders: Encoders) -> Embedded:
+def as_group(rows: Sequence[PreparedRow], encoders: Encoders) -> Group:
+    """Prepare the captions of rows that are embedded together."""
+    good = [row.row for row in rows if row.reason is None]
+    return Group(
+        rows,
+        {
+            column: encoders.of(column).prepare("text", [row.content["text"] for row in good])
+            for column in encoders.plan.columns
+            if modality_of(column) == "text"
+        },
+    )
+
+
+def embedded(group: Group, encoders: Encoders) -> Embedded:
     """Embed a group's rows, each column by its encoder."""
-    failures = [(row.row.id, row.reason) for row in group if row.reason is not None]
-    good = [row for row in group if row.reason is None]
+    failures = [(row.row.id, row.reason) for row in group.rows if row.reason is not None]
+    good = [row for row in group.rows if row.reason is None]
     embeds: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     for column in encoders.plan.columns:
-        encoder, modality = encoders.of(column), modality_of(column)
-        ready = (
-            encoder.prepare("text", [row.row.content["text"] for row in good])
-            if modality == "text"
-            else [row.prepared[column] for row in good]
-        )
-        output = encoder.embed(
-            modality, ready, batch_size=encoders.plan.rows_in_batch, normalize=False
+        texts = group.texts.get(column)
+        ready = [row.prepared[column] for row in good] if texts is None else texts
+        output = encoders.of(column).embed(
+            modality_of(column), ready, batch_size=encoders.plan.rows_in_batch, normalize=False
         )
         norms[column] = output.norm(dim=-1)
         embeds[column] = unit_norm(output)
@@ -184,7 +203,7 @@ def embedded(group: Sequence[PreparedRow], encoders: Encoders) -> Embedded:
             reason = "the encoder gave no vector of finite length; use --dtype fp32"
             failures.append((row.row.id, reason))
     rows = [good[place].row for place in kept.tolist()]
-    names = list(group[0].row.columns)
+    names = list(group.rows[0].row.columns)
     columns: dict[str, Sequence[Any]] = {
         name: [row.columns.get(name) for row in rows] for name in names
     }

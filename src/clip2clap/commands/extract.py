@@ -251,9 +251,8 @@ def extract(
     pair = pair or (_PUBLISHED[published] if published else None)
     if pair is None:
         raise OptionError(f"--pair: say what is paired: {', '.join(get_args(PairName))}.")
-    stem = None
-    if published:
-        stem = f"{published}-{captions[0].name.split('.')[0] if captions else split}"
+    part = Path(captions[0].name.removesuffix(".gz")).stem if captions else split
+    stem = f"{published}-{part}" if published else None
     if output is None:
         require(stem is not None, "--output", "name a folder for the table.")
         output = Path(f"{stem}-{only}" if only and pair_with is None else str(stem))
