@@ -15,6 +15,7 @@ from clip2clap.commands.demo import demo
 from clip2clap.commands.doctor import doctor
 from clip2clap.commands.extract import extract
 from clip2clap.commands.image_to_audio import image_to_audio
+from clip2clap.commands.norms import norms
 from clip2clap.commands.options import OptionError
 from clip2clap.commands.train import train
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(image_to_audio)
 app.command()(extract)
+app.command()(norms)
 app.command()(train)
 app.command()(doctor)
 

@@ -1,0 +1,13 @@
+"""The norms of a table's embeddings as histograms: `clip2clap norms`.
+
+python prior_steps/audiocaps/histogram.py [TABLE] [OPTIONS]
+
+Without arguments it takes the table that embedding_CLAP.py writes for the training split.
+"""
+
+import sys
+
+from clip2clap.cli import main
+
+if __name__ == "__main__":
+    main(["norms", *(sys.argv[1:] or ["audiocaps-train"])])
