@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 from weakref import WeakValueDictionary
 
 import httpcore
@@ -193,16 +193,6 @@ class ImageDownloader:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> Self:
-        loop = asyncio.new_event_loop()
-        # Names are resolved in the loop's own threads, which a slow name server holds up.
-        names = ThreadPoolExecutor(min(self._concurrency, 64), "clip2clap-names")
-        loop.set_default_executor(names)
-        self._names = names
-        self._decoding = ThreadPoolExecutor(_DECODING_THREADS, "clip2clap-decoding")
-        self._thread = threading.Thread(
-            target=loop.run_forever, name="clip2clap-downloads", daemon=True
-        )
-        self._thread.start()
         self._slots = asyncio.Semaphore(self._concurrency)
         self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
         self._client = httpx.AsyncClient(
@@ -220,6 +210,16 @@ class ImageDownloader:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
         )
+        loop = asyncio.new_event_loop()
+        # The loop resolves names in these threads. More than there are connections, since a thread
+        # whose name server does not answer stays busy after its row was given up.
+        self._names = ThreadPoolExecutor(4 * self._concurrency, "clip2clap-names")
+        loop.set_default_executor(self._names)
+        self._decoding = ThreadPoolExecutor(_DECODING_THREADS, "clip2clap-decoding")
+        self._thread = threading.Thread(
+            target=loop.run_forever, name="clip2clap-downloads", daemon=True
+        )
+        self._thread.start()
         self._loop = loop
         return self
 
@@ -430,7 +430,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
     def __init__(self, *, allow_private: bool):
         self._allow_private = allow_private
-        self._backend = httpcore.AnyIOBackend()
+        self._backend = cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
 
     async def connect_tcp(
         self,
