@@ -13,27 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
-from PIL import Image
+from full_size import photographs
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging
 
 from clip2clap import ClipEncoder
-
-
-def photographs(count: int) -> list[Image.Image]:
-    """Give smooth pictures with fine grain, 500 x 375 and 375 x 500 by turns."""
-    random = np.random.default_rng(0)
-    pictures = []
-    for index in range(count):
-        size = (500, 375) if index % 2 else (375, 500)
-        coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
-        grain = random.integers(-8, 9, smooth.shape)
-        pictures.append(Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)))
-    return pictures
 
 
 def seconds(job: Callable[[], Any]) -> float:

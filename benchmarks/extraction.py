@@ -1,0 +1,272 @@
+"""Extraction from files to a table: how much of the bare encoders' speed is left, and the memory.
+
+- `images`: a folder of JPEGs through CLIP ViT-B/32, against the bare tower on ready tensors.
+- `audio`: a folder of 10 s sounds through CLAP's HTSAT, against its feature extractor and tower one
+  after the other.
+- `memory`: captions through an encoder so small that rows go by fast; memory beyond what the
+  encoder takes, for few rows and for many.
+- `downloads`: photographs from a server on this machine, which shows what the downloader itself
+  can do; over a network that is the limit instead.
+
+All with random weights; the compared are timed by turns, and a ratio is that of the best times.
+On a machine that others use too, `--cpu-time --threads 1` counts the processor's seconds instead of
+the clock's: a rate is then that of one core, and what threads would do at the same time adds up.
+
+    python benchmarks/extraction.py images audio memory downloads
+    python benchmarks/extraction.py images --device cuda --dtype bfloat16 --images 20000
+"""
+
+import csv
+import io
+import multiprocessing
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import torch
+import typer
+from full_size import made_up_captions, photographs, write_clap, write_clip
+from transformers.utils import logging
+
+from clip2clap.embeddings.extraction.download import ImageDownloader
+from clip2clap.embeddings.extraction.opening import open_source
+from clip2clap.embeddings.extraction.pipeline import ExtractionReport, extract
+from clip2clap.embeddings.extraction.plan import Column, EncoderPlan
+
+SOUND_SECONDS = 10
+SOUND_RATE = 48_000
+SOUND_BATCH = 16
+IMAGE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to measure."""
+
+    rounds: int
+    tiny: bool
+    cpu_time: bool
+    device: str
+    dtype: torch.dtype
+
+    def seconds(self, job: Callable[[], Any]) -> float:
+        """Time one call."""
+        clock = time.process_time if self.cpu_time else time.perf_counter
+        start = clock()
+        job()
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return clock() - start
+
+    def plan(self, column: Column, model: Path) -> EncoderPlan:
+        """Give the plan of a column."""
+        models = {column.split("_")[0]: str(model)}
+        return EncoderPlan((column,), device=self.device, weights_dtype=self.dtype, **models)
+
+
+def compare(
+    name: str,
+    rows: int,
+    goal: float,
+    setup: Setup,
+    bare: Callable[[], Any],
+    source: Path,
+    plan: EncoderPlan,
+) -> None:
+    """Time the bare encoder and the extraction by turns and print both."""
+    table = source.with_name("table")
+    bare()
+    alone, whole, idle = [], [], []
+    for _ in range(setup.rounds):
+        alone.append(setup.seconds(bare))
+        reports: list[ExtractionReport] = []
+        loading = setup.seconds(plan.load) if setup.cpu_time else 0.0
+        spent = setup.seconds(lambda r=reports: r.append(run(source, table, plan)))
+        (report,) = reports
+        whole.append(spent - loading if setup.cpu_time else report.seconds)
+        idle.append((report.waiting_seconds or 0.0) / report.seconds)
+    unit = "rows a second of one core" if setup.cpu_time else "rows/s"
+    print(f"{name}: bare encoder   {rows / min(alone):8.2f} {unit}")
+    print(f"{name}: extraction     {rows / min(whole):8.2f} {unit}")
+    print(f"{name}: ratio          {min(alone) / min(whole):8.3f} (goal: at least {goal:g})")
+    if not setup.cpu_time:
+        print(f"{name}: encoder idle   {min(idle):8.1%} (goal: under 10%)")
+
+
+def measure_images(folder: Path, rows: int, setup: Setup) -> None:
+    """A folder of JPEGs against the bare image tower."""
+    model, pictures = folder / "clip", folder / "pictures"
+    write_clip(model, made_up_captions(100), tiny=setup.tiny)
+    pictures.mkdir()
+    for number, picture in enumerate(photographs(rows)):
+        picture.save(pictures / f"{number:06d}.jpg", quality=90)
+    plan = setup.plan("clip_image", model)
+    towers: Any = plan.load().of("clip_image").towers
+    ready = towers.prepare_images(photographs(IMAGE_BATCH))["pixel_values"]
+    ready = ready.to(setup.device, setup.dtype)
+
+    @torch.no_grad()
+    def bare() -> None:
+        for start in range(0, rows, IMAGE_BATCH):
+            towers.model.get_image_features(pixel_values=ready[: min(IMAGE_BATCH, rows - start)])
+
+    compare("images", rows, 0.9, setup, bare, pictures, plan)
+
+
+def measure_audio(folder: Path, rows: int, setup: Setup) -> None:
+    """A folder of sounds against feature extractor and audio tower."""
+    model, sounds = folder / "clap", folder / "sounds"
+    write_clap(model, made_up_captions(100), tiny=setup.tiny)
+    sounds.mkdir()
+    random = np.random.default_rng(0)
+    waves = random.uniform(-0.5, 0.5, (SOUND_BATCH, SOUND_SECONDS * SOUND_RATE)).astype(np.float32)
+    for number in range(rows):
+        soundfile.write(sounds / f"{number:06d}.wav", waves[number % SOUND_BATCH], SOUND_RATE)
+    plan = setup.plan("clap_audio", model)
+    towers: Any = plan.load().of("clap_audio").towers
+
+    @torch.no_grad()
+    def bare() -> None:
+        for start in range(0, rows, SOUND_BATCH):
+            inputs = towers.prepare_audios(list(waves[: min(SOUND_BATCH, rows - start)]))
+            features = inputs.pop("input_features").to(setup.device, setup.dtype)
+            towers.model.get_audio_features(input_features=features, **inputs)
+
+    compare("audio", rows, 0.85, setup, bare, sounds, plan)
+
+
+def run(source: Path, table: Path, plan: EncoderPlan) -> ExtractionReport:
+    """Extract into a table that was not there before."""
+    shutil.rmtree(table, ignore_errors=True)
+    return extract(open_source([source], wanted=plan.wanted), table, plan)
+
+
+def megabytes_beyond_the_encoder(folder: Path, rows: int, threads: int) -> float:
+    """Give the peak memory of an extraction, less that of a process with the encoder in use."""
+    torch.set_num_threads(threads)
+    plan = EncoderPlan(("clip_text",), clip=str(folder / "clip"))
+    encoder = plan.load().of("clip_text")
+    encoder.texts(made_up_captions(1000), batch_size=plan.rows_in_batch)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(folder / f"{rows}.csv", folder / "table", plan)
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own) / unit
+
+
+def measure_memory(folder: Path, few: int, many: int, threads: int) -> None:
+    """Peak memory for few rows and for many, each in a process of its own."""
+    captions = made_up_captions(10_000)
+    write_clip(folder / "clip", captions[:1000], tiny=True)
+    for rows in (few, many):
+        with (folder / f"{rows}.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["id", "caption"])
+            writer.writerows((row, captions[row % len(captions)]) for row in range(rows))
+        fresh = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+            peak = pool.submit(megabytes_beyond_the_encoder, folder, rows, threads).result()
+        print(f"memory: {rows:>9,} rows {peak:8.0f} MB beyond the encoder's (goal: under 300)")
+
+
+def measure_downloads(folder: Path, rows: int, setup: Setup) -> None:
+    """Photographs from a server in a process of its own, decoded and kept."""
+    fresh = multiprocessing.get_context("spawn")
+    port: Any = fresh.Queue()
+    server = fresh.Process(target=serve, args=(port,), daemon=True)
+    server.start()
+    address = f"http://127.0.0.1:{port.get()}/"
+    urls = [(str(number), f"{address}{number}.jpg") for number in range(rows)]
+    times = []
+    for number in range(setup.rounds):
+        cache = folder / f"cache-{number}"
+        failed: list[str | None] = []
+
+        def download(cache: Path = cache, failed: list[str | None] = failed) -> None:
+            with ImageDownloader(cache=cache, per_host=32, allow_private=True) as downloader:
+                failed += [done.reason for done in downloader(urls) if done.content is None]
+
+        times.append(setup.seconds(download))
+        if failed:
+            raise SystemExit(f"{len(failed)} downloads failed: {failed[0]}")
+    server.terminate()
+    server.join()
+    unit = "photographs a second of one core" if setup.cpu_time else "photographs/s"
+    print(f"downloads: {rows / min(times):8.1f} {unit}, decoded and cached")
+
+
+def serve(port: Any) -> None:
+    """Answer every request with a photograph, for as long as the process lives."""
+    files = []
+    for picture in photographs(16):
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = files[hash(self.path) % len(files)]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever).start()
+    port.put(server.server_port)
+
+
+def main(
+    parts: Annotated[
+        list[str], typer.Argument(help="What to measure: images, audio, memory, downloads.")
+    ],
+    images: Annotated[int, typer.Option(help="Pictures in the folder.")] = 512,
+    sounds: Annotated[int, typer.Option(help="Sounds in the folder.")] = 64,
+    few_rows: Annotated[int, typer.Option(help="Captions of the small table.")] = 10_000,
+    many_rows: Annotated[int, typer.Option(help="Captions of the large table.")] = 1_000_000,
+    downloads: Annotated[int, typer.Option(help="Photographs to download.")] = 2_000,
+    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 3,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    device: Annotated[str, typer.Option(help="Where the encoders compute.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="What they compute in.")] = "float32",
+    cpu_time: Annotated[bool, typer.Option(help="Count the processor's seconds.")] = False,
+    tiny: Annotated[bool, typer.Option(help="Small encoders, to try the benchmark.")] = False,
+) -> None:
+    """Measure the parts one after the other."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    setup = Setup(rounds, tiny, cpu_time, device, getattr(torch, dtype))
+    for part in parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            match part:
+                case "images":
+                    measure_images(folder, images, setup)
+                case "audio":
+                    measure_audio(folder, sounds, setup)
+                case "memory":
+                    measure_memory(folder, few_rows, many_rows, threads)
+                case "downloads":
+                    measure_downloads(folder, downloads, setup)
+                case _:
+                    raise typer.BadParameter(f"{part} can't be measured.")
+
+
+if __name__ == "__main__":
+    typer.run(main)
