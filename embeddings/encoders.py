@@ -27,7 +27,7 @@ from clip2clap.presets import DEMO_FOLDER
 
 Item = TypeVar("Item")
 
-Prepared = Sequence[int] | Inputs
+Prepared = list[int] | Inputs
 """One thing made ready for a tower: a text's token ids, a picture's inputs, or a sound's inputs, of
 which there is a row for every window."""
 
@@ -320,10 +320,11 @@ class _Encoder(nn.Module):
         """
         self._check(prepared, modality, batch_size)
         if modality == "text":
+            ids = cast(Sequence[list[int]], prepared)
             # Texts of one length share a batch: less padding, so less work.
-            order = sorted(range(len(prepared)), key=lambda position: len(prepared[position]))
+            order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
             embeds = self._encode(
-                [prepared[position] for position in order],
+                [ids[position] for position in order],
                 "text",
                 batch_size,
                 self.towers.pad,

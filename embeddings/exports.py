@@ -66,7 +66,7 @@ def export_table(
             f"Expected format as one of {', '.join(get_args(ExportFormat))}, got {format!r}."
         )
     target = Path(folder).expanduser()
-    pair = {}
+    pair: dict[Family, str] = {}
     if format in ("csv", "text"):
         pair = {
             "clip": _only_column(table, "clip", clip),
@@ -124,7 +124,9 @@ def import_table(
             f"Nothing says which models the vectors in {path} come from. Give their spaces, as "
             "from read_space."
         )
-    columns = {family: name for name in spaces for family in _CSV_FILES if name.startswith(family)}
+    columns: dict[Family, str] = {
+        family: name for name in spaces for family in _CSV_FILES if name.startswith(family)
+    }
     if any(path.glob("*.npy")):
         batches = _read_numpy(path, list(spaces))
     elif all((path / name).is_file() for name in _CSV_FILES.values()):

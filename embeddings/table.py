@@ -458,7 +458,7 @@ class TableWriter:
         else:
             rows = None
         self._ids.add([*ids, *failures])
-        reasons = {row_id: " ".join(str(reason).split()) for row_id, reason in failures.items()}
+        reasons = {row_id: _written(reason) for row_id, reason in failures.items()}
         self._pending.append((rows, reasons))
         self._pending_rows += len(ids) + len(failures)
         if self._pending_rows >= self._rows_per_shard:
@@ -887,6 +887,11 @@ def _replacing(path: Path) -> Iterator[Path]:
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     with _replacing(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _written(reason: str) -> str:
+    """Put a reason into a line that any file can hold; names of files may be no UTF-8."""
+    return " ".join(str(reason).split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _line(error: BaseException) -> str:

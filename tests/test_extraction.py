@@ -58,6 +58,7 @@ from clip2clap.embeddings.extraction import (
     pipeline,
     published_files,
 )
+from clip2clap.embeddings.space import Modality
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CAPTIONS = [
@@ -184,7 +185,8 @@ def test_a_caption_embeds_alike_in_any_batch_and_padded_to_the_full_length(plan,
     assert close(vectors[0], vectors[2])
     encoder = ClipEncoder.from_pretrained(clip)
     ids = encoder.towers.tokenize(many_captions(60))
-    end = encoder.towers.model.config.text_config.eos_token_id
+    model: Any = encoder.towers.model
+    end = model.config.text_config.eos_token_id
     full = torch.full((60, 77), end)
     for row, tokens in enumerate(ids):
         full[row, : len(tokens)] = torch.tensor(tokens)
@@ -217,6 +219,22 @@ def test_every_published_row_of_conceptual_captions_goes_through():
     assert [f"{r.columns['caption']}\t{r.columns['url']}" for r in read] == lines
     assert len({row.id for row in read}) == len(lines)
     assert {row.columns["split"] for row in read} == {"val"}
+
+
+def test_bytes_that_are_no_utf_8_cost_one_row(plan, tmp_path):
+    lines = ["audiocap_id,youtube_id,start_time,caption", "1,a,30,Rain", "2,b,30,Caf\u00e9"]
+    lines += ["3\u00e9,c,30,Wind", "4,d\u00e9,30,Waves", "5,e,30,Birds"]
+    (tmp_path / "old.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    for limit in (3, None):
+        source = AudioCaps(tmp_path / "old.csv")
+        extract(source, tmp_path / "table", plan("clip_text"), limit=limit)
+    table = EmbeddingTable.open(tmp_path / "table")
+    assert table.source("caption") == ["Rain", "Wind", "Birds"]
+    assert table.ids == ["1", "3\\udce9", "5"]
+    assert table.failures() == {
+        "2": "its caption is not valid UTF-8",
+        "4": "its youtube_id is not valid UTF-8",
+    }
 
 
 def test_a_second_encoder_is_joined_by_id(plan, tmp_path):
@@ -442,7 +460,7 @@ def media(tmp_path) -> Path:
 
 
 def test_a_folder_pairs_the_files_of_one_name(media, plan, clip, clap, tmp_path):
-    wanted = frozenset({"image", "audio"})
+    wanted: frozenset[Modality] = frozenset({"image", "audio"})
     source = open_source([media], wanted=wanted)
     assert isinstance(source, Folder)
     extract(source, tmp_path / "pairs", plan(*PAIRS["image-audio"]), dtype="float32")
@@ -599,7 +617,7 @@ def test_a_table_of_ones_own_takes_named_columns(media, plan, clip, server, tmp_
         "stars": [3, 4, 5],
     }
     fields = Fields("name", "words", "picture", keep=("stars",))
-    wanted = frozenset({"image", "text"})
+    wanted: frozenset[Modality] = frozenset({"image", "text"})
     pq.write_table(pa.table(rows), media / "own.parquet")
     with pytest.raises(UserError, match="has the columns name, words, picture, stars, not"):
         open_source([media / "own.parquet"], wanted=wanted)
@@ -620,6 +638,7 @@ def test_a_table_of_ones_own_takes_named_columns(media, plan, clip, server, tmp_
         table = EmbeddingTable.open(tmp_path / suffix)
         assert table.ids == ["one", "two"]
         assert table.source("caption") == CAPTIONS[:2]
+        assert table.source("file") == ["a.png", f"{server}/7.png"]
         assert list(map(int, table.source("stars"))) == [3, 4]
         images = ClipEncoder.from_pretrained(clip).images([picture(1), picture(7)])
         assert close(table.tensor("clip_image"), images)
@@ -680,7 +699,7 @@ def test_shards_of_img2dataset_are_read_in_order(plan, clip, tmp_path):
 
 
 def test_what_can_not_be_opened_is_told_in_a_line(tmp_path):
-    text = frozenset({"text"})
+    text: frozenset[Modality] = frozenset({"text"})
     (tmp_path / "notes.docx").write_bytes(b"x")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for locations, message in (

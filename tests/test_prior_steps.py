@@ -95,7 +95,7 @@ def test_the_audiocaps_scripts_lead_from_captions_to_text_files(script, tmp_path
     assert torch.equal(table.tensor("clip_text"), alone.tensor("clip_text"))
     script("audiocaps/csvtotxt.py")
     assert len(list(Path("audiocaps-train-text").glob("muestra_*.txt"))) == ROWS
-    script("audiocaps/histogram.py", "audiocaps-train")
+    script("audiocaps/histogram.py")
     assert Path("audiocaps-train-norms/norms.json").is_file()
     assert f"{ROWS} pairs in audiocaps-train-text" in capsys.readouterr().out
 

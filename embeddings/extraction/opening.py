@@ -82,11 +82,13 @@ def open_source(
         raise UserError("Expected a file, a folder or an id on the hub to read from, got none.")
     if format == "auto":
         format = _guessed(names[0])
-    paths = tuple(Path(name).expanduser() for name in names)
+    paths = [Path(name).expanduser() for name in names]
     fields = fields or Fields()
     if format == "webdataset":
         shards = (sorted(path.glob("*.tar")) if path.is_dir() else [path] for path in paths)
-        paths = tuple(shard for found in shards for shard in found)
+        paths = [shard for found in shards for shard in found]
+        if not paths:
+            raise UserError(f"{names[0]} holds no tar files.")
     elif format not in ("conceptual-captions", "wit") and len(paths) > 1:
         raise UserError(f"Expected one {format} to read from, got {len(paths)}: {names[0]}, ...")
     if format != "datasets":
@@ -98,16 +100,16 @@ def open_source(
         case "audiocaps":
             source = AudioCaps(paths[0], audio, frames)
         case "conceptual-captions":
-            source = ConceptualCaptions(paths)
+            source = ConceptualCaptions(tuple(paths))
         case "wit":
-            source = Wit(paths, language, caption_field)
+            source = Wit(tuple(paths), language, caption_field)
         case "folder":
             source = Folder(paths[0], wanted)
         case "table":
             fields.chosen(table_columns(paths[0]), wanted, paths[0])
             source = TableFile(paths[0], wanted, fields)
         case "webdataset":
-            source = WebDataset(paths, wanted)
+            source = WebDataset(tuple(paths), wanted)
         case _:
             source = HubDataset(names[0], wanted, fields, split or "train")
     lacking = wanted - source.modalities

@@ -5,7 +5,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -278,7 +278,9 @@ def _store(batch: Embedded, writer: TableWriter, partner: Partner | None) -> Non
         fail(row_id, reason)
         seen.add(row_id)
     ids = [batch.ids[place] for place in kept]
-    columns = {name: [values[at] for at in kept] for name, values in batch.columns.items()}
+    columns: dict[str, Sequence[Any]] = {
+        name: [values[at] for at in kept] for name, values in batch.columns.items()
+    }
     embeds = {name: values[kept] for name, values in batch.embeds.items()}
     if partner is not None:
         joined, norms = partner.columns(ids)

@@ -107,8 +107,11 @@ class EncoderPlan:
             UserError: If a model can't be loaded, or has no tower for a column.
         """
         loaded: dict[Family, ClipEncoder | ClapEncoder] = {}
-        for family in sorted({family_of(column) for column in self.columns}):
+        families: list[Family] = ["clip", "clap"]
+        for family in families:
             towers = [modality_of(c) for c in self.columns if family_of(c) == family]
+            if not towers:
+                continue
             kind, name = (ClipEncoder, self.clip) if family == "clip" else (ClapEncoder, self.clap)
             loaded[family] = kind.from_pretrained(
                 name, device=self.device, dtype=self.weights_dtype, towers=towers

@@ -81,20 +81,18 @@ def embed_on_ray(
             gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else 0
             actors = gpus or _DEFAULT_ACTORS
         with _one_group_a_block():
-            groups = (
-                read_datasource(
-                    _Groups(read_rows, rows_in_group(plan)),
-                    override_num_blocks=1,
-                    num_cpus=_READING_CPUS,
-                )
-                .map(_download, fn_args=(dict(downloads),), num_cpus=_DOWNLOADING_CPUS)
-                .map(
-                    _Embed,
-                    fn_constructor_args=(plan,),
-                    compute=ActorPoolStrategy(size=actors),
-                    num_cpus=1,
-                    **({"num_gpus": 1} if on_gpu else {}),
-                )
+            read: Any = read_datasource(
+                _Groups(read_rows, rows_in_group(plan)),
+                override_num_blocks=1,
+                num_cpus=_READING_CPUS,
+            )
+            full = read.map(_download, fn_args=(dict(downloads),), num_cpus=_DOWNLOADING_CPUS)
+            groups = full.map(
+                _Embed,
+                fn_constructor_args=(plan,),
+                compute=ActorPoolStrategy(size=actors),
+                num_cpus=1,
+                num_gpus=1 if on_gpu else None,
             )
         try:
             for row in groups.iter_rows():

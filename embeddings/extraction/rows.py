@@ -31,6 +31,10 @@ class Row:
     problem: str | None = None
     """Why it can't be embedded, if the source knows."""
 
+    def __post_init__(self) -> None:
+        # A name of bytes that are no UTF-8 is written all the same, with the bytes as escapes.
+        object.__setattr__(self, "id", self.id.encode("utf-8", "backslashreplace").decode())
+
 
 class Source(ABC):
     """A data set, read row by row in one order that never changes."""
@@ -60,8 +64,9 @@ def problem_of(row: Row, wanted: Iterable[Modality]) -> str | None:
             return f"no {_WORDS[modality]}"
         if modality == "text" and not value.strip():
             return "empty caption"
+    for name, value in row.columns.items():
         if isinstance(value, str) and not _is_encodable(value):
-            return f"its {_WORDS[modality]} is not valid UTF-8"
+            return f"its {name} is not valid UTF-8"
     return None
 
 

@@ -117,15 +117,14 @@ class ConceptualCaptions(Source):
 
     def __iter__(self) -> Iterator[Row]:
         """Read the files' rows; one is named by its file and line."""
+        splits = _splits(self.files)
         for path in self.files:
             stem = _stem(path)
-            name = stem.lower()
-            split = "train" if "train" in name else "val" if "val" in name else None
             with _open_text(path, newline="\n") as file:
                 for number, line in enumerate(file):
                     caption, *rest = line.rstrip("\r\n").split("\t")
                     url = rest[0].strip() if len(rest) == 1 else ""
-                    columns = {"caption": caption, "url": url, "split": split}
+                    columns = {"caption": caption, "url": url, **splits.get(path, {})}
                     problem = None
                     if len(rest) != 1:
                         problem = f"expected a caption, a tab and an address, got {len(rest)} tabs"
@@ -174,10 +173,12 @@ class Wit(Source):
 
     def __iter__(self) -> Iterator[Row]:
         """Read the rows of the language; one is named by its file and its place in it."""
-        fields = [self.caption_field] if self.caption_field != "auto" else list(_WIT_CAPTIONS)
+        fields: list[CaptionField] = [self.caption_field]
+        if self.caption_field == "auto":
+            fields = list(_WIT_CAPTIONS)
+        splits = _splits(self.files)
         for path in self.files:
             stem = _stem(path)
-            split = next((known for known in ("train", "val", "test") if f".{known}" in stem), None)
             for number, values in enumerate(_read_csv(path, "\t", _WIT_COLUMNS, "WIT")):
                 if values["language"] != self.language:
                     continue
@@ -194,7 +195,7 @@ class Wit(Source):
                     "caption_field": field_,
                     "url": url,
                     "page_url": values.get("page_url"),
-                    "split": split,
+                    **splits.get(path, {}),
                 }
                 content: dict[Modality, Any] = {"text": caption, "image": Url(url)}
                 yield Row(f"{stem}:{number}", columns, content, problem)
@@ -257,7 +258,10 @@ class Folder(Source):
                 what = "caption" if modality == "text" else "sound"
                 problem = f"no {what} of that name beside it"
             elif modality == "text":
-                content["text"] = file.read_text("utf-8", errors="surrogateescape").strip()
+                try:
+                    content["text"] = file.read_text("utf-8", errors="surrogateescape").strip()
+                except OSError as error:
+                    problem = f"{file.name} can't be read: {error.strerror or error}"
             else:
                 content[modality] = file
             if modality == "text":
@@ -344,6 +348,8 @@ class _Records(Source):
         chosen = self.fields.chosen(columns, self.wanted, where)
         stem = _stem(Path(where))
         for number, record in enumerate(records):
+            named = record.get(chosen["id"]) if "id" in chosen else None
+            row_id = f"{stem}:{number}" if named in (None, "") else str(named)
             content: dict[Modality, Any] = {}
             kept: dict[str, Any] = {}
             for modality in sorted(self.wanted):
@@ -352,16 +358,13 @@ class _Records(Source):
                     content["text"] = None if value is None else str(value)
                     kept["caption"] = content["text"]
                     continue
-                content[modality] = opened = content_of(value, base)
-                if isinstance(opened, Url):
-                    kept["url"] = str(opened)
-                else:
-                    name = value.get("path") if isinstance(value, Mapping) else value
-                    file = "file" if modality == "image" or "image" not in self.wanted else "sound"
-                    kept[file] = name if isinstance(name, str) else None
+                content[modality] = content_of(value, base)
+                name = value.get("path") if isinstance(value, Mapping) else value
+                file = "audio_file" if modality == "audio" and "image" in self.wanted else "file"
+                # A picture that came as bytes has no name but its row's.
+                kept[file] = name if isinstance(name, str) else row_id
             kept |= {name: record.get(name) for name in self.fields.keep}
-            row_id = record.get(chosen["id"]) if "id" in chosen else None
-            yield Row(f"{stem}:{number}" if row_id in (None, "") else str(row_id), kept, content)
+            yield Row(row_id, kept, content)
 
 
 @dataclass(frozen=True)
@@ -401,6 +404,7 @@ class HubDataset(_Records):
     def __iter__(self) -> Iterator[Row]:
         """Read the data set's rows; files in it stay as they are until they are needed."""
         import datasets
+        from datasets.exceptions import DatasetsError
 
         try:
             if Path(self.name).is_dir():
@@ -415,14 +419,25 @@ class HubDataset(_Records):
                     loaded = loaded.cast_column(name, type(feature)(decode=False))
         except KeyError as error:
             raise UserError(f"{self.name} has no split {self.split!r}. Give --split.") from error
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"The data set {self.name} can't be loaded ({reason}). Check its name and the "
                 "network, or give a folder that it was saved to."
             ) from error
         columns = list(loaded.column_names or features)
-        return self._rows(iter(loaded), columns, where=self.name, base=Path(self.name))
+
+        def records() -> Iterator[Mapping[str, Any]]:
+            try:
+                yield from loaded
+            except (OSError, ValueError, DatasetsError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"The data set {self.name} can't be read on ({reason}). What was embedded of "
+                    "it is safe: start again."
+                ) from error
+
+        return self._rows(records(), columns, where=self.name, base=Path(self.name))
 
 
 @dataclass(frozen=True)
@@ -467,7 +482,7 @@ class WebDataset(Source):
             try:
                 notes = json.loads(members["json"])
             except ValueError:
-                return Row(row_id, self._columns(None, {}), {}, "its json is damaged")
+                return Row(row_id, self._columns(row_id, None, {}), {}, "its json is damaged")
         for modality, suffixes in (("image", images.SUFFIXES), ("audio", sounds.SUFFIXES)):
             files = (members[s[1:]] for s in sorted(suffixes) if s[1:] in members)
             content[cast(Modality, modality)] = next(files, None)
@@ -475,12 +490,14 @@ class WebDataset(Source):
         if "txt" in members:
             caption = members["txt"].decode("utf-8", errors="surrogateescape").strip()
         content["text"] = caption
-        columns = self._columns(caption, notes)
+        columns = self._columns(row_id, caption, notes)
         return Row(row_id, columns, {m: v for m, v in content.items() if m in self.wanted})
 
-    def _columns(self, caption: str | None, notes: Mapping[str, Any]) -> dict[str, Any]:
+    def _columns(
+        self, row_id: str, caption: str | None, notes: Mapping[str, Any]
+    ) -> dict[str, Any]:
         captioned = {"caption": caption} if "text" in self.wanted else {}
-        return {**captioned, "url": notes.get("url")}
+        return {**captioned, "file": row_id, "url": notes.get("url")}
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -507,6 +524,20 @@ def _stem(path: Path) -> str:
     """Give a file's name without what tells its format."""
     name = path.name.removesuffix(".gz")
     return name if path.is_dir() else Path(name).stem
+
+
+def _splits(files: Sequence[Path]) -> dict[Path, dict[str, str]]:
+    """Tell the splits of published files from their names; of none if one of them says nothing.
+
+    A split is a column of the table, which every row has or none.
+    """
+    found: dict[Path, dict[str, str]] = {}
+    for path in files:
+        names = [split for split in ("train", "val", "test") if split in path.name.lower()]
+        if len(names) != 1:
+            return {}
+        found[path] = {"split": names[0]}
+    return found
 
 
 def _walk(folder: Path) -> Iterator[list[Path]]:
