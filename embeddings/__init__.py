@@ -5,6 +5,7 @@ from clip2clap.embeddings.encoders import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.exports import export_table, import_table
 from clip2clap.embeddings.images import UnreadableImageError, find_images, load_image
+from clip2clap.embeddings.norms import NormReport, measure_norms
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
     SpaceMismatchError,
@@ -21,6 +22,7 @@ __all__ = [
     "EmbeddingTable",
     "MissingExtraError",
     "ModelNotFoundError",
+    "NormReport",
     "SpaceMismatchError",
     "TableError",
     "TableWriter",
@@ -31,6 +33,7 @@ __all__ = [
     "find_images",
     "import_table",
     "load_image",
+    "measure_norms",
     "read_space",
     "require_same_model",
     "unit_norm",

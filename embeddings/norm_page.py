@@ -49,7 +49,8 @@ _PAGE = Template("""\
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
   th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-top: 1px solid var(--line); }
-  td { overflow-wrap: anywhere; }
+  td, th { white-space: nowrap; }
+  td:last-child { min-width: 8rem; white-space: normal; overflow-wrap: anywhere; }
   footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
 </style>
 </head>
@@ -141,7 +142,7 @@ def _draw_norms(axes: Axes, norms: NormStatistics | None, title: str) -> None:
     if norms.edges[0] <= 1 <= norms.edges[-1]:
         axes.axvline(1, color="#c44e52", linestyle="--", linewidth=1)
     axes.ticklabel_format(axis="x", useOffset=False)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel("L2 norm")
     axes.set_ylabel("Rows")
 

@@ -163,8 +163,8 @@ def measure_norms(
 ) -> NormReport:
     """Measure norms, means, the gap between columns, and near-duplicate rows.
 
-    Near-duplicates are searched by random projections. Copies are always found; of two rows that
-    are just similar enough, one in a thousand may be missed in large tables.
+    Near-duplicates are searched by random projections. Copies are always found; in large tables,
+    two rows that are just similar enough may be missed.
 
     Args:
         table: Any table of embeddings. Where it holds a column `NAME_norm` beside a column of
