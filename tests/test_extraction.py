@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -720,6 +721,14 @@ def test_what_can_not_be_opened_is_told_in_a_line(tmp_path):
 
 
 # Ray
+
+
+def test_where_ray_is_missing_it_is_named(plan, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, f"{pipeline.__package__}.ray_engine", raising=False)
+    source = AudioCaps(write_audiocaps(tmp_path / "val.csv", CAPTIONS))
+    with pytest.raises(UserError, match=r"pip install 'clip2clap\[ray\]'"):
+        extract(source, tmp_path / "table", plan("clip_text"), engine="ray")
 
 
 @pytest.fixture
