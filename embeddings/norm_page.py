@@ -50,7 +50,7 @@ _PAGE = Template("""\
   caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
   th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-top: 1px solid var(--line); }
   td, th { white-space: nowrap; }
-  td:last-child { min-width: 8rem; white-space: normal; overflow-wrap: anywhere; }
+  td:last-child { min-width: 6rem; white-space: normal; overflow-wrap: anywhere; }
   footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
 </style>
 </head>
@@ -204,7 +204,7 @@ def _norms_table(report: NormReport) -> str:
             )
     verdicts = "; ".join(f"{name}: {verdict(c)}" for name, c in report.columns.items())
     header = ["Column", "Norms of", "Mean", "Deviation", "Least", "5 %", "Median", "95 %", "Most"]
-    return _html_table(verdicts, [*header, f"Within {UNIT_TOLERANCE:g} of 1"], rows)
+    return _html_table(verdicts, [*header, f"1 ± {UNIT_TOLERANCE:g}"], rows)
 
 
 def _gaps_table(report: NormReport) -> str:
