@@ -32,8 +32,8 @@ GOALS = {"CLIP": (1, 7.0, 13.0), "CLAP": (10, 5.0, 9.0)}
 
 def baseline(encoder: ClipEncoder | ClapEncoder, batch_size: int) -> Callable[[Sequence[str]], Any]:
     """Encode batch by batch in the order given, all padded to 77 tokens."""
-    model: Any = encoder.towers.model
-    tokenizer: Any = encoder.towers.processors.tokenizer
+    towers: Any = encoder.towers
+    model, tokenizer = towers.model, towers.processors.tokenizer
 
     @torch.no_grad()
     def encode(captions: Sequence[str]) -> None:

@@ -71,7 +71,7 @@ class Setup:
 
     def plan(self, column: Column, model: Path) -> EncoderPlan:
         """Give the plan of a column."""
-        models = {column.split("_")[0]: str(model)}
+        models: Any = {column.split("_")[0]: str(model)}
         return EncoderPlan((column,), device=self.device, weights_dtype=self.dtype, **models)
 
 

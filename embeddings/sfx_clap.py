@@ -104,20 +104,29 @@ class SfxAudioModel(nn.Module):
         self.block_frames = config.block_frames
         self.num_blocks = config.num_blocks
 
-    def block_features(self, blocks: Tensor) -> Tensor:
-        """Map blocks (n, block_frames, num_mel_bins) to features (n, audio_channels[-1])."""
-        hidden_states = blocks.unsqueeze(1)
-        for block in self.blocks:
+    def lower_maps(self, input_features: Tensor) -> Tensor:
+        """Map windows (n, frames, num_mel_bins) to what all but the last block make of them.
+
+        Returns:
+            Shape (n, num_blocks, channels, block_frames / 8, num_mel_bins / 8) for four blocks.
+        """
+        starts = torch.linspace(0, input_features.shape[1] - self.block_frames, self.num_blocks)
+        windows = torch.stack(
+            [input_features[:, s : s + self.block_frames] for s in starts.round().int().tolist()], 1
+        )
+        hidden_states = windows.flatten(0, 1).unsqueeze(1)
+        for block in self.blocks[:-1]:
             hidden_states = block(hidden_states)
-        return hidden_states.mean(dim=3).amax(dim=2)
+        return hidden_states.unflatten(0, windows.shape[:2])
+
+    def upper_features(self, maps: Tensor) -> Tensor:
+        """Map what the lower blocks made (n, channels, t, f) to features (n, channels)."""
+        return self.blocks[-1](maps).mean(dim=3).amax(dim=2)
 
     def forward(self, input_features: Tensor) -> Tensor:
         """Map windows (n, frames, num_mel_bins) to features (n, audio_channels[-1])."""
-        starts = torch.linspace(0, input_features.shape[1] - self.block_frames, self.num_blocks)
-        blocks = torch.stack(
-            [input_features[:, s : s + self.block_frames] for s in starts.round().int().tolist()], 1
-        )
-        return self.block_features(blocks.flatten(0, 1)).unflatten(0, blocks.shape[:2]).mean(1)
+        maps = self.lower_maps(input_features)
+        return self.upper_features(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]).mean(1)
 
 
 class SfxProjection(nn.Module):

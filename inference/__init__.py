@@ -8,11 +8,13 @@ from clip2clap.inference.image_to_audio import (
 )
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.ranking import rank_candidates
+from clip2clap.inference.spectral_vocoder import SpectralVocoder
 
 __all__ = [
     "ImageToAudioOutput",
     "ImageToAudioPipeline",
     "LearnedNegativeEmbedding",
+    "SpectralVocoder",
     "fastest_dtype",
     "few_step_scheduler",
     "rank_candidates",

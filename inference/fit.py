@@ -18,6 +18,7 @@ from clip2clap.embeddings import (
 )
 from clip2clap.embeddings.checkpoint import find_checkpoint
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.translator import Translator, read_config
 
 PathOrId = str | os.PathLike[str]
@@ -31,7 +32,7 @@ def vae_scale_factor(vae: AutoencoderKL) -> int:
 def check_sizes(
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    vocoder: SpeechT5HifiGan,
+    vocoder: SpeechT5HifiGan | SpectralVocoder,
     translator: Translator | None,
     negative_embedding: LearnedNegativeEmbedding | None,
     clap_space: dict[str, Any] | None,

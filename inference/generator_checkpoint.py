@@ -25,9 +25,11 @@ from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings import CheckpointError, ModelNotFoundError, UserError
 from clip2clap.embeddings.checkpoint import list_hub_files, one_line, quiet, read_json
+from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import GENERATOR_PRESETS
 
 _INDEX_FILE = "model_index.json"
+_VOCODERS = {model.__name__: model for model in (SpeechT5HifiGan, SpectralVocoder)}
 SOUND_PARTS = ("unet", "vae", "vocoder")
 """The parts that make sound from a CLAP vector, which is where time and memory go."""
 
@@ -234,15 +236,27 @@ def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
 
 
 def load_sound_parts(
-    folder: Path, dtypes: Callable[[str], torch.dtype], variant: str | None
+    folder: Path,
+    index: dict[str, Any],
+    dtypes: Callable[[str], torch.dtype],
+    variant: str | None,
 ) -> dict[str, Any]:
-    """Load UNet, VAE and vocoder, each strictly."""
+    """Load UNet, VAE and the vocoder that a pipeline's index names, each strictly.
+
+    Raises:
+        CheckpointError: If the index names another kind of vocoder, or a part can't be loaded.
+    """
+    class_name = index.get("vocoder", [None, None])[1]
+    if class_name not in _VOCODERS:
+        raise CheckpointError(
+            f"{folder} names a vocoder {class_name!r}; the known ones are {', '.join(_VOCODERS)}."
+        )
     return {
         part: load_strictly(model_class, folder / part, dtype=dtypes(part), variant=variant)
         for part, model_class in (
             ("unet", UNet2DConditionModel),
             ("vae", AutoencoderKL),
-            ("vocoder", SpeechT5HifiGan),
+            ("vocoder", _VOCODERS[class_name]),
         )
     }
 

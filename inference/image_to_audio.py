@@ -58,6 +58,7 @@ from clip2clap.inference.generator_checkpoint import (
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.ranking import rank_candidates
+from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import resolve
 from clip2clap.translator import AutoTranslator, Translator
 
@@ -74,7 +75,13 @@ _IMAGES_AT_ONCE = 64
 
 _LOADABLE = {
     name: ["save_pretrained", "from_pretrained"]
-    for name in ("ClipEncoder", "ClapEncoder", "Translator", "LearnedNegativeEmbedding")
+    for name in (
+        "ClipEncoder",
+        "ClapEncoder",
+        "Translator",
+        "LearnedNegativeEmbedding",
+        "SpectralVocoder",
+    )
 }
 pipeline_loading_utils.LOADABLE_CLASSES["clip2clap"] = _LOADABLE
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
@@ -168,7 +175,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     translator: Translator | None
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    vocoder: SpeechT5HifiGan
+    vocoder: SpeechT5HifiGan | SpectralVocoder
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
     ranker: ClapEncoder | None
@@ -180,7 +187,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         translator: Translator | None,
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
-        vocoder: SpeechT5HifiGan,
+        vocoder: SpeechT5HifiGan | SpectralVocoder,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,
         ranker: ClapEncoder | None = None,
@@ -312,7 +319,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
             **_load_encoders(given, dtypes, access),
-            **load_sound_parts(folder, dtypes, variant),
+            **load_sound_parts(folder, index, dtypes, variant),
             scheduler=scheduler or load_scheduler(folder, index),
             negative_embedding=negative,
             clap_id=index.get("clap_id"),
@@ -417,7 +424,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
             **_load_encoders(given, dtypes, access),
-            **load_sound_parts(folder, dtypes, variant),
+            **load_sound_parts(folder, index, dtypes, variant),
             scheduler=scheduler or few_step_scheduler(load_scheduler(folder, index)),
             negative_embedding=negative,
             clap_id=name,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_weights_are_half_precision_and_nothing_is_a_pickle():
             with safe_open(path, framework="pt") as weights:
                 dtypes = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
             assert dtypes <= {"F16", "I64"}, path
-    assert sum(path.stat().st_size for path in files) < 95e6
+    # A wheel is limited to 95 MB, compressed, and has to hold the code too.
+    assert sum(len(zlib.compress(path.read_bytes())) for path in files) < 93e6
 
 
 def test_the_spaces_name_the_demo_models_not_the_folder_they_were_made_in(pipeline, clap):

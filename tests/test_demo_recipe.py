@@ -1,21 +1,28 @@
 """The recipe of the demo models, on data made here."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
+from clip2clap.training.demo.critic import PatchCritic, contest
 from clip2clap.training.demo.data import DemoData, fill, split_rows
+from clip2clap.training.demo.diffusion import ConditionalUNet, build_scheduler, diffusion_loss
 from clip2clap.training.demo.evaluate import balanced_accuracy
 from clip2clap.training.demo.features import keep
-from clip2clap.training.demo.heads import Phrases
+from clip2clap.training.demo.generator import build_unet
+from clip2clap.training.demo.heads import Space, split_classifier
 from clip2clap.training.demo.loop import Schedule, fit
 from clip2clap.training.demo.mel import HOP, log_mel, mel_filters
-from clip2clap.training.demo.phrases import NAMES, SOUNDS
-from clip2clap.training.demo.vocoder import build_vocoder, spectral_distance
+from clip2clap.training.demo.phrases import NAMES, SOUNDS, UNSEEN, heard_phrases, seen_phrases
+from clip2clap.training.demo.text import teach
 
 
 def test_splits_hold_the_same_share_of_every_class():
@@ -48,13 +55,36 @@ def test_every_kind_has_names_and_sounds():
     assert all(names and SOUNDS[kind] for kind, names in NAMES.items())
 
 
-def test_drawn_phrases_belong_to_their_labels():
-    phrases = Phrases.of(
-        [["a", "b", "c"], ["d"]], lambda texts: torch.tensor([[ord(t)] for t in texts])
+def test_words_kept_for_testing_are_not_trained_on():
+    trained = {text for kind in NAMES for text in (*seen_phrases(kind), *heard_phrases(kind))}
+    assert UNSEEN.keys() == NAMES.keys()
+    assert not trained & {word for words in UNSEEN.values() for word in words}
+
+
+def test_a_split_classifier_ranks_as_the_whole_one_does():
+    torch.manual_seed(0)
+    # Fewer classes than dimensions, so that nothing need be lost.
+    classifier = nn.Linear(600, 40)
+    features = torch.rand(2000, 600)
+    image, classes = split_classifier(classifier, features)
+    assert image.shape == (41, 600)
+    torch.testing.assert_close(classes.norm(dim=1), torch.ones(40))
+    split = (features @ image.T @ classes.T).argmax(dim=1)
+    assert (split == classifier(features).argmax(dim=1)).float().mean() > 0.97
+
+
+def test_texts_belong_on_their_label_or_between_those_near_them():
+    space = Space(nn.Identity(), torch.eye(3), logit_scale=1.0)
+    texts = F.normalize(torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0.7, 0.7, 0]]), dim=1)
+    lessons = teach(space, torch.tensor([0, 1, -1]), texts)
+    torch.testing.assert_close(lessons.targets[:2].float(), torch.eye(3)[:2])
+    torch.testing.assert_close(
+        lessons.targets[2].float(), torch.tensor([0.5**0.5, 0.5**0.5, 0]), atol=1e-3, rtol=0
     )
-    draws = torch.stack([phrases.draw(torch.Generator().manual_seed(s)) for s in range(50)])
-    assert set(draws[:, 0, 0].tolist()) == {ord("a"), ord("b"), ord("c")}
-    assert set(draws[:, 1, 0].tolist()) == {ord("d")}
+    on_target = torch.eye(3)[:2]
+    assert lessons.loss(on_target, torch.arange(2)) < lessons.loss(
+        on_target.flip(0), torch.arange(2)
+    )
 
 
 def test_log_mel_peaks_at_the_pitch_of_a_tone():
@@ -65,16 +95,45 @@ def test_log_mel_peaks_at_the_pitch_of_a_tone():
     assert abs(centres[mels[0, 50].argmax()] - 1000) < 60
 
 
-def test_the_vocoder_gives_one_hop_of_samples_a_frame():
-    with torch.inference_mode():
-        assert build_vocoder()(torch.zeros(1, 20, 64)).shape[-1] == 20 * HOP
+def test_the_critic_teaches_grain_and_does_not_learn_from_the_error():
+    torch.manual_seed(0)
+    critic = PatchCritic(1)
+    real = torch.randn(4, 1, 32, 16)
+    made = torch.zeros(4, 1, 32, 16, requires_grad=True)
+    loss = contest(critic, made, real, lambda a, b: (a.mean() - b.mean()).abs(), share=1.0)
+    assert loss.item() == pytest.approx(real.mean().abs().item(), rel=1e-4)
+    loss.backward()
+    assert made.grad is not None
+    # The error knows only the mean: whatever differs between places comes from the critic.
+    assert made.grad.std() > 0
+    assert all(parameter.grad is not None for parameter in critic.parameters())
 
 
-def test_spectral_distance_is_zero_only_for_the_same_spectrum():
-    real = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0))
-    assert spectral_distance(real, real) == 0
-    assert spectral_distance(-real, real) == pytest.approx(0, abs=1e-6)
-    assert spectral_distance(0.1 * real, real) > 1
+def test_the_way_from_noise_to_the_latents_is_learnt_where_it_is_short():
+    latents = torch.full((16, 2, 8, 8), 0.5)
+
+    class Truth(nn.Module):
+        def forward(self, noisy, timesteps, **_):
+            signal = build_scheduler().alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+            noise = (noisy - signal * 0.5) / (1 - signal**2).sqrt()
+            return SimpleNamespace(sample=signal * noise - (1 - signal**2).sqrt() * 0.5)
+
+    vectors = torch.zeros(16, 4)
+    unets: list[Any] = [Truth(), lambda noisy, *_, **__: SimpleNamespace(sample=0 * noisy)]
+    losses = [
+        diffusion_loss(model, latents, vectors, torch.Generator().manual_seed(0)).item()
+        for model in unets
+    ]
+    assert losses[0] < 1e-4 < 0.1 < losses[1]
+
+
+def test_a_share_of_the_conditions_is_left_out():
+    model = ConditionalUNet(build_unet(), 512)
+    vectors = torch.randn(400, 512)
+    kept = model.without_some(vectors, 0.25, torch.Generator().manual_seed(0))
+    left_out = (kept == model.negative_embeds).all(dim=1)
+    assert 60 < left_out.sum() < 140
+    torch.testing.assert_close(kept[~left_out], F.normalize(vectors, dim=1)[~left_out])
 
 
 def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path):

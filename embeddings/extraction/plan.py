@@ -109,7 +109,9 @@ class EncoderPlan:
         loaded: dict[Family, ClipEncoder | ClapEncoder] = {}
         families: list[Family] = ["clip", "clap"]
         for family in families:
-            towers = [modality_of(c) for c in self.columns if family_of(c) == family]
+            towers: list[Modality] = [
+                modality_of(c) for c in self.columns if family_of(c) == family
+            ]
             if not towers:
                 continue
             kind, name = (ClipEncoder, self.clip) if family == "clip" else (ClapEncoder, self.clap)
