@@ -6,15 +6,24 @@ from typing import Annotated
 import typer
 
 STAGES = (
-    "sounds",
     "photos",
-    "autoencoder",
-    "clap_heads",
-    "clip_heads",
+    "clip_space",
+    "maps",
+    "clap_space",
+    "sounds",
+    "words",
     "text",
+    "autoencoder",
+    "ear",
+    "decoder",
     "vocoder",
+    "latents",
     "generator",
+    "pixels",
+    "picture_vae",
+    "painter",
     "judge",
+    "photo_judge",
     "package",
     "evaluate",
 )

@@ -2,24 +2,35 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers import DPMSolverMultistepScheduler
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional as F
 
 from clip2clap.embeddings import ClapEncoder, ClipEncoder
-from clip2clap.inference import ImageToAudioPipeline
+from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding
 from clip2clap.training.demo.data import Photo, Split, read_recording
-from clip2clap.training.demo.judge import name_kinds
+from clip2clap.training.demo.features import random_window
+from clip2clap.training.demo.heads import label_of, sound_labels
+from clip2clap.training.demo.judge import Judge, name_kinds, sound_features
+from clip2clap.training.demo.mel import HOP, MEL_BINS, WINDOW, log_mel, mel_filters
+from clip2clap.training.demo.phrases import UNSEEN
+from clip2clap.training.demo.pictures import paint
 from clip2clap.training.demo.sounds import CLIP_SAMPLES
+from clip2clap.translator import AutoTranslator
 
 if TYPE_CHECKING:
     from clip2clap.training.demo.recipe import Recipe
 
-PHOTOS_OF_A_KIND = 8
+PHOTOS_OF_A_KIND, RECORDINGS_OF_A_KIND, SEEDS = 9, 8, 8
+WINDOWS = 4
 
 
 def balanced_accuracy(named: Tensor, kinds: Tensor) -> float:
@@ -33,65 +44,297 @@ def balanced_accuracy(named: Tensor, kinds: Tensor) -> float:
     return torch.stack([right[kinds == kind].mean() for kind in kinds.unique()]).mean().item()
 
 
-def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "validation") -> dict:
+def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> dict[str, float]:
     """Measure the demo models and write the results beside the checkpoints.
 
     Args:
-        recipe: The recipe, for its data and its judge.
+        recipe: The recipe, for its data and its judges.
         models: The folder of the demo models.
-        split: Which photographs; the recordings are the test split's.
+        split: Which photographs and recordings.
 
     Returns:
         What was measured; also written to `results.json` and, as a picture, `confusion.png`.
     """
-    data, names = recipe.data, recipe.data.kind_names
-    judge = recipe.judge
     clip = ClipEncoder.from_pretrained(str(models / "image_to_audio" / "clip"))
     clap = ClapEncoder.from_pretrained(str(models / "clap"))
     pipeline = ImageToAudioPipeline.from_pretrained(str(models / "image_to_audio"))
     pipeline.set_progress_bar_config(disable=True)
+    results = {
+        **_seeing(recipe, clip, split),
+        **_words(recipe, clip, clap),
+        **_hearing(recipe, clip, clap, pipeline, split),
+        **_sounding(recipe, clap, pipeline, split),
+        **_vocoder(recipe, pipeline.vocoder, split),
+        **_painting(recipe, clip, clap, models / "audio_to_image", split),
+    }
+    (recipe.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    table = Table("measured", "value")
+    for name, value in results.items():
+        table.add_row(name, f"{value:.1%}" if 0 < value < 1 else f"{value:g}")
+    Console().print(table)
+    return results
+
+
+def _seeing(recipe: "Recipe", clip: ClipEncoder, split: Split) -> dict[str, float]:
+    data, names = recipe.data, recipe.data.kind_names
+    texts = clip.texts([f"a photo of a {name}" for name in names])
+
+    def named_right(photos: list[Photo], images: list[Any]) -> float:
+        named = (clip.images(images) @ texts.T).argmax(1)
+        return balanced_accuracy(named, torch.tensor([names.index(p.kind) for p in photos]))
+
+    of_kinds = [photo for photo in data.photos if photo.kind and photo.split == split]
+    small = [photo for photo in of_kinds if not photo.full_size]
+    large = [photo for photo in data.photos if photo.full_size and photo.split == split]
+    large_kinds = [photo for photo in large if photo.kind]
+    rng = np.random.default_rng(0)
+    windows = [photo for photo in large_kinds for _ in range(WINDOWS)]
+    classes = clip.texts([f"a photo of a {name}" for name in data.imagenet_names])
+    named = (clip.images([photo.image() for photo in large]) @ classes.T).argmax(1).tolist()
+    right = [
+        data.imagenet_names[n] == photo.class_name for n, photo in zip(named, large, strict=True)
+    ]
+    return {
+        "small photographs": len(small),
+        "CLIP names the kind, small photographs": named_right(small, [p.image() for p in small]),
+        "full-size photographs of the kinds": len(large_kinds),
+        "CLIP names the kind, full-size photographs": named_right(
+            large_kinds, [photo.image() for photo in large_kinds]
+        ),
+        "CLIP names the kind, windows of full-size photographs": named_right(
+            windows, [random_window(photo.image(), rng) for photo in windows]
+        ),
+        "full-size photographs": len(large),
+        "CLIP names the class among ImageNet's 1,000, full-size": sum(right) / len(right),
+    }
+
+
+def _words(recipe: "Recipe", clip: ClipEncoder, clap: ClapEncoder) -> dict[str, float]:
+    names = recipe.data.kind_names
+    words = [word for name in names for word in UNSEEN[name]]
+    kinds = torch.tensor([number for number, name in enumerate(names) for _ in UNSEEN[name]])
+    return {
+        "unseen words": len(words),
+        **{
+            f"{encoder} names the kind of unseen words": balanced_accuracy(
+                (model.texts(words) @ model.texts([prompt.format(n) for n in names]).T).argmax(1),
+                kinds,
+            )
+            for encoder, model, prompt in (
+                ("CLIP", clip, "a photo of a {}"),
+                ("CLAP", clap, "the sound of a {}"),
+            )
+        },
+    }
+
+
+def _hearing(
+    recipe: "Recipe",
+    clip: ClipEncoder,
+    clap: ClapEncoder,
+    pipeline: ImageToAudioPipeline,
+    split: Split,
+) -> dict[str, float]:
+    data, names = recipe.data, recipe.data.kind_names
+    recordings = [recording for recording in data.recordings if recording.split == split]
+    embeds = clap.audios([(read_recording(recording), 16_000) for recording in recordings])
+    labels = sound_labels(data)
+    truth = torch.tensor([label_of(recording, labels) for recording in recordings])
+    of_kind = truth < len(names)
+    heard = embeds @ clap.texts([f"the sound of a {label}" for label in names]).T
+    esc50 = torch.tensor([recording.path.parent.name == "esc50" for recording in recordings])
+    categories = sorted({recordings[n].label for n in torch.where(esc50)[0].tolist()})
+    told = clap.texts([f"the sound of a {name.replace('_', ' ')}" for name in categories])
+    wanted = torch.tensor([categories.index(recordings[n].label) for n in torch.where(esc50)[0]])
+    photos = [p for p in data.photos if p.kind and p.split == split and not p.full_size]
+    kinds = torch.tensor([names.index(photo.kind) for photo in photos])
+    assert pipeline.translator is not None
+    translated = pipeline.translator(clip.images([photo.image() for photo in photos]))
+    nearest = truth[(translated @ embeds.T).argmax(1)]
+    return {
+        "recordings of the kinds": int(of_kind.sum()),
+        "CLAP names the kind": balanced_accuracy(heard[of_kind].argmax(1), truth[of_kind]),
+        "CLAP names the category among ESC-50's 50": balanced_accuracy(
+            (embeds[esc50] @ told.T).argmax(1), wanted
+        ),
+        "the recording nearest to a photograph is of its kind": balanced_accuracy(nearest, kinds),
+    }
+
+
+def _sounding(
+    recipe: "Recipe", clap: ClapEncoder, pipeline: ImageToAudioPipeline, split: Split
+) -> dict[str, float]:
+    data, names, judge = recipe.data, recipe.data.kind_names, recipe.judge
+    bank = recipe.bank(split)
+    rows = torch.cat(
+        [torch.where(bank.kinds == kind)[0][:RECORDINGS_OF_A_KIND] for kind in range(len(names))]
+    )
+    real = bank.batch(rows, CLIP_SAMPLES)
+    real_named = balanced_accuracy(name_kinds(judge, real), bank.kinds[rows])
+    recordings = [read_recording(data.recordings[bank.numbers[row]]) for row in rows.tolist()]
+    vectors = clap.audios([(recording, 16_000) for recording in recordings])
+    alone = _make(pipeline, prompt_embeds=vectors, seed=1)
+    alone_named = balanced_accuracy(name_kinds(judge, alone), bank.kinds[rows])
 
     photos = _photos(data.photos, split, names)
     kinds = torch.tensor([names.index(photo.kind) for photo in photos])
-    images = [photo.image() for photo in photos]
-    seen = clip.images(images) @ clip.texts([f"a photo of a {name}" for name in names]).T
+    made = _make(pipeline, images=[photo.image() for photo in photos], seed=0)
+    named = name_kinds(judge, made)
+    _confusion(named, kinds, names).savefig(recipe.folder / "confusion.png", dpi=110)
 
-    bank = recipe.bank("test")
-    real = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
-    recordings = [data.recordings[number] for number in bank.numbers]
-    waves = [(read_recording(recording), 16_000) for recording in recordings]
-    sound_embeds = clap.audios(waves)
-    heard = sound_embeds @ clap.texts([f"the sound of a {name}" for name in names]).T
-
-    made = pipeline(images, generator=torch.Generator().manual_seed(0), output_type="pt")
-    assert isinstance(made.audios, Tensor)
-    nearest = bank.kinds[(made.audio_embeds @ sound_embeds.T).argmax(1)]
-    named = name_kinds(judge, made.audios[:, :CLIP_SAMPLES])
-    results = {
-        "kinds": len(names),
-        "chance": 1 / len(names),
+    firsts = [photos[int(torch.where(kinds == kind)[0][0])].image() for kind in range(len(names))]
+    many = _make(pipeline, images=[image for image in firsts for _ in range(SEEDS)], seed=2)
+    spread = [_spread(judge, part) for part in many.split(SEEDS)]
+    spread_real = [_spread(judge, real[bank.kinds[rows] == kind]) for kind in range(len(names))]
+    return {
+        "judge names the kind of a real recording": real_named,
+        "generator alone, judge": alone_named,
+        "generator alone, share of the real recordings' accuracy": alone_named / real_named,
         "photographs": len(photos),
-        "recordings": len(bank),
-        "CLIP names the photograph": balanced_accuracy(seen.argmax(1), kinds),
-        "CLAP names the recording": balanced_accuracy(heard.argmax(1), bank.kinds),
-        "translated photograph is nearest a recording of its kind": balanced_accuracy(
-            nearest, kinds
-        ),
-        "judge names the real recording": balanced_accuracy(name_kinds(judge, real), bank.kinds),
-        "judge names the photograph's sound": balanced_accuracy(named, kinds),
-        "judge, sounds swapped between photographs": balanced_accuracy(
+        "photograph to sound, judge": balanced_accuracy(named, kinds),
+        "photograph to sound, held against the next kind": balanced_accuracy(
             named, (kinds + 1) % len(names)
         ),
-        "silent": int((made.audios.abs().amax(1) < 0.01).sum()),
-        "clipped": int(((made.audios.abs() >= 0.999).float().mean(1) > 1e-3).sum()),
+        "variety, share of real recordings'": float(np.mean(spread) / np.mean(spread_real)),
+        **_copies(recipe, pipeline, made),
+        "silent": int((made.abs().amax(1) < 0.01).sum()),
+        "clipped": int(((made.abs() >= 0.999).float().mean(1) > 1e-3).sum()),
+        "pure tones": int((_tonality(made) > 0.5).sum()),
     }
-    (recipe.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    _confusion(named, kinds, names).savefig(recipe.folder / "confusion.png", dpi=110)
-    table = Table("measured", "value")
-    for name, value in results.items():
-        table.add_row(name, f"{value:.1%}" if isinstance(value, float) else str(value))
-    Console().print(table)
+
+
+def _make(pipeline: ImageToAudioPipeline, *, seed: int, **what: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    made = pipeline(**what, generator=generator, output_type="pt").audios
+    assert isinstance(made, Tensor)
+    return made[:, :CLIP_SAMPLES]
+
+
+def _spread(judge: Judge, waveforms: Tensor) -> float:
+    """Give the mean distance between sounds in the judge's feature space."""
+    return F.pdist(sound_features(judge, waveforms)).mean().item()
+
+
+def _tonality(waveforms: Tensor) -> Tensor:
+    """Give the share of a sound's power in its strongest 2 Hz."""
+    power = torch.fft.rfft(waveforms).abs().square()
+    return F.avg_pool1d(power, 11, 1).amax(1) * 11 / power.sum(1).clamp(min=1e-9)
+
+
+def _copies(recipe: "Recipe", pipeline: ImageToAudioPipeline, made: Tensor) -> dict[str, float]:
+    """Hold sounds against all training recordings, and some of these against their own copies."""
+    bank = recipe.bank("train")
+    known = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
+    spectra = torch.fft.rfft(_unit(known), 2 * CLIP_SAMPLES)
+    sample = torch.arange(0, len(bank), max(len(bank) // 100, 1))
+    mels = log_mel(known[sample], mel_filters())
+    vae: Any = pipeline.vae
+    copies = []
+    with torch.inference_mode():
+        for part in mels.split(8):
+            latents = vae.encode(part.unsqueeze(1).to(vae.dtype)).latent_dist.mean
+            copies.append(pipeline.vocoder(vae.decode(latents).sample.float()[:, 0]))
+    own = _correlations(torch.cat(copies)[:, :CLIP_SAMPLES], spectra)
+    own = own[torch.arange(len(sample)), sample]
+    highest = _correlations(made[:: max(len(made) // 50, 1)], spectra).amax(1)
+    return {
+        "copies: correlation of a training clip with its own, median": own.median().item(),
+        "copies: of a made clip with any training clip, median": highest.median().item(),
+        "copies: of a made clip with any training clip, highest": highest.max().item(),
+    }
+
+
+def _correlations(waveforms: Tensor, spectra: Tensor) -> Tensor:
+    """Give the highest normalised cross-correlation of each waveform with each known one."""
+    rows = []
+    for waveform in _unit(waveforms):
+        spectrum = torch.fft.rfft(waveform, 2 * CLIP_SAMPLES)
+        parts = spectra.split(64)
+        rows.append(
+            torch.cat([torch.fft.irfft(spectrum * part.conj()).abs().amax(1) for part in parts])
+        )
+    return torch.stack(rows)
+
+
+def _unit(waveforms: Tensor) -> Tensor:
+    return F.normalize(waveforms - waveforms.mean(dim=1, keepdim=True), dim=1)
+
+
+def _vocoder(recipe: "Recipe", vocoder: Any, split: Split) -> dict[str, float]:
+    """Compare mel -> waveform -> mel with librosa's Griffin-Lim of 64 iterations."""
+    import librosa
+
+    bank, filters = recipe.bank(split), mel_filters()
+    real = bank.batch(torch.arange(0, len(bank), 6), CLIP_SAMPLES)
+    mels = log_mel(real, filters)
+    with torch.inference_mode():
+        ours = torch.cat([vocoder(part) for part in mels.split(8)])
+    theirs = []
+    for mel in mels.exp().transpose(1, 2).numpy():
+        padded = np.concatenate([mel, mel[:, -1:]], axis=1)
+        magnitudes = librosa.feature.inverse.mel_to_stft(
+            padded, sr=16_000, n_fft=WINDOW, power=1.0, n_mels=MEL_BINS
+        )
+        waveform = librosa.griffinlim(
+            magnitudes, n_iter=64, hop_length=HOP, n_fft=WINDOW, random_state=0
+        )
+        # Our frames are centred half a hop later than librosa's.
+        theirs.append(torch.from_numpy(np.pad(waveform, (HOP // 2, HOP))[:CLIP_SAMPLES]))
+    wanted = vocoder.stft(real).abs()
+
+    def measure(made: Tensor) -> tuple[float, float]:
+        away = (vocoder.stft(made).abs() - wanted).norm(dim=(1, 2)) / wanted.norm(dim=(1, 2))
+        return F.l1_loss(log_mel(made, filters), mels).item(), away.mean().item()
+
+    results = {}
+    for name, made in (("vocoder", ours), ("Griffin-Lim", torch.stack(theirs))):
+        distance, convergence = measure(made)
+        results[f"{name}: log-mel L1"] = distance
+        results[f"{name}: spectral convergence"] = convergence
     return results
+
+
+def _painting(
+    recipe: "Recipe", clip: ClipEncoder, clap: ClapEncoder, folder: Path, split: Split
+) -> dict[str, float]:
+    data, names, judge = recipe.data, recipe.data.kind_names, recipe.photo_judge
+    unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet").float()
+    vae: Any = AutoencoderKL.from_pretrained(folder / "vae").float()
+    scheduler: Any = DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler")
+    nothing: Any = LearnedNegativeEmbedding.from_pretrained(folder / "negative_embedding")
+    translator = AutoTranslator.from_pretrained(folder / "translator")
+    photos = _photos(data.photos, split, names)
+    kinds = torch.tensor([names.index(photo.kind) for photo in photos])
+    bank = recipe.bank(split)
+    rows = torch.cat(
+        [torch.where(bank.kinds == kind)[0][:RECORDINGS_OF_A_KIND] for kind in range(len(names))]
+    )
+    recordings = [read_recording(data.recordings[bank.numbers[row]]) for row in rows.tolist()]
+    vectors = {
+        "photographs": clip.images([photo.image() for photo in photos]),
+        "recordings": translator(clap.audios([(r, 16_000) for r in recordings])),
+    }
+    results = {
+        "photo judge names the kind of a real photograph": balanced_accuracy(
+            judge.names([photo.image() for photo in photos]), kinds
+        )
+    }
+    for (name, embeds), truth in zip(vectors.items(), (kinds, bank.kinds[rows]), strict=True):
+        painted = paint(unet, vae, scheduler, nothing.vector.detach().float(), embeds.float())
+        named = judge.names(painted)
+        results[f"pictures made from {name}, photo judge"] = balanced_accuracy(named, truth)
+        _sheet(painted, truth).save(recipe.folder / f"pictures_from_{name}.png")
+    return results
+
+
+def _sheet(pictures: Tensor, kinds: Tensor) -> Any:
+    """Lay pictures (n, 3, 64, 64), uint8, out: a row for each kind."""
+    from PIL import Image
+
+    rows = [pictures[kinds == kind] for kind in kinds.unique()]
+    widest = min(len(row) for row in rows)
+    sheet = torch.cat([torch.cat(list(row[:widest]), dim=2) for row in rows], dim=1)
+    return Image.fromarray(sheet.permute(1, 2, 0).numpy())
 
 
 def _photos(photos: list[Photo], split: Split, kinds: list[str]) -> list[Photo]:

@@ -7,12 +7,13 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from PIL import Image, ImageOps
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EfficientNetImageProcessorPil
 
-from clip2clap.embeddings.sfx_clap import SfxClapFeatureExtractor
+from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxClapFeatureExtractor
 from clip2clap.training.demo.data import (
     SAMPLING_RATE,
     DemoData,
@@ -27,9 +28,11 @@ from clip2clap.training.demo.parts import aisfx, efficientnet_lite0
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 # Photographs a class that are looked at: more of the kinds than of the other classes.
 PHOTOS_OF_A_KIND, PHOTOS_OF_OTHERS = 250, 40
+# Windows cut out of each full-size training photograph, of which there are few.
+CROPS = 8
 # Altered copies of each training recording: cut elsewhere, played faster or slower, in noise.
-ALTERED_COPIES = 2
-BATCH = 64
+ALTERED_COPIES = 4
+BATCH, PART = 64, 100
 
 
 def image_processor() -> EfficientNetImageProcessorPil:
@@ -63,18 +66,28 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     model, classifier = efficientnet_lite0()
     processor = image_processor()
     chosen = _choose(data.photos)
+    crops = [
+        number
+        for number in chosen
+        if data.photos[number].full_size and data.photos[number].split == "train"
+    ] * CROPS
+    rng = np.random.default_rng(0)
     features = []
-    for batch in track(list(_batches(chosen)), description="photographs"):
-        images = [data.photos[number].image() for number in batch]
+    for batch in track(list(_batches([*chosen, *(~n for n in crops)])), description="photographs"):
+        images = [
+            data.photos[n].image() if n >= 0 else random_window(data.photos[~n].image(), rng)
+            for n in batch
+        ]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             features.append(model(pixels).pooler_output.float())
     rows = torch.cat(features)
-    photos = [data.photos[number] for number in chosen]
+    numbers = [*chosen, *crops]
+    photos = [data.photos[number] for number in numbers]
     tensors = {
         "features": rows,
         "logits": classifier(rows).detach(),
-        "photo": torch.tensor(chosen),
+        "photo": torch.tensor(numbers),
         "full_size": torch.tensor([photo.full_size for photo in photos]),
         **_labels(data, photos),
     }
@@ -82,51 +95,101 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def sound_features(data: DemoData, path: Path) -> dict[str, Tensor]:
-    """Compute aiSFX's features of recordings, or read them where they were kept.
+def random_window(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Cut out a random window, of half to all of either side, and turn it over half the time."""
+    width, height = (int(side * rng.uniform(0.5, 1)) for side in image.size)
+    left = int(rng.integers(image.width - width + 1))
+    top = int(rng.integers(image.height - height + 1))
+    window = image.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(window) if rng.random() < 0.5 else window
 
-    The first row of a recording is the recording as it is, its windows averaged as `ClapEncoder`
-    averages them; altered copies of training recordings follow.
+
+def sound_maps(data: DemoData, path: Path) -> dict[str, Tensor]:
+    """Compute what aiSFX's lower blocks, which stay as they are, see in recordings.
+
+    The first copy of a recording is the recording as it is, in the windows and blocks that
+    `ClapEncoder` looks at; altered copies of training recordings follow. Parts of a hundred
+    recordings are kept as they are made, so that a killed run loses little.
 
     Args:
         data: The data folder.
-        path: Safetensors file that keeps the features.
+        path: Safetensors file that keeps the maps.
 
     Returns:
-        `features` (n, 512), `kind`, `split`, `label` (index in the sorted labels), `recording`
-        (index in `data.recordings`) and `altered`.
+        `maps` (n, 256, 12, 12), float16, one row for each block of 2.3 s; `recording` (index in
+        `data.recordings`) and `copy` (0 is the recording as it is), for each row.
     """
     if path.is_file():
         return load_file(path)
     model = aisfx()
     extractor = SfxClapFeatureExtractor()
-    rows: list[Tensor] = []
-    recordings: list[int] = []
-    altered: list[bool] = []
-    for number, recording in enumerate(track(data.recordings, description="recordings")):
-        copies = [_windows(recording)]
-        if recording.split == "train":
-            rng = np.random.default_rng(number)
-            whole = read_recording(recording)
-            copies += [[_alter(whole, rng)] for _ in range(ALTERED_COPIES)]
-        flat = [window for copy in copies for window in copy]
-        inputs = extractor(flat, sampling_rate=extractor.sampling_rate)["input_features"]
+    parts = []
+    for start in track(range(0, len(data.recordings), PART), description="recordings"):
+        part = path.with_name(f"{path.stem}-{start}.safetensors")
+        parts.append(part)
+        if part.is_file():
+            continue
+        maps: list[Tensor] = []
+        recordings: list[int] = []
+        numbers: list[int] = []
+        for number, recording in enumerate(data.recordings[start : start + PART], start):
+            copies = [_windows(recording)]
+            if recording.split == "train":
+                rng = np.random.default_rng(number)
+                whole = read_recording(recording)
+                copies += [[_alter(whole, rng)] for _ in range(ALTERED_COPIES)]
+            flat = [window for copy in copies for window in copy]
+            inputs = extractor(flat, sampling_rate=extractor.sampling_rate)["input_features"]
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                maps.append(model.lower_maps(inputs).flatten(0, 1).half())
+            copy_of = [place for place, copy in enumerate(copies) for _ in copy]
+            numbers += [place for place in copy_of for _ in range(model.num_blocks)]
+            recordings += [number] * len(maps[-1])
+        keep(
+            {
+                "maps": torch.cat(maps),
+                "recording": torch.tensor(recordings),
+                "copy": torch.tensor(numbers),
+            },
+            part,
+        )
+    read = [load_file(part) for part in parts]
+    whole_maps = {name: torch.cat([part[name] for part in read]) for name in read[0]}
+    keep(whole_maps, path)
+    for part in parts:
+        part.unlink()
+    return whole_maps
+
+
+def sound_features(
+    data: DemoData, maps: dict[str, Tensor], tower: SfxAudioModel
+) -> dict[str, Tensor]:
+    """Compute the audio tower's features of recordings from what its lower blocks saw.
+
+    Args:
+        data: The data folder.
+        maps: `sound_maps`.
+        tower: The audio tower.
+
+    Returns:
+        One row for each copy of a recording, its blocks averaged as `ClapEncoder` averages them:
+        `features` (n, 512), `copy`, `recording`, `kind` and `split`.
+    """
+    made = []
+    for part in track(maps["maps"].split(BATCH), description="sounds"):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            outputs = model(inputs).float().split([len(copy) for copy in copies])
-        rows += [output.mean(0) for output in outputs]
-        recordings += [number] * len(copies)
-        altered += [place > 0 for place in range(len(copies))]
-    owners = [data.recordings[number] for number in recordings]
-    labels = sorted({recording.label for recording in data.recordings})
-    tensors = {
-        "features": torch.stack(rows),
-        "recording": torch.tensor(recordings),
-        "altered": torch.tensor(altered),
-        "label": torch.tensor([labels.index(owner.label) for owner in owners]),
-        **_labels(data, owners),
+            made.append(tower.upper_features(part.float()).float())
+    rows = torch.cat(made)
+    keys = torch.stack([maps["recording"], maps["copy"]], dim=1)
+    owners, place = torch.unique(keys, dim=0, return_inverse=True)
+    sums = torch.zeros(len(owners), rows.shape[1]).index_add_(0, place, rows)
+    recordings = owners[:, 0].clone()
+    return {
+        "features": sums / torch.bincount(place).unsqueeze(1),
+        "recording": recordings,
+        "copy": owners[:, 1].clone(),
+        **_labels(data, [data.recordings[number] for number in recordings.tolist()]),
     }
-    keep(tensors, path)
-    return tensors
 
 
 def keep(tensors: dict[str, Tensor], path: Path) -> None:

@@ -9,31 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.training.demo.features import SPLITS, keep
+from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss
+from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.loop import Fit, Schedule, fit
 from clip2clap.training.demo.mel import log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
 
 BATCH = 16
-CROPS = 2
-# How often the condition is left out, so that guidance has something to lead away from.
+CROPS = 6
+# How often the condition is left out.
 UNCONDITIONAL_SHARE = 0.1
-SCHEDULE = Schedule(steps=3800, learning_rate=4e-4, warmup=300, ema_decay=0.998)
-
-
-class ConditionalUNet(nn.Module):
-    """The UNet and the learned vector that stands for "anything"."""
-
-    def __init__(self, unet: UNet2DConditionModel, embed_dim: int):
-        super().__init__()
-        self.unet = unet
-        self.negative_embeds = nn.Parameter(F.normalize(torch.randn(embed_dim), dim=0))
+SCHEDULE = Schedule(steps=7500, learning_rate=4e-4, warmup=300, ema_decay=0.999)
 
 
 @dataclass(frozen=True)
@@ -64,54 +56,50 @@ def build_unet(latent_channels: int = 16) -> UNet2DConditionModel:
     )
 
 
-def build_scheduler() -> DDPMScheduler:
-    """Build AudioLDM's noise schedule, with velocities as the target."""
-    return DDPMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.0015,
-        beta_end=0.0195,
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-
-
-def encode_clips(
-    bank: SoundBank,
-    vae: AutoencoderKL,
-    sounds: dict[str, Tensor],
-    embeds: Tensor,
-    path: Path,
-) -> Clips:
+def encode_clips(bank: SoundBank, vae: AutoencoderKL, path: Path) -> Tensor:
     """Encode crops of the training recordings, or read them where they were kept.
 
     Args:
         bank: Training recordings of the kinds.
         vae: The trained autoencoder.
-        sounds: `features.sound_features`.
-        embeds: CLAP vectors of the rows of `sounds`, shape (n, 512), unit norm.
         path: Safetensors file that keeps the latents.
+
+    Returns:
+        Latents of unit scale, shape (recordings, crops, channels, 64, 8): the first crop of a
+        recording is as it is, the others are cut elsewhere and played faster or slower.
+    """
+    if path.is_file():
+        return load_file(path)["latents"]
+    filters = mel_filters()
+    generator = torch.Generator().manual_seed(0)
+    latents = []
+    for row in track(range(len(bank)), description="latents"):
+        speeds = 2 ** (0.5 * torch.rand(CROPS, generator=generator) - 0.25)
+        speeds[0] = 1
+        lengths = (CLIP_SAMPLES * speeds).round().int().tolist()
+        crops = [bank.crop(row, length, generator).view(1, 1, -1) for length in lengths]
+        waves = [F.interpolate(crop, size=CLIP_SAMPLES, mode="linear")[:, 0] for crop in crops]
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            encoded: Any = vae.encode(log_mel(torch.cat(waves), filters).unsqueeze(1))
+        latents.append(encoded.latent_dist.mean.float() * vae.config["scaling_factor"])
+    keep({"latents": torch.stack(latents)}, path)
+    return torch.stack(latents)
+
+
+def gather_clips(bank: SoundBank, latents: Tensor, sounds: dict[str, Tensor]) -> Clips:
+    """Put recordings' latents beside their CLAP vectors.
+
+    Args:
+        bank: Training recordings of the kinds.
+        latents: `encode_clips`.
+        sounds: `Recipe.sounds`.
 
     Returns:
         The clips; `embeds` has one vector of a recording as it is and one of each altered copy,
         shape (recordings, copies, 512).
     """
-    if not path.is_file():
-        filters = mel_filters()
-        generator = torch.Generator().manual_seed(0)
-        latents = []
-        for row in track(range(len(bank)), description="latents"):
-            waves = torch.stack([bank.crop(row, CLIP_SAMPLES, generator) for _ in range(CROPS)])
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                encoded: Any = vae.encode(log_mel(waves, filters).unsqueeze(1))
-            latents.append(encoded.latent_dist.mean.float() * vae.config["scaling_factor"])
-        keep({"latents": torch.stack(latents)}, path)
-    train = SPLITS.index("train")
-    rows = [
-        torch.where((sounds["recording"] == number) & (sounds["split"] == train))[0]
-        for number in bank.numbers
-    ]
-    vectors = torch.stack([embeds[row] for row in rows])
-    return Clips(load_file(path)["latents"], vectors, bank.kinds, bank.weights)
+    vectors = [sounds["embeds"][sounds["recording"] == number] for number in bank.numbers]
+    return Clips(latents, torch.stack(vectors), bank.kinds, bank.weights)
 
 
 def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -> Fit:
@@ -128,9 +116,6 @@ def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -
     Returns:
         A `ConditionalUNet`, with what it took.
     """
-    noise_schedule: Any = build_scheduler()
-    levels = noise_schedule.config["num_train_timesteps"]
-    signal_to_noise = noise_schedule.alphas_cumprod / (1 - noise_schedule.alphas_cumprod)
     means = torch.stack(
         [
             F.normalize(clips.embeds[clips.kinds == kind].flatten(0, 1).mean(0), dim=0)
@@ -153,20 +138,8 @@ def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -
         vectors = share * _pick(clips.embeds[rows], generator)
         vectors = vectors + (1 - share) * means[clips.kinds[rows]]
         vectors = vectors + 0.01 * torch.randn(vectors.shape, generator=generator)
-        left_out = torch.rand(BATCH, 1, generator=generator) < UNCONDITIONAL_SHARE
-        vectors = torch.where(left_out, model.negative_embeds, F.normalize(vectors, dim=-1))
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(levels, (BATCH,), generator=generator)
-        noisy = noise_schedule.add_noise(latents, noise, timesteps)
-        velocity = noise_schedule.get_velocity(latents, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = model.unet(
-                noisy, timesteps, encoder_hidden_states=None, class_labels=vectors
-            ).sample
-        error = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
-        # Min-SNR weighting for velocities (https://arxiv.org/abs/2303.09556).
-        ratio = signal_to_noise[timesteps]
-        return (error * ratio.clamp(max=5.0) / (ratio + 1)).mean() * 2
+        vectors = model.without_some(vectors, UNCONDITIONAL_SHARE, generator)
+        return diffusion_loss(model.unet, latents, vectors, generator)
 
     torch.manual_seed(schedule.seed)
     model = ConditionalUNet(build_unet(clips.latents.shape[2]), clips.embeds.shape[-1])

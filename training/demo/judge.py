@@ -14,7 +14,7 @@ from clip2clap.training.demo.mel import log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
 
 BATCH = 16
-SCHEDULE = Schedule(steps=900, learning_rate=1e-3, weight_decay=0.02, ema_decay=0.99)
+SCHEDULE = Schedule(steps=2800, learning_rate=1e-3, weight_decay=0.02, ema_decay=0.99)
 
 
 class Judge(nn.Module):
@@ -71,21 +71,35 @@ def train_judge(bank: SoundBank, classes: int, folder: Path, schedule: Schedule 
     return fit(Judge(classes), step, schedule, folder, name="judge")
 
 
-def name_kinds(judge: Judge, waveforms: Tensor) -> Tensor:
-    """Name the kind of each recording.
+def sound_features(judge: Judge, waveforms: Tensor) -> Tensor:
+    """Compute the judge's features of recordings.
 
     Args:
         judge: The trained judge.
         waveforms: Shape (n, samples), at 16 kHz; quieter or louder makes no difference.
 
     Returns:
-        Numbers of the kinds, shape (n,).
+        Shape (n, 384).
     """
     filters = mel_filters()
     peaks = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)
     with torch.inference_mode():
         parts = (waveforms / peaks * 0.9).split(BATCH)
-        return torch.cat([judge(log_mel(part, filters)).argmax(1) for part in parts])
+        return torch.cat([judge.features(log_mel(part, filters)) for part in parts])
+
+
+def name_kinds(judge: Judge, waveforms: Tensor) -> Tensor:
+    """Name the kind of each recording.
+
+    Args:
+        judge: The trained judge.
+        waveforms: As in `sound_features`.
+
+    Returns:
+        Numbers of the kinds, shape (n,).
+    """
+    with torch.inference_mode():
+        return judge.head(sound_features(judge, waveforms)).argmax(dim=1)
 
 
 def _mask(mels: Tensor, widest: int, dim: int, generator: torch.Generator) -> Tensor:

@@ -16,32 +16,47 @@ SOUND_PHRASES = (
     "{} in the distance",
     "a {} nearby, outdoors",
 )
+# What people say around the name of a thing, seen or heard.
+SENTENCES = (
+    "{}s",
+    "two {}s",
+    "many {}s",
+    "my {}",
+    "I saw a {} yesterday",
+    "I can hear a {}",
+    "look at that {}",
+    "the {} is here",
+    "a big {} in front of a house",
+    "an old {} on a sunny day",
+    "what a nice {}",
+    "it looks and sounds like a {}",
+)
 
 # How a kind is called, first its usual name; and what it does when it sounds.
 NAMES: dict[str, tuple[str, ...]] = {
-    "dog": ("dog", "puppy", "hound", "terrier", "retriever", "poodle"),
-    "cat": ("cat", "kitten", "tabby cat", "tomcat"),
-    "bird": ("bird", "songbird", "goose", "penguin", "sparrow"),
+    "dog": ("dog", "puppy", "hound", "terrier", "retriever", "poodle", "doggy", "spaniel", "pup"),
+    "cat": ("cat", "kitten", "tabby cat", "tomcat", "house cat", "pussycat"),
+    "bird": ("bird", "songbird", "goose", "penguin", "sparrow", "robin", "pigeon", "albatross"),
     "frog": ("frog", "bullfrog", "tree frog", "toad"),
-    "cow": ("cow", "cattle", "ox", "bull"),
-    "sheep": ("sheep", "lamb", "ram", "flock of sheep"),
-    "pig": ("pig", "hog", "piglet", "boar"),
-    "lion": ("lion", "lioness", "big cat"),
-    "monkey": ("monkey", "ape", "chimpanzee", "orangutan", "baboon"),
-    "insect": ("insect", "bee", "fly", "bug"),
-    "cricket": ("cricket", "grasshopper", "cicada"),
-    "sea": ("sea", "ocean", "seashore", "sea waves", "beach"),
-    "water": ("water", "fountain", "water jug", "stream of water"),
-    "wind": ("wind", "windy mountain", "cliff in the wind", "breeze"),
-    "rain": ("rain", "umbrella in the rain", "rain shower"),
-    "fire": ("fire", "campfire", "torch", "flames", "candle"),
-    "keyboard": ("computer keyboard", "keyboard", "typing keyboard"),
-    "clock": ("clock", "wall clock", "alarm clock", "watch"),
-    "train": ("train", "bullet train", "locomotive", "freight train", "railway"),
-    "engine": ("engine", "car", "truck", "bus", "tractor", "motor"),
-    "siren": ("siren", "police car", "ambulance", "police van"),
-    "airplane": ("airplane", "plane", "jet", "aircraft"),
-    "can": ("can", "tin can", "beer can", "soda bottle", "pop bottle"),
+    "cow": ("cow", "cattle", "ox", "bull", "calf", "dairy cow"),
+    "sheep": ("sheep", "lamb", "ram", "flock of sheep", "bighorn"),
+    "pig": ("pig", "hog", "piglet", "boar", "sow"),
+    "lion": ("lion", "lioness", "big cat", "king of the beasts"),
+    "monkey": ("monkey", "ape", "chimpanzee", "orangutan", "baboon", "gorilla"),
+    "insect": ("insect", "bee", "fly", "bug", "beetle", "wasp", "mosquito"),
+    "cricket": ("cricket", "grasshopper", "cicada", "locust"),
+    "sea": ("sea", "ocean", "seashore", "sea waves", "beach", "coast"),
+    "water": ("water", "fountain", "water jug", "stream of water", "pouring water", "tap"),
+    "wind": ("wind", "windy mountain", "cliff in the wind", "breeze", "gale", "mountain peak"),
+    "rain": ("rain", "umbrella in the rain", "rain shower", "rainstorm", "umbrella"),
+    "fire": ("fire", "campfire", "torch", "flames", "candle", "bonfire", "fireplace"),
+    "keyboard": ("computer keyboard", "keyboard", "typing keyboard", "keys of a computer"),
+    "clock": ("clock", "wall clock", "alarm clock", "watch", "pendulum clock"),
+    "train": ("train", "bullet train", "locomotive", "freight train", "railway", "rail car"),
+    "engine": ("engine", "car", "truck", "bus", "tractor", "motor", "automobile", "sports car"),
+    "siren": ("siren", "police car", "ambulance", "police van", "fire truck siren"),
+    "airplane": ("airplane", "plane", "jet", "aircraft", "airliner", "propeller plane"),
+    "can": ("can", "tin can", "beer can", "soda bottle", "pop bottle", "soda can", "beer bottle"),
 }
 
 SOUNDS: dict[str, tuple[str, ...]] = {
@@ -70,18 +85,51 @@ SOUNDS: dict[str, tuple[str, ...]] = {
     "can": ("a can opening", "a can hisses and pops open"),
 }
 
-
-def kind_phrases(kind: str) -> list[str]:
-    """Return everything that may be said of a kind: what is seen and what is heard."""
-    return [*seen_phrases(kind), *heard_phrases(kind)]
+# Other words for the kinds, which training leaves out: what the text towers are tested with.
+UNSEEN: dict[str, tuple[str, ...]] = {
+    "dog": ("pooch", "a mutt on a leash", "beagles", "somebody walks a labrador", "watchdog"),
+    "cat": ("kitty", "a feline on the sofa", "siamese", "two kitties are playing", "persian cat"),
+    "bird": ("a blackbird on a branch", "canary", "a parrot", "a flock of seagulls", "ducks"),
+    "frog": ("an amphibian by the pond", "tadpole", "toads in the grass", "a croaking frog"),
+    "cow": ("a herd of cattle grazing", "heifer", "cows in the meadow", "buffalo"),
+    "sheep": ("ewe", "a woolly animal being shorn", "lambs on a hill", "a shepherd's flock"),
+    "pig": ("swine", "piggy", "pigs in the mud", "a farm hog grunts"),
+    "lion": ("a maned predator of the savanna", "lions resting", "lion cub"),
+    "monkey": ("a primate in a tree", "macaque", "monkeys eating bananas", "chimp"),
+    "insect": ("bumblebee", "hornet", "insects on a flower", "a swarm of bees"),
+    "cricket": ("a cricket in the grass", "chirping crickets", "katydid", "grasshoppers jump"),
+    "sea": ("surf", "waves at the shore", "the Atlantic ocean", "tide rolling in"),
+    "water": (
+        "someone pours a drink",
+        "a running faucet",
+        "water flows from a jug",
+        "a fountain in the park",
+    ),
+    "wind": ("a windy day", "gusts on a summit", "the wind howls", "storm winds"),
+    "rain": ("drizzle", "a rainy street", "downpour", "it is raining"),
+    "fire": ("blaze", "burning logs", "a fire in the hearth", "flame"),
+    "keyboard": (
+        "somebody is typing",
+        "laptop keyboard",
+        "a mechanical keyboard",
+        "typewriter keys",
+    ),
+    "clock": ("a grandfather clock", "wristwatch", "clocks on the wall", "timepiece"),
+    "train": ("steam train", "subway", "trains at the station", "a tram on rails"),
+    "engine": ("a taxi in the street", "lorry", "motorcycle engine", "vans and buses"),
+    "siren": ("police siren", "sirens in the city", "paramedics arrive", "an emergency vehicle"),
+    "airplane": ("a passenger jet", "aeroplane", "airplanes in the sky", "a plane takes off"),
+    "can": ("a can of cola", "tins", "opening a beer", "aluminium can"),
+}
 
 
 def seen_phrases(kind: str) -> list[str]:
     """Return phrases for a photograph of a kind."""
-    return [phrase.format(name) for name in NAMES[kind] for phrase in PHOTO_PHRASES]
+    return [phrase.format(name) for name in NAMES[kind] for phrase in (*PHOTO_PHRASES, *SENTENCES)]
 
 
 def heard_phrases(kind: str) -> list[str]:
     """Return phrases for a recording of a kind."""
-    named = [phrase.format(name) for name in NAMES[kind] for phrase in SOUND_PHRASES]
+    phrases = (*SOUND_PHRASES, *SENTENCES)
+    named = [phrase.format(name) for name in NAMES[kind] for phrase in phrases]
     return [*named, *SOUNDS[kind]]

@@ -5,6 +5,7 @@ A stage that is done is read back; one that was killed goes on where it stopped.
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,24 +13,43 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import SpeechT5HifiGan
 
-from clip2clap.training.demo import features, generator, heads, judge, text, vae, vocoder
+from clip2clap.embeddings.sfx_clap import SfxAudioModel
+from clip2clap.inference import SpectralVocoder
+from clip2clap.training.demo import (
+    features,
+    generator,
+    heads,
+    judge,
+    photo_judge,
+    pictures,
+    text,
+    vae,
+    vocoder,
+)
 from clip2clap.training.demo.data import DemoData, Split
+from clip2clap.training.demo.diffusion import ConditionalUNet
 from clip2clap.training.demo.loop import Fit, Schedule
-from clip2clap.training.demo.parts import minilm, sentence_embeds
+from clip2clap.training.demo.parts import aisfx, efficientnet_lite0
 from clip2clap.training.demo.sounds import SoundBank
 
 SCHEDULES: dict[str, Schedule] = {
-    "text": text.SCHEDULE,
-    "clip_heads": heads.CLIP_SCHEDULE,
-    "clap_heads": heads.CLAP_SCHEDULE,
+    "words": text.SCHEDULE,
+    "text": text.TOWERS_SCHEDULE,
+    "clip_space": heads.CLIP_SCHEDULE,
+    "clap_space": heads.CLAP_SCHEDULE,
     "autoencoder": vae.SCHEDULE,
+    "ear": vae.EAR_SCHEDULE,
+    "decoder": vae.DECODER_SCHEDULE,
     "vocoder": vocoder.SCHEDULE,
     "generator": generator.SCHEDULE,
+    "picture_vae": pictures.VAE_SCHEDULE,
+    "painter": pictures.SCHEDULE,
     "judge": judge.SCHEDULE,
+    "photo_judge": photo_judge.SCHEDULE,
 }
 
 
@@ -57,36 +77,61 @@ class Recipe:
         return features.photo_features(self.data, self.folder / "photo_features.safetensors")
 
     @cached_property
+    def maps(self) -> dict[str, Tensor]:
+        """What the audio tower's lower blocks see in recordings."""
+        return features.sound_maps(self.data, self.folder / "sound_maps.safetensors")
+
+    @cached_property
     def sounds(self) -> dict[str, Tensor]:
-        """Features of recordings."""
-        return features.sound_features(self.data, self.folder / "sound_features.safetensors")
+        """Features and CLAP vectors (`embeds`) of recordings."""
+        path = self.folder / "sound_features.safetensors"
+        if not path.is_file():
+            rows = features.sound_features(self.data, self.maps, self.audio_model)
+            with torch.inference_mode():
+                embeds = self.clap_space.embed(rows["features"])
+            features.keep({**rows, "embeds": embeds}, path)
+        return load_file(path)
 
     def bank(self, split: Split, *, kinds_only: bool = True) -> SoundBank:
         """Read the recordings of a split."""
         return SoundBank(self.data, split, kinds_only=kinds_only)
 
     @cached_property
-    def text(self) -> text.TextTower:
-        """The text tower of both demo encoders."""
-        tower, run = text.train_text(self.data, self._run("text"), self.schedules["text"])
-        self._note("text", run)
-        return tower
+    def words(self) -> text.Words:
+        """A small BERT that knows words."""
+        words, run = text.train_words(self.data, self._run("words"), self.schedules["words"])
+        self._note("words", run)
+        return words
 
     @cached_property
-    def clip_heads(self) -> heads.Heads:
-        """The demo CLIP's projections."""
-        train = heads.train_clip_heads
-        schedule = self.schedules["clip_heads"]
-        run = train(self.data, self.photos, self._minilm, self._run("clip_heads"), schedule)
-        return self._note("clip_heads", run)
+    def text(self) -> text.TextTowers:
+        """The text towers of both demo encoders."""
+        spaces = self.clip_space, self.clap_space
+        schedule = self.schedules["text"]
+        run = text.train_towers(self.data, self.words, spaces, self._run("text"), schedule)
+        return self._note("text", run)
 
     @cached_property
-    def clap_heads(self) -> heads.Heads:
-        """The demo CLAP's projections."""
-        train = heads.train_clap_heads
-        schedule = self.schedules["clap_heads"]
-        run = train(self.data, self.sounds, self._minilm, self._run("clap_heads"), schedule)
-        return self._note("clap_heads", run)
+    def clip_space(self) -> heads.Space:
+        """The demo CLIP's space."""
+        _, classifier = efficientnet_lite0()
+        train, schedule = heads.train_clip_space, self.schedules["clip_space"]
+        run = train(self.data, self.photos, classifier, self._run("clip_space"), schedule)
+        return self._note("clip_space", run)
+
+    @cached_property
+    def clap_space(self) -> heads.AudioSpace:
+        """The demo CLAP's space."""
+        train, schedule = heads.train_clap_space, self.schedules["clap_space"]
+        run = train(self.data, self.maps, aisfx(), self._run("clap_space"), schedule)
+        return self._note("clap_space", run)
+
+    @cached_property
+    def audio_model(self) -> SfxAudioModel:
+        """The demo CLAP's audio tower."""
+        model = aisfx()
+        model.blocks[-1] = self.clap_space.block
+        return model.eval()
 
     @cached_property
     def autoencoder(self) -> AutoencoderKL:
@@ -96,21 +141,82 @@ class Recipe:
         return self._note("autoencoder", run)
 
     @cached_property
-    def vocoder(self) -> SpeechT5HifiGan:
+    def ear(self) -> vae.Ear:
+        """The classifier by whose layers the decoder is compared with recordings."""
+        bank = self.bank("train", kinds_only=False)
+        recordings = [self.data.recordings[number] for number in bank.numbers]
+        names = heads.sound_labels(self.data)
+        labels = torch.tensor([heads.label_of(recording, names) for recording in recordings])
+        run = vae.train_ear(bank, labels, self._run("ear"), self.schedules["ear"])
+        return self._note("ear", run)
+
+    @cached_property
+    def decoder(self) -> AutoencoderKL:
+        """The autoencoder with a decoder that knows the grain of real spectrograms."""
+        bank, start = self.bank("train", kinds_only=False), deepcopy(self.autoencoder)
+        schedule = self.schedules["decoder"]
+        run = vae.train_decoder(bank, start, self.ear, self._run("decoder"), schedule)
+        return self._note("decoder", run)
+
+    @cached_property
+    def vocoder(self) -> SpectralVocoder:
         """The generator's vocoder."""
         bank = self.bank("train", kinds_only=False)
         run = vocoder.train_vocoder(bank, self._run("vocoder"), self.schedules["vocoder"])
         return self._note("vocoder", run)
 
     @cached_property
-    def generator(self) -> generator.ConditionalUNet:
-        """The generator's UNet and its learned negative vector."""
+    def latents(self) -> Tensor:
+        """What the autoencoder makes of the training recordings."""
         path = self.folder / "latents.safetensors"
-        bank = self.bank("train")
-        clips = generator.encode_clips(bank, self.autoencoder, self.sounds, self.audio_embeds, path)
+        return generator.encode_clips(self.bank("train"), self.autoencoder, path)
+
+    @cached_property
+    def generator(self) -> ConditionalUNet:
+        """The generator's UNet and its learned negative vector."""
+        clips = generator.gather_clips(self.bank("train"), self.latents, self.sounds)
         schedule = self.schedules["generator"]
         run = generator.train_generator(clips, self._run("generator"), schedule)
         return self._note("generator", run)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The rows of `photos` that are for training, as pictures of 64 x 64."""
+        photos = [self.data.photos[number] for number in self.photos["photo"][self._shown].tolist()]
+        return pictures.load_pixels(photos, self.folder / "pixels.safetensors")
+
+    @cached_property
+    def picture_vae(self) -> AutoencoderKL:
+        """The picture decoder's autoencoder."""
+        schedule = self.schedules["picture_vae"]
+        run = pictures.train_picture_vae(self.pixels, self._run("picture_vae"), schedule)
+        return self._note("picture_vae", run)
+
+    @cached_property
+    def painter(self) -> ConditionalUNet:
+        """The picture decoder's UNet and its learned negative vector."""
+        path = self.folder / "picture_latents.safetensors"
+        latents = pictures.encode_pictures(self.picture_vae, self.pixels, path)
+        kinds = self.photos["kind"][self._shown]
+        # Each kind alike often; a third of the draws are photographs of anything else.
+        weights = heads.balance(kinds + 1)
+        weights[kinds < 0] *= len(self.data.kinds) / 2
+        embeds = self.image_embeds[self._shown]
+        means = embeds.clone()
+        for kind in kinds[kinds >= 0].unique():
+            means[kinds == kind] = F.normalize(embeds[kinds == kind].mean(dim=0), dim=0)
+        shown = pictures.Pictures(latents, embeds, means, weights)
+        run = pictures.train_painter(shown, self._run("painter"), self.schedules["painter"])
+        return self._note("painter", run)
+
+    @cached_property
+    def photo_judge(self) -> photo_judge.PhotoJudge:
+        """The independent judge of pictures."""
+        kinds = self.photos["kind"][self._shown]
+        pixels, kinds = self.pixels[kinds >= 0], kinds[kinds >= 0]
+        train, schedule = photo_judge.train_photo_judge, self.schedules["photo_judge"]
+        run = train(pixels, kinds, self._run("photo_judge"), schedule)
+        return self._note("photo_judge", run)
 
     @cached_property
     def judge(self) -> judge.Judge:
@@ -122,19 +228,12 @@ class Recipe:
     @property
     def image_embeds(self) -> Tensor:
         """CLIP vectors of the rows of `photos`, unit norm."""
-        return _project(self.clip_heads.tower, self.photos["features"])
+        with torch.inference_mode():
+            return self.clip_space.embed(self.photos["features"]).clone()
 
     @property
-    def audio_embeds(self) -> Tensor:
-        """CLAP vectors of the rows of `sounds`, unit norm."""
-        return _project(self.clap_heads.tower, self.sounds["features"])
-
-    def _minilm(self, texts: Any) -> Tensor:
-        return sentence_embeds(*self._sentence_encoder, list(texts))
-
-    @cached_property
-    def _sentence_encoder(self) -> tuple[Any, Any]:
-        return minilm()
+    def _shown(self) -> Tensor:
+        return torch.where(self.photos["split"] == features.SPLITS.index("train"))[0]
 
     def _run(self, name: str) -> Path:
         return self.folder / f"{name}_run"
@@ -149,8 +248,3 @@ class Recipe:
         }
         path.write_text(json.dumps(stages, indent=2) + "\n")
         return run.model
-
-
-def _project(projection: nn.Module, rows: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return F.normalize(projection(rows), dim=-1).clone()

@@ -1,38 +1,54 @@
 """The demo models' text towers: a small BERT that keeps MiniLM's sense of words.
 
 A BERT of three of MiniLM's layers and its commonest word pieces learns to say with its pooled
-output what MiniLM's mean over tokens says.
+output what MiniLM's mean over tokens says, then where texts belong in the two spaces.
 """
 
+import json
 import re
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from clip2clap.embeddings.sfx_clap import SfxProjection
 from clip2clap.training.demo.data import DemoData
 from clip2clap.training.demo.features import keep
+from clip2clap.training.demo.heads import EMBED_DIM, Space, sound_labels
 from clip2clap.training.demo.loop import Fit, Schedule, fit
 from clip2clap.training.demo.parts import minilm, sentence_embeds, tokenizer_of
-from clip2clap.training.demo.phrases import PHOTO_PHRASES, SOUND_PHRASES, kind_phrases
+from clip2clap.training.demo.phrases import (
+    PHOTO_PHRASES,
+    SOUND_PHRASES,
+    heard_phrases,
+    seen_phrases,
+)
 
 LAYERS = (0, 2, 5)
 VOCABULARY = 8_000
 BATCH = 128
 SCHEDULE = Schedule(steps=1500, learning_rate=5e-4, ema_decay=0.995)
+TOWERS_SCHEDULE = Schedule(steps=900, learning_rate=5e-4, ema_decay=0.995)
+# How near in MiniLM's space a phrase must be to lend a text its label's vector.
+NEARNESS = 0.05
+# Cosines of a text with all labels become logits by this factor.
+SHARPNESS = 20.0
 
 
 @dataclass(frozen=True)
-class TextTower:
-    """The BERT, its tokenizer, and the map from its pooled output to MiniLM's space."""
+class Words:
+    """A small BERT that knows words, and the texts it learnt from, with MiniLM's embeddings."""
 
-    model: BertModel
+    bert: BertModel
     tokenizer: BertTokenizer
-    to_minilm: nn.Linear
+    texts: list[str]
+    embeds: Tensor
 
 
 class Student(nn.Module):
@@ -58,7 +74,6 @@ def corpus(data: DemoData) -> list[str]:
     names = data.imagenet_names
     texts = [phrase.format(name) for name in names for phrase in PHOTO_PHRASES]
     texts += [phrase.format(w) for w in common for phrase in (*PHOTO_PHRASES[:2], SOUND_PHRASES[0])]
-    texts += [text for name in data.kind_names for text in kind_phrases(name)]
     return list(dict.fromkeys([*texts, *data.captions]))
 
 
@@ -78,12 +93,13 @@ def small_vocabulary(texts: list[str], tokenizer: BertTokenizer, size: int) -> l
     return list(dict.fromkeys(kept))[:size]
 
 
-def build_student(
-    texts: list[str], *, layers: tuple[int, ...] = LAYERS
-) -> tuple[Student, BertTokenizer]:
+def build_student(texts: list[str], folder: Path) -> tuple[Student, BertTokenizer]:
     """Build the student from MiniLM's layers and word pieces, and its tokenizer."""
     teacher, tokenizer = minilm()
-    vocabulary = small_vocabulary(texts, tokenizer, VOCABULARY)
+    kept = folder / "vocabulary.json"
+    if not kept.is_file():
+        kept.write_text(json.dumps(small_vocabulary(texts, tokenizer, VOCABULARY)))
+    vocabulary = json.loads(kept.read_text())
     config = BertConfig(
         **{
             **teacher.config.to_dict(),
@@ -112,40 +128,185 @@ def build_student(
     return Student(bert), tokenizer_of(vocabulary)
 
 
-def train_text(
-    data: DemoData, folder: Path, schedule: Schedule = SCHEDULE
-) -> tuple[TextTower, Fit]:
-    """Train the text tower.
+def train_words(data: DemoData, folder: Path, schedule: Schedule = SCHEDULE) -> tuple[Words, Fit]:
+    """Train a small BERT to mean by words what MiniLM means.
 
     Args:
         data: The data folder.
-        folder: Where the run keeps its checkpoint and MiniLM's embeddings of the texts.
+        folder: Where the run keeps its checkpoint, its vocabulary and MiniLM's embeddings.
         schedule: Steps and rates.
 
     Returns:
-        The tower, with what it took; `loss` is the squared distance to MiniLM.
+        What it learnt, with what it took; `loss` is the squared distance to MiniLM.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = corpus(data)
-    student, tokenizer = build_student(texts)
+    student, tokenizer = build_student(texts, folder)
     kept = folder / "minilm.safetensors"
     if not kept.is_file():
         keep({"embeds": sentence_embeds(*minilm(), texts)}, kept)
     targets = load_file(kept)["embeds"]
     tokens = tokenizer(texts, truncation=True).input_ids
+    lengths = torch.tensor([len(row) for row in tokens])
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
-        # The batch is a run of a larger draw's texts by length: little is spent on padding.
-        drawn = torch.randint(len(texts), (8 * BATCH,), generator=generator).tolist()
-        drawn.sort(key=lambda row: len(tokens[row]))
-        start = BATCH * int(torch.randint(8, (), generator=generator))
-        rows = drawn[start : start + BATCH]
-        batch = tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt")
+        rows = _alike(lengths, generator)
         with torch.autocast("cpu", torch.bfloat16):
-            embeds = model(dict(batch))
+            embeds = model(_padded(tokenizer, tokens, rows.tolist()))
         return (embeds.float() - targets[rows]).square().sum(-1).mean()
 
-    result = fit(student, step, schedule, folder, name="text tower")
-    trained = result.model
-    assert isinstance(trained, Student)
-    return TextTower(trained.bert, tokenizer, trained.to_minilm), result
+    run = fit(student, step, schedule, folder, name="words")
+    assert isinstance(run.model, Student)
+    return Words(run.model.bert, tokenizer, texts, targets), run
+
+
+class Head(nn.Module):
+    """A pooler of its own for each space, and the projection that follows it."""
+
+    def __init__(self, pooler: nn.Module, projection: nn.Module):
+        super().__init__()
+        self.pooler = pooler
+        self.projection = projection
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map hidden states (n, tokens, 384) to embeddings (n, 512), unit norm."""
+        return F.normalize(self.projection(self.pooler(hidden)).float(), dim=-1)
+
+
+class TextTowers(nn.Module):
+    """The text towers of the demo CLIP and the demo CLAP: one trunk, two heads."""
+
+    def __init__(self, bert: BertModel):
+        super().__init__()
+        width = bert.config.hidden_size
+        self.bert = deepcopy(bert)
+        assert self.bert.pooler is not None
+        self.clip = Head(deepcopy(self.bert.pooler), nn.Linear(width, EMBED_DIM, bias=False))
+        self.clap = Head(deepcopy(self.bert.pooler), SfxProjection(width, EMBED_DIM))
+        self.bert.pooler = None
+
+    def forward(self, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Embed texts in both spaces, each (n, 512), unit norm."""
+        hidden = self.bert(**tokens).last_hidden_state
+        return self.clip(hidden), self.clap(hidden)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a space wants every text to become, and the label that a text is said of, or -1."""
+
+    targets: Tensor
+    labels: Tensor
+    vectors: Tensor
+
+    def loss(self, made: Tensor, rows: Tensor) -> Tensor:
+        """Compare embeddings (n, 512) of texts with what they should be."""
+        away = (1 - (made * self.targets[rows].float()).sum(dim=-1)).mean()
+        labels = self.labels[rows]
+        if (labels < 0).all():
+            return away
+        return away + F.cross_entropy(SHARPNESS * made @ self.vectors.T, labels, ignore_index=-1)
+
+
+def teach(space: Space, labels: Tensor, texts: Tensor) -> Lessons:
+    """Say where texts belong in a space.
+
+    Args:
+        space: The space.
+        labels: The label that each text is said of, or -1, shape (n,).
+        texts: MiniLM's embeddings of the texts, shape (n, 384), unit norm.
+
+    Returns:
+        A text that is said of a label belongs on the label's vector, any other between those of the
+        labels of which something near is said (a kernel regression, Nadaraya 1964).
+    """
+    vectors = space.targets().detach()
+    said = labels >= 0
+    phrases, on = texts[said], vectors[labels[said]]
+    between = [
+        F.normalize((part @ phrases.T / NEARNESS).softmax(dim=-1) @ on, dim=-1).half()
+        for part in texts.split(2048)
+    ]
+    targets = torch.cat(between)
+    targets[said] = on.half()
+    return Lessons(targets, labels, vectors)
+
+
+def train_towers(
+    data: DemoData,
+    words: Words,
+    spaces: tuple[Space, Space],
+    folder: Path,
+    schedule: Schedule = TOWERS_SCHEDULE,
+) -> Fit:
+    """Train the text towers.
+
+    Args:
+        data: The data folder.
+        words: `train_words`.
+        spaces: The demo CLIP's space and the demo CLAP's.
+        folder: Where the run keeps its checkpoint and MiniLM's embeddings.
+        schedule: Steps and rates.
+
+    Returns:
+        `TextTowers`, with what it took.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names, kinds = data.imagenet_names, data.kind_names
+    seen = [[phrase.format(name) for phrase in PHOTO_PHRASES] for name in names]
+    seen += [seen_phrases(kind) for kind in kinds]
+    heard = [heard_phrases(kind) for kind in kinds]
+    others = [name.replace("_", " ") for name in sound_labels(data)[len(kinds) :]]
+    heard += [[phrase.format(name) for phrase in SOUND_PHRASES] for name in others]
+    phrases = [text for row in (*seen, *heard) for text in row]
+    kept = folder / "minilm.safetensors"
+    if not kept.is_file():
+        keep({"embeds": sentence_embeds(*minilm(), phrases)}, kept)
+    embeds = torch.cat([load_file(kept)["embeds"], words.embeds])
+    tokens = words.tokenizer([*phrases, *words.texts], truncation=True).input_ids
+    lengths = torch.tensor([len(row) for row in tokens])
+    lessons = [
+        teach(space, _numbered(rows, before, len(embeds)), embeds)
+        for space, rows, before in zip(spaces, (seen, heard), (0, sum(map(len, seen))), strict=True)
+    ]
+    # What is said of the kinds, what is said of the other labels, and the rest, each alike often.
+    of_kind = (lessons[0].labels >= len(names)) | (
+        (lessons[1].labels >= 0) & (lessons[1].labels < len(kinds))
+    )
+    of_other = torch.zeros(len(embeds), dtype=torch.bool)
+    of_other[: len(phrases)] = True
+    groups = [torch.where(mask)[0] for mask in (of_kind, of_other & ~of_kind, ~of_other)]
+
+    def step(model: nn.Module, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, TextTowers)
+        total = torch.zeros(())
+        for group in groups:
+            rows = group[_alike(lengths[group], generator)]
+            with torch.autocast("cpu", torch.bfloat16):
+                made = model(_padded(words.tokenizer, tokens, rows.tolist()))
+            for embeds_made, lesson in zip(made, lessons, strict=True):
+                total = total + lesson.loss(embeds_made, rows)
+        return total
+
+    torch.manual_seed(schedule.seed)
+    return fit(TextTowers(words.bert), step, schedule, folder, name="text towers")
+
+
+def _numbered(rows: list[list[str]], before: int, count: int) -> Tensor:
+    """Number texts by their row: -1 for the texts before and after."""
+    labels = torch.full((count,), -1)
+    sizes = torch.tensor([len(row) for row in rows])
+    labels[before : before + int(sizes.sum())] = torch.arange(len(rows)).repeat_interleave(sizes)
+    return labels
+
+
+def _padded(tokenizer: BertTokenizer, tokens: list[list[int]], rows: list[int]) -> dict:
+    return dict(tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt"))
+
+
+def _alike(lengths: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw rows of like length, so that little is spent on padding, shape (BATCH,)."""
+    drawn = torch.randint(len(lengths), (8 * BATCH,), generator=generator)
+    drawn = drawn[lengths[drawn].argsort()]
+    start = BATCH * int(torch.randint(8, (), generator=generator))
+    return drawn[start : start + BATCH]

@@ -1,0 +1,88 @@
+"""An independent judge of pictures: a plain network that has seen nothing but the photographs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip2clap.training.demo.heads import balance
+from clip2clap.training.demo.loop import Fit, Schedule, fit
+from clip2clap.training.demo.pictures import to_pixels
+
+BATCH = 64
+SCHEDULE = Schedule(steps=2200, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.99)
+
+
+class PhotoJudge(nn.Module):
+    """Four convolution blocks over a picture of 64 x 64."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, o in ((3, 32), (32, 64), (64, 128), (128, 256)):
+            layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+            if i > 3:
+                layers += [nn.Conv2d(o, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(256, classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pictures (n, 3, 64, 64) between -1 and 1 to logits (n, classes)."""
+        return self.head(F.dropout(self.body(pixels).mean(dim=(2, 3)), 0.3, self.training))
+
+    def names(self, pictures: Tensor | Sequence[Image.Image]) -> Tensor:
+        """Name the kind of each picture.
+
+        Args:
+            pictures: Shape (n, 3, 64, 64), uint8; or images, cut to their middles.
+
+        Returns:
+            Numbers of the kinds, shape (n,).
+        """
+        pixels = pictures if isinstance(pictures, Tensor) else to_pixels(pictures)
+        with torch.inference_mode():
+            parts = [self(part.float() / 127.5 - 1).argmax(dim=1) for part in pixels.split(BATCH)]
+        return torch.cat(parts)
+
+
+def train_photo_judge(
+    pixels: Tensor, kinds: Tensor, folder: Path, schedule: Schedule = SCHEDULE
+) -> Fit:
+    """Train the judge on real photographs.
+
+    Args:
+        pixels: Training photographs of the kinds, shape (n, 3, 64, 64), uint8.
+        kinds: Their kinds, shape (n,).
+        folder: Where the run keeps its checkpoint.
+        schedule: Steps and rates.
+
+    Returns:
+        A `PhotoJudge`, with what it took.
+    """
+    weights = balance(kinds)
+
+    def step(judge: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.multinomial(weights, BATCH, replacement=True, generator=generator)
+        seen = pixels[rows].float() / 127.5 - 1
+        turned = torch.rand(BATCH, 1, 1, 1, generator=generator) < 0.5
+        seen = torch.where(turned, seen.flip(3), seen)
+        top, left = torch.randint(17, (2,), generator=generator).tolist()
+        seen = F.pad(seen, (8, 8, 8, 8), mode="reflect")[:, :, top : top + 64, left : left + 64]
+        # Brighter, darker, stronger, weaker.
+        shade = torch.randn(2, BATCH, 1, 1, 1, generator=generator)
+        seen = seen * (1 + 0.2 * shade[0]) + 0.15 * shade[1]
+        share = 1 - 0.5 * torch.rand(BATCH, generator=generator).square()
+        mixed = share[:, None, None, None] * seen
+        mixed = mixed + (1 - share)[:, None, None, None] * seen.roll(1, 0)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = judge(mixed).float()
+        named = F.cross_entropy(logits, kinds[rows], reduction="none", label_smoothing=0.05)
+        other = F.cross_entropy(logits, kinds[rows].roll(1), reduction="none")
+        return (share * named + (1 - share) * other).mean()
+
+    torch.manual_seed(schedule.seed)
+    return fit(PhotoJudge(int(kinds.max()) + 1), step, schedule, folder, name="photo judge")
