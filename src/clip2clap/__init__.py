@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clip2clap.embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable
-    from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding
+    from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding, SpectralVocoder
     from clip2clap.translator import AutoTranslator, LinearTranslator, MLPTranslator, Translator
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ _HOMES = {
     "LearnedNegativeEmbedding": "inference",
     "LinearTranslator": "translator",
     "MLPTranslator": "translator",
+    "SpectralVocoder": "inference",
     "Translator": "translator",
 }
 
@@ -33,6 +34,7 @@ __all__ = [
     "LearnedNegativeEmbedding",
     "LinearTranslator",
     "MLPTranslator",
+    "SpectralVocoder",
     "Translator",
 ]
 
