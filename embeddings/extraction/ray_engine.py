@@ -32,10 +32,10 @@ from clip2clap.embeddings.extraction.steps import (
 )
 
 try:
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext, Datasource, read_datasource
-    from ray.data.block import BlockMetadata
-    from ray.data.datasource import ReadTask
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray.data import ActorPoolStrategy, DataContext, Datasource, read_datasource  # pyright: ignore[reportMissingImports]
+    from ray.data.block import BlockMetadata  # pyright: ignore[reportMissingImports]
+    from ray.data.datasource import ReadTask  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise MissingExtraError(
         "--engine ray needs Ray: install it with `pip install 'clip2clap[ray]'`."

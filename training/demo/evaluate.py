@@ -20,7 +20,7 @@ from clip2clap.training.demo.data import Photo, Split, read_recording
 from clip2clap.training.demo.features import random_window
 from clip2clap.training.demo.heads import label_of, sound_labels
 from clip2clap.training.demo.judge import Judge, name_kinds, sound_features
-from clip2clap.training.demo.mel import HOP, MEL_BINS, WINDOW, log_mel, mel_filters
+from clip2clap.training.demo.mel import HOP, WINDOW, log_mel, mel_filters
 from clip2clap.training.demo.phrases import UNSEEN
 from clip2clap.training.demo.pictures import paint
 from clip2clap.training.demo.sounds import CLIP_SAMPLES
@@ -59,15 +59,18 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
     clap = ClapEncoder.from_pretrained(str(models / "clap"))
     pipeline = ImageToAudioPipeline.from_pretrained(str(models / "image_to_audio"))
     pipeline.set_progress_bar_config(disable=True)
-    results = {
-        **_seeing(recipe, clip, split),
-        **_words(recipe, clip, clap),
-        **_hearing(recipe, clip, clap, pipeline, split),
-        **_sounding(recipe, clap, pipeline, split),
-        **_vocoder(recipe, pipeline.vocoder, split),
-        **_painting(recipe, clip, clap, models / "audio_to_image", split),
-    }
-    (recipe.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    results: dict[str, float] = {}
+    for part in (
+        lambda: _seeing(recipe, clip, split),
+        lambda: _words(recipe, clip, clap),
+        lambda: _hearing(recipe, clip, clap, pipeline, split),
+        lambda: _vocoder(recipe, pipeline.vocoder, split),
+        lambda: _painting(recipe, clip, clap, models / "audio_to_image", split),
+        lambda: _sounding(recipe, clap, pipeline, split),
+    ):
+        # Written part by part: the later ones take minutes.
+        results |= part()
+        (recipe.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     table = Table("measured", "value")
     for name, value in results.items():
         table.add_row(name, f"{value:.1%}" if 0 < value < 1 else f"{value:g}")
@@ -262,7 +265,7 @@ def _unit(waveforms: Tensor) -> Tensor:
 
 def _vocoder(recipe: "Recipe", vocoder: Any, split: Split) -> dict[str, float]:
     """Compare mel -> waveform -> mel with librosa's Griffin-Lim of 64 iterations."""
-    import librosa
+    import librosa  # pyright: ignore[reportMissingImports]
 
     bank, filters = recipe.bank(split), mel_filters()
     real = bank.batch(torch.arange(0, len(bank), 6), CLIP_SAMPLES)
@@ -272,9 +275,7 @@ def _vocoder(recipe: "Recipe", vocoder: Any, split: Split) -> dict[str, float]:
     theirs = []
     for mel in mels.exp().transpose(1, 2).numpy():
         padded = np.concatenate([mel, mel[:, -1:]], axis=1)
-        magnitudes = librosa.feature.inverse.mel_to_stft(
-            padded, sr=16_000, n_fft=WINDOW, power=1.0, n_mels=MEL_BINS
-        )
+        magnitudes = librosa.feature.inverse.mel_to_stft(padded, sr=16_000, n_fft=WINDOW, power=1.0)
         waveform = librosa.griffinlim(
             magnitudes, n_iter=64, hop_length=HOP, n_fft=WINDOW, random_state=0
         )
