@@ -69,7 +69,8 @@ def package(recipe: Recipe, target: Path) -> None:
     )
     pipeline.save_pretrained(target / "image_to_audio")
     _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)
-    back = target / "audio_to_image"
+    # Not in the package yet: what it paints can't be recognised.
+    back = recipe.folder / "audio_to_image"
     way_back = _translator(table, recipe.folder / "translator_back", "clap_audio", "clip_image")
     way_back.save_pretrained(back / "translator")
     _compact(painter.unet).save_pretrained(back / "unet")
