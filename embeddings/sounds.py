@@ -31,13 +31,14 @@ def load_sound(source: str | Path | bytes) -> tuple[np.ndarray, int]:
     """
     name = "the recording" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).expanduser().is_file():
-        raise UnreadableSoundError(f"{name} does not exist. Check the path.")
+        raise UnreadableSoundError(f"No such file: {name}. Check the path.")
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source).expanduser()
     try:
         samples, sampling_rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise UnreadableSoundError(
-            f"{name} is not a recording that can be read. Give a WAV, FLAC, OGG or MP3."
+            f"{name} is not a recording, or not a sound file that can be read. Give a WAV, FLAC, "
+            "OGG or MP3."
         ) from error
     if not len(samples):
         raise UnreadableSoundError(f"{name} holds no samples. Fetch or save it again.")

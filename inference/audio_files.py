@@ -1,4 +1,4 @@
-"""Sound files: written whole and never clipped, read as mono."""
+"""Sound files, written whole and never clipped."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from clip2clap.embeddings.errors import UserError
-from clip2clap.inference.files import replacing
+from clip2clap.embeddings.files import replacing
 
 AudioFormat = Literal["wav", "flac", "ogg"]
 AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
@@ -17,10 +17,6 @@ _PEAKS: dict[str, float] = {"wav": 1.0, "flac": 1.0, "ogg": 10 ** (-1 / 20)}
 _SUBTYPES: dict[str, str] = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS"}
 # libsndfile's Vorbis encoder keeps a whole write on the stack: long sounds go in by the block.
 _BLOCK = 65_536
-
-
-class UnreadableAudioError(UserError):
-    """A sound file is missing, empty, or not a sound."""
 
 
 def write_audio(
@@ -82,29 +78,3 @@ def write_audio(
     ):
         for start in range(0, len(samples), _BLOCK):
             file.write(samples[start : start + _BLOCK])
-
-
-def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Read a sound file as mono.
-
-    Args:
-        path: Any file libsndfile reads: WAV, FLAC, OGG, MP3, AIFF and others.
-
-    Returns:
-        The waveform, float32 of shape (samples,), full scale at -1 and 1, channels averaged; and
-        its sampling rate in Hz.
-
-    Raises:
-        UnreadableAudioError: If the file is missing, is not a sound, or holds no samples.
-    """
-    try:
-        samples, sampling_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        if not Path(path).exists():
-            raise UnreadableAudioError(f"No such file: {path}") from error
-        raise UnreadableAudioError(
-            f"{path} is not a sound file that can be read; expected WAV, FLAC, OGG or MP3."
-        ) from error
-    if not len(samples):
-        raise UnreadableAudioError(f"{path} holds no samples.")
-    return samples.mean(axis=1), sampling_rate

@@ -8,7 +8,7 @@ from string import Template
 
 from PIL import Image
 
-from clip2clap.inference.files import replacing
+from clip2clap.embeddings.files import replacing
 
 _GENERATOR_TAG = '<meta name="generator" content="clip2clap demo">'
 _LONGEST_SIDE = 1200

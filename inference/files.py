@@ -1,30 +1,8 @@
-"""Files that appear whole or not at all, under names that are free."""
+"""File names that are free."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write beside `path`; it takes `path`'s place once the block has ended well.
-
-    A reader sees the old file or the new one, never half of either, and a run that is killed
-    leaves none behind.
-
-    Args:
-        path: The file to write; its folder must exist.
-
-    Yields:
-        A path in the same folder, hidden, to write to.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def free_stem(folder: Path, stem: str, suffixes: Sequence[str], *, taken: set[str]) -> str:

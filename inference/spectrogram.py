@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from transformers.audio_utils import hertz_to_mel, mel_filter_bank
 
 from clip2clap.embeddings.errors import UserError
-from clip2clap.inference.files import replacing
+from clip2clap.embeddings.files import replacing
 
 DYNAMIC_RANGE_DB = 80.0
 """How far below the loudest point the picture still tells quiet from silent."""

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EfficientNetImageProcessorPil
 
+from clip2clap.embeddings.files import replacing
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxClapFeatureExtractor
 from clip2clap.training.demo.data import (
     SAMPLING_RATE,
@@ -71,18 +72,19 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
         for number in chosen
         if data.photos[number].full_size and data.photos[number].split == "train"
     ] * CROPS
+    numbers = [*chosen, *crops]
     rng = np.random.default_rng(0)
     features = []
-    for batch in track(list(_batches([*chosen, *(~n for n in crops)])), description="photographs"):
+    for batch in track(list(_batches(len(numbers))), description="photographs"):
+        images = [data.photos[numbers[row]].image() for row in batch]
         images = [
-            data.photos[n].image() if n >= 0 else random_window(data.photos[~n].image(), rng)
-            for n in batch
+            image if row < len(chosen) else random_window(image, rng)
+            for row, image in zip(batch, images, strict=True)
         ]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             features.append(model(pixels).pooler_output.float())
     rows = torch.cat(features)
-    numbers = [*chosen, *crops]
     photos = [data.photos[number] for number in numbers]
     tensors = {
         "features": rows,
@@ -199,9 +201,8 @@ def keep(tensors: dict[str, Tensor], path: Path) -> None:
         tensors: What to keep, by name.
         path: Safetensors file; what it held is replaced.
     """
-    partial = path.with_suffix(".part")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)
 
 
 def at_tower_rate(waveform: np.ndarray) -> np.ndarray:
@@ -247,6 +248,6 @@ def _labels(data: DemoData, rows: list[Photo] | list[Recording]) -> dict[str, Te
     }
 
 
-def _batches(numbers: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(numbers), BATCH):
-        yield numbers[start : start + BATCH]
+def _batches(count: int) -> Iterator[range]:
+    for start in range(0, count, BATCH):
+        yield range(start, min(start + BATCH, count))

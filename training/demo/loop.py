@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from clip2clap.embeddings.files import replacing
+
 Step = Callable[[nn.Module, torch.Generator], Tensor]
 
 
@@ -93,8 +95,8 @@ def fit(
             "seconds": before + time.monotonic() - start,
             "loss": loss_mean,
         }
-        torch.save(state, checkpoint.with_suffix(".part"))
-        checkpoint.with_suffix(".part").replace(checkpoint)
+        with replacing(checkpoint) as partial:
+            torch.save(state, partial)
 
     start = saved = time.monotonic()
     model.train()

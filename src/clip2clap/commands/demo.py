@@ -178,9 +178,9 @@ def _write_files(
     nearest: list[tuple[str, float]],
     seed: int,
 ) -> None:
+    from clip2clap.embeddings.files import replacing
     from clip2clap.inference.audio_files import write_audio
     from clip2clap.inference.demo_page import write_demo_page
-    from clip2clap.inference.files import replacing
     from clip2clap.inference.spectrogram import write_spectrogram
 
     shown = picture.copy()
