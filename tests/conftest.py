@@ -1,6 +1,9 @@
 """Tiny real models, built from configs with random weights, that several test files share."""
 
 import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +241,37 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def foreign_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP of the same sizes as the other and other weights."""
     return write_clip(tmp_path_factory.mktemp("models") / "foreign_clip", seed=1)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process; gives its exit code, stdout and stderr."""
+
+    from clip2clap.cli import main
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, printed.out, printed.err
+
+    return command
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
+    """Answer requests on 127.0.0.1 by a handler, until the test ends; gives the address."""
+    running: list[ThreadingHTTPServer] = []
+
+    def start(handler: type[BaseHTTPRequestHandler]) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        running.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()

@@ -21,29 +21,12 @@ from safetensors.torch import save_file
 from skimage.data import chelsea
 
 from clip2clap import __version__
-from clip2clap.cli import main
 from clip2clap.commands.photographs import read_ahead, stem_of
 from clip2clap.embeddings import EmbeddingSpace, TableWriter, read_space
+from clip2clap.embeddings.sounds import load_sound
 from clip2clap.inference import ImageToAudioOutput, ImageToAudioPipeline
-from clip2clap.inference.audio_files import read_audio
 from clip2clap.presets import GENERATOR_PRESETS
 from clip2clap.translator import AutoTranslator, MLPTranslator
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command in this process; gives its exit code, stdout and stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, printed.out, printed.err
-
-    return command
-
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -216,7 +199,7 @@ def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
     assert shown.splitlines() == [str(out / name) for name in names]
     assert sorted(sounds_in(out)) == sorted(names)
     for name in names:
-        waveform, rate = read_audio(out / name)
+        waveform, rate = load_sound(out / name)
         assert (len(waveform), rate) == (samples, 16_000)
         assert np.abs(waveform).max() > 0
 
@@ -240,11 +223,11 @@ def test_a_sound_depends_on_its_seed_and_not_on_batches_or_neighbours(
     # Batches of different sizes may round differently, which one 16-bit step can show.
     step = 1.5 / 32768
     for name in ("cat.wav", "dog.wav", "dog-2.wav"):
-        first, other_batches, other_seed = (read_audio(tmp_path / run / name)[0] for run in "abc")
+        first, other_batches, other_seed = (load_sound(tmp_path / run / name)[0] for run in "abc")
         np.testing.assert_allclose(first, other_batches, atol=step)
         assert np.abs(first - other_seed).max() > 100 * step
-    alone, _ = read_audio(tmp_path / "d" / "alone.wav")
-    np.testing.assert_allclose(alone, read_audio(last["output"])[0], atol=step)
+    alone, _ = load_sound(tmp_path / "d" / "alone.wav")
+    np.testing.assert_allclose(alone, load_sound(last["output"])[0], atol=step)
 
 
 def test_an_unreadable_photograph_is_skipped_and_the_others_are_made(
@@ -445,7 +428,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     assert report["interrupted"]
     assert [sound["output"] for sound in report["sounds"]] == [str(out / "cat.wav")]
     assert list(sounds_in(out)) == ["cat.wav"]
-    assert len(read_audio(out / "cat.wav")[0]) == samples
+    assert len(load_sound(out / "cat.wav")[0]) == samples
 
 
 @pytest.mark.parametrize(
@@ -589,7 +572,7 @@ def test_the_demo_writes_its_files_and_tells_the_nearest_kinds(
     pipeline = ImageToAudioPipeline.from_pretrained(model)
     result = pipeline("chelsea.png", generator=[torch.Generator().manual_seed(4)])
     assert isinstance(result, ImageToAudioOutput)
-    waveform, _ = read_audio(out / "sound.wav")
+    waveform, _ = load_sound(out / "sound.wav")
     np.testing.assert_allclose(waveform, result.audios[0], atol=1e-4)
     similarities = dict(
         zip(("cat", "dog", "sea"), (demo_models @ result.audio_embeds[0]).tolist(), strict=True)

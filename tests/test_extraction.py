@@ -8,10 +8,9 @@ import os
 import signal
 import sys
 import tarfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -520,7 +519,7 @@ def test_audiocaps_takes_its_sounds_and_frames(plan, clip, clap, tmp_path):
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
+def server(serve: Callable[[type[BaseHTTPRequestHandler]], str]) -> str:
     """A server on 127.0.0.1 with pictures under /NUMBER.png, and nothing else."""
 
     class Pictures(BaseHTTPRequestHandler):
@@ -535,11 +534,7 @@ def server() -> Iterator[str]:
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
-    running.server_close()
+    return serve(Pictures)
 
 
 def test_conceptual_captions_are_downloaded_and_embedded(server, plan, clip, tmp_path):

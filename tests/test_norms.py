@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip2clap.cli import main
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.norm_page import verdict, write_norm_report
 from clip2clap.embeddings.norms import NormReport, measure_norms
@@ -333,21 +332,6 @@ def test_a_folder_that_can_not_be_written_to_is_named(tmp_path: Path, report: No
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="can't be written to"):
         write_norm_report(report, tmp_path / "file")
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process; gives its exit code, stdout and stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, printed.out, printed.err
-
-    return command
 
 
 def test_the_command_writes_beside_the_table_and_shows_a_small_one(

@@ -6,9 +6,8 @@ import io
 import json
 import runpy
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def captions() -> list[str]:
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
+def server(serve: Callable[[type[BaseHTTPRequestHandler]], str]) -> str:
     """A server of pictures, and of AudioCaps' validation file."""
 
     class Pictures(BaseHTTPRequestHandler):
@@ -74,11 +73,7 @@ def server() -> Iterator[str]:
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
-    running.server_close()
+    return serve(Pictures)
 
 
 def test_the_audiocaps_scripts_lead_from_captions_to_text_files(script, tmp_path, capsys):
