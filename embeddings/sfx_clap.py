@@ -90,6 +90,11 @@ class SfxConvBlock(nn.Module):
         return F.max_pool2d(hidden_states, self.pool) if self.pool > 1 else hidden_states
 
 
+def pool_maps(maps: Tensor) -> Tensor:
+    """Average maps (n, channels, t, f) over f and take the highest over t: (n, channels)."""
+    return maps.mean(dim=3).amax(dim=2)
+
+
 class SfxAudioModel(nn.Module):
     """aiSFX's network over blocks of a log-mel spectrogram."""
 
@@ -121,7 +126,7 @@ class SfxAudioModel(nn.Module):
 
     def upper_features(self, maps: Tensor) -> Tensor:
         """Map what the lower blocks made (n, channels, t, f) to features (n, channels)."""
-        return self.blocks[-1](maps).mean(dim=3).amax(dim=2)
+        return pool_maps(self.blocks[-1](maps))
 
     def forward(self, input_features: Tensor) -> Tensor:
         """Map windows (n, frames, num_mel_bins) to features (n, audio_channels[-1])."""

@@ -59,17 +59,7 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(_ConvNextBlock(hidden_dim) for _ in range(num_blocks))
         self.conv_out = nn.Conv1d(hidden_dim, bins, 1)
         nn.init.zeros_(self.conv_out.weight)
-        filters = torch.from_numpy(
-            mel_filter_bank(
-                num_frequency_bins=bins,
-                num_mel_filters=model_in_dim,
-                min_frequency=0.0,
-                max_frequency=sampling_rate / 2,
-                sampling_rate=sampling_rate,
-                norm="slaney",
-                mel_scale="slaney",
-            )
-        ).float()
+        filters = slaney_filters(window_size, model_in_dim, sampling_rate)
         self.register_buffer("filters", filters, persistent=False)
         shares = filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-8)
         self.register_buffer("shares", shares, persistent=False)
@@ -145,17 +135,7 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
 
     def stft(self, waveforms: Tensor) -> Tensor:
         """Transform waveforms (n, frames * hop) to complex spectra (n, frames, bins)."""
-        padding = (len(self.window) - self.hop_length) // 2
-        padded = F.pad(waveforms.unsqueeze(1), (padding, padding), mode="reflect").squeeze(1)
-        spectra = torch.stft(
-            padded,
-            len(self.window),
-            self.hop_length,
-            window=self.window.float(),
-            center=False,
-            return_complex=True,
-        )
-        return spectra.transpose(1, 2)
+        return framed_spectra(waveforms, self.window.float(), self.hop_length)
 
     def _istft(self, spectra: Tensor) -> Tensor:
         """Overlap and add; `torch.istft` wants centred frames, and a frame more than we have."""
@@ -171,6 +151,33 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         start = (size - hop) // 2
         inside = slice(start, start + frames * hop)
         return added[:, inside] / weight[:, inside].clamp(min=1e-3)
+
+
+def slaney_filters(window_size: int, mel_bins: int, sampling_rate: int) -> Tensor:
+    """Return AudioLDM's mel filter bank, shape (window_size // 2 + 1, mel_bins)."""
+    filters = mel_filter_bank(
+        num_frequency_bins=window_size // 2 + 1,
+        num_mel_filters=mel_bins,
+        min_frequency=0.0,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return torch.from_numpy(filters).float()
+
+
+def framed_spectra(waveforms: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """Transform waveforms (n, frames * hop_length) to complex spectra (n, frames, bins).
+
+    Frames are centred on the middles of their hops, as HiFi-GAN's are.
+    """
+    padding = (len(window) - hop_length) // 2
+    padded = F.pad(waveforms.unsqueeze(1), (padding, padding), mode="reflect").squeeze(1)
+    spectra = torch.stft(
+        padded, len(window), hop_length, window=window, center=False, return_complex=True
+    )
+    return spectra.transpose(1, 2)
 
 
 class _ConvNextBlock(nn.Module):

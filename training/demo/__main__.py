@@ -39,9 +39,7 @@ def main(
     ),
     stage: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"Only this stage; one of {', '.join((*STAGES, 'package', 'evaluate'))}."
-        ),
+        typer.Option(help=f"Only this stage; one of {', '.join(STAGES)}."),
     ] = None,
     steps: Annotated[
         list[str] | None, typer.Option(help="STAGE=STEPS, to train a stage shorter or longer.")

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from clip2clap.embeddings import ClapEncoder, ClipEncoder
 from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding
-from clip2clap.training.demo.data import Photo, Split, read_recording
+from clip2clap.training.demo.data import DemoData, Photo, Split, read_recording
 from clip2clap.training.demo.features import random_window
 from clip2clap.training.demo.heads import label_of, sound_labels
 from clip2clap.training.demo.judge import Judge, name_kinds, sound_features
 from clip2clap.training.demo.mel import HOP, WINDOW, log_mel, mel_filters
 from clip2clap.training.demo.phrases import UNSEEN
 from clip2clap.training.demo.pictures import paint
-from clip2clap.training.demo.sounds import CLIP_SAMPLES
+from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
 from clip2clap.translator import AutoTranslator
 
 if TYPE_CHECKING:
@@ -59,11 +59,12 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
     clap = ClapEncoder.from_pretrained(str(models / "clap"))
     pipeline = ImageToAudioPipeline.from_pretrained(str(models / "image_to_audio"))
     pipeline.set_progress_bar_config(disable=True)
+    small_embeds = clip.images([photo.image() for photo in _small_photos(recipe.data, split)])
     results: dict[str, float] = {}
     for part in (
-        lambda: _seeing(recipe, clip, split),
+        lambda: _seeing(recipe, clip, small_embeds, split),
         lambda: _words(recipe, clip, clap),
-        lambda: _hearing(recipe, clip, clap, pipeline, split),
+        lambda: _hearing(recipe, small_embeds, clap, pipeline, split),
         lambda: _vocoder(recipe, pipeline.vocoder, split),
         lambda: _painting(recipe, clip, clap, recipe.folder / "audio_to_image", split),
         lambda: _sounding(recipe, clap, pipeline, split),
@@ -73,39 +74,41 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
         (recipe.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     table = Table("measured", "value")
     for name, value in results.items():
-        table.add_row(name, f"{value:.1%}" if 0 < value < 1 else f"{value:g}")
+        table.add_row(name, f"{value:.3g}")
     Console().print(table)
     return results
 
 
-def _seeing(recipe: "Recipe", clip: ClipEncoder, split: Split) -> dict[str, float]:
+def _seeing(
+    recipe: "Recipe", clip: ClipEncoder, small_embeds: Tensor, split: Split
+) -> dict[str, float]:
     data, names = recipe.data, recipe.data.kind_names
     texts = clip.texts([f"a photo of a {name}" for name in names])
 
-    def named_right(photos: list[Photo], images: list[Any]) -> float:
-        named = (clip.images(images) @ texts.T).argmax(1)
+    def named_right(photos: list[Photo], embeds: Tensor) -> float:
+        named = (embeds @ texts.T).argmax(1)
         return balanced_accuracy(named, torch.tensor([names.index(p.kind) for p in photos]))
 
-    of_kinds = [photo for photo in data.photos if photo.kind and photo.split == split]
-    small = [photo for photo in of_kinds if not photo.full_size]
+    small = _small_photos(data, split)
     large = [photo for photo in data.photos if photo.full_size and photo.split == split]
     large_kinds = [photo for photo in large if photo.kind]
     rng = np.random.default_rng(0)
     windows = [photo for photo in large_kinds for _ in range(WINDOWS)]
     classes = clip.texts([f"a photo of a {name}" for name in data.imagenet_names])
-    named = (clip.images([photo.image() for photo in large]) @ classes.T).argmax(1).tolist()
+    large_embeds = clip.images([photo.image() for photo in large])
+    named = (large_embeds @ classes.T).argmax(1).tolist()
     right = [
         data.imagenet_names[n] == photo.class_name for n, photo in zip(named, large, strict=True)
     ]
     return {
         "small photographs": len(small),
-        "CLIP names the kind, small photographs": named_right(small, [p.image() for p in small]),
+        "CLIP names the kind, small photographs": named_right(small, small_embeds),
         "full-size photographs of the kinds": len(large_kinds),
         "CLIP names the kind, full-size photographs": named_right(
-            large_kinds, [photo.image() for photo in large_kinds]
+            large_kinds, large_embeds[[bool(photo.kind) for photo in large]]
         ),
         "CLIP names the kind, windows of full-size photographs": named_right(
-            windows, [random_window(photo.image(), rng) for photo in windows]
+            windows, clip.images([random_window(photo.image(), rng) for photo in windows])
         ),
         "full-size photographs": len(large),
         "CLIP names the class among ImageNet's 1,000, full-size": sum(right) / len(right),
@@ -133,7 +136,7 @@ def _words(recipe: "Recipe", clip: ClipEncoder, clap: ClapEncoder) -> dict[str, 
 
 def _hearing(
     recipe: "Recipe",
-    clip: ClipEncoder,
+    small_embeds: Tensor,
     clap: ClapEncoder,
     pipeline: ImageToAudioPipeline,
     split: Split,
@@ -149,10 +152,9 @@ def _hearing(
     categories = sorted({recordings[n].label for n in torch.where(esc50)[0].tolist()})
     told = clap.texts([f"the sound of a {name.replace('_', ' ')}" for name in categories])
     wanted = torch.tensor([categories.index(recordings[n].label) for n in torch.where(esc50)[0]])
-    photos = [p for p in data.photos if p.kind and p.split == split and not p.full_size]
-    kinds = torch.tensor([names.index(photo.kind) for photo in photos])
+    kinds = torch.tensor([names.index(photo.kind) for photo in _small_photos(data, split)])
     assert pipeline.translator is not None
-    translated = pipeline.translator(clip.images([photo.image() for photo in photos]))
+    translated = pipeline.translator(small_embeds)
     nearest = truth[(translated @ embeds.T).argmax(1)]
     return {
         "recordings of the kinds": int(of_kind.sum()),
@@ -168,14 +170,9 @@ def _sounding(
     recipe: "Recipe", clap: ClapEncoder, pipeline: ImageToAudioPipeline, split: Split
 ) -> dict[str, float]:
     data, names, judge = recipe.data, recipe.data.kind_names, recipe.judge
-    bank = recipe.bank(split)
-    rows = torch.cat(
-        [torch.where(bank.kinds == kind)[0][:RECORDINGS_OF_A_KIND] for kind in range(len(names))]
-    )
+    bank, rows, vectors = _some_recordings(recipe, clap, split)
     real = bank.batch(rows, CLIP_SAMPLES)
     real_named = balanced_accuracy(name_kinds(judge, real), bank.kinds[rows])
-    recordings = [read_recording(data.recordings[bank.numbers[row]]) for row in rows.tolist()]
-    vectors = clap.audios([(recording, 16_000) for recording in recordings])
     alone = _make(pipeline, prompt_embeds=vectors, seed=1)
     alone_named = balanced_accuracy(name_kinds(judge, alone), bank.kinds[rows])
 
@@ -306,14 +303,10 @@ def _painting(
     translator = AutoTranslator.from_pretrained(folder / "translator")
     photos = _photos(data.photos, split, names)
     kinds = torch.tensor([names.index(photo.kind) for photo in photos])
-    bank = recipe.bank(split)
-    rows = torch.cat(
-        [torch.where(bank.kinds == kind)[0][:RECORDINGS_OF_A_KIND] for kind in range(len(names))]
-    )
-    recordings = [read_recording(data.recordings[bank.numbers[row]]) for row in rows.tolist()]
+    bank, rows, heard = _some_recordings(recipe, clap, split)
     vectors = {
         "photographs": clip.images([photo.image() for photo in photos]),
-        "recordings": translator(clap.audios([(r, 16_000) for r in recordings])),
+        "recordings": translator(heard),
     }
     results = {
         "photo judge names the kind of a real photograph": balanced_accuracy(
@@ -336,6 +329,25 @@ def _sheet(pictures: Tensor, kinds: Tensor) -> Any:
     widest = min(len(row) for row in rows)
     sheet = torch.cat([torch.cat(list(row[:widest]), dim=2) for row in rows], dim=1)
     return Image.fromarray(sheet.permute(1, 2, 0).numpy())
+
+
+def _small_photos(data: DemoData, split: Split) -> list[Photo]:
+    return [p for p in data.photos if p.kind and p.split == split and not p.full_size]
+
+
+def _some_recordings(
+    recipe: "Recipe", clap: ClapEncoder, split: Split
+) -> tuple[SoundBank, Tensor, Tensor]:
+    """Choose recordings, as many of each kind as there are up to a number.
+
+    Returns:
+        The recordings of the split, the rows chosen, and the CLAP vectors of these.
+    """
+    bank, recordings = recipe.bank(split), recipe.data.recordings
+    kinds = range(len(recipe.data.kinds))
+    rows = torch.cat([torch.where(bank.kinds == kind)[0][:RECORDINGS_OF_A_KIND] for kind in kinds])
+    waves = [read_recording(recordings[bank.numbers[row]]) for row in rows.tolist()]
+    return bank, rows, clap.audios([(wave, 16_000) for wave in waves])
 
 
 def _photos(photos: list[Photo], split: Split, kinds: list[str]) -> list[Photo]:

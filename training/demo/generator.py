@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss
 from clip2clap.training.demo.features import keep
+from clip2clap.training.demo.heads import label_means
 from clip2clap.training.demo.loop import Fit, Schedule, fit
 from clip2clap.training.demo.mel import log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
@@ -116,13 +117,11 @@ def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -
     Returns:
         A `ConditionalUNet`, with what it took.
     """
-    means = torch.stack(
-        [
-            F.normalize(clips.embeds[clips.kinds == kind].flatten(0, 1).mean(0), dim=0)
-            if (clips.kinds == kind).any()
-            else torch.zeros(clips.embeds.shape[-1])
-            for kind in range(int(clips.kinds.max()) + 1)
-        ]
+    copies = clips.embeds.shape[1]
+    means = label_means(
+        clips.embeds.flatten(0, 1),
+        clips.kinds.repeat_interleave(copies),
+        int(clips.kinds.max()) + 1,
     )
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:

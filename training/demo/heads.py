@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxProjection
+from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
 from clip2clap.training.demo.data import DemoData, Recording
 from clip2clap.training.demo.features import SPLITS
 from clip2clap.training.demo.loop import Fit, Schedule, fit
@@ -66,7 +66,7 @@ class AudioSpace(Space):
 
     def features(self, maps: Tensor) -> Tensor:
         """Map what the lower blocks made (n, 256, 12, 12) to features (n, 512)."""
-        return self.block(maps).mean(dim=3).amax(dim=2)
+        return pool_maps(self.block(maps))
 
 
 def split_classifier(classifier: nn.Linear, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,6 +255,12 @@ def train_clap_space(
 
     torch.manual_seed(schedule.seed)
     return fit(AudioSpace(audio_model, len(names)), step, schedule, folder, name="CLAP")
+
+
+def label_means(embeds: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Average embeddings (n, d) over each of `count` labels, to unit norm; zero where none is."""
+    sums = torch.zeros(count, embeds.shape[-1]).index_add_(0, labels, embeds)
+    return F.normalize(sums, dim=1)
 
 
 def balance(labels: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank
 
+from clip2clap.inference.spectral_vocoder import framed_spectra, slaney_filters
 from clip2clap.training.demo.data import SAMPLING_RATE
 
 HOP = 160
@@ -17,16 +17,7 @@ FLOOR = 1e-5
 
 def mel_filters() -> Tensor:
     """Return the filter bank of 64 Slaney bins up to 8 kHz, shape (513, 64)."""
-    filters = mel_filter_bank(
-        num_frequency_bins=WINDOW // 2 + 1,
-        num_mel_filters=MEL_BINS,
-        min_frequency=0.0,
-        max_frequency=SAMPLING_RATE / 2,
-        sampling_rate=SAMPLING_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return torch.from_numpy(filters).float()
+    return slaney_filters(WINDOW, MEL_BINS, SAMPLING_RATE)
 
 
 def log_mel(waveforms: Tensor, filters: Tensor) -> Tensor:
@@ -39,16 +30,8 @@ def log_mel(waveforms: Tensor, filters: Tensor) -> Tensor:
     Returns:
         Natural logarithms of mel amplitudes, shape (n, samples / HOP, 64).
     """
-    padding = (WINDOW - HOP) // 2
-    padded = torch.nn.functional.pad(waveforms.unsqueeze(1), (padding, padding), mode="reflect")
-    spectra = torch.stft(
-        padded.squeeze(1),
-        WINDOW,
-        HOP,
-        window=torch.hann_window(WINDOW, device=waveforms.device),
-        center=False,
-        return_complex=True,
-    )
+    window = torch.hann_window(WINDOW, device=waveforms.device)
+    spectra = framed_spectra(waveforms, window, HOP)
     # The small number keeps the gradient of the absolute value finite at zero.
     amplitudes = (spectra.real.square() + spectra.imag.square() + 1e-9).sqrt()
-    return (amplitudes.transpose(1, 2) @ filters).clamp(min=FLOOR).log()
+    return (amplitudes @ filters).clamp(min=FLOOR).log()

@@ -15,7 +15,6 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from clip2clap.embeddings.sfx_clap import SfxAudioModel
 from clip2clap.inference import SpectralVocoder
@@ -202,9 +201,9 @@ class Recipe:
         weights = heads.balance(kinds + 1)
         weights[kinds < 0] *= len(self.data.kinds) / 2
         embeds = self.image_embeds[self._shown]
-        means = embeds.clone()
-        for kind in kinds[kinds >= 0].unique():
-            means[kinds == kind] = F.normalize(embeds[kinds == kind].mean(dim=0), dim=0)
+        known = kinds >= 0
+        of_kinds = heads.label_means(embeds[known], kinds[known], len(self.data.kinds))
+        means = torch.where(known.unsqueeze(1), of_kinds[kinds], embeds)
         shown = pictures.Pictures(latents, embeds, means, weights)
         run = pictures.train_painter(shown, self._run("painter"), self.schedules["painter"])
         return self._note("painter", run)
