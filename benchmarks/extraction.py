@@ -19,9 +19,7 @@ the clock's: a rate is then that of one core, and what threads would do at the s
 import csv
 import io
 import multiprocessing
-import resource
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -33,6 +31,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import psutil
 import soundfile
 import torch
 import typer
@@ -158,10 +157,21 @@ def megabytes_beyond_the_encoder(folder: Path, rows: int, threads: int) -> float
     plan = EncoderPlan(("clip_text",), clip=str(folder / "clip"))
     encoder = plan.load().of("clip_text")
     encoder.texts(made_up_captions(1000), batch_size=plan.rows_in_batch)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    process = psutil.Process()
+    own = peak = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     run(folder / f"{rows}.csv", folder / "table", plan)
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own) / unit
+    done.set()
+    watcher.join()
+    return (peak - own) / 1e6
 
 
 def measure_memory(folder: Path, few: int, many: int, threads: int) -> None:

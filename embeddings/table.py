@@ -10,15 +10,16 @@ batch of rows and failures or none of it.
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, BinaryIO, Literal, Self, get_args
 
 import filelock
 import numpy as np
@@ -548,13 +549,13 @@ class TableWriter:
         """Put rows into one file, as one batch: a column of it is then one piece of memory.
 
         Nothing but one of the parts is held beside what is smaller than the embeddings: the file is
-        written with zeros for these, from memory that is never touched and so never taken, and
-        then they are copied to their places, part by part.
+        written with holes for these, and then they are copied to their places, part by part.
         """
         path = self._new_file("data", ".arrow")
         with _replacing(path) as temporary:
             placeholder = self._without_embeds(parts())
-            _write_stream(placeholder, temporary)
+            values = [placeholder[name].chunk(0).flatten().buffers()[1] for name in self.spaces]
+            _write_stream(placeholder, temporary, holes={buffer.address for buffer in values})
             data, memory = _map(temporary)
             offsets = {name: next(_places(data, memory, name))[0] for name in self.spaces}
             del data, memory
@@ -567,7 +568,10 @@ class TableWriter:
         return path
 
     def _without_embeds(self, parts: Iterable[pa.Table]) -> pa.Table:
-        """Put parts together in memory, with zeros for their embeddings."""
+        """Put parts together in memory, with zeros for their embeddings.
+
+        Memory of zeros that is never touched is never taken.
+        """
         assert self._schema is not None
         chunks: dict[str, list[pa.Array]] = {
             name: [] for name in self._schema.names if name not in self.spaces
@@ -654,11 +658,15 @@ def concatenate(
 class _IdSet:
     """Ids, known by 8 bytes each: sorted runs of hashes, of which no two are of like size.
 
-    Two of 5 million ids share a hash with a probability of one in a million.
+    Two of 5 million ids share a hash with a probability of one in a million. Most new ids are told
+    by the first bits of their hash alone.
     """
+
+    _FIRST_BITS = 24
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
+        self._taken = np.zeros(1 << self._FIRST_BITS, bool)
 
     def __len__(self) -> int:
         return sum(len(run) for run in self._runs)
@@ -679,6 +687,7 @@ class _IdSet:
                 f"The id {example!r} is in the table already. Leave out every id that is `in` the "
                 "writer, and give every row an id of its own."
             )
+        self._taken[self._first_bits(hashes)] = True
         self._runs.append(hashes)
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             last = self._runs.pop()
@@ -689,11 +698,17 @@ class _IdSet:
         return self._holds(_hashes(ids))
 
     def _holds(self, hashes: np.ndarray) -> np.ndarray:
-        known = np.zeros(len(hashes), bool)
+        known = self._taken[self._first_bits(hashes)]
+        searched = hashes[known]
+        found = np.zeros(len(searched), bool)
         for run in self._runs:
-            places = run.searchsorted(hashes).clip(max=len(run) - 1)
-            known |= run[places] == hashes
+            places = run.searchsorted(searched).clip(max=len(run) - 1)
+            found |= run[places] == searched
+        known[known] = found
         return known
+
+    def _first_bits(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes >> (64 - self._FIRST_BITS)) & ((1 << self._FIRST_BITS) - 1)
 
 
 def _hashes(ids: Sequence[str]) -> np.ndarray:
@@ -841,8 +856,30 @@ def _places(data: pa.Table, memory: mmap.mmap, column: str) -> Iterator[tuple[in
         yield values.buffers()[1].address - start + values.offset * width, len(values)
 
 
-def _write_stream(data: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, data.schema) as stream:
+class _Sink(io.RawIOBase):
+    """A file that is written but for some buffers, which stay holes of their size."""
+
+    def __init__(self, file: BinaryIO, holes: Set[int]):
+        self._file = file
+        self._holes = holes
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if isinstance(data, pa.Buffer) and data.address in self._holes:
+            self._file.seek(data.size, os.SEEK_CUR)
+            return data.size
+        return self._file.write(data)
+
+
+def _write_stream(data: pa.Table, path: Path, *, holes: Set[int] = frozenset()) -> None:
+    """Write an Arrow stream; of buffers at the addresses `holes` only their place is made."""
+    with (
+        path.open("wb") as file,
+        pa.PythonFile(_Sink(file, holes), "w") as sink,
+        pa.ipc.new_stream(sink, data.schema) as stream,
+    ):
         stream.write_table(data)
 
 

@@ -205,10 +205,20 @@ class TransformersTowers(Towers):
         self.modalities = tuple(m for m in self.modalities if m in towers)
 
     def prepare_images(self, images: Sequence[Image.Image]) -> Inputs:
-        """Preprocess RGB pictures."""
-        assert self.processors.image is not None
-        outputs = self.processors.image(images=list(images), return_tensors="pt")
-        return {"pixel_values": outputs["pixel_values"]}
+        """Preprocess RGB pictures.
+
+        The scaling of values is ours: the processor's goes over every picture several times.
+        """
+        processor = self.processors.image
+        assert processor is not None
+        if not (processor.do_rescale and processor.do_normalize):
+            return {"pixel_values": processor(list(images), return_tensors="pt")["pixel_values"]}
+        outputs = processor(list(images), do_rescale=False, do_normalize=False, return_tensors="pt")
+        mean, std = (
+            torch.tensor(v).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std)
+        )
+        pixels = outputs["pixel_values"].float()
+        return {"pixel_values": pixels.mul_(processor.rescale_factor / std).sub_(mean / std)}
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into token ids, cut to the length that the tower takes."""
