@@ -8,6 +8,8 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip2clap.training.demo.loop import mixed_precision
+
 
 class ConditionalUNet(nn.Module):
     """The UNet and the learned vector that stands for "anything"."""
@@ -58,7 +60,7 @@ def diffusion_loss(
     timesteps = torch.randint(levels, (len(latents),), generator=generator)
     noisy = schedule.add_noise(latents, noise, timesteps)
     velocity = schedule.get_velocity(latents, noise, timesteps)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         predicted = unet(noisy, timesteps, encoder_hidden_states=None, class_labels=vectors).sample
     error = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
     ratio = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[timesteps]

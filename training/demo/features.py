@@ -24,6 +24,7 @@ from clip2clap.training.demo.data import (
     fill,
     read_recording,
 )
+from clip2clap.training.demo.loop import mixed_precision
 from clip2clap.training.demo.parts import aisfx, efficientnet_lite0
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -82,7 +83,7 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
             for row, image in zip(batch, images, strict=True)
         ]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), mixed_precision():
             features.append(model(pixels).pooler_output.float())
     rows = torch.cat(features)
     photos = [data.photos[number] for number in numbers]
@@ -142,7 +143,7 @@ def sound_maps(data: DemoData, path: Path) -> dict[str, Tensor]:
                 copies += [[_alter(whole, rng)] for _ in range(ALTERED_COPIES)]
             flat = [window for copy in copies for window in copy]
             inputs = extractor(flat, sampling_rate=extractor.sampling_rate)["input_features"]
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            with torch.inference_mode(), mixed_precision():
                 maps.append(model.lower_maps(inputs).flatten(0, 1).half())
             copy_of = [place for place, copy in enumerate(copies) for _ in copy]
             numbers += [place for place in copy_of for _ in range(model.num_blocks)]
@@ -179,7 +180,7 @@ def sound_features(
     """
     made = []
     for part in track(maps["maps"].split(BATCH), description="sounds"):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), mixed_precision():
             made.append(tower.upper_features(part.float()).float())
     rows = torch.cat(made)
     keys = torch.stack([maps["recording"], maps["copy"]], dim=1)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.heads import label_means
-from clip2clap.training.demo.loop import Fit, Schedule, fit
+from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 from clip2clap.training.demo.mel import log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
 
@@ -80,7 +80,7 @@ def encode_clips(bank: SoundBank, vae: AutoencoderKL, path: Path) -> Tensor:
         lengths = (CLIP_SAMPLES * speeds).round().int().tolist()
         crops = [bank.crop(row, length, generator).view(1, 1, -1) for length in lengths]
         waves = [F.interpolate(crop, size=CLIP_SAMPLES, mode="linear")[:, 0] for crop in crops]
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), mixed_precision():
             encoded: Any = vae.encode(log_mel(torch.cat(waves), filters).unsqueeze(1))
         latents.append(encoded.latent_dist.mean.float() * vae.config["scaling_factor"])
     keep({"latents": torch.stack(latents)}, path)

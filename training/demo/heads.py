@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
 from clip2clap.training.demo.data import DemoData, Recording
 from clip2clap.training.demo.features import SPLITS
-from clip2clap.training.demo.loop import Fit, Schedule, fit
+from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 
 EMBED_DIM = 512
 CLIP_BATCH, CLAP_BATCH = 512, 48
@@ -246,7 +246,7 @@ def train_clap_space(
         seen = maps["maps"][drawn].float()
         seen = _weigh(share, seen) + _weigh(1 - share, seen[partners])
         seen = _mask(_mask(seen, 2, generator), 3, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             features = model.features(seen)
         logits = model.logits(F.dropout(features.float(), 0.2))
         first = F.cross_entropy(logits, named, reduction="none", label_smoothing=0.1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from clip2clap.embeddings.files import replacing
+from clip2clap.inference import fastest_dtype
 
 Step = Callable[[nn.Module, torch.Generator], Tensor]
 
@@ -33,6 +34,11 @@ class Schedule:
         rise = min(1.0, (step + 1) / self.warmup)
         fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return rise * max(fall, 0.01)
+
+
+def mixed_precision() -> torch.autocast:
+    """Compute in bfloat16 where the processor has it, else in float32, which is then faster."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=fastest_dtype() is torch.bfloat16)
 
 
 @dataclass(frozen=True)

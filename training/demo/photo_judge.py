@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.training.demo.heads import balance
-from clip2clap.training.demo.loop import Fit, Schedule, fit
+from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 from clip2clap.training.demo.pictures import to_pixels
 
 BATCH = 64
@@ -78,7 +78,7 @@ def train_photo_judge(
         share = 1 - 0.5 * torch.rand(BATCH, generator=generator).square()
         mixed = share[:, None, None, None] * seen
         mixed = mixed + (1 - share)[:, None, None, None] * seen.roll(1, 0)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = judge(mixed).float()
         named = F.cross_entropy(logits, kinds[rows], reduction="none", label_smoothing=0.05)
         other = F.cross_entropy(logits, kinds[rows].roll(1), reduction="none")

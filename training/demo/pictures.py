@@ -23,7 +23,7 @@ from clip2clap.training.demo.critic import PatchCritic, contest
 from clip2clap.training.demo.data import Photo
 from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss
 from clip2clap.training.demo.features import keep
-from clip2clap.training.demo.loop import Fit, Schedule, fit
+from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 
 SIZE = 64
 VAE_BATCH, BATCH = 16, 32
@@ -116,7 +116,7 @@ def train_picture_vae(pixels: Tensor, folder: Path, schedule: Schedule = VAE_SCH
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(model, VaeAndCritic)
         real = _draw(pixels, torch.randint(len(pixels), (VAE_BATCH,), generator=generator))
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             encoded: Any = model.vae.encode(real)
             posterior = encoded.latent_dist
             decoded: Any = model.vae.decode(posterior.sample(generator))
@@ -229,7 +229,7 @@ def paint(
         latents = torch.randn((len(vectors), *_LATENT_SHAPE), generator=generator)
         conditions = torch.cat([vectors, negative.expand_as(vectors)])
         for timestep in scheduler.timesteps:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            with torch.inference_mode(), mixed_precision():
                 both = model(
                     torch.cat([latents, latents]),
                     timestep,
@@ -250,7 +250,7 @@ def _draw(pixels: Tensor, rows: Tensor) -> Tensor:
 
 
 def _encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), mixed_precision():
         encoded: Any = vae.encode(pixels.float() / 127.5 - 1)
     return encoded.latent_dist.mean.float()
 

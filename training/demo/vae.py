@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.training.demo.critic import PatchCritic, contest
-from clip2clap.training.demo.loop import Fit, Schedule, fit
+from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 from clip2clap.training.demo.mel import HOP, log_mel, mel_filters
 from clip2clap.training.demo.sounds import SoundBank
 
@@ -65,7 +65,7 @@ def train_vae(bank: SoundBank, folder: Path, schedule: Schedule = SCHEDULE) -> F
     def step(vae: Any, generator: torch.Generator) -> Tensor:
         rows = bank.draw(BATCH, generator)
         mels = log_mel(bank.batch(rows, CROP_FRAMES * HOP, generator), filters).unsqueeze(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             posterior = vae.encode(mels).latent_dist
             decoded = vae.decode(posterior.sample(generator)).sample
         difference = (decoded.float() - mels).abs()
@@ -138,7 +138,7 @@ def train_ear(
         mixed = share[:, None, None, None] * mels + (1 - share)[:, None, None, None] * mels.roll(
             1, 0
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = ear(_unit(mixed)).float()
         named = F.cross_entropy(logits, labels[rows], reduction="none")
         other = F.cross_entropy(logits, labels[rows].roll(1), reduction="none")
@@ -197,7 +197,7 @@ def train_decoder(
         assert isinstance(model, DecoderAndCritic)
         rows = bank.draw(BATCH, generator)
         mels = log_mel(bank.batch(rows, CROP_FRAMES * HOP, generator), filters).unsqueeze(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             with torch.no_grad():
                 encoded: Any = model.vae.encode(mels)
             latents = encoded.latent_dist.mean
