@@ -77,7 +77,7 @@ def table(tmp_path: Path) -> Path:
 # Learning
 
 
-@pytest.mark.parametrize("model", ["mlp", "ridge", "procrustes"])
+@pytest.mark.parametrize("model", ["mlp", "residual", "ridge", "procrustes"])
 def test_a_translator_beats_chance_and_the_mean_and_one_of_shuffled_pairs_does_not(model):
     config = replace(QUICK, model=model, validation=0.3)
     real = train_translator(learnable(), config).config["metrics"]
@@ -143,11 +143,28 @@ def test_the_seed_decides_everything():
     assert not equal(first, train_translator(learnable(), replace(QUICK, seed=1)))
 
 
-def test_the_global_generator_has_no_influence():
+@pytest.mark.parametrize("model", ["mlp", "residual"])
+def test_the_global_generator_has_no_influence(model):
+    config = replace(QUICK, model=model, dropout=0.5)
     with torch.random.fork_rng():
-        first = train_translator(learnable(), QUICK)
+        first = train_translator(learnable(), config)
         torch.manual_seed(5)
-        assert equal(first, train_translator(learnable(), QUICK))
+        assert equal(first, train_translator(learnable(), config))
+
+
+def test_a_residual_run_that_was_stopped_ends_with_the_weights_it_would_have_had(tmp_path: Path):
+    def stop(progress: TrainingProgress) -> None:
+        if progress.epoch == 3:
+            raise KeyboardInterrupt
+
+    config = replace(QUICK, model="residual", blocks=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(learnable(), tmp_path, config, checkpoint_seconds=0, on_progress=stop)
+    assert train(learnable(), tmp_path, config).resumed_after == 2
+    whole = train_translator(learnable(), config)
+    assert equal(AutoTranslator.from_pretrained(tmp_path), whole)
+    assert whole.config["recipe"]["method"] == "residual"
+    assert not equal(whole, train_translator(learnable(), replace(config, dropout=0.0)))
 
 
 def test_half_precision_tables_train_almost_alike():
@@ -432,7 +449,7 @@ def test_the_report_is_plain_json(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "tree"}, "mlp, ridge, procrustes, got 'tree'"),
+        ({"model": "tree"}, "mlp, residual, ridge, procrustes, got 'tree'"),
         ({"loss": "l1"}, "got 'l1'"),
         ({"monitor": "loss"}, "mrr"),
         ({"epochs": 0}, "epochs to be a positive whole number"),

@@ -16,6 +16,7 @@ from clip2clap.translator import (
     AutoTranslator,
     LinearTranslator,
     MLPTranslator,
+    ResidualTranslator,
     Translator,
     read_config,
 )
@@ -42,7 +43,13 @@ def linear() -> LinearTranslator:
     return LinearTranslator(8, 6, source_space=CLIP, target_space=CLAP).eval()
 
 
-@pytest.fixture(params=[mlp, linear], ids=["mlp", "linear"])
+def residual() -> ResidualTranslator:
+    translator = ResidualTranslator(8, 6, hidden=16, source_space=CLIP, target_space=CLAP)
+    translator.initialise(seeded())
+    return translator.eval()
+
+
+@pytest.fixture(params=[mlp, linear, residual], ids=["mlp", "linear", "residual"])
 def translator(request: pytest.FixtureRequest) -> Translator:
     return request.param()
 
@@ -64,6 +71,36 @@ def test_mlp_equals_the_reference_network(hidden: int):
     x_unit = x / x.norm(dim=1, keepdim=True)
     y = network(x_unit)
     torch.testing.assert_close(translator(x), y / y.norm(dim=1, keepdim=True))
+
+
+def test_residual_equals_its_formula_written_out_and_has_two_million_parameters():
+    translator = residual()
+    weights = translator.state_dict()
+
+    def linear_layer(name: str, x: Tensor) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def standardised(x: Tensor) -> Tensor:
+        return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+
+    x = embeds()
+    h = linear_layer("enter", 8**0.5 * x / x.norm(dim=1, keepdim=True))
+    for block in range(3):
+        inner = linear_layer(f"body.{block}.layers.1", standardised(h))
+        h = h + linear_layer(f"body.{block}.layers.4", nn.functional.gelu(inner))
+    y = linear_layer("leave.1", standardised(h))
+    torch.testing.assert_close(translator(x), y / y.norm(dim=1, keepdim=True))
+    size = sum(weight.numel() for weight in ResidualTranslator().parameters())
+    assert size == pytest.approx(2e6, rel=0.1)
+
+
+def test_dropout_is_for_training_alone():
+    translator = residual()
+    assert torch.equal(translator(embeds()), translator(embeds()))
+    translator.train()
+    assert not torch.equal(translator(embeds()), translator(embeds()))
+    with pytest.raises(UserError, match="dropout"):
+        ResidualTranslator(8, 6, dropout=1.0)
 
 
 def test_output_has_unit_norm_and_ignores_the_length_of_the_input(translator: Translator):
@@ -250,8 +287,8 @@ def test_a_config_that_cannot_be_used_is_refused(tmp_path: Path):
         (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
         AutoTranslator.from_pretrained(tmp_path)
 
-    with pytest.raises(UserError, match=r"PriorTranslator.*MLPTranslator and LinearTranslator"):
-        load_with(_class_name="PriorTranslator")
+    with pytest.raises(UserError, match=r"TreeTranslator.*MLPTranslator, LinearTranslator"):
+        load_with(_class_name="TreeTranslator")
     with pytest.raises(UserError, match=r"doesn't know: dropout"):
         load_with(dropout=0.5)
     with pytest.raises(UserError, match="broken source_space"):

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from clip2clap.embeddings import UserError
 from clip2clap.training.losses import LossName, check_loss
 
-ModelName = Literal["mlp", "ridge", "procrustes"]
+ModelName = Literal["mlp", "residual", "ridge", "procrustes"]
 Monitor = Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"]
 
 
@@ -26,10 +26,16 @@ class TrainingConfig:
     takes the first there is of `item`, `file`, `url`, `caption` and `id`."""
 
     model: ModelName = "mlp"
-    """`mlp` is trained, `ridge` and `procrustes` are fitted in closed form."""
+    """`mlp` and `residual` are trained, `ridge` and `procrustes` are fitted in closed form."""
 
     hidden: int = 512
-    """Width of the perceptron's hidden layers."""
+    """Width of the hidden layers, or of the residual blocks."""
+
+    blocks: int = 3
+    """Number of residual blocks."""
+
+    dropout: float = 0.1
+    """Share of the residual blocks' hidden values that is set to 0 in training."""
 
     alpha: float | None = None
     """Ridge's penalty; None tries several and keeps the best on held-out pairs."""
@@ -38,7 +44,7 @@ class TrainingConfig:
     """Whether ridge and Procrustes take the means off first."""
 
     loss: LossName = "cosine"
-    """What the perceptron makes small."""
+    """What training makes small."""
 
     temperature: float | None = None
     """Of the `contrastive` and `infonce` losses; None is 0.5 and 0.07."""
@@ -77,7 +83,7 @@ class TrainingConfig:
         check_loss(
             self.loss, temperature=self.temperature, learn_temperature=self.learn_temperature
         )
-        for name in ("hidden", "epochs", "batch_size", "patience"):
+        for name in ("hidden", "blocks", "epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is None and name == "patience":
                 continue
@@ -87,6 +93,10 @@ class TrainingConfig:
             raise UserError(f"Expected a positive learning_rate, got {self.learning_rate!r}.")
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise UserError(f"Expected alpha to be 0 or a positive number, got {self.alpha!r}.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(
+                f"Expected dropout to be a share from 0 to below 1, got {self.dropout!r}."
+            )
         if not 0 < self.validation < 1:
             raise UserError(
                 f"Expected validation to be a share between 0 and 1, got {self.validation!r}."

@@ -21,6 +21,7 @@ from clip2clap.training.run_folder import RunFolder
 from clip2clap.translator import (
     AutoTranslator,
     MLPTranslator,
+    ResidualTranslator,
     Translator,
     fit_procrustes,
     fit_ridge_path,
@@ -135,7 +136,7 @@ def _train(
         folder = RunFolder(output, settings=asdict(config), data=data, overwrite=overwrite)
         if (report := folder.finished()) is not None:
             return AutoTranslator.from_pretrained(output), report
-    if config.model == "mlp":
+    if config.model in ("mlp", "residual"):
         run = _Run(pairs, split, config, _accelerator(device), folder)
         run.to_the_end(checkpoint_seconds, on_progress)
         translator, recipe = run.best_translator(), run.recipe()
@@ -185,7 +186,7 @@ def _train(
 
 
 class _Run:
-    """The state of a perceptron's training, which a checkpoint holds whole."""
+    """The state of a network's training, which a checkpoint holds whole."""
 
     def __init__(
         self,
@@ -199,9 +200,7 @@ class _Run:
         self.accelerator, self.folder = accelerator, folder
         self.train_rows = split.train
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.translator = MLPTranslator(
-            pairs.source.shape[1], pairs.target.shape[1], hidden=config.hidden
-        )
+        self.translator = _network(config, pairs.source.shape[1], pairs.target.shape[1])
         self.translator.initialise(self.generator)
         self.loss = TranslationLoss(
             config.loss,
@@ -240,11 +239,11 @@ class _Run:
                 self._save(self.folder, self.earlier_seconds + time.monotonic() - started)
                 written = time.monotonic()
 
-    def best_translator(self) -> MLPTranslator:
+    def best_translator(self) -> Translator:
         """Give the translator of the best epoch, on the CPU."""
         # Not the one that was trained: in bf16 accelerate leaves its autocast on that.
-        best = MLPTranslator.from_config(self.translator.config)
-        assert isinstance(best, MLPTranslator)
+        best = type(self.translator).from_config(self.translator.config)
+        assert isinstance(best, Translator)
         best.load_state_dict(self.best_weights)
         return best.eval()
 
@@ -252,7 +251,7 @@ class _Run:
         """Give what made the translator, for its config."""
         config = self.config
         return {
-            "method": "mlp",
+            "method": config.model,
             "loss": config.loss,
             "temperature": self.loss.temperature,
             "optimizer": "adam",
@@ -266,6 +265,14 @@ class _Run:
     def _epoch(
         self, model: torch.nn.Module, optimizer: Any, on_progress: OnProgress | None
     ) -> EpochRecord:
+        # Dropout draws from torch's own generators: they start alike in every such epoch.
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed + len(self.history))
+            return self._measure_epoch(model, self._train_epoch(model, optimizer, on_progress))
+
+    def _train_epoch(
+        self, model: torch.nn.Module, optimizer: Any, on_progress: OnProgress | None
+    ) -> float:
         model.train()
         order = self.train_rows[torch.randperm(len(self.train_rows), generator=self.generator)]
         batches = order.split(self.config.batch_size)
@@ -297,7 +304,7 @@ class _Run:
                 f"Training diverged in epoch {len(self.history) + 1}: the loss is {train_loss}. "
                 f"Give a learning rate below {self.config.learning_rate:g}."
             )
-        return self._measure_epoch(model, train_loss)
+        return train_loss
 
     @torch.no_grad()
     def _measure_epoch(self, model: torch.nn.Module, train_loss: float) -> EpochRecord:
@@ -372,6 +379,21 @@ class _Run:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.best_epoch, self.earlier_seconds = state["best_epoch"], state["seconds"]
         self.resumed_after = len(self.history)
+
+
+def _network(
+    config: TrainingConfig, source_dim: int, target_dim: int
+) -> MLPTranslator | ResidualTranslator:
+    """Make the network that is to be trained; its weights are still to be drawn."""
+    if config.model == "residual":
+        return ResidualTranslator(
+            source_dim,
+            target_dim,
+            hidden=config.hidden,
+            blocks=config.blocks,
+            dropout=config.dropout,
+        )
+    return MLPTranslator(source_dim, target_dim, hidden=config.hidden)
 
 
 def _fit(pairs: Pairs, split: Split, config: TrainingConfig) -> tuple[Translator, dict[str, Any]]:

@@ -5,11 +5,13 @@ from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
 from clip2clap.translator.linear import LinearTranslator, fit_procrustes, fit_ridge, fit_ridge_path
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.residual import ResidualTranslator
 
 __all__ = [
     "AutoTranslator",
     "LinearTranslator",
     "MLPTranslator",
+    "ResidualTranslator",
     "Translator",
     "fit_procrustes",
     "fit_ridge",

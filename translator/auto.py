@@ -8,9 +8,10 @@ from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
 from clip2clap.translator.linear import LinearTranslator
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.residual import ResidualTranslator
 
 _KINDS: dict[str, type[Translator]] = {
-    kind.__name__: kind for kind in (MLPTranslator, LinearTranslator)
+    kind.__name__: kind for kind in (MLPTranslator, LinearTranslator, ResidualTranslator)
 }
 
 
@@ -46,6 +47,6 @@ class AutoTranslator:
             raise CheckpointError(
                 f"{pretrained_model_name_or_path} holds a {config['_class_name']}, written by "
                 f"clip2clap {config.get('clip2clap_version')}; this version loads "
-                f"{' and '.join(_KINDS)}."
+                f"{', '.join(_KINDS)}."
             )
         return kind.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -217,7 +217,7 @@ class Translator(ModelMixin, ConfigMixin):
 
     def _finish_config(self) -> None:
         """Check what `register_to_config` has taken down, and add the library's version."""
-        for name in ("source_dim", "target_dim", "hidden"):
+        for name in ("source_dim", "target_dim", "hidden", "blocks"):
             size = self.config.get(name, 1)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise UserError(f"Expected {name} to be a positive whole number, got {size!r}.")

@@ -55,16 +55,26 @@ class MLPTranslator(Translator):
         """Map unit vectors, shape (n, source_dim), to vectors of shape (n, target_dim)."""
         return self.layers(embeds)
 
-    @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights anew, as `nn.Linear` does by default, from a generator of one's own.
 
         Args:
             generator: On the CPU; equal seeds give equal weights.
         """
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                bound = layer.in_features**-0.5
-                for weight in (layer.weight, layer.bias):
-                    drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                    weight.copy_(drawn)
+        draw_weights(self, generator)
+
+
+@torch.no_grad()
+def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights of all linear layers anew, as `nn.Linear` does by default.
+
+    Args:
+        network: Its linear layers are changed, in order; nothing else is.
+        generator: On the CPU; equal seeds give equal weights.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            bound = layer.in_features**-0.5
+            for weight in (layer.weight, layer.bias):
+                drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+                weight.copy_(drawn)

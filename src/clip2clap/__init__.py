@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clip2clap.embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable
     from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding, SpectralVocoder
-    from clip2clap.translator import AutoTranslator, LinearTranslator, MLPTranslator, Translator
+    from clip2clap.translator import (
+        AutoTranslator,
+        LinearTranslator,
+        MLPTranslator,
+        ResidualTranslator,
+        Translator,
+    )
 
 __version__ = "0.1.0"
 
@@ -20,6 +26,7 @@ _HOMES = {
     "LearnedNegativeEmbedding": "inference",
     "LinearTranslator": "translator",
     "MLPTranslator": "translator",
+    "ResidualTranslator": "translator",
     "SpectralVocoder": "inference",
     "Translator": "translator",
 }
@@ -34,6 +41,7 @@ __all__ = [
     "LearnedNegativeEmbedding",
     "LinearTranslator",
     "MLPTranslator",
+    "ResidualTranslator",
     "SpectralVocoder",
     "Translator",
 ]

@@ -65,18 +65,32 @@ def train(
         ),
     ] = 0.1,
     model: Annotated[
-        Literal["mlp", "ridge", "procrustes"],
+        Literal["mlp", "residual", "ridge", "procrustes"],
         typer.Option(
-            help="mlp is trained, the others are fitted in closed form.",
+            help="mlp and residual are trained, the others are fitted in closed form.",
             rich_help_panel="Translator",
         ),
     ] = "mlp",
     hidden: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Width of the mlp's hidden layers.", rich_help_panel="Translator"
+            metavar="N",
+            help="Width of the mlp's hidden layers or of the residual blocks.",
+            rich_help_panel="Translator",
         ),
     ] = 512,
+    blocks: Annotated[
+        int,
+        typer.Option(metavar="N", help="Number of residual blocks.", rich_help_panel="Translator"),
+    ] = 3,
+    dropout: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Hidden values of a residual block that training leaves out.",
+            rich_help_panel="Translator",
+        ),
+    ] = 0.1,
     alpha: Annotated[
         float | None,
         typer.Option(
@@ -94,7 +108,7 @@ def train(
     ] = True,
     loss: Annotated[
         Literal["cosine", "mse", "contrastive", "infonce"],
-        typer.Option(help="What the mlp makes small.", rich_help_panel="Training"),
+        typer.Option(help="What training makes small.", rich_help_panel="Training"),
     ] = "cosine",
     temperature: Annotated[
         float | None,
@@ -156,6 +170,8 @@ def train(
         item=item,
         model=model,
         hidden=hidden,
+        blocks=blocks,
+        dropout=dropout,
         alpha=alpha,
         centre=centre,
         loss=loss,
