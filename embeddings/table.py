@@ -138,6 +138,32 @@ class EmbeddingTable:
         empty = torch.empty(0, space.dim, dtype=_TORCH_DTYPES[_dtype_of(self._data.schema, column)])
         return torch.cat(parts) if parts else empty
 
+    def chunks(self, *columns: str, rows: int = 65_536) -> Iterator[tuple[Tensor, ...]]:
+        """Give the embeddings of some spaces piece by piece, so that a table of any size goes.
+
+        Args:
+            *columns: Some of `spaces`.
+            rows: Rows in a piece; the last may have fewer.
+
+        Yields:
+            For each column a tensor, shape (rows, d), in the dtype of the file.
+
+        Raises:
+            TableError: If there is no such column.
+        """
+        dims = {column: self._space(column).dim for column in columns}
+        for start in range(0, len(self), rows):
+            piece = self._data.slice(start, rows)
+            yield tuple(
+                torch.cat(
+                    [
+                        torch.tensor(part.flatten().to_numpy()).view(-1, dim)
+                        for part in piece[column].chunks
+                    ]
+                )
+                for column, dim in dims.items()
+            )
+
     def to_numpy(self, column: str) -> np.ndarray:
         """Give the embeddings of one space as an array, shape (n, d); like `tensor`."""
         return self.tensor(column).numpy()

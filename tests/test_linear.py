@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from clip2clap.embeddings import UserError
-from clip2clap.translator import fit_procrustes, fit_ridge, linear
+from clip2clap.embeddings import EmbeddingSpace, EmbeddingTable, TableWriter, UserError
+from clip2clap.translator import LinearFitter, fit_procrustes, fit_ridge, linear
 
 
 def pairs(n: int = 60, d_source: int = 8, d_target: int = 6) -> tuple[Tensor, Tensor]:
@@ -41,6 +43,76 @@ def test_ridge_matches_sklearn(alpha: float, centre: bool):
         assert fitted.linear.bias is None
     predicted = torch.from_numpy(theirs.predict(unit(source).numpy())).float()
     torch.testing.assert_close(fitted(source), unit(predicted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_scaled_ridge_matches_sklearns_on_standardised_dimensions(centre: bool):
+    source, target = pairs()
+    # One dimension all but flat, one quite flat.
+    source = unit(source * torch.tensor([5.0, 1, 1, 1, 1, 1, 0.01, 0]))
+    scaler = StandardScaler(with_mean=centre)
+    x = source.double().numpy()
+    y = unit(target).double().numpy()
+    scaled = scaler.fit_transform(x) if centre else x / np.sqrt((x**2).mean(0) + (x == 0).all(0))
+    theirs = Ridge(alpha=3, fit_intercept=centre).fit(scaled, y)
+    predicted = torch.from_numpy(theirs.predict(scaled)).float()
+    fitted = fit_ridge(source, target, alpha=3, centre=centre, scale=True)
+    torch.testing.assert_close(fitted(source), unit(predicted), rtol=1e-4, atol=1e-5)
+    plain = fit_ridge(source, target, alpha=3, centre=centre)(source)
+    assert not torch.allclose(plain, fitted(source), atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("centre", [True, False])
+def test_procrustes_matches_scipy(centre: bool, scale: bool):
+    source, target = pairs(d_target=8)
+    sides, means, scales = [], [], []
+    for side in (source, target):
+        values = unit(side).double().numpy()
+        means.append(values.mean(0) if centre else 0 * values.mean(0))
+        values = values - means[-1]
+        scales.append(np.sqrt((values**2).mean(0)) if scale else np.ones(8))
+        sides.append(values / scales[-1])
+    known, _ = orthogonal_procrustes(*sides)
+    expected = torch.from_numpy(sides[0] @ known * scales[1] + means[1]).float()
+    fitted = fit_procrustes(source, target, centre=centre, scale=scale)
+    torch.testing.assert_close(fitted(source), unit(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("method", ["ridge", "procrustes"])
+def test_a_table_in_pieces_gives_the_fit_of_all_at_once(method: str, scale: bool, tmp_path):
+    source, target = (unit(side) for side in pairs())
+    spaces = {
+        "clip_text": EmbeddingSpace("clip", "some/clip", "text", 8, True, "c11p"),
+        "clap_text": EmbeddingSpace("clap", "some/clap", "text", 6, True, "c1a9"),
+    }
+    with TableWriter(tmp_path, spaces, dtype="float32", rows_per_shard=13) as writer:
+        columns = {"clip_text": source, "clap_text": target}
+        writer.append([str(row) for row in range(60)], {}, columns)
+    fitter = LinearFitter()
+    pieces = list(EmbeddingTable.open(tmp_path).chunks(*spaces, rows=17))
+    assert [len(x) for x, _ in pieces] == [17, 17, 17, 9]
+    for x, y in pieces:
+        fitter.update(x, y)
+    assert fitter.rows == 60
+    whole = getattr(LinearFitter().update(source, target), method)(scale=scale)
+    in_pieces = getattr(fitter, method)(scale=scale)
+    torch.testing.assert_close(in_pieces.state_dict(), whole.state_dict(), rtol=1e-6, atol=1e-7)
+    # And the sums tell: pieces of other pairs give another fit.
+    other = getattr(fitter.update(source, target.flip(0)), method)(scale=scale)
+    assert not torch.allclose(other(source), whole(source), atol=1e-2)
+
+
+def test_pieces_that_do_not_fit_are_refused():
+    source, target = pairs()
+    with pytest.raises(UserError, match="no pairs"):
+        LinearFitter().ridge()
+    fitter = LinearFitter().update(source, target)
+    with pytest.raises(UserError, match="8 and 6 values, as the 60 before, got 7 and 6"):
+        fitter.update(source[:, :7], target)
+    with pytest.raises(UserError, match=r"1 of 60 target rows .*row 63"):
+        fitter.update(source, target.index_fill(0, torch.tensor(3), 0))
 
 
 @pytest.mark.parametrize("fit", [fit_ridge, fit_procrustes])
@@ -114,10 +186,12 @@ def test_how_it_was_fitted_is_recorded():
         "method": "ridge",
         "alpha": 2.0,
         "centre": False,
+        "scale": False,
     }
-    assert fit_procrustes(source, target).config["recipe"] == {
+    assert fit_procrustes(source, target, scale=True).config["recipe"] == {
         "method": "procrustes",
         "centre": True,
+        "scale": True,
     }
 
 

@@ -43,6 +43,9 @@ class TrainingConfig:
     centre: bool = True
     """Whether ridge and Procrustes take the means off first."""
 
+    scale: bool = False
+    """Whether they divide each dimension by its deviation first."""
+
     loss: LossName = "cosine"
     """What training makes small."""
 

@@ -20,11 +20,10 @@ from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingRep
 from clip2clap.training.run_folder import RunFolder
 from clip2clap.translator import (
     AutoTranslator,
+    LinearFitter,
     MLPTranslator,
     ResidualTranslator,
     Translator,
-    fit_procrustes,
-    fit_ridge_path,
 )
 
 OnProgress = Callable[[TrainingProgress], None]
@@ -32,6 +31,9 @@ OnProgress = Callable[[TrainingProgress], None]
 # Unit vectors and thousands of pairs: below the first ridge hardly shrinks, above the last it is
 # little more than the mean.
 _ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+# A large table is gone through so many rows at a time.
+_ROWS = 65_536
 
 
 def train(
@@ -398,12 +400,14 @@ def _network(
 
 def _fit(pairs: Pairs, split: Split, config: TrainingConfig) -> tuple[Translator, dict[str, Any]]:
     """Fit a linear translator; ridge's penalty is the best of several on held-out pairs."""
-    source, target = pairs.source[split.train], pairs.target[split.train]
+    fitter = LinearFitter()
+    for rows in split.train.split(_ROWS):
+        fitter.update(pairs.source[rows], pairs.target[rows])
+    options = {"centre": config.centre, "scale": config.scale}
     if config.model == "procrustes":
-        fitted = fit_procrustes(source, target, centre=config.centre)
+        fitted = fitter.procrustes(**options)
     else:
         alphas = _ALPHAS if config.alpha is None else (config.alpha,)
-        candidates = fit_ridge_path(source, target, alphas=alphas, centre=config.centre)
         held_out = thin_out(split.validation)
         source, target = pairs.source[held_out], pairs.target[held_out]
 
@@ -411,7 +415,7 @@ def _fit(pairs: Pairs, split: Split, config: TrainingConfig) -> tuple[Translator
             figures = retrieval_metrics(_predict(candidate, source), target)
             return figures[config.monitor], figures["cosine"]
 
-        fitted = max(candidates, key=score)
+        fitted = max((fitter.ridge(alpha=alpha, **options) for alpha in alphas), key=score)
     return fitted, dict(fitted.config["recipe"])
 
 
@@ -432,7 +436,7 @@ def _measure(
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     mean = torch.zeros(target.shape[1])
-    for part in split.train.split(65_536):
+    for part in split.train.split(_ROWS):
         mean += unit_norm(pairs.target[part]).sum(0)
     return {
         "metrics": retrieval_metrics(predicted, target),

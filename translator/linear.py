@@ -1,7 +1,7 @@
 """The linear translator, fitted in closed form by ridge regression or as a rotation."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -17,7 +17,7 @@ _ROWS = 65_536
 class LinearTranslator(Translator):
     """One matrix, with or without a shift: L2-normalise, Linear, L2-normalise.
 
-    `fit_ridge` and `fit_procrustes` make one from pairs.
+    `fit_ridge` and `fit_procrustes` make one from pairs, `LinearFitter` from a table of any size.
 
     Args:
         source_dim: Length of the vectors that go in.
@@ -55,7 +55,12 @@ class LinearTranslator(Translator):
 
 
 def fit_ridge(
-    source: Tensor, target: Tensor, *, alpha: float = 1.0, centre: bool = True
+    source: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.0,
+    centre: bool = True,
+    scale: bool = False,
 ) -> LinearTranslator:
     """Fit the matrix that predicts the target best under a penalty on its size.
 
@@ -67,6 +72,8 @@ def fit_ridge(
         target: Embeddings of the same things to map to, shape (n, d_target).
         alpha: Weight of the penalty; 0 is ordinary least squares.
         centre: Take the means off first, and put the target's back: a fit with an intercept.
+        scale: Divide each source dimension by its deviation first, so that the penalty weighs on
+            all alike; the translator takes vectors as they are all the same.
 
     Returns:
         The translator, in float32 on the CPU.
@@ -75,48 +82,12 @@ def fit_ridge(
         UserError: If the shapes don't pair, a vector is zero or not finite, `alpha` is negative,
             or the vectors don't determine the matrix without a penalty.
     """
-    return fit_ridge_path(source, target, alphas=[alpha], centre=centre)[0]
+    return LinearFitter().update(source, target).ridge(alpha=alpha, centre=centre, scale=scale)
 
 
-def fit_ridge_path(
-    source: Tensor, target: Tensor, *, alphas: Sequence[float], centre: bool = True
-) -> list[LinearTranslator]:
-    """Fit `fit_ridge`'s matrix for several penalties, with one pass over the pairs.
-
-    Args:
-        source: Embeddings to map from, shape (n, d_source); only their direction counts.
-        target: Embeddings of the same things to map to, shape (n, d_target).
-        alphas: Weights of the penalty; 0 is ordinary least squares.
-        centre: Take the means off first, and put the target's back: a fit with an intercept.
-
-    Returns:
-        A translator for each penalty, in float32 on the CPU.
-
-    Raises:
-        UserError: As in `fit_ridge`.
-    """
-    for alpha in alphas:
-        if not 0 <= alpha < float("inf"):
-            raise UserError(f"Expected alpha to be 0 or a positive number, got {alpha!r}.")
-    sums = _Sums(source, target, centre=centre)
-    return [_solve_ridge(sums, float(alpha)) for alpha in alphas]
-
-
-def _solve_ridge(sums: "_Sums", alpha: float) -> LinearTranslator:
-    penalty = alpha * torch.eye(len(sums.source_source), dtype=torch.float64)
-    factor, info = torch.linalg.cholesky_ex(sums.source_source + penalty)
-    # A matrix that is singular in exact arithmetic may still factor, with a tiny pivot.
-    pivots = factor.diagonal()
-    if info.item() != 0 or pivots.min() < 1e-7 * pivots.max():
-        raise UserError(
-            f"{sums.rows} pairs of {len(pivots)} values don't determine the matrix at "
-            f"alpha={alpha:g}. Give a larger alpha, such as 1, or more pairs."
-        )
-    matrix = torch.cholesky_solve(sums.source_target, factor)
-    return sums.translator(matrix, {"method": "ridge", "alpha": alpha})
-
-
-def fit_procrustes(source: Tensor, target: Tensor, *, centre: bool = True) -> LinearTranslator:
+def fit_procrustes(
+    source: Tensor, target: Tensor, *, centre: bool = True, scale: bool = False
+) -> LinearTranslator:
     """Fit the rotation, or reflection, that carries source embeddings best onto the target.
 
     Minimises ||X R - Y||² over orthogonal R, with X and Y the unit vectors, less their means if
@@ -128,6 +99,8 @@ def fit_procrustes(source: Tensor, target: Tensor, *, centre: bool = True) -> Li
         source: Embeddings to map from, shape (n, d_source); only their direction counts.
         target: Embeddings of the same things to map to, shape (n, d_target).
         centre: Take the means off first, and put the target's back.
+        scale: Rotate between spaces whose dimensions all have deviation 1, and give the target's
+            dimensions theirs back.
 
     Returns:
         The translator, in float32 on the CPU.
@@ -135,36 +108,160 @@ def fit_procrustes(source: Tensor, target: Tensor, *, centre: bool = True) -> Li
     Raises:
         UserError: If the shapes don't pair, or a vector is zero or not finite.
     """
-    sums = _Sums(source, target, centre=centre)
-    left, _, right = torch.linalg.svd(sums.source_target, full_matrices=False)
-    return sums.translator(left @ right, {"method": "procrustes"})
+    return LinearFitter().update(source, target).procrustes(centre=centre, scale=scale)
 
 
-class _Sums:
-    """What the fits need of the pairs: sums over rows of products of their unit vectors."""
+class LinearFitter:
+    """Fits linear translators to pairs that come piece by piece, such as a mapped table's.
 
-    def __init__(self, source: Tensor, target: Tensor, *, centre: bool):
-        check_pairs(source, target)
-        self.rows, self.centre = len(source), centre
-        pairs = zip(source.split(_ROWS), target.split(_ROWS), strict=True)
-        totals: list[Tensor] | None = None
-        for chunk in pairs:
-            x, y = (unit_norm(side.cpu()).double() for side in chunk)
-            terms = [x.T @ x, x.T @ y, x.sum(0), y.sum(0)]
-            totals = (
-                terms if totals is None else [a + b for a, b in zip(totals, terms, strict=True)]
+    It keeps sums in float64, whose size doesn't depend on the number of pairs; the fits are those
+    of all pairs at once.
+
+    Example:
+        >>> fitter = LinearFitter()
+        >>> for source, target in table.chunks("clip_text", "clap_text"):
+        ...     fitter.update(source, target)
+        >>> translator = fitter.ridge(alpha=1.0)
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Pairs seen so far."""
+        self._moments = _Moments.zeros(0, 0)
+
+    def update(self, source: Tensor, target: Tensor) -> Self:
+        """Take in pairs.
+
+        Args:
+            source: Embeddings to map from, shape (n, d_source); only their direction counts.
+            target: Embeddings of the same things to map to, shape (n, d_target).
+
+        Returns:
+            The fitter itself.
+
+        Raises:
+            UserError: If the shapes don't pair or are others than before, or a vector is zero or
+                not finite.
+        """
+        check_pairs(source, target, rows_before=self.rows)
+        sizes = (source.shape[1], target.shape[1])
+        if self.rows == 0:
+            self._moments = _Moments.zeros(*sizes)
+        elif (before := tuple(self._moments.source_target.shape)) != sizes:
+            raise UserError(
+                f"Expected pairs of {before[0]} and {before[1]} values, as the {self.rows} before, "
+                f"got {sizes[0]} and {sizes[1]}."
             )
-        assert totals is not None
-        self.source_source, self.source_target, x_sum, y_sum = totals
-        self.source_mean, self.target_mean = x_sum / len(source), y_sum / len(target)
-        if centre:
-            self.source_source = self.source_source - torch.outer(x_sum, self.source_mean)
-            self.source_target = self.source_target - torch.outer(x_sum, self.target_mean)
+        for chunk in zip(source.split(_ROWS), target.split(_ROWS), strict=True):
+            x, y = (unit_norm(side.cpu()).double() for side in chunk)
+            self._moments.source_source.addmm_(x.T, x)
+            self._moments.source_target.addmm_(x.T, y)
+            self._moments.source += x.sum(0)
+            self._moments.target += y.sum(0)
+            self._moments.target_squares += y.square().sum(0)
+        self.rows += len(source)
+        return self
+
+    def ridge(
+        self, *, alpha: float = 1.0, centre: bool = True, scale: bool = False
+    ) -> LinearTranslator:
+        """Fit the matrix that predicts the target best under a penalty; as `fit_ridge`.
+
+        Raises:
+            UserError: If there were no pairs, `alpha` is negative, or the pairs don't determine
+                the matrix without a penalty.
+        """
+        if not 0 <= alpha < float("inf"):
+            raise UserError(f"Expected alpha to be 0 or a positive number, got {alpha!r}.")
+        problem = self._problem(centre=centre, scale=scale)
+        penalty = alpha * torch.eye(len(problem.source_source), dtype=torch.float64)
+        factor, info = torch.linalg.cholesky_ex(problem.source_source + penalty)
+        # A matrix that is singular in exact arithmetic may still factor, with a tiny pivot.
+        pivots = factor.diagonal()
+        if info.item() != 0 or pivots.min() < 1e-7 * pivots.max():
+            raise UserError(
+                f"{self.rows} pairs of {len(pivots)} values don't determine the matrix at "
+                f"alpha={alpha:g}. Give a larger alpha, such as 1, or more pairs."
+            )
+        # The target's dimensions are fitted one by one, so that their scale changes nothing.
+        matrix = torch.cholesky_solve(problem.source_target * problem.target_scale, factor)
+        return problem.translator(
+            matrix / problem.source_scale[:, None], {"method": "ridge", "alpha": float(alpha)}
+        )
+
+    def procrustes(self, *, centre: bool = True, scale: bool = False) -> LinearTranslator:
+        """Fit the rotation that carries the source best onto the target; as `fit_procrustes`.
+
+        Raises:
+            UserError: If there were no pairs.
+        """
+        problem = self._problem(centre=centre, scale=scale)
+        left, _, right = torch.linalg.svd(problem.source_target, full_matrices=False)
+        matrix = left @ right / problem.source_scale[:, None] * problem.target_scale
+        return problem.translator(matrix, {"method": "procrustes"})
+
+    def _problem(self, *, centre: bool, scale: bool) -> "_Problem":
+        """Centre and scale the sums as is wanted."""
+        if self.rows == 0:
+            raise UserError("There are no pairs to fit to: give some to `update` first.")
+        sums = self._moments
+        x_mean, y_mean = sums.source / self.rows, sums.target / self.rows
+        if not centre:
+            x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)
+        source_source = sums.source_source - self.rows * torch.outer(x_mean, x_mean)
+        source_target = sums.source_target - self.rows * torch.outer(x_mean, y_mean)
+        x_scale, y_scale = torch.ones_like(x_mean), torch.ones_like(y_mean)
+        if scale:
+            x_squares = sums.source_source.diagonal()
+            x_scale = _deviation(x_squares / self.rows, x_mean)
+            y_scale = _deviation(sums.target_squares / self.rows, y_mean)
+        return _Problem(
+            source_source=source_source / torch.outer(x_scale, x_scale),
+            source_target=source_target / torch.outer(x_scale, y_scale),
+            source_mean=x_mean,
+            target_mean=y_mean,
+            source_scale=x_scale,
+            target_scale=y_scale,
+            centre=centre,
+            scale=scale,
+        )
+
+
+@dataclass
+class _Moments:
+    """Sums over pairs of unit vectors, in float64."""
+
+    source_source: Tensor
+    source_target: Tensor
+    source: Tensor
+    target: Tensor
+    target_squares: Tensor
+
+    @classmethod
+    def zeros(cls, d_source: int, d_target: int) -> Self:
+        shapes = [(d_source, d_source), (d_source, d_target), d_source, d_target, d_target]
+        return cls(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is to be solved: products of the pairs, centred and scaled, and the way back."""
+
+    source_source: Tensor
+    source_target: Tensor
+    source_mean: Tensor
+    target_mean: Tensor
+    source_scale: Tensor
+    target_scale: Tensor
+    centre: bool
+    scale: bool
 
     def translator(self, matrix: Tensor, recipe: dict[str, Any]) -> LinearTranslator:
-        """Put a matrix of shape (d_source, d_target), found for these sums, into a translator."""
+        """Put a matrix of shape (d_source, d_target), for unscaled vectors, into a translator."""
         fitted = LinearTranslator(
-            *matrix.shape, bias=self.centre, recipe={**recipe, "centre": self.centre}
+            *matrix.shape,
+            bias=self.centre,
+            recipe={**recipe, "centre": self.centre, "scale": self.scale},
         )
         with torch.no_grad():
             fitted.linear.weight.copy_(matrix.T)
@@ -173,12 +270,20 @@ class _Sums:
         return fitted.eval()
 
 
-def check_pairs(source: Tensor, target: Tensor) -> None:
+def _deviation(mean_squares: Tensor, mean: Tensor) -> Tensor:
+    """Give each dimension's deviation from the mean; 1 where it doesn't vary."""
+    variance = mean_squares - mean.square()
+    # What is left of a constant's variance is rounding.
+    return torch.where(variance > 1e-12 * mean_squares, variance, 1.0).sqrt()
+
+
+def check_pairs(source: Tensor, target: Tensor, *, rows_before: int = 0) -> None:
     """Refuse vectors that are not row by row pairs, or that have no direction.
 
     Args:
         source: Shape (n, d_source), floating point.
         target: Shape (n, d_target), floating point.
+        rows_before: How many pairs came before these, for the message.
 
     Raises:
         UserError: If the shapes don't pair, or a vector is zero or not finite.
@@ -200,7 +305,7 @@ def check_pairs(source: Tensor, target: Tensor) -> None:
         if bad:
             raise UserError(
                 f"{len(bad)} of {len(side)} {name} rows are zero or not finite (the first is row "
-                f"{bad[0]}). Leave them out, or embed what they came from again."
+                f"{rows_before + bad[0]}). Leave them out, or embed what they came from again."
             )
 
 

@@ -106,6 +106,13 @@ def train(
             rich_help_panel="Translator",
         ),
     ] = True,
+    scale: Annotated[
+        bool,
+        typer.Option(
+            help="Whether ridge and procrustes divide each dimension by its deviation first.",
+            rich_help_panel="Translator",
+        ),
+    ] = False,
     loss: Annotated[
         Literal["cosine", "mse", "contrastive", "infonce"],
         typer.Option(help="What training makes small.", rich_help_panel="Training"),
@@ -174,6 +181,7 @@ def train(
         dropout=dropout,
         alpha=alpha,
         centre=centre,
+        scale=scale,
         loss=loss,
         temperature=temperature,
         epochs=epochs,

@@ -1,0 +1,61 @@
+"""Fitting ridge and Procrustes, against scikit-learn and SciPy on the same pairs.
+
+50,000 pairs of 512 values by default, on 2 threads.
+
+    python benchmarks/linear_maps.py
+"""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+import typer
+from scipy.linalg import orthogonal_procrustes
+from sklearn.linear_model import Ridge
+
+from clip2clap.embeddings import unit_norm
+from clip2clap.translator import LinearFitter
+
+
+def seconds(job: Callable[[], Any]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def main(
+    pairs: Annotated[int, typer.Option(help="Pairs to fit to.")] = 50_000,
+    dim: Annotated[int, typer.Option(help="Values of a vector.")] = 512,
+    threads: Annotated[int, typer.Option(help="Of torch and of BLAS.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 3,
+) -> None:
+    """Time each by turns and print the best times."""
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    source = unit_norm(torch.randn(pairs, dim, generator=generator))
+    target = unit_norm(source @ torch.randn(dim, dim, generator=generator) / dim**0.5 + 0.1)
+    x, y = source.double().numpy(), target.double().numpy()
+    jobs: dict[str, Callable[[], Any]] = {
+        "ridge, ours": lambda: LinearFitter().update(source, target).ridge(),
+        "Procrustes, ours": lambda: LinearFitter().update(source, target).procrustes(),
+        "ridge, scikit-learn": lambda: Ridge(solver="cholesky").fit(x, y),
+        "Procrustes, SciPy": lambda: orthogonal_procrustes(x - x.mean(0), y - y.mean(0)),
+    }
+    with threadpool_limits(threads):
+        times = {name: min(seconds(job) for _ in range(rounds)) for name, job in jobs.items()}
+    print(f"{pairs:,} pairs of {dim} values, {threads} threads")
+    for name, taken in times.items():
+        print(f"{name:22} {taken:7.2f} s")
+    for ours, theirs in (
+        ("ridge, ours", "ridge, scikit-learn"),
+        ("Procrustes, ours", "Procrustes, SciPy"),
+    ):
+        print(f"{ours} takes {times[ours] / times[theirs]:.2f} of {theirs}'s time (goal: < 3 s)")
+
+
+if __name__ == "__main__":
+    typer.run(main)
