@@ -61,8 +61,10 @@ class TableError(UserError):
 class EmbeddingTable:
     """Embeddings on disk, mapped rather than read."""
 
-    def __init__(self, folder: Path, state: "_State", data: pa.Table):
+    def __init__(self, folder: Path, state: "_State", parts: Sequence[pa.Table]):
+        data = pa.concat_tables(parts)
         self.folder = folder
+        self._lengths = [part.num_rows for part in parts]
         self.settings = state.settings
         self._state = state
         self._data = data
@@ -83,7 +85,7 @@ class EmbeddingTable:
                 "an extraction wrote."
             )
         parts = [_map(file)[0] for file in state.files]
-        return cls(path, state, pa.concat_tables(parts))
+        return cls(path, state, parts)
 
     def __len__(self) -> int:
         return self._data.num_rows
@@ -163,6 +165,51 @@ class EmbeddingTable:
                 )
                 for column, dim in dims.items()
             )
+
+    def read(self, column: str, rows: Tensor) -> Tensor:
+        """Copy some embeddings of one space out of the files, which stay mapped no longer.
+
+        Unlike pages of `tensor`, which stay in memory once they were looked at, it costs no more
+        memory than it gives.
+
+        Args:
+            column: One of `spaces`, such as "clip_image".
+            rows: Indices in ascending order, shape (m,).
+
+        Returns:
+            Shape (m, d), in the dtype of the file.
+
+        Raises:
+            TableError: If there is no such column, or no such row.
+        """
+        space = self._space(column)
+        if len(rows) and not 0 <= int(rows[0]) <= int(rows[-1]) < len(self):
+            raise TableError(
+                f"Expected rows within 0 and {len(self)}, got {int(rows[0])} to {int(rows[-1])}."
+            )
+        dtype = _TORCH_DTYPES[_dtype_of(self._data.schema, column)]
+        values = torch.empty(len(rows), space.dim, dtype=dtype)
+        first = done = 0
+        for file, length in zip(self._state.files, self._lengths, strict=True):
+            end = int(torch.searchsorted(rows, first + length))
+            if end > done:
+                data, memory = _map(file)
+                wanted = rows[done:end] - first
+                start = 0
+                for offset, count in _places(data, memory, column):
+                    part = torch.frombuffer(memory, dtype=dtype, count=count, offset=offset)
+                    part = part.view(-1, space.dim)
+                    low, high = torch.searchsorted(wanted, torch.tensor([start, start + len(part)]))
+                    torch.index_select(
+                        part,
+                        0,
+                        wanted[low:high] - start,
+                        out=values[done + int(low) : done + int(high)],
+                    )
+                    start += len(part)
+                done = end
+            first += length
+        return values
 
     def to_numpy(self, column: str) -> np.ndarray:
         """Give the embeddings of one space as an array, shape (n, d); like `tensor`."""

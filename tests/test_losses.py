@@ -174,10 +174,14 @@ def test_a_fixed_temperature_has_nothing_to_learn():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "l1"}, "cosine, mse, contrastive, infonce, got 'l1'"),
+        ({"name": "l1"}, r"cosine, mse, contrastive, infonce, bank, .*got 'l1'"),
         ({"name": "cosine", "temperature": 0.5}, "cosine loss has no temperature"),
         ({"name": "infonce", "temperature": 0.0}, "positive temperature"),
-        ({"name": "contrastive", "learn_temperature": True}, "Only the infonce"),
+        ({"name": "mse", "learn_temperature": True}, "mse loss has no temperature"),
+        ({"name": "cosine:1+cosine:2"}, "names cosine twice"),
+        ({"name": "cosine:0"}, "positive weight after cosine:, got '0'"),
+        ({"name": "cosine:much"}, "positive weight after cosine:, got 'much'"),
+        ({"name": "cosine+"}, "got 'cosine\\+'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments: dict, message: str):

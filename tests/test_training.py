@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip2clap.embeddings import EmbeddingSpace, UserError
 from clip2clap.embeddings.table import EmbeddingTable, TableWriter
@@ -26,11 +26,12 @@ from clip2clap.training import (
     train,
     train_translator,
 )
+from clip2clap.training.batches import generator_for
 from clip2clap.translator import AutoTranslator, LinearTranslator, MLPTranslator, Translator
 
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 16, True, "c11p")
 CLAP = EmbeddingSpace("clap", "some/clap", "text", 12, True, "c1a9")
-QUICK = TrainingConfig(hidden=32, epochs=6, batch_size=16, learning_rate=5e-3, patience=None)
+QUICK = TrainingConfig.reference(hidden=32, epochs=6, batch_size=16, learning_rate=5e-3)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -103,30 +104,60 @@ def test_every_loss_falls_on_both_sides_of_the_split(loss, tmp_path: Path):
     assert report.metrics["mrr"] > 3 * report.shuffled_pairs["mrr"]
 
 
-def test_training_equals_a_plain_loop_over_every_pair():
-    made = learnable(50)
-    config = TrainingConfig(hidden=8, epochs=3, batch_size=16, patience=None, loss="mse")
-    split = split_pairs(made, validation=0.1, seed=0)
-    assert len(split.train) % 16 == 13
-    generator = torch.Generator().manual_seed(0)
-    expected = MLPTranslator(16, 12, hidden=8)
-    expected.initialise(generator)
-    optimizer = torch.optim.Adam(expected.parameters(), lr=1e-3)
-    best, best_loss = expected.state_dict(), float("inf")
-    for _ in range(3):
-        order = split.train[torch.randperm(len(split.train), generator=generator)]
-        for rows in order.split(16):
+def references_weights(made: Pairs, loss: str, epochs: int) -> list[dict[str, Tensor]]:
+    """The reference's training, in plain torch: the weights after every epoch."""
+    start = MLPTranslator(16, 12, hidden=8)
+    start.initialise(torch.Generator().manual_seed(0))
+    layers = nn.Sequential(
+        nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 12)
+    )
+    layers.load_state_dict(start.layers.state_dict())
+    optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3)
+    rows = split_pairs(made, validation=0.1, seed=0).train
+    after = []
+    for epoch in range(1, epochs + 1):
+        for places in torch.randperm(len(rows), generator=generator_for("order", 0, epoch)).split(
+            64
+        ):
+            x, y = unit(made.source[rows[places]]), unit(made.target[rows[places]])
+            out = unit(layers(x))
             optimizer.zero_grad()
-            ((expected(made.source[rows]) - made.target[rows]) ** 2).mean().backward()
+            if loss == "cosine":
+                value = (1 - (out * y).sum(-1)).mean()
+            elif loss == "mse":
+                value = ((out - y) ** 2).mean()
+            else:
+                z = torch.cat([out, y])
+                n = len(out)
+                e = torch.exp(z @ z.T / 0.5) * (1 - torch.eye(2 * n))
+                positive = torch.exp((out * y).sum(-1) / 0.5).repeat(2)
+                value = -(positive / e.sum(1)).log().mean()
+            value.backward()
             optimizer.step()
-        held_out = split.validation
-        loss = ((expected(made.source[held_out]) - made.target[held_out]) ** 2).mean().item()
-        if loss < best_loss:
-            best, best_loss = {k: v.clone() for k, v in expected.state_dict().items()}, loss
-    # With the cosine as the monitor the best epoch is the one of the lowest mean squared error.
-    trained = train_translator(made, replace(config, monitor="cosine"))
-    for name, weight in weights(trained).items():
-        torch.testing.assert_close(weight, best[name], rtol=1e-4, atol=1e-6)
+        after.append({f"layers.{k}": v.clone() for k, v in layers.state_dict().items()})
+    return after
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "contrastive"])
+def test_the_references_options_give_the_references_weights(loss: str, tmp_path: Path):
+    made = learnable(200)
+    config = TrainingConfig.reference(hidden=8, epochs=3, loss=loss, monitor="cosine")
+    report = train(made, tmp_path, config)
+    assert report.pairs["train"] % 64 != 0
+    assert (config.epochs, report.best_epoch) == (3, 3)
+    after = references_weights(made, loss, 3)
+    trained = weights(AutoTranslator.from_pretrained(tmp_path))
+    for name, weight in trained.items():
+        torch.testing.assert_close(weight, after[-1][name], rtol=1e-5, atol=1e-5)
+        # The comparison would notice a single epoch more or less.
+        assert not torch.allclose(weight, after[-2][name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_reference_recipe_is_the_references():
+    config = TrainingConfig.reference().resolved(45_000)
+    assert (config.epochs, config.batch_size, config.learning_rate) == (50, 64, 1e-3)
+    assert (config.schedule, config.warmup, config.patience) == ("constant", 0.0, None)
+    assert (config.noise, config.centre, config.precision) == (0.0, False, "fp32")
 
 
 def test_a_learnt_temperature_ends_up_in_the_recipe():

@@ -1,5 +1,6 @@
 """Train a translator on pairs, stop when it no longer gets better, and measure it."""
 
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,11 +13,20 @@ from torch import Tensor
 
 from clip2clap.embeddings import UserError, unit_norm
 from clip2clap.embeddings.table import EmbeddingTable
+from clip2clap.training.batches import Batches, generator_for
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.losses import TranslationLoss
+from clip2clap.training.course import Course, computes_in_bf16, held_out_loss, learning_rate_at
+from clip2clap.training.losses import TranslationLoss, distinct_targets
 from clip2clap.training.metrics import retrieval_metrics
-from clip2clap.training.pairs import Pairs, Split, read_pairs, split_pairs, thin_out
-from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingReport
+from clip2clap.training.pairs import (
+    MOST_MONITORED,
+    Pairs,
+    Split,
+    read_pairs,
+    split_pairs,
+    thin_out,
+)
+from clip2clap.training.report import TrainingProgress, TrainingReport
 from clip2clap.training.run_folder import RunFolder
 from clip2clap.translator import (
     AutoTranslator,
@@ -31,6 +41,11 @@ OnProgress = Callable[[TrainingProgress], None]
 # Unit vectors and thousands of pairs: below the first ridge hardly shrinks, above the last it is
 # little more than the mean.
 _ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+_NETWORKS: dict[str, type[MLPTranslator] | type[ResidualTranslator]] = {
+    "mlp": MLPTranslator,
+    "residual": ResidualTranslator,
+}
 
 # A large table is gone through so many rows at a time.
 _ROWS = 65_536
@@ -138,17 +153,61 @@ def _train(
         folder = RunFolder(output, settings=asdict(config), data=data, overwrite=overwrite)
         if (report := folder.finished()) is not None:
             return AutoTranslator.from_pretrained(output), report
+    settled = config.resolved(len(split.train))
+    course: Course | None = None
+    resumed_after: int | None = None
     if config.model in ("mlp", "residual"):
-        run = _Run(pairs, split, config, _accelerator(device), folder)
+        run = _Run(pairs, split, settled, _device(device), folder)
         run.to_the_end(checkpoint_seconds, on_progress)
         translator, recipe = run.best_translator(), run.recipe()
-        history, best_epoch, resumed_after = run.history, run.best_epoch, run.resumed_after
+        course, resumed_after = run.course, run.resumed_after
         started -= run.earlier_seconds
     else:
-        translator, recipe = _fit(pairs, split, config)
-        history, best_epoch, resumed_after = [], None, None
+        translator, recipe = _fit(pairs, split, settled)
+    report = finish(
+        translator,
+        recipe,
+        pairs,
+        split,
+        config,
+        course=course,
+        output=output,
+        resumed_after=resumed_after,
+        seconds=time.monotonic() - started,
+    )
+    if folder is not None:
+        folder.publish(translator, report)
+    return translator, report
+
+
+def finish(
+    translator: Translator,
+    recipe: dict[str, Any],
+    pairs: Pairs,
+    split: Split,
+    config: TrainingConfig,
+    *,
+    course: Course | None,
+    output: Path | None,
+    resumed_after: int | None,
+    seconds: float,
+) -> TrainingReport:
+    """Measure a trained translator, write all facts into its config, and report.
+
+    Args:
+        translator: On the CPU, in evaluation mode.
+        recipe: What made it.
+        pairs: What it was trained on, with what was held out.
+        split: Which is which.
+        config: The settings as the user gave them.
+        course: The figures of every epoch; None for a closed-form fit.
+        output: The translator's folder, if there is one.
+        resumed_after: The epoch after which a killed run was taken up.
+        seconds: Spent on training.
+    """
     measured_on: Literal["validation", "test"] = "test" if len(split.test) else "validation"
     figures = _measure(translator, pairs, split, measured_on, config.seed)
+    data = pairs.fingerprint()
     translator.record(
         source_space=pairs.source_space,
         target_space=pairs.target_space,
@@ -157,7 +216,9 @@ def _train(
             "source_column": pairs.source_column,
             "target_column": pairs.target_column,
             "pairs": len(split.train),
+            "data": data,
             "seed": config.seed,
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
         },
         metrics={
             "measured_on": measured_on,
@@ -166,7 +227,8 @@ def _train(
             "mean_vector": figures["mean_vector"],
         },
     )
-    report = TrainingReport(
+    history = [] if course is None else course.history
+    return TrainingReport(
         output=None if output is None else str(output),
         settings=asdict(config),
         data=data,
@@ -175,16 +237,13 @@ def _train(
         pairs={name: len(rows) for name, rows in vars(split).items()},
         monitor=config.monitor,
         history=history,
-        best_epoch=best_epoch,
+        best_epoch=None if course is None else course.best_epoch,
         stopped_early=bool(history) and len(history) < config.epochs,
         resumed_after=resumed_after,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         measured_on=measured_on,
         **figures,
     )
-    if folder is not None:
-        folder.publish(translator, report)
-    return translator, report
 
 
 class _Run:
@@ -195,32 +254,24 @@ class _Run:
         pairs: Pairs,
         split: Split,
         config: TrainingConfig,
-        accelerator: Accelerator,
+        device: torch.device,
         folder: RunFolder | None,
     ):
-        self.pairs, self.config = pairs, config
-        self.accelerator, self.folder = accelerator, folder
-        self.train_rows = split.train
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.translator = _network(config, pairs.source.shape[1], pairs.target.shape[1])
-        self.translator.initialise(self.generator)
-        self.loss = TranslationLoss(
-            config.loss,
-            temperature=config.temperature,
-            learn_temperature=config.learn_temperature,
-        ).to(accelerator.device)
-        self.translator.to(accelerator.device)
-        self.optimizer = torch.optim.Adam(
-            [*self.translator.parameters(), *self.loss.parameters()],
-            lr=config.learning_rate,
-            fused=accelerator.device.type in ("cpu", "cuda"),
+        self.config, self.device, self.folder = config, device, folder
+        assert config.batch_size is not None
+        self.batches = Batches(
+            pairs, split.train, batch_size=config.batch_size, seed=config.seed, device=device
         )
-        held_out = thin_out(split.validation)
-        self.held_out_source = pairs.source[held_out].to(accelerator.device)
-        self.held_out_target = unit_norm(pairs.target[held_out].to(accelerator.device))
-        self.history: list[EpochRecord] = []
-        self.best_epoch: int | None = None
-        self.best_weights: dict[str, Tensor] = {}
+        self.network = new_network(pairs, config, self.batches).to(device)
+        self.loss = new_loss(config).to(device)
+        self.bank = self.batches.bank() if self.loss.needs_bank else None
+        self.optimizer = torch.optim.Adam(
+            [*self.network.parameters(), *self.loss.parameters()],
+            lr=learning_rate_at(config, 0, config.epochs * self.batches.steps),
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self.held_out = HeldOut(pairs, split, self.loss.needs_bank, device)
+        self.course = Course(config)
         self.earlier_seconds = 0.0
         self.resumed_after: int | None = None
         if folder is not None and (checkpoint := folder.load()) is not None:
@@ -228,148 +279,97 @@ class _Run:
 
     def to_the_end(self, checkpoint_seconds: float, on_progress: OnProgress | None) -> None:
         """Train until the epochs or the patience run out."""
-        model, optimizer = self.accelerator.prepare(self.translator, self.optimizer)
         started = written = time.monotonic()
-        while not self._is_over():
-            record = self._epoch(model, optimizer, on_progress)
-            self.history.append(record)
-            best = self._best()
-            if best is None or self._score(record) > self._score(best):
-                self.best_epoch = record.epoch
-                self.best_weights = _copy(self.translator.state_dict())
+        while not self.course.is_over:
+            # Dropout draws from torch's own generators: they start alike in every such epoch.
+            with torch.random.fork_rng():
+                torch.manual_seed(self.config.seed + len(self.course.history))
+                self._epoch(on_progress)
+            self.course.keep_if_best(self.network.state_dict)
+            self.course.seconds = self.earlier_seconds + time.monotonic() - started
             if self.folder is not None and time.monotonic() - written >= checkpoint_seconds:
-                self._save(self.folder, self.earlier_seconds + time.monotonic() - started)
+                self._save(self.folder)
                 written = time.monotonic()
 
     def best_translator(self) -> Translator:
         """Give the translator of the best epoch, on the CPU."""
-        # Not the one that was trained: in bf16 accelerate leaves its autocast on that.
-        best = type(self.translator).from_config(self.translator.config)
-        assert isinstance(best, Translator)
-        best.load_state_dict(self.best_weights)
+        best = self.network.to("cpu")
+        best.load_state_dict(self.course.best_weights)
         return best.eval()
 
     def recipe(self) -> dict[str, Any]:
         """Give what made the translator, for its config."""
-        config = self.config
-        return {
-            "method": config.model,
-            "loss": config.loss,
-            "temperature": self.loss.temperature,
-            "optimizer": "adam",
-            "learning_rate": config.learning_rate,
-            "batch_size": config.batch_size,
-            "epochs": len(self.history),
-            "best_epoch": self.best_epoch,
-            "monitor": config.monitor,
-        }
+        return recipe_of(self.config, self.course, self.loss.temperatures)
 
-    def _epoch(
-        self, model: torch.nn.Module, optimizer: Any, on_progress: OnProgress | None
-    ) -> EpochRecord:
-        # Dropout draws from torch's own generators: they start alike in every such epoch.
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed + len(self.history))
-            return self._measure_epoch(model, self._train_epoch(model, optimizer, on_progress))
-
-    def _train_epoch(
-        self, model: torch.nn.Module, optimizer: Any, on_progress: OnProgress | None
-    ) -> float:
-        model.train()
-        order = self.train_rows[torch.randperm(len(self.train_rows), generator=self.generator)]
-        batches = order.split(self.config.batch_size)
-        total = torch.zeros((), device=self.accelerator.device)
-        last, best = (self.history[-1] if self.history else None), self._best()
-        for step, rows in enumerate(batches, start=1):
-            source = self.pairs.source[rows].to(self.accelerator.device)
-            target = unit_norm(self.pairs.target[rows].to(self.accelerator.device))
-            loss = self.loss(model(source), target)
-            optimizer.zero_grad()
-            self.accelerator.backward(loss)
-            optimizer.step()
+    def _epoch(self, on_progress: OnProgress | None) -> None:
+        config, course, batches = self.config, self.course, self.batches
+        self.network.train()
+        number = len(course.history) + 1
+        total, pairs = torch.zeros((), device=self.device), 0
+        noise = generator_for("noise", config.seed, number)
+        last, best = (course.history[-1] if course.history else None), course.best
+        for step, (source, target) in enumerate(batches.epoch(number), start=1):
+            at = (number - 1) * batches.steps + step - 1
+            rate = learning_rate_at(config, at, config.epochs * batches.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = self.loss(self._predict(source, noise), target, self.bank)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
             self.loss.keep_scale_in_bounds()
-            total += loss.detach() * len(rows)
+            total += loss.detach() * len(source)
+            pairs += len(source)
             if on_progress is not None:
                 on_progress(
                     TrainingProgress(
-                        epoch=len(self.history) + 1,
-                        epochs=self.config.epochs,
+                        epoch=number,
+                        epochs=config.epochs,
                         step=step,
-                        steps=len(batches),
+                        steps=batches.steps,
                         last=last,
                         best=best,
                     )
                 )
-        train_loss = total.item() / len(order)
-        if not train_loss < float("inf"):
-            raise UserError(
-                f"Training diverged in epoch {len(self.history) + 1}: the loss is {train_loss}. "
-                f"Give a learning rate below {self.config.learning_rate:g}."
-            )
-        return train_loss
-
-    @torch.no_grad()
-    def _measure_epoch(self, model: torch.nn.Module, train_loss: float) -> EpochRecord:
-        model.eval()
-        predicted = torch.cat([model(part) for part in self.held_out_source.split(1024)])
-        losses = [
-            self.loss(*batch).item() * len(batch[0])
-            for batch in zip(
-                predicted.split(self.config.batch_size),
-                self.held_out_target.split(self.config.batch_size),
-                strict=True,
-            )
-        ]
-        return EpochRecord(
-            epoch=len(self.history) + 1,
-            train_loss=train_loss,
-            validation_loss=sum(losses) / len(predicted),
-            validation=retrieval_metrics(predicted, self.held_out_target),
+        self.network.eval()
+        with torch.no_grad():
+            predicted = self._predict(self.held_out.source, None)
+        course.add(
+            total.item() / pairs, *self.held_out.figures(predicted, self.loss, batches.batch_size)
         )
 
-    def _is_over(self) -> bool:
-        done = len(self.history)
-        if done >= self.config.epochs:
-            return True
-        patience = self.config.patience
-        return patience is not None and done - (self.best_epoch or 0) >= patience
+    def _predict(self, source: Tensor, noise: torch.Generator | None) -> Tensor:
+        """Translate unit vectors, with noise on them while training."""
+        prepared = self.network.prepare(source)
+        if noise is not None and self.config.noise:
+            prepared = add_noise(prepared, self.config.noise, noise)
+        bf16 = computes_in_bf16(self.config, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            translated = self.network.translate(prepared)
+        return self.network.finish(translated)
 
-    def _best(self) -> EpochRecord | None:
-        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
-
-    def _score(self, record: EpochRecord) -> tuple[float, float]:
-        # Retrieval among few or easy pairs is soon perfect; the loss then still tells epochs apart.
-        return record.validation[self.config.monitor], -record.validation_loss
-
-    def _save(self, folder: RunFolder, seconds: float) -> None:
+    def _save(self, folder: RunFolder) -> None:
         parts = {
-            "translator": self.translator.state_dict(),
+            "network": self.network.state_dict(),
             "loss": self.loss.state_dict(),
-            "best": self.best_weights,
+            "best": self.course.best_weights,
             **{
                 f"adam.{index}": moments
                 for index, moments in self.optimizer.state_dict()["state"].items()
             },
         }
-        tensors = {
-            f"{part}/{key}": t for part, values in parts.items() for key, t in values.items()
-        }
-        tensors["generator/state"] = self.generator.get_state()
-        state = {
-            "history": [asdict(record) for record in self.history],
-            "best_epoch": self.best_epoch,
-            "seconds": seconds,
-        }
-        folder.save(tensors, state)
+        folder.save(
+            {f"{part}/{key}": t for part, values in parts.items() for key, t in values.items()},
+            self.course.state(),
+        )
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             part, key = name.split("/", 1)
             parts.setdefault(part, {})[key] = tensor
-        self.translator.load_state_dict(parts["translator"])
+        self.network.load_state_dict(parts["network"])
         self.loss.load_state_dict(parts.get("loss", {}))
-        self.best_weights = parts["best"]
         moments = {
             int(part.removeprefix("adam.")): values
             for part, values in parts.items()
@@ -377,25 +377,137 @@ class _Run:
         }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.generator.set_state(parts["generator"]["state"])
-        self.history = [EpochRecord(**record) for record in state["history"]]
-        self.best_epoch, self.earlier_seconds = state["best_epoch"], state["seconds"]
-        self.resumed_after = len(self.history)
+        self.course.restore(state, parts["best"])
+        self.earlier_seconds = self.course.seconds
+        self.resumed_after = len(self.course.history)
 
 
-def _network(
-    config: TrainingConfig, source_dim: int, target_dim: int
-) -> MLPTranslator | ResidualTranslator:
-    """Make the network that is to be trained; its weights are still to be drawn."""
+class HeldOut:
+    """The held-out pairs that tell after every epoch how good a network is.
+
+    Args:
+        pairs: All pairs.
+        split: Which of them are held out.
+        with_bank: Whether a loss needs the bank of their distinct targets.
+        device: Where the network is.
+    """
+
+    def __init__(self, pairs: Pairs, split: Split, with_bank: bool, device: torch.device):
+        rows = thin_out(split.validation, MOST_MONITORED)
+        self.source = unit_norm(pairs.source[rows].to(device))
+        self.target = unit_norm(pairs.target[rows].to(device))
+        self.bank = distinct_targets(self.target) if with_bank else None
+
+    def figures(
+        self, predicted: Tensor, loss: TranslationLoss, batch_size: int
+    ) -> tuple[float, dict[str, float]]:
+        """Give the loss and what `retrieval_metrics` gives.
+
+        Args:
+            predicted: What the network makes of `source`, shape (n, d).
+            loss: Its loss.
+            batch_size: Pairs a step in training, on which some losses depend.
+        """
+        if not bool(predicted.isfinite().all()):
+            return float("nan"), {}
+        value = held_out_loss(loss, predicted, self.target, self.bank, batch_size)
+        return value, retrieval_metrics(predicted, self.target)
+
+
+Network = MLPTranslator | ResidualTranslator
+
+
+def new_network(pairs: Pairs, config: TrainingConfig, batches: Batches) -> Network:
+    """Make the network that training begins with, on the CPU.
+
+    Args:
+        pairs: What it is to translate.
+        config: The run's settings, resolved.
+        batches: What it is to be trained on.
+
+    Raises:
+        UserError: If the translator to go on from is of another kind, or for other spaces.
+    """
+    dims = pairs.source.shape[1], pairs.target.shape[1]
+    if config.init_from is not None:
+        network = AutoTranslator.from_pretrained(config.init_from)
+        kind = _NETWORKS[config.model]
+        if not isinstance(network, kind):
+            raise UserError(
+                f"{config.init_from} is a {type(network).__name__}, and the model to go on with is "
+                f"{config.model}, a {kind.__name__}. Give another one of the two."
+            )
+        if (network.source_dim, network.target_dim) != dims:
+            raise UserError(
+                f"{config.init_from} maps {network.source_dim} values to {network.target_dim}, the "
+                f"pairs {dims[0]} to {dims[1]}. Give one that was trained on the same encoders."
+            )
+        if pairs.source_space is not None:
+            network.check_source(pairs.source_space)
+        if pairs.target_space is not None:
+            network.check_target(pairs.target_space)
+        return network.float()
+    shape: dict[str, Any] = {"hidden": config.hidden, "centred": bool(config.centre)}
     if config.model == "residual":
-        return ResidualTranslator(
-            source_dim,
-            target_dim,
-            hidden=config.hidden,
-            blocks=config.blocks,
-            dropout=config.dropout,
-        )
-    return MLPTranslator(source_dim, target_dim, hidden=config.hidden)
+        shape |= {"blocks": config.blocks, "dropout": config.dropout}
+    network = _NETWORKS[config.model](*dims, **shape)
+    network.initialise(torch.Generator().manual_seed(config.seed))
+    if config.centre:
+        network.centre(*batches.means())
+    return network
+
+
+def new_loss(config: TrainingConfig) -> TranslationLoss:
+    """Make a run's loss."""
+    return TranslationLoss(
+        config.loss, temperature=config.temperature, learn_temperature=config.learn_temperature
+    )
+
+
+def add_noise(units: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """Add Gaussian noise to unit vectors, and scale to unit norm again, as CapDec does.
+
+    Args:
+        units: Shape (n, d), unit norm.
+        deviation: Standard deviation of the noise on each value.
+        generator: On the CPU.
+
+    Returns:
+        Shape (n, d), unit norm.
+    """
+    drawn = torch.randn(units.shape, generator=generator).to(units.device)
+    return unit_norm(units + deviation * drawn)
+
+
+def recipe_of(
+    config: TrainingConfig, course: Course, temperatures: dict[str, float]
+) -> dict[str, Any]:
+    """Give what made a network, for its config.
+
+    Args:
+        config: The run's settings, resolved.
+        course: How it went.
+        temperatures: Of the terms of the loss, as they ended.
+    """
+    return {
+        "method": config.model,
+        "loss": config.loss,
+        "temperature": next(iter(temperatures.values()), None),
+        **({"temperatures": temperatures} if len(temperatures) > 1 else {}),
+        "learn_temperature": config.learn_temperature,
+        "noise": config.noise,
+        "centre": bool(config.centre),
+        "init_from": config.init_from,
+        "optimizer": "adam",
+        "learning_rate": config.learning_rate,
+        "schedule": config.schedule,
+        "warmup": config.warmup,
+        "precision": config.precision,
+        "batch_size": config.batch_size,
+        "epochs": len(course.history),
+        "best_epoch": course.best_epoch,
+        "monitor": config.monitor,
+    }
 
 
 def _fit(pairs: Pairs, split: Split, config: TrainingConfig) -> tuple[Translator, dict[str, Any]]:
@@ -403,7 +515,7 @@ def _fit(pairs: Pairs, split: Split, config: TrainingConfig) -> tuple[Translator
     fitter = LinearFitter()
     for rows in split.train.split(_ROWS):
         fitter.update(pairs.source[rows], pairs.target[rows])
-    options = {"centre": config.centre, "scale": config.scale}
+    options = {"centre": bool(config.centre), "scale": config.scale}
     if config.model == "procrustes":
         fitted = fitter.procrustes(**options)
     else:
@@ -450,26 +562,25 @@ def _predict(translator: Translator, source: Tensor) -> Tensor:
     return torch.cat([translator(part) for part in source.split(1024)])
 
 
-def _accelerator(device: str | None) -> Accelerator:
-    if device is not None:
+def _device(name: str | None) -> torch.device:
+    """Find the device to train on.
+
+    Raises:
+        UserError: If it isn't there, or several processes were started.
+    """
+    if name is not None:
         try:
-            device = torch.device(device).type
+            name = torch.device(name).type
         except RuntimeError as error:
-            raise UserError(f"Expected a device such as cpu or cuda, got {device!r}.") from error
-    accelerator = Accelerator(cpu=device == "cpu")
-    if device is not None and accelerator.device.type != device:
+            raise UserError(f"Expected a device such as cpu or cuda, got {name!r}.") from error
+    accelerator = Accelerator(cpu=name == "cpu")
+    if name is not None and accelerator.device.type != name:
         raise UserError(
-            f"Asked to train on {device}, but this machine offers {accelerator.device.type}."
+            f"Asked to train on {name}, but this machine offers {accelerator.device.type}."
         )
     if accelerator.num_processes > 1:
         raise UserError(
             "A translator is trained in one process: it is too small for more to be faster. Start "
-            "it without `accelerate launch`."
+            "it without `accelerate launch`; a sweep is spread over processes."
         )
-    if accelerator.mixed_precision == "fp16":
-        raise UserError("Translators train in full precision or bf16: set mixed_precision to no.")
-    return accelerator
-
-
-def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: weight.detach().cpu().clone() for name, weight in weights.items()}
+    return accelerator.device

@@ -1,20 +1,24 @@
-"""What a translator is trained to make small: four losses over a batch of pairs."""
+"""What a translator is trained to make small: five losses over a batch, or a weighted sum."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from clip2clap.embeddings import UserError, unit_norm
 
-LossName = Literal["cosine", "mse", "contrastive", "infonce"]
+LossName = Literal["cosine", "mse", "contrastive", "infonce", "bank"]
 
-DEFAULT_TEMPERATURES: dict[LossName, float] = {"contrastive": 0.5, "infonce": 0.07}
+DEFAULT_TEMPERATURES: dict[LossName, float] = {"contrastive": 0.5, "infonce": 0.07, "bank": 0.07}
 
 # As open_clip does: a learnt scale above this lets single pairs dominate the gradient.
 _MAX_LOGIT_SCALE = 100.0
+
+# Of a bank so many vectors are compared at a time, to bound memory.
+_BANK_ROWS = 8_192
 
 
 def cosine_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -53,7 +57,9 @@ def mse_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(predicted, target)
 
 
-def contrastive_loss(predicted: Tensor, target: Tensor, *, temperature: float = 0.5) -> Tensor:
+def contrastive_loss(
+    predicted: Tensor, target: Tensor, *, temperature: Tensor | float = 0.5
+) -> Tensor:
     """Give SimCLR's NT-Xent over the 2n vectors of both sides.
 
     Each prediction and each target is to find its partner among all the other 2n - 1 vectors, those
@@ -105,13 +111,61 @@ def infonce_loss(
     return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
 
 
-class TranslationLoss(nn.Module):
-    """A loss by its name, with the temperature it learns, if it does.
+def bank_loss(
+    predicted: Tensor, target: Tensor, bank: Tensor, *, logit_scale: Tensor | float = 1 / 0.07
+) -> Tensor:
+    """Give InfoNCE against a whole bank: each prediction is to find its target among all of them.
+
+    The targets are frozen, so every one of them can be a negative at every step, as in a memory
+    bank that never grows stale; see Wu et al. (2018), https://arxiv.org/abs/1805.01978.
 
     Args:
-        name: `cosine`, `mse`, `contrastive` (NT-Xent) or `infonce`.
-        temperature: For the latter two; by default 0.5 and 0.07.
-        learn_temperature: Whether `infonce` adjusts it, as CLIP and open_clip do.
+        predicted: Shape (n, d), of any norm.
+        target: The true vectors, shape (n, d), of any norm; each is one of the bank.
+        bank: All distinct targets, shape (m, d), unit norm, of any floating dtype.
+        logit_scale: What similarities are multiplied by, 1 / temperature.
+
+    Returns:
+        A scalar. It does not depend on n.
+
+    Raises:
+        UserError: If the shapes differ, or there are no pairs.
+    """
+    _check_batch(predicted, target)
+    if bank.dim() != 2 or bank.shape[1] != target.shape[1] or len(bank) == 0:
+        raise UserError(
+            f"Expected a bank of shape (m, {target.shape[1]}) with m > 0, got {tuple(bank.shape)}."
+        )
+    queries = logit_scale * unit_norm(predicted)
+    parts = [
+        # Computed again on the way back: the logits of all parts at once would fill the memory.
+        cast(Tensor, checkpoint(_log_sum_exp, queries, part, use_reentrant=False))
+        for part in bank.split(_BANK_ROWS)
+    ]
+    true = (queries * unit_norm(target)).sum(-1)
+    return (torch.stack(parts).logsumexp(0) - true).mean()
+
+
+def distinct_targets(target: Tensor) -> Tensor:
+    """Give the bank of `bank_loss`.
+
+    Args:
+        target: Shape (n, d), of any norm but zero; equal rows may stand in it.
+
+    Returns:
+        The distinct rows, shape (m, d), unit norm, float16.
+    """
+    return torch.unique(unit_norm(target).half(), dim=0)
+
+
+class TranslationLoss(nn.Module):
+    """A loss by its name, or a weighted sum of losses, with the temperatures it learns, if it does.
+
+    Args:
+        name: `cosine`, `mse`, `contrastive` (NT-Xent), `infonce` or `bank`; or several with their
+            weights, such as `cosine:1+contrastive:0.1`.
+        temperature: For the latter three; by default 0.5, 0.07 and 0.07.
+        learn_temperature: Whether the latter three adjust it, as CLIP and open_clip do.
 
     Raises:
         UserError: If there is no such loss, or the temperature makes no sense for it.
@@ -119,42 +173,112 @@ class TranslationLoss(nn.Module):
 
     def __init__(
         self,
-        name: LossName,
+        name: str,
         *,
         temperature: float | None = None,
         learn_temperature: bool = False,
     ):
         super().__init__()
         check_loss(name, temperature=temperature, learn_temperature=learn_temperature)
-        self.name: LossName = name
-        self.start = temperature or DEFAULT_TEMPERATURES.get(name, 1.0)
-        self.log_scale: nn.Parameter | None = None
-        if learn_temperature:
-            self.log_scale = nn.Parameter(torch.tensor(-math.log(self.start)))
+        self.terms = parse_loss(name)
+        self.start = {
+            term: temperature or DEFAULT_TEMPERATURES[term]
+            for term in self.terms
+            if term in DEFAULT_TEMPERATURES
+        }
+        self.log_scales = nn.ParameterDict(
+            {
+                term: nn.Parameter(torch.tensor(-math.log(start)))
+                for term, start in self.start.items()
+                if learn_temperature
+            }
+        )
 
-    def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Compare predictions with the true vectors, both of shape (n, d)."""
-        if self.name == "cosine":
-            return cosine_loss(predicted, target)
-        if self.name == "mse":
-            return mse_loss(predicted, target)
-        if self.name == "contrastive":
-            return contrastive_loss(predicted, target, temperature=self.start)
-        scale = 1 / self.start if self.log_scale is None else self.log_scale.exp()
-        return infonce_loss(predicted, target, logit_scale=scale)
+    def forward(self, predicted: Tensor, target: Tensor, bank: Tensor | None = None) -> Tensor:
+        """Compare predictions with the true vectors, both of shape (n, d).
+
+        Args:
+            predicted: Of any norm.
+            target: The true vectors.
+            bank: For the `bank` loss all distinct targets, as `distinct_targets` gives them.
+        """
+        values = [
+            weight * self._term(term, predicted, target, bank)
+            for term, weight in self.terms.items()
+        ]
+        return torch.stack(values).sum()
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether a bank has to be given."""
+        return "bank" in self.terms
 
     @property
     def temperature(self) -> float | None:
-        """The temperature as it now is; None for a loss without one."""
-        if self.name not in DEFAULT_TEMPERATURES:
-            return None
-        return self.start if self.log_scale is None else math.exp(-self.log_scale.item())
+        """The first term's temperature as it now is; None for a loss without one."""
+        return next(iter(self.temperatures.values()), None)
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """The temperature of every term that has one, as it now is."""
+        return {
+            term: math.exp(-self.log_scales[term].item()) if term in self.log_scales else start
+            for term, start in self.start.items()
+        }
 
     @torch.no_grad()
     def keep_scale_in_bounds(self) -> None:
-        """Bring a learnt scale back between 1 and 100; to be called after each step."""
-        if self.log_scale is not None:
-            self.log_scale.clamp_(0.0, math.log(_MAX_LOGIT_SCALE))
+        """Bring learnt scales back between 1 and 100; to be called after each step."""
+        for log_scale in self.log_scales.values():
+            log_scale.clamp_(0.0, math.log(_MAX_LOGIT_SCALE))
+
+    def _term(self, term: str, predicted: Tensor, target: Tensor, bank: Tensor | None) -> Tensor:
+        if term == "cosine":
+            return cosine_loss(predicted, target)
+        if term == "mse":
+            return mse_loss(predicted, target)
+        learnt = term in self.log_scales
+        scale = self.log_scales[term].exp() if learnt else 1 / self.start[cast(LossName, term)]
+        if term == "contrastive":
+            return contrastive_loss(predicted, target, temperature=1 / scale)
+        if term == "infonce":
+            return infonce_loss(predicted, target, logit_scale=scale)
+        if bank is None:
+            raise UserError("The bank loss needs the bank of all targets: give `bank`.")
+        return bank_loss(predicted, target, bank, logit_scale=scale)
+
+
+def parse_loss(spec: str) -> dict[LossName, float]:
+    """Read a loss such as `cosine`, or a weighted sum such as `cosine:1+contrastive:0.1`.
+
+    Args:
+        spec: Names joined by `+`, each with `:` and its weight, which is 1 if left out.
+
+    Returns:
+        The weight of every term, in the order given.
+
+    Raises:
+        UserError: If there is no such loss, one is named twice, or a weight isn't positive.
+    """
+    terms: dict[LossName, float] = {}
+    for part in str(spec).split("+"):
+        name, colon, number = part.strip().partition(":")
+        if name not in get_args(LossName):
+            names = ", ".join(get_args(LossName))
+            raise UserError(
+                f"Expected loss to be one of {names}, or a sum such as cosine:1+contrastive:0.1, "
+                f"got {spec!r}."
+            )
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise UserError(f"Expected a positive weight after {name}:, got {number!r}.")
+        if name in terms:
+            raise UserError(f"The loss {spec!r} names {name} twice.")
+        terms[cast(LossName, name)] = weight
+    return terms
 
 
 def check_loss(name: str, *, temperature: float | None, learn_temperature: bool) -> None:
@@ -163,19 +287,20 @@ def check_loss(name: str, *, temperature: float | None, learn_temperature: bool)
     Raises:
         UserError: As said.
     """
-    if name not in get_args(LossName):
-        names = ", ".join(get_args(LossName))
-        raise UserError(f"Expected loss to be one of {names}, got {name!r}.")
+    has_temperature = any(term in DEFAULT_TEMPERATURES for term in parse_loss(name))
     if temperature is not None:
         _check_temperature(temperature)
-        if name not in DEFAULT_TEMPERATURES:
-            raise UserError(f"The {name} loss has no temperature: leave it out.")
-    if learn_temperature and name != "infonce":
-        raise UserError(f"Only the infonce loss learns its temperature, not {name}.")
+    if not has_temperature and (temperature is not None or learn_temperature):
+        raise UserError(f"The {name} loss has no temperature: leave it out.")
 
 
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
+def _log_sum_exp(queries: Tensor, part: Tensor) -> Tensor:
+    return (queries @ part.to(queries.dtype).T).logsumexp(-1)
+
+
+def _check_temperature(temperature: Tensor | float) -> None:
+    # A tensor is a learnt temperature, which `keep_scale_in_bounds` watches over.
+    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
         raise UserError(f"Expected a positive temperature, got {temperature!r}.")
 
 

@@ -1,14 +1,17 @@
 """The pairs a translator learns from, and which of them are held out."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings import EmbeddingSpace, UserError
+from clip2clap.embeddings import EmbeddingSpace, UserError, require_same_model
 from clip2clap.embeddings.space import Family
 from clip2clap.embeddings.table import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
@@ -16,6 +19,9 @@ from clip2clap.translator.linear import check_pairs
 
 # Enough for a steady figure, few enough that ranking them takes a fraction of an epoch.
 MOST_HELD_OUT = 5_000
+
+# Ranked after every epoch; more would take as long as the epoch.
+MOST_MONITORED = 2_000
 
 _SPLITS = {
     "train": "train",
@@ -30,18 +36,77 @@ _SPLITS = {
 # What rows have in common that come from one thing, the surest first.
 _ITEM_COLUMNS = ("item", "file", "url", "caption")
 
+# Of larger tables the vectors stay on disk.
+_MOST_MAPPED_BYTES = 2**30
+
+# Rows read at once where all of a table's are looked at.
+_ROWS = 65_536
+
 # Fingerprinting reads so many rows of each side, evenly spaced, and no more.
 _FINGERPRINT_ROWS = 4_096
+
+
+class StoredVectors:
+    """A side of the pairs that stays on disk: rows are read when they are asked for.
+
+    Args:
+        table: The table.
+        column: The name of its column.
+    """
+
+    def __init__(self, table: EmbeddingTable, column: str):
+        self._table, self._column = table, column
+        self.shape = torch.Size([len(table), table.spaces[column].dim])
+        self.dtype = self[torch.arange(0)].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Read rows by their indices in ascending order, shape (m,)."""
+        return self._table.read(self._column, rows)
+
+
+class JoinedVectors:
+    """One side of several tables, one after another.
+
+    Args:
+        parts: The tables' sides, of one length of vectors.
+    """
+
+    def __init__(self, parts: "Sequence[Vectors]"):
+        self._parts = list(parts)
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        self.shape = torch.Size([int(self._ends[-1]), parts[0].shape[1]])
+        dtypes = {part.dtype for part in parts}
+        self.dtype = parts[0].dtype if len(dtypes) == 1 else torch.float32
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Read rows by their indices in ascending order, shape (m,)."""
+        cuts = [0, *torch.searchsorted(rows, self._ends).tolist()]
+        starts = [0, *self._ends.tolist()]
+        return torch.cat(
+            [
+                part[rows[low:high] - start].to(self.dtype)
+                for part, low, high, start in zip(self._parts, cuts, cuts[1:], starts, strict=False)
+            ]
+        )
+
+
+Vectors = Tensor | StoredVectors | JoinedVectors
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Embeddings of the same things in two spaces, row by row."""
 
-    source: Tensor
+    source: Vectors
     """To map from, shape (n, d_source); only their direction counts."""
 
-    target: Tensor
+    target: Vectors
     """To map to, shape (n, d_target); only their direction counts."""
 
     items: Sequence[str] | None = None
@@ -64,7 +129,11 @@ class Pairs:
     """What the target is called in its table."""
 
     def __post_init__(self) -> None:
-        check_pairs(self.source, self.target)
+        if isinstance(self.source, Tensor) and isinstance(self.target, Tensor):
+            check_pairs(self.source, self.target)
+        else:
+            for source, target in self.in_order():
+                check_pairs(source, target)
         for name in ("items", "splits"):
             labels = getattr(self, name)
             if labels is not None and len(labels) != len(self.source):
@@ -76,13 +145,25 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.source)
 
+    def items_or_rows(self) -> Sequence[str]:
+        """Give what each row comes from; rows that stand for themselves by these pairs' name."""
+        if self.items is not None:
+            return self.items
+        name = self.fingerprint()
+        return [f"{name} {row}" for row in range(len(self))]
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give all pairs, some at a time; from disk, if that is where they are."""
+        for rows in torch.arange(len(self)).split(_ROWS):
+            yield self.source[rows], self.target[rows]
+
     def fingerprint(self) -> str:
         """Give a name for these very pairs, from their number and a sample of the rows."""
         digest = hashlib.blake2b(digest_size=8)
         step = max(1, len(self) // _FINGERPRINT_ROWS)
         for side in (self.source, self.target):
             digest.update(f"{tuple(side.shape)} {side.dtype}".encode())
-            sample = side[::step].detach().cpu().contiguous()
+            sample = side[torch.arange(0, len(self), step)].detach().cpu().contiguous()
             digest.update(sample.view(torch.uint8).numpy().tobytes())
         for labels in (self.items, self.splits):
             digest.update(repr(None if labels is None else list(labels[::step])).encode())
@@ -122,15 +203,58 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
     target = _column(table, config.target, "clap", "target")
     if source == target:
         raise UserError(f"Source and target are both {source!r}: there is nothing to translate.")
+    spaces = table.spaces[source], table.spaces[target]
+    # Counted in float32, the wider of the two.
+    is_small = 4 * len(table) * sum(space.dim for space in spaces) <= _MOST_MAPPED_BYTES
     return Pairs(
-        source=table.tensor(source),
-        target=table.tensor(target),
+        source=table.tensor(source) if is_small else StoredVectors(table, source),
+        target=table.tensor(target) if is_small else StoredVectors(table, target),
         items=_items(table, config.item),
         splits=table.source("split") if "split" in table.sources else None,
-        source_space=table.spaces[source],
-        target_space=table.spaces[target],
+        source_space=spaces[0],
+        target_space=spaces[1],
         source_column=source,
         target_column=target,
+    )
+
+
+def join_pairs(parts: Sequence[Pairs]) -> Pairs:
+    """Put the pairs of several tables one after another.
+
+    Args:
+        parts: At least one.
+
+    Returns:
+        All rows. Rows of one item may stand in several parts.
+
+    Raises:
+        UserError: If their spaces or sizes differ, or only some say what their rows come from.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts[1:]:
+        for side in ("source", "target"):
+            ours, theirs = getattr(first, f"{side}_space"), getattr(part, f"{side}_space")
+            if ours is not None and theirs is not None:
+                require_same_model(ours, theirs, what=f"The tables' {side}s")
+            dims = getattr(first, side).shape[1], getattr(part, side).shape[1]
+            if dims[0] != dims[1]:
+                raise UserError(
+                    f"The tables' {side}s have {dims[0]} and {dims[1]} values: they are of "
+                    "different models. Extract both with one."
+                )
+    return Pairs(
+        source=_join([part.source for part in parts]),
+        target=_join([part.target for part in parts]),
+        items=[item for part in parts for item in part.items_or_rows()],
+        splits=None
+        if all(part.splits is None for part in parts)
+        else [split for part in parts for split in part.splits or ["train"] * len(part)],
+        source_space=first.source_space,
+        target_space=first.target_space,
+        source_column=first.source_column,
+        target_column=first.target_column,
     )
 
 
@@ -153,29 +277,28 @@ def split_pairs(pairs: Pairs, *, validation: float, seed: int) -> Split:
         UserError: If a split's name isn't known, an item is on two sides, or nothing is left to
             train on.
     """
-    items = pairs.items
     names = _split_names(pairs.splits, len(pairs))
-    rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for row, name in enumerate(names):
-        rows[name].append(row)
-    if items is not None:
-        _check_no_item_is_on_two_sides(items, rows)
-    if not rows["validation"] and rows["train"]:
-        rows["train"], rows["validation"] = _draw(rows["train"], items, validation, seed)
-    if not rows["train"] or not rows["validation"]:
-        what = "items" if items is not None else "pairs"
+    rows = {name: np.flatnonzero(names == name) for name in ("train", "validation", "test")}
+    codes, labels = _encode(pairs.items, len(pairs))
+    if pairs.items is not None:
+        _check_no_item_is_on_two_sides(codes, labels, rows)
+    if not len(rows["validation"]) and len(rows["train"]):
+        rows["train"], rows["validation"] = _draw(rows["train"], codes, labels, validation, seed)
+    if not len(rows["train"]) or not len(rows["validation"]):
+        what = "items" if pairs.items is not None else "pairs"
         raise UserError(
             f"{len(pairs)} pairs can't be split into some to train on and some held out: at least "
             f"two {what} are needed outside the test split."
         )
-    return Split(**{name: torch.tensor(part, dtype=torch.long) for name, part in rows.items()})
+    return Split(**{name: torch.from_numpy(part) for name, part in rows.items()})
 
 
-def thin_out(rows: Tensor) -> Tensor:
-    """Give at most 5,000 of the rows, evenly spaced."""
-    if len(rows) <= MOST_HELD_OUT:
+def thin_out(rows: Tensor, most: int | None = None) -> Tensor:
+    """Give at most so many of the rows, 5,000 if not said, evenly spaced."""
+    most = most or MOST_HELD_OUT
+    if len(rows) <= most:
         return rows
-    return rows[torch.linspace(0, len(rows) - 1, MOST_HELD_OUT).long()]
+    return rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 
 def _column(table: EmbeddingTable, name: str | None, family: Family, side: str) -> str:
@@ -214,48 +337,74 @@ def _items(table: EmbeddingTable, name: str | None) -> list[str]:
     ]
 
 
-def _split_names(splits: Sequence[str | None] | None, n: int) -> list[str]:
+def _join(sides: Sequence[Vectors]) -> Vectors:
+    if all(isinstance(side, Tensor) for side in sides):
+        tensors = cast(Sequence[Tensor], sides)
+        dtypes = {tensor.dtype for tensor in tensors}
+        return torch.cat([t if len(dtypes) == 1 else t.float() for t in tensors])
+    return JoinedVectors(sides)
+
+
+def _split_names(splits: Sequence[str | None] | None, n: int) -> np.ndarray:
     if splits is None:
-        return ["train"] * n
+        return np.full(n, "train")
+    values = pa.array([str(name).lower() for name in splits]).dictionary_encode()
     unknown = sorted({str(name) for name in splits if str(name).lower() not in _SPLITS})
     if unknown:
         raise UserError(
             f"The table's split column says {', '.join(unknown[:4])}; expected train, validation "
             "or test."
         )
-    return [_SPLITS[str(name).lower()] for name in splits]
+    known = np.array([_SPLITS[name] for name in values.dictionary.to_pylist()])
+    return known[values.indices.to_numpy()]
 
 
-def _check_no_item_is_on_two_sides(items: Sequence[str], rows: dict[str, list[int]]) -> None:
-    sides = {name: {items[row] for row in part} for name, part in rows.items()}
+def _encode(items: Sequence[str] | None, n: int) -> tuple[np.ndarray, pa.Array]:
+    """Number the items; give each row's number, and the name of each number."""
+    if items is None:
+        return np.arange(n), pa.array(np.arange(n)).cast(pa.string())
+    values = pa.array(items, pa.string()).dictionary_encode()
+    return values.indices.to_numpy().astype(np.int64), values.dictionary
+
+
+def _check_no_item_is_on_two_sides(
+    codes: np.ndarray, labels: pa.Array, rows: dict[str, np.ndarray]
+) -> None:
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        shared = sides[one] & sides[other]
-        if shared:
+        shared = np.intersect1d(codes[rows[one]], codes[rows[other]])
+        if len(shared):
             raise UserError(
                 f"{len(shared)} items are in both the {one} and the {other} split (such as "
-                f"{min(shared)!r}), so the held-out figures would be flattered. Mend the table's "
-                "split column, or name another item column."
+                f"{min(labels.take(pa.array(shared)).to_pylist())!r}), so the held-out figures "
+                "would be flattered. Mend the table's split column, or name another item column."
             )
 
 
 def _draw(
-    rows: list[int], items: Sequence[str] | None, share: float, seed: int
-) -> tuple[list[int], list[int]]:
+    rows: np.ndarray, codes: np.ndarray, labels: pa.Array, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw whole items until enough rows are held out."""
-    label: Callable[[int], str] = str if items is None else lambda row: items[row]
-    by_item: dict[str, list[int]] = {}
-    for row in rows:
-        by_item.setdefault(label(row), []).append(row)
-    order = sorted(by_item, key=lambda item: _hash(item, seed))
+    numbers, counts = np.unique(codes[rows], return_counts=True)
+    digests = np.concatenate(
+        [_hashes(labels.take(pa.array(part)), seed) for part in _chunks(numbers)]
+    )
+    order = np.argsort(digests, kind="stable")
     wanted = min(share * len(rows), MOST_HELD_OUT)
     held_out: list[int] = []
-    for item in order[:-1]:
-        if held_out and len(held_out) + len(by_item[item]) / 2 > wanted:
+    held_rows = 0
+    for place in order[:-1]:
+        if held_out and held_rows + counts[place] / 2 > wanted:
             break
-        held_out += by_item[item]
-    kept_out = set(held_out)
-    return [row for row in rows if row not in kept_out], sorted(held_out)
+        held_out.append(numbers[place])
+        held_rows += counts[place]
+    is_held_out = np.isin(codes[rows], held_out)
+    return rows[~is_held_out], rows[is_held_out]
 
 
-def _hash(item: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed} {item}".encode(), digest_size=8).digest()
+def _chunks(values: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(values, max(1, len(values) // _ROWS))
+
+
+def _hashes(items: pa.Array, seed: int) -> np.ndarray:
+    digests = (hashlib.blake2b(f"{seed} {i}".encode(), digest_size=8) for i in items.to_pylist())
+    return np.frombuffer(b"".join(digest.digest() for digest in digests), ">u8")

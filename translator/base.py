@@ -35,6 +35,12 @@ class Translator(ModelMixin, ConfigMixin):
     # Too small for it to be worth anything, and it would complicate `to`.
     _supports_group_offloading = False
 
+    source_mean: Tensor | None = None
+    """What is taken off every unit vector that goes in, shape (source_dim,); None for nothing."""
+
+    target_mean: Tensor | None = None
+    """What is added to every vector that comes out, shape (target_dim,); None for nothing."""
+
     def translate(self, embeds: Tensor) -> Tensor:
         """Map vectors; what comes in has unit norm and what goes out need not.
 
@@ -65,7 +71,61 @@ class Translator(ModelMixin, ConfigMixin):
         if not bool(((norms > 0) & norms.isfinite()).all()):
             raise UserError(_describe_bad_rows(embeds, norms))
         units = (embeds / norms).to(self.dtype)
-        return unit_norm(self.translate(units)).to(self.dtype)
+        return self.finish(self.translate(self.prepare(units))).to(self.dtype)
+
+    def prepare(self, units: Tensor) -> Tensor:
+        """Take the source's mean off unit vectors, if there is one, and scale to unit norm again.
+
+        Args:
+            units: Shape (n, source_dim), unit norm.
+
+        Returns:
+            What `translate` takes: shape (n, source_dim), unit norm, of the same dtype.
+        """
+        if self.source_mean is None:
+            return units
+        return unit_norm(units - self.source_mean).to(units.dtype)
+
+    def finish(self, translated: Tensor) -> Tensor:
+        """Add the target's mean to what `translate` gives, if there is one, and scale to unit norm.
+
+        Args:
+            translated: Shape (..., target_dim).
+
+        Returns:
+            Shape (..., target_dim), unit norm, float32.
+        """
+        if self.target_mean is not None:
+            translated = translated + self.target_mean
+        return unit_norm(translated)
+
+    @torch.no_grad()
+    def centre(self, source_mean: Tensor, target_mean: Tensor | None = None) -> None:
+        """Set the means, to close the gap between modalities.
+
+        A translator trained on captions sees pictures where it saw captions if it is given the mean
+        of pictures' unit vectors; see C3 (Zhang et al. 2024), https://arxiv.org/abs/2401.08567.
+
+        Args:
+            source_mean: Mean of the source's unit vectors, shape (source_dim,).
+            target_mean: Mean of the target's unit vectors, shape (target_dim,); as it was if None.
+
+        Raises:
+            UserError: If the translator was made without `centred`, or a shape is wrong.
+        """
+        for side, own, mean in (
+            ("source", self.source_mean, source_mean),
+            ("target", self.target_mean, target_mean),
+        ):
+            if mean is None:
+                continue
+            if own is None:
+                raise UserError("This translator keeps no means: train it with centring.")
+            if mean.shape != own.shape:
+                raise UserError(
+                    f"Expected a {side} mean of shape {tuple(own.shape)}, got {tuple(mean.shape)}."
+                )
+            own.copy_(mean)
 
     @property
     def source_dim(self) -> int:
@@ -230,6 +290,11 @@ class Translator(ModelMixin, ConfigMixin):
                 "_use_default_values": [],
             }
         )
+
+    def _keep_means(self) -> None:
+        """Make room for both means among the weights; they are zero until `centre` sets them."""
+        self.register_buffer("source_mean", torch.zeros(self.source_dim))
+        self.register_buffer("target_mean", torch.zeros(self.target_dim))
 
     @classmethod
     def _check_config(cls, config: Mapping[str, Any], folder: Path) -> None:

@@ -19,6 +19,7 @@ class MLPTranslator(Translator):
         source_dim: Length of the vectors that go in.
         target_dim: Length of the vectors that come out.
         hidden: Width of both hidden layers.
+        centred: Whether the means of both sides are kept, taken off and put back; see `centre`.
         source_space: Where the vectors that go in live.
         target_space: Where the vectors that come out live.
         recipe: How it was trained.
@@ -35,6 +36,7 @@ class MLPTranslator(Translator):
         source_dim: int = 512,
         target_dim: int = 512,
         hidden: int = 512,
+        centred: bool = False,
         source_space: EmbeddingSpace | dict[str, Any] | None = None,
         target_space: EmbeddingSpace | dict[str, Any] | None = None,
         recipe: dict[str, Any] | None = None,
@@ -43,6 +45,8 @@ class MLPTranslator(Translator):
     ):
         super().__init__()
         self._finish_config()
+        if centred:
+            self._keep_means()
         self.layers = nn.Sequential(
             nn.Linear(source_dim, hidden),
             nn.ReLU(),

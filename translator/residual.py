@@ -24,6 +24,7 @@ class ResidualTranslator(Translator):
         hidden: Width of the blocks.
         blocks: Number of blocks.
         dropout: Share of a block's hidden values that is set to 0 in training.
+        centred: Whether the means of both sides are kept, taken off and put back; see `centre`.
         source_space: Where the vectors that go in live.
         target_space: Where the vectors that come out live.
         recipe: How it was trained.
@@ -43,6 +44,7 @@ class ResidualTranslator(Translator):
         hidden: int = 512,
         blocks: int = 3,
         dropout: float = 0.1,
+        centred: bool = False,
         source_space: EmbeddingSpace | dict[str, Any] | None = None,
         target_space: EmbeddingSpace | dict[str, Any] | None = None,
         recipe: dict[str, Any] | None = None,
@@ -53,6 +55,8 @@ class ResidualTranslator(Translator):
         self._finish_config()
         if not 0 <= dropout < 1:
             raise UserError(f"Expected dropout to be a share from 0 to below 1, got {dropout!r}.")
+        if centred:
+            self._keep_means()
         self.enter = nn.Linear(source_dim, hidden)
         self.body = nn.Sequential(*(ResidualBlock(hidden, dropout) for _ in range(blocks)))
         self.leave = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, target_dim))

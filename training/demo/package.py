@@ -28,7 +28,9 @@ from clip2clap.training.demo.recipe import Recipe
 from clip2clap.training.demo.text import Head, TextTowers
 from clip2clap.translator import AutoTranslator, Translator
 
-TRANSLATOR = TrainingConfig(loss="cosine", hidden=512, epochs=10, batch_size=256)
+TRANSLATOR = TrainingConfig.reference(
+    loss="cosine", hidden=512, epochs=10, batch_size=256, patience=10
+)
 MODEL_ID = "demo"
 KIND_PROMPT = "the sound of a {}"
 GUIDANCE_SCALE = 3.0

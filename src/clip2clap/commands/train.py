@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -100,12 +100,13 @@ def train(
         ),
     ] = None,
     centre: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="Whether ridge and procrustes take the means off first.",
+            "--centre/--no-centre",
+            help="Take each side's mean off first; by default for ridge and procrustes only.",
             rich_help_panel="Translator",
         ),
-    ] = True,
+    ] = None,
     scale: Annotated[
         bool,
         typer.Option(
@@ -113,29 +114,65 @@ def train(
             rich_help_panel="Translator",
         ),
     ] = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRANSLATOR",
+            help="Go on from this one, such as to tune one of captions on a few true pairs.",
+            rich_help_panel="Translator",
+        ),
+    ] = None,
+    recipe: Annotated[
+        Literal["fast", "reference"],
+        typer.Option(
+            help="fast: large batches, a rate that rises and falls, early stopping; reference: Adam "
+            "at 1e-3, batches of 64, 50 epochs. Options below override either.",
+            rich_help_panel="Training",
+        ),
+    ] = "fast",
     loss: Annotated[
-        Literal["cosine", "mse", "contrastive", "infonce"],
-        typer.Option(help="What training makes small.", rich_help_panel="Training"),
+        str,
+        typer.Option(
+            metavar="LOSS",
+            help="cosine, mse, contrastive, infonce or bank, or a sum as cosine:1+bank:0.1.",
+            rich_help_panel="Training",
+        ),
     ] = "cosine",
     temperature: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Of contrastive (0.5 by default) and infonce (0.07).",
+            help="Of contrastive (0.5 by default), infonce and bank (0.07).",
             rich_help_panel="Training",
         ),
     ] = None,
+    learn_temperature: Annotated[
+        bool,
+        typer.Option(
+            "--learn-temperature", help="Let the loss adjust it.", rich_help_panel="Training"
+        ),
+    ] = False,
+    noise: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="Deviation of the noise on each value of the source, for pictures on a translator "
+            "of captions; 0.126 in CapDec.",
+            rich_help_panel="Training",
+        ),
+    ] = 0.0,
     epochs: Annotated[
         int, typer.Option(metavar="N", help="At most.", rich_help_panel="Training")
     ] = 50,
     patience: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
-            help="Stop after N epochs without a better --monitor; 0 never stops early.",
+            help="Stop after N epochs without a better --monitor; 0 never stops early. 10 by "
+            "default, 0 in the reference's recipe.",
             rich_help_panel="Training",
         ),
-    ] = 10,
+    ] = None,
     monitor: Annotated[
         Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"],
         typer.Option(
@@ -143,12 +180,22 @@ def train(
         ),
     ] = "mrr",
     batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Pairs a step.", rich_help_panel="Training")
-    ] = 64,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Pairs a step; by default by the number of pairs, up to 2048.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     learning_rate: Annotated[
-        float,
-        typer.Option("--lr", metavar="X", help="Adam's rate.", rich_help_panel="Training"),
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            "--lr",
+            metavar="X",
+            help="Adam's highest rate; by default by the batch size.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Annotated[
         str, typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.", rich_help_panel="Running")
@@ -171,7 +218,12 @@ def train(
     from clip2clap.training import TrainingConfig
     from clip2clap.training import train as train_translator
 
-    config = TrainingConfig(
+    numbers = {"batch_size": batch_size, "learning_rate": learning_rate}
+    given: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    if patience is not None:
+        given["patience"] = patience or None
+    make = TrainingConfig.reference if recipe == "reference" else TrainingConfig
+    config = make(
         source=source,
         target=target,
         item=item,
@@ -182,15 +234,16 @@ def train(
         alpha=alpha,
         centre=centre,
         scale=scale,
+        init_from=init_from,
         loss=loss,
         temperature=temperature,
+        learn_temperature=learn_temperature,
+        noise=noise,
         epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        patience=patience or None,
         monitor=monitor,
         validation=validation,
         seed=seed,
+        **given,
     )
     console = Console(stderr=True)
     with Progress(

@@ -1,0 +1,117 @@
+"""The batches of a run: the same pairs in the same order for every model of one seed."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from clip2clap.embeddings import unit_norm
+from clip2clap.training.losses import distinct_targets
+from clip2clap.training.pairs import Pairs
+
+# Pairs that take more than this as float32 are read from where they lie, again in every epoch.
+_MOST_HELD_BYTES = 2**29
+
+# Those are shuffled in two steps: blocks of neighbouring rows, and the rows of some blocks.
+_BLOCK_ROWS = 1_024
+_WINDOW_BLOCKS = 64
+
+
+class Batches:
+    """Pairs to train on, as unit vectors, epoch by epoch.
+
+    What fits is held on the device and shuffled whole. Of more, blocks of neighbouring rows are
+    drawn, so many at a time as fit, and their rows shuffled: the disk is read in long runs, and
+    memory doesn't grow with the table.
+
+    Args:
+        pairs: The pairs.
+        rows: Which of them, as indices in ascending order.
+        batch_size: Pairs a batch; the last one of an epoch may have fewer.
+        seed: With the epoch's number it decides the order.
+        device: Where the batches are given.
+    """
+
+    def __init__(
+        self, pairs: Pairs, rows: Tensor, *, batch_size: int, seed: int, device: torch.device
+    ):
+        self.pairs, self.rows = pairs, rows
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.steps = -(-len(rows) // batch_size)
+        width = pairs.source.shape[1] + pairs.target.shape[1]
+        self._held: tuple[Tensor, Tensor] | None = None
+        if 4 * width * len(rows) <= _MOST_HELD_BYTES:
+            self._held = self._read(rows)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give an epoch's batches: source and target, shapes (n, d), unit norm, float32."""
+        generator = generator_for("order", self.seed, number)
+        if self._held is None:
+            yield from self._from_windows(generator)
+            return
+        source, target = self._held
+        order = torch.randperm(len(self.rows), generator=generator).to(self.device)
+        for places in order.split(self.batch_size):
+            yield source[places], target[places]
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Give the mean unit vector of either side, shape (d,), float32, on the CPU."""
+        sums: list[Tensor] | None = None
+        for sides in self._in_order():
+            parts = [side.double().sum(0).cpu() for side in sides]
+            sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
+        assert sums is not None
+        source, target = ((total / len(self.rows)).float() for total in sums)
+        return source, target
+
+    def bank(self) -> Tensor:
+        """Give all distinct targets, shape (m, d), unit norm, float16."""
+        return distinct_targets(torch.cat([target.half() for _, target in self._in_order()]))
+
+    def _in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._held is not None:
+            yield self._held
+            return
+        for rows in self.rows.split(_BLOCK_ROWS * _WINDOW_BLOCKS):
+            yield self._read(rows)
+
+    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        source, target = self.pairs.source[rows], self.pairs.target[rows]
+        return unit_norm(source.to(self.device)), unit_norm(target.to(self.device))
+
+    def _from_windows(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        blocks = torch.randperm(-(-len(self.rows) // _BLOCK_ROWS), generator=generator)
+        windows = blocks.split(_WINDOW_BLOCKS)
+        rest: tuple[Tensor, ...] | None = None
+        for index, window in enumerate(windows):
+            window = window.sort().values
+            places = (window[:, None] * _BLOCK_ROWS + torch.arange(_BLOCK_ROWS)).flatten()
+            sides = self._read(self.rows[places[places < len(self.rows)]])
+            order = torch.randperm(len(sides[0]), generator=generator).to(self.device)
+            # What was left of the last window goes first, so that only the last batch is partial.
+            at = 0
+            if rest is not None:
+                at = self.batch_size - len(rest[0])
+                source, target = (
+                    torch.cat([old, side[order[:at]]])
+                    for old, side in zip(rest, sides, strict=True)
+                )
+                yield source, target
+            is_last = index == len(windows) - 1
+            end = (
+                len(order)
+                if is_last
+                else at + (len(order) - at) // self.batch_size * (self.batch_size)
+            )
+            for part in order[at:end].split(self.batch_size):
+                if len(part):
+                    yield sides[0][part], sides[1][part]
+            rest = tuple(side[order[end:]] for side in sides) if end < len(order) else None
+
+
+def generator_for(what: Literal["order", "noise"], seed: int, epoch: int) -> torch.Generator:
+    """Give a generator that depends on these alone, so that a run can be taken up at any epoch."""
+    digest = hashlib.blake2b(f"{what} {seed} {epoch}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest))
