@@ -680,7 +680,7 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
     [
         (["--lr", "-1"], "learning_rate"),
         (["--source", "clip_image"], "clip_image"),
-        (["--loss", "hinge"], "'hinge' is not one of"),
+        (["--loss", "hinge"], "got 'hinge'"),
         (["--epochs", "0"], "epochs"),
     ],
 )

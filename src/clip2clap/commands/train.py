@@ -125,8 +125,8 @@ def train(
     recipe: Annotated[
         Literal["fast", "reference"],
         typer.Option(
-            help="fast: large batches, a rate that rises and falls, early stopping; reference: Adam "
-            "at 1e-3, batches of 64, 50 epochs. Options below override either.",
+            help="fast: large batches, a rate that falls, early stopping; reference: Adam "
+            "at 1e-3, batches of 64, 50 epochs. The options below override either.",
             rich_help_panel="Training",
         ),
     ] = "fast",
