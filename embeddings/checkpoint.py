@@ -472,6 +472,11 @@ def _find_laion_clap(name: str, family: Family) -> Checkpoint:
     return Checkpoint(name, "laion_clap", (file,))
 
 
+def is_counting_buffer(key: str) -> bool:
+    """Tell whether a weight is only a buffer that older versions of transformers stored."""
+    return _COUNTING_BUFFERS.search(key) is not None
+
+
 def refuse_misfits(
     checkpoint: Checkpoint,
     model: str,
@@ -491,7 +496,7 @@ def refuse_misfits(
         ("not expected", extra),
         ("of another size", mismatched),
     ):
-        keys = sorted(key for key in keys if not _COUNTING_BUFFERS.search(key))
+        keys = sorted(key for key in keys if not is_counting_buffer(key))
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             problems.append(f"{', '.join(keys[:3])}{more} {word}")

@@ -24,9 +24,15 @@ from huggingface_hub.errors import (
 from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings import CheckpointError, ModelNotFoundError, UserError
-from clip2clap.embeddings.checkpoint import list_hub_files, one_line, quiet, read_json
+from clip2clap.embeddings.checkpoint import (
+    is_counting_buffer,
+    list_hub_files,
+    one_line,
+    quiet,
+    read_json,
+)
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
-from clip2clap.presets import GENERATOR_PRESETS
+from clip2clap.presets import Kind, names_of
 
 _INDEX_FILE = "model_index.json"
 _VOCODERS = {model.__name__: model for model in (SpeechT5HifiGan, SpectralVocoder)}
@@ -64,6 +70,7 @@ def fetch_folder(
     name: str | os.PathLike[str],
     parts: Sequence[str],
     *,
+    kind: Kind = "generator",
     variant: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -77,6 +84,7 @@ def fetch_folder(
     Args:
         name: A folder, or a repository's id on the hub.
         parts: Subfolders wanted.
+        kind: What sort of pipeline is meant, for the messages.
         variant: The weights' variant, such as `"fp16"`; where a part lacks it, the plain weights.
         revision: Branch, tag or commit on the hub.
         token: Credentials for a private repository.
@@ -93,8 +101,8 @@ def fetch_folder(
         return Path(repo_id).expanduser()
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
         raise ModelNotFoundError(
-            f"There is no generator folder {repo_id!r}. Give a preset "
-            f"({', '.join(GENERATOR_PRESETS)}), a hub id or a folder."
+            f"There is no {kind} folder {repo_id!r}. Give a preset "
+            f"({', '.join(names_of(kind))}), a hub id or a folder."
         )
     patterns = [_INDEX_FILE, *(f"{part}/*" for part in parts)]
     try:
@@ -119,7 +127,7 @@ def fetch_folder(
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(
             f"The hub has no public model {repo_id!r}. Give a preset "
-            f"({', '.join(GENERATOR_PRESETS)}), a hub id or a folder. A private model needs "
+            f"({', '.join(names_of(kind))}), a hub id or a folder. A private model needs "
             "`hf auth login`."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
@@ -132,8 +140,19 @@ def fetch_folder(
         ) from error
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def read_index(
+    folder: Path,
+    *,
+    expected: str = "ImageToAudioPipeline.save_pretrained, or an AudioLDM or MusicLDM checkpoint",
+) -> dict[str, Any]:
     """Read which pipeline a folder holds, from its `model_index.json`.
+
+    Args:
+        folder: Where it lies.
+        expected: What would have been right, for the message.
+
+    Returns:
+        The index.
 
     Raises:
         CheckpointError: If the folder holds no pipeline.
@@ -141,7 +160,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not (folder / _INDEX_FILE).is_file():
         raise CheckpointError(
             f"{folder} holds no pipeline: {_INDEX_FILE} is missing. Expected a folder written by "
-            "ImageToAudioPipeline.save_pretrained, or an AudioLDM or MusicLDM checkpoint."
+            f"{expected}."
         )
     return read_json(folder / _INDEX_FILE)
 
@@ -184,7 +203,7 @@ def load_strictly(
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
     missing = sorted(set(info["missing_keys"]) - _unused_weights(model))
-    extra = sorted(info["unexpected_keys"])
+    extra = sorted(key for key in info["unexpected_keys"] if not is_counting_buffer(key))
     resized = sorted(str(key[0]) for key in info["mismatched_keys"])
     faults = [
         f"{word} {_listing(keys)}"
@@ -212,11 +231,18 @@ def fastest_dtype() -> torch.dtype:
     return torch.bfloat16 if any(has_bf16) else torch.float32
 
 
-def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
+def part_dtypes(
+    choice: DtypeChoice, *, heavy: Sequence[str] = SOUND_PARTS
+) -> Callable[[str], torch.dtype]:
     """Say which dtype each part of a pipeline is loaded in, by its name.
 
     `"auto"` is `fastest_dtype()` for UNet and VAE. The vocoder stays in float32 there: in bfloat16
     its noise lies only some 38 dB below the sound, for a tenth of the time.
+
+    Args:
+        choice: What a pipeline's `torch_dtype` may be.
+        heavy: The parts that a choice for the whole is meant for; the others stay in float32
+            unless they are named.
 
     Raises:
         UserError: If the choice is none.
@@ -232,7 +258,7 @@ def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
                 "Expected torch_dtype to be a floating torch.dtype, a dict of them by part, "
                 f"'auto' or None, got {dtype!r}."
             )
-    return lambda part: named.get(part, general if part in SOUND_PARTS else torch.float32)
+    return lambda part: named.get(part, general if part in heavy else torch.float32)
 
 
 def load_sound_parts(

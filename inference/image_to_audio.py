@@ -1,6 +1,5 @@
 """From a photograph to its sound: CLIP, a translator, then AudioLDM's UNet, VAE and vocoder."""
 
-import inspect
 import logging
 import math
 import os
@@ -33,6 +32,7 @@ from clip2clap.embeddings import (
     require_same_model,
 )
 from clip2clap.embeddings.space import Modality
+from clip2clap.inference.arguments import as_list, check_texts, is_count
 from clip2clap.inference.fit import (
     PathOrId,
     check_sizes,
@@ -56,7 +56,7 @@ from clip2clap.inference.generator_checkpoint import (
     read_index,
 )
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.inference.noise import spread_generators
+from clip2clap.inference.noise import draw_noise, spread_generators, step_options
 from clip2clap.inference.ranking import rank_candidates
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import resolve
@@ -547,8 +547,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
         scale = self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
         seconds = self.default_audio_length_in_s if audio_length_in_s is None else audio_length_in_s
         batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
-        photographs = _as_list(images)
-        words = _as_list(prompt)
+        photographs = as_list(images)
+        words = as_list(prompt)
         self.check_inputs(
             images=photographs,
             prompt=words,
@@ -559,7 +559,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             guidance_end=guidance_end,
             eta=eta,
             negative=negative,
-            negative_prompt=_as_list(negative_prompt),
+            negative_prompt=as_list(negative_prompt),
             negative_prompt_embeds=negative_prompt_embeds,
             num_candidates=num_candidates,
             generator=generator,
@@ -677,7 +677,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         if images is not None:
             self._check_photographs(images)
         if prompt is not None:
-            _check_words(prompt, "prompt")
+            check_texts(prompt, "prompt")
         if prompt_embeds is not None:
             self._check_vectors(prompt_embeds, "prompt_embeds")
         if images is not None:
@@ -689,7 +689,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
         self._check_length(audio_length_in_s)
         most = self.scheduler.config["num_train_timesteps"]
-        if num_inference_steps is not None and not _is_count(num_inference_steps, most):
+        if num_inference_steps is not None and not is_count(num_inference_steps, most):
             raise UserError(
                 f"Expected num_inference_steps to be a whole number from 1 to {most}, got "
                 f"{num_inference_steps!r}."
@@ -702,7 +702,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             if not isinstance(value, int | float) or not least <= value <= largest:
                 raise UserError(f"Expected {name} to be from {least} to {largest}, got {value!r}.")
         for name, value in (("num_candidates", num_candidates), ("batch_size", batch_size)):
-            if not _is_count(value):
+            if not is_count(value):
                 raise UserError(f"Expected {name} to be a whole number above 0, got {value!r}.")
         if output_type not in ("np", "pt"):
             raise UserError(f"Expected output_type to be 'np' or 'pt', got {output_type!r}.")
@@ -788,7 +788,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             )
         lengths = {}
         if negative_prompt is not None:
-            _check_words(negative_prompt, "negative_prompt")
+            check_texts(negative_prompt, "negative_prompt")
             lengths["negative_prompt"] = len(negative_prompt)
         if negative_prompt_embeds is not None:
             self._check_vectors(negative_prompt_embeds, "negative_prompt_embeds")
@@ -895,7 +895,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     ) -> list[str] | None:
         """Give the texts to guide away from, or None where no text is needed."""
         if negative_prompt is not None:
-            return _as_list(negative_prompt)
+            return as_list(negative_prompt)
         if negative_prompt_embeds is not None:
             return None
         if negative == "prompt":
@@ -942,10 +942,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         """Draw each sound's noise from its own generator, in float32 whatever the models' dtype."""
         if latents is not None:
             return latents.detach().to("cpu", torch.float32)
-        shape = (1, *self._latent_shape(samples))
-        return torch.cat(
-            [torch.randn(shape, generator=own, device=own.device).cpu() for own in generators]
-        )
+        return draw_noise(self._latent_shape(samples), generators)
 
     def _denoise(
         self,
@@ -967,7 +964,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(steps, device=device)
         timesteps = self.scheduler.timesteps
         guided_timesteps = math.ceil(guidance_end * len(timesteps))
-        step_options = self._step_options(eta, generators)
+        options = step_options(self.scheduler, eta, generators)
         tensors: dict[str, Any] = {
             "latents": noise.to(device) * self.scheduler.init_noise_sigma,
             "prompt_embeds": conditions.to(device, dtype),
@@ -991,7 +988,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 away, towards = predicted.chunk(2)
                 predicted = away + guidance_scale * (towards - away)
             tensors["latents"] = self.scheduler.step(
-                predicted, timestep, latents, **step_options, return_dict=False
+                predicted, timestep, latents, **options, return_dict=False
             )[0]
             if callback is not None:
                 chosen = {name: tensors[name] for name in callback_inputs}
@@ -999,12 +996,6 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 tensors = {name: changed.get(name, value) for name, value in tensors.items()}
             advance()
         return tensors["latents"]
-
-    def _step_options(self, eta: float, generators: list[torch.Generator]) -> dict[str, Any]:
-        """Give the scheduler the options that its `step` has; they differ between schedulers."""
-        accepted = inspect.signature(self.scheduler.step).parameters
-        options = {"eta": eta, "generator": generators}
-        return {name: value for name, value in options.items() if name in accepted}
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Turn latents into sound, shape (n, samples), float32 on the CPU."""
@@ -1035,24 +1026,6 @@ class ImageToAudioPipeline(DiffusionPipeline):
             heard.view(count, num_candidates, -1), targets.to(heard.device)
         )
         return audio.view(count, num_candidates, -1)[torch.arange(count), best], similarities
-
-
-def _as_list(values: Any) -> list[Any] | None:
-    """Make one item a list of one; None stays None."""
-    if values is None:
-        return None
-    if isinstance(values, str | bytes | os.PathLike | Image.Image):
-        return [values]
-    return list(values)
-
-
-def _is_count(value: Any, most: float = math.inf) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-
-
-def _check_words(texts: list[str], name: str) -> None:
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"Expected {name} to be a text or a list of texts, got {texts!r}.")
 
 
 def _require_own(index: dict[str, Any], folder: Path) -> None:

@@ -1,14 +1,17 @@
-"""Where the noise of each sound comes from, so that a seed means one sound."""
+"""Where the noise of each sound or picture comes from, so that a seed means one of them."""
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def spread_generators(
     generator: torch.Generator | Sequence[torch.Generator] | None, count: int, num_candidates: int
 ) -> list[torch.Generator]:
-    """Give every sound a generator of its own; so that batches don't matter."""
+    """Give every sound or picture a generator of its own; so that batches don't matter."""
     if isinstance(generator, Sequence):
         items = list(generator)
     else:
@@ -19,6 +22,30 @@ def spread_generators(
         fork.set_state(item.get_state())
         spread += [item, *(_seeded_by(fork) for _ in range(num_candidates - 1))]
     return spread
+
+
+def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw each item's noise from its own generator, in float32 whatever the models' dtype.
+
+    Args:
+        shape: Of one item's noise.
+        generators: One for each item; each draws once.
+
+    Returns:
+        Shape (n, *shape), float32, on the CPU.
+    """
+    return torch.cat(
+        [torch.randn((1, *shape), generator=own, device=own.device).cpu() for own in generators]
+    )
+
+
+def step_options(
+    scheduler: Any, eta: float, generators: Sequence[torch.Generator]
+) -> dict[str, Any]:
+    """Give a scheduler the options that its `step` has; they differ between schedulers."""
+    accepted = inspect.signature(scheduler.step).parameters
+    options = {"eta": eta, "generator": list(generators)}
+    return {name: value for name, value in options.items() if name in accepted}
 
 
 def _seeded_by(generator: torch.Generator | None) -> torch.Generator:

@@ -19,13 +19,20 @@ from transformers import (
     ClapModel,
     ClapTextConfig,
     ClapTextModelWithProjection,
+    CLIPConfig,
     CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     RobertaTokenizer,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
 )
+
+from clip2clap.embeddings import ClapEncoder, ClipEncoder
+from clip2clap.inference import AudioToImagePipeline, LearnedNegativeEmbedding, few_step_scheduler
+from clip2clap.translator import MLPTranslator
 
 CLAP_DIM = 16
 CLIP_DIM = 12
@@ -209,6 +216,111 @@ def write_clip(folder: Path, *, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer with letters for its vocabulary."""
+    letters = [chr(code) for code in range(97, 123)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24)
+
+
+def write_reading_clip(folder: Path, *, seed: int = 0) -> Path:
+    """Write a CLIP with both towers."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer()
+    tower: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    text = {**tower, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    vision = {**tower, "image_size": 32, "patch_size": 16}
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=CLIP_DIM)
+    ).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+def painting_parts() -> dict[str, Any]:
+    """The demo picture decoder's UNet and autoencoder, for pictures of 16 x 16."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=(8, 16),  # pyright: ignore[reportArgumentType]
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=CLIP_DIM,
+        class_embeddings_concat=True,
+    )
+    vae = AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(8, 16),  # pyright: ignore[reportArgumentType]
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+        scaling_factor=0.9,
+    )
+    return {"unet": unet.eval(), "vae": vae.eval()}
+
+
+@pytest.fixture(scope="session")
+def reading_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with both towers."""
+    return write_reading_clip(tmp_path_factory.mktemp("models") / "reading_clip")
+
+
+@pytest.fixture(scope="session")
+def foreign_reading_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of the same sizes as the other and other weights."""
+    return write_reading_clip(tmp_path_factory.mktemp("models") / "foreign_reading_clip", seed=1)
+
+
+@pytest.fixture(scope="session")
+def painter_folder(
+    tmp_path_factory: pytest.TempPathFactory, musicldm_folder: Path, reading_clip_folder: Path
+) -> Path:
+    """An audio-to-image pipeline as the demo's is laid out; its CLAP is MusicLDM's."""
+    folder = tmp_path_factory.mktemp("models") / "painter"
+    clap = ClapEncoder.from_pretrained(musicldm_folder)
+    clip = ClipEncoder.from_pretrained(reading_clip_folder)
+    torch.manual_seed(0)
+    AudioToImagePipeline(
+        clap=None,
+        clip=None,
+        translator=MLPTranslator(
+            source_dim=CLAP_DIM,
+            target_dim=CLIP_DIM,
+            hidden=16,
+            source_space=clap.space("audio").to_dict(),
+            target_space=clip.space("image").to_dict(),
+        ),
+        **painting_parts(),
+        scheduler=few_step_scheduler(_ddim()),
+        negative_embedding=LearnedNegativeEmbedding.from_vector(torch.full((CLIP_DIM,), 0.2)),
+        clip_space=clip.space("image").to_dict(),
+        clap_id=str(musicldm_folder),
+        clip_id=str(reading_clip_folder),
+        default_num_inference_steps=3,
+    ).save_pretrained(folder)
     return folder
 
 

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clip2clap.embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable
-    from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding, SpectralVocoder
+    from clip2clap.inference import (
+        AudioToImagePipeline,
+        ImageToAudioPipeline,
+        LearnedNegativeEmbedding,
+        SpectralVocoder,
+    )
     from clip2clap.translator import (
         AutoTranslator,
         LinearTranslator,
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AudioToImagePipeline": "inference",
     "AutoTranslator": "translator",
     "ClapEncoder": "embeddings",
     "ClipEncoder": "embeddings",
@@ -32,6 +38,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AudioToImagePipeline",
     "AutoTranslator",
     "ClapEncoder",
     "ClipEncoder",

@@ -7,7 +7,7 @@ from typing import Literal
 DEMO_FOLDER = Path(__file__).parent / "demo_models"
 """Where the demo models lie once the package is installed."""
 
-Kind = Literal["clip", "clap", "generator"]
+Kind = Literal["clip", "clap", "generator", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,44 @@ GENERATOR_PRESETS = _by_id(
     Preset("musicldm", "ucsd-reach/musicldm", _CC_BY_NC_SA, "music only"),
 )
 
+DECODER_PRESETS = _by_id(
+    Preset(
+        "demo",
+        str(DEMO_FOLDER / "audio_to_image"),
+        _DEMO_LICENCE,
+        "small, comes with the package, knows 23 kinds of things",
+    ),
+    Preset(
+        "kandinsky-2-2",
+        "kandinsky-community/kandinsky-2-2-decoder",
+        "Apache-2.0",
+        "takes a CLIP bigG image embedding and no words",
+    ),
+    Preset(
+        "stable-unclip",
+        "stabilityai/stable-diffusion-2-1-unclip",
+        "CreativeML Open RAIL++-M",
+        "takes a CLIP ViT-H image embedding, and words",
+    ),
+    Preset(
+        "stable-unclip-small",
+        "stabilityai/stable-diffusion-2-1-unclip-small",
+        "CreativeML Open RAIL++-M",
+        "takes a CLIP ViT-L image embedding, and words",
+    ),
+    Preset(
+        "stable-diffusion-1-5",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "CreativeML Open RAIL-M",
+        "with an IP-Adapter: takes a CLIP ViT-H image embedding, and words",
+    ),
+)
+
 _PRESETS: dict[Kind, dict[str, Preset]] = {
     "clip": CLIP_PRESETS,
     "clap": CLAP_PRESETS,
     "generator": GENERATOR_PRESETS,
+    "decoder": DECODER_PRESETS,
 }
 
 
@@ -115,9 +149,14 @@ def resolve(name: str, kind: Kind) -> str:
         The hub id or the demo models' folder for a preset; any other name as it is.
 
     Raises:
-        ValueError: If `kind` is none of the three.
+        ValueError: If `kind` is none of the four.
     """
     if kind not in _PRESETS:
         raise ValueError(f"Expected kind to be one of {', '.join(_PRESETS)}, got {kind!r}.")
     preset = _PRESETS[kind].get(name)
     return name if preset is None else preset.repo_id
+
+
+def names_of(kind: Kind) -> tuple[str, ...]:
+    """Give the names of the presets of a kind."""
+    return tuple(_PRESETS[kind])

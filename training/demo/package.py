@@ -18,10 +18,14 @@ from clip2clap.embeddings.sfx_clap import (
     SfxClapFeatureExtractor,
     SfxClapModel,
 )
-from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding
+from clip2clap.inference import (
+    AudioToImagePipeline,
+    ImageToAudioPipeline,
+    LearnedNegativeEmbedding,
+)
 from clip2clap.inference.image_to_audio import few_step_scheduler
 from clip2clap.training import TrainingConfig, train
-from clip2clap.training.demo import features, heads
+from clip2clap.training.demo import features, heads, pictures
 from clip2clap.training.demo.diffusion import ConditionalUNet, build_scheduler
 from clip2clap.training.demo.parts import efficientnet_lite0
 from clip2clap.training.demo.recipe import Recipe
@@ -72,13 +76,23 @@ def package(recipe: Recipe, target: Path) -> None:
     pipeline.save_pretrained(target / "image_to_audio")
     _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)
     # Not in the package yet: what it paints can't be recognised.
-    back = recipe.folder / "audio_to_image"
-    way_back = _translator(table, recipe.folder / "translator_back", "clap_audio", "clip_image")
-    way_back.save_pretrained(back / "translator")
-    _compact(painter.unet).save_pretrained(back / "unet")
-    _compact(recipe.picture_vae).save_pretrained(back / "vae")
-    _negative(painter).save_pretrained(back / "negative_embedding")
-    few_step_scheduler(build_scheduler().config).save_pretrained(back / "scheduler")
+    AudioToImagePipeline(
+        # Both lie elsewhere in the package already.
+        clap=None,
+        clip=None,
+        clap_id=MODEL_ID,
+        clip_id=MODEL_ID,
+        translator=_translator(
+            table, recipe.folder / "translator_back", "clap_audio", "clip_image"
+        ),
+        unet=_compact(painter.unet),
+        vae=_compact(recipe.picture_vae),
+        scheduler=few_step_scheduler(build_scheduler().config),
+        negative_embedding=_negative(painter),
+        clip_space=spaces["clip_image"].to_dict(),
+        default_guidance_scale=pictures.GUIDANCE_SCALE,
+        default_num_inference_steps=pictures.STEPS,
+    ).save_pretrained(recipe.folder / "audio_to_image")
     names = recipe.data.kind_names
     prompts = clap.texts([KIND_PROMPT.format(name) for name in names])
     save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")

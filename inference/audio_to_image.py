@@ -1,0 +1,895 @@
+"""From a recording to a picture: CLAP, a translator, then a decoder that paints CLIP embeddings."""
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from clip2clap.embeddings import (
+    CheckpointError,
+    ClapEncoder,
+    ClipEncoder,
+    EmbeddingSpace,
+    UserError,
+    load_image,
+    require_same_model,
+    unit_norm,
+)
+from clip2clap.embeddings.sounds import SilentSoundError, is_silent, load_sound
+from clip2clap.inference.arguments import as_list, check_texts, is_count
+from clip2clap.inference.fit import PathOrId, clip_space, ranker_space, translator_spaces
+from clip2clap.inference.generator_checkpoint import (
+    DtypeChoice,
+    fetch_folder,
+    load_scheduler,
+    load_strictly,
+    part_dtypes,
+    quietly,
+    read_index,
+)
+from clip2clap.inference.mixing import mix_embeds
+from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.inference.noise import spread_generators
+from clip2clap.inference.picture_decoders import PictureDecoder, Request, decoder_of
+from clip2clap.inference.ranking import rank_candidates
+from clip2clap.presets import resolve
+from clip2clap.translator import AutoTranslator, Translator
+
+AudioSource = str | Path | bytes | tuple[NDArray[np.floating] | Tensor, int]
+"""A file, a file's bytes, or a mono waveform of shape (samples,) with its sampling rate in Hz."""
+
+ImageSource = str | Path | bytes | Image.Image
+
+_DEFAULT_BATCH = 8
+_DEFAULT_PROMPT_WEIGHT = 0.3
+_PARTS = ("unet", "vae")
+# A vector whose norm differs from 1 by less than this was scaled to unit norm by somebody.
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass
+class AudioToImageOutput(BaseOutput):
+    """What `AudioToImagePipeline` gives."""
+
+    images: list[Image.Image] | NDArray[np.float32] | Tensor
+    """The pictures, an item's side by side: PIL images, an array (n, height, width, 3) or a tensor
+    (n, 3, height, width) within [0, 1], or latents (n, channels, rows, columns)."""
+
+    image_embeds: Tensor
+    """The CLIP vectors the pictures were painted from, one an item, shape (n, d), float32, unit
+    norm, on the CPU."""
+
+    similarities: Tensor | None = None
+    """Cosine similarities of the pictures' own CLIP embeddings to those vectors, shape
+    (n, num_images_per_prompt); None without a CLIP."""
+
+
+class AudioToImagePipeline(DiffusionPipeline):
+    """Paints what a recording sounds like, with a decoder that was trained to paint photographs.
+
+    The recording's CLAP embedding is carried by a translator into the CLIP space of the decoder,
+    where it takes the place of a photograph's embedding.
+
+    Args:
+        clap: Hears recordings; None if only vectors will be given.
+        translator: Maps CLAP embeddings to the decoder's CLIP; None like `clap`.
+        clip: The decoder's own CLIP, for words and for comparing pictures with what was asked for;
+            None to do without.
+        unet: Denoises latents under a CLIP image embedding.
+        vae: Decodes latents to pictures.
+        scheduler: Any diffusers scheduler that fits the UNet; see `few_step_scheduler`.
+        negative_embedding: The vector to guide away from, if the decoder has one of its own.
+        decoder_kind: Which `PictureDecoder` these parts make.
+        clip_space: The space of the embeddings that the decoder was trained on, as
+            `EmbeddingSpace.to_dict()` gives it; None if it isn't known.
+        clap_id: Where the CLAP is loaded from, if it isn't saved with the pipeline.
+        clip_id: The same of the CLIP.
+        embed_norm: The L2 norm of the embeddings that the decoder was trained on; vectors of unit
+            norm are scaled to it.
+        default_guidance_scale: What `guidance_scale=None` means.
+        default_num_inference_steps: What `num_inference_steps=None` means.
+
+    Raises:
+        SpaceMismatchError: If two parts were made for different encoders.
+        UserError: If the parts' sizes don't fit together.
+    """
+
+    model_cpu_offload_seq = "clap->translator->clip->unet->vae"
+    _optional_components = [  # noqa: RUF012 (the name and type are diffusers')
+        "clap",
+        "translator",
+        "clip",
+        "negative_embedding",
+    ]
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+
+    clap: ClapEncoder | None
+    translator: Translator | None
+    clip: ClipEncoder | None
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL | VQModel
+    scheduler: Any
+    negative_embedding: LearnedNegativeEmbedding | None
+
+    def __init__(
+        self,
+        clap: ClapEncoder | None,
+        translator: Translator | None,
+        clip: ClipEncoder | None,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL | VQModel,
+        scheduler: SchedulerMixin,
+        negative_embedding: LearnedNegativeEmbedding | None = None,
+        decoder_kind: str = "demo",
+        clip_space: dict[str, Any] | None = None,
+        clap_id: str | None = None,
+        clip_id: str | None = None,
+        embed_norm: float = 1.0,
+        default_guidance_scale: float = 3.0,
+        default_num_inference_steps: int = 20,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            clap=clap,
+            translator=translator,
+            clip=clip,
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            negative_embedding=negative_embedding,
+        )
+        self.register_to_config(
+            decoder_kind=decoder_kind,
+            clip_space=clip_space,
+            clap_id=clap_id,
+            clip_id=clip_id,
+            embed_norm=embed_norm,
+            default_guidance_scale=default_guidance_scale,
+            default_num_inference_steps=default_num_inference_steps,
+        )
+        self.decoder: PictureDecoder = decoder_of(self, decoder_kind)
+        _check_spaces(clap, translator, clip, self.decoder.space)
+        self._check_sizes()
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: PathOrId,
+        *,
+        clap: ClapEncoder | PathOrId | None = None,
+        translator: Translator | PathOrId | None = None,
+        clip: ClipEncoder | PathOrId | None = None,
+        scheduler: SchedulerMixin | None = None,
+        torch_dtype: DtypeChoice = "auto",
+        variant: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> "AudioToImagePipeline":
+        """Load a pipeline from what `save_pretrained` wrote.
+
+        The spaces of all parts are compared before any weights are read, and every part's
+        weights must be complete.
+
+        Args:
+            pretrained_model_name_or_path: `"demo"`, another preset's name, a hub id or a folder.
+            clap: Takes the place of the saved one; an encoder, or what `ClapEncoder` loads.
+            translator: Takes the place of the saved one; a translator, a folder or a hub id.
+            clip: Takes the place of the saved one; an encoder, or what `ClipEncoder` loads.
+            scheduler: Takes the place of the saved one.
+            torch_dtype: For UNet and VAE: a dtype, one for each part by name (with `"default"` for
+                the rest), None for float32, or `"auto"`: `fastest_dtype()`. Encoders and
+                translator stay in float32 unless named.
+            variant: The weights' variant, such as `"fp16"`.
+            revision: Branch, tag or commit on the hub.
+            token: Credentials for a private repository.
+            local_files_only: Ask no hub.
+
+        Returns:
+            The pipeline, on the CPU.
+
+        Raises:
+            SpaceMismatchError: If two parts were made for different encoders.
+            CheckpointError: If files or weights are missing or don't fit; they are named.
+        """
+        name = resolve(os.fspath(pretrained_model_name_or_path), "decoder")
+        access = {"token": token, "local_files_only": local_files_only}
+        given: dict[str, Any] = {"clap": clap, "translator": translator, "clip": clip}
+        light = [part for part, value in given.items() if value is None]
+        folder = fetch_folder(name, light, kind="decoder", revision=revision, **access)
+        index = read_index(folder, expected="AudioToImagePipeline.save_pretrained")
+        if index.get("_class_name") != cls.__name__:
+            raise CheckpointError(
+                f"{folder} holds a {index.get('_class_name')}. Expected {cls.__name__}."
+            )
+        for part in light:
+            saved = index.get(part, [None])[0] is not None
+            given[part] = folder / part if saved else index.get(f"{part}_id")
+        own = index.get("clip_space")
+        _check_spaces(**given, decoder=EmbeddingSpace.from_dict(own) if own else None, **access)
+        heavy = ["scheduler", *_PARTS, "negative_embedding"]
+        fetch_folder(name, heavy, kind="decoder", variant=variant, revision=revision, **access)
+        dtypes = part_dtypes(torch_dtype, heavy=_PARTS)
+        negative = None
+        if index.get("negative_embedding", [None])[0] is not None:
+            negative = load_strictly(
+                LearnedNegativeEmbedding, folder / "negative_embedding", dtype=torch.float32
+            )
+        known = inspect.signature(cls.__init__).parameters
+        settings = {key: value for key, value in index.items() if key in known}
+        parts = {
+            part: load_strictly(
+                getattr(diffusers, index[part][1]),
+                folder / part,
+                dtype=dtypes(part),
+                variant=variant,
+            )
+            for part in _PARTS
+        }
+        pipeline = cls(
+            **{
+                **settings,
+                **_load_encoders(given, dtypes, access),
+                **parts,
+                "scheduler": scheduler or load_scheduler(folder, index),
+                "negative_embedding": negative,
+            }
+        )
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    def to(self, *args: Any, **kwargs: Any) -> "AudioToImagePipeline":
+        """Move or cast all parts, as `DiffusionPipeline.to` does."""
+        with quietly():
+            return super().to(*args, **kwargs)
+
+    @property
+    def embed_norm(self) -> float:
+        """The L2 norm of the embeddings that the decoder was trained on."""
+        return self.config["embed_norm"]
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of the call that is running or was last."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """The number of UNet timesteps of the call that is running or was last."""
+        return self._num_timesteps
+
+    def embed_audios(
+        self,
+        audios: AudioSource | Sequence[AudioSource],
+        *,
+        start_in_s: float = 0.0,
+        length_in_s: float | None = None,
+    ) -> Tensor:
+        """Embed recordings into the CLAP's space.
+
+        Args:
+            audios: Files, files' bytes, or pairs of a mono waveform and its sampling rate.
+            start_in_s: Where to begin in each, in s.
+            length_in_s: How much of each to hear, in s; all if None.
+
+        Returns:
+            CLAP embeddings, shape (n, d), float32, unit norm, on the CPU.
+
+        Raises:
+            UserError: If a recording can't be read; it is named.
+        """
+        if self.clap is None:
+            raise UserError(
+                "Recordings need a CLAP, and this pipeline was made without: load it with "
+                "clap=..., or give audio_embeds or image_embeds."
+            )
+        heard = []
+        sources = _audio_list(audios)
+        for place, source in enumerate(sources):
+            try:
+                heard.append(_hear(source, start_in_s, length_in_s))
+            except UserError as error:
+                if len(sources) == 1:
+                    raise
+                raise type(error)(f"Recording {place + 1} of {len(sources)}: {error}") from error
+        return self.clap.audios(heard)
+
+    def translate(self, audio_embeds: Tensor) -> Tensor:
+        """Carry CLAP embeddings into the decoder's CLIP space.
+
+        Args:
+            audio_embeds: Shape (n, d), of the CLAP's space.
+
+        Returns:
+            CLIP embeddings, shape (n, d), float32, unit norm, on the CPU.
+
+        Raises:
+            UserError: If there is no translator, or the shape is wrong.
+        """
+        if self.translator is None:
+            raise UserError(
+                "Sounds need a translator from their CLAP into the decoder's CLIP, and this "
+                "pipeline was made without: load it with translator=..., or give image_embeds."
+            )
+        moved = audio_embeds.to(self._execution_device)
+        return self.translator(moved).to("cpu", torch.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embed words into the decoder's CLIP space, shape (n, d), float32, unit norm.
+
+        Raises:
+            UserError: If the pipeline has no CLIP that reads.
+        """
+        if self.clip is None or "text" not in self.clip.modalities:
+            raise UserError(
+                "Words need the decoder's own CLIP with its text tower, and this pipeline was made "
+                "without: load it with clip=..."
+            )
+        return self.clip.texts(list(texts))
+
+    def nearest_names(
+        self,
+        image_embeds: Tensor,
+        names: Sequence[str],
+        *,
+        template: str = "a photo of a {}",
+    ) -> list[list[tuple[str, float]]]:
+        """Say in words what vectors stand for.
+
+        Args:
+            image_embeds: CLIP vectors, shape (n, d), such as the output's.
+            names: The names to choose from.
+            template: The sentence in which CLIP reads a name.
+
+        Returns:
+            For each vector all names with their cosine similarities, the nearest first.
+
+        Raises:
+            UserError: If the pipeline has no CLIP that reads.
+        """
+        words = self.embed_texts([template.format(name) for name in names])
+        rows = (unit_norm(image_embeds).cpu() @ words.T).tolist()
+        return [
+            sorted(zip(names, row, strict=True), key=lambda pair: pair[1], reverse=True)
+            for row in rows
+        ]
+
+    def compare(self, images: Sequence[Image.Image], image_embeds: Tensor) -> Tensor:
+        """Compare pictures with the vectors they were painted from.
+
+        Args:
+            images: Of each vector as many pictures, side by side.
+            image_embeds: CLIP vectors, shape (n, d).
+
+        Returns:
+            Cosine similarities, shape (n, pictures a vector), float32.
+
+        Raises:
+            UserError: If the pipeline has no CLIP.
+        """
+        if self.clip is None:
+            raise UserError("Comparing pictures needs the decoder's CLIP: load with clip=...")
+        seen = self.clip.images(list(images))
+        return rank_candidates(seen.view(len(image_embeds), -1, seen.shape[1]), image_embeds)[1]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        audios: AudioSource | Sequence[AudioSource] | None = None,
+        *,
+        audio_start_in_s: float = 0.0,
+        audio_length_in_s: float | None = None,
+        audio_embeds: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        weights: Sequence[float] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        prompt_weight: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_image_embeds: Tensor | None = None,
+        image: ImageSource | Sequence[ImageSource] | None = None,
+        strength: float = 0.8,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> AudioToImageOutput:
+        """Paint pictures of each recording or vector.
+
+        Noise is drawn item by item, so that a seed gives the same picture whatever the batch size.
+        A list of generators is used as it is, one for each item. From a single generator (or
+        torch's global one) one 64-bit integer is drawn for each item, in order, and seeds that
+        item's own generator. Picture 0 of an item is the picture of `num_images_per_prompt=1`; each
+        further one has a generator seeded by an integer drawn from a copy of the item's.
+
+        Args:
+            audios: Recordings: files, bytes, or pairs of a mono waveform and its sampling rate, one
+                or many. Give exactly one of `audios`, `audio_embeds` and `image_embeds`.
+            audio_start_in_s: Where to begin in each recording, in s.
+            audio_length_in_s: How much of each recording to hear, in s; all if None.
+            audio_embeds: CLAP vectors instead, shape (n, d), to be translated.
+            image_embeds: CLIP vectors of the decoder's space instead, shape (n, d): those of unit
+                norm are scaled to `embed_norm`, any other is taken as it is.
+            weights: Mix all recordings or vectors into one item, in CLIP space, by these weights.
+            prompt: Words beside the sound, one text for all items or one for each. A decoder that
+                has a text encoder gets them through it; see `prompt_weight`.
+            prompt_weight: Share of the words in the vector, from 0 to 1, mixed in CLIP space; by
+                default 0 for a decoder that has a text encoder, and 0.3 for others.
+            negative_prompt: Words to guide away from, for a decoder that has a text encoder.
+            negative_image_embeds: CLIP vectors to guide away from, shape (n, d), (1, d) or (d,),
+                taken as `image_embeds` are, for a decoder that can.
+            image: A picture to start from, one for all items or one for each; cut to the shape.
+            strength: How much of `image` is given up: at 1 all of it, at 0 nothing.
+            height: In pixels; what the decoder was trained on if None.
+            width: In pixels, likewise.
+            num_inference_steps: Denoising steps; the pipeline's default if None.
+            guidance_scale: Strength of classifier-free guidance; 1 and less turn it off; the
+                pipeline's default if None.
+            num_images_per_prompt: Pictures of each item.
+            eta: Noise that DDIM adds, from 0 to 1; other schedulers ignore it.
+            generator: Where the noise comes from; see above.
+            latents: Starting noise instead, shape (n * num_images_per_prompt, channels, rows,
+                columns), an item's side by side.
+            batch_size: Pictures painted at a time; 8 if None.
+            output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict: Whether to give an `AudioToImageOutput` or a tuple.
+            callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after
+                every step of every batch; may give back a dict of tensors to go on with.
+            callback_on_step_end_tensor_inputs: `("latents",)` or nothing.
+
+        Returns:
+            The pictures, with the vectors they were painted from; with `return_dict=False` the
+            same values as a tuple.
+
+        Raises:
+            UserError: If an argument makes no sense, or a recording or picture can't be read.
+        """
+        steps = num_inference_steps or self.config["default_num_inference_steps"]
+        scale = self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
+        height, width = height or self.decoder.size, width or self.decoder.size
+        batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
+        words, unwanted = as_list(prompt), as_list(negative_prompt)
+        sources = None if audios is None else _audio_list(audios)
+        pictures = as_list(image)
+        count = self.check_inputs(
+            audios=sources,
+            audio_embeds=audio_embeds,
+            image_embeds=image_embeds,
+            weights=weights,
+            prompt=words,
+            prompt_weight=prompt_weight,
+            negative_prompt=unwanted,
+            negative_image_embeds=negative_image_embeds,
+            image=pictures,
+            strength=strength,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=scale,
+            num_images_per_prompt=num_images_per_prompt,
+            eta=eta,
+            generator=generator,
+            latents=latents,
+            batch_size=batch_size,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+        self._guidance_scale = float(scale)
+
+        start = None
+        if pictures is not None:
+            start = _to_pixels([load_image(picture) for picture in pictures], height, width)
+        vectors = image_embeds
+        if vectors is None:
+            heard = audio_embeds
+            if sources is not None:
+                heard = self.embed_audios(
+                    sources, start_in_s=audio_start_in_s, length_in_s=audio_length_in_s
+                )
+            vectors = self.translate(torch.atleast_2d(cast(Tensor, heard)))
+        vectors = torch.atleast_2d(vectors).detach().to("cpu", torch.float32)
+        vectors = self._mix(vectors, weights, words, prompt_weight)
+
+        generators = spread_generators(generator, count, num_images_per_prompt)
+        each = torch.arange(count).repeat_interleave(num_images_per_prompt)
+        conditions = self._at_the_decoders_norm(vectors)
+        negatives = None
+        if negative_image_embeds is not None:
+            negatives = torch.atleast_2d(negative_image_embeds).detach().to("cpu", torch.float32)
+            negatives = self._at_the_decoders_norm(negatives).expand(count, -1)
+
+        requests = []
+        for rows in each.split(batch_size):
+            first = len(requests) * batch_size
+            places = slice(first, first + len(rows))
+            requests.append(
+                Request(
+                    embeds=conditions[rows],
+                    generators=generators[places],
+                    num_inference_steps=steps,
+                    guidance_scale=scale,
+                    height=height,
+                    width=width,
+                    latents=None if latents is None else latents[places],
+                    negative_embeds=None if negatives is None else negatives[rows],
+                    prompt=_of_rows(words, rows),
+                    negative_prompt=_of_rows(unwanted, rows),
+                    image=None if start is None else start.expand(count, -1, -1, -1)[rows],
+                    strength=strength,
+                    eta=eta,
+                )
+            )
+        painted = self._paint(
+            requests,
+            callback_on_step_end if callback_on_step_end_tensor_inputs else None,
+            as_latents=output_type == "latent",
+        )
+
+        similarities = None
+        images: Any = painted
+        if output_type != "latent":
+            shown = to_pictures(painted)
+            if self.clip is not None and "image" in self.clip.modalities:
+                similarities = self.compare(shown, vectors)
+            if output_type == "pil":
+                images = shown
+            elif output_type == "np":
+                images = painted.permute(0, 2, 3, 1).numpy()
+        self.maybe_free_model_hooks()
+        output = AudioToImageOutput(
+            images=images, image_embeds=unit_norm(vectors), similarities=similarities
+        )
+        # Typed for the usual case; an overload for the other would repeat all the arguments.
+        return output if return_dict else output.to_tuple()  # pyright: ignore[reportReturnType]
+
+    def check_inputs(
+        self,
+        *,
+        audios: list[AudioSource] | None,
+        audio_embeds: Tensor | None,
+        image_embeds: Tensor | None,
+        weights: Sequence[float] | None,
+        prompt: list[str] | None,
+        prompt_weight: float | None,
+        negative_prompt: list[str] | None,
+        negative_image_embeds: Tensor | None,
+        image: list[ImageSource] | None,
+        strength: float,
+        height: int,
+        width: int,
+        num_inference_steps: int | None,
+        guidance_scale: float,
+        num_images_per_prompt: int,
+        eta: float,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        latents: Tensor | None,
+        batch_size: int,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> int:
+        """Refuse arguments that make no sense, before anything is computed.
+
+        Returns:
+            How many items there are.
+
+        Raises:
+            UserError: With what was wrong, what was expected and how to mend it.
+        """
+        sources = {"audios": audios, "audio_embeds": audio_embeds, "image_embeds": image_embeds}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            raise UserError(
+                "Give exactly one of audios, audio_embeds and image_embeds, got "
+                f"{' and '.join(given) or 'none of them'}."
+            )
+        if image_embeds is not None:
+            _check_vectors(image_embeds, "image_embeds", self.decoder.embed_dim)
+        if audio_embeds is not None:
+            dim = self.translator.source_dim if self.translator is not None else None
+            _check_vectors(audio_embeds, "audio_embeds", dim)
+        if audios is not None:
+            if not audios:
+                raise UserError("There are no recordings: audios is an empty list.")
+            if self.clap is None or self.translator is None:
+                raise UserError(
+                    "Recordings need a CLAP and a translator, and this pipeline was made without: "
+                    "load it with clap=... and translator=..., or give image_embeds."
+                )
+            ingredients = len(audios)
+        else:
+            ingredients = len(torch.atleast_2d(cast(Tensor, sources[given[0]])))
+        if weights is not None and len(weights) != ingredients:
+            raise UserError(
+                f"Expected a weight for each of the {ingredients} {given[0]}, got {len(weights)}."
+            )
+        count = ingredients if weights is None else 1
+        self._check_numbers(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            strength=strength,
+            eta=eta,
+            prompt_weight=prompt_weight,
+            num_images_per_prompt=num_images_per_prompt,
+            batch_size=batch_size,
+        )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise UserError(
+                f"Expected output_type to be 'pil', 'np', 'pt' or 'latent', got {output_type!r}."
+            )
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise UserError(
+                f"The callback can get {', '.join(self._callback_tensor_inputs)}, not "
+                f"{', '.join(sorted(unknown))}."
+            )
+        self._check_words(prompt, prompt_weight, negative_prompt, count)
+        if negative_image_embeds is not None:
+            if not self.decoder.takes_negative_embeds:
+                raise UserError(
+                    f"The {self.decoder.kind} decoder isn't guided away from embeddings: leave "
+                    "negative_image_embeds out and use negative_prompt."
+                )
+            _check_vectors(negative_image_embeds, "negative_image_embeds", self.decoder.embed_dim)
+            _check_count(negative_image_embeds, "negative_image_embeds", count)
+        if image is not None:
+            if not image:
+                raise UserError("There are no pictures to start from: image is an empty list.")
+            _check_count(image, "image", count)
+        for name, value in (("height", height), ("width", width)):
+            if not is_count(value) or value % self.decoder.multiple:
+                raise UserError(
+                    f"Expected {name} to be a multiple of {self.decoder.multiple} pixels, got "
+                    f"{value!r}."
+                )
+        if isinstance(generator, Sequence) and len(generator) != count:
+            raise UserError(
+                f"Expected one generator, or one for each of the {count} items, got "
+                f"{len(generator)}."
+            )
+        if latents is not None:
+            expected = (count * num_images_per_prompt, *self.decoder.latent_shape(height, width))
+            if tuple(latents.shape) != expected:
+                raise UserError(
+                    f"Expected latents of shape {expected} for pictures of {width} x {height}, got "
+                    f"{tuple(latents.shape)}."
+                )
+        return count
+
+    def _check_numbers(self, **numbers: Any) -> None:
+        most = self.scheduler.config["num_train_timesteps"]
+        steps = numbers["num_inference_steps"]
+        if steps is not None and not is_count(steps, most):
+            raise UserError(
+                f"Expected num_inference_steps to be a whole number from 1 to {most}, got "
+                f"{steps!r}."
+            )
+        for name, largest in (
+            ("guidance_scale", math.inf),
+            ("strength", 1.0),
+            ("eta", 1.0),
+            ("prompt_weight", 1.0),
+        ):
+            value = numbers[name]
+            if name == "prompt_weight" and value is None:
+                continue
+            if not isinstance(value, int | float) or not 0 <= value <= largest:
+                raise UserError(f"Expected {name} to be from 0.0 to {largest}, got {value!r}.")
+        for name in ("num_images_per_prompt", "batch_size"):
+            if not is_count(numbers[name]):
+                raise UserError(
+                    f"Expected {name} to be a whole number above 0, got {numbers[name]!r}."
+                )
+
+    def _check_words(
+        self,
+        prompt: list[str] | None,
+        prompt_weight: float | None,
+        negative_prompt: list[str] | None,
+        count: int,
+    ) -> None:
+        if prompt_weight is not None and prompt is None:
+            raise UserError("prompt_weight is the share of a prompt, and there is none.")
+        for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if texts is not None:
+                check_texts(texts, name)
+                _check_count(texts, name, count)
+        if negative_prompt is not None and not self.decoder.takes_words:
+            raise UserError(
+                f"The {self.decoder.kind} decoder takes no words, so it can't be guided away from "
+                "any: leave negative_prompt out."
+            )
+
+    def _check_sizes(self) -> None:
+        dim = self.decoder.embed_dim
+        for what, size in (
+            ("the translator gives", self.translator and self.translator.target_dim),
+            (
+                "the negative embedding has",
+                self.negative_embedding and self.negative_embedding.config["dim"],
+            ),
+            ("its CLIP has", self.decoder.space and self.decoder.space.dim),
+        ):
+            if size and size != dim:
+                raise UserError(f"The decoder takes vectors of {dim} values, {what} {size}.")
+        channels = self.vae.config["latent_channels"]
+        if self.unet.config["in_channels"] != channels:
+            raise UserError(
+                f"The UNet makes latents of {self.unet.config['in_channels']} channels, the "
+                f"autoencoder takes {channels}."
+            )
+
+    def _mix(
+        self,
+        vectors: Tensor,
+        weights: Sequence[float] | None,
+        words: list[str] | None,
+        prompt_weight: float | None,
+    ) -> Tensor:
+        """Mix what goes into one picture; vectors that nothing is mixed into stay as they are."""
+        if weights is not None:
+            vectors = mix_embeds(unit_norm(vectors), weights).unsqueeze(0)
+        if prompt_weight is None:
+            prompt_weight = 0.0 if self.decoder.takes_words else _DEFAULT_PROMPT_WEIGHT
+        if words is None or not prompt_weight:
+            return vectors
+        read = self.embed_texts(words).expand(len(vectors), -1)
+        return mix_embeds([unit_norm(vectors), read], [1 - prompt_weight, prompt_weight])
+
+    def _at_the_decoders_norm(self, vectors: Tensor) -> Tensor:
+        norms = vectors.norm(dim=-1, keepdim=True)
+        return torch.where((norms - 1).abs() < _UNIT_TOLERANCE, vectors * self.embed_norm, vectors)
+
+    def _paint(
+        self,
+        requests: list[Request],
+        callback: Callable[..., dict[str, Any]] | None,
+        *,
+        as_latents: bool,
+    ) -> Tensor:
+        """Paint batch after batch: pixels (n, 3, height, width), or latents, on the CPU."""
+
+        def on_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+            bar.update()
+            changed = {} if callback is None else callback(self, index, timestep, tensors(latents))
+            return (changed or {}).get("latents", latents)
+
+        def tensors(latents: Tensor) -> dict[str, Tensor]:
+            return {"latents": latents}
+
+        self._num_timesteps = self.decoder.count_steps(requests[0])
+        bar_of = cast(Callable[..., Any], self.progress_bar)
+        painted = []
+        with bar_of(total=self._num_timesteps * len(requests)) as bar:
+            for request in requests:
+                made = self.decoder.decode(request, on_step)
+                painted.append((made if as_latents else self.decoder.to_pixels(made)).cpu())
+        return torch.cat(painted)
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """Turn pixels into PIL images.
+
+    Args:
+        pixels: Shape (n, 3, height, width), within [0, 1].
+    """
+    bytes_ = (pixels.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in bytes_]
+
+
+def _to_pixels(pictures: list[Image.Image], height: int, width: int) -> Tensor:
+    rows = [
+        np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
+        for picture in pictures
+    ]
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255
+
+
+def _audio_list(audios: AudioSource | Sequence[AudioSource]) -> list[AudioSource]:
+    """Make one recording a list of one."""
+    if isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], int | np.integer):
+        return [cast(AudioSource, audios)]
+    return cast(list[AudioSource], as_list(audios))
+
+
+def _hear(source: AudioSource, start: float, seconds: float | None) -> tuple[Any, int]:
+    """Read a recording, or the part of it that is wanted."""
+    if isinstance(source, tuple):
+        samples, rate = source
+        last = None if seconds is None else round((start + seconds) * rate)
+        waveform, name = np.asarray(samples)[round(start * rate) : last], "the recording"
+    else:
+        waveform, rate = load_sound(source, start=start, seconds=seconds)
+        name = "the recording" if isinstance(source, bytes) else str(source)
+    if waveform.ndim == 1 and len(waveform) and is_silent(waveform):
+        raise SilentSoundError(f"{name} is silent: there is nothing to hear in it.")
+    return waveform, rate
+
+
+def _of_rows(texts: list[str] | None, rows: Tensor) -> list[str] | None:
+    if texts is None:
+        return None
+    return [texts[row if len(texts) > 1 else 0] for row in rows.tolist()]
+
+
+def _check_count(values: Any, name: str, count: int) -> None:
+    length = len(torch.atleast_2d(values)) if isinstance(values, Tensor) else len(values)
+    if length not in (1, count):
+        raise UserError(
+            f"Expected one {name} for all, or one for each of the {count} items, got {length}."
+        )
+
+
+def _check_vectors(vectors: Any, name: str, dim: int | None) -> None:
+    if (
+        not isinstance(vectors, Tensor)
+        or vectors.ndim not in (1, 2)
+        or (dim is not None and vectors.shape[-1] != dim)
+        or 0 in vectors.shape
+    ):
+        got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+        raise UserError(f"Expected {name} to be a tensor of shape (n, {dim or 'd'}), got {got}.")
+    if not torch.isfinite(vectors).all():
+        raise UserError(f"{name} holds values that are not finite.")
+
+
+def _check_spaces(
+    clap: ClapEncoder | PathOrId | None,
+    translator: Translator | PathOrId | None,
+    clip: ClipEncoder | PathOrId | None,
+    decoder: EmbeddingSpace | None,
+    **access: Any,
+) -> None:
+    """Refuse parts that were made for different encoders; what is not known is not compared.
+
+    Raises:
+        SpaceMismatchError: Naming both encoders.
+    """
+    source, target = translator_spaces(translator, **access)
+    hears, sees = ranker_space(clap, **access), clip_space(clip, **access)
+    for expected, got, what in (
+        (source, hears, "The translator's source is not the pipeline's CLAP"),
+        (decoder, target, "The translator's target is not the decoder's CLIP"),
+        (decoder, sees, "The pipeline's CLIP is not the decoder's"),
+        (target, sees, "The translator's target is not the pipeline's CLIP"),
+    ):
+        if expected is not None and got is not None:
+            require_same_model(expected, got, what=what)
+
+
+def _load_encoders(
+    given: dict[str, Any], dtypes: Callable[[str], torch.dtype], access: dict[str, Any]
+) -> dict[str, Any]:
+    """Load encoders and the translator that were given by name; those given as such stay."""
+    loaded = dict(given)
+    loaders: dict[str, Any] = {
+        "clap": (ClapEncoder, "dtype"),
+        "clip": (ClipEncoder, "dtype"),
+        "translator": (AutoTranslator, "torch_dtype"),
+    }
+    for part, (loader, dtype) in loaders.items():
+        if isinstance(given[part], str | os.PathLike):
+            options = {dtype: dtypes(part), **access}
+            loaded[part] = loader.from_pretrained(os.fspath(given[part]), **options)
+    return loaded
