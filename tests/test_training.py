@@ -480,7 +480,7 @@ def test_the_report_is_plain_json(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "tree"}, "mlp, residual, ridge, procrustes, got 'tree'"),
+        ({"model": "tree"}, "mlp, residual, prior, ridge, procrustes, got 'tree'"),
         ({"loss": "l1"}, "got 'l1'"),
         ({"monitor": "loss"}, "mrr"),
         ({"epochs": 0}, "epochs to be a positive whole number"),

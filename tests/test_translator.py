@@ -16,6 +16,7 @@ from clip2clap.translator import (
     AutoTranslator,
     LinearTranslator,
     MLPTranslator,
+    PriorTranslator,
     ResidualTranslator,
     Translator,
     read_config,
@@ -49,7 +50,13 @@ def residual() -> ResidualTranslator:
     return translator.eval()
 
 
-@pytest.fixture(params=[mlp, linear, residual], ids=["mlp", "linear", "residual"])
+def prior() -> PriorTranslator:
+    translator = PriorTranslator(8, 6, hidden=16, source_space=CLIP, target_space=CLAP)
+    translator.initialise(seeded())
+    return translator.eval()
+
+
+@pytest.fixture(params=[mlp, linear, residual, prior], ids=lambda make: make.__name__)
 def translator(request: pytest.FixtureRequest) -> Translator:
     return request.param()
 

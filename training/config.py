@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 from clip2clap.embeddings import UserError
 from clip2clap.training.losses import check_loss
 
-ModelName = Literal["mlp", "residual", "ridge", "procrustes"]
+ModelName = Literal["mlp", "residual", "prior", "ridge", "procrustes"]
 Monitor = Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -42,16 +42,23 @@ class TrainingConfig:
     takes the first there is of `item`, `file`, `url`, `caption` and `id`."""
 
     model: ModelName = "mlp"
-    """`mlp` and `residual` are trained, `ridge` and `procrustes` are fitted in closed form."""
+    """`mlp`, `residual` and `prior` are trained, `ridge` and `procrustes` are fitted in closed
+    form."""
 
     hidden: int = 512
-    """Width of the hidden layers, or of the residual blocks."""
+    """Width of the hidden layers, or of the residual blocks of `residual` and `prior`."""
 
     blocks: int = 3
     """Number of residual blocks."""
 
     dropout: float = 0.1
     """Share of the residual blocks' hidden values that is set to 0 in training."""
+
+    condition_dropout: float = 0.1
+    """Share of the pairs of which the prior isn't told the source, to make guidance possible."""
+
+    prior_guidance_scale: float = 1.0
+    """The prior's guidance where a call doesn't say another; 1 is none."""
 
     alpha: float | None = None
     """Ridge's penalty; None tries several and keeps the best on held-out pairs."""
@@ -66,7 +73,7 @@ class TrainingConfig:
 
     loss: str = "cosine"
     """What training makes small: `cosine`, `mse`, `contrastive`, `infonce`, `bank`, or a
-    weighted sum such as `cosine:1+contrastive:0.1`."""
+    weighted sum such as `cosine:1+contrastive:0.1`. The prior has a loss of its own."""
 
     temperature: float | None = None
     """Of the `contrastive`, `infonce` and `bank` losses; None is 0.5, 0.07 and 0.07."""
@@ -144,9 +151,13 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError(f"Expected {name} to be 0 or a positive number, got {value!r}.")
-        if not 0 <= self.dropout < 1:
+        for name in ("dropout", "condition_dropout"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise UserError(f"Expected {name} to be a share from 0 to below 1, got {share!r}.")
+        if not 0 <= self.prior_guidance_scale < math.inf:
             raise UserError(
-                f"Expected dropout to be a share from 0 to below 1, got {self.dropout!r}."
+                f"Expected prior_guidance_scale to be 0 or more, got {self.prior_guidance_scale!r}."
             )
         if not 0 < self.validation < 1:
             raise UserError(

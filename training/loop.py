@@ -26,12 +26,14 @@ from clip2clap.training.pairs import (
     split_pairs,
     thin_out,
 )
+from clip2clap.training.prior import prior_loss
 from clip2clap.training.report import TrainingProgress, TrainingReport
 from clip2clap.training.run_folder import RunFolder
 from clip2clap.translator import (
     AutoTranslator,
     LinearFitter,
     MLPTranslator,
+    PriorTranslator,
     ResidualTranslator,
     Translator,
 )
@@ -42,9 +44,10 @@ OnProgress = Callable[[TrainingProgress], None]
 # little more than the mean.
 _ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
-_NETWORKS: dict[str, type[MLPTranslator] | type[ResidualTranslator]] = {
+_NETWORKS: dict[str, "type[Network]"] = {
     "mlp": MLPTranslator,
     "residual": ResidualTranslator,
+    "prior": PriorTranslator,
 }
 
 # A large table is gone through so many rows at a time.
@@ -156,7 +159,7 @@ def _train(
     settled = config.resolved(len(split.train))
     course: Course | None = None
     resumed_after: int | None = None
-    if config.model in ("mlp", "residual"):
+    if config.model in _NETWORKS:
         run = _Run(pairs, split, settled, _device(device), folder)
         run.to_the_end(checkpoint_seconds, on_progress)
         translator, recipe = run.best_translator(), run.recipe()
@@ -313,7 +316,7 @@ class _Run:
             rate = learning_rate_at(config, at, config.epochs * batches.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.loss(self._predict(source, noise), target, self.bank)
+            loss = self._loss(source, target, noise)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -333,16 +336,44 @@ class _Run:
                 )
         self.network.eval()
         with torch.no_grad():
-            predicted = self._predict(self.held_out.source, None)
-        course.add(
-            total.item() / pairs, *self.held_out.figures(predicted, self.loss, batches.batch_size)
+            figures = self._held_out_figures()
+        course.add(total.item() / pairs, *figures)
+
+    def _loss(self, source: Tensor, target: Tensor, noise: torch.Generator) -> Tensor:
+        if not isinstance(self.network, PriorTranslator):
+            return self.loss(self._predict(source, noise), target, self.bank)
+        prepared = self._prepare(source, noise)
+        share = self.config.condition_dropout
+        return prior_loss(
+            self.network, prepared, target, condition_dropout=share, generator=noise
         )
 
-    def _predict(self, source: Tensor, noise: torch.Generator | None) -> Tensor:
-        """Translate unit vectors, with noise on them while training."""
+    def _held_out_figures(self) -> tuple[float, dict[str, float]]:
+        held_out = self.held_out
+        if not isinstance(self.network, PriorTranslator):
+            predicted = self._predict(held_out.source, None)
+            return held_out.figures(predicted, self.loss, self.batches.batch_size)
+        # The same noise after every epoch, so that the figures can be compared.
+        loss = prior_loss(
+            self.network,
+            self.network.prepare(held_out.source),
+            held_out.target,
+            condition_dropout=0.0,
+            generator=generator_for("noise", self.config.seed, 0),
+        )
+        if not bool(loss.isfinite()):
+            return float("nan"), {}
+        return loss.item(), retrieval_metrics(self.network(held_out.source), held_out.target)
+
+    def _prepare(self, source: Tensor, noise: torch.Generator | None) -> Tensor:
         prepared = self.network.prepare(source)
         if noise is not None and self.config.noise:
             prepared = add_noise(prepared, self.config.noise, noise)
+        return prepared
+
+    def _predict(self, source: Tensor, noise: torch.Generator | None) -> Tensor:
+        """Translate unit vectors, with noise on them while training."""
+        prepared = self._prepare(source, noise)
         bf16 = computes_in_bf16(self.config, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             translated = self.network.translate(prepared)
@@ -414,7 +445,7 @@ class HeldOut:
         return value, retrieval_metrics(predicted, self.target)
 
 
-Network = MLPTranslator | ResidualTranslator
+Network = MLPTranslator | ResidualTranslator | PriorTranslator
 
 
 def new_network(pairs: Pairs, config: TrainingConfig, batches: Batches) -> Network:
@@ -448,8 +479,10 @@ def new_network(pairs: Pairs, config: TrainingConfig, batches: Batches) -> Netwo
             network.check_target(pairs.target_space)
         return network.float()
     shape: dict[str, Any] = {"hidden": config.hidden, "centred": bool(config.centre)}
-    if config.model == "residual":
+    if config.model in ("residual", "prior"):
         shape |= {"blocks": config.blocks, "dropout": config.dropout}
+    if config.model == "prior":
+        shape["default_guidance_scale"] = config.prior_guidance_scale
     network = _NETWORKS[config.model](*dims, **shape)
     network.initialise(torch.Generator().manual_seed(config.seed))
     if config.centre:

@@ -10,6 +10,7 @@ from clip2clap.translator.linear import (
     fit_ridge,
 )
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.prior import PriorTranslator
 from clip2clap.translator.residual import ResidualTranslator
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LinearFitter",
     "LinearTranslator",
     "MLPTranslator",
+    "PriorTranslator",
     "ResidualTranslator",
     "Translator",
     "fit_procrustes",

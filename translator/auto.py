@@ -8,10 +8,12 @@ from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
 from clip2clap.translator.linear import LinearTranslator
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.prior import PriorTranslator
 from clip2clap.translator.residual import ResidualTranslator
 
 _KINDS: dict[str, type[Translator]] = {
-    kind.__name__: kind for kind in (MLPTranslator, LinearTranslator, ResidualTranslator)
+    kind.__name__: kind
+    for kind in (MLPTranslator, LinearTranslator, ResidualTranslator, PriorTranslator)
 }
 
 

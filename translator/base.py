@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -66,12 +66,32 @@ class Translator(ModelMixin, ConfigMixin):
         Raises:
             UserError: If the shape or dtype is wrong, or a vector is zero or not finite.
         """
-        self._check_embeds(embeds)
-        norms = embeds.float().norm(dim=-1, keepdim=True)
-        if not bool(((norms > 0) & norms.isfinite()).all()):
-            raise UserError(_describe_bad_rows(embeds, norms))
-        units = (embeds / norms).to(self.dtype)
-        return self.finish(self.translate(self.prepare(units))).to(self.dtype)
+        return self.finish(self.translate(self._prepared(embeds))).to(self.dtype)
+
+    def sample(
+        self,
+        embeds: Tensor,
+        *,
+        num_samples: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Give several answers to each embedding, where the translator knows several.
+
+        Args:
+            embeds: Embeddings of the source space, as in `forward`.
+            num_samples: How many answers for each.
+            generator: What they are drawn with: one for all, or one for each of `embeds`. A
+                translator that has one answer only draws nothing and repeats it.
+
+        Returns:
+            Embeddings of the target space, shape (n, num_samples, target_dim), unit norm, in the
+            translator's dtype.
+
+        Raises:
+            UserError: As in `forward`.
+        """
+        del generator
+        return self(embeds)[:, None].expand(-1, num_samples, -1)
 
     def prepare(self, units: Tensor) -> Tensor:
         """Take the source's mean off unit vectors, if there is one, and scale to unit norm again.
@@ -262,6 +282,14 @@ class Translator(ModelMixin, ConfigMixin):
         with _without_cast_warning():
             return super().to(*args, **kwargs)
 
+    def _prepared(self, embeds: Tensor) -> Tensor:
+        """Check what comes in, and bring it into the form that `translate` takes."""
+        self._check_embeds(embeds)
+        norms = embeds.float().norm(dim=-1, keepdim=True)
+        if not bool(((norms > 0) & norms.isfinite()).all()):
+            raise UserError(_describe_bad_rows(embeds, norms))
+        return self.prepare((embeds / norms).to(self.dtype))
+
     def _register(self, facts: Mapping[str, Any]) -> None:
         """Bring facts into the form that goes into `config.json`, and keep them."""
         facts = dict(facts)
@@ -281,6 +309,9 @@ class Translator(ModelMixin, ConfigMixin):
             size = self.config.get(name, 1)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise UserError(f"Expected {name} to be a positive whole number, got {size!r}.")
+        dropout = self.config.get("dropout", 0)
+        if not 0 <= dropout < 1:
+            raise UserError(f"Expected dropout to be a share from 0 to below 1, got {dropout!r}.")
         self._register(
             {
                 "source_space": self.config["source_space"],

@@ -6,7 +6,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from clip2clap.embeddings import EmbeddingSpace, UserError
+from clip2clap.embeddings import EmbeddingSpace
 from clip2clap.translator.base import Translator
 from clip2clap.translator.mlp import draw_weights
 
@@ -53,8 +53,6 @@ class ResidualTranslator(Translator):
     ):
         super().__init__()
         self._finish_config()
-        if not 0 <= dropout < 1:
-            raise UserError(f"Expected dropout to be a share from 0 to below 1, got {dropout!r}.")
         if centred:
             self._keep_means()
         self.enter = nn.Linear(source_dim, hidden)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         AutoTranslator,
         LinearTranslator,
         MLPTranslator,
+        PriorTranslator,
         ResidualTranslator,
         Translator,
     )
@@ -32,6 +33,7 @@ _HOMES = {
     "LearnedNegativeEmbedding": "inference",
     "LinearTranslator": "translator",
     "MLPTranslator": "translator",
+    "PriorTranslator": "translator",
     "ResidualTranslator": "translator",
     "SpectralVocoder": "inference",
     "Translator": "translator",
@@ -48,6 +50,7 @@ __all__ = [
     "LearnedNegativeEmbedding",
     "LinearTranslator",
     "MLPTranslator",
+    "PriorTranslator",
     "ResidualTranslator",
     "SpectralVocoder",
     "Translator",

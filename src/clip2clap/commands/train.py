@@ -65,9 +65,10 @@ def train(
         ),
     ] = 0.1,
     model: Annotated[
-        Literal["mlp", "residual", "ridge", "procrustes"],
+        Literal["mlp", "residual", "prior", "ridge", "procrustes"],
         typer.Option(
-            help="mlp and residual are trained, the others are fitted in closed form.",
+            help="mlp, residual and prior (which draws many answers) are trained, the others are "
+            "fitted in closed form.",
             rich_help_panel="Translator",
         ),
     ] = "mlp",
@@ -91,6 +92,22 @@ def train(
             rich_help_panel="Translator",
         ),
     ] = 0.1,
+    condition_dropout: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Pairs of which the prior isn't told the source, so that it can be guided.",
+            rich_help_panel="Translator",
+        ),
+    ] = 0.1,
+    prior_guidance_scale: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="How closely the prior is to follow the source; 1 is no guidance.",
+            rich_help_panel="Translator",
+        ),
+    ] = 1.0,
     alpha: Annotated[
         float | None,
         typer.Option(
@@ -231,6 +248,8 @@ def train(
         hidden=hidden,
         blocks=blocks,
         dropout=dropout,
+        condition_dropout=condition_dropout,
+        prior_guidance_scale=prior_guidance_scale,
         alpha=alpha,
         centre=centre,
         scale=scale,

@@ -1,0 +1,45 @@
+"""What a diffusion prior learns by: to find vectors again under noise."""
+
+import torch
+from torch import Tensor
+
+from clip2clap.translator import PriorTranslator
+
+
+def prior_loss(
+    prior: PriorTranslator,
+    source: Tensor,
+    target: Tensor,
+    *,
+    condition_dropout: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Measure how far a prior's predictions are from vectors that were hidden in noise.
+
+    The mean squared error of the vector itself, not of the noise (DALL-E 2, Ramesh et al. 2022,
+    arXiv 2204.06125), at timesteps drawn evenly. It is divided by the share of noise, so that the
+    small errors where there is little noise, on which the spread of what is drawn hangs, count as
+    much as the large ones (the "SNR+1" weighting of Salimans and Ho 2022, arXiv 2202.00512).
+
+    Args:
+        prior: The prior.
+        source: What it is told, as `prior.prepare` gives it, shape (n, d_source), unit norm.
+        target: What it is to find, shape (n, d_target), unit norm.
+        condition_dropout: Share of the rows that are not told their source, so that there is
+            something to guide away from (Ho and Salimans 2022, arXiv 2207.12598).
+        generator: Of timesteps, noise and which rows aren't told; on the CPU.
+
+    Returns:
+        A scalar.
+    """
+    count, device = len(target), target.device
+    if prior.target_mean is not None:
+        target = target - prior.target_mean
+    timesteps = torch.randint(1000, (count,), generator=generator)
+    noise = torch.randn(target.shape, generator=generator)
+    known = torch.rand(count, generator=generator) >= condition_dropout
+    timesteps, noise, known = (drawn.to(device) for drawn in (timesteps, noise, known))
+    noisy = prior.add_noise(target, noise, timesteps)
+    predicted = prior.predict(noisy, timesteps, source, known)
+    errors = (predicted - target * target.shape[1] ** 0.5).square().mean(1, keepdim=True)
+    return (errors / prior.noise_share(timesteps)).mean()
