@@ -344,9 +344,7 @@ class _Run:
             return self.loss(self._predict(source, noise), target, self.bank)
         prepared = self._prepare(source, noise)
         share = self.config.condition_dropout
-        return prior_loss(
-            self.network, prepared, target, condition_dropout=share, generator=noise
-        )
+        return prior_loss(self.network, prepared, target, condition_dropout=share, generator=noise)
 
     def _held_out_figures(self) -> tuple[float, dict[str, float]]:
         held_out = self.held_out
