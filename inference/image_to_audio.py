@@ -56,7 +56,12 @@ from clip2clap.inference.generator_checkpoint import (
     read_index,
 )
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.inference.noise import draw_noise, spread_generators, step_options
+from clip2clap.inference.noise import (
+    draw_noise,
+    second_generators,
+    spread_generators,
+    step_options,
+)
 from clip2clap.inference.ranking import rank_candidates
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import resolve
@@ -502,6 +507,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
         (1, channels, time, frequency) in float32, and a scheduler that adds noise draws on from
         there. Candidate 0 is the sound of a single candidate; each further candidate has a
         generator seeded by an integer drawn from a copy of the item's, which is not moved by it.
+        A translator that samples (`PriorTranslator`) draws a vector for each candidate, with a
+        generator made in the same way from the candidate's.
 
         Args:
             images: Photographs: files, http(s) URLs, bytes or PIL images, one or many. Give
@@ -580,16 +587,20 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
         image_embeds = None
         if photographs is not None:
-            image_embeds = self._encode_photographs(photographs)
-            vectors = self._translate(image_embeds, self.translator)
+            image_embeds = vectors = self._encode_photographs(photographs)
         elif words is not None:
             vectors = self._embed_words(words)
         else:
             vectors = torch.atleast_2d(prompt_embeds).detach().to("cpu", torch.float32)
         count = len(vectors)
+        generators = spread_generators(generator, count, num_candidates)
+        vectors = vectors.repeat_interleave(num_candidates, dim=0)
+        if image_embeds is not None:
+            vectors = self._translate(vectors, self.translator, second_generators(generators))
+        vectors = vectors.view(count, num_candidates, -1)
         targets = None
         if num_candidates > 1:
-            targets = self._ranking_targets(vectors, image_embeds, words)
+            targets = self._ranking_targets(vectors.mean(1), image_embeds, words)
 
         negatives = None
         if guided:
@@ -597,11 +608,10 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 negative, negative_words, negative_prompt_embeds, count
             )
 
-        generators = spread_generators(generator, count, num_candidates)
         samples = round(seconds * self.sampling_rate)
         noise = self._starting_noise(generators, samples, latents)
         total = count * num_candidates
-        conditions = vectors.repeat_interleave(num_candidates, dim=0)
+        conditions = vectors.flatten(0, 1)
         if negatives is not None:
             negatives = negatives.repeat_interleave(num_candidates, dim=0)
 
@@ -630,12 +640,15 @@ class ImageToAudioPipeline(DiffusionPipeline):
 
         similarities = None
         if targets is not None:
-            audio, similarities = self._keep_best(audio, targets, num_candidates)
+            best, similarities = self._rank(audio, targets, num_candidates)
+            items = torch.arange(count)
+            audio = audio.view(count, num_candidates, -1)[items, best]
+            vectors = vectors[items, best, None]
         self.maybe_free_model_hooks()
         output = ImageToAudioOutput(
             audios=audio.numpy() if output_type == "np" else audio,
             sampling_rate=self.sampling_rate,
-            audio_embeds=vectors,
+            audio_embeds=vectors.squeeze(1),
             similarities=similarities,
         )
         # Typed for the usual case; an overload for the other would repeat all the arguments.
@@ -856,10 +869,16 @@ class ImageToAudioPipeline(DiffusionPipeline):
             embeds.append(self.clip.images(opened))
         return torch.cat(embeds)
 
-    def _translate(self, embeds: Tensor, translator: Translator | None) -> Tensor:
+    def _translate(
+        self,
+        embeds: Tensor,
+        translator: Translator | None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
         assert translator is not None
         moved = embeds.to(self._execution_device)
-        return translator(moved).to("cpu", torch.float32)
+        drawn = translator.sample(moved, generator=generators).squeeze(1)
+        return drawn.to("cpu", torch.float32)
 
     def _embed_words(self, texts: Sequence[str]) -> Tensor:
         """Embed texts with the generator's own text encoder, which is loaded for them and freed."""
@@ -1014,18 +1033,13 @@ class ImageToAudioPipeline(DiffusionPipeline):
         assert words is not None
         return self.ranker.texts(words)
 
-    def _keep_best(
-        self, audio: Tensor, targets: Tensor, num_candidates: int
-    ) -> tuple[Tensor, Tensor]:
+    def _rank(self, audio: Tensor, targets: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
         ranker = self._clap_that_hears()
         if ranker is not self.ranker:
             ranker = ranker.to(self._execution_device)
         heard = ranker.audios([(sound.numpy(), self.sampling_rate) for sound in audio])
         count = len(targets)
-        best, similarities = rank_candidates(
-            heard.view(count, num_candidates, -1), targets.to(heard.device)
-        )
-        return audio.view(count, num_candidates, -1)[torch.arange(count), best], similarities
+        return rank_candidates(heard.view(count, num_candidates, -1), targets.to(heard.device))
 
 
 def _require_own(index: dict[str, Any], folder: Path) -> None:

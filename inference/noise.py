@@ -18,10 +18,15 @@ def spread_generators(
         items = [_seeded_by(generator) for _ in range(count)]
     spread = []
     for item in items:
-        fork = torch.Generator(item.device)
-        fork.set_state(item.get_state())
-        spread += [item, *(_seeded_by(fork) for _ in range(num_candidates - 1))]
+        copy = _copy(item)
+        spread += [item, *(_seeded_by(copy) for _ in range(num_candidates - 1))]
     return spread
+
+
+def second_generators(generators: Sequence[torch.Generator]) -> list[torch.Generator]:
+    """Give every sound another generator, for its vector, that doesn't move its own for noise."""
+    # One seed further than `spread_generators`, so that no candidate's noise comes from it.
+    return [_seeded_by(_copy(own), further=1) for own in generators]
 
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
@@ -48,7 +53,13 @@ def step_options(
     return {name: value for name, value in options.items() if name in accepted}
 
 
-def _seeded_by(generator: torch.Generator | None) -> torch.Generator:
+def _copy(generator: torch.Generator) -> torch.Generator:
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    return copy
+
+
+def _seeded_by(generator: torch.Generator | None, further: int = 0) -> torch.Generator:
     device = torch.device("cpu") if generator is None else generator.device
     seed = torch.randint(2**63 - 1, (1,), generator=generator, device=device)
-    return torch.Generator(device).manual_seed(int(seed))
+    return torch.Generator(device).manual_seed(int(seed) + further)

@@ -38,7 +38,7 @@ from clip2clap.inference import (
     rank_candidates,
 )
 from clip2clap.inference.noise import spread_generators
-from clip2clap.translator import MLPTranslator
+from clip2clap.translator import MLPTranslator, PriorTranslator
 
 SECONDS = 0.064
 FAST = {"audio_length_in_s": SECONDS, "num_inference_steps": 3, "output_type": "pt"}
@@ -393,6 +393,33 @@ def test_the_generators_own_clap_keeps_the_candidate_it_hears_best(hearing_pipe)
     similarities = (heard * best.audio_embeds).sum(dim=-1)
     torch.testing.assert_close(similarities, best.similarities.max(dim=1).values)
     assert best.similarities.shape == (2, 4)
+
+
+def test_a_prior_gives_every_candidate_and_every_seed_a_vector_of_its_own(hearing_pipe):
+    translator = hearing_pipe.translator
+    spaces = {"source_space": translator.source_space, "target_space": translator.target_space}
+    prior = PriorTranslator(12, 16, hidden=8, **spaces).eval()
+    prior.initialise(seeded(3))
+    pipe = joined(hearing_pipe, translator=prior)
+    used = []
+    options = {
+        "callback_on_step_end": lambda pipe, step, time, tensors: used.append(tensors) or {},
+        "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+        "guidance_scale": 1.0,
+        **FAST,
+    }
+    once = pipe(photographs(2), generator=seeded(), **options).audio_embeds
+    assert torch.equal(pipe(photographs(2), generator=seeded(), **options).audio_embeds, once)
+    other = pipe(photographs(2), generator=seeded(1), **options).audio_embeds
+    assert not torch.allclose(once, other, atol=1e-2)
+
+    used.clear()
+    several = pipe(photographs(2), num_candidates=3, generator=seeded(), **options)
+    drawn = used[0]["prompt_embeds"].view(2, 3, 16)
+    torch.testing.assert_close(drawn[:, 0], once)
+    assert (drawn[:, 0] - drawn[:, 1]).abs().amax() > 1e-2
+    best = several.similarities.argmax(1)
+    assert torch.equal(several.audio_embeds, drawn[torch.arange(2), best])
 
 
 def test_candidates_are_refused_where_nothing_hears(pipe):
