@@ -9,11 +9,13 @@ from torch import Tensor
 from clip2clap.embeddings import UserError
 from clip2clap.training import (
     mean_reciprocal_rank,
+    measure_retrieval,
     median_rank,
     metrics,
     recall_at_k,
     retrieval_metrics,
     retrieval_ranks,
+    reverse_ranks,
 )
 
 
@@ -47,11 +49,69 @@ def test_equal_targets_count_once():
     assert retrieval_metrics(predicted, target)["gallery"] == 2
 
 
-def test_vectors_exactly_as_similar_share_their_places():
-    # The answer is as far from all four: each true one is second or third.
+def test_ties_count_against_us():
+    # The answer is as far from all four.
     target = torch.eye(4)
-    ranks = retrieval_ranks(torch.ones(4, 4), target)
-    assert ranks.tolist() == [2.5, 2.5, 2.5, 2.5]
+    assert retrieval_ranks(torch.ones(4, 4), target).tolist() == [4, 4, 4, 4]
+    # One answer for all is never the one that was meant, seen from the targets.
+    assert reverse_ranks(torch.ones(4, 4), target).tolist() == [4, 4, 4, 4]
+    # Nor do vectors win that differ by rounding alone.
+    twins = torch.cat([noise(1, 64), noise(1, 64) * (1 + 1e-7)])
+    twins[1, 0] += 1e-6
+    assert retrieval_ranks(twins, twins).tolist() == [2, 2]
+
+
+def test_backwards_the_predictions_for_an_equal_target_are_left_out():
+    target = circle(0, 0, 90, 180)
+    predicted = circle(40, 10, 30, 170)
+    # From 0 degrees: 10, 30, 40, 170, of which 10 and 40 stand for 0 degrees.
+    # From 90: 40, 30, 10, 170.
+    assert reverse_ranks(predicted, target).tolist() == [2, 1, 2, 1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 30), st.integers(1, 30), st.integers(0, 1000))
+def test_both_directions_equal_loops_with_repeated_targets(n: int, m: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randint(m, (n,), generator=generator)
+    predicted, target = noise(n, 5, seed), noise(m, 5, seed + 1)[truth]
+    similar = torch.nn.functional.cosine_similarity(
+        predicted[:, None].double(), target[None].double(), dim=-1
+    )
+    forward, backward = [], []
+    for i in range(n):
+        others = {int(truth[j]): similar[i, j] for j in range(n) if truth[j] != truth[i]}
+        forward.append(1 + sum(bool(s >= similar[i, i]) for s in others.values()))
+        backward.append(
+            1 + sum(bool(similar[j, i] >= similar[i, i]) for j in range(n) if truth[j] != truth[i])
+        )
+    assert retrieval_ranks(predicted, target).tolist() == forward
+    assert reverse_ranks(predicted, target).tolist() == backward
+
+
+def test_neighbours_and_csls_equal_their_definition(monkeypatch: pytest.MonkeyPatch):
+    predicted, target = noise(40, 6), noise(40, 6, seed=1)
+    target[7] = target[3]
+    monkeypatch.setattr(metrics, "_TILE", 9)
+    found = measure_retrieval(predicted, target, neighbours=3)
+
+    kept = [i for i in range(40) if i != 7]
+    unit = torch.nn.functional.normalize
+    similar = unit(predicted) @ unit(target[kept]).T
+    crowding = similar.topk(3, dim=0).values.mean(0)
+    density = similar.topk(3, dim=1).values.mean(1)
+    scaled = 2 * similar - density[:, None] - crowding[None]
+    truth = [kept.index(3 if i == 7 else i) for i in range(40)]
+    for scores, ranks, counts in (
+        (similar, found.forward, found.occurrences),
+        (scaled, found.csls, found.csls_occurrences),
+    ):
+        expected = [int((scores[i] >= scores[i, t]).sum()) for i, t in enumerate(truth)]
+        assert ranks.tolist() == expected
+        nearest = scores.topk(3, dim=1).indices.flatten()
+        assert counts.tolist() == nearest.bincount(minlength=39).tolist()
+    assert torch.equal(found.forward, retrieval_ranks(predicted, target))
+    assert torch.equal(found.backward, reverse_ranks(predicted, target))
 
 
 def test_a_constant_answer_is_right_as_often_as_chance():
@@ -84,7 +144,7 @@ def test_reordering_pairs_together_reorders_the_ranks(order: list[int]):
 def test_ranking_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     predicted, target = noise(30, 8), noise(30, 8, seed=1)
     whole = retrieval_ranks(predicted, target)
-    monkeypatch.setattr(metrics, "_QUERIES", 7)
+    monkeypatch.setattr(metrics, "_TILE", 7)
     assert torch.equal(retrieval_ranks(predicted, target), whole)
 
 

@@ -10,11 +10,14 @@ from clip2clap.training.losses import (
     mse_loss,
 )
 from clip2clap.training.metrics import (
+    Retrieval,
     mean_reciprocal_rank,
+    measure_retrieval,
     median_rank,
     recall_at_k,
     retrieval_metrics,
     retrieval_ranks,
+    reverse_ranks,
 )
 from clip2clap.training.pairs import Pairs, Split, read_pairs, split_pairs
 from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingReport
@@ -22,6 +25,7 @@ from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingRep
 __all__ = [
     "EpochRecord",
     "Pairs",
+    "Retrieval",
     "Split",
     "TrainingConfig",
     "TrainingProgress",
@@ -31,12 +35,14 @@ __all__ = [
     "cosine_loss",
     "infonce_loss",
     "mean_reciprocal_rank",
+    "measure_retrieval",
     "median_rank",
     "mse_loss",
     "read_pairs",
     "recall_at_k",
     "retrieval_metrics",
     "retrieval_ranks",
+    "reverse_ranks",
     "split_pairs",
     "train",
     "train_translator",
