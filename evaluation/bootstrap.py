@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from clip2clap.embeddings import UserError
 
@@ -102,6 +103,17 @@ class Resamples:
     def mean(self, values: np.ndarray) -> Figure:
         """Give a mean with its interval."""
         return Figure.of(np.mean(values), self.means(values))
+
+    def share(self, values: np.ndarray) -> Figure:
+        """Give the share of rows that are true with its interval, the wider of two.
+
+        Where hardly any row is true, or hardly any is not, all draws look alike and the bootstrap
+        is sure of itself; Wilson's interval (1927) for as many trials as there are items is not.
+        """
+        figure = self.mean(values)
+        trials = stats.binomtest(round(figure.value * self.items), self.items)
+        wilson = trials.proportion_ci(CONFIDENCE, method="wilson")
+        return Figure(figure.value, min(figure.low, wilson.low), max(figure.high, wilson.high))
 
     def median(self, values: np.ndarray) -> Figure:
         """Give a median with its interval."""

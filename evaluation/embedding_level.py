@@ -171,25 +171,25 @@ def evaluate_embeddings(
     bench = _Bench(pairs, labels, Resamples(_items(pairs), resamples=resamples, seed=seed), seed)
     done, steps = 0, 2 * len(translators) + 1
 
-    def measure(name: str, predicted: Tensor, target: Tensor) -> Scores:
+    def measure(name: str, predicted: Tensor, others: Tensor | None = None) -> Scores:
         nonlocal done
-        scores = bench.measure(name, predicted, target)
+        scores = bench.measure(name, predicted, others)
         done += 1
         if on_progress is not None:
             on_progress(done / steps)
         return scores
 
     constant = unit_norm(bench.target.mean(0) if mean is None else mean)
-    mean_vector = measure(MEAN_VECTOR, constant.expand_as(bench.target), bench.target)
+    mean_vector = measure(MEAN_VECTOR, constant.expand_as(bench.target))
     results, clouds = [], bench.clouds()
     for name, translator in translators.items():
         start = time.perf_counter()
-        predicted = _translate(translator, pairs.source)
+        predicted = _translate(translator, bench.source)
         seconds = time.perf_counter() - start
         results.append(
             TranslatorScores(
-                scores=measure(name, predicted, bench.target),
-                shuffled=measure(f"{name}/shuffled", predicted, bench.target[bench.others]),
+                scores=measure(name, predicted),
+                shuffled=measure(f"{name}/shuffled", predicted, bench.others),
                 parameters=sum(weight.numel() for weight in translator.parameters()),
                 seconds=seconds,
             )
@@ -212,7 +212,9 @@ class _Bench:
     """The pairs and what all measurements on them share."""
 
     def __init__(self, pairs: Pairs, labels: Sequence[str] | None, resamples: Resamples, seed: int):
-        self.source, self.target = pairs.source, unit_norm(pairs.target)
+        everything = torch.arange(len(pairs))
+        self.source = pairs.source[everything]
+        self.target = unit_norm(pairs.target[everything])
         self.labels, self.resamples = labels, resamples
         if labels is not None and len(labels) != len(pairs):
             raise UserError(f"Expected a label for each of {len(pairs)} rows, got {len(labels)}.")
@@ -229,15 +231,23 @@ class _Bench:
         shown = rng.permutation(len(pairs))[:_POINTS]
         self.shown = torch.from_numpy(np.sort(shown))
 
-    def measure(self, name: str, predicted: Tensor, target: Tensor) -> Scores:
-        """Measure predictions against targets, and keep the figures of every row."""
+    def measure(self, name: str, predicted: Tensor, others: Tensor | None) -> Scores:
+        """Measure predictions, and keep the figures of every row.
+
+        Args:
+            name: What to call them.
+            predicted: Shape (n, d), unit norm.
+            others: The rows whose targets and labels are held to be the true ones; each row's own
+                if None.
+        """
+        target = self.target if others is None else self.target[others]
         found = measure_retrieval(predicted, target, neighbours=NEIGHBOURS)
         forward, backward = found.forward.numpy(), found.backward.numpy()
         cosine = (predicted * target).sum(1).numpy()
         keep = {"forward": forward, "backward": backward, "cosine": cosine}
         kinds = None
         if self.labels is not None:
-            kinds, keep["kind"] = self._kinds(predicted, self.labels)
+            kinds, keep["kind"] = self._kinds(predicted, self.labels, others)
         self.per_row |= {f"{name}/{figure}": values for figure, values in keep.items()}
         hubness, csls_hubness = self._hubness(found)
         distance, angle = self._gap(predicted, target)
@@ -277,12 +287,11 @@ class _Bench:
         return _plane(both).reshape(2, len(self.shown), 2)
 
     def _summary(self, ranks: np.ndarray) -> dict[str, Figure]:
-        columns = [ranks <= k for k in RECALLS]
-        values = np.stack([*columns, 1 / ranks], axis=1).astype(np.float64)
-        draws, means = self.resamples.means(values), values.mean(0)
-        names = [*(f"recall_at_{k}" for k in RECALLS), "mrr"]
-        figures = {name: Figure.of(means[at], draws[:, at]) for at, name in enumerate(names)}
-        return {**figures, "median_rank": self.resamples.median(ranks)}
+        return {
+            **{f"recall_at_{k}": self.resamples.share(ranks <= k) for k in RECALLS},
+            "mrr": self.resamples.mean(1 / ranks),
+            "median_rank": self.resamples.median(ranks),
+        }
 
     def _hubness(self, found: Retrieval) -> tuple[Figure, Figure]:
         draws = Resamples(range(len(found.occurrences)), resamples=self.resamples.resamples)
@@ -309,17 +318,21 @@ class _Bench:
             Figure.of(abs(angle), turns),
         )
 
-    def _kinds(self, predicted: Tensor, labels: Sequence[str]) -> tuple[Kinds, np.ndarray]:
+    def _kinds(
+        self, predicted: Tensor, labels: Sequence[str], others: Tensor | None
+    ) -> tuple[Kinds, np.ndarray]:
         names = sorted(set(labels))
-        truth = torch.tensor([names.index(label) for label in labels])
+        places = {name: place for place, name in enumerate(names)}
+        truth = torch.tensor([places[label] for label in labels])
         nearest = nearest_kinds(predicted, self.target, self.truth, truth)
+        truth = truth if others is None else truth[others]
         confusion = torch.zeros(len(names), len(names), dtype=torch.long)
         confusion.index_put_((truth, nearest), torch.ones_like(truth), accumulate=True)
         right = (nearest == truth).numpy()
         return (
             Kinds(
                 names=names,
-                accuracy=self.resamples.mean(right),
+                accuracy=self.resamples.share(right),
                 balanced=(confusion.diag() / confusion.sum(1)).mean().item(),
                 confusion=confusion.tolist(),
             ),

@@ -62,6 +62,16 @@ def test_ninety_five_per_cent_intervals_hold_the_truth_so_often() -> None:
     assert 0.89 <= held / 200 <= 0.99
 
 
+def test_a_share_of_which_no_draw_knows_is_not_taken_for_certain() -> None:
+    none, some = np.zeros(300, bool), np.arange(300) % 3 == 0
+    draws = Resamples(range(300))
+    assert (draws.mean(none).low, draws.mean(none).high) == (0, 0)
+    wilson = stats.binomtest(0, 300).proportion_ci(method="wilson")
+    assert draws.share(none).high == pytest.approx(wilson.high)
+    assert draws.share(~none).low == pytest.approx(1 - wilson.high)
+    assert draws.share(some).low == pytest.approx(draws.mean(some).low, abs=0.01)
+
+
 def test_nothing_to_draw_from_is_refused() -> None:
     with pytest.raises(UserError, match="at least one row"):
         Resamples([])

@@ -277,7 +277,7 @@ def split_pairs(pairs: Pairs, *, validation: float, seed: int) -> Split:
         UserError: If a split's name isn't known, an item is on two sides, or nothing is left to
             train on.
     """
-    names = _split_names(pairs.splits, len(pairs))
+    names = split_names(pairs.splits, len(pairs))
     rows = {name: np.flatnonzero(names == name) for name in ("train", "validation", "test")}
     codes, labels = _encode(pairs.items, len(pairs))
     if pairs.items is not None:
@@ -345,7 +345,12 @@ def _join(sides: Sequence[Vectors]) -> Vectors:
     return JoinedVectors(sides)
 
 
-def _split_names(splits: Sequence[str | None] | None, n: int) -> np.ndarray:
+def split_names(splits: Sequence[str | None] | None, n: int) -> np.ndarray:
+    """Give the split of each of n rows by its usual name; without any, all are `train`.
+
+    Raises:
+        UserError: If a split's name isn't known.
+    """
     if splits is None:
         return np.full(n, "train")
     values = pa.array([str(name).lower() for name in splits]).dictionary_encode()

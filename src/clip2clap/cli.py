@@ -13,6 +13,7 @@ from rich.console import Console
 from clip2clap import __version__
 from clip2clap.commands.demo import demo
 from clip2clap.commands.doctor import doctor
+from clip2clap.commands.evaluate import evaluate
 from clip2clap.commands.extract import extract
 from clip2clap.commands.image_to_audio import image_to_audio
 from clip2clap.commands.norms import norms
@@ -33,6 +34,7 @@ app.command()(image_to_audio)
 app.command()(extract)
 app.command()(norms)
 app.command()(train)
+app.command()(evaluate)
 app.command()(doctor)
 
 

@@ -1,0 +1,139 @@
+"""The pictures of an evaluation's page, each as the bytes of a PNG."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Beyond these, curves can't be told apart and planes make the page heavy.
+MOST_CURVES = 10
+MOST_PLANES = 4
+
+_CHANCE = {"color": "#8a8378", "linestyle": "--", "linewidth": 1}
+
+
+def recall_curves(ranks: Mapping[str, np.ndarray], chance: np.ndarray, gallery: int) -> bytes:
+    """Draw the share of true vectors among the first k, for every k.
+
+    Args:
+        ranks: By translator, shape (n,); the first ten are drawn.
+        chance: Ranks of the shuffled control, shape (n,).
+        gallery: Vectors to choose from.
+    """
+    figure, axes = _figure(7.5, 4.5)
+    places = np.unique(np.geomspace(1, max(gallery, 2), 200).round().astype(int))
+    for name, values in list(ranks.items())[:MOST_CURVES]:
+        axes.plot(places, _share_below(values, places), label=name)
+    axes.plot(places, _share_below(chance, places), label="shuffled pairs", **_CHANCE)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("k, of " + f"{gallery:,} vectors")
+    axes.set_ylabel("Recall at k")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def cosine_histograms(
+    cosines: Mapping[str, np.ndarray], shuffled: Mapping[str, np.ndarray]
+) -> bytes:
+    """Draw how similar predictions are to their own targets and to others', by translator."""
+    names = list(cosines)[:MOST_PLANES]
+    figure, panels = _row_of(len(names), 3.4)
+    for axes, name in zip(panels, names, strict=True):
+        both = np.concatenate([cosines[name], shuffled[name]])
+        edges = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 60)
+        axes.hist(shuffled[name], edges, color=_CHANCE["color"], alpha=0.6, label="other target")
+        axes.hist(cosines[name], edges, color="#4c72b0", alpha=0.7, label="own target")
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("Cosine similarity")
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("Rows")
+    return _png(figure)
+
+
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+    """Draw losses and held-out reciprocal ranks by epoch, for translators that were trained."""
+    figure, (losses, ranks) = _row_of(2, 4)
+    colours = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    for at, (name, history) in enumerate(list(histories.items())[:MOST_CURVES]):
+        epochs = [record["epoch"] for record in history]
+        colour = colours[at % len(colours)]
+        losses.plot(epochs, [r["validation_loss"] for r in history], color=colour, label=name)
+        losses.plot(epochs, [r["train_loss"] for r in history], ":", color=colour)
+        ranks.plot(epochs, [r["validation"]["mrr"] for r in history], color=colour, label=name)
+    losses.set_ylabel("Loss (dotted: training)")
+    ranks.set_ylabel("Held-out mean reciprocal rank")
+    for axes in (losses, ranks):
+        axes.set_xlabel("Epoch")
+        axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def planes(clouds: Mapping[str, Any]) -> bytes:
+    """Draw both spaces before translation, and predictions among targets after it."""
+    after = list(clouds["after"].items())[:MOST_PLANES]
+    figure, panels = _row_of(2 + len(after), 3.6)
+    colours = _colours(clouds["labels"])
+    for axes, side in zip(panels, ("source", "target"), strict=False):
+        axes.scatter(*clouds[side].T, s=5, c=colours, alpha=0.7, linewidths=0)
+        axes.set_title(f"before: {side}", fontsize=10)
+    for axes, (name, (predicted, target)) in zip(panels[2:], after, strict=True):
+        axes.scatter(*target.T, s=5, c="#bbb5a9", label="target", linewidths=0)
+        axes.scatter(*predicted.T, s=5, c=colours, alpha=0.7, label="prediction", linewidths=0)
+        axes.set_title(f"after: {name}", fontsize=10)
+        axes.legend(fontsize=7)
+    for axes in panels:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return _png(figure)
+
+
+def confusion_matrix(kinds: Sequence[str], confusion: Sequence[Sequence[int]]) -> bytes:
+    """Draw which kind (down) was taken for which (across), as shares of each row."""
+    counts = np.array(confusion, float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(3.5 + 0.26 * len(kinds), 14)
+    figure, axes = _figure(side + 0.8, side)
+    image = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=1)
+    if len(kinds) <= 60:
+        axes.set_xticks(range(len(kinds)), kinds, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    figure.colorbar(image, label="share of the rows", shrink=0.8)
+    return _png(figure)
+
+
+def _share_below(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
+    return np.searchsorted(np.sort(ranks), places, side="right") / len(ranks)
+
+
+def _colours(labels: Sequence[str] | None) -> Any:
+    if labels is None:
+        return "#4c72b0"
+    names = sorted(set(labels))
+    colours = colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
+    return [colours[names.index(label)] for label in labels]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _row_of(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(3.9 * panels + 0.4, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

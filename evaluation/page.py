@@ -1,0 +1,357 @@
+"""The page of an evaluation: one file that holds all it shows."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from clip2clap import __version__
+from clip2clap.embeddings import UserError
+from clip2clap.embeddings.files import replacing
+from clip2clap.evaluation.charts import (
+    confusion_matrix,
+    cosine_histograms,
+    learning_curves,
+    planes,
+    recall_curves,
+)
+from clip2clap.evaluation.results import Results
+
+PAGE_FILE = "report.html"
+
+EXAMPLES = 10
+"""How many of the best and of the worst are shown."""
+
+_PAGE = Template("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+  :root { --paper: #faf8f4; --card: #ffffff; --ink: #1d1b18; --soft: #5d5850; --line: #e2ddd3; }
+  @media (prefers-color-scheme: dark) {
+    :root {
+      --paper: #161412; --card: #211e1b; --ink: #f1ede6; --soft: #b3aca1; --line: #37322d;
+    }
+  }
+  * { box-sizing: border-box; }
+  body {
+    margin: 0; padding: clamp(1rem, 4vw, 3rem); background: var(--paper); color: var(--ink);
+    font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  }
+  main { max-width: 76rem; margin: 0 auto; }
+  h1 { margin: 0 0 .5rem; font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.2; }
+  h2 { margin: 2rem 0 .5rem; font-size: 1.3rem; }
+  h3 { margin: 1.2rem 0 .5rem; font-size: 1.1rem; }
+  p { max-width: 46rem; }
+  .card {
+    margin: 0 0 1.5rem; padding: clamp(.5rem, 2vw, 1rem); background: var(--card);
+    border: 1px solid var(--line); border-radius: .75rem; overflow-x: auto;
+  }
+  .picture { background: #ffffff; }
+  .picture img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  th, td { padding: .35rem 1rem .35rem 0; text-align: right; border-top: 1px solid var(--line); }
+  th { font-weight: 600; }
+  th:first-child, td:first-child, .words td { text-align: left; }
+  td, th { white-space: nowrap; vertical-align: top; }
+  .words td { white-space: normal; min-width: 5rem; overflow-wrap: anywhere; }
+  tr.control { color: var(--soft); }
+  small { display: block; color: var(--soft); font-size: .8rem; }
+  .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr));
+    gap: 1rem; }
+  .examples figure { margin: 0; }
+  .examples img { width: 100%; height: 9rem; object-fit: cover; border-radius: .375rem; }
+  .examples audio { width: 100%; }
+  figcaption { font-size: .9rem; overflow-wrap: anywhere; }
+  footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
+</style>
+</head>
+<body>
+<main>
+  <h1>$title</h1>
+$sections
+  <footer>Written by clip2clap $version. The file results.json beside this page holds every figure
+  with its interval, results.npz the ranks of every row; <code>clip2clap evaluate --compare</code>
+  tells which differences are real.</footer>
+</main>
+</body>
+</html>
+""")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing that came out well or badly."""
+
+    title: str
+    """What it is called."""
+
+    text: str
+    """What was measured of it."""
+
+    picture: bytes | None = None
+    """The photograph, a JPEG."""
+
+    sound: bytes | None = None
+    """The sound made from it, an Ogg Vorbis."""
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """What a page shows beside the figures."""
+
+    clouds: Mapping[str, Any] | None = None
+    """Points of the principal planes, as `EmbeddingEvaluation.clouds` holds them."""
+
+    texts: Sequence[str] = ()
+    """What each row measured on is, for people."""
+
+    best: Sequence[Example] = ()
+    """The sounds that fit best, the best first."""
+
+    worst: Sequence[Example] = ()
+    """The sounds that fit worst, the worst first."""
+
+    notes: Sequence[str] = field(default_factory=list)
+    """What to know about the sounds' figures."""
+
+
+def write_evaluation_page(
+    results: Results, folder: str | Path, exhibits: Exhibits | None = None
+) -> Path:
+    """Write the page of an evaluation; a file of that name is replaced.
+
+    Args:
+        results: What was measured.
+        folder: Where `report.html` goes; made if it is not there.
+        exhibits: Points, words, pictures and sounds to show.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: If the folder can't be written to.
+    """
+    exhibits = exhibits or Exhibits()
+    sections = []
+    if results.figures["embeddings"] is not None:
+        sections += _embedding_sections(results, exhibits)
+    if results.figures["sounds"] is not None:
+        sections += _sound_sections(results, exhibits)
+    path = Path(folder).expanduser() / PAGE_FILE
+    page = _PAGE.substitute(
+        title="Evaluation", sections="\n".join(sections), version=escape(__version__)
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written: {error.strerror or error}. Give another folder."
+        ) from error
+    return path
+
+
+def leaderboard(embeddings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Order the translators of `results.json`, the highest mean reciprocal rank first."""
+    return sorted(
+        embeddings["translators"], key=lambda one: -one["scores"]["forward"]["mrr"]["value"]
+    )
+
+
+def _embedding_sections(results: Results, exhibits: Exhibits) -> list[str]:
+    part = results.figures["embeddings"]
+    ranked = leaderboard(part)
+    names = [one["scores"]["name"] for one in ranked]
+    rows = {
+        figure: {name: results.per_row[f"embeddings/{name}/{figure}"] for name in names}
+        for figure in ("forward", "cosine")
+    }
+    shuffled = {
+        figure: {name: results.per_row[f"embeddings/{name}/shuffled/{figure}"] for name in names}
+        for figure in ("forward", "cosine")
+    }
+    best = names[0]
+    sections = [
+        f"<p>{escape(_story(part))}</p>",
+        "<h2>Leaderboard</h2>",
+        _paragraph(
+            "Below each figure stands its 95 % interval. From prediction to target, true targets "
+            "are sought among all distinct ones; reverse, a target's own prediction among those "
+            "of other targets. Ties count against us."
+        ),
+        _card("Leaderboard", _leaderboard_table(part, ranked)),
+        _card("Hubs, gap and CSLS", _geometry_table(part, ranked)),
+    ]
+    histories = {one["scores"]["name"]: one["history"] for one in ranked if one["history"]}
+    if histories:
+        sections += ["<h2>Learning curves</h2>", _image(learning_curves(histories), "Losses")]
+    sections += [
+        "<h2>Recall</h2>",
+        _image(
+            recall_curves(rows["forward"], shuffled["forward"][best], part["gallery"]),
+            "Recall at k for every k, by translator",
+        ),
+        "<h2>Similarity of pairs</h2>",
+        _image(
+            cosine_histograms(rows["cosine"], shuffled["cosine"]),
+            "Histograms of the cosine similarity of predictions to their targets",
+        ),
+    ]
+    if exhibits.clouds is not None:
+        sections += [
+            "<h2>Both spaces</h2>",
+            _paragraph(
+                "On their two principal axes: the spaces before translation, each on its own "
+                "axes, and then predictions among targets on shared ones."
+            ),
+            _image(planes(exhibits.clouds), "Scatter plots of the spaces before and after"),
+        ]
+    kinds = ranked[0]["scores"]["kinds"]
+    if kinds is not None:
+        sections += [
+            f"<h2>Kinds, {escape(best)}</h2>",
+            _image(confusion_matrix(kinds["names"], kinds["confusion"]), "Confusion of kinds"),
+        ]
+    if len(exhibits.texts):
+        sections += _row_sections(best, results, exhibits.texts)
+    return sections
+
+
+def _story(part: Mapping[str, Any]) -> str:
+    gap = part["gap_before"]
+    before = (
+        ""
+        if gap is None
+        else f" Before translation the means of the two sides lie {gap['distance']['value']:.2f} "
+        f"apart, at {gap['angle']['value']:.0f}°."
+    )
+    return (
+        f"{part['source_column']} to {part['target_column']} of {part['table']}: "
+        f"{part['rows']:,} rows ({part['split']}) of {part['items']:,} items, "
+        f"{part['gallery']:,} distinct targets.{before}"
+    )
+
+
+def _leaderboard_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
+    has_kinds = ranked[0]["scores"]["kinds"] is not None
+    header = ["", "Recall at 1", "at 5", "at 10", "Median rank", "MRR", "Cosine"]
+    header += ["Reverse at 1", "at 10", "MRR", *(["Nearest kind"] if has_kinds else [])]
+    rows = []
+    for name, scores, control in _with_controls(part, ranked):
+        forward, backward = scores["forward"], scores["backward"]
+        cells = [
+            *(_percent(forward[f"recall_at_{k}"]) for k in (1, 5, 10)),
+            _number(forward["median_rank"], 1),
+            _number(forward["mrr"], 3),
+            _number(scores["cosine"], 3),
+            *(_percent(backward[f"recall_at_{k}"]) for k in (1, 10)),
+            _number(backward["mrr"], 3),
+        ]
+        if has_kinds:
+            cells.append(_percent(scores["kinds"]["accuracy"]))
+        rows.append((name, cells, control))
+    return _figures_table(header, rows)
+
+
+def _geometry_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
+    header = ["", "Hubness", "with CSLS", "Recall at 10 with CSLS", "Gap", "Angle", "Weights"]
+    weights = {one["scores"]["name"]: f"{one['parameters']:,}" for one in ranked}
+    rows = [
+        (
+            name,
+            [
+                _number(scores["hubness"], 2),
+                _number(scores["csls_hubness"], 2),
+                _percent(scores["csls"]["recall_at_10"]),
+                _number(scores["gap_distance"], 3),
+                _number(scores["gap_angle"], 1, "°"),
+                weights.get(name, ""),
+            ],
+            control,
+        )
+        for name, scores, control in _with_controls(part, ranked)
+    ]
+    return _figures_table(header, rows)
+
+
+def _with_controls(
+    part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]
+) -> Iterable[tuple[str, Mapping[str, Any], bool]]:
+    for one in ranked:
+        yield one["scores"]["name"], one["scores"], False
+        yield "shuffled pairs", one["shuffled"], True
+    yield part["mean_vector"]["name"], part["mean_vector"], True
+
+
+def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str]:
+    """Show the rows whose predictions lie nearest to their targets, and farthest."""
+    ranks = results.per_row[f"embeddings/{name}/forward"]
+    cosines = results.per_row[f"embeddings/{name}/cosine"]
+    ids = results.per_row["embeddings/ids"]
+    order = np.lexsort((-cosines, ranks))
+    sections = [f"<h2>Rows, {escape(name)}</h2>"]
+    for title, rows in (("Best", order[:EXAMPLES]), ("Worst", order[::-1][:EXAMPLES])):
+        body = "".join(
+            f"<tr><td>{ranks[row]:,}</td><td>{cosines[row]:.3f}</td>"
+            f"<td>{escape(str(ids[row]))}</td><td>{escape(texts[row])}</td></tr>"
+            for row in rows
+        )
+        head = "<tr><th>Rank</th><th>Cosine</th><th>Id</th><th></th></tr>"
+        table = f'<table class="words">{head}{body}</table>'
+        sections += [f"<h3>{title}</h3>", _card(f"{title} rows", table)]
+    return sections
+
+
+def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
+    del results, exhibits
+    return []
+
+
+def _figures_table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str], bool]]) -> str:
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
+    body = "".join(
+        f"<tr{' class=control' if control else ''}><td>{escape(name)}</td>"
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+        for name, cells, control in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _percent(figure: Mapping[str, float]) -> str:
+    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} %<small>{low:.1f} to {high:.1f}</small>"
+
+
+def _number(figure: Mapping[str, float], digits: int, unit: str = "") -> str:
+    value, low, high = (f"{figure[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value}{unit}<small>{low} to {high}</small>"
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+def _card(label: str, content: str) -> str:
+    return (
+        f'<div class="card" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
+    )
+
+
+def _image(png: bytes, text: str) -> str:
+    encoded = base64.b64encode(png).decode("ascii")
+    return (
+        '<div class="card picture">'
+        f'<img src="data:image/png;base64,{encoded}" alt="{escape(text)}"></div>'
+    )
