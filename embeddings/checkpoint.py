@@ -163,7 +163,8 @@ def find_checkpoint(
     Args:
         name: A preset's name, "demo", a hub id, a folder, `open_clip:ARCH/TAG_OR_FILE` or
             `laion_clap:FILE`; for CLAP also an AudioLDM or MusicLDM pipeline, of which the text
-            encoder and tokenizer are taken; for CLIP also one of our own pipelines.
+            encoder and tokenizer are taken; for CLIP also a pipeline with an image encoder, such as
+            stable unCLIP's; for both also one of our own pipelines.
         family: Whether a CLIP or a CLAP is wanted.
         revision: Branch, tag or commit on the hub.
         token: Access token for the hub.
@@ -186,6 +187,8 @@ def find_checkpoint(
     location = resolve(name, family)
     if family == "clap" and location == name:
         location = resolve(name, "generator")  # a generator's checkpoint holds a CLAP
+    if family == "clip" and location == name:
+        location = resolve(name, "decoder")  # a picture decoder's may hold a CLIP
     source = _Source(location, name, family, revision, token, local_files_only)
     return _in_folder(source)
 
@@ -304,11 +307,16 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
     """Name the folders of a diffusers pipeline that hold the wanted model and its processors."""
     index = read_json(folder / "model_index.json")
     pipeline = index.get("_class_name", "a pipeline")
-    if source.family == "clip" and (folder / "clip").is_dir():
-        return "clip", ("clip",)
-    part = (index.get("text_encoder") or [None, None])[1]
-    if source.family == "clap" and str(part).startswith("Clap"):
+    if (folder / source.family).is_dir():
+        return source.family, (source.family,)
+
+    def starts(part: str, words: str) -> bool:
+        return str((index.get(part) or [None, None])[1]).startswith(words)
+
+    if source.family == "clap" and starts("text_encoder", "Clap"):
         return "text_encoder", ("tokenizer", "feature_extractor")
+    if source.family == "clip" and starts("image_encoder", "CLIPVision"):
+        return "image_encoder", ("feature_extractor", "image_processor")
     raise CheckpointError(
         f"{source.name} is a {pipeline} without a {source.family.upper()}. "
         f"{_suggestion(source.name, source.family)}"

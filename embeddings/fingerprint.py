@@ -80,18 +80,38 @@ def fingerprint_weights(files: Iterable[Path]) -> str:
     Raises:
         CheckpointError: If a file is damaged or holds anything but tensors.
     """
-    digests = set()
-    for file in files:
-        read = _safetensors_samples if file.suffix == ".safetensors" else _legacy_samples
-        for shape, sample in read(file):
-            values = sample.to(torch.float16).numpy().tobytes()
-            digests.add(hashlib.sha256(repr(shape).encode() + values).hexdigest())
+    files = list(files)
+    digests = _digests(files)
     if not digests:
         raise CheckpointError(
             f"There are no weights in {', '.join(str(file) for file in files)}. Fetch or write the "
             "checkpoint again."
         )
     return _digest(sorted(digests))
+
+
+def holds_weights(whole: Iterable[Path], part: Iterable[Path]) -> bool:
+    """Tell whether a checkpoint holds every weight of another, such as a CLIP one of its towers.
+
+    Args:
+        whole: Weight files as `fingerprint_weights` takes them.
+        part: Those of the checkpoint that may be a part of it.
+
+    Raises:
+        CheckpointError: If a file is damaged or holds anything but tensors.
+    """
+    return _digests(part) <= _digests(whole)
+
+
+def _digests(files: Iterable[Path]) -> set[str]:
+    """Give what tells the tensors in weight files apart."""
+    digests = set()
+    for file in files:
+        read = _safetensors_samples if file.suffix == ".safetensors" else _legacy_samples
+        for shape, sample in read(file):
+            values = sample.to(torch.float16).numpy().tobytes()
+            digests.add(hashlib.sha256(repr(shape).encode() + values).hexdigest())
+    return digests
 
 
 def fingerprint_model(weights: str, preprocessing: dict[str, Any]) -> str:

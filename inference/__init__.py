@@ -1,6 +1,7 @@
 """Generate from translated vectors."""
 
 from clip2clap.inference.audio_to_image import AudioToImageOutput, AudioToImagePipeline
+from clip2clap.inference.decoder_checkpoint import IPAdapterWeights
 from clip2clap.inference.generator_checkpoint import fastest_dtype
 from clip2clap.inference.image_to_audio import (
     ImageToAudioOutput,
@@ -16,6 +17,7 @@ from clip2clap.inference.spectral_vocoder import SpectralVocoder
 __all__ = [
     "AudioToImageOutput",
     "AudioToImagePipeline",
+    "IPAdapterWeights",
     "ImageToAudioOutput",
     "ImageToAudioPipeline",
     "LearnedNegativeEmbedding",

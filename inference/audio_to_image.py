@@ -1,6 +1,5 @@
 """From a recording to a picture: CLAP, a translator, then a decoder that paints CLIP embeddings."""
 
-import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -8,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
+from diffusers.loaders import IPAdapterMixin
+from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from clip2clap.embeddings import (
     CheckpointError,
@@ -31,22 +32,33 @@ from clip2clap.embeddings import (
 )
 from clip2clap.embeddings.sounds import SilentSoundError, is_silent, load_sound
 from clip2clap.inference.arguments import as_list, check_texts, is_count
+from clip2clap.inference.decoder_checkpoint import (
+    GUIDANCE_SCALES,
+    HEAVY_PARTS,
+    KINDS,
+    STEPS,
+    IPAdapterWeights,
+    embedding_norm,
+    load_decoder_parts,
+    own_space,
+    part_folders,
+    zero_picture_embedding,
+)
 from clip2clap.inference.fit import PathOrId, clip_space, ranker_space, translator_spaces
 from clip2clap.inference.generator_checkpoint import (
     DtypeChoice,
     fetch_folder,
-    load_scheduler,
-    load_strictly,
     part_dtypes,
     quietly,
     read_index,
 )
+from clip2clap.inference.image_to_audio import few_step_scheduler
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.picture_decoders import PictureDecoder, Request, decoder_of
 from clip2clap.inference.ranking import rank_candidates
-from clip2clap.presets import resolve
+from clip2clap.presets import companions_of, resolve
 from clip2clap.translator import AutoTranslator, Translator
 
 AudioSource = str | Path | bytes | tuple[NDArray[np.floating] | Tensor, int]
@@ -56,9 +68,21 @@ ImageSource = str | Path | bytes | Image.Image
 
 _DEFAULT_BATCH = 8
 _DEFAULT_PROMPT_WEIGHT = 0.3
-_PARTS = ("unet", "vae")
+_SETTINGS = (
+    "decoder_kind",
+    "clip_space",
+    "clap_id",
+    "clip_id",
+    "embed_norm",
+    "default_guidance_scale",
+    "default_num_inference_steps",
+)
 # A vector whose norm differs from 1 by less than this was scaled to unit norm by somebody.
 _UNIT_TOLERANCE = 1e-3
+
+_LOADABLE = {"IPAdapterWeights": ["save_pretrained", "from_pretrained"]}
+pipeline_loading_utils.LOADABLE_CLASSES["clip2clap"].update(_LOADABLE)
+pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
 
 
 @dataclass
@@ -78,7 +102,7 @@ class AudioToImageOutput(BaseOutput):
     (n, num_images_per_prompt); None without a CLIP."""
 
 
-class AudioToImagePipeline(DiffusionPipeline):
+class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
     """Paints what a recording sounds like, with a decoder that was trained to paint photographs.
 
     The recording's CLAP embedding is carried by a translator into the CLIP space of the decoder,
@@ -93,6 +117,12 @@ class AudioToImagePipeline(DiffusionPipeline):
         vae: Decodes latents to pictures.
         scheduler: Any diffusers scheduler that fits the UNet; see `few_step_scheduler`.
         negative_embedding: The vector to guide away from, if the decoder has one of its own.
+        text_encoder: Reads words for the UNet, if it takes any.
+        tokenizer: The text encoder's.
+        image_normalizer: Stable unCLIP's mean and deviation of embeddings.
+        image_noising_scheduler: Stable unCLIP's schedule of the noise it adds to embeddings.
+        ip_adapter: The weights that let Stable Diffusion's UNet attend to an embedding; they are
+            put into the UNet here.
         decoder_kind: Which `PictureDecoder` these parts make.
         clip_space: The space of the embeddings that the decoder was trained on, as
             `EmbeddingSpace.to_dict()` gives it; None if it isn't known.
@@ -108,12 +138,18 @@ class AudioToImagePipeline(DiffusionPipeline):
         UserError: If the parts' sizes don't fit together.
     """
 
-    model_cpu_offload_seq = "clap->translator->clip->unet->vae"
+    model_cpu_offload_seq = "clap->translator->clip->text_encoder->unet->vae"
+    _exclude_from_cpu_offload = ["image_normalizer"]  # noqa: RUF012
     _optional_components = [  # noqa: RUF012 (the name and type are diffusers')
         "clap",
         "translator",
         "clip",
         "negative_embedding",
+        "text_encoder",
+        "tokenizer",
+        "image_normalizer",
+        "image_noising_scheduler",
+        "ip_adapter",
     ]
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
 
@@ -124,6 +160,7 @@ class AudioToImagePipeline(DiffusionPipeline):
     vae: AutoencoderKL | VQModel
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
+    ip_adapter: IPAdapterWeights | None
 
     def __init__(
         self,
@@ -134,6 +171,11 @@ class AudioToImagePipeline(DiffusionPipeline):
         vae: AutoencoderKL | VQModel,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+        image_normalizer: Any = None,
+        image_noising_scheduler: SchedulerMixin | None = None,
+        ip_adapter: IPAdapterWeights | None = None,
         decoder_kind: str = "demo",
         clip_space: dict[str, Any] | None = None,
         clap_id: str | None = None,
@@ -151,6 +193,11 @@ class AudioToImagePipeline(DiffusionPipeline):
             vae=vae,
             scheduler=scheduler,
             negative_embedding=negative_embedding,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            image_normalizer=image_normalizer,
+            image_noising_scheduler=image_noising_scheduler,
+            ip_adapter=ip_adapter,
         )
         self.register_to_config(
             decoder_kind=decoder_kind,
@@ -164,6 +211,7 @@ class AudioToImagePipeline(DiffusionPipeline):
         self.decoder: PictureDecoder = decoder_of(self, decoder_kind)
         _check_spaces(clap, translator, clip, self.decoder.space)
         self._check_sizes()
+        self._apply_ip_adapter()
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -173,27 +221,37 @@ class AudioToImagePipeline(DiffusionPipeline):
         clap: ClapEncoder | PathOrId | None = None,
         translator: Translator | PathOrId | None = None,
         clip: ClipEncoder | PathOrId | None = None,
+        ip_adapter: IPAdapterWeights | PathOrId | None = None,
         scheduler: SchedulerMixin | None = None,
+        embed_norm: float | None = None,
         torch_dtype: DtypeChoice = "auto",
         variant: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> "AudioToImagePipeline":
-        """Load a pipeline from what `save_pretrained` wrote.
+        """Load a pipeline from what `save_pretrained` wrote, or from a published decoder.
 
         The spaces of all parts are compared before any weights are read, and every part's
         weights must be complete.
 
         Args:
-            pretrained_model_name_or_path: `"demo"`, another preset's name, a hub id or a folder.
+            pretrained_model_name_or_path: `"demo"`, another preset's name, a hub id or a folder:
+                what `save_pretrained` wrote, or a checkpoint of Kandinsky 2.2's decoder, of stable
+                unCLIP, or of Stable Diffusion, to which an IP-Adapter belongs.
             clap: Takes the place of the saved one; an encoder, or what `ClapEncoder` loads.
             translator: Takes the place of the saved one; a translator, a folder or a hub id.
-            clip: Takes the place of the saved one; an encoder, or what `ClipEncoder` loads.
-            scheduler: Takes the place of the saved one.
-            torch_dtype: For UNet and VAE: a dtype, one for each part by name (with `"default"` for
-                the rest), None for float32, or `"auto"`: `fastest_dtype()`. Encoders and
-                translator stay in float32 unless named.
+            clip: Takes the place of the saved one; an encoder, or what `ClipEncoder` loads. For
+                Kandinsky and an IP-Adapter it says which CLIP's embeddings they understand, how
+                long these are and, for Kandinsky, what it guides away from.
+            ip_adapter: The IP-Adapter for Stable Diffusion: a safetensors file, or one on the hub
+                as OWNER/REPOSITORY/PATH.
+            scheduler: Takes the place of the saved one; published decoders get
+                `few_step_scheduler` of their own config.
+            embed_norm: Takes the place of the saved or measured norm of embeddings.
+            torch_dtype: For UNet, autoencoder and text encoder: a dtype, one for each part by name
+                (with `"default"` for the rest), None for float32, or `"auto"`: `fastest_dtype()`.
+                CLAP, CLIP and translator stay in float32 unless named.
             variant: The weights' variant, such as `"fp16"`.
             revision: Branch, tag or commit on the hub.
             token: Credentials for a private repository.
@@ -211,46 +269,67 @@ class AudioToImagePipeline(DiffusionPipeline):
         given: dict[str, Any] = {"clap": clap, "translator": translator, "clip": clip}
         light = [part for part, value in given.items() if value is None]
         folder = fetch_folder(name, light, kind="decoder", revision=revision, **access)
-        index = read_index(folder, expected="AudioToImagePipeline.save_pretrained")
-        if index.get("_class_name") != cls.__name__:
-            raise CheckpointError(
-                f"{folder} holds a {index.get('_class_name')}. Expected {cls.__name__}."
-            )
+        index = read_index(
+            folder, expected=f"{cls.__name__}.save_pretrained, or one of {', '.join(KINDS)}"
+        )
+        own = index.get("_class_name") == cls.__name__
+        kind = index["decoder_kind"] if own else _foreign_kind(index, folder)
+        companions = companions_of(name, "decoder")
         for part in light:
             saved = index.get(part, [None])[0] is not None
-            given[part] = folder / part if saved else index.get(f"{part}_id")
-        own = index.get("clip_space")
-        _check_spaces(**given, decoder=EmbeddingSpace.from_dict(own) if own else None, **access)
-        heavy = ["scheduler", *_PARTS, "negative_embedding"]
+            given[part] = folder / part if saved else index.get(f"{part}_id", companions.get(part))
+        if not own and kind == "stable-unclip" and given["clip"] is None:
+            given["clip"] = name
+        space = index.get("clip_space") if own else own_space(name, kind, given["clip"], **access)
+        if isinstance(space, dict):
+            space = EmbeddingSpace.from_dict(space)
+        _check_spaces(**given, decoder=space, **access)
+        if kind == "ip-adapter" and not isinstance(ip_adapter, IPAdapterWeights):
+            adapter = ip_adapter or (None if own else companions.get("ip_adapter"))
+            if adapter is None and not own:
+                raise UserError(
+                    f"{name} is painted with words alone: give ip_adapter=..., which lets it take "
+                    "an image embedding."
+                )
+            ip_adapter = adapter and IPAdapterWeights.from_pretrained(adapter, **access)
+
+        heavy = list(part_folders(kind, index).values())
         fetch_folder(name, heavy, kind="decoder", variant=variant, revision=revision, **access)
-        dtypes = part_dtypes(torch_dtype, heavy=_PARTS)
-        negative = None
-        if index.get("negative_embedding", [None])[0] is not None:
-            negative = load_strictly(
-                LearnedNegativeEmbedding, folder / "negative_embedding", dtype=torch.float32
-            )
-        known = inspect.signature(cls.__init__).parameters
-        settings = {key: value for key, value in index.items() if key in known}
-        parts = {
-            part: load_strictly(
-                getattr(diffusers, index[part][1]),
-                folder / part,
-                dtype=dtypes(part),
-                variant=variant,
-            )
-            for part in _PARTS
-        }
-        pipeline = cls(
-            **{
-                **settings,
-                **_load_encoders(given, dtypes, access),
-                **parts,
-                "scheduler": scheduler or load_scheduler(folder, index),
-                "negative_embedding": negative,
+        dtypes = part_dtypes(torch_dtype, heavy=HEAVY_PARTS)
+        parts = load_decoder_parts(folder, index, kind, dtypes, variant)
+        encoders = _load_encoders(given, dtypes, access)
+        if own:
+            settings = {name: index[name] for name in _SETTINGS if name in index}
+        else:
+            # What the UNet says of its certainty is for the scheduler that it was trained with.
+            config = {**parts["scheduler"].config, "variance_type": None}
+            parts["scheduler"] = few_step_scheduler(config)
+            if kind == "kandinsky-2-2":
+                parts["negative_embedding"] = zero_picture_embedding(encoders["clip"])
+            settings = {
+                "decoder_kind": kind,
+                "clip_space": space and space.to_dict(),
+                "embed_norm": embedding_norm(kind, parts, encoders["clip"]),
+                "default_guidance_scale": GUIDANCE_SCALES[kind],
+                "default_num_inference_steps": STEPS,
             }
-        )
+        chosen = {"scheduler": scheduler, "ip_adapter": ip_adapter, "embed_norm": embed_norm}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        pipeline = cls(**{**settings, **encoders, **parts, **chosen})
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
+
+    def save_pretrained(self, save_directory: PathOrId, **kwargs: Any) -> None:
+        """Write all parts into a folder, as `DiffusionPipeline.save_pretrained` does.
+
+        An IP-Adapter is written beside the UNet it was put into.
+        """
+        if self.ip_adapter is not None:
+            self.unload_ip_adapter()
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self._apply_ip_adapter()
 
     def to(self, *args: Any, **kwargs: Any) -> "AudioToImagePipeline":
         """Move or cast all parts, as `DiffusionPipeline.to` does."""
@@ -402,6 +481,7 @@ class AudioToImagePipeline(DiffusionPipeline):
         negative_image_embeds: Tensor | None = None,
         image: ImageSource | Sequence[ImageSource] | None = None,
         strength: float = 0.8,
+        noise_level: int = 0,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -442,6 +522,8 @@ class AudioToImagePipeline(DiffusionPipeline):
                 taken as `image_embeds` are, for a decoder that can.
             image: A picture to start from, one for all items or one for each; cut to the shape.
             strength: How much of `image` is given up: at 1 all of it, at 0 nothing.
+            noise_level: How much noise stable unCLIP adds to the vector, from 0 to the last
+                timestep of its schedule: the more, the freer the picture.
             height: In pixels; what the decoder was trained on if None.
             width: In pixels, likewise.
             num_inference_steps: Denoising steps; the pipeline's default if None.
@@ -484,6 +566,7 @@ class AudioToImagePipeline(DiffusionPipeline):
             negative_image_embeds=negative_image_embeds,
             image=pictures,
             strength=strength,
+            noise_level=noise_level,
             height=height,
             width=width,
             num_inference_steps=num_inference_steps,
@@ -539,6 +622,7 @@ class AudioToImagePipeline(DiffusionPipeline):
                     image=None if start is None else start.expand(count, -1, -1, -1)[rows],
                     strength=strength,
                     eta=eta,
+                    noise_level=noise_level,
                 )
             )
         painted = self._paint(
@@ -577,6 +661,7 @@ class AudioToImagePipeline(DiffusionPipeline):
         negative_image_embeds: Tensor | None,
         image: list[ImageSource] | None,
         strength: float,
+        noise_level: int,
         height: int,
         width: int,
         num_inference_steps: int | None,
@@ -634,6 +719,13 @@ class AudioToImagePipeline(DiffusionPipeline):
             num_images_per_prompt=num_images_per_prompt,
             batch_size=batch_size,
         )
+        levels = 1
+        if self.decoder.kind == "stable-unclip":
+            levels = self.image_noising_scheduler.config["num_train_timesteps"]
+        if not isinstance(noise_level, int) or not 0 <= noise_level < levels:
+            raise UserError(
+                f"Expected noise_level to be from 0 to {levels - 1}, got {noise_level!r}."
+            )
         if output_type not in ("pil", "np", "pt", "latent"):
             raise UserError(
                 f"Expected output_type to be 'pil', 'np', 'pt' or 'latent', got {output_type!r}."
@@ -676,6 +768,11 @@ class AudioToImagePipeline(DiffusionPipeline):
                     f"{tuple(latents.shape)}."
                 )
         return count
+
+    def _apply_ip_adapter(self) -> None:
+        if self.ip_adapter is not None:
+            with quietly():
+                self.load_ip_adapter(self.ip_adapter.by_part(), subfolder="", weight_name="")
 
     def _check_numbers(self, **numbers: Any) -> None:
         most = self.scheduler.config["num_train_timesteps"]
@@ -876,6 +973,21 @@ def _check_spaces(
     ):
         if expected is not None and got is not None:
             require_same_model(expected, got, what=what)
+
+
+def _foreign_kind(index: dict[str, Any], folder: Path) -> str:
+    """Tell which decoder a checkpoint of diffusers' own pipelines makes.
+
+    Raises:
+        CheckpointError: If it makes none.
+    """
+    class_name = index.get("_class_name")
+    if class_name not in KINDS:
+        raise CheckpointError(
+            f"{folder} holds a {class_name}. Expected {AudioToImagePipeline.__name__}, or one of "
+            f"{', '.join(KINDS)}."
+        )
+    return KINDS[class_name]
 
 
 def _load_encoders(

@@ -287,13 +287,15 @@ def load_sound_parts(
     }
 
 
-def load_scheduler(folder: Path, index: dict[str, Any]) -> SchedulerMixin:
+def load_scheduler(
+    folder: Path, index: dict[str, Any], *, part: str = "scheduler"
+) -> SchedulerMixin:
     """Load the scheduler that a pipeline's index names, if it is one of diffusers'.
 
     Raises:
         CheckpointError: If it isn't, or its config is missing or broken.
     """
-    class_name = index.get("scheduler", [None, None])[1]
+    class_name = index.get(part, [None, None])[1]
     scheduler_class = getattr(diffusers, str(class_name), None)
     if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)):
         raise CheckpointError(
@@ -302,7 +304,7 @@ def load_scheduler(folder: Path, index: dict[str, Any]) -> SchedulerMixin:
         )
     try:
         with quietly():
-            return cast(SchedulerMixin, scheduler_class.from_pretrained(folder / "scheduler"))
+            return cast(SchedulerMixin, scheduler_class.from_pretrained(folder / part))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"The scheduler in {folder} can't be loaded: {one_line(error)}"

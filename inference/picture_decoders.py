@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from clip2clap.embeddings import EmbeddingSpace, UserError
@@ -54,6 +55,9 @@ class Request:
 
     eta: float = 0.0
     """Noise that DDIM adds."""
+
+    noise_level: int = 0
+    """Noise that stable unCLIP adds to the embeddings, as a timestep of its own schedule."""
 
     @property
     def guided(self) -> bool:
@@ -273,6 +277,151 @@ class DemoDecoder(PictureDecoder):
         return {"encoder_hidden_states": None, "class_labels": tensors["vectors"]}
 
 
+class KandinskyDecoder(PictureDecoder):
+    """Kandinsky 2.2's decoder: a UNet that is told an image embedding alone, and MoVQ.
+
+    See Razzhigaev et al. (2023), arXiv 2310.03502. It guides away from the embedding of a picture
+    of zeros, which is the pipeline's `negative_embedding`.
+    """
+
+    kind = "kandinsky-2-2"
+    takes_negative_embeds = True
+
+    @property
+    def embed_dim(self) -> int:
+        """Values in an embedding."""
+        return self.parts.unet.config["encoder_hid_dim"]
+
+    @property
+    def multiple(self) -> int:
+        """What height and width must be divisible by."""
+        return self.factor**2
+
+    def condition(self, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Make the tensors that tell the UNet what to paint."""
+        wanted = {"vectors": request.embeds}
+        return wanted, {"vectors": negatives_of(self.parts, request)} if request.guided else None
+
+    def unet_inputs(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Give the tensors of `condition` the names by which the UNet takes them."""
+        added = {"image_embeds": tensors["vectors"]}
+        return {"encoder_hidden_states": None, "added_cond_kwargs": added}
+
+    def to_latents(self, pixels: Tensor) -> Tensor:
+        """Encode pictures (n, 3, height, width) within [0, 1]; MoVQ's latents are not scaled."""
+        vae = self.parts.vae
+        return vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype)).latents.float()
+
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        """Decode latents into pictures (n, 3, height, width) within [0, 1]."""
+        vae = self.parts.vae
+        # As Kandinsky does it: what the UNet made lies between the codebook's entries.
+        decoded = vae.decode(latents.to(vae.dtype), force_not_quantize=True, return_dict=False)[0]
+        return _unit_range(decoded)
+
+
+class _ReadingDecoder(PictureDecoder):
+    """A decoder whose UNet is also told words, by a text encoder of its own."""
+
+    takes_words = True
+
+    def _words(self, texts: Sequence[str] | None, count: int) -> Tensor:
+        """Encode words, shape (n, tokens, d); no words are the empty text."""
+        tokenizer, encoder = self.parts.tokenizer, self.parts.text_encoder
+        asked = list(texts) if texts is not None else [""] * count
+        different = list(dict.fromkeys(asked))
+        tokens = tokenizer(
+            different,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        device = self.parts._execution_device
+        masked = getattr(encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(device) if masked else None
+        states = encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+        return states[[different.index(text) for text in asked]]
+
+
+class UnclipDecoder(_ReadingDecoder):
+    """Stable unCLIP: Stable Diffusion 2.1 that is told an image embedding beside words.
+
+    It was trained on embeddings with noise added, and is told how much (Ramesh et al. 2022, arXiv
+    2204.06125). An item's generator makes that noise before the latents'.
+    """
+
+    kind = "stable-unclip"
+
+    @property
+    def embed_dim(self) -> int:
+        """Values in an embedding; the UNet gets as many again for the level of noise."""
+        return self.parts.unet.config["projection_class_embeddings_input_dim"] // 2
+
+    def condition(self, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Make the tensors that tell the UNet what to paint."""
+        wanted = {
+            "vectors": self._noised(request),
+            "words": self._words(request.prompt, len(request)),
+        }
+        if not request.guided:
+            return wanted, None
+        return wanted, {
+            "vectors": torch.zeros_like(wanted["vectors"]),
+            "words": self._words(request.negative_prompt, len(request)),
+        }
+
+    def unet_inputs(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Give the tensors of `condition` the names by which the UNet takes them."""
+        return {"encoder_hidden_states": tensors["words"], "class_labels": tensors["vectors"]}
+
+    def _noised(self, request: Request) -> Tensor:
+        """Add noise to the embeddings and append its level, shape (n, 2 d)."""
+        embeds = request.embeds.float().cpu()
+        noise = draw_noise(embeds.shape[1:], request.generators)
+        levels = torch.full((len(request),), request.noise_level)
+        normalizer = self.parts.image_normalizer
+        mean, std = (value.float().cpu() for value in (normalizer.mean, normalizer.std))
+        scheduler = self.parts.image_noising_scheduler
+        noised = scheduler.add_noise((embeds - mean) / std, noise, levels) * std + mean
+        told = get_timestep_embedding(
+            levels, embeds.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0
+        )
+        return torch.cat([noised, told], dim=1)
+
+
+class IPAdapterDecoder(_ReadingDecoder):
+    """Stable Diffusion with an IP-Adapter, by which its UNet attends to an image embedding.
+
+    See Ye et al. (2023), arXiv 2308.06721.
+    """
+
+    kind = "ip-adapter"
+
+    @property
+    def embed_dim(self) -> int:
+        """Values in an embedding."""
+        return self.parts.ip_adapter.embed_dim
+
+    def condition(self, request: Request) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Make the tensors that tell the UNet what to paint."""
+        wanted = {
+            "vectors": request.embeds,
+            "words": self._words(request.prompt, len(request)),
+        }
+        if not request.guided:
+            return wanted, None
+        return wanted, {
+            "vectors": torch.zeros_like(request.embeds),
+            "words": self._words(request.negative_prompt, len(request)),
+        }
+
+    def unet_inputs(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Give the tensors of `condition` the names by which the UNet takes them."""
+        added = {"image_embeds": [tensors["vectors"].unsqueeze(1)]}
+        return {"encoder_hidden_states": tensors["words"], "added_cond_kwargs": added}
+
+
 def negatives_of(pipeline: Any, request: Request) -> Tensor:
     """Give the embeddings to guide away from: those asked for, else learned ones, else zeros."""
     if request.negative_embeds is not None:
@@ -297,4 +446,7 @@ def _unit_range(pixels: Tensor) -> Tensor:
     return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 
-_DECODERS: dict[str, type[PictureDecoder]] = {decoder.kind: decoder for decoder in (DemoDecoder,)}
+_DECODERS: dict[str, type[PictureDecoder]] = {
+    decoder.kind: decoder
+    for decoder in (DemoDecoder, KandinskyDecoder, UnclipDecoder, IPAdapterDecoder)
+}

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from clip2clap.inference import (
         AudioToImagePipeline,
         ImageToAudioPipeline,
+        IPAdapterWeights,
         LearnedNegativeEmbedding,
         SpectralVocoder,
     )
@@ -29,6 +30,7 @@ _HOMES = {
     "ClipEncoder": "embeddings",
     "EmbeddingSpace": "embeddings",
     "EmbeddingTable": "embeddings",
+    "IPAdapterWeights": "inference",
     "ImageToAudioPipeline": "inference",
     "LearnedNegativeEmbedding": "inference",
     "LinearTranslator": "translator",
@@ -46,6 +48,7 @@ __all__ = [
     "ClipEncoder",
     "EmbeddingSpace",
     "EmbeddingTable",
+    "IPAdapterWeights",
     "ImageToAudioPipeline",
     "LearnedNegativeEmbedding",
     "LinearTranslator",

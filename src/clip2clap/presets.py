@@ -1,6 +1,7 @@
 """The names of checkpoints that clip2clap knows: presets on the hub and the demo models."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,9 @@ class Preset:
 
     note: str
     """What the checkpoint is good for, in a few words."""
+
+    companions: Mapping[str, str] = field(default_factory=dict)
+    """Further checkpoints that it needs, by what they are: `clip`, `ip_adapter`."""
 
 
 def _by_id(*presets: Preset) -> dict[str, Preset]:
@@ -109,6 +113,7 @@ DECODER_PRESETS = _by_id(
         "kandinsky-community/kandinsky-2-2-decoder",
         "Apache-2.0",
         "takes a CLIP bigG image embedding and no words",
+        {"clip": "kandinsky-community/kandinsky-2-2-prior"},
     ),
     Preset(
         "stable-unclip",
@@ -127,6 +132,10 @@ DECODER_PRESETS = _by_id(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "CreativeML Open RAIL-M",
         "with an IP-Adapter: takes a CLIP ViT-H image embedding, and words",
+        {
+            "clip": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+            "ip_adapter": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors",
+        },
     ),
 )
 
@@ -160,3 +169,9 @@ def resolve(name: str, kind: Kind) -> str:
 def names_of(kind: Kind) -> tuple[str, ...]:
     """Give the names of the presets of a kind."""
     return tuple(_PRESETS[kind])
+
+
+def companions_of(repo_id: str, kind: Kind) -> Mapping[str, str]:
+    """Give the further checkpoints that a preset's checkpoint needs; none for any other."""
+    presets = _PRESETS[kind].values()
+    return next((p.companions for p in presets if p.repo_id == repo_id), {})
