@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ _OPEN_CLIP_WEIGHTS = (
 _PRESETS = {"clip": CLIP_PRESETS, "clap": CLAP_PRESETS}
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 NOTE_FILE = "space.json"
+_LOCAL_ONLY = "local_files_only is set"
 _OPEN_CLIP_PREFIX = "open_clip:"
 _LAION_CLAP_PREFIX = "laion_clap:"
 # Buffers that count from 0 up, or are all 0: older versions of transformers stored them.
@@ -209,7 +210,7 @@ class _Source:
     def ask_hub(self) -> Exception | None:
         """Ask the hub once whether it has the repository; give what speaks against fetching."""
         if self.local_files_only:
-            return ConnectionError("local_files_only is set")
+            return ConnectionError(_LOCAL_ONLY)
         if not self.answered:
             self.answered = True
             try:
@@ -363,12 +364,97 @@ def _fetch(source: _Source, patterns: tuple[str, ...]) -> Path:
             )
         )
     except Exception as error:
-        raise _explain(source, refusal or error) from error
+        raise explain_refusal(
+            refusal or error,
+            source.name,
+            hint=_suggestion(source.name, source.family),
+            repo_id=source.location,
+            guess=_close_preset(source.name, source.family),
+            revision=source.revision,
+        ) from error
 
 
-def _explain(source: _Source, error: Exception) -> ModelNotFoundError:
-    """Say why there is neither a copy on disk nor one to be fetched."""
-    name, hint = source.name, _suggestion(source.name, source.family)
+def fetch_from_hub(
+    repo_id: str,
+    choose_files: Callable[[list[str] | None], list[str]],
+    *,
+    hint: str,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+) -> Path:
+    """Give the local folder of a repository, and download what is missing of it.
+
+    The hub is asked once, with a time limit; where it refuses or can't be reached, what was
+    downloaded before is taken.
+
+    Args:
+        repo_id: The repository on the hub.
+        choose_files: Gives the names or patterns of the files wanted, from the files the
+            repository has, or from None where the hub can't be asked.
+        hint: What to give instead, a sentence for the message.
+        revision: Branch, tag or commit.
+        token: Credentials for a private repository.
+        local_files_only: Use what was downloaded before and ask no hub.
+        cache_dir: Where downloads are kept, in place of the hub's own cache.
+        force_download: Download even what is on disk already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelNotFoundError: If there is no such repository, or the hub can't be reached and the
+            files are not on disk.
+    """
+    listed, refusal = None, None
+    if local_files_only:
+        refusal = ConnectionError(_LOCAL_ONLY)
+    else:
+        try:
+            listed = list_hub_files(repo_id, revision=revision, token=token)
+        except Exception as error:  # Which errors depends on the hub client's HTTP library.
+            refusal = error
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                allow_patterns=choose_files(listed),
+                local_files_only=refusal is not None,
+                cache_dir=cache_dir,
+                force_download=force_download and refusal is None,
+                tqdm_class=_DownloadBar,
+            )
+        )
+    except Exception as error:
+        raise explain_refusal(refusal or error, repo_id, hint=hint, revision=revision) from error
+
+
+def explain_refusal(
+    error: Exception,
+    name: str,
+    *,
+    hint: str,
+    repo_id: str | None = None,
+    guess: str | None = None,
+    revision: str | None = None,
+) -> ModelNotFoundError:
+    """Say in a line why a model is neither on disk nor to be had from the hub.
+
+    Args:
+        error: What the hub's client raised.
+        name: What was asked for.
+        hint: What to give instead, a sentence.
+        repo_id: The repository it stands for, if that is not its name.
+        guess: A name that may have been meant.
+        revision: The branch, tag or commit that was asked for.
+
+    Returns:
+        The error to raise.
+    """
     if isinstance(error, HFValidationError):
         return ModelNotFoundError(f"{name!r} is neither a folder nor a hub id. {hint}")
     if isinstance(error, GatedRepoError):
@@ -381,14 +467,13 @@ def _explain(source: _Source, error: Exception) -> ModelNotFoundError:
             f"The hub has no public model {name!r}. {hint} A private one needs `hf auth login`."
         )
     if isinstance(error, RevisionNotFoundError):
-        return ModelNotFoundError(f"{name!r} has no revision {source.revision!r}.")
-    preset = _close_preset(name, source.family)
+        return ModelNotFoundError(f"{name!r} has no revision {revision!r}.")
     return HubUnreachableError(
         f"{name!r} is not on this machine and the model hub can't be reached "
         f"({one_line(error, limit=80)}). "
-        + (f"Did you mean {preset!r}? Otherwise give" if preset else "Give")
+        + (f"Did you mean {guess!r}? Otherwise give" if guess else "Give")
         + " a local folder, or connect to the network, or fetch it once with "
-        f"`hf download {source.location}`."
+        f"`hf download {repo_id or name}`."
     )
 
 

@@ -14,19 +14,12 @@ import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging as diffusers_log
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings import CheckpointError, ModelNotFoundError, UserError
 from clip2clap.embeddings.checkpoint import (
+    fetch_from_hub,
     is_counting_buffer,
-    list_hub_files,
     one_line,
     quiet,
     read_json,
@@ -104,40 +97,20 @@ def fetch_folder(
             f"There is no {kind} folder {repo_id!r}. Give a preset "
             f"({', '.join(names_of(kind))}), a hub id or a folder."
         )
-    patterns = [_INDEX_FILE, *(f"{part}/*" for part in parts)]
-    try:
-        if not local_files_only:
-            listed = _list_files(repo_id, revision, token)
-            local_files_only = listed is None
-            patterns = patterns if listed is None else _needed_files(listed, parts, variant)
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                allow_patterns=patterns,
-                local_files_only=local_files_only,
-            )
-        )
-    except GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{repo_id!r} asks for its terms to be accepted: accept them on the hub's page, then "
-            "log in with `hf auth login`."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"The hub has no public model {repo_id!r}. Give a preset "
-            f"({', '.join(names_of(kind))}), a hub id or a folder. A private model needs "
-            "`hf auth login`."
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        # That there is no copy on disk either is said already.
-        reason = "" if isinstance(error, LocalEntryNotFoundError) else f" ({one_line(error)})"
-        raise ModelNotFoundError(
-            f"{repo_id!r} is not on this machine and can't be had from the hub. Give a local "
-            f"folder, or connect to the network, or fetch it once with `hf download {repo_id}`"
-            f"{reason}."
-        ) from error
+
+    def choose(listed: list[str] | None) -> list[str]:
+        if listed is None:
+            return [_INDEX_FILE, *(f"{part}/*" for part in parts)]
+        return _needed_files(listed, parts, variant)
+
+    return fetch_from_hub(
+        repo_id,
+        choose,
+        hint=f"Give a preset ({', '.join(names_of(kind))}), a hub id or a folder.",
+        revision=revision,
+        token=token,
+        local_files_only=local_files_only,
+    )
 
 
 def read_index(
@@ -316,17 +289,6 @@ def _unused_weights(model: Any) -> set[str]:
     if isinstance(model, transformers.SpeechT5HifiGan) and not model.config.normalize_before:
         return {"mean", "scale"}
     return set()
-
-
-def _list_files(repo_id: str, revision: str | None, token: str | bool | None) -> list[str] | None:
-    """List a repository's files, or give None where the hub can't be reached."""
-    try:
-        return list_hub_files(repo_id, revision=revision, token=token)
-    except (HfHubHTTPError, ValueError):
-        raise
-    except Exception as error:  # Which errors these are depends on the hub client's HTTP library.
-        logger.info("The hub can't be reached (%s): using what is on disk.", one_line(error))
-        return None
 
 
 def _needed_files(listed: Sequence[str], parts: Sequence[str], variant: str | None) -> list[str]:

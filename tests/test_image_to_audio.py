@@ -659,12 +659,14 @@ def test_of_a_hub_checkpoint_only_the_generator_is_fetched_in_one_format(
     info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in listed])
     fetched = set()
 
-    def download(repo_id, *, allow_patterns, **kwargs):
+    def download(repo_id, *, allow_patterns, local_files_only, **kwargs):
+        if local_files_only:
+            raise FileNotFoundError
         fetched.update(allow_patterns)
         return str(audioldm_folder)
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: info)
-    monkeypatch.setattr(generator_checkpoint, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     ImageToAudioPipeline.from_audioldm("owner/audioldm", fetch_text_encoder=False)
     assert fetched == {
         "model_index.json",

@@ -1,7 +1,11 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers.pipelines import pipeline_loading_utils
@@ -22,6 +26,7 @@ from clip2clap.translator import (
     read_config,
 )
 
+FORMAT_1 = Path(__file__).parent / "checkpoints" / "format_1"
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 8, True, "c11p")
 CLAP = EmbeddingSpace("clap", "some/clap", "text", 6, True, "c1a9")
 
@@ -56,7 +61,10 @@ def prior() -> PriorTranslator:
     return translator.eval()
 
 
-@pytest.fixture(params=[mlp, linear, residual, prior], ids=lambda make: make.__name__)
+KINDS = (mlp, linear, residual, prior)
+
+
+@pytest.fixture(params=KINDS, ids=lambda make: make.__name__)
 def translator(request: pytest.FixtureRequest) -> Translator:
     return request.param()
 
@@ -132,7 +140,7 @@ def test_initialise_draws_as_linear_layers_do_and_from_the_generator_alone():
 def test_perturbed_weights_survive_saving_exactly(translator: Translator, tmp_path: Path):
     for weight in translator.parameters():
         weight.data += 0.1 * torch.randn(weight.shape, generator=seeded(2))
-    translator.record(recipe={"loss": "cosine"}, metrics={"mrr": 0.25})
+    translator.record(recipe={"loss": "cosine"}, metrics={"mrr": 0.25}, data="f1e1d")
     translator.save_pretrained(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "config.json",
@@ -145,12 +153,76 @@ def test_perturbed_weights_survive_saving_exactly(translator: Translator, tmp_pa
     assert (loaded.source_space, loaded.target_space) == (CLIP, CLAP)
     assert loaded.config["recipe"] == {"loss": "cosine"}
     assert loaded.config["metrics"] == {"mrr": 0.25}
-    assert loaded.config["clip2clap_version"] == clip2clap.__version__
+    assert loaded.config["data"] == "f1e1d"
+    assert loaded.config["versions"] == {
+        "clip2clap": clip2clap.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
 
 
-def test_the_version_that_made_a_translator_stays_in_its_config(tmp_path: Path):
-    MLPTranslator(8, 6, hidden=4, clip2clap_version="0.0.9").save_pretrained(tmp_path)
-    assert AutoTranslator.from_pretrained(tmp_path).config["clip2clap_version"] == "0.0.9"
+def test_the_versions_that_made_a_translator_stay_in_its_config(tmp_path: Path):
+    MLPTranslator(8, 6, hidden=4, versions={"clip2clap": "0.0.9"}).save_pretrained(tmp_path)
+    assert AutoTranslator.from_pretrained(tmp_path).config["versions"] == {"clip2clap": "0.0.9"}
+
+
+def test_every_kind_answers_the_same_in_a_fresh_process(tmp_path: Path):
+    made = {make.__name__: make() for make in KINDS}
+    for name, translator in made.items():
+        translator.save_pretrained(tmp_path / name)
+    save_file({"embeds": embeds()}, tmp_path / "in.safetensors")
+    program = f"""
+import torch
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from clip2clap import AutoTranslator
+torch.set_num_threads({torch.get_num_threads()})
+folder = Path({str(tmp_path)!r})
+embeds = load_file(folder / "in.safetensors")["embeds"]
+loaded = {{name: AutoTranslator.from_pretrained(folder / name) for name in {list(made)}}}
+answers = {{name: translator(embeds).detach() for name, translator in loaded.items()}}
+save_file(answers, folder / "out.safetensors")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = load_file(tmp_path / "out.safetensors")
+    for name, translator in made.items():
+        assert torch.equal(answers[name], translator(embeds()).detach()), name
+
+
+def test_a_checkpoint_of_format_1_is_upgraded_on_load(tmp_path: Path):
+    written = json.loads((FORMAT_1 / "config.json").read_text())
+    assert "_format_version" not in written
+    assert written["clip2clap_version"] == "0.1.0"
+    for config in (read_config(FORMAT_1), AutoTranslator.from_pretrained(FORMAT_1).config):
+        assert config["_format_version"] == 2
+        assert config["versions"] == {"clip2clap": "0.1.0", "diffusers": "0.42.1"}
+        assert config["data"] is None
+        assert config["metrics"] == {"mrr": 0.25}
+        assert "clip2clap_version" not in config
+    loaded = AutoTranslator.from_pretrained(FORMAT_1)
+    # Its weights keep the first two values and swap them.
+    y = loaded(torch.tensor([[3.0, 4.0, 12.0]])).detach()
+    torch.testing.assert_close(y, torch.tensor([[0.8, 0.6]]))
+    assert loaded.source_space == EmbeddingSpace("clip", "some/clip", "text", 3, True, "c11p")
+    loaded.save_pretrained(tmp_path)
+    rewritten = json.loads((tmp_path / "config.json").read_text())
+    assert rewritten["_format_version"] == 2
+    assert rewritten["versions"] == {"clip2clap": "0.1.0", "diffusers": "0.42.1"}
+
+
+def test_loading_an_older_format_says_nothing(caplog: pytest.LogCaptureFixture, capfd):
+    AutoTranslator.from_pretrained(FORMAT_1)
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_format_of_the_future_is_refused(tmp_path: Path):
+    mlp().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "_format_version": 3}))
+    with pytest.raises(UserError, match=r"format 3; .*up to 2\. Install a newer"):
+        AutoTranslator.from_pretrained(tmp_path)
 
 
 def test_from_config_keeps_what_was_given_by_position():
@@ -333,6 +405,27 @@ def test_an_id_that_was_never_downloaded_is_refused_without_network(tmp_path: Pa
         AutoTranslator.from_pretrained("owner/name", local_files_only=True, cache_dir=tmp_path)
 
 
+def test_without_network_what_was_downloaded_before_is_taken_and_nothing_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mlp().save_pretrained(tmp_path)
+    asked = []
+
+    def download(repo_id: str, *, local_files_only: bool, **_: Any) -> str:
+        asked.append(local_files_only)
+        return str(tmp_path)
+
+    def silent(*_: Any, timeout: float, **__: Any) -> None:
+        # A time limit is asked for, and this is what happens when it has passed.
+        assert timeout <= 60
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", silent)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert torch.equal(AutoTranslator.from_pretrained("owner/name")(embeds()), mlp()(embeds()))
+    assert set(asked) == {True}
+
+
 def test_pushing_uploads_the_config_and_the_safetensors(monkeypatch: pytest.MonkeyPatch):
     pushed: dict[str, list[str]] = {}
 
@@ -383,7 +476,9 @@ def test_the_hub_is_asked_for_no_more_than_is_needed(
         asked.append((repo_id, options))
         return str(tmp_path)
 
-    monkeypatch.setattr("clip2clap.translator.checkpoint.snapshot_download", download)
+    info = SimpleNamespace(siblings=[])
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     read_config("owner/name", subfolder="sub", revision="v1", token="secret")
     loaded = AutoTranslator.from_pretrained("owner/name", subfolder="sub", variant="fp16")
     assert torch.equal(loaded(embeds()), mlp()(embeds()))

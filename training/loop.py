@@ -1,6 +1,5 @@
 """Train a translator on pairs, stop when it no longer gets better, and measure it."""
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -219,10 +218,9 @@ def finish(
             "source_column": pairs.source_column,
             "target_column": pairs.target_column,
             "pairs": len(split.train),
-            "data": data,
             "seed": config.seed,
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
         },
+        data=data,
         metrics={
             "measured_on": measured_on,
             **figures["metrics"],

@@ -48,7 +48,7 @@ class AutoTranslator:
         if kind is None:
             raise CheckpointError(
                 f"{pretrained_model_name_or_path} holds a {config['_class_name']}, written by "
-                f"clip2clap {config.get('clip2clap_version')}; this version loads "
+                f"clip2clap {config['versions'].get('clip2clap')}; this version loads "
                 f"{', '.join(_KINDS)}."
             )
         return kind.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -21,7 +22,14 @@ from clip2clap.embeddings import (
     unit_norm,
 )
 from clip2clap.embeddings.checkpoint import CheckpointError
-from clip2clap.translator.checkpoint import check_weights, find_folder, read_config, weights_file
+from clip2clap.translator.checkpoint import (
+    FORMAT_VERSION,
+    check_weights,
+    find_folder,
+    read_config,
+    upgrade_config,
+    weights_file,
+)
 
 
 class Translator(ModelMixin, ConfigMixin):
@@ -198,12 +206,13 @@ class Translator(ModelMixin, ConfigMixin):
         """Write facts into the config that only became known after the translator was made.
 
         Args:
-            **facts: `source_space` or `target_space` (an `EmbeddingSpace`), `recipe` or `metrics`.
+            **facts: `source_space` or `target_space` (an `EmbeddingSpace`), `recipe`, `metrics` or
+                `data`.
 
         Raises:
             UserError: If a fact is none of these, or a space has the wrong length.
         """
-        known = ("source_space", "target_space", "recipe", "metrics")
+        known = ("source_space", "target_space", "recipe", "metrics", "data")
         for name in facts:
             if name not in known:
                 raise UserError(f"Expected one of {', '.join(known)}, got {name!r}.")
@@ -249,6 +258,14 @@ class Translator(ModelMixin, ConfigMixin):
         translator = loaded[0] if kwargs.get("output_loading_info") else loaded
         translator.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         return loaded
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read a config as diffusers does, and bring it into the present format."""
+        loaded = super().load_config(*args, **kwargs)
+        if isinstance(loaded, tuple):
+            return upgrade_config(loaded[0], cls.__name__), *loaded[1:]
+        return upgrade_config(loaded, cls.__name__)
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -316,7 +333,13 @@ class Translator(ModelMixin, ConfigMixin):
             {
                 "source_space": self.config["source_space"],
                 "target_space": self.config["target_space"],
-                "clip2clap_version": self.config["clip2clap_version"] or clip2clap.__version__,
+                "versions": self.config["versions"]
+                or {
+                    "clip2clap": clip2clap.__version__,
+                    "torch": torch.__version__,
+                    "diffusers": diffusers.__version__,
+                },
+                "_format_version": FORMAT_VERSION,
                 # diffusers lists positional arguments here too, and from_config then drops them.
                 "_use_default_values": [],
             }
@@ -340,7 +363,7 @@ class Translator(ModelMixin, ConfigMixin):
             raise CheckpointError(
                 f"{folder} has settings that this version of clip2clap "
                 f"({clip2clap.__version__}) doesn't know: {', '.join(unknown)}. It was written by "
-                f"version {config.get('clip2clap_version')}: install that one."
+                f"version {config['versions'].get('clip2clap')}: install that one."
             )
 
     def _check_embeds(self, embeds: Tensor) -> None:

@@ -5,21 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError, safe_open
 
 from clip2clap.embeddings import EmbeddingSpace, UserError
 from clip2clap.embeddings.checkpoint import (
     CheckpointError,
     ModelNotFoundError,
+    fetch_from_hub,
     one_line,
     read_json,
 )
@@ -27,6 +19,7 @@ from clip2clap.presets import DEMO_FOLDER
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+FORMAT_VERSION = 2
 
 _REMEDY = "Train or save it again, or take it from its source again."
 
@@ -125,12 +118,12 @@ def read_config(
 
     Returns:
         The config: `_class_name`, `source_dim`, `target_dim`, `source_space` and `target_space`
-        (what `EmbeddingSpace.from_dict` takes, or None), `recipe`, `metrics` and
-        `clip2clap_version`, with what belongs to its kind.
+        (what `EmbeddingSpace.from_dict` takes, or None), `recipe`, `metrics`, `data` and
+        `versions`, with what belongs to its kind; in the present format, whatever the file's is.
 
     Raises:
         ModelNotFoundError: If there is no such translator, or the hub can't be reached.
-        CheckpointError: If its config is broken.
+        CheckpointError: If its config is broken, or of a format that is not known yet.
     """
     folder = find_folder(
         name,
@@ -147,6 +140,7 @@ def read_config(
             f"{folder / CONFIG_FILE} names no `_class_name`, so it is no translator's config. "
             "Expected a folder written by `clip2clap train` or Translator.save_pretrained."
         )
+    config = upgrade_config(config, folder)
     for key in ("source_space", "target_space"):
         if config.get(key) is None:
             continue
@@ -157,6 +151,44 @@ def read_config(
                 f"{folder / CONFIG_FILE} has a broken {key}: {one_line(error)} {_REMEDY}"
             ) from error
     return config
+
+
+def upgrade_config(config: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
+    """Bring a translator's config into the present format.
+
+    Args:
+        config: As it was written, by this version or an older one.
+        where: What it is of, for the message.
+
+    Returns:
+        The same facts under today's names.
+
+    Raises:
+        CheckpointError: If a newer version wrote it.
+    """
+    version = config.get("_format_version", 1)
+    if version not in (FORMAT_VERSION, *_UPGRADES):
+        raise CheckpointError(
+            f"{where} is written in format {version!r}; this version of clip2clap reads formats up "
+            f"to {FORMAT_VERSION}. Install a newer one."
+        )
+    upgraded = dict(config)
+    for older in range(version, FORMAT_VERSION):
+        upgraded = _UPGRADES[older](upgraded)
+    return {**upgraded, "_format_version": FORMAT_VERSION}
+
+
+def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 named the version of clip2clap alone, and no pairs."""
+    versions = {
+        "clip2clap": config.pop("clip2clap_version", None),
+        "diffusers": config.get("_diffusers_version"),
+    }
+    return {**config, "versions": {name: v for name, v in versions.items() if v}, "data": None}
+
+
+_UPGRADES = {1: _from_format_1}
+"""What turns a config of each older format into one of the next."""
 
 
 def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -218,35 +250,13 @@ def _download(
             f"There is no translator folder {repo_id!r}. Give a folder written by `clip2clap "
             "train`, a hub id (owner/name), or 'demo'."
         )
-    try:
-        # Not hf_hub_download, which retries for 23 s before it admits that there is no network.
-        folder = snapshot_download(
-            repo_id,
-            revision=revision,
-            token=token,
-            allow_patterns=files,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-            force_download=force_download,
-        )
-    except HFValidationError as error:
-        raise ModelNotFoundError(f"{repo_id!r} is neither a folder nor a hub id.") from error
-    except GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{repo_id!r} asks for its terms to be accepted: accept them on the hub's page, then "
-            "log in with `hf auth login`."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"The hub has no public translator {repo_id!r}. Check the name; a private one needs "
-            "`hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{repo_id!r} has no revision {revision!r}.") from error
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-        raise ModelNotFoundError(
-            f"The translator {repo_id!r} is not on this machine and the model hub can't be "
-            "reached. Give a local folder, or connect to the network, or fetch it once with "
-            f"`hf download {repo_id}`."
-        ) from error
-    return Path(folder)
+    return fetch_from_hub(
+        repo_id,
+        lambda _: files,
+        hint="Give a folder written by `clip2clap train`, a hub id (owner/name), or 'demo'.",
+        revision=revision,
+        token=token,
+        local_files_only=local_files_only,
+        cache_dir=cache_dir,
+        force_download=force_download,
+    )

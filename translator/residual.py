@@ -29,7 +29,8 @@ class ResidualTranslator(Translator):
         target_space: Where the vectors that come out live.
         recipe: How it was trained.
         metrics: How well it does on pairs it has not seen.
-        clip2clap_version: The version that made it; the present one if None.
+        data: Fingerprint of the pairs it was made from.
+        versions: Of the libraries that made it; the present ones if None.
 
     Raises:
         UserError: If a size is no positive whole number, `dropout` is no share, or a space has
@@ -49,7 +50,8 @@ class ResidualTranslator(Translator):
         target_space: EmbeddingSpace | dict[str, Any] | None = None,
         recipe: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
-        clip2clap_version: str | None = None,
+        data: str | None = None,
+        versions: dict[str, str] | None = None,
     ):
         super().__init__()
         self._finish_config()
