@@ -86,9 +86,18 @@ def load_sound(
     return samples, sampling_rate
 
 
-def is_silent(waveform: np.ndarray) -> bool:
-    """Tell whether there is nothing to hear in a waveform, shape (samples,)."""
-    return float(np.abs(waveform - waveform.mean()).max()) < SILENCE
+def require_audible(waveform: np.ndarray, name: str) -> None:
+    """Refuse a recording in which there is nothing to hear.
+
+    Args:
+        waveform: Samples, shape (samples,), at least one.
+        name: What to call it.
+
+    Raises:
+        SilentSoundError: If no sample is further from their mean than `SILENCE`.
+    """
+    if float(np.abs(waveform - waveform.mean()).max()) < SILENCE:
+        raise SilentSoundError(f"{name} is silent: there is nothing to hear in it.")
 
 
 def find_sounds(inputs: Sequence[str]) -> list[str]:

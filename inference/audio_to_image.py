@@ -30,7 +30,7 @@ from clip2clap.embeddings import (
     require_same_model,
     unit_norm,
 )
-from clip2clap.embeddings.sounds import SilentSoundError, is_silent, load_sound
+from clip2clap.embeddings.sounds import load_sound, require_audible
 from clip2clap.inference.arguments import as_list, check_texts, is_count
 from clip2clap.inference.decoder_checkpoint import (
     GUIDANCE_SCALES,
@@ -209,6 +209,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             default_num_inference_steps=default_num_inference_steps,
         )
         self.decoder: PictureDecoder = decoder_of(self, decoder_kind)
+        self._text_embeds: dict[str, dict[str, Tensor]] = {}
         _check_spaces(clap, translator, clip, self.decoder.space)
         self._check_sizes()
         self._apply_ip_adapter()
@@ -410,6 +411,8 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed words into the decoder's CLIP space, shape (n, d), float32, unit norm.
 
+        They are kept: the same words are read only once.
+
         Raises:
             UserError: If the pipeline has no CLIP that reads.
         """
@@ -418,7 +421,12 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                 "Words need the decoder's own CLIP with its text tower, and this pipeline was made "
                 "without: load it with clip=..."
             )
-        return self.clip.texts(list(texts))
+        model = self.clip.space("text").fingerprint
+        known = self._text_embeds.setdefault(model, {})
+        unknown = list(dict.fromkeys(text for text in texts if text not in known))
+        if unknown:
+            known.update(zip(unknown, self.clip.texts(unknown), strict=True))
+        return torch.stack([known[text] for text in texts])
 
     def nearest_names(
         self,
@@ -919,8 +927,8 @@ def _hear(source: AudioSource, start: float, seconds: float | None) -> tuple[Any
     else:
         waveform, rate = load_sound(source, start=start, seconds=seconds)
         name = "the recording" if isinstance(source, bytes) else str(source)
-    if waveform.ndim == 1 and len(waveform) and is_silent(waveform):
-        raise SilentSoundError(f"{name} is silent: there is nothing to hear in it.")
+    if waveform.ndim == 1 and len(waveform):
+        require_audible(waveform, name)
     return waveform, rate
 
 

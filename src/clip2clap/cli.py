@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from clip2clap import __version__
+from clip2clap.commands.audio_to_image import audio_to_image
 from clip2clap.commands.demo import demo
 from clip2clap.commands.doctor import doctor
 from clip2clap.commands.evaluate import evaluate
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(image_to_audio)
+app.command()(audio_to_image)
 app.command()(extract)
 app.command()(norms)
 app.command()(train)
@@ -43,7 +45,7 @@ def clip2clap(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Turn pictures into sound. To begin: clip2clap demo."""
+    """Turn pictures into sound, and sound into pictures. To begin: clip2clap demo."""
     if version:
         typer.echo(f"clip2clap {__version__}")
         raise typer.Exit

@@ -1,23 +1,14 @@
 """`clip2clap image-to-audio`."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from clip2clap import __version__
 from clip2clap.commands.destination import FormatName, choose_destination
@@ -32,19 +23,12 @@ from clip2clap.commands.options import (
     require,
 )
 from clip2clap.commands.photographs import Photograph, read_ahead, read_batches
+from clip2clap.commands.running import SchedulerName, progress_bar, use_scheduler
 
 if TYPE_CHECKING:
     import numpy as np
 
     from clip2clap.inference import ImageToAudioPipeline
-
-SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm"]
-_SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-}
 
 
 @dataclass(frozen=True)
@@ -316,7 +300,7 @@ def image_to_audio(
         },
     )
     batches = read_ahead(read_batches(sources, max(1, batch_size // candidates)))
-    with _progress_bar(console) as progress:
+    with progress_bar(console, "Making sounds") as progress:
         task = progress.add_task("", total=len(sources))
         try:
             made = make_sounds(
@@ -373,10 +357,8 @@ def load_pipeline(
             candidates are wanted that nothing can rank.
         UserError: If a model cannot be had, or two were not made for one another.
     """
-    import diffusers
-
     from clip2clap.inference import ImageToAudioPipeline
-    from clip2clap.inference.generator_checkpoint import fetch_folder, quietly, read_index
+    from clip2clap.inference.generator_checkpoint import fetch_folder, read_index
     from clip2clap.presets import resolve
     from clip2clap.translator import read_config
 
@@ -412,13 +394,7 @@ def load_pipeline(
         torch_dtype=dtype,
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    if scheduler != "default":
-        solver = getattr(diffusers, _SCHEDULERS[scheduler])
-        # DDIM's and PNDM's usual spacing, which AudioLDM was published with; the default solver's
-        # own does not suit them.
-        spacing = {"timestep_spacing": "leading"} if scheduler in ("ddim", "pndm") else {}
-        with quietly():
-            pipeline.scheduler = solver.from_config(pipeline.scheduler.config, **spacing)
+    use_scheduler(pipeline, scheduler)
     return pipeline
 
 
@@ -489,21 +465,6 @@ def _entry(photograph: Photograph, sound: Sound, written: dict[str, str]) -> dic
     if sound.similarity is not None:
         entry["similarity"] = round(sound.similarity, 4)
     return entry
-
-
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("Making sounds"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        # What goes to a terminal is shown above the bar, what goes into a file goes there.
-        redirect_stdout=sys.stdout.isatty(),
-    )
 
 
 def _summary(report: Report, count: int, folder: Path) -> str:
