@@ -86,6 +86,14 @@ def load_sound(
     return samples, sampling_rate
 
 
+def is_silent(waveform: np.ndarray) -> bool:
+    """Tell whether there is nothing to hear in a waveform, shape (samples,).
+
+    That is so if no sample is further from their mean than `SILENCE`.
+    """
+    return float(np.abs(waveform - waveform.mean()).max()) < SILENCE
+
+
 def require_audible(waveform: np.ndarray, name: str) -> None:
     """Refuse a recording in which there is nothing to hear.
 
@@ -94,9 +102,9 @@ def require_audible(waveform: np.ndarray, name: str) -> None:
         name: What to call it.
 
     Raises:
-        SilentSoundError: If no sample is further from their mean than `SILENCE`.
+        SilentSoundError: If it is silent.
     """
-    if float(np.abs(waveform - waveform.mean()).max()) < SILENCE:
+    if is_silent(waveform):
         raise SilentSoundError(f"{name} is silent: there is nothing to hear in it.")
 
 
