@@ -225,7 +225,7 @@ class _Bench:
             )
         first, self.truth = distinct_rows(self.target)
         self.gallery = len(first)
-        self.others = _other_items(_items(pairs), seed)
+        self.others = other_items(_items(pairs), seed)
         self.per_row: dict[str, np.ndarray] = {}
         rng = np.random.default_rng(seed)
         shown = rng.permutation(len(pairs))[:_POINTS]
@@ -374,8 +374,16 @@ def _items(pairs: Pairs) -> Sequence[Any]:
     return range(len(pairs)) if pairs.items is None else pairs.items
 
 
-def _other_items(items: Sequence[Any], seed: int) -> Tensor:
-    """Give each row a row of another item, in a cycle through the items in random order."""
+def other_items(items: Sequence[Any], seed: int) -> Tensor:
+    """Give each row a row of another item, in a cycle through the items in random order.
+
+    Args:
+        items: What each row comes from; of at least two kinds.
+        seed: Of the order.
+
+    Returns:
+        For each row the place of another, shape (n,).
+    """
     names = sorted(set(items))
     rng = np.random.default_rng(seed)
     order = [names[i] for i in rng.permutation(len(names))]

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -120,9 +120,6 @@ class Exhibits:
 
     worst: Sequence[Example] = ()
     """The sounds that fit worst, the worst first."""
-
-    notes: Sequence[str] = field(default_factory=list)
-    """What to know about the sounds' figures."""
 
 
 def write_evaluation_page(
@@ -314,8 +311,66 @@ def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str
 
 
 def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
-    del results, exhibits
-    return []
+    part = results.figures["sounds"]
+    judge = "" if part["judge"] is None else f" The judge: {part['judge']}."
+    sections = [
+        "<h2>Sounds</h2>",
+        _paragraph(
+            f"{part['rows']:,} photographs of {part['images']} through {part['pipeline']}, beside "
+            f"{part['recordings']:,} recordings. Measured by the CLAP {part['clap']}.{judge}"
+        ),
+        _card("Sounds", _sound_table(part)),
+        *(_paragraph(note) for note in part["notes"]),
+    ]
+    for title, examples in (("Best sounds", exhibits.best), ("Worst sounds", exhibits.worst)):
+        if examples:
+            cards = "".join(_example(example) for example in examples)
+            sections += [f"<h3>{title}</h3>", f'<div class="examples">{cards}</div>']
+    return sections
+
+
+def _sound_table(part: Mapping[str, Any]) -> str:
+    header = ["", "Clips", "FD", "FAD, 1 s", "Kernel distance", "CLAP score"]
+    header += ["Translated vector", "Judge", "CLIP-score", "Seconds a clip"]
+    lines = [(part["real"], "real recordings", True)] if part["real"] else []
+    for one in part["translators"]:
+        lines += [
+            (one["scores"], one["scores"]["name"], False),
+            (one["wrong_picture"], "wrong picture", True),
+        ]
+    rows = [
+        (
+            name,
+            [
+                str(scores["clips"]),
+                *(_plain(scores[figure], 3) for figure in ("fd", "fad")),
+                _plain(scores["kd"], 4),
+                _maybe(scores["clap_score"], 3),
+                _maybe(scores["translated"], 3),
+                "" if scores["judge"] is None else _percent(scores["judge"]),
+                _maybe(scores["clip_score"], 1),
+                _plain(scores["seconds"], 2),
+            ],
+            control,
+        )
+        for scores, name, control in lines
+    ]
+    return _figures_table(header, rows)
+
+
+def _example(example: Example) -> str:
+    parts = []
+    if example.picture is not None:
+        picture = base64.b64encode(example.picture).decode("ascii")
+        parts.append(f'<img src="data:image/jpeg;base64,{picture}" alt="{escape(example.title)}">')
+    if example.sound is not None:
+        sound = base64.b64encode(example.sound).decode("ascii")
+        parts.append(
+            f'<audio controls preload="none" src="data:audio/ogg;base64,{sound}" '
+            f'aria-label="Sound of {escape(example.title)}"></audio>'
+        )
+    caption = f"{escape(example.title)}<br>{escape(example.text)}"
+    return f"<figure>{''.join(parts)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _figures_table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str], bool]]) -> str:
@@ -337,6 +392,14 @@ def _percent(figure: Mapping[str, float]) -> str:
 def _number(figure: Mapping[str, float], digits: int, unit: str = "") -> str:
     value, low, high = (f"{figure[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value}{unit}<small>{low} to {high}</small>"
+
+
+def _maybe(figure: Mapping[str, float] | None, digits: int) -> str:
+    return "" if figure is None else _number(figure, digits)
+
+
+def _plain(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _paragraph(text: str) -> str:

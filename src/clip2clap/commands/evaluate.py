@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +12,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from clip2clap.commands.options import Json, Seed, check_seed, require
+from clip2clap.commands.image_to_audio import load_pipeline
+from clip2clap.commands.options import (
+    Device,
+    Dtype,
+    Json,
+    Seed,
+    check_seed,
+    choose_device,
+    choose_dtype,
+    require,
+)
 
 if TYPE_CHECKING:
-    from clip2clap.evaluation import Difference, Results
+    from clip2clap.evaluation import Difference, Exhibits, Results
     from clip2clap.translator import Translator
+
+SplitName = Literal["auto", "test", "validation", "train", "all"]
+_SIMILARITIES = ("clap_score", "translated")
 
 
 def evaluate(
@@ -76,7 +89,7 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        Literal["auto", "test", "validation", "train", "all"],
+        SplitName,
         typer.Option(
             help="Rows to measure on; auto takes what was held out.", rich_help_panel="Pairs"
         ),
@@ -84,6 +97,83 @@ def evaluate(
     limit: Annotated[
         int, typer.Option(metavar="N", help="Rows at most.", rich_help_panel="Pairs")
     ] = 50_000,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Make sounds too: demo, a preset, a hub id or a folder, as --model of "
+            "image-to-audio.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Photographs to make sounds of; a folder in it names the class.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Real sounds to hold them against, if they don't lie beside the photographs.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The CLIP; by default the pipeline's or the translator's.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    clap: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The CLAP that measures; by default the generator's own. Better another.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="An audio classifier that knows the classes; by default the CLAP's words.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    back: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRANSLATOR",
+            help="From the measuring CLAP into the CLIP, for the CLIP-score.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Denoising steps; 10 to 25 are enough.", rich_help_panel="Sounds"
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Length of a sound; by default what the model learned.",
+            rich_help_panel="Sounds",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(metavar="N", help="Sounds made at a time.", rich_help_panel="Running"),
+    ] = 8,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     resamples: Annotated[
         int,
         typer.Option(metavar="N", help="Draws of the bootstrap.", rich_help_panel="Running"),
@@ -91,7 +181,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure translators on pairs of embeddings, beside chance and the mean vector.
+    """Measure translators beside chance, on pairs of embeddings, by their sounds, or both.
 
     With --compare, say which differences between evaluations are real.
     """
@@ -101,32 +191,104 @@ def evaluate(
         require(len(inputs) <= 2, "--compare", f"expected one or two, got {len(inputs)}.")
         _compare(inputs, seed=seed, as_json=as_json)
         return
-    require(table is not None, "--table", "name the pairs to measure on.")
+    require(
+        table is not None or images is not None,
+        "--table",
+        "name the pairs to measure on, or --images and --pipeline to measure sounds.",
+    )
     require(output is not None, "--output", "name the folder of the report.")
     assert output is not None
     require(not output.is_file(), "--output", f"{output} is a file, not a folder.")
+    require(
+        (images is None) == (pipeline is None),
+        "--pipeline",
+        "sounds need both --pipeline, what makes them, and --images, what of.",
+    )
+    require(
+        images is not None or not any((recordings, clap, judge, back)),
+        "--images",
+        "--recordings, --clap, --judge and --back are about sounds. Name the photographs.",
+    )
+    require(batch_size >= 1, "--batch-size", f"expected at least 1, got {batch_size}.")
+    require(steps is None or steps >= 1, "--steps", f"expected at least 1, got {steps}.")
+    torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, torch_device)
 
+    from clip2clap.evaluation import Exhibits, join_results, write_evaluation_page
+
+    console = Console(stderr=True)
+    translators = _load(inputs)
+    exhibits = Exhibits()
+    embeddings = sounds = None
+    if table is not None:
+        embeddings, exhibits = _measure_embeddings(
+            console,
+            translators,
+            table,
+            columns={"source": source, "target": target, "item": item, "labels": labels},
+            split=split,
+            limit=limit,
+            resamples=resamples,
+            seed=seed,
+        )
+    if images is not None and pipeline is not None:
+        sounds, exhibits = _measure_sounds(
+            console,
+            translators,
+            exhibits,
+            images=images,
+            recordings=recordings,
+            folder=output / "sounds",
+            models={"pipeline": pipeline, "clip": clip, "clap": clap, "judge": judge, "back": back},
+            device=torch_device,
+            dtype=torch_dtype,
+            calls={
+                "seed": seed,
+                "num_inference_steps": steps,
+                "audio_length_in_s": seconds,
+                "batch_size": batch_size,
+                "resamples": resamples,
+            },
+        )
+    results = join_results(embeddings, sounds, seed=seed)
+    with console.status("Writing the report"):
+        results.write(output)
+        page = write_evaluation_page(results, output, exhibits)
+    if as_json:
+        typer.echo(json.dumps(results.figures, indent=2))
+        return
+    out = _stdout()
+    if embeddings is not None:
+        out.print(_embedding_table(results))
+    if sounds is not None:
+        out.print(_sound_table(results))
+    out.print(f"The whole report: {page}", soft_wrap=True)
+
+
+Part = tuple[dict[str, Any], dict[str, Any]]
+Loaded = dict[str, "tuple[str, Translator]"]
+
+
+def _measure_embeddings(
+    console: Console,
+    translators: Loaded,
+    table: Path,
+    *,
+    columns: dict[str, str | None],
+    split: SplitName,
+    limit: int,
+    resamples: int,
+    seed: int,
+) -> "tuple[Part, Exhibits]":
     from clip2clap.evaluation import (
         Exhibits,
         choose_rows,
         embedding_results,
         evaluate_embeddings,
-        join_results,
-        write_evaluation_page,
     )
 
-    console = Console(stderr=True)
-    translators = _load(inputs)
-    rows = choose_rows(
-        table,
-        inputs,
-        split=split,
-        source=source,
-        target=target,
-        item=item,
-        labels=labels,
-        limit=limit,
-    )
+    folders = [folder for folder, _ in translators.values()]
+    rows = choose_rows(table, folders, split=split, limit=limit, **columns)
     with _progress(console, "Measuring") as advance:
         evaluation = evaluate_embeddings(
             {name: translator for name, (_, translator) in translators.items()},
@@ -137,19 +299,86 @@ def evaluate(
             seed=seed,
             on_progress=advance,
         )
-    embeddings = embedding_results(rows, evaluation, translators, table=str(table), labels=labels)
-    results = join_results(embeddings, None, seed=seed)
-    with console.status("Writing the report"):
-        results.write(output)
-        page = write_evaluation_page(
-            results, output, Exhibits(clouds=evaluation.clouds, texts=rows.texts)
+    part = embedding_results(
+        rows, evaluation, translators, table=str(table), labels=columns["labels"]
+    )
+    return part, Exhibits(clouds=evaluation.clouds, texts=rows.texts)
+
+
+def _measure_sounds(
+    console: Console,
+    translators: Loaded,
+    exhibits: "Exhibits",
+    *,
+    images: Path,
+    recordings: Path | None,
+    folder: Path,
+    models: dict[str, Any],
+    device: Any,
+    dtype: Any,
+    calls: dict[str, Any],
+) -> "tuple[Part, Exhibits]":
+    from clip2clap.embeddings import ClapEncoder
+    from clip2clap.evaluation import (
+        ClassifierJudge,
+        ZeroShotJudge,
+        best_and_worst,
+        evaluate_sounds,
+        read_stills,
+        sound_results,
+    )
+    from clip2clap.translator import AutoTranslator
+
+    stills = read_stills(images, recordings)
+    with console.status("Loading the models"):
+        pipeline = load_pipeline(
+            models["pipeline"],
+            clip=models["clip"],
+            translator=next(iter(translators.values()))[0],
+            ranker=None,
+            ranker_translator=None,
+            candidates=1,
+            scheduler="default",
+            device=device,
+            dtype=dtype,
         )
-    if as_json:
-        typer.echo(json.dumps(results.figures, indent=2))
-        return
-    out = _stdout()
-    out.print(_embedding_table(results))
-    out.print(f"The whole report: {page}", soft_wrap=True)
+        measuring = models["clap"] or pipeline.config["clap_id"]
+        require(
+            measuring is not None,
+            "--clap",
+            f"{models['pipeline']} doesn't say which CLAP it listens to. Name one to measure with.",
+        )
+        clap = ClapEncoder.from_pretrained(measuring, device=device)
+        require(
+            "audio" in clap.modalities,
+            "--clap",
+            f"{measuring} reads but does not hear. Name a CLAP with an audio tower, such as "
+            "clap-htsat-unfused.",
+        )
+        named = None
+        if len(stills.labels) > 1:
+            judge = models["judge"]
+            named = (
+                ClassifierJudge(judge, stills.labels)
+                if judge
+                else ZeroShotJudge(clap, stills.labels)
+            )
+        back = models["back"] and AutoTranslator.from_pretrained(models["back"])
+    with _progress(console, "Making sounds") as advance:
+        evaluation = evaluate_sounds(
+            pipeline,
+            {name: translator for name, (_, translator) in translators.items()},
+            stills,
+            folder,
+            clap=clap,
+            judge=named,
+            back=back,
+            on_progress=advance,
+            **calls,
+        )
+    best, worst = best_and_worst(evaluation, stills)
+    part = sound_results(evaluation, stills, images=str(images), pipeline=models["pipeline"])
+    return part, replace(exhibits, best=best, worst=worst)
 
 
 def _load(names: list[str]) -> "dict[str, tuple[str, Translator]]":
@@ -228,6 +457,29 @@ def _embedding_table(results: "Results") -> Table:
             _spread(scores["cosine"]),
         ]
         table.add_row(name, *cells, *([_share(scores["kinds"]["accuracy"])] if kinds else []))
+    return table
+
+
+def _sound_table(results: "Results") -> Table:
+    """Lay the sounds out below the real ones, each above the control."""
+    part = results.figures["sounds"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"sounds of {part['rows']} photographs, by {part['clap']}")
+    for title in ("FD", "FAD", "kernel", "CLAP score", "translated", "judge", "CLIP-score", "s"):
+        table.add_column(title, justify="right", no_wrap=True)
+    lines = [] if part["real"] is None else [part["real"]]
+    for one in part["translators"]:
+        lines += [one["scores"], one["wrong_picture"]]
+    for scores in lines:
+        name = scores["name"]
+        table.add_row(
+            "wrong picture" if name.endswith("/wrong picture") else name,
+            *("" if scores[key] is None else f"{scores[key]:.3f}" for key in ("fd", "fad", "kd")),
+            *("" if scores[key] is None else _spread(scores[key]) for key in _SIMILARITIES),
+            "" if scores["judge"] is None else _share(scores["judge"]),
+            "" if scores["clip_score"] is None else f"{scores['clip_score']['value']:.1f}",
+            "" if scores["seconds"] is None else f"{scores['seconds']:.2f}",
+        )
     return table
 
 

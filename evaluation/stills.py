@@ -1,0 +1,176 @@
+"""Photographs to make sounds of, with what is known of how they should sound.
+
+Two published protocols are such folders. ImageHear (Sheffer and Adi 2023, arXiv 2211.03089) is a
+folder of stills for each class, without sound. VGGSound's test set (Chen et al. 2020, arXiv
+2004.14368) is a frame of each clip beside the clip's own sound.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clip2clap.embeddings import UserError
+from clip2clap.embeddings.images import SUFFIXES as PICTURE_SUFFIXES
+from clip2clap.embeddings.sounds import SUFFIXES as SOUND_SUFFIXES
+
+Protocol = Literal["imagehear", "vggsound", "photographs"]
+
+
+@dataclass(frozen=True)
+class Still:
+    """One photograph."""
+
+    name: str
+    """Its path in the folder, without the suffix."""
+
+    photograph: Path
+    """Its file."""
+
+    label: str | None = None
+    """The kind of thing it shows: the name of the folder it lies in."""
+
+    caption: str | None = None
+    """What its sound is like in words: the text file of its name."""
+
+    recording: Path | None = None
+    """Its own sound, if there is one."""
+
+    @property
+    def words(self) -> str | None:
+        """What to hold its sound against in words."""
+        return self.caption or (None if self.label is None else words_for(self.label))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A real sound to hold made ones against."""
+
+    path: Path
+    """Its file."""
+
+    label: str | None
+    """The kind of thing that sounds."""
+
+    words: str | None
+    """What it is like in words."""
+
+
+@dataclass(frozen=True)
+class Stills:
+    """Photographs, and real recordings of the same things."""
+
+    protocol: Protocol
+    """`vggsound` if each photograph has its own recording, `imagehear` if folders name classes,
+    otherwise `photographs`."""
+
+    stills: list[Still]
+    """In order of their names."""
+
+    recordings: list[Recording]
+    """What made sounds are held against as a whole; may be empty."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The kinds there are, in alphabetical order; none if photographs have no labels."""
+        return sorted({still.label for still in self.stills if still.label is not None})
+
+    def fingerprint(self) -> str:
+        """Give a name for these photographs and what is known of them."""
+        known = [f"{still.name}\t{still.label}\t{still.words}" for still in self.stills]
+        return hashlib.blake2b("\n".join(known).encode(), digest_size=8).hexdigest()
+
+
+def words_for(label: str) -> str:
+    """Say in words what a kind of thing sounds like."""
+    return f"the sound of a {label}"
+
+
+def read_stills(images: str | Path, recordings: str | Path | None = None) -> Stills:
+    """Find photographs, their labels, captions and recordings.
+
+    A photograph in a folder of its class bears the folder's name as label, with spaces for
+    underscores; a text file of its name beside it is its caption. Its own recording bears its name
+    too, beside it or at the same place under `recordings`.
+
+    Args:
+        images: The folder of photographs.
+        recordings: A folder of sounds. If they are not the photographs' own, all are taken, and
+            the folders in it name their classes.
+
+    Returns:
+        Photographs with all that was found.
+
+    Raises:
+        UserError: If there are no photographs or no sounds in a folder, two photographs share a
+            name, or only some have a label or a recording.
+    """
+    images = Path(images).expanduser()
+    sounds = None if recordings is None else Path(recordings).expanduser()
+    stills = [_still(path, images, sounds) for path in _files(images, PICTURE_SUFFIXES, "picture")]
+    _check(stills, images)
+    if all(still.recording is not None for still in stills):
+        own = [
+            Recording(still.recording, still.label, still.words)
+            for still in stills
+            if still.recording is not None
+        ]
+        return Stills("vggsound", stills, own)
+    known = []
+    if sounds is not None:
+        for path in _files(sounds, SOUND_SUFFIXES, "sound"):
+            label = _label(path, sounds)
+            known.append(Recording(path, label, None if label is None else words_for(label)))
+    protocol = "imagehear" if stills[0].label is not None else "photographs"
+    return Stills(protocol, stills, known)
+
+
+def _files(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. Give the folder of {what}s.")
+    found = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file()
+    )
+    if len(found) < 2:
+        raise UserError(
+            f"Expected at least two {what}s in {folder}, got {len(found)} "
+            f"({', '.join(sorted(suffixes))})."
+        )
+    return found
+
+
+def _still(path: Path, images: Path, sounds: Path | None) -> Still:
+    name = path.relative_to(images).with_suffix("").as_posix()
+    caption = path.with_suffix(".txt")
+    words = caption.read_text(encoding="utf-8").strip() if caption.is_file() else None
+    places = [path, *([] if sounds is None else [sounds / path.relative_to(images)])]
+    recording = next(
+        (
+            place.with_suffix(suffix)
+            for place in places
+            for suffix in sorted(SOUND_SUFFIXES)
+            if place.with_suffix(suffix).is_file()
+        ),
+        None,
+    )
+    return Still(name, path, _label(path, images), words or None, recording)
+
+
+def _label(path: Path, folder: Path) -> str | None:
+    return None if path.parent == folder else path.parent.name.replace("_", " ").strip()
+
+
+def _check(stills: list[Still], images: Path) -> None:
+    (name, times), *_ = Counter(still.name for still in stills).most_common(1)
+    if times > 1:
+        raise UserError(f"{times} photographs in {images} are called {name}. Rename them.")
+    for what, count in (
+        ("label (lie in a folder of a class)", sum(s.label is not None for s in stills)),
+        ("recording", sum(still.recording is not None for still in stills)),
+    ):
+        if 0 < count < len(stills):
+            raise UserError(
+                f"Only {count} of {len(stills)} photographs in {images} have a {what}. Give each "
+                "one, or none."
+            )
