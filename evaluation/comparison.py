@@ -131,7 +131,7 @@ def _compare(
         values = float(summarise(these)), float(summarise(those))
         found.append((one, other, values, Figure.of(values[0] - values[1], drawn)))
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        raw.append(min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
+        raw.append(min(1.0, float(2 * (tail + 1) / (len(drawn) + 1))))
     return [
         Difference(figure, one, other, *values, difference, p)
         for (one, other, values, difference), p in zip(found, _holm(raw), strict=True)

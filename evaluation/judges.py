@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import soxr
+from torch import Tensor
 
 from clip2clap.embeddings import ClapEncoder, UserError
 from clip2clap.evaluation.stills import words_for
@@ -20,27 +21,32 @@ class Judge(Protocol):
     name: str
     """Who judges."""
 
-    def __call__(self, sounds: Sequence[Sound]) -> list[str]:
-        """Give the likeliest of the kinds for each sound."""
+    def __call__(self, sounds: Sequence[Sound], embeds: Tensor) -> list[str]:
+        """Give the likeliest of the kinds for each sound.
+
+        Args:
+            sounds: Waveforms and sampling rates.
+            embeds: Their vectors in the CLAP that measures, shape (n, d), unit norm.
+        """
         ...
 
 
 class ZeroShotJudge:
-    """A CLAP that takes the kind whose words lie nearest to the sound.
+    """The measuring CLAP, which takes the kind whose words lie nearest to the sound.
 
     Args:
-        clap: Embeds texts and sounds.
+        clap: The CLAP that sounds are measured with.
         kinds: What there is to choose from.
     """
 
     def __init__(self, clap: ClapEncoder, kinds: Sequence[str]):
         self.name = f"zero-shot by {clap.space('audio').model_id}"
-        self._clap, self._kinds = clap, list(kinds)
+        self._kinds = list(kinds)
         self._texts = clap.texts([words_for(kind) for kind in kinds])
 
-    def __call__(self, sounds: Sequence[Sound]) -> list[str]:
+    def __call__(self, sounds: Sequence[Sound], embeds: Tensor) -> list[str]:
         """Give the likeliest of the kinds for each sound."""
-        nearest = (self._clap.audios(list(sounds)) @ self._texts.T).argmax(1)
+        nearest = (embeds @ self._texts.T).argmax(1)
         return [self._kinds[place] for place in nearest.tolist()]
 
 
@@ -77,7 +83,7 @@ class ClassifierJudge:
                 "out."
             )
 
-    def __call__(self, sounds: Sequence[Sound]) -> list[str]:
+    def __call__(self, sounds: Sequence[Sound], embeds: Tensor) -> list[str]:
         """Give the likeliest of the kinds for each sound."""
         rate = self._classify.feature_extractor.sampling_rate
         waves = [wave if had == rate else soxr.resample(wave, had, rate) for wave, had in sounds]

@@ -349,13 +349,14 @@ class _Bench:
         kinds: list[str] | None = None if self.judge is None else []
         for start, part in enumerate(_parts(files, _AT_ONCE)):
             sounds = [load_sound(file) for file in part]
-            embeds.append(self.clap.audios(sounds))
+            heard = self.clap.audios(sounds)
+            embeds.append(heard)
             for at, sound in enumerate(sounds, start * _AT_ONCE):
                 cut = _windows(sound)
                 windows.append(self.clap.audios(cut))
                 places += [at] * len(cut)
             if self.judge is not None and kinds is not None:
-                kinds += self.judge(sounds)
+                kinds += self.judge(sounds, heard)
         if not embeds:
             nothing = np.empty((0, self.clap.space("audio").dim), np.float32)
             return nothing, nothing, np.empty(0, np.int64), kinds
