@@ -923,7 +923,12 @@ def _hear(source: AudioSource, start: float, seconds: float | None) -> tuple[Any
     if isinstance(source, tuple):
         samples, rate = source
         last = None if seconds is None else round((start + seconds) * rate)
-        waveform, name = np.asarray(samples)[round(start * rate) : last], "the recording"
+        whole, name = np.asarray(samples), "the recording"
+        waveform = whole[round(start * rate) : last]
+        if len(whole) and not len(waveform):
+            raise UserError(
+                f"{name} lasts {len(whole) / rate:.1f} s, and is to be heard from {start:g} s on."
+            )
     else:
         waveform, rate = load_sound(source, start=start, seconds=seconds)
         name = "the recording" if isinstance(source, bytes) else str(source)

@@ -243,7 +243,7 @@ def embedding_norm(kind: str, parts: dict[str, Any], clip: ClipEncoder | None) -
     if kind == "stable-unclip":
         normalizer = parts["image_normalizer"]
         squares = normalizer.mean.float().square().sum() + normalizer.std.float().square().sum()
-        return float(squares.sqrt())
+        return float(squares.detach().sqrt())
     if clip is None or "image" not in clip.modalities:
         return 1.0
     from skimage import data

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clip2clap.embeddings import ClapEncoder, SpaceMismatchError
-from clip2clap.inference import AudioToImagePipeline
+from clip2clap.embeddings import ClapEncoder, SpaceMismatchError, UserError
+from clip2clap.inference import AudioToImagePipeline, mix_embeds
 
 RATE = 16_000
 
@@ -83,3 +84,129 @@ def test_a_pipeline_comes_back_from_disk_with_its_encoders(pipe, tmp_path):
     got = back([tone(440)], **call)
     torch.testing.assert_close(got.images, expected.images)
     torch.testing.assert_close(got.similarities, expected.similarities)
+
+
+def test_mixes_are_weighted_sums_of_unit_vectors(pipe):
+    sounds = [tone(440), tone(90)]
+    apart = pipe(sounds, generator=seeded(0, 0)).image_embeds
+    mixed = pipe(sounds, weights=[3, 1], generator=seeded(0))
+    expected = normalize(0.75 * apart[0] + 0.25 * apart[1], dim=0)
+    torch.testing.assert_close(mixed.image_embeds[0], expected)
+    assert len(mixed.images) == 1
+    away = mix_embeds(apart, [1.0, -0.5])
+    assert (away * apart[1]).sum() < (apart[0] * apart[1]).sum()
+    torch.testing.assert_close(mix_embeds(apart, [2, 1]), mix_embeds(apart, [0.2, 0.1]))
+    with pytest.raises(UserError, match="cancel each other out"):
+        mix_embeds([apart[0], apart[0]], [1, -1])
+
+
+def test_words_are_mixed_into_the_vector_by_their_weight(pipe):
+    embeds, words = vectors(2), pipe.clip.texts(["an oil painting", "a sketch"])
+    call = {"image_embeds": embeds, "prompt": ["an oil painting", "a sketch"]}
+    got = pipe(**call, prompt_weight=0.4, generator=seeded(0, 0)).image_embeds
+    torch.testing.assert_close(got, normalize(0.6 * embeds + 0.4 * words, dim=-1))
+    everything = pipe(**call, prompt_weight=1, generator=seeded(0, 0)).image_embeds
+    torch.testing.assert_close(everything, words)
+    one = pipe(image_embeds=embeds, prompt="a sketch", generator=seeded(0, 0)).image_embeds
+    torch.testing.assert_close(one, normalize(0.7 * embeds + 0.3 * words[1], dim=-1))
+
+
+def test_similarities_are_those_of_the_pictures_to_their_own_vectors(pipe):
+    embeds = vectors(2)
+    made = pipe(image_embeds=embeds, num_images_per_prompt=3, generator=seeded(0, 1))
+    seen = pipe.clip.images(made.images).view(2, 3, 12)
+    expected = (seen * embeds.unsqueeze(1)).sum(dim=-1)
+    torch.testing.assert_close(made.similarities, expected, atol=1e-5, rtol=0)
+
+
+def test_names_nearest_to_a_vector_come_first(pipe):
+    names = ["dog", "sea", "train"]
+    words = pipe.clip.texts([f"a photo of a {name}" for name in names])
+    for place, name in enumerate(names):
+        (row,) = pipe.nearest_names(words[place : place + 1], names)
+        assert row[0][0] == name
+        assert row[0][1] == pytest.approx(1, abs=1e-5)
+        assert [value for _, value in row] == sorted((value for _, value in row), reverse=True)
+
+
+def test_a_starting_picture_is_left_as_far_as_its_strength_says(pipe):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    call = {
+        "image_embeds": vectors(1),
+        "num_inference_steps": 10,
+        "output_type": "latent",
+        "image": picture,
+    }
+    pixels = torch.from_numpy(noise).permute(2, 0, 1).unsqueeze(0) / 255
+    with torch.no_grad():
+        start = pipe.decoder.to_latents(pixels)
+    distances = [
+        float((pipe(**call, strength=strength, generator=seeded(0)).images - start).norm())
+        for strength in (0.0, 0.3, 1.0)
+    ]
+    assert distances[0] < 1e-4
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_the_callback_may_change_the_latents_at_each_step(pipe):
+    seen = []
+
+    def stop(pipeline, step, timestep, tensors):
+        seen.append((step, tuple(tensors["latents"].shape)))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    made = pipe(
+        image_embeds=vectors(3),
+        batch_size=2,
+        num_inference_steps=4,
+        output_type="latent",
+        callback_on_step_end=stop,
+    )
+    assert not made.images.any()
+    assert seen == [(step, (count, 4, 8, 8)) for count in (2, 1) for step in range(4)]
+
+
+def test_offloading_changes_no_picture(pipe, painter_folder):
+    call = {"output_type": "pt", "prompt": "a dog"}
+    expected = pipe([tone(440)], generator=seeded(0), **call)
+    offloaded = load(painter_folder)
+    offloaded.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        got = offloaded([tone(440)], generator=seeded(0), **call)
+        assert torch.equal(got.images, expected.images)
+        assert torch.equal(got.similarities, expected.similarities)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({}, "Give exactly one of audios, audio_embeds and image_embeds, got none of them"),
+        ({"audios": []}, "audios is an empty list"),
+        ({"audios": [tone(440)], "image_embeds": vectors(1)}, "got audios and image_embeds"),
+        ({"audios": [(np.zeros(800, np.float32), 8000)]}, "is silent: there is nothing to hear"),
+        ({"audios": [tone(440), "absent.wav"]}, r"Recording 2 of 2: No such file: absent.wav"),
+        ({"audios": [(np.full(800, np.nan, np.float32), 8000)]}, "NaN"),
+        ({"audios": [tone(440)], "audio_start_in_s": 9}, "is to be heard from 9 s on"),
+        ({"image_embeds": torch.zeros(2, 5)}, r"image_embeds to be a tensor of shape \(n, 12\)"),
+        ({"image_embeds": vectors(1) / 0}, "not finite"),
+        ({"audio_embeds": torch.ones(2, 5)}, r"audio_embeds to be a tensor of shape \(n, 16\)"),
+        ({"image_embeds": vectors(2), "weights": [1]}, "a weight for each of the 2 image_embeds"),
+        ({"image_embeds": vectors(2), "weights": [0, 0]}, "weights that are not all 0"),
+        ({"image_embeds": vectors(1), "prompt_weight": 0.2}, "share of a prompt"),
+        ({"image_embeds": vectors(1), "prompt": "x", "prompt_weight": 2}, "from 0.0 to 1.0"),
+        ({"image_embeds": vectors(3), "prompt": ["x", "y"]}, "one prompt for all, or one for each"),
+        ({"image_embeds": vectors(1), "num_inference_steps": 0}, "num_inference_steps"),
+        ({"image_embeds": vectors(1), "guidance_scale": -1}, "guidance_scale to be from 0.0"),
+        ({"image_embeds": vectors(1), "strength": 1.5}, "strength to be from 0.0 to 1.0"),
+        ({"image_embeds": vectors(1), "num_images_per_prompt": 0}, "num_images_per_prompt"),
+        ({"image_embeds": vectors(1), "height": 15}, "height to be a multiple of 2 pixels"),
+        ({"image_embeds": vectors(1), "output_type": "gif"}, "output_type to be 'pil'"),
+        ({"image_embeds": vectors(2), "generator": seeded(0)}, "one for each of the 2 items"),
+        ({"image_embeds": vectors(1), "latents": torch.zeros(1, 4, 2, 2)}, "Expected latents of"),
+        ({"image_embeds": vectors(1), "image": "absent.png"}, "absent.png does not exist"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(pipe, call, words):
+    with pytest.raises(UserError, match=words):
+        pipe(**call)

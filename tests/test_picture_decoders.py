@@ -32,7 +32,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from clip2clap.inference import AudioToImagePipeline
+from clip2clap.embeddings import CheckpointError, ClipEncoder, SpaceMismatchError, UserError
+from clip2clap.inference import AudioToImagePipeline, PictureDecoder
+from clip2clap.translator import MLPTranslator
 
 DIM = 12
 STEPS = 3
@@ -371,3 +373,159 @@ def test_a_saved_ip_adapter_comes_back(stable_diffusion_folder, adapter_file, tm
     pipeline.save_pretrained(tmp_path / "saved")
     assert_same_pictures(pipeline(**call).images, expected)
     assert_same_pictures(ours(tmp_path / "saved", None)(**call).images, expected)
+
+
+def translator_into(space: Any) -> MLPTranslator:
+    torch.manual_seed(0)
+    return MLPTranslator(16, DIM, hidden=8, target_space=space)
+
+
+def test_kandinsky_guides_away_from_the_zero_picture_of_its_clip(
+    kandinsky_folder, reading_clip_folder
+):
+    pipeline = ours(kandinsky_folder, training_schedule(), clip=reading_clip_folder)
+    tower = CLIPModel.from_pretrained(reading_clip_folder).eval()
+    with torch.no_grad():
+        zero = tower.get_image_features(pixel_values=torch.zeros(1, 3, 32, 32)).pooler_output
+    call = {
+        "image_embeds": embeds(),
+        "latents": noise(),
+        "num_inference_steps": STEPS,
+        "output_type": "np",
+    }
+    expected = pipeline(**call, negative_image_embeds=zero).images
+    assert_same_pictures(pipeline(**call).images, expected)
+    other = pipeline(**call, negative_image_embeds=embeds(1, seed=3)).images
+    assert np.abs(other - expected).max() > 1e-3
+
+
+def test_unit_vectors_are_scaled_to_the_norm_that_the_decoder_knows(
+    unclip_folder, kandinsky_folder, reading_clip_folder
+):
+    unclip = ours(unclip_folder, training_schedule())
+    mean, std = unclip.image_normalizer.mean, unclip.image_normalizer.std
+    draws = mean + std * torch.randn(20_000, DIM, generator=torch.Generator().manual_seed(0))
+    squares = draws.detach().square().sum(dim=1).mean()
+    assert unclip.embed_norm**2 == pytest.approx(float(squares), rel=0.02)
+    kandinsky = ours(kandinsky_folder, training_schedule(), clip=reading_clip_folder)
+    raw = kandinsky.clip.images([Image.new("RGB", (40, 40), "teal")], normalize=False)
+    assert kandinsky.embed_norm == pytest.approx(float(raw.norm()), rel=0.5)
+    units = normalize(embeds(), dim=-1)
+    call = {"latents": noise(), "num_inference_steps": STEPS, "output_type": "np"}
+    expected = kandinsky(image_embeds=units * kandinsky.embed_norm, **call)
+    got = kandinsky(image_embeds=units, **call)
+    assert_same_pictures(got.images, expected.images)
+    torch.testing.assert_close(got.image_embeds, expected.image_embeds)
+    named = ours(kandinsky_folder, training_schedule(), clip=reading_clip_folder, embed_norm=9.0)
+    assert np.abs(named(image_embeds=units, **call).images - got.images).max() > 1e-3
+
+
+def test_stable_unclip_knows_its_own_clip_and_the_whole_that_holds_it(
+    unclip_folder, reading_clip_folder, foreign_reading_clip_folder
+):
+    """Its image tower alone has another fingerprint than the CLIP it was taken from."""
+    alone = ours(unclip_folder, training_schedule())
+    assert alone.clip.modalities == ("image",)
+    whole = ClipEncoder.from_pretrained(reading_clip_folder)
+    assert not alone.decoder.space.same_model_as(whole.space("image"))
+    picture = [Image.new("RGB", (40, 40), "teal")]
+    torch.testing.assert_close(alone.clip.images(picture), whole.images(picture))
+
+    translator = translator_into(whole.space("image"))
+    with_whole = ours(
+        unclip_folder, training_schedule(), clip=reading_clip_folder, translator=translator
+    )
+    assert with_whole.decoder.space == whole.space("image")
+    with pytest.raises(SpaceMismatchError, match="target is not the decoder's CLIP"):
+        ours(unclip_folder, training_schedule(), translator=translator)
+    foreign = ClipEncoder.from_pretrained(foreign_reading_clip_folder).space("image")
+    with pytest.raises(SpaceMismatchError, match="The pipeline's CLIP is not the decoder's"):
+        ours(unclip_folder, training_schedule(), clip=foreign_reading_clip_folder)
+    with pytest.raises(SpaceMismatchError, match="target is not the decoder's CLIP"):
+        ours(
+            unclip_folder,
+            training_schedule(),
+            clip=reading_clip_folder,
+            translator=translator_into(foreign),
+        )
+
+
+@pytest.mark.parametrize("folder", ["kandinsky_folder", "unclip_folder"])
+def test_a_published_decoder_paints_the_same_after_saving(
+    folder, reading_clip_folder, request, tmp_path
+):
+    published = request.getfixturevalue(folder)
+    pipeline = ours(published, None, clip=reading_clip_folder)
+    call = {"image_embeds": normalize(embeds(), dim=-1), "num_inference_steps": STEPS}
+    expected = pipeline(**call, generator=seeded(), output_type="np")
+    pipeline.save_pretrained(tmp_path / "saved")
+    got = ours(tmp_path / "saved", None)(**call, generator=seeded(), output_type="np")
+    assert_same_pictures(got.images, expected.images)
+    torch.testing.assert_close(got.similarities, expected.similarities)
+
+
+def test_a_seed_gives_one_picture_with_noise_in_the_vector_too(unclip_folder):
+    pipeline = ours(unclip_folder, training_schedule(prediction_type="v_prediction"))
+    call = {"num_inference_steps": STEPS, "noise_level": 300, "output_type": "np"}
+    vectors = embeds(3)
+    generators = [torch.Generator().manual_seed(seed) for seed in (4, 5, 6)]
+    together = pipeline(image_embeds=vectors, generator=generators, **call).images
+    alone = pipeline(
+        image_embeds=vectors[1], generator=[torch.Generator().manual_seed(5)], **call
+    ).images
+    np.testing.assert_allclose(together[1:2], alone, atol=1e-5)
+
+
+def test_words_reach_a_decoder_that_reads_and_not_the_vector(unclip_folder):
+    pipeline = ours(unclip_folder, training_schedule())
+    call = {"image_embeds": embeds(), "latents": noise(), "num_inference_steps": STEPS}
+    plain, told = (
+        pipeline(**call, generator=seeded(), output_type="np", **words)
+        for words in ({}, {"prompt": "an oil painting"})
+    )
+    assert np.abs(plain.images - told.images).max() > 1e-3
+    assert torch.equal(plain.image_embeds, told.image_embeds)
+    with pytest.raises(UserError, match="Words need the decoder's own CLIP with its text tower"):
+        pipeline(**call, prompt="an oil painting", prompt_weight=0.5)
+
+
+def test_a_decoder_refuses_what_it_cannot_take(
+    kandinsky_folder, unclip_folder, stable_diffusion_folder, adapter_file, tmp_path
+):
+    kandinsky = ours(kandinsky_folder, training_schedule())
+    unclip = ours(unclip_folder, training_schedule())
+    for pipeline, call, words in (
+        (kandinsky, {"negative_prompt": "dust"}, "takes no words"),
+        (kandinsky, {"height": 30}, "height to be a multiple of 4 pixels, got 30"),
+        (kandinsky, {"noise_level": 3}, "noise_level to be from 0 to 0"),
+        (unclip, {"noise_level": 1000}, "noise_level to be from 0 to 999"),
+        (unclip, {"negative_image_embeds": embeds(1)}, "isn't guided away from embeddings"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pipeline(image_embeds=embeds(), **call)
+    with pytest.raises(UserError, match=r"painted with words alone: give ip_adapter"):
+        ours(stable_diffusion_folder, training_schedule())
+    save_file({"image_proj.latents": torch.zeros(1, 4, DIM)}, tmp_path / "plus.safetensors")
+    with pytest.raises(CheckpointError, match=r"has no image_proj\.proj\.weight"):
+        ours(stable_diffusion_folder, training_schedule(), ip_adapter=tmp_path / "plus.safetensors")
+    with pytest.raises(UserError, match="takes vectors of 12 values, the translator gives 16"):
+        ours(
+            stable_diffusion_folder,
+            training_schedule(),
+            ip_adapter=adapter_file,
+            translator=MLPTranslator(12, 16, hidden=8),
+        )
+
+
+def test_latents_come_back_as_pictures_with_gradients(kandinsky_folder, painter_folder):
+    for folder in (kandinsky_folder, painter_folder):
+        decoder: PictureDecoder = ours(folder, training_schedule()).decoder
+        latents = torch.randn(
+            1, *decoder.latent_shape(16, 32), generator=torch.Generator().manual_seed(0)
+        ).requires_grad_()
+        pixels = decoder.to_pixels(latents)
+        assert pixels.shape == (1, 3, 16, 32)
+        assert 0 <= pixels.min() < pixels.max() <= 1
+        (gradient,) = torch.autograd.grad(pixels.sum(), latents)
+        assert gradient.abs().max() > 0
+        assert decoder.to_latents(pixels.detach()).shape == latents.shape
