@@ -458,6 +458,52 @@ class ClipEncoder(_Encoder):
         self._check(images, "image", batch_size)
         return self._encode(images, "image", batch_size, self._prepare_images, normalize=normalize)
 
+    def pixels(self, pixels: Tensor, *, size: int | None = None, normalize: bool = True) -> Tensor:
+        """Embed pictures that are tensors, so that a gradient reaches their pixels.
+
+        The preprocessing is the checkpoint's own, done in torch: the embeddings are those of
+        `images` but for rounding to 8 bits.
+
+        Args:
+            pixels: RGB pictures, shape (n, 3, h, w), floating point, in [0, 1].
+            size: Side in pixels of the square that the tower shall see, if it takes other sizes
+                than its own (`takes_any_size`): a smaller one is faster, and sees less.
+            normalize: Scale to unit norm; otherwise the tower's output as it is.
+
+        Returns:
+            Embeddings, shape (n, d), float32, unit norm, on the encoder's device.
+
+        Raises:
+            UserError: If the shape or dtype is wrong, there is no image tower, or it does not take
+                that size.
+        """
+        self._require("image")
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise UserError(
+                "Expected pixels of shape (n, 3, h, w), floating point in [0, 1], got "
+                f"{pixels.dtype} of shape {tuple(pixels.shape)}."
+            )
+        recipe = self.towers.pixel_recipe
+        if size is not None and not recipe.any_size and size != recipe.height:
+            raise UserError(
+                f"{self._space.model_id!r} takes pictures of {recipe.width} x {recipe.height} "
+                f"pixels only, not of {size}. Leave the size out."
+            )
+        embeds = self("image", {"pixel_values": recipe(pixels, size)})
+        return unit_norm(embeds) if normalize else embeds.float()
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the image tower takes pictures of other sizes than its own."""
+        self._require("image")
+        return self.towers.pixel_recipe.any_size
+
+    @property
+    def image_size(self) -> int:
+        """Rows of the pictures that the image tower sees, in pixels."""
+        self._require("image")
+        return self.towers.pixel_recipe.height
+
     def _prepare_images(self, images: Sequence[Image.Image | str | Path]) -> Inputs:
         return self.towers.prepare_images([load_image(image) for image in images])
 

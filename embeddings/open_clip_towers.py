@@ -20,7 +20,7 @@ from clip2clap.embeddings.checkpoint import (
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.fingerprint import describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
-from clip2clap.embeddings.towers import Inputs, Recipe, Towers
+from clip2clap.embeddings.towers import Inputs, PixelRecipe, Recipe, Towers
 
 _PRECISIONS = {
     torch.float32: "fp32",
@@ -134,6 +134,29 @@ class OpenClipTowers(Towers):
     def prepare_images(self, images: Sequence[Image.Image]) -> Inputs:
         """Preprocess RGB pictures."""
         return {"pixel_values": torch.stack([self.transform(image) for image in images])}
+
+    @property
+    def pixel_recipe(self) -> PixelRecipe:
+        """The preprocessing of pictures, for those that are tensors with a gradient."""
+        preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
+        mode, interpolation = preprocessing["resize_mode"], preprocessing["interpolation"]
+        if mode not in ("shortest", "squash") or interpolation not in ("bilinear", "bicubic"):
+            raise UserError(
+                "This CLIP prepares pictures in a way that can't be followed for a gradient: "
+                f"expected resize_mode shortest or squash, got {mode!r}, and bilinear or bicubic "
+                f"interpolation, got {interpolation!r}."
+            )
+        size = self.model.visual.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return PixelRecipe(
+            height=height,
+            width=width,
+            short_side=min(height, width) if mode == "shortest" else None,
+            interpolation=interpolation,
+            mean=tuple(preprocessing["mean"]),
+            std=tuple(preprocessing["std"]),
+            any_size=False,
+        )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into token ids, cut and padded to the length that the tower takes."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from clip2clap.embeddings.checkpoint import (
     read_json,
     refuse_misfits,
 )
+from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.fingerprint import describe_processor, describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
-from clip2clap.embeddings.towers import Inputs, Recipe, Towers
+from clip2clap.embeddings.towers import Inputs, PixelRecipe, Recipe, Towers
 
 _CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "sfx_clap"}
 # AutoModel would build these towers without their projection into the joint space.
@@ -40,6 +41,8 @@ _SINGLE_TOWERS = (
     "SiglipTextModel",
     "SiglipVisionModel",
 )
+# PIL's numbers for what torch can do as well.
+_INTERPOLATIONS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 _OUTPUTS = {"image": "image_embeds", "text": "text_embeds", "audio": "audio_embeds"}
 _TOWER_MODULES: dict[Modality, tuple[str, ...]] = {
     "image": ("vision_model", "visual_projection"),
@@ -219,6 +222,34 @@ class TransformersTowers(Towers):
         )
         pixels = outputs["pixel_values"].float()
         return {"pixel_values": pixels.mul_(processor.rescale_factor / std).sub_(mean / std)}
+
+    @property
+    def pixel_recipe(self) -> PixelRecipe:
+        """The preprocessing of pictures, for those that are tensors with a gradient."""
+        processor = self.processors.image
+        assert processor is not None
+        interpolation = _INTERPOLATIONS.get(int(processor.resample))
+        size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
+        short_side = getattr(size, "shortest_edge", None)
+        seen = crop or size
+        plain = processor.do_resize and processor.do_rescale and processor.do_normalize
+        if not plain or interpolation is None or not (seen.height and seen.width):
+            raise UserError(
+                "This CLIP prepares pictures in a way that can't be followed for a gradient: "
+                "expected it to resize (bilinear or bicubic), rescale and normalize them."
+            )
+        scale = 255 * processor.rescale_factor
+        vision = getattr(self.model.config, "vision_config", self.model.config)
+        return PixelRecipe(
+            height=seen.height,
+            width=seen.width,
+            short_side=short_side,
+            interpolation=interpolation,
+            mean=tuple(value / scale for value in processor.image_mean),
+            std=tuple(value / scale for value in processor.image_std),
+            # A grid of patches has a position embedding for each.
+            any_size=not hasattr(vision, "patch_size"),
+        )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn texts into token ids, cut to the length that the tower takes."""

@@ -179,6 +179,15 @@ def test_images_and_texts_equal_open_clips_own_transform_and_model(open_clip_nam
     assert torch.allclose(encoder.texts(TEXTS, batch_size=batch_size), texts, atol=1e-5)
 
 
+def test_open_clips_pixels_embed_as_the_pictures_themselves_do(open_clip_name):
+    encoder = ClipEncoder.from_pretrained(open_clip_name)
+    picture, other = (image.resize((50, 75), Image.Resampling.BICUBIC) for image in photographs(2))
+    pixels = torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None].float() / 255
+    expected = encoder.images([picture, other])
+    own, control = (encoder.pixels(pixels) @ expected.T)[0].tolist()
+    assert own > 0.9999 > control
+
+
 def test_a_saved_open_clip_loads_as_the_same_space(open_clip_name, tmp_path):
     encoder = ClipEncoder.from_pretrained(open_clip_name)
     encoder.save_pretrained(tmp_path)
