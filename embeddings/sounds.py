@@ -86,6 +86,56 @@ def load_sound(
     return samples, sampling_rate
 
 
+def stream_sound(
+    source: str | Path | bytes,
+    *,
+    sampling_rate: int,
+    start: float = 0.0,
+    seconds: float | None = None,
+) -> Iterator[np.ndarray]:
+    """Read a recording of any length in stereo, block by block.
+
+    Args:
+        source: What `load_sound` takes.
+        sampling_rate: What to resample to, in Hz.
+        start: Where to begin, in s.
+        seconds: How much to read, in s; to the end if None.
+
+    Yields:
+        Blocks of float32, shape (2, samples), full scale at -1 and 1; a mono recording's two
+        channels are the same.
+
+    Raises:
+        UnreadableSoundError: As `load_sound`, but for the length; what is wrong in the middle is
+            found on the way.
+    """
+    _check_part(start, seconds)
+    name = "the recording" if isinstance(source, bytes) else str(source)
+    with _opened(source, name) as file:
+        if _is_cut_off(file):
+            raise UnreadableSoundError(_damaged(name))
+        file.seek(0)
+        most = None if seconds is None else round(seconds * sampling_rate)
+        position, skipped = 0, round(start * sampling_rate)
+        for block in _stereo_blocks(file, name, sampling_rate):
+            if not np.isfinite(block).all():
+                raise UnreadableSoundError(
+                    f"{name} holds samples that are no numbers (NaN or infinity). Save it again."
+                )
+            kept = block[:, max(0, skipped - position) :]
+            position += block.shape[1]
+            if most is not None:
+                kept = kept[:, : skipped + most - (position - kept.shape[1])]
+            if kept.shape[1]:
+                yield kept
+            if most is not None and position >= skipped + most:
+                break
+        if not position:
+            raise UnreadableSoundError(f"{name} holds no samples. Fetch or save it again.")
+        if position <= skipped:
+            raise UnreadableSoundError(_too_short(name, position / sampling_rate, start))
+
+
 def is_silent(waveform: np.ndarray) -> bool:
     """Tell whether there is nothing to hear in a waveform, shape (samples,).
 
@@ -193,13 +243,34 @@ def _by_soundfile(
 def _by_ffmpeg(
     file: IO[bytes], name: str, start: float, seconds: float | None
 ) -> tuple[np.ndarray, int]:
+    with _ffmpeg(file, name) as container:
+        return _decode(container, name, start, seconds)
+
+
+def _stereo_blocks(file: IO[bytes], name: str, sampling_rate: int) -> Iterator[np.ndarray]:
+    import av
+
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=sampling_rate)
+    with _ffmpeg(file, name) as container:
+        for frame in container.decode(container.streams.audio[0]):
+            # Where a film's pictures begin later than its sound means nothing here.
+            frame.pts = None
+            for part in resampler.resample(frame):
+                yield part.to_ndarray()
+        for part in resampler.resample(None):
+            yield part.to_ndarray()
+
+
+@contextlib.contextmanager
+def _ffmpeg(file: IO[bytes], name: str) -> Iterator[Any]:
+    """Open a file that has a sound track; what FFmpeg finds wrong becomes one line."""
     import av
 
     try:
         with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
             if not container.streams.audio:
                 raise UnreadableSoundError(f"{name} is a video without a sound track.")
-            return _decode(container, name, start, seconds)
+            yield container
     except (av.FFmpegError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from clip2clap import __version__
+from clip2clap.ahead import read_ahead
 from clip2clap.commands.destination import FormatName, choose_destination
 from clip2clap.commands.options import (
     Device,
@@ -22,7 +23,7 @@ from clip2clap.commands.options import (
     choose_dtype,
     require,
 )
-from clip2clap.commands.photographs import Photograph, read_ahead, read_batches
+from clip2clap.commands.photographs import Photograph, read_batches
 from clip2clap.commands.running import SchedulerName, progress_bar, use_scheduler
 
 if TYPE_CHECKING:

@@ -1,18 +1,14 @@
 """Photographs that a user named: read ahead, batch by batch, each with the name it gives."""
 
 import re
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Item = TypeVar("Item")
 
 _LONGEST_URL_STEM = 80
 
@@ -63,36 +59,3 @@ def read_batches(sources: Sequence[str], size: int) -> Iterator[list[Photograph]
             except (UserError, OSError) as error:
                 batch.append(Photograph(index, source, reason=" ".join(str(error).split())))
         yield batch
-
-
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Make the next item in a thread while the caller works on this one.
-
-    Beside the item given out there is never more than one. The thread dies with the process, so
-    that an interrupted run does not wait for a slow server.
-    """
-    wanted = threading.Semaphore(1)
-    made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-
-    def make() -> None:
-        iterator = iter(items)
-        while True:
-            wanted.acquire()
-            try:
-                made.put(("item", next(iterator)))
-            except StopIteration:
-                made.put(("end", None))
-                return
-            except BaseException as error:  # handed over to the caller, whatever it is
-                made.put(("error", error))
-                return
-
-    threading.Thread(target=make, daemon=True).start()
-    while True:
-        what, value = made.get()
-        if what == "end":
-            return
-        if what == "error":
-            raise value
-        wanted.release()
-        yield value
