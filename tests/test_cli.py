@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from skimage.data import chelsea
 
 from clip2clap import __version__
+from clip2clap.ahead import read_ahead
 from clip2clap.commands.photographs import stem_of
 from clip2clap.embeddings import EmbeddingSpace, TableWriter, read_space
 from clip2clap.embeddings.sounds import load_sound
@@ -45,8 +46,7 @@ def test_version_is_the_package_s(run: Run) -> None:
 
 def test_help_imports_neither_torch_nor_the_libraries_above_it() -> None:
     code = (
-        "import sys; from clip2clap.ahead import read_ahead
-from clip2clap.cli import main\n"
+        "import sys; from clip2clap.cli import main\n"
         "try: main(['image-to-audio', '--help'])\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'transformers', 'diffusers', 'datasets', 'numpy', 'matplotlib', 'PIL'}\n"
