@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -250,15 +251,17 @@ def _by_ffmpeg(
 def _stereo_blocks(file: IO[bytes], name: str, sampling_rate: int) -> Iterator[np.ndarray]:
     import av
 
-    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=sampling_rate)
     with _ffmpeg(file, name) as container:
-        for frame in container.decode(container.streams.audio[0]):
-            # Where a film's pictures begin later than its sound means nothing here.
-            frame.pts = None
+        stream = container.streams.audio[0]
+        # FFmpeg would turn a mono recording down on its way to stereo.
+        layout = "mono" if stream.channels == 1 else "stereo"
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
+        for frame in chain(container.decode(stream), [None]):
+            if frame is not None:
+                # When a video's sound begins means nothing here.
+                frame.pts = None
             for part in resampler.resample(frame):
-                yield part.to_ndarray()
-        for part in resampler.resample(None):
-            yield part.to_ndarray()
+                yield np.broadcast_to(part.to_ndarray(), (2, part.samples))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import av
 import numpy as np
 
 from clip2clap.embeddings import UserError
@@ -43,10 +42,11 @@ class FilmWriter:
             )
         if fps <= 0:
             raise UserError(f"Expected frames a second above 0, got {fps}.")
+        import av  # takes its time, and only films need it
+
         self.shape = (height, width, 3)
-        self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "+faststart"}
-        )
+        self._av = av
+        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         self._video: Any = self._container.add_stream(
             "libx264", rate=Fraction(fps), options=_VIDEO_OPTIONS
         )
@@ -85,7 +85,7 @@ class FilmWriter:
                 f"Expected frames of shape {self.shape}, uint8, got {picture.shape}, "
                 f"{picture.dtype}."
             )
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame.pts, frame.time_base = self._frames, 1 / self._video.codec_context.framerate
         self._frames += 1
         self._container.mux(self._video.encode(frame))
@@ -99,7 +99,7 @@ class FilmWriter:
         if not samples.shape[1]:
             return
         block = np.ascontiguousarray(samples, dtype=np.float32)
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=_CHANNELS)
+        frame = self._av.AudioFrame.from_ndarray(block, format="fltp", layout=_CHANNELS)
         frame.sample_rate, frame.pts = FILM_RATE, self._samples
         frame.time_base = Fraction(1, FILM_RATE)
         self._samples += samples.shape[1]

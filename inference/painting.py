@@ -124,7 +124,7 @@ class Painted:
 
 
 class Painting:
-    """One picture while it is painted: `step` goes on, `best` is the nearest so far.
+    """One picture while it is painted: `step` goes on, `look` sees how far it has come.
 
     The loss is the squared angle on the unit sphere between each cut-out and each target, weighted
     (Crowson et al. 2022, "VQGAN-CLIP", arXiv 2204.08583); the sound's vector in the place of the
@@ -162,11 +162,16 @@ class Painting:
         weights = torch.tensor([target.weight for target in targets]).to(latent)
         self._weights = weights / weights.abs().sum()
         self._adam = torch.optim.Adam([self._latent], lr=options.step_size)
-        self.best = self.look()
-        """The picture nearest to the targets among those that were looked at."""
+        self.best: Painted | None = None
+        """The picture nearest to the targets among those that `look` saw; None before."""
+
+    @property
+    def latent(self) -> Tensor:
+        """Where the painting has got to, shape (1, channels, rows, columns)."""
+        return self._latent.detach().clone()
 
     def step(self) -> float:
-        """Go one iteration on, and look at the whole picture now and then.
+        """Go one iteration on.
 
         Returns:
             The loss before the step.
@@ -188,23 +193,28 @@ class Painting:
         (self._latent.grad,) = torch.autograd.grad(loss, self._latent)
         self._adam.step()
         self.iteration += 1
-        if self.iteration % _LOOK_EVERY == 0 or self.iteration == options.iterations:
-            self.best = min(self.best, self.look(), key=lambda painted: painted.loss)
         return loss.item()
 
     @torch.no_grad()
     def look(self) -> Painted:
-        """Decode the picture as it is, and measure how near it is, whole and at full size."""
+        """Decode the picture as it is, and measure how near it is, whole and at full size.
+
+        Returns:
+            It; `best` is it from now on, if it is the nearest.
+        """
         pixels = self.surface.pixels(self._latent)
         embeds = self.clip.pixels(pixels)
         similarities = (embeds @ self._vectors.T)[0].tolist()
-        return Painted(
-            self._latent.detach().clone(),
+        seen = Painted(
+            self.latent,
             to_image(pixels),
             self._distances(embeds).item(),
             tuple(similarities),
             self.iteration,
         )
+        if self.best is None or seen.loss < self.best.loss:
+            self.best = seen
+        return seen
 
     def _distances(self, embeds: Tensor) -> Tensor:
         """Weigh the squared angles to the targets, shape (n,)."""
@@ -243,10 +253,14 @@ def paint(
         UserError: If there is no target, or a target is not a finite unit vector.
     """
     painting = Painting(surface, clip, targets, latent=latent, options=options, generator=generator)
+    painting.look()
     while painting.iteration < options.iterations:
         loss = painting.step()
+        if painting.iteration % _LOOK_EVERY == 0 or painting.iteration == options.iterations:
+            painting.look()
         if on_step is not None:
             on_step(painting, loss)
+    assert painting.best is not None
     return painting.best
 
 

@@ -1,14 +1,14 @@
 """Make the next thing while this one is used."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item]) -> Generator[Item]:
     """Make the next item in a thread while the caller works on this one.
 
     Beside the item given out there is never more than one. The thread dies with the process, so
@@ -21,18 +21,19 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
     def make() -> None:
         iterator = iter(items)
-        while True:
-            wanted.acquire()
-            if given_up.is_set():
-                return
-            try:
+        try:
+            while True:
+                wanted.acquire()
+                if given_up.is_set():
+                    return
                 made.put(("item", next(iterator)))
-            except StopIteration:
-                made.put(("end", None))
-                return
-            except BaseException as error:  # handed over to the caller, whatever it is
-                made.put(("error", error))
-                return
+        except StopIteration:
+            made.put(("end", None))
+        except BaseException as error:  # handed over to the caller, whatever it is
+            made.put(("error", error))
+        finally:
+            # Generators let go of their files and threads.
+            getattr(iterator, "close", bool)()
 
     threading.Thread(target=make, daemon=True).start()
     try:

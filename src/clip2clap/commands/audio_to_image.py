@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from clip2clap import __version__
+from clip2clap.ahead import read_ahead
 from clip2clap.commands.destination import PictureFormatName, choose_picture_destination
 from clip2clap.commands.options import (
     Device,
@@ -22,7 +23,6 @@ from clip2clap.commands.options import (
     choose_dtype,
     require,
 )
-from clip2clap.commands.photographs import read_ahead
 from clip2clap.commands.recordings import Recording, parse_mix, read_recordings
 from clip2clap.commands.running import SchedulerName, progress_bar, use_scheduler
 from clip2clap.presets import DEMO_FOLDER
