@@ -72,7 +72,7 @@ class PaintingOptions:
     augment: bool = True
     """Mirror, turn, shear and tint the cut-outs, so that no single view counts."""
 
-    total_variation: float = 0.0
+    total_variation: float = 1.0
     """Weight of the mean difference between neighbouring pixels: more of it paints smoother."""
 
     codebook: float = 0.0

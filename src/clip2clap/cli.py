@@ -19,6 +19,7 @@ from clip2clap.commands.extract import extract
 from clip2clap.commands.image_to_audio import image_to_audio
 from clip2clap.commands.norms import norms
 from clip2clap.commands.options import OptionError
+from clip2clap.commands.paint import paint
 from clip2clap.commands.train import train
 
 # What torch says on the processor, and on GPUs.
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(image_to_audio)
 app.command()(audio_to_image)
+app.command()(paint)
 app.command()(extract)
 app.command()(norms)
 app.command()(train)

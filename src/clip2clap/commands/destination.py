@@ -120,6 +120,24 @@ class PictureDestination:
     taken: set[str] = field(default_factory=set)
     """The names given away in this run, which are not given twice even with `overwrite`."""
 
+    def reserve(self, stem: str, ends: Sequence[str]) -> str:
+        """Give away a name that is free, for files that are written as they come.
+
+        Args:
+            stem: The name wanted, without a suffix; the one the user gave goes before it.
+            ends: What follows the stem in each file.
+
+        Returns:
+            The stem to use.
+        """
+        from clip2clap.inference.files import free_stem
+
+        stem = free_stem(
+            self.folder, self.stem or stem, [] if self.overwrite else ends, taken=self.taken
+        )
+        self.taken.add(stem.casefold())
+        return stem
+
     def write(self, stem: str, pictures: "Sequence[Image]") -> tuple[list[Path], Path | None]:
         """Write an item's pictures.
 
@@ -130,19 +148,12 @@ class PictureDestination:
         Returns:
             The pictures' paths, and the grid's if there is one.
         """
-        from clip2clap.inference.files import free_stem
         from clip2clap.inference.picture_files import arrange, write_picture
 
         numbers = [f"-{number}" for number in range(1, len(pictures) + 1)]
         ends = [f"{end}.{self.format}" for end in (numbers if len(pictures) > 1 else [""])]
         grid_end = f"-grid.{self.format}"
-        stem = free_stem(
-            self.folder,
-            self.stem or stem,
-            [] if self.overwrite else [*ends, *([grid_end] if self.grid else [])],
-            taken=self.taken,
-        )
-        self.taken.add(stem.casefold())
+        stem = self.reserve(stem, [*ends, *([grid_end] if self.grid else [])])
         paths = [self.folder / f"{stem}{end}" for end in ends]
         for path, picture in zip(paths, pictures, strict=True):
             write_picture(path, picture)

@@ -54,8 +54,17 @@ def read_recordings(
         ]
 
 
-def parse_mix(ingredients: Sequence[str]) -> list[tuple[str, float]]:
+def parse_mix(
+    ingredients: Sequence[str],
+    option: str = "--mix",
+    example: str = "FILE:WEIGHT such as dog.wav:0.7",
+) -> list[tuple[str, float]]:
     """Take `FILE:WEIGHT` apart; without a weight it is 1.
+
+    Args:
+        ingredients: What was given.
+        option: The option, for the message.
+        example: What was expected, for the message.
 
     Raises:
         OptionError: If a weight is no number.
@@ -69,9 +78,7 @@ def parse_mix(ingredients: Sequence[str]) -> list[tuple[str, float]]:
         try:
             parsed.append((file, float(weight)))
         except ValueError as error:
-            raise OptionError(
-                f"--mix: expected FILE:WEIGHT such as dog.wav:0.7, got {ingredient!r}."
-            ) from error
+            raise OptionError(f"{option}: expected {example}, got {ingredient!r}.") from error
     return parsed
 
 
