@@ -16,6 +16,7 @@ from clip2clap.commands.demo import demo
 from clip2clap.commands.doctor import doctor
 from clip2clap.commands.evaluate import evaluate
 from clip2clap.commands.extract import extract
+from clip2clap.commands.fit import fit
 from clip2clap.commands.image_to_audio import image_to_audio
 from clip2clap.commands.norms import norms
 from clip2clap.commands.options import OptionError
@@ -38,6 +39,7 @@ app.command()(paint)
 app.command()(extract)
 app.command()(norms)
 app.command()(train)
+app.command()(fit)
 app.command()(evaluate)
 app.command()(doctor)
 

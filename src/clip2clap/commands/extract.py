@@ -22,7 +22,13 @@ from clip2clap.commands.options import (
 if TYPE_CHECKING:
     import torch
 
-    from clip2clap.embeddings.extraction import Column, Published, Source
+    from clip2clap.embeddings.extraction import (
+        Column,
+        EncoderPlan,
+        ExtractionReport,
+        Published,
+        Source,
+    )
 
 PairName = Literal["image-audio", "image-caption", "caption-caption", "audio-caption"]
 FormatName = Literal[
@@ -30,7 +36,7 @@ FormatName = Literal[
 ]
 
 # What is embedded of a published data set by default: what it holds.
-_PUBLISHED: dict[str, PairName] = {
+PUBLISHED: dict[str, PairName] = {
     "audiocaps": "caption-caption",
     "conceptual-captions": "image-caption",
     "wit": "image-caption",
@@ -243,12 +249,12 @@ def extract(
     A run that was stopped goes on where it stood, if it is started again as before. Rows that can't
     be embedded stand in the table's failures.parquet with the reason.
     """
-    published = source[0] if len(source) == 1 and source[0] in _PUBLISHED else None
+    published = source[0] if len(source) == 1 and source[0] in PUBLISHED else None
     require(engine == "ray" or ray_address is None, "--ray-address", "goes with --engine ray.")
     require(engine == "ray" or actors is None, "--actors", "goes with --engine ray.")
     require(limit is None or limit > 0, "--limit", f"expected 1 or more, got {limit}.")
     require(published is not None or not captions, "--captions", "name the file as SOURCE instead.")
-    pair = pair or (_PUBLISHED[published] if published else None)
+    pair = pair or (PUBLISHED[published] if published else None)
     if pair is None:
         raise OptionError(f"--pair: say what is paired: {', '.join(get_args(PairName))}.")
     part = Path(captions[0].name.removesuffix(".gz")).stem if captions else split
@@ -258,15 +264,13 @@ def extract(
         output = Path(f"{stem}-{only}" if only and pair_with is None else str(stem))
     partner = _partner(pair_with, only, stem)
 
-    from clip2clap.embeddings import ModelNotFoundError
     from clip2clap.embeddings.extraction import EncoderPlan
-    from clip2clap.embeddings.extraction import extract as extract_embeddings
 
-    weights_dtype, on = _dtype_and_device(dtype, device, cluster=ray_address is not None)
+    weights_dtype, on = dtype_and_device(dtype, device, cluster=ray_address is not None)
     plan = EncoderPlan(
         _columns(pair, only, audio=audio is not None, frames=frames is not None),
-        clip=_model("demo" if demo else clip),
-        clap=_model("demo" if demo else clap),
+        clip=whole_path("demo" if demo else clip),
+        clap=whole_path("demo" if demo else clap),
         device=on,
         weights_dtype=weights_dtype,
         batch_size=batch_size,
@@ -278,7 +282,7 @@ def extract(
         "audio": audio_column,
         "keep": tuple(keep or ()),
     }
-    rows = _open(
+    rows = open_rows(
         published,
         source,
         captions=captions or [],
@@ -299,6 +303,35 @@ def extract(
         "allow_private": allow_private,
         "contact": contact,
     }
+    report = embed_with_bar(
+        rows,
+        output,
+        plan,
+        pair_with=partner,
+        dtype=stored,
+        limit=limit,
+        downloads=downloads,
+        engine=engine,
+        ray_address=ray_address,
+        ray_actors=actors,
+    )
+    if as_json:
+        typer.echo(json.dumps(extraction_facts(report), indent=2))
+    else:
+        print_extraction(report)
+        out = Console(highlight=False, markup=False)
+        out.print(f"Next: clip2clap norms {report.folder}", soft_wrap=True)
+    if not report.rows:
+        raise typer.Exit(1)
+
+
+def embed_with_bar(
+    rows: "Source", output: Path, plan: "EncoderPlan", *, limit: int | None, **options: Any
+) -> "ExtractionReport":
+    """Embed a data set under a progress bar; the arguments are `extraction.extract`'s."""
+    from clip2clap.embeddings import ModelNotFoundError
+    from clip2clap.embeddings.extraction import extract as extract_embeddings
+
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -311,41 +344,39 @@ def extract(
     ) as progress:
         task = progress.add_task("Embedding", total=limit)
         try:
-            report = extract_embeddings(
+            return extract_embeddings(
                 rows,
                 output,
                 plan,
-                pair_with=partner,
-                dtype=stored,
                 limit=limit,
-                downloads=downloads,
-                engine=engine,
-                ray_address=ray_address,
-                ray_actors=actors,
                 on_progress=lambda state: progress.update(
                     task,
                     completed=state.rows + state.failures,
                     description=f"{state.rows} rows, {state.failures} failed",
                 ),
+                **options,
             )
         except ModelNotFoundError as error:
             raise ModelNotFoundError(
                 f"{error} Or take --demo, the small models that come with clip2clap."
             ) from error
-    if as_json:
-        typer.echo(json.dumps({**asdict(report), "folder": str(report.folder)}, indent=2))
-    else:
-        out = Console(highlight=False, markup=False)
-        out.print(
-            f"{report.folder}: {report.rows} rows, {report.failures} failed, {report.new_rows} "
-            f"rows in {report.seconds:.1f} s.",
-            soft_wrap=True,
-        )
-        if report.failures:
-            out.print(f"Why rows failed: {report.folder}/failures.parquet", soft_wrap=True)
-        out.print(f"Next: clip2clap norms {report.folder}", soft_wrap=True)
-    if not report.rows:
-        raise typer.Exit(1)
+
+
+def extraction_facts(report: "ExtractionReport") -> dict[str, Any]:
+    """Give what an extraction did as plain values, for JSON."""
+    return {**asdict(report), "folder": str(report.folder)}
+
+
+def print_extraction(report: "ExtractionReport") -> None:
+    """Print what an extraction did."""
+    out = Console(highlight=False, markup=False)
+    out.print(
+        f"{report.folder}: {report.rows} rows, {report.failures} failed, {report.new_rows} "
+        f"rows in {report.seconds:.1f} s.",
+        soft_wrap=True,
+    )
+    if report.failures:
+        out.print(f"Why rows failed: {report.folder}/failures.parquet", soft_wrap=True)
 
 
 def _partner(pair_with: str | None, only: str | None, stem: str | None) -> Path | None:
@@ -379,13 +410,20 @@ def _columns(
     return cast("tuple[Column, ...]", tuple(chosen))
 
 
-def _model(name: str) -> str:
+def whole_path(name: str) -> str:
     """Give a folder's whole path: an encoder may be loaded in another process."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
 
 
-def _dtype_and_device(dtype: DtypeName, device: str, *, cluster: bool) -> "tuple[torch.dtype, str]":
+def dtype_and_device(
+    dtype: DtypeName, device: str, *, cluster: bool = False
+) -> "tuple[torch.dtype, str]":
+    """Find the number format and the device that encoders compute in.
+
+    Raises:
+        OptionError: If there is no such device here, or it can't use the format.
+    """
     import torch
 
     # Of a cluster's devices nothing is known here.
@@ -394,7 +432,7 @@ def _dtype_and_device(dtype: DtypeName, device: str, *, cluster: bool) -> "tuple
     return (torch.float32 if isinstance(chosen, str) else chosen), str(on)
 
 
-def _open(
+def open_rows(
     published: str | None,
     source: list[str],
     *,
@@ -405,6 +443,12 @@ def _open(
     format: FormatName,
     **options: Any,
 ) -> "Source":
+    """Open a published data set's files, or one's own; `options` are `open_source`'s.
+
+    Raises:
+        OptionError: If the published data set has no such split.
+        UserError: If there is no such data set, or its files can't be fetched.
+    """
     from clip2clap.embeddings.extraction import Fields, Split, open_source, published_files
 
     if published is None:

@@ -89,10 +89,12 @@ def image_to_audio(
             help="A folder; for a single photograph also a file name.",
             rich_help_panel="Files",
         ),
-    ],
+    ] = Path("."),
     model: Annotated[
         str,
         typer.Option(
+            "--model",
+            "--generator",
             metavar="NAME",
             help="The generator: demo, a preset (audioldm-s-full-v2 ...), a hub id or a folder.",
             rich_help_panel="Models",

@@ -13,7 +13,7 @@ from clip2clap.commands.options import Json, Seed, check_seed, choose_device
 from clip2clap.presets import GENERATOR_PRESETS
 
 if TYPE_CHECKING:
-    from clip2clap.training import TrainingProgress, TrainingReport
+    from clip2clap.training import Pairs, TrainingConfig, TrainingProgress, TrainingReport
 
 _SHOWN_METRICS = {
     "cosine": "cosine similarity",
@@ -233,7 +233,6 @@ def train(
     torch_device = choose_device(device)
 
     from clip2clap.training import TrainingConfig
-    from clip2clap.training import train as train_translator
 
     numbers = {"batch_size": batch_size, "learning_rate": learning_rate}
     given: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
@@ -264,6 +263,32 @@ def train(
         seed=seed,
         **given,
     )
+    report = train_with_bar(
+        table,
+        output,
+        config,
+        device=None if device == "auto" else str(torch_device),
+        overwrite=overwrite,
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    print_report(report)
+    out = Console(highlight=False, markup=False)
+    out.print(f"Next: {_next_command(output)}", soft_wrap=True)
+
+
+def train_with_bar(
+    table: "Path | Pairs",
+    output: Path,
+    config: "TrainingConfig",
+    *,
+    device: str | None,
+    overwrite: bool,
+) -> "TrainingReport":
+    """Train under a progress bar; the arguments are `training.train`'s."""
+    from clip2clap.training import train as train_translator
+
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -274,31 +299,28 @@ def train(
         transient=True,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task("Training", total=epochs)
+        task = progress.add_task("Training", total=config.epochs)
 
         def show(state: "TrainingProgress") -> None:
-            best = "" if state.best is None else f", best {state.best.validation[monitor]:.3f}"
+            best = ""
+            if state.best is not None:
+                best = f", best {state.best.validation[config.monitor]:.3f}"
             progress.update(
                 task,
                 completed=state.epoch - 1 + state.step / state.steps,
                 description=f"Epoch {state.epoch}{best}",
             )
 
-        report = train_translator(
-            table,
-            output,
-            config,
-            device=None if device == "auto" else str(torch_device),
-            overwrite=overwrite,
-            on_progress=show,
+        return train_translator(
+            table, output, config, device=device, overwrite=overwrite, on_progress=show
         )
-    if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
-        return
+
+
+def print_report(report: "TrainingReport") -> None:
+    """Print a run's held-out figures and its story."""
     out = Console(highlight=False, markup=False)
     out.print(_table(report))
     out.print(_story(report), soft_wrap=True)
-    out.print(f"Next: {_next_command(output)}", soft_wrap=True)
 
 
 def _next_command(translator: Path) -> str:
