@@ -4,8 +4,10 @@ from clip2clap.training.config import TrainingConfig
 from clip2clap.training.loop import train, train_translator
 from clip2clap.training.losses import (
     TranslationLoss,
+    bank_loss,
     contrastive_loss,
     cosine_loss,
+    distinct_targets,
     infonce_loss,
     mse_loss,
 )
@@ -19,21 +21,28 @@ from clip2clap.training.metrics import (
     retrieval_ranks,
     reverse_ranks,
 )
-from clip2clap.training.pairs import Pairs, Split, read_pairs, split_pairs
+from clip2clap.training.pairs import Pairs, Split, join_pairs, read_pairs, split_pairs
 from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingReport
+from clip2clap.training.sweep import SweepGrid, SweepProgress, SweepResult, sweep
 
 __all__ = [
     "EpochRecord",
     "Pairs",
     "Retrieval",
     "Split",
+    "SweepGrid",
+    "SweepProgress",
+    "SweepResult",
     "TrainingConfig",
     "TrainingProgress",
     "TrainingReport",
     "TranslationLoss",
+    "bank_loss",
     "contrastive_loss",
     "cosine_loss",
+    "distinct_targets",
     "infonce_loss",
+    "join_pairs",
     "mean_reciprocal_rank",
     "measure_retrieval",
     "median_rank",
@@ -44,6 +53,7 @@ __all__ = [
     "retrieval_ranks",
     "reverse_ranks",
     "split_pairs",
+    "sweep",
     "train",
     "train_translator",
 ]

@@ -32,10 +32,12 @@ class TrainingConfig:
     """What to train, on what, and how; the defaults are a fast recipe, with early stopping."""
 
     source: str | None = None
-    """Column to map from, such as `clip_text`; None takes the only CLIP column."""
+    """Column to map from, such as `clip_text`; `clip`, or None, takes the only CLIP column, and
+    `clap` the only CLAP column."""
 
     target: str | None = None
-    """Column to map to, such as `clap_text`; None takes the only CLAP column."""
+    """Column to map to, such as `clap_text`; `clap`, or None, takes the only CLAP column, and
+    `clip` the only CLIP column."""
 
     item: str | None = None
     """Column that says which rows come from one thing and so stay on one side of the split; None

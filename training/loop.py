@@ -172,6 +172,7 @@ def _train(
         pairs,
         split,
         config,
+        data=data,
         course=course,
         output=output,
         resumed_after=resumed_after,
@@ -189,6 +190,7 @@ def finish(
     split: Split,
     config: TrainingConfig,
     *,
+    data: str,
     course: Course | None,
     output: Path | None,
     resumed_after: int | None,
@@ -202,6 +204,7 @@ def finish(
         pairs: What it was trained on, with what was held out.
         split: Which is which.
         config: The settings as the user gave them.
+        data: Fingerprint of the pairs.
         course: The figures of every epoch; None for a closed-form fit.
         output: The translator's folder, if there is one.
         resumed_after: The epoch after which a killed run was taken up.
@@ -209,7 +212,6 @@ def finish(
     """
     measured_on: Literal["validation", "test"] = "test" if len(split.test) else "validation"
     figures = _measure(translator, pairs, split, measured_on, config.seed)
-    data = pairs.fingerprint()
     translator.record(
         source_space=pairs.source_space,
         target_space=pairs.target_space,

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -199,8 +199,8 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
     """
     if not isinstance(table, EmbeddingTable):
         table = EmbeddingTable.open(table)
-    source = _column(table, config.source, "clip", "source")
-    target = _column(table, config.target, "clap", "target")
+    source = _column(table, config.source or "clip", "source")
+    target = _column(table, config.target or "clap", "target")
     if source == target:
         raise UserError(f"Source and target are both {source!r}: there is nothing to translate.")
     spaces = table.spaces[source], table.spaces[target]
@@ -245,8 +245,8 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
                     "different models. Extract both with one."
                 )
     return Pairs(
-        source=_join([part.source for part in parts]),
-        target=_join([part.target for part in parts]),
+        source=JoinedVectors([part.source for part in parts]),
+        target=JoinedVectors([part.target for part in parts]),
         items=[item for part in parts for item in part.items_or_rows()],
         splits=None
         if all(part.splits is None for part in parts)
@@ -293,6 +293,46 @@ def split_pairs(pairs: Pairs, *, validation: float, seed: int) -> Split:
     return Split(**{name: torch.from_numpy(part) for name, part in rows.items()})
 
 
+def split_together(parts: Sequence[Pairs], *, validation: float, seed: int) -> list[Split]:
+    """Hold out some of every table's pairs, and train on none of their items in any table.
+
+    Args:
+        parts: The tables' pairs.
+        validation: Share of each table's rows to hold out, between 0 and 1.
+        seed: Of the draw.
+
+    Returns:
+        What `split_pairs` gives for each; rows to train on are left out where another table holds
+        out their item.
+
+    Raises:
+        UserError: As in `split_pairs`, or if nothing is left to train on.
+    """
+    splits = [split_pairs(part, validation=validation, seed=seed) for part in parts]
+    held_out = [
+        {
+            part.items[row]
+            for rows in (split.validation, split.test)
+            for row in rows.tolist()
+            if part.items is not None
+        }
+        for part, split in zip(parts, splits, strict=True)
+    ]
+    together = []
+    for number, (part, split) in enumerate(zip(parts, splits, strict=True)):
+        others = set().union(*held_out[:number], *held_out[number + 1 :])
+        train = split.train
+        if part.items is not None and others:
+            train = train[torch.tensor([part.items[row] not in others for row in train.tolist()])]
+        if not len(train):
+            raise UserError(
+                "Every item that one of the tables could train on is held out of another one. Name "
+                "another item column, or give the tables one split."
+            )
+        together.append(replace(split, train=train))
+    return together
+
+
 def thin_out(rows: Tensor, most: int | None = None) -> Tensor:
     """Give at most so many of the rows, 5,000 if not said, evenly spaced."""
     most = most or MOST_HELD_OUT
@@ -301,19 +341,19 @@ def thin_out(rows: Tensor, most: int | None = None) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 
-def _column(table: EmbeddingTable, name: str | None, family: Family, side: str) -> str:
+def _column(table: EmbeddingTable, name: str, side: str) -> str:
     columns = ", ".join(table.spaces)
-    if name is not None:
-        if name not in table.spaces:
-            raise UserError(
-                f"{table.folder} has no embeddings {name!r} for the {side}, only {columns}."
-            )
+    if name in table.spaces:
         return name
-    fitting = [column for column, space in table.spaces.items() if space.family == family]
+    if name not in get_args(Family):
+        raise UserError(
+            f"{table.folder} has no embeddings {name!r} for the {side}, only {columns}."
+        )
+    fitting = [column for column, space in table.spaces.items() if space.family == name]
     if len(fitting) != 1:
         number = "several" if fitting else "no"
         raise UserError(
-            f"{table.folder} has {number} {family.upper()} embeddings ({columns}): name the "
+            f"{table.folder} has {number} {name.upper()} embeddings ({columns}): name the "
             f"{side} column."
         )
     return fitting[0]
@@ -335,14 +375,6 @@ def _items(table: EmbeddingTable, name: str | None) -> list[str]:
         row_id if value is None else str(value)
         for row_id, value in zip(ids, table.source(name), strict=True)
     ]
-
-
-def _join(sides: Sequence[Vectors]) -> Vectors:
-    if all(isinstance(side, Tensor) for side in sides):
-        tensors = cast(Sequence[Tensor], sides)
-        dtypes = {tensor.dtype for tensor in tensors}
-        return torch.cat([t if len(dtypes) == 1 else t.float() for t in tensors])
-    return JoinedVectors(sides)
 
 
 def split_names(splits: Sequence[str | None] | None, n: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from clip2clap.commands.image_to_audio import image_to_audio
 from clip2clap.commands.norms import norms
 from clip2clap.commands.options import OptionError
 from clip2clap.commands.paint import paint
+from clip2clap.commands.sweep import sweep
 from clip2clap.commands.train import train
 
 # What torch says on the processor, and on GPUs.
@@ -41,6 +42,7 @@ app.command()(norms)
 app.command()(train)
 app.command()(fit)
 app.command()(evaluate)
+app.command()(sweep)
 app.command()(doctor)
 
 
