@@ -1,14 +1,13 @@
 """Perceptrons that see the same batches, trained as one batched computation."""
 
-import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 
 from clip2clap.embeddings import UserError
 from clip2clap.training.batches import Batches, generator_for
@@ -52,20 +51,30 @@ class Member:
 class Group:
     """Models that train together: the same pairs, in the same batches.
 
-    Those of one width and one way of changing their inputs and weights are stacked: each weight of
-    all of them is one tensor, with one fused optimiser step. A model that stops leaves its stack.
+    Those of one width and one way of changing their inputs and weights are stacked: they take their
+    steps together. A model that stops leaves its stack.
 
     Args:
         pairs: What to train on.
         split: Which of them.
         members: The models; their `batch_size` and `seed` agree.
         device: Where to train.
+        batched: Whether a stack is computed as one; by default on all devices but processors.
     """
 
-    def __init__(self, pairs: Pairs, split: Split, members: Sequence[Member], device: torch.device):
+    def __init__(
+        self,
+        pairs: Pairs,
+        split: Split,
+        members: Sequence[Member],
+        device: torch.device,
+        *,
+        batched: bool | None = None,
+    ):
         first = members[0].config
         assert first.batch_size is not None
-        self.members, self.device = list(members), device
+        self.members = list(members)
+        self.batched = device.type != "cpu" if batched is None else batched
         self.batches = Batches(
             pairs, split.train, batch_size=first.batch_size, seed=first.seed, device=device
         )
@@ -76,7 +85,7 @@ class Group:
         for member in members:
             network = new_network(pairs, member.config, self.batches)
             assert isinstance(network, MLPTranslator)
-            self.networks[member.name] = network
+            self.networks[member.name] = network.to(device)
             member.loss.to(device)
         stacks: dict[tuple[Any, ...], list[Member]] = {}
         for member in members:
@@ -109,8 +118,8 @@ class Group:
         for stack in self.stacks:
             predicted = stack.predict(self.held_out.source)
             losses = (stack.total / seen).tolist()
-            for place, (member, loss) in enumerate(zip(stack.members, losses, strict=True)):
-                self._measure(member, stack, place, predicted[place], loss)
+            for member, own, loss in zip(stack.members, predicted, losses, strict=True):
+                self._measure(member, own, loss)
         spent = (time.monotonic() - started) / len(going)
         for member in going:
             member.course.seconds += spent
@@ -118,7 +127,7 @@ class Group:
 
     def translator(self, member: Member) -> MLPTranslator:
         """Give a model's translator of its best epoch, on the CPU."""
-        network = self.networks[member.name]
+        network = self.networks[member.name].to("cpu")
         network.load_state_dict(member.course.best_weights)
         return network.eval()
 
@@ -152,18 +161,17 @@ class Group:
             self.stacks.append(stack)
 
     def _stack(self, members: Sequence[Member]) -> "Stack":
-        return Stack(members, [self.networks[member.name] for member in members], self.device)
+        networks = [self.networks[member.name] for member in members]
+        return Stack(members, networks, batched=self.batched)
 
-    def _measure(
-        self, member: Member, stack: "Stack", place: int, predicted: Tensor, loss: float
-    ) -> None:
+    def _measure(self, member: Member, predicted: Tensor, loss: float) -> None:
         figures = self.held_out.figures(predicted, member.loss, self.batches.batch_size)
         try:
             member.course.add(loss, *figures)
         except UserError as error:
             member.error = str(error)
             return
-        member.course.keep_if_best(lambda: stack.weights_of(place))
+        member.course.keep_if_best(self.networks[member.name].state_dict)
 
     def _let_go(self) -> None:
         """Take the models that have stopped out of their stacks."""
@@ -173,46 +181,36 @@ class Group:
             if len(places) == len(stack.members):
                 kept.append(stack)
             elif places:
-                smaller = self._stack([stack.members[place] for place in places])
-                smaller.restore(stack.state(places))
-                kept.append(smaller)
+                kept.append(stack.keep(places))
         self.stacks = kept
 
 
 class Stack:
-    """Perceptrons of one width whose weights lie in common tensors, the first dimension theirs.
+    """Perceptrons of one width that take their steps together.
+
+    On a GPU their weights are stacked and all are computed as one (`torch.func`). A processor gains
+    nothing from that: it goes faster through one network after the other, whose weights then stay
+    in its cache (by 1.4 in `benchmarks/training.py`). The optimiser's step is one either way.
 
     Args:
         members: The models; what `_kind` gives agrees.
-        networks: Their translators, on the CPU, whose weights are those to begin with.
-        device: Where to train.
+        networks: Their translators, which are trained in place.
+        batched: Whether they are computed as one.
     """
 
     def __init__(
-        self, members: Sequence[Member], networks: Sequence[MLPTranslator], device: torch.device
+        self, members: Sequence[Member], networks: Sequence[MLPTranslator], *, batched: bool
     ):
-        self.members = list(members)
+        self.members, self.networks = list(members), list(networks)
+        self.batched = batched
         self.config = members[0].config
-        self.device = device
-        self.frame = copy.deepcopy(networks[0]).to(device)
-        self.means = {
-            name: mean.to(device)
-            for name, mean in (
-                ("source_mean", self.frame.source_mean),
-                ("target_mean", self.frame.target_mean),
-            )
-            if mean is not None
-        }
-        weights, _ = stack_module_state([network.layers for network in networks])
-        self.weights = {
-            name: weight.detach().to(device).requires_grad_() for name, weight in weights.items()
-        }
+        self.device = networks[0].device
         self.optimizer = torch.optim.Adam(
             list(self._parameters().values()),
             lr=learning_rate_at(self.config, 0, 1),
-            fused=device.type in ("cpu", "cuda"),
+            fused=self.device.type in ("cpu", "cuda"),
         )
-        self.total = torch.zeros(len(self.members), device=device)
+        self.total = torch.zeros(len(self.members), device=self.device)
         self.noise = torch.Generator()
 
     def begin(self, epoch: int) -> None:
@@ -234,46 +232,46 @@ class Stack:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.config, at, self.config.epochs * steps)
-        predicted = self._predict(source, self.noise)
-        losses = torch.stack(
-            [
-                member.loss(own, target, bank)
-                for member, own in zip(self.members, predicted.unbind(), strict=True)
-            ]
-        )
         self.optimizer.zero_grad()
-        losses.sum().backward()
+        losses = []
+        for member, predicted in zip(self.members, self._predict(source, self.noise), strict=True):
+            loss = member.loss(predicted, target, bank)
+            if not self.batched:
+                loss.backward()
+            losses.append(loss)
+        if self.batched:
+            torch.stack(losses).sum().backward()
         self.optimizer.step()
         for member in self.members:
             member.loss.keep_scale_in_bounds()
-        self.total += losses.detach() * len(source)
+        self.total += torch.stack(losses).detach() * len(source)
 
     @torch.no_grad()
-    def predict(self, source: Tensor) -> Tensor:
-        """Translate unit vectors, shape (n, d_source), with every model: (m, n, d_target)."""
-        return self._predict(source, None)
+    def predict(self, source: Tensor) -> list[Tensor]:
+        """Translate unit vectors, shape (n, d_source), with every model."""
+        return list(self._predict(source, None))
 
-    def weights_of(self, place: int) -> dict[str, Tensor]:
-        """Give one model's weights, named as in its translator."""
-        own = {f"layers.{name}": weight[place] for name, weight in self.weights.items()}
-        return {**own, **self.means}
+    def keep(self, places: Sequence[int]) -> "Stack":
+        """Give a stack of some of the models, which go on as if the others had never been there."""
+        smaller = Stack(
+            [self.members[place] for place in places],
+            [self.networks[place] for place in places],
+            batched=self.batched,
+        )
+        for parameter in smaller._parameters().values():
+            smaller.optimizer.state[parameter] = self.optimizer.state[parameter]
+        return smaller
 
-    def state(self, places: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """Give the weights and the optimiser's moments, of some of the models if asked."""
-        tensors = {}
-        names = {member.name for member in self.members}
-        if places is not None:
-            names = {self.members[place].name for place in places}
-        for label, parameter in self._parameters().items():
-            kind, owner, _ = label.split("/")
-            if kind == "loss" and owner not in names:
-                continue
-            moments = self.optimizer.state[parameter]
-            for key, value in {"value": parameter.detach(), **moments}.items():
-                is_stacked = kind == "weights" and value.dim() > 0
-                chosen = value[list(places)] if is_stacked and places is not None else value
-                tensors[f"{label}/{key}"] = chosen
-        return tensors
+    def state(self) -> dict[str, Tensor]:
+        """Give the weights and the optimiser's moments."""
+        return {
+            f"{label}/{key}": value
+            for label, parameter in self._parameters().items()
+            for key, value in {
+                "value": parameter.detach(),
+                **self.optimizer.state[parameter],
+            }.items()
+        }
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -281,32 +279,39 @@ class Stack:
         for label, parameter in self._parameters().items():
             own = _below(tensors, f"{label}/")
             parameter.copy_(own.pop("value"))
-            # The fused optimiser counts its steps where the weights are.
             self.optimizer.state[parameter] = {
-                key: value.to(self.device).clone() for key, value in own.items()
+                key: value.to(self.device) for key, value in own.items()
             }
 
-    def _parameters(self) -> dict[str, Tensor]:
-        losses = {
-            f"loss/{member.name}/{name}": parameter
-            for member in self.members
-            for name, parameter in member.loss.named_parameters()
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{member.name}/{name}": parameter
+            for member, network in zip(self.members, self.networks, strict=True)
+            for module in (network.layers, member.loss)
+            for name, parameter in module.named_parameters()
         }
-        return {**{f"weights//{name}": weight for name, weight in self.weights.items()}, **losses}
 
-    def _predict(self, source: Tensor, noise: torch.Generator | None) -> Tensor:
-        config = self.config
-        prepared = self.frame.prepare(source)
+    def _predict(self, source: Tensor, noise: torch.Generator | None) -> Iterator[Tensor]:
+        """Translate with one model after another; the first of them prepares for all."""
+        config, first = self.config, self.networks[0]
+        prepared = first.prepare(source)
         if noise is not None and config.noise:
             prepared = add_noise(prepared, config.noise, noise)
         bf16 = computes_in_bf16(config, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            translated = vmap(self._translate, in_dims=(0, None))(self.weights, prepared)
-        return self.frame.finish(translated)
-
-    def _translate(self, weights: dict[str, Tensor], prepared: Tensor) -> Tensor:
-        layers: nn.Module = self.frame.layers
-        return functional_call(layers, weights, (prepared,))
+        if self.batched:
+            layers = first.layers
+            own = [dict(network.layers.named_parameters()) for network in self.networks]
+            weights = {name: torch.stack([one[name] for one in own]) for name in own[0]}
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                translated = vmap(
+                    lambda weight: functional_call(layers, weight, (prepared,)),
+                )(weights)
+            yield from first.finish(translated).unbind()
+            return
+        for network in self.networks:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                translated = network.layers(prepared)
+            yield network.finish(translated)
 
 
 def _kind(config: TrainingConfig) -> tuple[Any, ...]:

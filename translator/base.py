@@ -43,10 +43,10 @@ class Translator(ModelMixin, ConfigMixin):
     # Too small for it to be worth anything, and it would complicate `to`.
     _supports_group_offloading = False
 
-    source_mean: Tensor | None = None
+    source_mean: Tensor | None
     """What is taken off every unit vector that goes in, shape (source_dim,); None for nothing."""
 
-    target_mean: Tensor | None = None
+    target_mean: Tensor | None
     """What is added to every vector that comes out, shape (target_dim,); None for nothing."""
 
     def translate(self, embeds: Tensor) -> Tensor:
@@ -322,6 +322,8 @@ class Translator(ModelMixin, ConfigMixin):
 
     def _finish_config(self) -> None:
         """Check what `register_to_config` has taken down, and add the library's version."""
+        self.register_buffer("source_mean", None)
+        self.register_buffer("target_mean", None)
         for name in ("source_dim", "target_dim", "hidden", "blocks"):
             size = self.config.get(name, 1)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -347,8 +349,8 @@ class Translator(ModelMixin, ConfigMixin):
 
     def _keep_means(self) -> None:
         """Make room for both means among the weights; they are zero until `centre` sets them."""
-        self.register_buffer("source_mean", torch.zeros(self.source_dim))
-        self.register_buffer("target_mean", torch.zeros(self.target_dim))
+        self.source_mean = torch.zeros(self.source_dim)
+        self.target_mean = torch.zeros(self.target_dim)
 
     @classmethod
     def _check_config(cls, config: Mapping[str, Any], folder: Path) -> None:
