@@ -13,6 +13,20 @@ from rich.console import Console
 from clip2clap import __version__
 from clip2clap.ahead import read_ahead
 from clip2clap.commands.destination import PictureFormatName, choose_picture_destination
+from clip2clap.commands.film import (
+    Crossfade,
+    FilmFlag,
+    FilmRequest,
+    Fps,
+    PaintOn,
+    Size,
+    Smoothing,
+    Title,
+    Walk,
+    Window,
+    make_one,
+    plan_films,
+)
 from clip2clap.commands.options import (
     Device,
     Dtype,
@@ -71,6 +85,9 @@ class Report:
 
     pictures: list[dict[str, Any]] = field(default_factory=list)
     """For each recording its pictures' files, and what to know about them."""
+
+    films: list[dict[str, Any]] = field(default_factory=list)
+    """For each film its file, the recordings in it, its frames and its length."""
 
     skipped: list[dict[str, Any]] = field(default_factory=list)
     """The recordings that could not be read, with the reasons."""
@@ -262,6 +279,15 @@ def audio_to_image(
             rich_help_panel=_FILES,
         ),
     ] = False,
+    film: FilmFlag = False,
+    fps: Fps = 8.0,
+    size: Size = None,
+    window: Window = 2.0,
+    smoothing: Smoothing = 0.5,
+    crossfade: Crossfade = 1.0,
+    walk: Walk = 0.0,
+    paint_on: PaintOn = 0,
+    title: Title = None,
     format: Annotated[
         PictureFormatName | None,
         typer.Option(
@@ -338,6 +364,22 @@ def audio_to_image(
 
     from clip2clap.embeddings.sounds import find_sounds
 
+    request = FilmRequest(
+        fps=fps,
+        size=size,
+        window=window,
+        smoothing=smoothing,
+        crossfade=crossfade,
+        walk=walk,
+        paint_on=paint_on,
+        title=title,
+        start=start,
+        seconds=seconds,
+    )
+    if film:
+        request.check()
+        require(not mix, "--mix", "a film plays recordings one after another. Give them as INPUT.")
+        require(images == candidates == 1, "--images", "a film has one picture at a time.")
     sources = [file for file, _ in ingredients] or find_sounds(inputs or [])
     require(
         any(Path(source).expanduser().exists() for source in sources),
@@ -345,8 +387,13 @@ def audio_to_image(
         f"{sources[0]} does not exist.",
     )
     count = 1 if ingredients else len(sources)
-    destination = choose_picture_destination(
-        output, count=count, format=format, overwrite=overwrite, grid=grid
+    planned = plan_films(output, sources, overwrite=overwrite) if film else []
+    destination = (
+        None
+        if film
+        else choose_picture_destination(
+            output, count=count, format=format, overwrite=overwrite, grid=grid
+        )
     )
     console = Console(stderr=True)
     began = time.perf_counter()
@@ -396,8 +443,12 @@ def audio_to_image(
             **settings,
         },
     )
-    size = len(sources) if ingredients else max(1, batch_size // candidates)
-    batches = read_ahead(read_recordings(sources, size, start=start, seconds=seconds))
+    if destination is None:
+        report.settings |= asdict(request)
+        _make_films(pipeline, planned, request, report, settings, console, as_json=as_json)
+        return
+    at_once = len(sources) if ingredients else max(1, batch_size // candidates)
+    batches = read_ahead(read_recordings(sources, at_once, start=start, seconds=seconds))
     with progress_bar(console, "Painting") as progress:
         task = progress.add_task("", total=count)
         try:
@@ -435,6 +486,59 @@ def audio_to_image(
         typer.echo(json.dumps(asdict(report), indent=2))
     else:
         typer.echo(_summary(report, count, destination.folder), err=True)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.skipped:
+        raise typer.Exit(1)
+
+
+def _make_films(
+    pipeline: "AudioToImagePipeline",
+    planned: Sequence[tuple[Path, list[str]]],
+    request: FilmRequest,
+    report: Report,
+    settings: dict[str, Any],
+    console: Console,
+    *,
+    as_json: bool,
+) -> None:
+    """Make films one by one, and end as the verb does; one that can't be made is skipped."""
+    from clip2clap.embeddings.errors import UserError
+
+    began = time.perf_counter()
+    calls = {
+        name: value
+        for name, value in settings.items()
+        if name not in ("num_images_per_prompt", "batch_size")
+    }
+    for index, (path, sources) in enumerate(planned):
+        seed = report.settings["seed"] + index
+        try:
+            film = make_one(
+                pipeline, path, sources, request, calls=calls, seed=seed, console=console
+            )
+        except UserError as error:
+            reason = " ".join(str(error).split())
+            report.skipped.append({"input": sources, "reason": reason})
+            typer.echo(f"skipped: {reason}", err=True)
+            continue
+        except KeyboardInterrupt:
+            report.interrupted = True
+            break
+        report.films.append(
+            {
+                "input": sources,
+                "output": str(path),
+                "frames": film.frames,
+                "seconds": round(film.seconds, 3),
+                "seed": seed,
+            }
+        )
+        if not as_json:
+            typer.echo(str(path))
+    report.seconds = {"make": round(time.perf_counter() - began, 3)}
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
     if report.interrupted:
         raise typer.Exit(130)
     if report.skipped:

@@ -46,6 +46,25 @@ def check_seed(seed: int) -> None:
     require(0 <= seed < 2**62, "--seed", f"expected a number from 0 to 2**62 - 1, got {seed}.")
 
 
+def parse_size(size: str) -> tuple[int, int]:
+    """Take `WxH` apart; a single number is a square.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        OptionError: If it is neither.
+    """
+    width, _, height = size.lower().partition("x")
+    try:
+        shape = int(width), int(height or width)
+    except ValueError:
+        shape = 0, 0
+    if min(shape) < 1:
+        raise OptionError(f"--size: expected WxH such as 384x256, or one number, got {size!r}.")
+    return shape
+
+
 def choose_device(name: str) -> "torch.device":
     """Find the device a user named, or the best there is for `auto`.
 

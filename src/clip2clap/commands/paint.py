@@ -14,10 +14,10 @@ from clip2clap.commands.destination import choose_picture_destination
 from clip2clap.commands.options import (
     Device,
     Json,
-    OptionError,
     Seed,
     check_seed,
     choose_device,
+    parse_size,
     require,
 )
 from clip2clap.commands.recordings import parse_mix
@@ -460,25 +460,6 @@ def load_painter(
         painter.translator.check_source(painter.clap.space("audio"))
         painter.translator.check_target(painter.clip.space("image"))
     return painter
-
-
-def parse_size(size: str, option: str = "--size") -> tuple[int, int]:
-    """Take `WxH` apart; a single number is a square.
-
-    Returns:
-        Width and height in pixels.
-
-    Raises:
-        OptionError: If it is neither.
-    """
-    width, _, height = size.lower().partition("x")
-    try:
-        shape = int(width), int(height or width)
-    except ValueError:
-        shape = 0, 0
-    if min(shape) < 1:
-        raise OptionError(f"{option}: expected WxH such as 384x256, or one number, got {size!r}.")
-    return shape
 
 
 def _paint(
