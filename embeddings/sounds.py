@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -190,7 +190,7 @@ def _check_part(start: float, seconds: float | None) -> None:
 
 
 @contextlib.contextmanager
-def _opened(source: str | Path | bytes, name: str) -> Iterator[IO[bytes]]:
+def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
     if isinstance(source, bytes):
         if not source:
             raise UnreadableSoundError(f"{name} is empty. Fetch or save it again.")
@@ -214,7 +214,7 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[IO[bytes]]:
 
 
 def _by_soundfile(
-    file: IO[bytes], name: str, start: float, seconds: float | None
+    file: BinaryIO, name: str, start: float, seconds: float | None
 ) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(file) as sound:
         rate = sound.samplerate
@@ -242,7 +242,7 @@ def _by_soundfile(
 
 
 def _by_ffmpeg(
-    file: IO[bytes], name: str, start: float, seconds: float | None
+    file: BinaryIO, name: str, start: float, seconds: float | None
 ) -> tuple[np.ndarray, int]:
     with _ffmpeg(file, name) as container:
         return _decode(container, name, start, seconds)
@@ -328,7 +328,7 @@ def _decode(
     return np.concatenate([np.empty(0, np.float32), *blocks]).astype(np.float32), rate
 
 
-def _is_media(file: IO[bytes]) -> bool:
+def _is_media(file: BinaryIO) -> bool:
     """Tell from its first bytes whether a file that can't be decoded is a sound or a video."""
     file.seek(0)
     head = file.read(12)
@@ -337,7 +337,7 @@ def _is_media(file: IO[bytes]) -> bool:
     )
 
 
-def _is_cut_off(file: IO[bytes]) -> bool:
+def _is_cut_off(file: BinaryIO) -> bool:
     """Tell whether a file ends before it says; the readers play such files without a word."""
     head = file.read(2**13)
     size = file.seek(0, io.SEEK_END)

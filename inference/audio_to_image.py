@@ -320,7 +320,9 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
 
-    def save_pretrained(self, save_directory: PathOrId, **kwargs: Any) -> None:
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: PathOrId, **kwargs: Any
+    ) -> None:
         """Write all parts into a folder, as `DiffusionPipeline.save_pretrained` does.
 
         An IP-Adapter is written beside the UNet it was put into.
@@ -780,7 +782,8 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
     def _apply_ip_adapter(self) -> None:
         if self.ip_adapter is not None:
             with quietly():
-                self.load_ip_adapter(self.ip_adapter.by_part(), subfolder="", weight_name="")
+                parts: Any = self.ip_adapter.by_part()
+                self.load_ip_adapter(parts, subfolder="", weight_name="")
 
     def _check_numbers(self, **numbers: Any) -> None:
         most = self.scheduler.config["num_train_timesteps"]

@@ -175,7 +175,7 @@ def kandinsky_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def unclip_folder(tmp_path_factory, tokenizer, reading_clip_folder) -> Path:
     """Stable unCLIP; its image encoder is one tower of the CLIP that reads."""
-    whole = CLIPModel.from_pretrained(reading_clip_folder)
+    whole: Any = CLIPModel.from_pretrained(reading_clip_folder)
     whole.config.vision_config.projection_dim = DIM
     tower = CLIPVisionModelWithProjection(whole.config.vision_config)
     tower.vision_model = whole.vision_model
@@ -218,7 +218,7 @@ def stable_diffusion_folder(tmp_path_factory, tokenizer) -> Path:
 def adapter_file(tmp_path_factory, stable_diffusion_folder) -> Path:
     """A plain IP-Adapter: four tokens made of an embedding, and keys and values for each layer."""
     generator = torch.Generator().manual_seed(3)
-    unet = UNet2DConditionModel.from_pretrained(stable_diffusion_folder, subfolder="unet")
+    unet: Any = UNet2DConditionModel.from_pretrained(stable_diffusion_folder, subfolder="unet")
     tensors = {
         "image_proj.proj.weight": torch.randn(4 * WORDS, DIM, generator=generator),
         "image_proj.proj.bias": torch.randn(4 * WORDS, generator=generator),
@@ -384,7 +384,7 @@ def test_kandinsky_guides_away_from_the_zero_picture_of_its_clip(
     kandinsky_folder, reading_clip_folder
 ):
     pipeline = ours(kandinsky_folder, training_schedule(), clip=reading_clip_folder)
-    tower = CLIPModel.from_pretrained(reading_clip_folder).eval()
+    tower: Any = CLIPModel.from_pretrained(reading_clip_folder).eval()
     with torch.no_grad():
         zero = tower.get_image_features(pixel_values=torch.zeros(1, 3, 32, 32)).pooler_output
     call = {

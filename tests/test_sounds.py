@@ -3,6 +3,7 @@
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -36,7 +37,8 @@ def recording() -> np.ndarray:
 def write_media(path: Path, waveform: np.ndarray | None) -> None:
     """Write a file as FFmpeg does, with a picture track if it is a video."""
     with av.open(path, "w") as container:
-        video = sound = None
+        video: Any = None
+        sound: Any = None
         if path.suffix != ".m4a":
             codec = "libvpx" if path.suffix == ".webm" else "mpeg4"
             video = container.add_stream(codec, rate=Fraction(8))

@@ -16,7 +16,13 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from clip2clap import __version__
-from clip2clap.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, GENERATOR_PRESETS
+from clip2clap.presets import (
+    CLAP_PRESETS,
+    CLIP_PRESETS,
+    DECODER_PRESETS,
+    DEMO_FOLDER,
+    GENERATOR_PRESETS,
+)
 
 _PACKAGES = (
     "torch",
@@ -31,6 +37,7 @@ _PACKAGES = (
     "pillow",
     "scikit-image",
     "soundfile",
+    "av",
     "soxr",
     "matplotlib",
     "httpx",
@@ -334,6 +341,7 @@ def _models() -> tuple[list[dict[str, Any]], list[Problem]]:
     models = []
     for kind, presets in (
         ("generator", GENERATOR_PRESETS),
+        ("decoder", DECODER_PRESETS),
         ("clip", CLIP_PRESETS),
         ("clap", CLAP_PRESETS),
     ):

@@ -662,7 +662,7 @@ def paint(
             nearest = _nearest(pipeline, result.image_embeds, names)
             for place, recording in enumerate(items):
                 each = calls["num_images_per_prompt"]
-                pictures = list(result.images[place * each : (place + 1) * each])
+                pictures: list[Any] = list(result.images[place * each : (place + 1) * each])
                 values = None
                 if result.similarities is not None:
                     values = result.similarities[place].tolist()
