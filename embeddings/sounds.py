@@ -248,7 +248,7 @@ def _by_ffmpeg(
         return _decode(container, name, start, seconds)
 
 
-def _stereo_blocks(file: IO[bytes], name: str, sampling_rate: int) -> Iterator[np.ndarray]:
+def _stereo_blocks(file: BinaryIO, name: str, sampling_rate: int) -> Iterator[np.ndarray]:
     import av
 
     with _ffmpeg(file, name) as container:
@@ -265,7 +265,7 @@ def _stereo_blocks(file: IO[bytes], name: str, sampling_rate: int) -> Iterator[n
 
 
 @contextlib.contextmanager
-def _ffmpeg(file: IO[bytes], name: str) -> Iterator[Any]:
+def _ffmpeg(file: BinaryIO, name: str) -> Iterator[Any]:
     """Open a file that has a sound track; what FFmpeg finds wrong becomes one line."""
     import av
 
