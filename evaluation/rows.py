@@ -18,6 +18,9 @@ from clip2clap.training.run_folder import REPORT_FILE
 
 SplitName = Literal["auto", "test", "validation", "train", "all"]
 
+UNKNOWN = "all, perhaps seen in training"
+"""What rows are called of which nobody says whether translators have learnt from them."""
+
 MOST_ROWS = 50_000
 """Rows measured on unless asked otherwise: every two are compared, which takes half a minute."""
 
@@ -69,7 +72,8 @@ def choose_rows(
 
     `auto` takes the rows that the table's split column calls test, else those it calls validation;
     without such a column the rows that were held out when the translators were trained on this
-    very table; and if none of them was, all rows.
+    very table; and if none of them was, all rows, which may have been part of another table they
+    learnt from.
 
     Args:
         table: The table or its folder.
@@ -149,7 +153,8 @@ def _rows_of(
         if (names == name).any():
             return np.flatnonzero(names == name), name
     held_out = _held_out(pairs, translators)
-    return (everything, "all") if held_out is None else (held_out, "held-out")
+    # Another table may still hold what translators were trained on.
+    return (everything, UNKNOWN) if held_out is None else (held_out, "held-out")
 
 
 def _held_out(pairs: Pairs, translators: Sequence[str | Path]) -> np.ndarray | None:
