@@ -55,7 +55,7 @@ class Resamples:
         UserError: If there are no rows or no draws.
     """
 
-    def __init__(self, items: Sequence[Any], *, resamples: int = 1000, seed: int = 0):
+    def __init__(self, items: Sequence[Any] | np.ndarray, *, resamples: int = 1000, seed: int = 0):
         if not len(items) or resamples < 1:
             raise UserError(
                 f"Expected at least one row and one draw, got {len(items)} and {resamples}."
@@ -102,7 +102,7 @@ class Resamples:
 
     def mean(self, values: np.ndarray) -> Figure:
         """Give a mean with its interval."""
-        return Figure.of(np.mean(values), self.means(values))
+        return Figure.of(float(np.mean(values)), self.means(values))
 
     def share(self, values: np.ndarray) -> Figure:
         """Give the share of rows that are true with its interval, the wider of two.
@@ -117,7 +117,7 @@ class Resamples:
 
     def median(self, values: np.ndarray) -> Figure:
         """Give a median with its interval."""
-        return Figure.of(np.median(values), self.medians(values))
+        return Figure.of(float(np.median(values)), self.medians(values))
 
     def _parts(self, dtype: Any) -> Iterator[np.ndarray]:
         for start in range(0, self.resamples, _AT_ONCE):

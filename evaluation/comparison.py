@@ -133,7 +133,7 @@ def _compare(
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
         raw.append(min(1.0, float(2 * (tail + 1) / (len(drawn) + 1))))
     return [
-        Difference(figure, one, other, *values, difference, p)
+        Difference(figure, one, other, values[0], values[1], difference, p)
         for (one, other, values, difference), p in zip(found, _holm(raw), strict=True)
     ]
 

@@ -1,7 +1,7 @@
 """How far two sets of sounds lie apart as wholes."""
 
 import numpy as np
-from scipy.linalg import qr, svdvals
+from scipy.linalg import svdvals
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import rbf_kernel
 
@@ -33,11 +33,12 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     factors = []
     for side, mean in zip(sides, means, strict=True):
         centred = (side - mean) / np.sqrt(len(side) - 1)
-        # Of many vectors only the triangle matters, which has the same covariance.
-        tall = len(centred) > centred.shape[1]
-        factors.append(qr(centred, mode="r")[0][: centred.shape[1]] if tall else centred)
+        if len(centred) > centred.shape[1]:
+            # Of many vectors only the triangle matters, which has the same covariance.
+            centred = np.linalg.qr(centred, mode="r")
+        factors.append(centred)
     traces = sum((factor**2).sum() for factor in factors)
-    shared = svdvals(factors[0] @ factors[1].T).sum()
+    shared = np.sum(svdvals(factors[0] @ factors[1].T))
     return max(float(((means[0] - means[1]) ** 2).sum() + traces - 2 * shared), 0.0)
 
 

@@ -301,7 +301,7 @@ def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str
     for title, rows in (("Best", order[:EXAMPLES]), ("Worst", order[::-1][:EXAMPLES])):
         body = "".join(
             f"<tr><td>{ranks[row]:,}</td><td>{cosines[row]:.3f}</td>"
-            f"<td>{escape(str(ids[row]))}</td><td>{escape(texts[row])}</td></tr>"
+            f"<td>{escape(str(ids[row]))}</td><td>{escape(str(texts[row]))}</td></tr>"
             for row in rows
         )
         head = "<tr><th>Rank</th><th>Cosine</th><th>Id</th><th></th></tr>"

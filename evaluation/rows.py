@@ -116,7 +116,7 @@ def choose_rows(
         pairs=Pairs(
             source=pairs.source[at],
             target=pairs.target[at],
-            items=None if pairs.items is None else [pairs.items[row] for row in rows],
+            items=None if pairs.items is None else _taken(pairs.items, rows),
             source_space=pairs.source_space,
             target_space=pairs.target_space,
             source_column=pairs.source_column,
@@ -205,7 +205,8 @@ def _texts(table: EmbeddingTable, rows: np.ndarray) -> list[str]:
 
 
 def _taken(values: Sequence[str], rows: np.ndarray) -> list[str]:
-    return [values[row] for row in rows]
+    places: list[int] = rows.tolist()
+    return [values[place] for place in places]
 
 
 def _mean(target: Vectors, rows: np.ndarray) -> Tensor:

@@ -270,8 +270,13 @@ class _Bench:
             return SoundScores(
                 name=name,
                 clips=len(embeds),
-                **apart,
-                **self._summary(rows),
+                fd=apart["fd"],
+                fad=apart["fad"],
+                kd=apart["kd"],
+                clap_score=self._mean(rows, "clap_score"),
+                translated=self._mean(rows, "translated"),
+                judge=self.draws.share(rows["judge"]) if "judge" in rows else None,
+                clip_score=self._mean(rows, "clip_score"),
                 seconds=seconds,
             )
 
@@ -307,7 +312,9 @@ class _Bench:
         return SoundScores(
             name="real recordings",
             clips=len(recordings),
-            **apart,
+            fd=apart["fd"],
+            fad=apart["fad"],
+            kd=apart["kd"],
             clap_score=clap_score,
             translated=None,
             judge=judge,
@@ -345,8 +352,8 @@ class _Bench:
         Returns:
             Vectors (n, d); vectors of windows (m, d), the sound each is of (m,); and kinds.
         """
-        embeds, windows, places = [], [], []
-        kinds: list[str] | None = None if self.judge is None else []
+        embeds, windows, places, judge = [], [], [], self.judge
+        kinds: list[str] | None = None if judge is None else []
         for start, part in enumerate(_parts(files, _AT_ONCE)):
             sounds = [load_sound(file) for file in part]
             heard = self.clap.audios(sounds)
@@ -355,8 +362,8 @@ class _Bench:
                 cut = _windows(sound)
                 windows.append(self.clap.audios(cut))
                 places += [at] * len(cut)
-            if self.judge is not None and kinds is not None:
-                kinds += self.judge(sounds, heard)
+            if judge is not None and kinds is not None:
+                kinds += judge(sounds, heard)
         if not embeds:
             nothing = np.empty((0, self.clap.space("audio").dim), np.float32)
             return nothing, nothing, np.empty(0, np.int64), kinds
@@ -383,14 +390,8 @@ class _Bench:
             rows["clip_score"] = 100 * (seen * self.image_embeds[order]).sum(1).numpy()
         return rows
 
-    def _summary(self, rows: Mapping[str, np.ndarray]) -> dict[str, Figure | None]:
-        return {
-            **{
-                name: self.draws.mean(rows[name]) if name in rows else None
-                for name in ("clap_score", "translated", "clip_score")
-            },
-            "judge": self.draws.share(rows["judge"]) if "judge" in rows else None,
-        }
+    def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:
+        return self.draws.mean(rows[figure]) if figure in rows else None
 
 
 class _Made:

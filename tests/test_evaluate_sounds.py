@@ -92,7 +92,7 @@ def test_kernel_distance_equals_loops_and_tells_sets_apart_whatever_their_size()
     apart = [np.linalg.norm(a - b) for i, a in enumerate(other) for b in other[:i]]
     width = np.median(apart)
 
-    def mean(left: np.ndarray, right: np.ndarray, skip: bool) -> float:
+    def mean(left: np.ndarray, right: np.ndarray, skip: bool) -> np.floating:
         return np.mean(
             [
                 np.exp(-(np.linalg.norm(a - b) ** 2) / (2 * width**2))
@@ -415,7 +415,7 @@ def test_a_classifier_of_transformers_judges_among_the_kinds(tmp_path: Path) -> 
         )
     )
     # It always says speech, then wave, then dog: of the kinds, wave is the likeliest.
-    last = model.classifier.dense
+    last: Any = model.classifier.dense
     torch.nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
