@@ -149,7 +149,9 @@ def _rows_of(
         if pairs.splits is None:
             raise UserError(f"The table has no split column that says which rows are {split}.")
         return np.flatnonzero(names == split), split
-    for name in ("test", "validation"):
+    # A table of one split alone may have been trained on, but for what was held out of it.
+    named = ("test", "validation") if (names != names[0]).any() else ()
+    for name in named:
         if (names == name).any():
             return np.flatnonzero(names == name), name
     held_out = _held_out(pairs, translators)

@@ -295,6 +295,15 @@ def test_validation_is_drawn_from_the_training_rows_if_only_a_test_split_is_name
     assert split.validation.max() < 80
 
 
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_a_table_of_one_split_alone_is_split_as_one_without_names(name):
+    made = learnable(100)
+    unnamed = split_pairs(made, validation=0.25, seed=0)
+    split = split_pairs(replace(made, splits=[name] * 100), validation=0.25, seed=0)
+    assert split.validation.tolist() == unnamed.validation.tolist()
+    assert len(split.test) == 0
+
+
 def test_splits_that_make_no_sense_are_refused():
     made = learnable(10)
     with pytest.raises(UserError, match="says holdout; expected train, validation or test"):

@@ -262,8 +262,8 @@ def split_pairs(pairs: Pairs, *, validation: float, seed: int) -> Split:
     """Hold out whole items, so that no caption of a training clip is among the held-out ones.
 
     Where the pairs say which split they belong to, that is respected; without validation rows among
-    them, or without any such word, items are drawn by a hash of their name: at least one, and until
-    the share or 5,000 rows are reached. The same names and seed give the same split.
+    them, or where all are of one split, items are drawn by a hash of their name: at least one, and
+    until the share or 5,000 rows are reached. The same names and seed give the same split.
 
     Args:
         pairs: The pairs.
@@ -278,6 +278,8 @@ def split_pairs(pairs: Pairs, *, validation: float, seed: int) -> Split:
             train on.
     """
     names = split_names(pairs.splits, len(pairs))
+    if (names == names[0]).all():
+        names = np.full(len(pairs), "train")
     rows = {name: np.flatnonzero(names == name) for name in ("train", "validation", "test")}
     codes, labels = _encode(pairs.items, len(pairs))
     if pairs.items is not None:

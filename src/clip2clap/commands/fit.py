@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -130,7 +129,7 @@ def fit(
 
     from clip2clap.embeddings import UserError
     from clip2clap.embeddings.extraction import PAIRS, EncoderPlan
-    from clip2clap.training import TrainingConfig, read_pairs
+    from clip2clap.training import TrainingConfig
 
     plan = EncoderPlan(
         PAIRS["caption-caption"],
@@ -158,15 +157,10 @@ def fit(
         raise UserError(
             f"Of {dataset} no row could be embedded; {table}/failures.parquet says why."
         )
-    config = TrainingConfig(seed=seed)
-    pairs = read_pairs(table, config)
-    if len(set(pairs.splits or ())) == 1:
-        # All are of the part that was asked for, so some of it is held out.
-        pairs = replace(pairs, splits=None)
     report = train_with_bar(
-        pairs,
+        table,
         output,
-        config,
+        TrainingConfig(seed=seed),
         device=None if device == "auto" else on,
         overwrite=overwrite,
     )

@@ -13,7 +13,7 @@ from clip2clap.commands.options import Json, Seed, check_seed, choose_device
 from clip2clap.presets import GENERATOR_PRESETS
 
 if TYPE_CHECKING:
-    from clip2clap.training import Pairs, TrainingConfig, TrainingProgress, TrainingReport
+    from clip2clap.training import TrainingConfig, TrainingProgress, TrainingReport
 
 _SHOWN_METRICS = {
     "cosine": "cosine similarity",
@@ -279,7 +279,7 @@ def train(
 
 
 def train_with_bar(
-    table: "Path | Pairs",
+    table: Path,
     output: Path,
     config: "TrainingConfig",
     *,
