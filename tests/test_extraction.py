@@ -561,6 +561,14 @@ def test_conceptual_captions_are_downloaded_and_embedded(server, plan, clip, tmp
     assert reasons[2] == "empty caption"
 
 
+def test_pictures_that_no_encoder_wants_are_not_fetched(plan, tmp_path):
+    file = tmp_path / "Validation_GCC-1.1.0-Validation.tsv"
+    file.write_text("rain\thttp://127.0.0.1:9/dead.png\n", "utf-8")
+    source = open_source([file], wanted=frozenset({"text"}))
+    report = extract(source, tmp_path / "table", plan("clip_text", "clap_text"))
+    assert (report.rows, report.failures) == (1, 0)
+
+
 def write_wit(path: Path, rows: Sequence[dict[str, str]]) -> Path:
     with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, WIT_HEADER, delimiter="\t")

@@ -65,10 +65,13 @@ def rows_in_group(plan: EncoderPlan) -> int:
 
 
 def checked(rows: Iterable[Row], plan: EncoderPlan) -> Iterator[Row]:
-    """Note on each row why it can't be embedded, as far as that shows without opening anything."""
+    """Note on each row why it can't be embedded, as far as that shows without opening anything.
+
+    What no encoder wants of a row is left out, so that no picture is fetched for its caption.
+    """
     for row in rows:
-        problem = problem_of(row, sorted(plan.wanted))
-        yield row if problem == row.problem else replace(row, problem=problem)
+        wanted = {what: value for what, value in row.content.items() if what in plan.wanted}
+        yield replace(row, content=wanted, problem=problem_of(row, sorted(plan.wanted)))
 
 
 def downloaded(
