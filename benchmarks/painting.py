@@ -1,0 +1,89 @@
+"""How fast a picture is painted, and what it gains that cut-outs are one batch.
+
+The CLIP is the demo's; the autoencoder has the demo picture decoder's sizes with random weights,
+which change no time. Both ways are timed by turns, and the ratio is that of the two best times:
+another job on the machine only adds.
+
+    python benchmarks/painting.py
+"""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from clip2clap import ClipEncoder
+from clip2clap.inference import Canvas, Painting, PaintingOptions, Target
+from clip2clap.inference.cutouts import cut_out
+from clip2clap.inference.painting import default_cut_size
+from clip2clap.training.demo.pictures import build_vae
+
+
+def seconds(job: Callable[[], Any], times: int) -> float:
+    """Time one of several calls."""
+    start = time.perf_counter()
+    for _ in range(times):
+        job()
+    return (time.perf_counter() - start) / times
+
+
+def main(
+    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = 64,
+    cutouts: Annotated[int, typer.Option(help="Cut-outs in an iteration.")] = 8,
+    cut_size: Annotated[
+        int | None, typer.Option(help="Their side in pixels; by default what painting takes.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="Iterations in a measurement.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+) -> None:
+    """Time iterations of painting, and cut-outs together and one by one."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    clip = ClipEncoder.from_pretrained("demo", towers=["image"])
+    canvas = Canvas(build_vae())
+    side = cut_size or default_cut_size(clip)
+    options = PaintingOptions(cutouts=cutouts, cut_size=side)
+    target = Target(torch.nn.functional.normalize(torch.randn(512), dim=0))
+
+    def painting(options: PaintingOptions) -> Painting:
+        generator = torch.Generator().manual_seed(0)
+        latent = canvas.noise(size, size, generator)
+        return Painting(canvas, clip, [target], latent=latent, options=options, generator=generator)
+
+    pixels = torch.rand(1, 3, size, size, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def gradient(count: int) -> Tensor:
+        cut = cut_out(pixels, count, side, generator=generator)
+        seen = clip.pixels(cut, size=side) @ target.embed
+        return torch.autograd.grad(seen.sum(), pixels)[0]
+
+    def one_by_one() -> None:
+        for _ in range(cutouts):
+            gradient(1)
+
+    running = painting(options)
+    running.step()
+    gradient(cutouts)
+    times = [
+        (
+            seconds(running.step, iterations),
+            seconds(lambda: gradient(cutouts), iterations),
+            seconds(one_by_one, iterations),
+        )
+        for _ in range(rounds)
+    ]
+    step, batch, single = (min(column) for column in zip(*times, strict=True))
+    print(f"cut-outs                {cutouts} of {side} x {side}, picture {size} x {size}")
+    print(f"iteration               {step * 1e3:7.1f} ms, {1 / step:.1f} a second (goal: 5)")
+    print(f"cut-outs as one batch   {batch * 1e3:7.1f} ms")
+    print(f"cut-outs one by one     {single * 1e3:7.1f} ms")
+    print(f"ratio                   {single / batch:7.2f} (goal: at least 3)")
+
+
+if __name__ == "__main__":
+    typer.run(main)
