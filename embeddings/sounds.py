@@ -75,7 +75,8 @@ def load_sound(
         file.seek(0)
         try:
             samples, sampling_rate = _by_soundfile(file, name, start, seconds)
-        except soundfile.LibsndfileError:
+        # Of bare samples, which is what it takes a name in .raw for, soundfile asks for the rate.
+        except (soundfile.LibsndfileError, TypeError):
             file.seek(0)
             samples, sampling_rate = _by_ffmpeg(file, name, start, seconds)
     if not len(samples):

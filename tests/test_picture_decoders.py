@@ -529,3 +529,14 @@ def test_latents_come_back_as_pictures_with_gradients(kandinsky_folder, painter_
         (gradient,) = torch.autograd.grad(pixels.sum(), latents)
         assert gradient.abs().max() > 0
         assert decoder.to_latents(pixels.detach()).shape == latents.shape
+
+
+def test_moving_and_offloading_change_no_picture(unclip_folder):
+    call = {"image_embeds": embeds(), "num_inference_steps": 2, "output_type": "np"}
+    pipeline = ours(unclip_folder, training_schedule())
+    expected = pipeline(**call, generator=seeded()).images
+    moved = pipeline.to("cpu", torch.float32)
+    assert_same_pictures(moved(**call, generator=seeded()).images, expected)
+    pipeline.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert_same_pictures(pipeline(**call, generator=seeded()).images, expected)

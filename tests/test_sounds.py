@@ -137,6 +137,7 @@ def test_what_is_no_recording_says_what_it_is(tmp_path):
     # A playlist names further files, which are none of a stranger's business.
     (tmp_path / "list.mp3").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nr.wav\n")
     (tmp_path / "text.m4a").write_text("Dear diary, " * 40)
+    (tmp_path / "noise.raw").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "empty.ogg").touch()
     (tmp_path / "folder").mkdir()
     for name, words in (
@@ -144,6 +145,7 @@ def test_what_is_no_recording_says_what_it_is(tmp_path):
         ("picture.wav", "is not a recording"),
         ("list.mp3", "is not a recording"),
         ("text.m4a", "is not a recording"),
+        ("noise.raw", "is not a recording"),
         ("empty.ogg", "is empty"),
         ("folder", "holds no recording"),
         ("absent.wav", "No such file"),

@@ -1,0 +1,82 @@
+"""How long a picture of a recording takes, and how much of that is the decoder's own work.
+
+The decoder is the demo's in all but its weights, which are random: they change nothing in time. The
+encoders are the demo's. The bare decoder runs the UNet as often as the pipeline does, on a batch as
+large, and decodes once. Both are timed by turns, and the ratio is that of the two best times:
+another job on the machine only adds.
+
+    python benchmarks/audio_to_image.py
+"""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from clip2clap import AudioToImagePipeline, ClapEncoder, ClipEncoder, MLPTranslator
+from clip2clap.inference import few_step_scheduler
+from clip2clap.training.demo.diffusion import build_scheduler
+from clip2clap.training.demo.pictures import GUIDANCE_SCALE, STEPS, build_unet, build_vae
+
+
+def seconds(job: Callable[[], Any]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def build() -> Any:
+    """Build the demo's pipeline with random weights for translator and decoder."""
+    torch.manual_seed(0)
+    clap, clip = ClapEncoder.from_pretrained("demo"), ClipEncoder.from_pretrained("demo")
+    pipeline = AudioToImagePipeline(
+        clap=clap,
+        clip=clip,
+        translator=MLPTranslator(clap.space("audio").dim, clip.space("image").dim, hidden=512),
+        unet=build_unet().eval(),
+        vae=build_vae().eval(),
+        scheduler=few_step_scheduler(build_scheduler().config),
+        default_guidance_scale=GUIDANCE_SCALE,
+        default_num_inference_steps=STEPS,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def main(
+    pictures: Annotated[int, typer.Option(help="Pictures painted at once.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    length: Annotated[float, typer.Option(help="Seconds of sound.")] = 5.0,
+) -> None:
+    """Compare a picture from a recording with the bare decoder."""
+    torch.set_num_threads(threads)
+    pipeline = build()
+    noise = np.random.default_rng(0).standard_normal(int(length * 16_000)).astype(np.float32)
+    latents = torch.zeros(2 * pictures, *pipeline.decoder.latent_shape(64, 64))
+    labels = torch.zeros(2 * pictures, pipeline.decoder.embed_dim)
+
+    def paint() -> None:
+        pipeline((0.1 * noise, 16_000), num_images_per_prompt=pictures, batch_size=pictures)
+
+    @torch.no_grad()
+    def bare() -> None:
+        for timestep in range(STEPS):
+            pipeline.unet(latents, timestep, encoder_hidden_states=None, class_labels=labels)
+        pipeline.decoder.to_pixels(latents[:pictures])
+
+    bare()
+    paint()
+    times = [(seconds(bare), seconds(paint)) for _ in range(rounds)]
+    alone, whole = (min(column) for column in zip(*times, strict=True))
+    print(f"from a recording {whole:6.2f} s for {pictures} (goal: under 5 s for one)")
+    print(f"bare decoder     {alone:6.2f} s")
+    print(f"ratio            {alone / whole:6.3f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
