@@ -322,6 +322,13 @@ def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
         _card("Sounds", _sound_table(part)),
         *(_paragraph(note) for note in part["notes"]),
     ]
+    judged = [one for one in part["translators"] if one["confusion"] is not None]
+    if judged:
+        best = max(judged, key=lambda one: one["scores"]["judge"]["value"])
+        sections += [
+            f"<h3>What the judge hears, {escape(best['scores']['name'])}</h3>",
+            _image(confusion_matrix(part["kinds"], best["confusion"]), "Confusion of kinds"),
+        ]
     for title, examples in (("Best sounds", exhibits.best), ("Worst sounds", exhibits.worst)):
         if examples:
             cards = "".join(_example(example) for example in examples)

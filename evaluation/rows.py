@@ -16,7 +16,7 @@ from clip2clap.training import Pairs, TrainingConfig, read_pairs, split_pairs
 from clip2clap.training.pairs import Vectors, split_names
 from clip2clap.training.run_folder import REPORT_FILE
 
-SplitName = Literal["auto", "test", "validation", "train", "all"]
+SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
 
 UNKNOWN = "all, perhaps seen in training"
 """What rows are called of which nobody says whether translators have learnt from them."""
@@ -73,7 +73,8 @@ def choose_rows(
     `auto` takes the rows that the table's split column calls test, else those it calls validation;
     without such a column the rows that were held out when the translators were trained on this
     very table; and if none of them was, all rows, which may have been part of another table they
-    learnt from.
+    learnt from. `held-out` takes the rows that the translators' training holds out of this table,
+    be it their only one or one of several.
 
     Args:
         table: The table or its folder.
@@ -145,6 +146,14 @@ def _rows_of(
     names = split_names(pairs.splits, len(pairs))
     if split == "all":
         return everything, "all"
+    if split == "held-out":
+        held_out = _held_out(pairs, translators, None)
+        if held_out is None:
+            raise UserError(
+                f"None of the translators has a {REPORT_FILE} that says what was held out. Choose "
+                "another --split."
+            )
+        return held_out, split
     if split != "auto":
         if pairs.splits is None:
             raise UserError(f"The table has no split column that says which rows are {split}.")
@@ -154,18 +163,29 @@ def _rows_of(
     for name in named:
         if (names == name).any():
             return np.flatnonzero(names == name), name
-    held_out = _held_out(pairs, translators)
+    held_out = _held_out(pairs, translators, pairs.fingerprint())
     # Another table may still hold what translators were trained on.
     return (everything, UNKNOWN) if held_out is None else (held_out, "held-out")
 
 
-def _held_out(pairs: Pairs, translators: Sequence[str | Path]) -> np.ndarray | None:
-    """Give the rows that no translator was trained on, if any was trained on these pairs."""
-    data = pairs.fingerprint()
+def _held_out(
+    pairs: Pairs, translators: Sequence[str | Path], data: str | None
+) -> np.ndarray | None:
+    """Give the rows that no translator was trained on.
+
+    Args:
+        pairs: The table's.
+        translators: Their folders.
+        data: The fingerprint of the pairs they were trained on; of others nothing is held out.
+            None takes all translators for trained on these pairs.
+
+    Returns:
+        Indices; None if no translator counts.
+    """
     kept = None
     for folder in translators:
         training = read_training(folder)
-        if training is None or training.get("data") != data:
+        if training is None or data not in (None, training.get("data")):
             continue
         settings: Mapping[str, Any] = training["settings"]
         rows = split_pairs(

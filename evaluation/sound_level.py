@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from clip2clap.embeddings import ClapEncoder, EmbeddingSpace, UserError, load_image
@@ -79,6 +80,9 @@ class MadeSounds:
     wrong_picture: SoundScores
     """The same sounds held against what belongs to another photograph, of another kind if there
     are labels. Distances of whole sets can't see that."""
+
+    confusion: list[list[int]] | None
+    """Photographs of a label (first index, alphabetically) by what the judge names (second)."""
 
     files: list[Path] = field(repr=False)
     """The sounds, in order of the photographs."""
@@ -195,12 +199,16 @@ def sound_results(
         "fingerprint": f"{stills.fingerprint()} {evaluation.clap} {evaluation.judge}",
         "rows": len(stills.stills),
         "recordings": len(stills.recordings),
-        "kinds": len(stills.labels),
+        "kinds": stills.labels,
         "clap": evaluation.clap,
         "judge": evaluation.judge,
         "real": evaluation.real and asdict(evaluation.real),
         "translators": [
-            {"scores": asdict(one.scores), "wrong_picture": asdict(one.wrong_picture)}
+            {
+                "scores": asdict(one.scores),
+                "wrong_picture": asdict(one.wrong_picture),
+                "confusion": one.confusion,
+            }
             for one in evaluation.translators
         ],
         "notes": evaluation.notes,
@@ -283,6 +291,7 @@ class _Bench:
         return MadeSounds(
             scores=score(name, list(range(len(embeds))), seconds),
             wrong_picture=score(f"{name}/wrong picture", self.others, None),
+            confusion=None if kinds is None else self._confusion(kinds),
             files=made.files,
         )
 
@@ -389,6 +398,10 @@ class _Bench:
                 seen = self.back(heard).float()
             rows["clip_score"] = 100 * (seen * self.image_embeds[order]).sum(1).numpy()
         return rows
+
+    def _confusion(self, kinds: Sequence[str]) -> list[list[int]]:
+        names = self.stills.labels
+        return confusion_matrix(self.labels, kinds, labels=names).tolist()
 
     def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:
         return self.draws.mean(rows[figure]) if figure in rows else None

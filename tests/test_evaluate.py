@@ -19,6 +19,7 @@ from clip2clap.embeddings import EmbeddingSpace, SpaceMismatchError, TableWriter
 from clip2clap.embeddings.space import unit_norm
 from clip2clap.evaluation import (
     EmbeddingEvaluation,
+    EvaluatedRows,
     Resamples,
     Results,
     choose_rows,
@@ -29,7 +30,16 @@ from clip2clap.evaluation import (
     nearest_kinds,
     write_evaluation_page,
 )
-from clip2clap.training import Pairs, TrainingConfig, split_pairs, train
+from clip2clap.evaluation.embedding_level import _skewness
+from clip2clap.training import (
+    Pairs,
+    TrainingConfig,
+    join_pairs,
+    read_pairs,
+    split_pairs,
+    train,
+)
+from clip2clap.training.pairs import split_together
 from clip2clap.translator import Translator, fit_ridge
 
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 16, True, "c11p")
@@ -164,8 +174,6 @@ def test_hubness_and_gap_have_their_known_values() -> None:
     for figure in found.gap_before.values():
         assert figure.low < figure.value < figure.high
     counts = np.bincount([0] * 30 + [1] * 5 + [2] * 5, minlength=40)
-    from clip2clap.evaluation.embedding_level import _skewness
-
     skewness = _skewness(counts, Resamples(range(40), resamples=2000))
     assert skewness.value == pytest.approx(float(stats.skew(counts)))
     assert skewness.low <= skewness.value <= skewness.high
@@ -247,14 +255,24 @@ def test_rows_that_a_translator_was_trained_on_are_left_out(tmp_path: Path) -> N
     train(table, tmp_path / "one", TrainingConfig(model="ridge", validation=0.2, seed=4))
     chosen = choose_rows(table, [tmp_path / "one"])
     assert chosen.split == "held-out"
-    from clip2clap.training import read_pairs
-
     held = split_pairs(read_pairs(table, TrainingConfig()), validation=0.2, seed=4).validation
     assert chosen.ids == [f"row{i}" for i in held.tolist()]
     # Two draws have little in common, and another table has nothing to do with it.
     train(table, tmp_path / "two", TrainingConfig(model="ridge", validation=0.02, seed=5))
     with pytest.raises(UserError, match="different parts"):
         choose_rows(table, [tmp_path / "one", tmp_path / "two"])
+    # Of tables that are learnt from together, as in a sweep, the same rows are held out of each.
+    more = write_table(tmp_path / "more", pairs_of(30, seed=90)[0])
+    both = [read_pairs(folder, TrainingConfig()) for folder in (table, more)]
+    train(
+        join_pairs(both), tmp_path / "both", TrainingConfig(model="ridge", validation=0.2, seed=4)
+    )
+    assert choose_rows(table, [tmp_path / "both"]).split == "all, perhaps seen in training"
+    chosen = choose_rows(table, [tmp_path / "both"], split="held-out")
+    together = split_together(both, validation=0.2, seed=4)[0]
+    assert chosen.ids == [f"row{i}" for i in together.validation.tolist()]
+    with pytest.raises(UserError, match=r"training\.json"):
+        choose_rows(table, ["demo"], split="held-out")
     other = write_table(tmp_path / "other", pairs_of(30, seed=80)[0])
     assert choose_rows(other, [tmp_path / "one"]).split == "all, perhaps seen in training"
 
@@ -384,8 +402,6 @@ def results_of(
     translators: dict[str, Translator], *, seed: int = 50, pairs: Pairs | None = None
 ) -> Results:
     pairs = pairs or pairs_of(seed=seed)[0]
-    from clip2clap.evaluation import EvaluatedRows
-
     rows = EvaluatedRows(pairs, [f"row{i}" for i in range(len(pairs))], "all", None, [], None)
     found = evaluate_embeddings(translators, pairs)
     named = {name: ("folder", translator) for name, translator in translators.items()}

@@ -317,6 +317,9 @@ def test_real_recordings_are_named_right_and_the_wrong_picture_is_held_against_t
     # Of two kinds, what is right for one is wrong for the other.
     assert one.scores.judge.value + one.wrong_picture.judge.value == pytest.approx(1)
     assert one.wrong_picture.fd == one.scores.fd
+    assert one.confusion is not None
+    assert np.trace(one.confusion) == round(6 * one.scores.judge.value)
+    assert np.sum(one.confusion, axis=1).tolist() == [3, 3]
     heard = found.per_row
     assert not np.array_equal(heard["one/clap_score"], heard["one/wrong picture/clap_score"])
 
@@ -451,6 +454,7 @@ def test_the_command_shows_sounds_and_compares_them(
     assert places == sorted(places)
     page = (folder / "out" / "report.html").read_text()
     assert page.count("<audio") == page.count("data:image/jpeg") == 6
+    assert page.count("data:image/png") == 1
     figures = json.loads((folder / "out" / "results.json").read_text())
     assert figures["embeddings"] is None
     assert figures["sounds"]["protocol"] == "imagehear"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clip2clap.evaluation import Difference, Exhibits, Results
     from clip2clap.translator import Translator
 
-SplitName = Literal["auto", "test", "validation", "train", "all"]
+SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
 _SIMILARITIES = ("clap_score", "translated")
 
 
