@@ -46,6 +46,12 @@ def arguments(
     ]
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the evaluation, which takes longest and which others test."""
+    monkeypatch.setattr("clip2clap.commands.fit.write_report", lambda *_, **__: Path("no.html"))
+
+
 def test_one_command_leads_from_captions_to_sound(
     arguments: list[str],
     run: Callable[..., tuple[int, str, str]],
@@ -60,6 +66,10 @@ def test_one_command_leads_from_captions_to_sound(
     assert f"{out}-table: {ROWS} rows, 0 failed" in shown
     for row in ("translator", "shuffled pairs", "mean vector", "recall at 10"):
         assert row in shown
+    evaluated = json.loads((tmp_path / "mine-report" / "results.json").read_text())
+    trained = json.loads((out / "training.json").read_text())
+    assert evaluated["embeddings"]["rows"] == trained["pairs"]["validation"]
+    assert "</html>" in (tmp_path / "mine-report" / "report.html").read_text()
     assert f"image-to-audio PHOTO --generator {audioldm_folder} --translator {out}" in shown
 
     # What was embedded is what the encoders say, the CLAP being the generator's own.
@@ -75,7 +85,7 @@ def test_one_command_leads_from_captions_to_sound(
     translator = AutoTranslator.from_pretrained(out)
     translator.check_source(read_space(str(reading_clip_folder), family="clip", modality="image"))
     translator.check_target(read_space(str(audioldm_folder), family="clap", modality="text"))
-    assert translator.config["data"] == json.loads((out / "training.json").read_text())["data"]
+    assert translator.config["data"] == trained["data"]
     assert {"mrr", "shuffled_pairs", "mean_vector"} <= translator.config["metrics"].keys()
 
     photo = tmp_path / "photo.png"
@@ -91,6 +101,7 @@ def test_one_command_leads_from_captions_to_sound(
     assert "The translator's target is not the generator's CLAP" in complaint
 
 
+@pytest.mark.usefixtures("no_report")
 def test_it_trains_the_default_translator_and_holds_out_whole_clips(
     arguments: list[str], run: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):
@@ -130,6 +141,7 @@ def dying_at(call: int, function: Callable) -> Callable:
     return wrapped
 
 
+@pytest.mark.usefixtures("no_report")
 def test_killed_while_embedding_and_while_training_it_goes_on(
     arguments: list[str], run: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):
@@ -162,13 +174,14 @@ def test_killed_while_embedding_and_while_training_it_goes_on(
     assert (whole / "config.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("no_report")
 def test_other_rows_or_models_do_not_slip_into_what_is_there(
     arguments: list[str],
     run: Callable[..., tuple[int, str, str]],
     foreign_folder: Path,
     tmp_path: Path,
 ):
-    assert run(*arguments, "--limit", "20")[0] == 0
+    assert run(*arguments, "--limit", "40")[0] == 0
     config = read_config(tmp_path / "mine")
     status, _, complaint = run(*arguments, "--generator", foreign_folder)
     assert status == 2
@@ -207,6 +220,7 @@ def test_a_mistake_in_the_call_is_one_line(
     assert complaint.count("\n") == 1
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_demo_models_need_no_names(
     captions: Path, run: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):

@@ -269,6 +269,37 @@ Part = tuple[dict[str, Any], dict[str, Any]]
 Loaded = dict[str, "tuple[str, Translator]"]
 
 
+def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> Path:
+    """Measure a translator on what was held out of its table, as the command does by default.
+
+    Args:
+        translator: Its folder.
+        table: The table it was trained on.
+        output: Where `report.html` and `results.json` go.
+        seed: Of the bootstrap.
+
+    Returns:
+        The page.
+    """
+    from clip2clap.evaluation import join_results, write_evaluation_page
+
+    console = Console(stderr=True)
+    embeddings, exhibits = _measure_embeddings(
+        console,
+        _load([str(translator)]),
+        table,
+        columns=dict.fromkeys(("source", "target", "item", "labels")),
+        split="auto",
+        limit=50_000,
+        resamples=1000,
+        seed=seed,
+    )
+    results = join_results(embeddings, None, seed=seed)
+    with console.status("Writing the report"):
+        results.write(output)
+        return write_evaluation_page(results, output, exhibits)
+
+
 def _measure_embeddings(
     console: Console,
     translators: Loaded,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from clip2clap.commands.evaluate import write_report
 from clip2clap.commands.extract import (
     PUBLISHED,
     dtype_and_device,
@@ -32,7 +33,8 @@ def fit(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Where the translator is written; the table of pairs goes into FOLDER-table.",
+            help="Where the translator is written; the table of pairs goes into FOLDER-table, the "
+            "evaluation into FOLDER-report.",
         ),
     ],
     dataset: Annotated[
@@ -114,7 +116,7 @@ def fit(
     """Make a translator for a generator: from a data set's captions to a folder to generate with.
 
     Embeds the captions with the CLIP and with the CLAP inside the generator's own checkpoint,
-    trains the default translator on the pairs, and measures it on pairs it has not seen.
+    trains the default translator on the pairs, and evaluates it on pairs it has not seen.
 
     A run that was stopped continues where it stood, if it is started again as before.
     """
@@ -164,12 +166,17 @@ def fit(
         device=None if device == "auto" else on,
         overwrite=overwrite,
     )
+    page = write_report(output, table, output.with_name(f"{output.name}-report"), seed=seed)
     if as_json:
-        facts = {"extraction": extraction_facts(extraction), "training": report.to_dict()}
+        facts = {
+            "extraction": extraction_facts(extraction),
+            "training": report.to_dict(),
+            "report": str(page),
+        }
         typer.echo(json.dumps(facts, indent=2))
         return
     print_report(report)
+    out = Console(highlight=False, markup=False)
+    out.print(f"The whole report: {page}", soft_wrap=True)
     command = ["clip2clap", "image-to-audio", "PHOTO", "--generator", generator]
-    Console(highlight=False, markup=False).print(
-        f"Next: {shlex.join([*command, '--translator', str(output)])}", soft_wrap=True
-    )
+    out.print(f"Next: {shlex.join([*command, '--translator', str(output)])}", soft_wrap=True)
