@@ -324,8 +324,9 @@ def audio_to_image(
 ) -> None:
     """Paint what each recording sounds like.
 
-    Each picture bears its recording's name, and is written as soon as its batch is done. What a
-    sound was taken for is said on stderr.
+    Each picture bears its recording's name, and is written as soon as its batch is done.
+
+    What a sound was taken for is said on stderr.
 
     The noise of the recording at place i, from 0, comes from the seed plus i alone.
 
