@@ -11,9 +11,12 @@ from torch.nn import functional as F
 from clip2clap.embeddings import UserError
 from clip2clap.training import (
     TranslationLoss,
+    bank_loss,
     contrastive_loss,
     cosine_loss,
+    distinct_targets,
     infonce_loss,
+    losses,
     mse_loss,
 )
 
@@ -160,6 +163,44 @@ def test_a_learnt_temperature_moves_and_stays_in_bounds():
         optimizer.step()
         loss.keep_scale_in_bounds()
     assert loss.temperature == pytest.approx(0.01)
+
+
+def test_the_bank_loss_is_a_softmax_over_every_distinct_target():
+    predicted, target = pairs((5, 4, 0))
+    bank = distinct_targets(torch.cat([target, target[:2], pairs((9, 4, 1))[1]]))
+    assert len(bank) == 14
+    scale = torch.tensor(5.0, requires_grad=True)
+    predicted.requires_grad_()
+    logits = scale * F.normalize(predicted, dim=-1) @ bank.float().T
+    truth = (target @ bank.float().T).argmax(1)
+    expected = F.cross_entropy(logits, truth)
+    ours = bank_loss(predicted, target, bank, logit_scale=scale)
+    assert ours.item() == pytest.approx(expected.item(), abs=2e-3)
+    wanted = torch.autograd.grad(expected, [predicted, scale])
+    for got, want in zip(torch.autograd.grad(ours, [predicted, scale]), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-2, atol=2e-3)
+
+
+def test_the_bank_is_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch):
+    predicted, target = pairs((6, 4, 0))
+    bank = distinct_targets(target)
+    whole = bank_loss(predicted, target, bank)
+    monkeypatch.setattr(losses, "_BANK_ROWS", 2)
+    torch.testing.assert_close(bank_loss(predicted, target, bank), whole)
+
+
+def test_a_sum_of_losses_is_their_weighted_sum():
+    predicted, target = pairs((6, 5, 0))
+    loss = TranslationLoss("cosine:2+infonce:0.5+mse", temperature=0.1)
+    expected = (
+        2 * cosine_loss(predicted, target)
+        + 0.5 * infonce_loss(predicted, target, logit_scale=10)
+        + mse_loss(predicted, target)
+    )
+    torch.testing.assert_close(loss(predicted, target), expected)
+    assert loss.temperatures == {"infonce": 0.1}
+    with pytest.raises(UserError, match="needs the bank"):
+        TranslationLoss("bank")(predicted, target)
 
 
 def test_a_fixed_temperature_has_nothing_to_learn():

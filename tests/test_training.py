@@ -20,13 +20,14 @@ from clip2clap.training import (
     TrainingConfig,
     TrainingProgress,
     TrainingReport,
+    batches,
     pairs,
     read_pairs,
     split_pairs,
     train,
     train_translator,
 )
-from clip2clap.training.batches import generator_for
+from clip2clap.training.batches import Batches, generator_for
 from clip2clap.translator import AutoTranslator, LinearTranslator, MLPTranslator, Translator
 
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 16, True, "c11p")
@@ -234,6 +235,100 @@ def test_ridge_tries_penalties_and_keeps_the_best_on_held_out_pairs():
 def test_divergence_is_reported_in_one_line():
     with pytest.raises(UserError, match=r"diverged in epoch 1.*learning rate below 1e\+30"):
         train_translator(learnable(), replace(QUICK, learning_rate=1e30, loss="mse"))
+
+
+def test_centring_is_kept_in_the_translator_and_can_be_moved_to_another_modality(tmp_path: Path):
+    made = learnable()
+    away = unit(torch.randn(16, generator=torch.Generator().manual_seed(3)))
+    seen = unit(made.source + away)
+    shifted = replace(made, source=seen)
+    train(shifted, tmp_path, replace(QUICK, centre=True))
+    loaded = AutoTranslator.from_pretrained(tmp_path)
+    assert loaded.source_mean is not None
+    rows = split_pairs(shifted, validation=0.1, seed=0).train
+    torch.testing.assert_close(loaded.source_mean, seen[rows].mean(0))
+    assert loaded.config["recipe"]["centre"]
+    # The other modality: the same things, with the gap on the other side.
+    other = unit(made.source - away)
+
+    def cosine(source: Tensor) -> float:
+        with torch.no_grad():
+            return (loaded(source) * made.target).sum(-1).mean().item()
+
+    before = cosine(other)
+    loaded.centre(other.mean(0))
+    assert cosine(other) > before + 0.1
+    with pytest.raises(UserError, match=r"source mean of shape \(16,\), got \(3,\)"):
+        loaded.centre(torch.zeros(3))
+    with pytest.raises(UserError, match="keeps no means"):
+        MLPTranslator(16, 12, hidden=8).centre(torch.zeros(16))
+
+
+def test_noise_in_training_makes_a_translator_steadier_under_noise():
+    made = learnable(600)
+    config = replace(QUICK, epochs=20, learning_rate=2e-3)
+    plain = train_translator(made, config)
+    noisy = train_translator(made, replace(config, noise=0.2))
+    assert noisy.config["recipe"]["noise"] == 0.2
+    disturbed = unit(
+        made.source + 0.2 * torch.randn(600, 16, generator=torch.Generator().manual_seed(1))
+    )
+    with torch.no_grad():
+        cosines = [(t(disturbed) * made.target).sum(-1).mean().item() for t in (plain, noisy)]
+    assert cosines[1] > cosines[0] + 0.01
+
+
+def test_tuning_goes_on_from_a_translator_at_a_tenth_of_the_rate(tmp_path: Path):
+    made = learnable()
+    train(made, tmp_path / "captions", QUICK)
+    start = AutoTranslator.from_pretrained(tmp_path / "captions")
+    few = replace(made, source=made.source[:40], target=made.target[:40])
+    config = TrainingConfig(init_from=str(tmp_path / "captions"), epochs=1, validation=0.5)
+    assert config.resolved(40).learning_rate == pytest.approx(1.5e-4)
+    tuned = train_translator(few, config)
+    assert tuned.config["hidden"] == 32
+    assert tuned.config["recipe"]["init_from"] == str(tmp_path / "captions")
+    changes = [
+        (weight - weights(start)[name]).abs().max() for name, weight in weights(tuned).items()
+    ]
+    assert 0 < max(changes) < 1e-3
+    with pytest.raises(UserError, match="expected embeddings of"):
+        train_translator(replace(few, source_space=replace(CLIP, fingerprint="0ther")), config)
+
+
+def test_large_tables_are_trained_on_block_by_block(monkeypatch: pytest.MonkeyPatch):
+    made, rows = learnable(300), torch.arange(3, 290)
+    monkeypatch.setattr(batches, "_MOST_HELD_BYTES", 0)
+    monkeypatch.setattr(batches, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(batches, "_WINDOW_BLOCKS", 3)
+    blocks = Batches(made, rows, batch_size=20, seed=0, device=torch.device("cpu"))
+    for epoch in (1, 2):
+        given = list(blocks.epoch(epoch))
+        assert [len(source) for source, _ in given] == [20] * 14 + [7]
+        assert len(given) == blocks.steps
+        seen = torch.cat([source for source, _ in given])
+        places = (seen @ unit(made.source).T).argmax(1)
+        assert sorted(places.tolist()) == rows.tolist()
+        assert places.tolist() != rows.tolist()
+        torch.testing.assert_close(torch.cat([target for _, target in given]), made.target[places])
+    torch.testing.assert_close(blocks.means()[1], made.target[rows].mean(0))
+    again = torch.cat([source for source, _ in blocks.epoch(2)])
+    assert torch.equal(again, seen)
+    assert not torch.equal(again, torch.cat([source for source, _ in blocks.epoch(1)]))
+
+
+def test_a_table_left_on_disk_trains_like_one_in_memory(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+):
+    in_memory = train_translator(table, QUICK)
+    monkeypatch.setattr(pairs, "_MOST_MAPPED_BYTES", 0)
+    made = read_pairs(table, QUICK)
+    assert not isinstance(made.source, Tensor)
+    assert equal(train_translator(table, QUICK), in_memory)
+    joined = pairs.join_pairs([made, made])
+    rows = torch.tensor([0, 5, 99, 100, 150, 199])
+    whole = EmbeddingTable.open(table).tensor("clap_text")
+    assert torch.equal(joined.target[rows], torch.cat([whole, whole])[rows])
 
 
 # The split

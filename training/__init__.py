@@ -23,7 +23,7 @@ from clip2clap.training.metrics import (
 )
 from clip2clap.training.pairs import Pairs, Split, join_pairs, read_pairs, split_pairs
 from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingReport
-from clip2clap.training.sweep import SweepGrid, SweepProgress, SweepResult, sweep
+from clip2clap.training.sweeps import SweepGrid, SweepProgress, SweepResult, sweep
 
 __all__ = [
     "EpochRecord",

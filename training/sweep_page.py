@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from clip2clap.embeddings.files import replacing
 
 if TYPE_CHECKING:
-    from clip2clap.training.sweep import SweepResult
+    from clip2clap.training.sweeps import SweepResult
 
 _PAGE = Template("""\
 <!doctype html>

@@ -179,8 +179,13 @@ def train(
         ),
     ] = 0.0,
     epochs: Annotated[
-        int, typer.Option(metavar="N", help="At most.", rich_help_panel="Training")
-    ] = 50,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="At most; 20 by default, 50 in the reference's recipe.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -234,7 +239,7 @@ def train(
 
     from clip2clap.training import TrainingConfig
 
-    numbers = {"batch_size": batch_size, "learning_rate": learning_rate}
+    numbers = {"batch_size": batch_size, "learning_rate": learning_rate, "epochs": epochs}
     given: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
     if patience is not None:
         given["patience"] = patience or None
@@ -257,7 +262,6 @@ def train(
         temperature=temperature,
         learn_temperature=learn_temperature,
         noise=noise,
-        epochs=epochs,
         monitor=monitor,
         validation=validation,
         seed=seed,

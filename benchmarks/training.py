@@ -1,0 +1,269 @@
+"""Training speed and memory, against the reference project's way of training.
+
+- `stack`: the reference's loop (DataLoader, one model, batch 64, Adam), written out here, for each
+  of a sweep's models, against the sweep's training of all of them: the same epochs of the same
+  batches. Both for a few steps of each model; a ratio of two halves of one run.
+- `target`: the reference's loop to its last epoch, for each of its six recipes; then how long
+  `clip2clap train`'s default takes until it has the same recall at 10 on the same held-out pairs.
+- `memory`: peak memory of the default sweep of 18, and of training from a table that stays on disk,
+  each in a process of its own.
+
+Without `--table` the pairs are synthetic: both sides are random networks' views of common causes,
+with noise.
+
+    python benchmarks/training.py stack target memory --pairs 50000
+    python benchmarks/training.py target --table audiocaps-train
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from clip2clap.embeddings import EmbeddingSpace, TableWriter, unit_norm
+from clip2clap.training import (
+    Pairs,
+    Split,
+    SweepGrid,
+    TrainingConfig,
+    TrainingProgress,
+    contrastive_loss,
+    read_pairs,
+    recall_at_k,
+    retrieval_ranks,
+    split_pairs,
+    sweep,
+    train,
+)
+from clip2clap.training.stacked import Group, Member
+
+DIM, CAUSES = 512, 64
+RECIPES = [(hidden, loss) for hidden in (256, 512) for loss in ("cosine", "mse", "contrastive")]
+CLIP = EmbeddingSpace("clip", "synthetic", "text", DIM, True, "none")
+CLAP = EmbeddingSpace("clap", "synthetic", "text", DIM, True, "none")
+
+
+def synthetic(rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Give two noisy, bent views of the same causes."""
+    ways = torch.randn(2, CAUSES, DIM, generator=torch.Generator().manual_seed(99))
+    generator = torch.Generator().manual_seed(seed)
+    causes = torch.randn(rows, CAUSES, generator=generator)
+    source, target = (
+        unit_norm(
+            torch.tanh(causes @ way / CAUSES**0.5)
+            + 0.3 * torch.randn(rows, DIM, generator=generator)
+        )
+        for way in ways
+    )
+    return source, target
+
+
+def prepare(rows: int, table: Path | None) -> tuple[Pairs, Split]:
+    """Give the pairs and their split."""
+    pairs = Pairs(*synthetic(rows, 0)) if table is None else read_pairs(table, TrainingConfig())
+    return pairs, split_pairs(pairs, validation=0.1, seed=0)
+
+
+class Reference:
+    """The reference project's training: a DataLoader, one network, plain Adam."""
+
+    def __init__(self, pairs: Pairs, rows: Tensor, hidden: int, loss: str):
+        source, target = pairs.source[rows].float(), pairs.target[rows].float()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(
+            nn.Linear(source.shape[1], hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, target.shape[1]),
+        )
+        self.loss = loss
+        self.loader = DataLoader(TensorDataset(source, target), batch_size=64, shuffle=True)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+
+    def predict(self, source: Tensor) -> Tensor:
+        """Translate."""
+        return F.normalize(self.network(F.normalize(source, dim=-1)), dim=-1)
+
+    def epoch(self) -> None:
+        """Go through all pairs once."""
+        for source, target in self.loader:
+            predicted, true = self.predict(source), F.normalize(target, dim=-1)
+            if self.loss == "cosine":
+                loss = (1 - F.cosine_similarity(predicted, true)).mean()
+            elif self.loss == "mse":
+                loss = F.mse_loss(predicted, true)
+            else:
+                loss = contrastive_loss(predicted, true)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
+    """Time the reference's loop and the sweep's on the same pairs, by turns."""
+    rows = split.train[: 64 * steps]
+    few = Split(train=rows, validation=split.validation, test=split.test)
+    best = {"reference": float("inf"), "sweep": float("inf"), "batched": float("inf")}
+    for _ in range(rounds):
+        spent = 0.0
+        for hidden, loss in RECIPES:
+            reference = Reference(pairs, rows, hidden, loss)
+            started = time.perf_counter()
+            reference.epoch()
+            spent += time.perf_counter() - started
+        best["reference"] = min(best["reference"], spent)
+        for name, batched in (("sweep", False), ("batched", True)):
+            members = [
+                Member(
+                    f"{hidden}-{loss}",
+                    TrainingConfig.reference(hidden=hidden, loss=loss).resolved(len(rows)),
+                )
+                for hidden, loss in RECIPES
+            ]
+            group = Group(pairs, few, members, torch.device("cpu"), batched=batched)
+            ends: list[float] = []
+            started = time.perf_counter()
+            # The reference's loop measures nothing after an epoch: both are timed to the last step.
+            group.epoch(lambda step, steps, ends=ends: ends.append(time.perf_counter()))
+            best[name] = min(best[name], ends[-1] - started)
+    scale = len(split.train) / len(rows) * 3 * 50 / 3600
+    print(
+        f"stack: {steps} steps of {len(RECIPES)} models: reference {best['reference']:.2f} s, "
+        f"sweep {best['sweep']:.2f} s, as one batched computation {best['batched']:.2f} s"
+    )
+    print(
+        f"stack: {best['reference'] / best['sweep']:.2f} times as fast as the reference (goal: "
+        f"2.4); 18 models of 50 epochs: {best['reference'] * scale:.2f} h and "
+        f"{best['sweep'] * scale:.2f} h, reckoned from this"
+    )
+
+
+def recall(predicted: Tensor, target: Tensor) -> float:
+    """Give the recall at 10."""
+    return recall_at_k(retrieval_ranks(predicted, target), 10)
+
+
+def measure_target(pairs: Pairs, split: Split, epochs: int) -> None:
+    """Time the default until it has what each of the reference's recipes ends with."""
+    source = unit_norm(pairs.source[split.validation])
+    target = unit_norm(pairs.target[split.validation])
+    chosen = TrainingConfig(monitor="recall_at_10")
+    curve: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+
+        def watch(progress: TrainingProgress) -> None:
+            if progress.step == 1 and progress.last is not None:
+                score = progress.last.validation["recall_at_10"]
+                curve.append((time.perf_counter() - started, score))
+
+        report = train(pairs, folder, chosen, on_progress=watch)
+        curve.append((report.seconds, report.history[-1].validation["recall_at_10"]))
+    print(
+        f"target: the default, {report.epochs_run} epochs, {report.seconds:.1f} s: recall at 10 "
+        f"{report.metrics['recall_at_10']:.4f}"
+    )
+    gallery = int(report.history[0].validation["gallery"])
+    places = torch.linspace(0, len(source) - 1, min(gallery, len(source))).long()
+    for hidden, loss in RECIPES:
+        reference = Reference(pairs, split.train, hidden, loss)
+        started = time.perf_counter()
+        for _ in range(epochs):
+            reference.epoch()
+        spent = time.perf_counter() - started
+        with torch.no_grad():
+            score = recall(reference.predict(source[places]), target[places])
+        reached = next((seconds for seconds, own in curve if own >= score), None)
+        verdict = (
+            f"not reached, best {max(own for _, own in curve):.4f}"
+            if reached is None
+            else f"reached after {reached:.1f} s, {spent / reached:.1f} times sooner (goal: 10)"
+        )
+        print(
+            f"target: {hidden}-{loss}: reference {epochs} epochs, {spent:.1f} s, recall at 10 "
+            f"{score:.4f}; {verdict}"
+        )
+
+
+def write_tables(folder: Path, rows: int, tables: int) -> list[Path]:
+    """Write synthetic tables, some rows at a time."""
+    paths = []
+    for number in range(tables):
+        path = folder / f"table{number}"
+        with TableWriter(path, {"clip_text": CLIP, "clap_text": CLAP}) as writer:
+            for start in range(0, rows // tables, 50_000):
+                count = min(50_000, rows // tables - start)
+                source, target = synthetic(count, 1_000 * number + start // 50_000)
+                ids = [f"{number}-{start + row}" for row in range(count)]
+                writer.append(ids, {}, {"clip_text": source, "clap_text": target})
+        paths.append(path)
+    return paths
+
+
+def run_for_memory(job: str, folder: Path, epochs: int) -> None:
+    """Run one job and print this process's peak memory."""
+    tables = sorted(folder.glob("table*"))
+    if job == "sweep":
+        sweep(tables[0], folder / "out", plus=tables[1:], grid=SweepGrid(epochs=(epochs,)))
+    else:
+        train(tables[0], folder / "out", TrainingConfig(epochs=epochs))
+    # In bytes on macOS, in kB elsewhere; psutil's peak is there on Windows only.
+    import resource
+
+    unit = 1 if psutil.MACOS else 1024
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+
+
+def measure_memory(rows: int, many: int, epochs: int, place: Path | None) -> None:
+    """Measure the peak of the sweep and of one translator from a large table."""
+    for job, count, tables, goal in (("sweep", rows, 2, 1.5), ("train", many, 1, 3.0)):
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            write_tables(Path(folder), count, tables)
+            command = [sys.executable, __file__, f"run-{job}", "--place", folder]
+            done = subprocess.run(
+                [*command, "--epochs", str(epochs)], check=True, capture_output=True, text=True
+            )
+            peak = json.loads(done.stdout.splitlines()[-1]) / 1e9
+            print(f"memory: {job}, {count:,} pairs: peak {peak:.2f} GB (goal: under {goal} GB)")
+
+
+def main(
+    what: Annotated[list[str], typer.Argument(help="What to measure: stack, target, memory.")],
+    table: Annotated[Path | None, typer.Option(help="Real pairs, in place of synthetic.")] = None,
+    pairs: Annotated[int, typer.Option(help="Synthetic pairs.")] = 50_000,
+    many_pairs: Annotated[int, typer.Option(help="Pairs of the table on disk.")] = 5_000_000,
+    steps: Annotated[int, typer.Option(help="Steps of each model that are timed.")] = 200,
+    rounds: Annotated[int, typer.Option(help="Times that the stack is measured.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Epochs of the reference.")] = 50,
+    threads: Annotated[int, typer.Option(help="Threads that torch uses.")] = 2,
+    place: Annotated[Path | None, typer.Option(help="Folder for large files.")] = None,
+) -> None:
+    """Measure what is named."""
+    torch.set_num_threads(threads)
+    for name in what:
+        match name:
+            case "stack":
+                measure_stack(*prepare(pairs, table), steps, rounds)
+            case "target":
+                measure_target(*prepare(pairs, table), epochs)
+            case "memory":
+                measure_memory(pairs, many_pairs, 1, place)
+            case "run-sweep" | "run-train" if place is not None:
+                run_for_memory(name.removeprefix("run-"), place, epochs)
+            case _:
+                raise typer.BadParameter(f"Expected stack, target or memory, got {name}.")
+
+
+if __name__ == "__main__":
+    typer.run(main)
