@@ -43,7 +43,7 @@ class Batches:
         width = pairs.source.shape[1] + pairs.target.shape[1]
         self._held: tuple[Tensor, Tensor] | None = None
         if 4 * width * len(rows) <= _MOST_HELD_BYTES:
-            self._held = self._read(rows)
+            self._held = self._hold(rows)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Give an epoch's batches: source and target, shapes (n, d), unit norm, float32."""
@@ -76,6 +76,17 @@ class Batches:
             return
         for rows in self.rows.split(_BLOCK_ROWS * _WINDOW_BLOCKS):
             yield self._read(rows)
+
+    def _hold(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        # Some rows at a time: copies in other formats would lie beside those that are kept.
+        sides = self.pairs.source, self.pairs.target
+        source, target = (
+            torch.empty(len(rows), side.shape[1], device=self.device) for side in sides
+        )
+        for places in torch.arange(len(rows)).split(_BLOCK_ROWS):
+            start, stop = int(places[0]), int(places[-1]) + 1
+            source[start:stop], target[start:stop] = self._read(rows[start:stop])
+        return source, target
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         source, target = self.pairs.source[rows], self.pairs.target[rows]

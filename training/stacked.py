@@ -190,7 +190,7 @@ class Stack:
 
     On a GPU their weights are stacked and all are computed as one (`torch.func`). A processor gains
     nothing from that: it goes faster through one network after the other, whose weights then stay
-    in its cache (by 1.4 in `benchmarks/training.py`). The optimiser's step is one either way.
+    in its cache (see `benchmarks/training.py`). The optimiser's step is one either way.
 
     Args:
         members: The models; what `_kind` gives agrees.
