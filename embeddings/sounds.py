@@ -25,6 +25,7 @@ SILENCE = 2.0**-14
 """The largest distance from its mean that a silent recording reaches, two steps of 16 bits."""
 
 _BLOCK = 2**18
+_STREAM_BLOCK = 2**14
 # Naming the formats keeps FFmpeg's rarer readers, some of which follow addresses in a file, away
 # from files of unknown origin.
 _CONTAINERS = "mov,matroska,aac,mp3,ogg,wav,flac,aiff,w64,caf,asf,avi,mpegts,mpeg,flv,amr"
@@ -256,7 +257,9 @@ def _stereo_blocks(file: BinaryIO, name: str, sampling_rate: int) -> Iterator[np
         stream = container.streams.audio[0]
         # FFmpeg would turn a mono recording down on its way to stereo.
         layout = "mono" if stream.channels == 1 else "stereo"
-        resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
+        resampler = av.AudioResampler(
+            format="fltp", layout=layout, rate=sampling_rate, frame_size=_STREAM_BLOCK
+        )
         for frame in chain(container.decode(stream), [None]):
             if frame is not None:
                 # When a video's sound begins means nothing here.

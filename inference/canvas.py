@@ -75,7 +75,9 @@ class Canvas:
         folder = fetch_folder(name_or_folder, _PARTS)
         for part in (folder, *(folder / name for name in _PARTS)):
             if (part / "config.json").is_file():
-                model_class = _AUTOENCODERS.get(read_json(part / "config.json").get("_class_name"))
+                model_class = _AUTOENCODERS.get(
+                    str(read_json(part / "config.json").get("_class_name"))
+                )
                 if model_class is not None:
                     return cls(load_strictly(model_class, part, dtype=torch.float32).to(device))
         raise UserError(

@@ -94,7 +94,7 @@ def canvas(request: pytest.FixtureRequest) -> Canvas:
 
 
 def options(**changed: Any) -> PaintingOptions:
-    plain = PaintingOptions(iterations=40, cutouts=3, step_size=0.2, total_variation=0.0)
+    plain = PaintingOptions(iterations=25, cutouts=2, step_size=0.2, total_variation=0.0)
     return replace(plain, **changed)
 
 
@@ -171,7 +171,7 @@ def test_the_best_so_far_survives_an_interruption_and_painting_goes_on_from_it(c
 
     def interrupt(painting: Painting, _: float) -> None:
         kept[:] = [painting]
-        if painting.iteration == 25:
+        if painting.iteration == 15:
             raise KeyboardInterrupt
 
     latent = canvas.noise(SIZE, SIZE, seeded())
@@ -187,8 +187,8 @@ def test_the_best_so_far_survives_an_interruption_and_painting_goes_on_from_it(c
         )
     best = kept[0].best
     assert best is not None
-    assert 0 < best.iteration <= 25
-    assert best.loss == pytest.approx(painted(canvas, clip, target, iterations=25).loss, abs=0.02)
+    # It was looked at last after 10 iterations.
+    assert best.loss == painted(canvas, clip, target, iterations=10).loss
     more = paint(canvas, clip, [target], latent=best.latent, options=options(), generator=seeded(1))
     assert more.loss <= best.loss
 
@@ -224,7 +224,8 @@ def test_noise_for_a_codebook_lies_in_it_and_decodes_as_the_model_itself_does():
     assert canvas.distance(latent).item() == pytest.approx(0, abs=1e-10)
     drawn = canvas._from_units(latent)
     with torch.no_grad():
-        expected = (model.decode(drawn).sample / 2 + 0.5).clamp(0, 1)
+        whole: Any = model.decode(drawn)
+        expected = (whole.sample / 2 + 0.5).clamp(0, 1)
         assert torch.allclose(canvas.pixels(latent), expected, atol=1e-5)
 
 
@@ -236,7 +237,8 @@ def test_a_picture_to_start_from_is_what_the_autoencoder_makes_of_it():
     values = torch.tensor(noise).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
         encoded: Any = model.encode(values)
-        expected = model.decode(encoded.latent_dist.mode()).sample
+        whole: Any = model.decode(encoded.latent_dist.mode())
+        expected = whole.sample
         assert torch.allclose(canvas.pixels(latent), (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 

@@ -443,12 +443,11 @@ def load_painter(
                 f"--{part}",
                 f"{model} brings none of its own. Name one.",
             )
-    towers = None if names.get("clap") is None else ["audio"]
     painter = Painter(
         canvas=Canvas.from_pretrained(str(names["autoencoder"]), device=device),
         clip=ClipEncoder.from_pretrained(str(names["clip"]), device=device),
         clap=(
-            ClapEncoder.from_pretrained(str(names["clap"]), device=device, towers=towers)
+            ClapEncoder.from_pretrained(str(names["clap"]), device=device, towers=["audio"])
             if hears
             else None
         ),
