@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 
 DIM = 512
@@ -53,12 +54,12 @@ def write_table(folder: Path, rows: int) -> None:
 
 def report(job: Callable[[], Any]) -> None:
     """Run a job and print its seconds and memory, in bytes, as JSON."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = psutil.Process().memory_info().rss
     start = time.perf_counter()
     job()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "before": before * 1024, "peak": peak * 1024}))
+    print(json.dumps({"seconds": seconds, "before": before, "peak": peak * 1024}))
 
 
 @app.command()
@@ -154,7 +155,8 @@ def measure(
 
 def memory(job: dict[str, float]) -> str:
     """Say what a job took at its peak, and how much of it was there after the imports."""
-    return f"peak {job['peak'] / 1e9:.2f} GB, {(job['peak'] - job['before']) / 1e9:.2f} GB its own"
+    beyond = (job["peak"] - job["before"]) / 1e9
+    return f"peak {job['peak'] / 1e9:.2f} GB, {beyond:.2f} GB beyond what was imported"
 
 
 def run(*arguments: object) -> dict[str, float]:
