@@ -89,6 +89,7 @@ class PriorTranslator(Translator):
         self.condition = nn.Linear(source_dim, hidden)
         self.enter = nn.Linear(target_dim, hidden)
         self.body = nn.ModuleList(ResidualBlock(hidden, dropout) for _ in range(blocks))
+        self.keep = nn.Linear(hidden, target_dim)
         self.leave = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, target_dim))
 
     @torch.no_grad()
@@ -163,14 +164,14 @@ class PriorTranslator(Translator):
         times = self.frequencies(timesteps).to(self.dtype)
         # A unit vector's values are small where it has many; the layers expect them around 1.
         told = units * known[:, None] * self.source_dim**0.5
-        context = self.time(times) + self.condition(told)
+        moment = self.time(times)
+        context = moment + self.condition(told)
         hidden = self.enter(noisy)
         for block in self.body:
             hidden = block(hidden + context)
-        # What is given is passed on where there is little noise, so that the network has to learn
-        # the rest alone and fine differences aren't lost (Karras et al. 2022, arXiv 2206.00364).
-        share = self.noise_share(timesteps)
-        return ((1 - share).sqrt() * noisy + share.sqrt() * self.leave(hidden)).to(noisy.dtype)
+        # As much of what is given is passed on as is found to help at that time: nearly all of a
+        # value that is free to vary where there is little noise, and nothing of one that isn't.
+        return self.keep(moment) * noisy + self.leave(hidden)
 
     def add_noise(self, targets: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Give vectors as they are on their way to noise.
