@@ -699,3 +699,45 @@ def test_train_names_a_table_that_is_not_there(run: Run, tmp_path: Path) -> None
     status, _, complaint = run("train", tmp_path / "absent", "-o", tmp_path / "translator")
     assert (status, complaint.count("\n")) == (2, 1)
     assert "absent" in complaint
+
+
+def test_sweep_trains_the_way_back_and_says_which_model_is_best(
+    run: Run, table: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "sweep"
+    grid = ["--hidden", "4,8", "--loss", "cosine,cosine:1+infonce:0.1", "--epochs", "2"]
+    command = ["sweep", table, "-o", out, "--from", "clap", "--to", "clip", *grid]
+    status, shown, _ = run(*command)
+    assert status == 0
+    names = sorted(path.name for path in out.iterdir() if path.is_dir())
+    assert names == sorted(
+        f"{table.name}-{hidden}-{loss}"
+        for hidden in (4, 8)
+        for loss in ("cosine", "cosine1+infonce0.1")
+    )
+    assert str(out / "report.html") in shown.replace("\n", "")
+    status, shown, _ = run(
+        "sweep", table, "-o", out, "--from", "clap", "--to", "clip", *grid, "--json"
+    )
+    rows = json.loads(shown)
+    assert status == 0
+    assert {row["name"] for row in rows} == set(names)
+    assert {(row["source"], row["target"]) for row in rows} == {("clap_text", "clip_text")}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--hidden", "256,wide"], "--hidden: expected numbers separated by commas"),
+        (["--loss", "cosine,hinge"], "got 'hinge'"),
+        (["--tracker", "paper"], "'paper' isn't installed"),
+        (["--from", "clip_image"], "no embeddings 'clip_image'"),
+    ],
+)
+def test_sweep_refuses_what_makes_no_sense_in_one_line(
+    run: Run, table: Path, tmp_path: Path, options: list[str], words: str
+) -> None:
+    status, shown, complaint = run("sweep", table, "-o", tmp_path / "sweep", *options)
+    assert (status, shown) == (2, "")
+    assert complaint.count("\n") == 1
+    assert words in complaint

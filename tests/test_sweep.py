@@ -419,3 +419,18 @@ def test_grids_that_make_no_sense_are_refused(tmp_path: Path):
         sweep(made, tmp_path, trackers=["paper"])
     with pytest.raises(UserError, match="trains perceptrons"):
         sweep(made, tmp_path, base=TrainingConfig(model="ridge"))
+
+
+def test_a_tracker_gets_every_models_curves(tables: list[Path], tmp_path: Path):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    grid = replace(GRID, hidden=(8,), loss=("cosine", "mse"))
+    results = sweep(tables[0], tmp_path / "out", grid=grid, base=BASE, trackers=["tensorboard"])
+    events = reading.EventAccumulator(str(tmp_path / "out" / "tracking" / "out"))
+    events.Reload()
+    for result in results:
+        assert result.report is not None
+        for figure in ("mrr", "recall_at_10"):
+            logged = events.Scalars(f"{result.name}/{figure}")
+            assert [(point.step, pytest.approx(point.value)) for point in logged] == [
+                (record.epoch, record.validation[figure]) for record in result.report.history
+            ]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -103,11 +103,12 @@ Vectors = Tensor | StoredVectors | JoinedVectors
 class Pairs:
     """Embeddings of the same things in two spaces, row by row."""
 
-    source: Vectors
-    """To map from, shape (n, d_source); only their direction counts."""
+    source: Tensor | Any
+    """To map from, shape (n, d_source); only their direction counts. A tensor, or what gives rows
+    by their indices like one: `StoredVectors` or `JoinedVectors`."""
 
-    target: Vectors
-    """To map to, shape (n, d_target); only their direction counts."""
+    target: Tensor | Any
+    """To map to, shape (n, d_target), likewise."""
 
     items: Sequence[str] | None = None
     """What each row comes from, such as the clip a caption describes; rows of one item stay on one
@@ -434,7 +435,7 @@ def _draw(
     for place in order[:-1]:
         if held_out and held_rows + counts[place] / 2 > wanted:
             break
-        held_out.append(numbers[place])
+        held_out.append(int(numbers[place]))
         held_rows += counts[place]
     is_held_out = np.isin(codes[rows], held_out)
     return rows[~is_held_out], rows[is_held_out]
