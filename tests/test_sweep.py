@@ -247,7 +247,9 @@ def test_a_sweep_leaves_a_folder_a_translator_a_table_and_a_page(
         assert float(rows[result.name]["mrr"]) == translator.config["metrics"]["mrr"]
         assert set(result.held_out) == {"captions", "wit", "cc"}
         assert f">{result.name}<" in page
-    assert results[0].held_out["captions"] == results[0].report.metrics
+    first = results[0].report
+    assert first is not None
+    assert results[0].held_out["captions"] == first.metrics
     assert not re.search(r'(src|href)="(?!data:)', page)
     sizes = {row["data"]: int(row["train_pairs"]) for row in rows.values()}
     assert sizes["all"] == sizes["captions"] + sizes["wit+cc"]

@@ -22,8 +22,8 @@ from clip2clap.training.metrics import (
     reverse_ranks,
 )
 from clip2clap.training.pairs import Pairs, Split, join_pairs, read_pairs, split_pairs
-from clip2clap.training.report import EpochRecord, TrainingProgress, TrainingReport
-from clip2clap.training.sweeps import SweepGrid, SweepProgress, SweepResult, sweep
+from clip2clap.training.report import EpochRecord, SweepResult, TrainingProgress, TrainingReport
+from clip2clap.training.sweeps import SweepGrid, SweepProgress, sweep
 
 __all__ = [
     "EpochRecord",

@@ -118,3 +118,48 @@ class TrainingReport:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["history"] = [EpochRecord(**record) for record in values["history"]]
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What came of one model."""
+
+    name: str
+    """Its folder's name."""
+
+    data: str
+    """What it was trained on."""
+
+    report: TrainingReport | None
+    """Its settings, curves and figures; None if it diverged."""
+
+    held_out: dict[str, dict[str, float]]
+    """What `retrieval_metrics` gives on the held-out pairs of every table, by its name; no model of
+    the sweep has seen them."""
+
+    def row(self) -> dict[str, Any]:
+        """Give a line of `results.csv`."""
+        if self.report is None:
+            return {"name": self.name, "data": self.data, "status": "diverged"}
+        report, settings = self.report, self.report.settings
+        kept = ("hidden", "loss", "learning_rate", "batch_size", "temperature", "noise", "centre")
+        return {
+            "name": self.name,
+            "data": self.data,
+            "status": "stopped early" if report.stopped_early else "done",
+            **{key: settings[key] for key in (*kept, "epochs", "seed")},
+            "source": report.source_column,
+            "target": report.target_column,
+            "train_pairs": report.pairs["train"],
+            "epochs_run": report.epochs_run,
+            "best_epoch": report.best_epoch,
+            "seconds": round(report.seconds, 3),
+            "measured_on": report.measured_on,
+            **report.metrics,
+            "chance_recall_at_10": report.shuffled_pairs["recall_at_10"],
+            **{
+                f"{figure} on {table}": figures[figure]
+                for table, figures in self.held_out.items()
+                for figure in ("recall_at_10", "mrr")
+            },
+        }

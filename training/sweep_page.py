@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from clip2clap.embeddings.files import replacing
-
-if TYPE_CHECKING:
-    from clip2clap.training.sweeps import SweepResult
+from clip2clap.training.report import SweepResult
 
 _PAGE = Template("""\
 <!doctype html>
@@ -73,7 +70,7 @@ _PAGE = Template("""\
 """)
 
 
-def write_sweep_page(path: Path, results: Sequence["SweepResult"], *, monitor: str) -> None:
+def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str) -> None:
     """Write the page; a file of the same name is replaced.
 
     Args:
@@ -97,7 +94,7 @@ def write_sweep_page(path: Path, results: Sequence["SweepResult"], *, monitor: s
         partial.write_text(page, encoding="utf-8")
 
 
-def _leaderboard(results: Sequence["SweepResult"], monitor: str) -> str:
+def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
     tables = list(dict.fromkeys(table for result in results for table in result.held_out))
     header = ["Model", "Data", "Hidden", "Loss", "Pairs", "Epoch", "Seconds"]
     header += ["R@1", "R@5", "R@10", "MRR", "Median rank", "Cosine", "R@10 by chance"]
@@ -130,7 +127,7 @@ def _leaderboard(results: Sequence["SweepResult"], monitor: str) -> str:
     return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def _picture(results: Sequence["SweepResult"], monitor: str) -> str:
+def _picture(results: Sequence[SweepResult], monitor: str) -> str:
     """Draw a row for each data set: the monitor, then the curves of each loss."""
     trained = [(result, result.report) for result in results if result.report is not None]
     data_sets = list(dict.fromkeys(result.data for result, _ in trained))

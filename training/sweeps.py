@@ -25,7 +25,7 @@ from clip2clap.training.loop import finish, recipe_of
 from clip2clap.training.losses import DEFAULT_TEMPERATURES, parse_loss
 from clip2clap.training.metrics import retrieval_metrics
 from clip2clap.training.pairs import Pairs, Split, join_pairs, read_pairs, split_together, thin_out
-from clip2clap.training.report import TrainingReport
+from clip2clap.training.report import SweepResult, TrainingReport
 from clip2clap.training.run_folder import RunFolder
 from clip2clap.training.stacked import Group, Member
 from clip2clap.training.sweep_page import write_sweep_page
@@ -126,51 +126,6 @@ class SweepProgress:
 
     done: float
     """Share of the work that is done, from 0 to 1; models that stop early make it jump."""
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What came of one model."""
-
-    name: str
-    """Its folder's name."""
-
-    data: str
-    """What it was trained on."""
-
-    report: TrainingReport | None
-    """Its settings, curves and figures; None if it diverged."""
-
-    held_out: dict[str, dict[str, float]]
-    """What `retrieval_metrics` gives on the held-out pairs of every table, by its name; no model of
-    the sweep has seen them."""
-
-    def row(self) -> dict[str, Any]:
-        """Give a line of `results.csv`."""
-        if self.report is None:
-            return {"name": self.name, "data": self.data, "status": "diverged"}
-        report, settings = self.report, self.report.settings
-        kept = ("hidden", "loss", "learning_rate", "batch_size", "temperature", "noise", "centre")
-        return {
-            "name": self.name,
-            "data": self.data,
-            "status": "stopped early" if report.stopped_early else "done",
-            **{key: settings[key] for key in (*kept, "epochs", "seed")},
-            "source": report.source_column,
-            "target": report.target_column,
-            "train_pairs": report.pairs["train"],
-            "epochs_run": report.epochs_run,
-            "best_epoch": report.best_epoch,
-            "seconds": round(report.seconds, 3),
-            "measured_on": report.measured_on,
-            **report.metrics,
-            "chance_recall_at_10": report.shuffled_pairs["recall_at_10"],
-            **{
-                f"{figure} on {table}": figures[figure]
-                for table, figures in self.held_out.items()
-                for figure in ("recall_at_10", "mrr")
-            },
-        }
 
 
 @dataclass(frozen=True)

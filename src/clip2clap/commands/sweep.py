@@ -12,7 +12,7 @@ from rich.table import Table
 from clip2clap.commands.options import Json, choose_device, require
 
 if TYPE_CHECKING:
-    from clip2clap.training.sweeps import SweepProgress, SweepResult
+    from clip2clap.training import SweepProgress, SweepResult
 
 
 def _values(convert: Any, option: str, text: str) -> tuple[Any, ...]:
