@@ -264,6 +264,16 @@ def test_centring_is_kept_in_the_translator_and_can_be_moved_to_another_modality
         MLPTranslator(16, 12, hidden=8).centre(torch.zeros(16))
 
 
+def test_captions_are_trained_with_noise_so_that_pictures_can_take_their_place():
+    text = EmbeddingSpace("clip", "a", "text", 8, True, "none")
+    noises = [
+        config.resolved(100, space).noise
+        for config in (TrainingConfig(), TrainingConfig(noise=0.0), TrainingConfig.reference())
+        for space in (text, replace(text, modality="image"))
+    ]
+    assert noises == [0.05, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
 def test_noise_in_training_makes_a_translator_steadier_under_noise():
     made = learnable(600)
     config = replace(QUICK, epochs=20, learning_rate=2e-3)

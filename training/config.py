@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
-from clip2clap.embeddings import UserError
+from clip2clap.embeddings import EmbeddingSpace, UserError
 from clip2clap.training.losses import check_loss
 
 ModelName = Literal["mlp", "residual", "prior", "ridge", "procrustes"]
@@ -18,6 +18,7 @@ REFERENCE_RECIPE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "schedule": "constant",
     "warmup": 0.0,
+    "noise": 0.0,
     "epochs": 50,
     "precision": "fp32",
 }
@@ -29,6 +30,9 @@ _STEPS_AN_EPOCH = 64
 # Adam's rate at batches of 64; it grows with the square root of the batch (Malladi et al. 2022,
 # https://arxiv.org/abs/2205.10287).
 _RATE = 1.5e-3
+
+# For pictures on a translator of captions; docs/results.md says what it does.
+_TEXT_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,11 @@ class TrainingConfig:
     learn_temperature: bool = False
     """Whether these losses adjust their temperature."""
 
-    noise: float = 0.0
+    noise: float | None = None
     """Standard deviation of the Gaussian noise on each value of the source's unit vectors while
     training, so that a translator trained on captions takes pictures (CapDec, Nukrai et al. 2022,
-    https://arxiv.org/abs/2211.00575, takes 0.126)."""
+    https://arxiv.org/abs/2211.00575, takes 0.126). None is 0.05 where the source is embedded text,
+    else 0."""
 
     init_from: str | None = None
     """Translator to go on from in place of random weights, such as one trained on captions that is
@@ -188,15 +193,17 @@ class TrainingConfig:
         """
         return cls(**{**REFERENCE_RECIPE, "patience": None, **changes})
 
-    def resolved(self, pairs: int) -> Self:
-        """Fill in what is chosen by the number of pairs.
+    def resolved(self, pairs: int, source: EmbeddingSpace | None = None) -> Self:
+        """Fill in what is chosen by the pairs.
 
         Args:
             pairs: Number of pairs to train on.
+            source: The space to map from, if it is known.
 
         Returns:
-            The same with a `batch_size`, a `learning_rate` and a `centre`.
+            The same with a `batch_size`, a `learning_rate`, a `noise` and a `centre`.
         """
+        of_text = source is not None and source.modality == "text"
         power = 2 ** math.floor(math.log2(max(1, pairs / _STEPS_AN_EPOCH)))
         batch_size = self.batch_size or min(max(power, 64), _MOST_A_BATCH)
         rate = _RATE * math.sqrt(batch_size / 64)
@@ -206,5 +213,6 @@ class TrainingConfig:
             self,
             batch_size=batch_size,
             learning_rate=self.learning_rate or rate,
+            noise=(_TEXT_NOISE if of_text else 0.0) if self.noise is None else self.noise,
             centre=self.model in ("ridge", "procrustes") if self.centre is None else self.centre,
         )

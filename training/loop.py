@@ -155,7 +155,7 @@ def _train(
         folder = RunFolder(output, settings=asdict(config), data=data, overwrite=overwrite)
         if (report := folder.finished()) is not None:
             return AutoTranslator.from_pretrained(output), report
-    settled = config.resolved(len(split.train))
+    settled = config.resolved(len(split.train), pairs.source_space)
     course: Course | None = None
     resumed_after: int | None = None
     if config.model in _NETWORKS:

@@ -51,6 +51,7 @@ _PACKAGES = (
 # transformers imports these wherever it finds them, and fails where they do not fit torch.
 _COMPANIONS = ("torchvision", "torchaudio")
 _DEMO_PARTS = (
+    "audio_to_image/model_index.json",
     "image_to_audio/model_index.json",
     "clap/config.json",
     "kinds.json",

@@ -66,7 +66,7 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
         lambda: _words(recipe, clip, clap),
         lambda: _hearing(recipe, small_embeds, clap, pipeline, split),
         lambda: _vocoder(recipe, pipeline.vocoder, split),
-        lambda: _painting(recipe, clip, clap, recipe.folder / "audio_to_image", split),
+        lambda: _painting(recipe, clip, clap, models / "audio_to_image", split),
         lambda: _sounding(recipe, clap, pipeline, split),
     ):
         # Written part by part: the later ones take minutes.

@@ -75,7 +75,6 @@ def package(recipe: Recipe, target: Path) -> None:
     )
     pipeline.save_pretrained(target / "image_to_audio")
     _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)
-    # Not in the package yet: what it paints can't be recognised.
     AudioToImagePipeline(
         # Both lie elsewhere in the package already.
         clap=None,
@@ -92,7 +91,7 @@ def package(recipe: Recipe, target: Path) -> None:
         clip_space=spaces["clip_image"].to_dict(),
         default_guidance_scale=pictures.GUIDANCE_SCALE,
         default_num_inference_steps=pictures.STEPS,
-    ).save_pretrained(recipe.folder / "audio_to_image")
+    ).save_pretrained(target / "audio_to_image")
     names = recipe.data.kind_names
     prompts = clap.texts([KIND_PROMPT.format(name) for name in names])
     save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")

@@ -170,14 +170,14 @@ def train(
         ),
     ] = False,
     noise: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="X",
-            help="Deviation of the noise on each value of the source, for pictures on a translator "
-            "of captions; 0.126 in CapDec.",
+            help="Deviation of the noise on each value of the source while training, so that a "
+            "translator of captions takes pictures. By default 0.05 on captions, else 0.",
             rich_help_panel="Training",
         ),
-    ] = 0.0,
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -261,7 +261,6 @@ def train(
         loss=loss,
         temperature=temperature,
         learn_temperature=learn_temperature,
-        noise=noise,
         monitor=monitor,
         validation=validation,
         seed=seed,

@@ -1,0 +1,166 @@
+"""What the translators reach on real pairs of photographs and recordings, with the demo encoders.
+
+Captions of AudioCaps and Conceptual Captions, of which both sides are embedded as text; pairs of a
+photograph and a recording of its kind, of which those of the test split are what all is measured
+on. Every step is a `clip2clap` command, which is printed.
+
+    python benchmarks/results.py --data DATA -o results
+"""
+
+import json
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import soundfile
+import typer
+
+from clip2clap import ClapEncoder, ClipEncoder
+from clip2clap.embeddings import TableWriter
+from clip2clap.evaluation import leaderboard
+from clip2clap.training.demo.data import DemoData, Split
+
+CAPTIONS = 10_000
+
+# Photographs of a kind, and recordings that each is paired with.
+TRAINED_PHOTOS, TESTED_PHOTOS = 40, 10
+PARTNERS = {"train": 4, "test": 1}
+# What is trained, by the name of its folder: the table and the options of `clip2clap train`.
+RUNS = {
+    "pairs-mlp": "pairs-train",
+    "pairs-mlp-reference": "pairs-train --recipe reference",
+    "pairs-mlp-contrastive": "pairs-train --loss contrastive",
+    "pairs-mlp-bank": "pairs-train --loss bank",
+    "pairs-mlp-cosine-and-bank": "pairs-train --loss cosine:1+bank:0.1",
+    "pairs-residual": "pairs-train --model residual",
+    "pairs-prior": "pairs-train --model prior",
+    "pairs-ridge": "pairs-train --model ridge",
+    "pairs-ridge-scaled": "pairs-train --model ridge --scale",
+    "pairs-procrustes": "pairs-train --model procrustes",
+    "captions-mlp": "audiocaps",
+    "captions-mlp-noise-0.03": "audiocaps --noise 0.03",
+    "captions-mlp-noise-0.1": "audiocaps --noise 0.1",
+    "captions-mlp-centred": "audiocaps --centre",
+    "captions-mlp-no-noise": "audiocaps --noise 0",
+    "captions-mlp-no-noise-centred": "audiocaps --noise 0 --centre",
+    "captions-residual-no-noise": "audiocaps --model residual --noise 0",
+    "captions-prior-no-noise": "audiocaps --model prior --noise 0",
+    "captions-ridge": "audiocaps --model ridge",
+    "captions-procrustes": "audiocaps --model procrustes",
+    "captions-then-pairs-mlp": "pairs-train --lr 1e-4 "
+    "--init-from translators/captions-mlp-no-noise",
+}
+
+
+def write_pairs(data: DemoData, folder: Path, split: Split) -> None:
+    """Pair photographs of one split with recordings of the same split and kind."""
+    if (folder / "state.json").is_file():
+        return
+    clip, clap = ClipEncoder.from_pretrained("demo"), ClapEncoder.from_pretrained("demo")
+    draw = random.Random(0)
+    photos, sounds = defaultdict(list), defaultdict(list)
+    for number, photo in enumerate(data.photos):
+        if photo.split == split and photo.kind and not photo.full_size:
+            photos[photo.kind].append(number)
+    for number, recording in enumerate(data.recordings):
+        if recording.split == split and recording.kind:
+            sounds[recording.kind].append(number)
+    count = TRAINED_PHOTOS if split == "train" else TESTED_PHOTOS
+    shown = {kind: draw.sample(rows, count) for kind, rows in photos.items()}
+    rows = [
+        (photo, draw.choice(sounds[kind]), kind)
+        for kind in data.kind_names
+        for photo in shown[kind]
+        for _ in range(PARTNERS[split])
+    ]
+    seen, heard = sorted({photo for photo, _, _ in rows}), sorted({sound for _, sound, _ in rows})
+    images = clip.images([data.photos[number].image() for number in seen])
+    audios = clap.audios([_read(data.recordings[number].path) for number in heard])
+    places = {n: p for p, n in enumerate(seen)}, {n: p for p, n in enumerate(heard)}
+    columns = {
+        "item": [f"photo-{photo}" for photo, _, _ in rows],
+        "kind": [kind for _, _, kind in rows],
+    }
+    embeds = {
+        "clip_image": images[[places[0][photo] for photo, _, _ in rows]],
+        "clap_audio": audios[[places[1][sound] for _, sound, _ in rows]],
+    }
+    spaces = {"clip_image": clip.space("image"), "clap_audio": clap.space("audio")}
+    with TableWriter(folder, spaces) as writer:
+        writer.append([f"pair-{number}" for number in range(len(rows))], columns, embeds)
+
+
+def _read(path: Path) -> tuple[Any, int]:
+    return soundfile.read(path, dtype="float32")
+
+
+def run(folder: Path, *arguments: str) -> None:
+    """Run a clip2clap command in the folder of results, and show it."""
+    print("clip2clap", " ".join(arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "clip2clap", *arguments], cwd=folder, check=True)
+
+
+def write_tables(data: Path, folder: Path) -> None:
+    """Make the tables: captions of two data sets, and pairs of two splits."""
+    captions = {
+        "audiocaps": data / "audiocaps/train.csv",
+        "conceptual-captions": next((data / "conceptual_captions").glob("*.tsv")),
+    }
+    for source, file in captions.items():
+        pair = ("--captions", str(file.resolve()), "--pair", "caption-caption", "--demo")
+        run(folder, "extract", source, *pair, "--limit", str(CAPTIONS), "-o", source)
+    demo = DemoData(data)
+    for split in ("test", "train"):
+        write_pairs(demo, folder / f"pairs-{split}", split)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Lay the figures out as a table, the best translator first."""
+    part = results["embeddings"]
+    ranked = leaderboard(part)
+    titles = ["recall at 1", "at 10", "mean reciprocal rank", "cosine", "nearest kind"]
+    lines = ["| translator | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    rows = [(one["scores"]["name"], one["scores"]) for one in ranked]
+    rows += [("*shuffled pairs*", ranked[0]["shuffled"]), ("*mean vector*", part["mean_vector"])]
+    for name, scores in rows:
+        forward = scores["forward"]
+        figures = [
+            percent(forward["recall_at_1"]),
+            percent(forward["recall_at_10"]),
+            f"{forward['mrr']['value']:.3f}",
+            f"{scores['cosine']['value']:.3f}",
+            percent(scores["kinds"]["accuracy"]),
+        ]
+        lines.append(f"| {name.removeprefix('translators/')} | " + " | ".join(figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(figure: dict[str, float]) -> str:
+    """Write a share with half its interval."""
+    return f"{100 * figure['value']:.1f} ± {50 * (figure['high'] - figure['low']):.1f} %"
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Data folder; docs/demo-models.md has its layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Tables, translators, reports.")],
+) -> None:
+    """Make the tables, train the translators, evaluate them, and write results.md."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_tables(data, output)
+    for name, arguments in RUNS.items():
+        run(output, "train", *arguments.split(), "-o", f"translators/{name}")
+    run(output, "sweep", "audiocaps", "--plus", "conceptual-captions", "-o", "sweep")
+    models = [f"translators/{name}" for name in RUNS]
+    swept = sorted(path.parent.name for path in (output / "sweep").glob("*/config.json"))
+    for folders, report in ((models, "report"), ([f"sweep/{name}" for name in swept], "swept")):
+        on = ("--table", "pairs-test", "--split", "all", "--labels", "kind")
+        run(output, "evaluate", *folders, *on, "-o", report)
+        results = json.loads((output / report / "results.json").read_text())
+        (output / f"{report}.md").write_text(markdown(results))
+
+
+if __name__ == "__main__":
+    typer.run(main)
