@@ -106,7 +106,7 @@ DECODER_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "audio_to_image"),
         _DEMO_LICENCE,
-        "small, comes with the package, knows 23 kinds of things",
+        "small, comes with the package; an early one, its pictures can't be recognised",
     ),
     Preset(
         "kandinsky-2-2",
