@@ -324,8 +324,9 @@ def test_a_server_that_keeps_failing_gets_no_more_retries_until_it_answers(serve
     rows += [server.url("/busy/again")]
     done = fetch(*rows, concurrency=1, retries=2)
     assert [row.content is not None for row in done] == [False] * 40 + [True] * 8 + [False]
-    # Eight rows with all their retries, and those that were under way by then.
-    assert 40 + 8 * 2 <= len(server.times("/busy")) <= 40 + 12 * 2
+    # Eight rows with all their retries, and those that were under way by then: on a busy machine
+    # some more, but by far not all 40.
+    assert 40 + 8 * 2 <= len(server.times("/busy")) <= 40 + 20 * 2
     assert len(server.times("/busy/again")) == 3
 
 
