@@ -45,6 +45,8 @@ _WAITING_BYTES = 64_000_000
 _DECODING_THREADS = min(4, os.cpu_count() or 1)
 # A server that failed so many rows in a row despite all retries is asked once a row from then on.
 _PATIENCE = 8
+# Failed rows whose servers are remembered: over millions of rows all servers would pile up.
+_REMEMBERED = 10_000
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -194,7 +196,9 @@ class ImageDownloader:
 
     def __enter__(self) -> Self:
         self._slots = asyncio.Semaphore(self._concurrency)
+        # A server is known for as long as a row asks it, or it is among those that failed last.
         self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
+        self._failing: deque[_Host] = deque(maxlen=_REMEMBERED)
         self._client = httpx.AsyncClient(
             transport=_CheckedTransport(
                 connections=self._concurrency, allow_private=self._allow_private
@@ -345,6 +349,7 @@ class ImageDownloader:
                 too_long = pause > self._total_seconds
                 if too_long or retry >= self._retries or host.failed_in_a_row >= _PATIENCE:
                     host.failed_in_a_row += 1
+                    self._failing.append(host)
                     asks = f" and asks to wait {pause:.0f} s" if too_long else ""
                     raise _FailedError(f"{busy}{asks}") from busy
                 if busy.overloaded:
