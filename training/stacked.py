@@ -1,8 +1,11 @@
-"""Perceptrons that see the same batches, trained as one batched computation."""
+"""Perceptrons that see the same batches, trained side by side."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,6 +20,10 @@ from clip2clap.training.loop import HeldOut, add_noise, new_loss, new_network
 from clip2clap.training.losses import TranslationLoss
 from clip2clap.training.pairs import Pairs, Split
 from clip2clap.translator import MLPTranslator
+
+# A network goes through so many pairs before another may have its turn: long enough for its weights
+# to be in the processor's cache most of the time, short enough for a moving progress bar.
+_STRETCH = 4_096
 
 
 @dataclass
@@ -51,15 +58,17 @@ class Member:
 class Group:
     """Models that train together: the same pairs, in the same batches.
 
-    Those of one width and one way of changing their inputs and weights are stacked: they take their
-    steps together. A model that stops leaves its stack.
+    On a GPU those of one width and one way of changing their inputs and weights are stacked: they
+    take their steps as one batched computation (`torch.func`), and a model that stops leaves its
+    stack. A processor would gain nothing from that: there every model goes its own way, as many at
+    a time as torch has threads (see `benchmarks/training.py`).
 
     Args:
         pairs: What to train on.
         split: Which of them.
         members: The models; their `batch_size` and `seed` agree.
         device: Where to train.
-        batched: Whether a stack is computed as one; by default on all devices but processors.
+        batched: Whether models are stacked; by default on all devices but processors.
     """
 
     def __init__(
@@ -87,9 +96,11 @@ class Group:
             assert isinstance(network, MLPTranslator)
             self.networks[member.name] = network.to(device)
             member.loss.to(device)
-        stacks: dict[tuple[Any, ...], list[Member]] = {}
-        for member in members:
-            stacks.setdefault(_kind(member.config), []).append(member)
+        stacks: dict[Any, list[Member]] = {}
+        # The widest first, so that at the end of a stretch no thread waits long for another.
+        for member in sorted(members, key=lambda member: -member.config.hidden):
+            kind = _kind(member.config) if self.batched else member.name
+            stacks.setdefault(kind, []).append(member)
         self.stacks = [self._stack(stack) for stack in stacks.values()]
 
     @property
@@ -101,25 +112,21 @@ class Group:
         """Train all models that go on for an epoch, and measure them.
 
         Args:
-            on_step: Called after every step with the number of steps done and of all.
+            on_step: Called every few thousand pairs with the number of steps done and of all.
         """
         started = time.monotonic()
         going = [member for stack in self.stacks for member in stack.members]
-        number = len(going[0].course.history) + 1
-        for stack in self.stacks:
-            stack.begin(number)
-        seen = 0
-        for step, (source, target) in enumerate(self.batches.epoch(number), start=1):
-            at = (number - 1) * self.batches.steps + step - 1
-            for stack in self.stacks:
-                stack.step(source, target, self.bank, at, self.batches.steps)
-            seen += len(source)
-            on_step(step, self.batches.steps)
-        for stack in self.stacks:
-            predicted = stack.predict(self.held_out.source)
-            losses = (stack.total / seen).tolist()
-            for member, own, loss in zip(stack.members, predicted, losses, strict=True):
-                self._measure(member, own, loss)
+        number, steps = len(going[0].course.history) + 1, self.batches.steps
+        batches = self.batches.epoch(number)
+        done = (number - 1) * steps
+        stretch = max(1, _STRETCH // self.batches.batch_size)
+        with self._one_after_another() if self.batched else self._side_by_side() as for_each:
+            for_each(lambda stack: stack.begin(number))
+            while part := list(islice(batches, stretch)):
+                for_each(lambda stack, part=part, at=done: stack.train(part, self.bank, at, steps))
+                done += len(part)
+                on_step(done - (number - 1) * steps, steps)
+            for_each(self._measure)
         spent = (time.monotonic() - started) / len(going)
         for member in going:
             member.course.seconds += spent
@@ -161,17 +168,39 @@ class Group:
             self.stacks.append(stack)
 
     def _stack(self, members: Sequence[Member]) -> "Stack":
-        networks = [self.networks[member.name] for member in members]
-        return Stack(members, networks, batched=self.batched)
+        return Stack(members, [self.networks[member.name] for member in members])
 
-    def _measure(self, member: Member, predicted: Tensor, loss: float) -> None:
-        figures = self.held_out.figures(predicted, member.loss, self.batches.batch_size)
+    @contextmanager
+    def _one_after_another(self) -> Iterator["ForEach"]:
+        yield lambda work: [work(stack) for stack in self.stacks]
+
+    @contextmanager
+    def _side_by_side(self) -> Iterator["ForEach"]:
+        """Do something with all stacks at once, each on its share of torch's threads."""
+        threads = torch.get_num_threads()
+        workers = min(threads, len(self.stacks))
         try:
-            member.course.add(loss, *figures)
-        except UserError as error:
-            member.error = str(error)
-            return
-        member.course.keep_if_best(self.networks[member.name].state_dict)
+            with ThreadPoolExecutor(
+                workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
+            ) as pool:
+                yield lambda work: list(pool.map(work, self.stacks))
+        finally:
+            # Threads that are started later would take over what the workers have set.
+            torch.set_num_threads(threads)
+
+    @torch.no_grad()
+    def _measure(self, stack: "Stack") -> None:
+        """Measure the models of a stack on the held-out pairs."""
+        for member, predicted, loss in zip(
+            stack.members, stack.predict(self.held_out.source), stack.mean_losses(), strict=True
+        ):
+            figures = self.held_out.figures(predicted, member.loss, self.batches.batch_size)
+            try:
+                member.course.add(loss, *figures)
+            except UserError as error:
+                member.error = str(error)
+            else:
+                member.course.keep_if_best(self.networks[member.name].state_dict)
 
     def _let_go(self) -> None:
         """Take the models that have stopped out of their stacks."""
@@ -185,24 +214,19 @@ class Group:
         self.stacks = kept
 
 
-class Stack:
-    """Perceptrons of one width that take their steps together.
+ForEach = Callable[[Callable[["Stack"], None]], list[None]]
 
-    On a GPU their weights are stacked and all are computed as one (`torch.func`). A processor gains
-    nothing from that: it goes faster through one network after the other, whose weights then stay
-    in its cache (see `benchmarks/training.py`). The optimiser's step is one either way.
+
+class Stack:
+    """Perceptrons of one width that take their steps together; or one alone.
 
     Args:
         members: The models; what `_kind` gives agrees.
         networks: Their translators, which are trained in place.
-        batched: Whether they are computed as one.
     """
 
-    def __init__(
-        self, members: Sequence[Member], networks: Sequence[MLPTranslator], *, batched: bool
-    ):
+    def __init__(self, members: Sequence[Member], networks: Sequence[MLPTranslator]):
         self.members, self.networks = list(members), list(networks)
-        self.batched = batched
         self.config = members[0].config
         self.device = networks[0].device
         self.optimizer = torch.optim.Adam(
@@ -210,53 +234,59 @@ class Stack:
             lr=learning_rate_at(self.config, 0, 1),
             fused=self.device.type in ("cpu", "cuda"),
         )
-        self.total = torch.zeros(len(self.members), device=self.device)
+        self.total, self.seen = torch.zeros(len(self.members), device=self.device), 0
         self.noise = torch.Generator()
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch."""
         self.total.zero_()
+        self.seen = 0
         self.noise = generator_for("noise", self.config.seed, epoch)
 
-    def step(
-        self, source: Tensor, target: Tensor, bank: Tensor | None, at: int, steps: int
+    def train(
+        self, batches: Sequence[tuple[Tensor, Tensor]], bank: Tensor | None, at: int, steps: int
     ) -> None:
-        """Take one step with every model.
+        """Take a step with every model for each of some batches.
 
         Args:
-            source: Shape (n, d_source), unit norm.
-            target: Shape (n, d_target), unit norm.
+            batches: Source and target, shapes (n, d), unit norm.
             bank: All distinct targets, if a loss needs them.
-            at: The step's number in all epochs, from 0.
+            at: The number of the first step in all epochs, from 0.
             steps: Number of steps of an epoch.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.config, at, self.config.epochs * steps)
-        self.optimizer.zero_grad()
-        losses = []
-        for member, predicted in zip(self.members, self._predict(source, self.noise), strict=True):
-            loss = member.loss(predicted, target, bank)
-            if not self.batched:
-                loss.backward()
-            losses.append(loss)
-        if self.batched:
-            torch.stack(losses).sum().backward()
-        self.optimizer.step()
-        for member in self.members:
-            member.loss.keep_scale_in_bounds()
-        self.total += torch.stack(losses).detach() * len(source)
+        for step, (source, target) in enumerate(batches, start=at):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate_at(self.config, step, self.config.epochs * steps)
+            self.optimizer.zero_grad()
+            losses = torch.stack(
+                [
+                    member.loss(predicted, target, bank)
+                    for member, predicted in zip(
+                        self.members, self._predict(source, self.noise), strict=True
+                    )
+                ]
+            )
+            losses.sum().backward()
+            self.optimizer.step()
+            for member in self.members:
+                member.loss.keep_scale_in_bounds()
+            self.total += losses.detach() * len(source)
+            self.seen += len(source)
+
+    def mean_losses(self) -> list[float]:
+        """Give every model's mean loss in the epoch so far."""
+        return (self.total / self.seen).tolist()
 
     @torch.no_grad()
     def predict(self, source: Tensor) -> list[Tensor]:
         """Translate unit vectors, shape (n, d_source), with every model."""
-        return list(self._predict(source, None))
+        return self._predict(source, None)
 
     def keep(self, places: Sequence[int]) -> "Stack":
         """Give a stack of some of the models, which go on as if the others had never been there."""
         smaller = Stack(
             [self.members[place] for place in places],
             [self.networks[place] for place in places],
-            batched=self.batched,
         )
         for parameter in smaller._parameters().values():
             smaller.optimizer.state[parameter] = self.optimizer.state[parameter]
@@ -291,27 +321,24 @@ class Stack:
             for name, parameter in module.named_parameters()
         }
 
-    def _predict(self, source: Tensor, noise: torch.Generator | None) -> Iterator[Tensor]:
-        """Translate with one model after another; the first of them prepares for all."""
+    def _predict(self, source: Tensor, noise: torch.Generator | None) -> list[Tensor]:
+        """Translate with every model; the first of them prepares for all."""
         config, first = self.config, self.networks[0]
         prepared = first.prepare(source)
         if noise is not None and config.noise:
             prepared = add_noise(prepared, config.noise, noise)
         bf16 = computes_in_bf16(config, self.device)
-        if self.batched:
-            layers = first.layers
-            own = [dict(network.layers.named_parameters()) for network in self.networks]
-            weights = {name: torch.stack([one[name] for one in own]) for name in own[0]}
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                translated = vmap(
-                    lambda weight: functional_call(layers, weight, (prepared,)),
-                )(weights)
-            yield from first.finish(translated).unbind()
-            return
-        for network in self.networks:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                translated = network.layers(prepared)
-            yield network.finish(translated)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            translated = self._translate(prepared)
+        return [first.finish(one) for one in translated]
+
+    def _translate(self, prepared: Tensor) -> Sequence[Tensor]:
+        layers = self.networks[0].layers
+        if len(self.networks) == 1:
+            return [layers(prepared)]
+        own = [dict(network.layers.named_parameters()) for network in self.networks]
+        weights = {name: torch.stack([one[name] for one in own]) for name in own[0]}
+        return vmap(lambda weight: functional_call(layers, weight, (prepared,)))(weights).unbind()
 
 
 def _kind(config: TrainingConfig) -> tuple[Any, ...]:
