@@ -652,6 +652,7 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
         *("--target", "clap_text", "--item", "caption", "--validation", "0.2", "--hidden", "32"),
         *("--loss", "infonce", "--temperature", "0.1", "--epochs", "3", "--patience", "0"),
         *("--monitor", "cosine", "--batch-size", "16", "--lr", "0.002", "--seed", "7"),
+        *("--noise", "0.02", "--start", "random"),
     )
     assert status == 0
     report = json.loads(shown)
@@ -668,6 +669,8 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
         "monitor": "cosine",
         "batch_size": 16,
         "learning_rate": 0.002,
+        "noise": 0.02,
+        "start": "random",
         "seed": 7,
         "model": "mlp",
     }

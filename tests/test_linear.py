@@ -104,6 +104,36 @@ def test_a_table_in_pieces_gives_the_fit_of_all_at_once(method: str, scale: bool
     assert not torch.allclose(other(source), whole(source), atol=1e-2)
 
 
+def test_noise_gives_the_fit_of_many_noisy_copies():
+    source, target = pairs()
+    x, y = unit(source).double().numpy(), unit(target).double().numpy()
+    copies = 4_000
+    noise = 0.3 * np.random.default_rng(0).standard_normal((copies * len(x), 8))
+    noisy = np.tile(x, (copies, 1)) + noise
+    weight, *_ = np.linalg.lstsq(noisy, np.tile(y, (copies, 1)), rcond=None)
+    fitter = LinearFitter().update(source, target)
+    for scale in (False, True):
+        fitted = fitter.ridge(alpha=0, noise=0.3, centre=False, scale=scale).linear.weight.detach()
+        np.testing.assert_allclose(fitted.T, weight, atol=0.005)
+    plain = fitter.ridge(alpha=0, centre=False).linear.weight.detach()
+    assert np.abs(plain.T.numpy() - weight).max() > 0.05
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_a_map_of_low_rank_predicts_as_well_as_one_can(rank: int):
+    source, target = pairs()
+    x = unit(source) - unit(source).mean(0)
+    y = unit(target) - unit(target).mean(0)
+    fitted = LinearFitter().update(source, target).ridge(alpha=0, rank=rank)
+    weight = fitted.linear.weight.detach()
+    assert np.linalg.matrix_rank(weight.numpy(), tol=1e-5) == rank
+    # Of all predictions of that rank, those nearest to the unrestricted ones are nearest to y.
+    free = x @ torch.linalg.lstsq(x, y).solution
+    left, sizes, right = torch.linalg.svd(free, full_matrices=False)
+    best = left[:, :rank] * sizes[:rank] @ right[:rank]
+    torch.testing.assert_close(x @ weight.T, best, rtol=1e-3, atol=1e-5)
+
+
 def test_pieces_that_do_not_fit_are_refused():
     source, target = pairs()
     with pytest.raises(UserError, match="no pairs"):
@@ -185,6 +215,7 @@ def test_how_it_was_fitted_is_recorded():
     assert fit_ridge(source, target, alpha=2, centre=False).config["recipe"] == {
         "method": "ridge",
         "alpha": 2.0,
+        "noise": 0.0,
         "centre": False,
         "scale": False,
     }
@@ -223,3 +254,11 @@ def test_too_few_pairs_for_least_squares_are_refused_and_a_penalty_helps():
 def test_an_impossible_penalty_is_refused(alpha: float):
     with pytest.raises(UserError, match="alpha"):
         fit_ridge(*pairs(), alpha=alpha)
+
+
+def test_noise_and_ranks_that_make_no_sense_are_refused():
+    fitter = LinearFitter().update(*pairs())
+    with pytest.raises(UserError, match="noise to be 0 or a positive number, got -1"):
+        fitter.ridge(noise=-1)
+    with pytest.raises(UserError, match="rank to be a positive whole number, got 0"):
+        fitter.ridge(rank=0)

@@ -274,6 +274,41 @@ def test_captions_are_trained_with_noise_so_that_pictures_can_take_their_place()
     assert noises == [0.05, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("centre", [True, False])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_perceptron_starts_as_ridge_and_goes_on_from_there(noise: float, centre: bool):
+    made = learnable(600)
+    standing = TrainingConfig(noise=noise, centre=centre, epochs=1, learning_rate=1e-12)
+    first = train_translator(made, standing)
+    ridge = train_translator(made, TrainingConfig(model="ridge", noise=noise))
+    assert first.config["recipe"]["start"] == "ridge"
+    if not centre:
+        torch.testing.assert_close(first(made.source), ridge(made.source), rtol=0, atol=1e-4)
+    # Centred vectors are scaled to unit norm again, so that is another linear map, as good a one.
+    scores = [one.config["metrics"]["mrr"] for one in (first, ridge)]
+    assert scores[0] == pytest.approx(scores[1], rel=0.1)
+    random = train_translator(made, replace(standing, start="random"))
+    assert random.config["metrics"]["mrr"] < scores[0] / 2
+    learnt = train_translator(
+        made, replace(standing, learning_rate=None, epochs=30, monitor="cosine")
+    )
+    assert learnt.config["metrics"]["cosine"] > first.config["metrics"]["cosine"] + 0.003
+
+
+def test_what_starts_as_ridge_is_a_perceptron_of_its_own():
+    assert TrainingConfig().resolved(100).start == "ridge"
+    for other in (
+        TrainingConfig(model="residual"),
+        TrainingConfig(init_from="somewhere"),
+        TrainingConfig(hidden=1),
+        TrainingConfig.reference(),
+    ):
+        assert other.resolved(100).start == "random"
+    for options in ({"model": "prior"}, {"init_from": "somewhere"}, {"hidden": 1}):
+        with pytest.raises(UserError, match="Only an mlp"):
+            TrainingConfig(start="ridge", **options)
+
+
 def test_noise_in_training_makes_a_translator_steadier_under_noise():
     made = learnable(600)
     config = replace(QUICK, epochs=20, learning_rate=2e-3)

@@ -39,6 +39,31 @@ def embeds(n: int = 5, dim: int = 8) -> Tensor:
     return torch.randn(n, dim, generator=seeded(1))
 
 
+@pytest.mark.parametrize("hidden", [12, 13, 40])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_perceptron_starts_as_a_linear_map(hidden: int, bias: bool):
+    linear = LinearTranslator(8, 6, bias=bias)
+    network = MLPTranslator(8, 6, hidden=hidden)
+    network.start_as(linear)
+    torch.testing.assert_close(network.translate(embeds()), linear.translate(embeds()))
+    # It can learn from there: every weight that has an influence has a gradient.
+    loss = network(embeds())[:, 0].sum()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_a_narrow_perceptron_starts_as_the_larger_part_of_a_linear_map():
+    linear, network = LinearTranslator(8, 6), MLPTranslator(8, 6, hidden=5)
+    network.start_as(linear)
+    left, sizes, right = torch.linalg.svd(linear.linear.weight.detach(), full_matrices=False)
+    part = embeds() @ (left[:, :2] * sizes[:2] @ right[:2]).T + linear.linear.bias
+    torch.testing.assert_close(network.translate(embeds()), part)
+    with pytest.raises(UserError, match="linear map of 8 values to 6, got one of 6 to 8"):
+        network.start_as(LinearTranslator(6, 8))
+    with pytest.raises(UserError, match="width 1 can't start"):
+        MLPTranslator(8, 6, hidden=1).start_as(linear)
+
+
 def mlp() -> MLPTranslator:
     translator = MLPTranslator(8, 6, hidden=16, source_space=CLIP, target_space=CLAP)
     translator.initialise(seeded())

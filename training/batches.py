@@ -59,7 +59,7 @@ class Batches:
     def means(self) -> tuple[Tensor, Tensor]:
         """Give the mean unit vector of either side, shape (d,), float32, on the CPU."""
         sums: list[Tensor] | None = None
-        for sides in self._in_order():
+        for sides in self.in_order():
             parts = [side.double().sum(0).cpu() for side in sides]
             sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
         assert sums is not None
@@ -68,9 +68,10 @@ class Batches:
 
     def bank(self) -> Tensor:
         """Give all distinct targets, shape (m, d), unit norm, float16."""
-        return distinct_targets(torch.cat([target.half() for _, target in self._in_order()]))
+        return distinct_targets(torch.cat([target.half() for _, target in self.in_order()]))
 
-    def _in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give all pairs, some at a time: source and target, shapes (n, d), unit norm, float32."""
         if self._held is not None:
             yield self._held
             return

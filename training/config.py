@@ -11,6 +11,7 @@ ModelName = Literal["mlp", "residual", "prior", "ridge", "procrustes"]
 Monitor = Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
+Start = Literal["auto", "ridge", "random"]
 
 # What the reference does, which our default departs from to be faster.
 REFERENCE_RECIPE: dict[str, Any] = {
@@ -18,6 +19,7 @@ REFERENCE_RECIPE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "schedule": "constant",
     "warmup": 0.0,
+    "start": "random",
     "noise": 0.0,
     "epochs": 50,
     "precision": "fp32",
@@ -71,7 +73,8 @@ class TrainingConfig:
     """The prior's guidance where a call doesn't say another; 1 is none."""
 
     alpha: float | None = None
-    """Ridge's penalty; None tries several and keeps the best on held-out pairs."""
+    """Ridge's penalty, also where it is only the start; None tries several and keeps the best on
+    held-out pairs."""
 
     centre: bool | None = None
     """Whether each side's mean is taken off first, which closes the gap between modalities (C3,
@@ -94,11 +97,15 @@ class TrainingConfig:
     noise: float | None = None
     """Standard deviation of the Gaussian noise on each value of the source's unit vectors while
     training, so that a translator trained on captions takes pictures (CapDec, Nukrai et al. 2022,
-    https://arxiv.org/abs/2211.00575, takes 0.126). None is 0.05 where the source is embedded text,
-    else 0."""
+    https://arxiv.org/abs/2211.00575, takes 0.126). Ridge adds the penalty that amounts to it;
+    Procrustes would not change. None is 0.05 where the source is embedded text, else 0."""
+
+    start: Start = "auto"
+    """What `mlp` starts as: the linear map that `ridge` would give, as far as its width can hold
+    it, or `random` weights. `auto` is `ridge` for `mlp` without `init_from`, else `random`."""
 
     init_from: str | None = None
-    """Translator to go on from in place of random weights, such as one trained on captions that is
+    """Translator to go on from, such as one trained on captions that is
     to be tuned on a few true pairs; its width counts."""
 
     epochs: int = 20
@@ -140,6 +147,7 @@ class TrainingConfig:
             ("monitor", Monitor),
             ("schedule", Schedule),
             ("precision", Precision),
+            ("start", Start),
         ):
             if getattr(self, name) not in get_args(options):
                 raise UserError(
@@ -178,6 +186,10 @@ class TrainingConfig:
             raise UserError(f"Expected warmup to be a share below 1, got {self.warmup!r}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise UserError(f"Expected seed to be a whole number from 0, got {self.seed!r}.")
+        if self.start == "ridge" and not self._can_start_as_ridge:
+            raise UserError(
+                "Only an mlp of width 2 or more can start as ridge, and only without init_from."
+            )
         if self.init_from is not None and (self.model in ("ridge", "procrustes") or self.centre):
             raise UserError(
                 "init_from goes on training a network, with its own means: it goes with neither "
@@ -201,7 +213,7 @@ class TrainingConfig:
             source: The space to map from, if it is known.
 
         Returns:
-            The same with a `batch_size`, a `learning_rate`, a `noise` and a `centre`.
+            The same with a `batch_size`, a `learning_rate`, a `noise`, a `start` and a `centre`.
         """
         of_text = source is not None and source.modality == "text"
         power = 2 ** math.floor(math.log2(max(1, pairs / _STEPS_AN_EPOCH)))
@@ -214,5 +226,12 @@ class TrainingConfig:
             batch_size=batch_size,
             learning_rate=self.learning_rate or rate,
             noise=(_TEXT_NOISE if of_text else 0.0) if self.noise is None else self.noise,
+            start=("ridge" if self._can_start_as_ridge else "random")
+            if self.start == "auto"
+            else self.start,
             centre=self.model in ("ridge", "procrustes") if self.centre is None else self.centre,
         )
+
+    @property
+    def _can_start_as_ridge(self) -> bool:
+        return self.model == "mlp" and self.hidden > 1 and self.init_from is None

@@ -31,6 +31,7 @@ from clip2clap.training.run_folder import RunFolder
 from clip2clap.translator import (
     AutoTranslator,
     LinearFitter,
+    LinearTranslator,
     MLPTranslator,
     PriorTranslator,
     ResidualTranslator,
@@ -265,7 +266,7 @@ class _Run:
         self.batches = Batches(
             pairs, split.train, batch_size=config.batch_size, seed=config.seed, device=device
         )
-        self.network = new_network(pairs, config, self.batches).to(device)
+        self.network = new_network(pairs, split, config, self.batches).to(device)
         self.loss = new_loss(config).to(device)
         self.bank = self.batches.bank() if self.loss.needs_bank else None
         self.optimizer = torch.optim.Adam(
@@ -446,11 +447,12 @@ class HeldOut:
 Network = MLPTranslator | ResidualTranslator | PriorTranslator
 
 
-def new_network(pairs: Pairs, config: TrainingConfig, batches: Batches) -> Network:
+def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Batches) -> Network:
     """Make the network that training begins with, on the CPU.
 
     Args:
         pairs: What it is to translate.
+        split: Which of them are held out.
         config: The run's settings, resolved.
         batches: What it is to be trained on.
 
@@ -485,7 +487,27 @@ def new_network(pairs: Pairs, config: TrainingConfig, batches: Batches) -> Netwo
     network.initialise(torch.Generator().manual_seed(config.seed))
     if config.centre:
         network.centre(*batches.means())
+    if config.start == "ridge":
+        assert isinstance(network, MLPTranslator)
+        _start_as_ridge(network, pairs, split, config, batches)
     return network
+
+
+@torch.no_grad()
+def _start_as_ridge(
+    network: MLPTranslator, pairs: Pairs, split: Split, config: TrainingConfig, batches: Batches
+) -> None:
+    """Give a perceptron the weights with which it is a linear map: the best that it can hold."""
+    fitter = LinearFitter()
+    for source, target in batches.in_order():
+        fitter.update(network.prepare(source.cpu()), target.cpu())
+    held_out = thin_out(split.validation)
+    source, target = network.prepare(unit_norm(pairs.source[held_out])), pairs.target[held_out]
+    linear = _best_ridge(fitter, source, target, config, rank=config.hidden // 2)
+    if network.target_mean is not None:
+        # The network adds it at the end.
+        linear.linear.bias -= network.target_mean
+    network.start_as(linear)
 
 
 def new_loss(config: TrainingConfig) -> TranslationLoss:
@@ -526,6 +548,7 @@ def recipe_of(
         "temperature": next(iter(temperatures.values()), None),
         **({"temperatures": temperatures} if len(temperatures) > 1 else {}),
         "learn_temperature": config.learn_temperature,
+        "start": config.start,
         "noise": config.noise,
         "centre": bool(config.centre),
         "init_from": config.init_from,
@@ -550,16 +573,27 @@ def _fit(pairs: Pairs, split: Split, config: TrainingConfig) -> tuple[Translator
     if config.model == "procrustes":
         fitted = fitter.procrustes(**options)
     else:
-        alphas = _ALPHAS if config.alpha is None else (config.alpha,)
         held_out = thin_out(split.validation)
         source, target = pairs.source[held_out], pairs.target[held_out]
-
-        def score(candidate: Translator) -> tuple[float, float]:
-            figures = retrieval_metrics(_predict(candidate, source), target)
-            return figures[config.monitor], figures["cosine"]
-
-        fitted = max((fitter.ridge(alpha=alpha, **options) for alpha in alphas), key=score)
+        fitted = _best_ridge(fitter, source, target, config, **options)
     return fitted, dict(fitted.config["recipe"])
+
+
+def _best_ridge(
+    fitter: LinearFitter, source: Tensor, target: Tensor, config: TrainingConfig, **options: Any
+) -> LinearTranslator:
+    """Fit ridge with the penalty that is best on held-out pairs, if none is given."""
+    alphas = _ALPHAS if config.alpha is None else (config.alpha,)
+    noise = config.noise or 0.0
+    candidates = [fitter.ridge(alpha=alpha, noise=noise, **options) for alpha in alphas]
+    if len(candidates) == 1:
+        return candidates[0]
+
+    def score(candidate: Translator) -> tuple[float, float]:
+        figures = retrieval_metrics(_predict(candidate, source), target)
+        return figures[config.monitor], figures["cosine"]
+
+    return max(candidates, key=score)
 
 
 @torch.no_grad()

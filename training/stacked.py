@@ -92,7 +92,7 @@ class Group:
         self.held_out = HeldOut(pairs, split, needs_bank, device)
         self.networks: dict[str, MLPTranslator] = {}
         for member in members:
-            network = new_network(pairs, member.config, self.batches)
+            network = new_network(pairs, split, member.config, self.batches)
             assert isinstance(network, MLPTranslator)
             self.networks[member.name] = network.to(device)
             member.loss.to(device)

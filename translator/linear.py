@@ -63,6 +63,7 @@ def fit_ridge(
     alpha: float = 1.0,
     centre: bool = True,
     scale: bool = False,
+    noise: float = 0.0,
 ) -> LinearTranslator:
     """Fit the matrix that predicts the target best under a penalty on its size.
 
@@ -76,15 +77,18 @@ def fit_ridge(
         centre: Take the means off first, and put the target's back: a fit with an intercept.
         scale: Divide each source dimension by its deviation first, so that the penalty weighs on
             all alike; the translator takes vectors as they are all the same.
+        noise: Standard deviation of noise on the source under which the fit is to hold; see
+            `LinearFitter.ridge`.
 
     Returns:
         The translator, in float32 on the CPU.
 
     Raises:
-        UserError: If the shapes don't pair, a vector is zero or not finite, `alpha` is negative,
-            or the vectors don't determine the matrix without a penalty.
+        UserError: If the shapes don't pair, a vector is zero or not finite, `alpha` or `noise` is
+            negative, or the vectors don't determine the matrix without a penalty.
     """
-    return LinearFitter().update(source, target).ridge(alpha=alpha, centre=centre, scale=scale)
+    fitter = LinearFitter().update(source, target)
+    return fitter.ridge(alpha=alpha, centre=centre, scale=scale, noise=noise)
 
 
 def fit_procrustes(
@@ -165,19 +169,41 @@ class LinearFitter:
         return self
 
     def ridge(
-        self, *, alpha: float = 1.0, centre: bool = True, scale: bool = False
+        self,
+        *,
+        alpha: float = 1.0,
+        centre: bool = True,
+        scale: bool = False,
+        noise: float = 0.0,
+        rank: int | None = None,
     ) -> LinearTranslator:
         """Fit the matrix that predicts the target best under a penalty; as `fit_ridge`.
 
+        Args:
+            alpha: Weight of the penalty.
+            centre: Take the means off first, and put the target's back.
+            scale: Divide each source dimension by its deviation first.
+            noise: Standard deviation of Gaussian noise on each value of the source's unit vectors,
+                under which the fit is to hold: a penalty of rows * noise² on the matrix, which is
+                what the noise amounts to on average; see Bishop (1995),
+                https://doi.org/10.1162/neco.1995.7.1.108.
+            rank: Of the matrix at most, by reduced-rank regression; see Mukherjee and Zhu (2011),
+                https://doi.org/10.1002/sam.10138. None leaves it free.
+
         Raises:
-            UserError: If there were no pairs, `alpha` is negative, or the pairs don't determine
-                the matrix without a penalty.
+            UserError: If there were no pairs, an argument is out of range, or the pairs don't
+                determine the matrix without a penalty.
         """
-        if not 0 <= alpha < float("inf"):
-            raise UserError(f"Expected alpha to be 0 or a positive number, got {alpha!r}.")
+        for name, value in (("alpha", alpha), ("noise", noise)):
+            if not 0 <= value < float("inf"):
+                raise UserError(f"Expected {name} to be 0 or a positive number, got {value!r}.")
+        if rank is not None and rank < 1:
+            raise UserError(f"Expected rank to be a positive whole number, got {rank!r}.")
         problem = self._problem(centre=centre, scale=scale)
-        penalty = alpha * torch.eye(len(problem.source_source), dtype=torch.float64)
-        factor, info = torch.linalg.cholesky_ex(problem.source_source + penalty)
+        penalised = problem.source_source + torch.diag(
+            alpha + self.rows * noise**2 / problem.source_scale**2
+        )
+        factor, info = torch.linalg.cholesky_ex(penalised)
         # A matrix that is singular in exact arithmetic may still factor, with a tiny pivot.
         pivots = factor.diagonal()
         if info.item() != 0 or pivots.min() < 1e-7 * pivots.max():
@@ -187,9 +213,14 @@ class LinearFitter:
             )
         # The target's dimensions are fitted one by one, so that their scale changes nothing.
         matrix = torch.cholesky_solve(problem.source_target * problem.target_scale, factor)
-        return problem.translator(
-            matrix / problem.source_scale[:, None], {"method": "ridge", "alpha": float(alpha)}
-        )
+        recipe: dict[str, Any] = {"method": "ridge", "alpha": float(alpha), "noise": float(noise)}
+        if rank is not None:
+            # The directions of the target in which the predictions vary most.
+            _, directions = torch.linalg.eigh(matrix.T @ penalised @ matrix)
+            kept = directions[:, -rank:]
+            matrix = matrix @ kept @ kept.T
+            recipe["rank"] = rank
+        return problem.translator(matrix / problem.source_scale[:, None], recipe)
 
     def procrustes(self, *, centre: bool = True, scale: bool = False) -> LinearTranslator:
         """Fit the rotation that carries the source best onto the target; as `fit_procrustes`.

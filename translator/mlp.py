@@ -6,8 +6,9 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from clip2clap.embeddings import EmbeddingSpace
+from clip2clap.embeddings import EmbeddingSpace, UserError
 from clip2clap.translator.base import Translator
+from clip2clap.translator.linear import LinearTranslator
 
 
 class MLPTranslator(Translator):
@@ -68,6 +69,43 @@ class MLPTranslator(Translator):
             generator: On the CPU; equal seeds give equal weights.
         """
         draw_weights(self, generator)
+
+    @torch.no_grad()
+    def start_as(self, linear: LinearTranslator) -> None:
+        """Become a linear map, to be trained further: ReLU(x) - ReLU(-x) is x.
+
+        Half the width is the rank that it can hold; of a matrix of higher rank the part with the
+        largest singular values is kept. Hidden values that aren't needed keep their weights and
+        have no influence yet.
+
+        Args:
+            linear: The map, of vectors of the same lengths; unless `centred`, translations are
+                then the same.
+
+        Raises:
+            UserError: If the lengths differ, or `hidden` is 1.
+        """
+        first, second, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
+        weight = linear.linear.weight
+        if weight.shape != (last.out_features, first.in_features):
+            raise UserError(
+                f"Expected a linear map of {first.in_features} values to {last.out_features}, got "
+                f"one of {weight.shape[1]} to {weight.shape[0]}."
+            )
+        if first.out_features < 2:
+            raise UserError("A perceptron of width 1 can't start as a linear map: give 2 or more.")
+        left, sizes, right = torch.linalg.svd(weight.double(), full_matrices=False)
+        rank = min(len(sizes), first.out_features // 2)
+        roots = sizes[:rank].sqrt()
+        into, out = (roots[:, None] * right[:rank]).float(), (left[:, :rank] * roots).float()
+        used = 2 * rank
+        first.weight[:used] = torch.cat([into, -into])
+        first.bias[:used] = 0
+        second.weight[:used] = torch.eye(used, first.out_features)
+        second.bias[:used] = 0
+        last.weight[:] = 0
+        last.weight[:, :used] = torch.cat([out, -out], dim=1)
+        last.bias[:] = 0 if linear.linear.bias is None else linear.linear.bias
 
 
 @torch.no_grad()

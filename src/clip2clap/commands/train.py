@@ -112,7 +112,8 @@ def train(
         float | None,
         typer.Option(
             metavar="X",
-            help="Ridge's penalty; by default the best of several on held-out pairs.",
+            help="Penalty of ridge, and of the ridge that an mlp starts from; by default the best "
+            "of several on held-out pairs.",
             rich_help_panel="Translator",
         ),
     ] = None,
@@ -142,8 +143,9 @@ def train(
     recipe: Annotated[
         Literal["fast", "reference"],
         typer.Option(
-            help="fast: large batches, a rate that falls, early stopping; reference: Adam "
-            "at 1e-3, batches of 64, 50 epochs. The options below override either.",
+            help="fast: starts from ridge, large batches, a rate that falls, early "
+            "stopping; reference: Adam at 1e-3, batches of 64, 50 epochs. The options below "
+            "override either.",
             rich_help_panel="Training",
         ),
     ] = "fast",
@@ -169,12 +171,21 @@ def train(
             "--learn-temperature", help="Let the loss adjust it.", rich_help_panel="Training"
         ),
     ] = False,
+    start: Annotated[
+        Literal["ridge", "random"] | None,
+        typer.Option(
+            help="What an mlp starts as: the linear map that ridge fits, or random weights. By "
+            "default ridge, in the reference's recipe random.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     noise: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Deviation of the noise on each value of the source while training, so that a "
-            "translator of captions takes pictures. By default 0.05 on captions, else 0.",
+            help="Deviation of the noise on each value of the source while training or fitting "
+            "ridge, so that a translator of captions takes pictures. By default 0.05 on captions, "
+            "0 elsewhere and in the reference's recipe.",
             rich_help_panel="Training",
         ),
     ] = None,
@@ -239,8 +250,14 @@ def train(
 
     from clip2clap.training import TrainingConfig
 
-    numbers = {"batch_size": batch_size, "learning_rate": learning_rate, "epochs": epochs}
-    given: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    options = {
+        "start": start,
+        "noise": noise,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if patience is not None:
         given["patience"] = patience or None
     make = TrainingConfig.reference if recipe == "reference" else TrainingConfig
