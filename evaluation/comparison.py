@@ -69,7 +69,7 @@ def compare_results(
         UserError: If they were measured on other rows, or there is nothing to compare.
     """
     found: list[Difference] = []
-    for level in ("embeddings", "sounds"):
+    for level in ("embeddings", "sounds", "pictures"):
         if one.figures[level] is None or (other is not None and other.figures[level] is None):
             continue
         if other is not None:
@@ -116,6 +116,9 @@ _FIGURES: list[tuple[str, Callable[[dict[str, np.ndarray]], np.ndarray], str]] =
             ("translated_similarity", "translated"),
             ("judge", "judge"),
             ("clip_score", "clip_score"),
+            ("true_picture_similarity", "true_picture"),
+            ("round_trip_similarity", "round_trip"),
+            ("round_trip_nearest_kind", "round_trip_kind"),
         )
     ),
 ]

@@ -20,7 +20,7 @@ from clip2clap.evaluation.charts import (
     planes,
     recall_curves,
 )
-from clip2clap.evaluation.results import Results
+from clip2clap.evaluation.results import Results, sought
 
 PAGE_FILE = "report.html"
 
@@ -98,11 +98,11 @@ class Example:
     text: str
     """What was measured of it."""
 
-    picture: bytes | None = None
-    """The photograph, a JPEG."""
+    pictures: Sequence[tuple[str, bytes]] = ()
+    """What there is to see: words for each, and a JPEG."""
 
     sound: bytes | None = None
-    """The sound made from it, an Ogg Vorbis."""
+    """What there is to hear, an Ogg Vorbis."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ class Exhibits:
     """What each row measured on is, for people."""
 
     best: Sequence[Example] = ()
-    """The sounds that fit best, the best first."""
+    """The sounds, or pictures, that fit best, the best first."""
 
     worst: Sequence[Example] = ()
-    """The sounds that fit worst, the worst first."""
+    """Those that fit worst, the worst first."""
 
 
 def write_evaluation_page(
@@ -144,6 +144,8 @@ def write_evaluation_page(
         sections += _embedding_sections(results, exhibits)
     if results.figures["sounds"] is not None:
         sections += _sound_sections(results, exhibits)
+    if results.figures["pictures"] is not None:
+        sections += _picture_sections(results, exhibits)
     path = Path(folder).expanduser() / PAGE_FILE
     page = _PAGE.substitute(
         title="Evaluation", sections="\n".join(sections), version=escape(__version__)
@@ -236,7 +238,7 @@ def _story(part: Mapping[str, Any]) -> str:
     return (
         f"{part['source_column']} to {part['target_column']} of {part['table']}: "
         f"{part['rows']:,} rows ({part['split']}) of {part['items']:,} items, "
-        f"{part['gallery']:,} distinct targets.{before}"
+        f"{part['gallery']:,} distinct targets. What is sought: {sought(part)}.{before}"
     )
 
 
@@ -322,18 +324,107 @@ def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
         _card("Sounds", _sound_table(part)),
         *(_paragraph(note) for note in part["notes"]),
     ]
+    sections += _round_trip_sections(part, "From photograph to sound to picture", "photographs")
+    sections += _confusion_sections(part, "What the judge hears")
+    return sections + _example_sections("sounds", exhibits)
+
+
+def _picture_sections(results: Results, exhibits: Exhibits) -> list[str]:
+    part = results.figures["pictures"]
+    judge = "" if part["judge"] is None else f" The judge: {part['judge']}."
+    sections = [
+        "<h2>Pictures</h2>",
+        _paragraph(
+            f"{part['rows']:,} recordings of {part['recordings']} through {part['pipeline']}, "
+            f"beside {part['real_pictures']:,} real pictures. Measured by the CLIP "
+            f"{part['clip']}.{judge}"
+        ),
+        _card("Pictures", _picture_table(part)),
+        *(_paragraph(note) for note in part["notes"]),
+    ]
+    sections += _round_trip_sections(part, "From recording to picture to sound", "recordings")
+    sections += _confusion_sections(part, "What the judge sees")
+    return sections + _example_sections("pictures", exhibits)
+
+
+def _confusion_sections(part: Mapping[str, Any], title: str) -> list[str]:
     judged = [one for one in part["translators"] if one["confusion"] is not None]
-    if judged:
-        best = max(judged, key=lambda one: one["scores"]["judge"]["value"])
-        sections += [
-            f"<h3>What the judge hears, {escape(best['scores']['name'])}</h3>",
-            _image(confusion_matrix(part["kinds"], best["confusion"]), "Confusion of kinds"),
-        ]
-    for title, examples in (("Best sounds", exhibits.best), ("Worst sounds", exhibits.worst)):
+    if not judged:
+        return []
+    best = max(judged, key=lambda one: one["scores"]["judge"]["value"])
+    return [
+        f"<h3>{title}, {escape(best['scores']['name'])}</h3>",
+        _image(confusion_matrix(part["kinds"], best["confusion"]), "Confusion of kinds"),
+    ]
+
+
+def _example_sections(what: str, exhibits: Exhibits) -> list[str]:
+    sections = []
+    for title, examples in ((f"Best {what}", exhibits.best), (f"Worst {what}", exhibits.worst)):
         if examples:
             cards = "".join(_example(example) for example in examples)
             sections += [f"<h3>{title}</h3>", f'<div class="examples">{cards}</div>']
     return sections
+
+
+def _round_trip_sections(part: Mapping[str, Any], title: str, starts: str) -> list[str]:
+    # Missing in what was written before there were any.
+    trips = [one for one in part["translators"] if one.get("round_trip")]
+    if not trips:
+        return []
+    rows = []
+    for one in trips:
+        trip = one["round_trip"]
+        rows += [
+            (name, _round_trip_cells(trip[key]), control)
+            for key, name, control in (
+                ("scores", one["scores"]["name"], False),
+                ("wrong_source", "wrong source", True),
+                ("real", f"real {starts} of a kind", True),
+            )
+            if trip[key] is not None
+        ]
+    return [
+        f"<h3>{title}</h3>",
+        _paragraph(
+            f"The ends held against their own {starts}, in the encoder of these; against those of "
+            f"another kind; and other {starts} of the kind in place of the ends."
+        ),
+        _card("Round trips", _figures_table(["", "Similarity", "Nearest kind"], rows)),
+    ]
+
+
+def _round_trip_cells(scores: Mapping[str, Any]) -> list[str]:
+    kind = scores["kind"]
+    return [_number(scores["similarity"], 3), "" if kind is None else _percent(kind)]
+
+
+def _picture_table(part: Mapping[str, Any]) -> str:
+    header = ["", "Pictures", "FD", "Kernel distance", "Judge", "Translated vector"]
+    header += ["True pictures", "Seconds a picture"]
+    lines = [(part["real"], "real pictures", True)] if part["real"] else []
+    for one in part["translators"]:
+        lines += [
+            (one["scores"], one["scores"]["name"], False),
+            (one["wrong_sound"], "wrong sound", True),
+        ]
+    rows = [
+        (
+            name,
+            [
+                str(scores["pictures"]),
+                _plain(scores["fd"], 3),
+                _plain(scores["kd"], 4),
+                "" if scores["judge"] is None else _percent(scores["judge"]),
+                _maybe(scores["translated"], 3),
+                _maybe(scores["true_picture"], 3),
+                _plain(scores["seconds"], 2),
+            ],
+            control,
+        )
+        for scores, name, control in lines
+    ]
+    return _figures_table(header, rows)
 
 
 def _sound_table(part: Mapping[str, Any]) -> str:
@@ -367,9 +458,10 @@ def _sound_table(part: Mapping[str, Any]) -> str:
 
 def _example(example: Example) -> str:
     parts = []
-    if example.picture is not None:
-        picture = base64.b64encode(example.picture).decode("ascii")
-        parts.append(f'<img src="data:image/jpeg;base64,{picture}" alt="{escape(example.title)}">')
+    for words, picture in example.pictures:
+        encoded = base64.b64encode(picture).decode("ascii")
+        alt = escape(f"{example.title}: {words}")
+        parts.append(f'<img src="data:image/jpeg;base64,{encoded}" alt="{alt}">')
     if example.sound is not None:
         sound = base64.b64encode(example.sound).decode("ascii")
         parts.append(

@@ -1,6 +1,7 @@
 """What an evaluation found, as files that can be compared later."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ PER_ROW_FILE = "results.npz"
 FORMAT = 1
 """Version of the files' layout."""
 
+_THINGS = {"image": "pictures", "audio": "sounds", "text": "captions"}
+
 
 @dataclass(frozen=True)
 class Results:
@@ -30,7 +33,7 @@ class Results:
 
     per_row: dict[str, np.ndarray] = field(repr=False)
     """What `results.npz` holds: `embeddings/ids` and `embeddings/items`, and for each translator
-    `embeddings/NAME/FIGURE`; the same under `sounds`."""
+    `embeddings/NAME/FIGURE`; the same under `sounds` and `pictures`."""
 
     @property
     def names(self) -> list[str]:
@@ -90,6 +93,8 @@ class Results:
                 f"{path} has format {version}, and this version of clip2clap reads {FORMAT}. "
                 "Evaluate again."
             )
+        # Written before pictures were measured.
+        figures.setdefault("pictures", None)
         return cls(figures, per_row)
 
 
@@ -159,16 +164,34 @@ def embedding_results(
     return figures, {f"embeddings/{name}": values for name, values in per_row.items()}
 
 
+def sought(embeddings: Mapping[str, Any]) -> str:
+    """Say what is retrieved by what, such as "pictures by translated sounds".
+
+    Args:
+        embeddings: That part of `results.json`.
+    """
+    target, source = (
+        _THINGS[space["modality"]] if space else embeddings[f"{side}_column"]
+        for side, space in (
+            ("target", embeddings["target_space"]),
+            ("source", embeddings["source_space"]),
+        )
+    )
+    return f"{target} by translated {source}"
+
+
 def join_results(
     embeddings: tuple[dict[str, Any], dict[str, np.ndarray]] | None,
-    sounds: tuple[dict[str, Any], dict[str, np.ndarray]] | None,
+    sounds: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None,
+    pictures: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None,
     *,
     seed: int,
 ) -> Results:
-    """Put both levels of an evaluation together; either may be missing."""
+    """Put all levels of an evaluation together; any may be missing."""
     figures: dict[str, Any] = {"format": FORMAT, "clip2clap": __version__, "seed": seed}
     per_row: dict[str, np.ndarray] = {}
-    for name, part in (("embeddings", embeddings), ("sounds", sounds)):
+    levels = {"embeddings": embeddings, "sounds": sounds, "pictures": pictures}
+    for name, part in levels.items():
         figures[name] = None if part is None else part[0]
         per_row |= {} if part is None else part[1]
     return Results(figures, per_row)

@@ -1,9 +1,7 @@
 """How well a pipeline's sounds suit their photographs, beside real and wrong ones."""
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,21 +12,20 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from clip2clap.embeddings import ClapEncoder, EmbeddingSpace, UserError, load_image
-from clip2clap.embeddings.files import replacing
 from clip2clap.embeddings.sounds import load_sound
 from clip2clap.evaluation.bootstrap import Figure, Resamples
 from clip2clap.evaluation.distances import frechet_distance, kernel_distance
 from clip2clap.evaluation.embedding_level import other_items
 from clip2clap.evaluation.judges import Judge, Sound
+from clip2clap.evaluation.made import MadeFiles, make_sounds, parts
+from clip2clap.evaluation.round_trip import RoundTrip, back_to_pictures, measure_round_trip
 from clip2clap.evaluation.stills import Stills
-from clip2clap.inference import ImageToAudioPipeline
-from clip2clap.inference.audio_files import write_audio
+from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
 from clip2clap.translator import Translator
 
 WINDOW_SECONDS = 1.0
 """Length of the windows of `fad`; VGGish's, which it was published with, are 0.96 s."""
 
-_MADE_FILE = "made.json"
 _AT_ONCE = 16
 _IMAGES_AT_ONCE = 64
 
@@ -84,6 +81,9 @@ class MadeSounds:
     confusion: list[list[int]] | None
     """Photographs of a label (first index, alphabetically) by what the judge names (second)."""
 
+    round_trip: RoundTrip | None
+    """From photograph to sound to picture, if that was asked for."""
+
     files: list[Path] = field(repr=False)
     """The sounds, in order of the photographs."""
 
@@ -120,6 +120,7 @@ def evaluate_sounds(
     clap: ClapEncoder,
     judge: Judge | None = None,
     back: Translator | None = None,
+    round_trip: AudioToImagePipeline | None = None,
     seed: int = 0,
     num_inference_steps: int | None = None,
     audio_length_in_s: float | None = None,
@@ -139,6 +140,7 @@ def evaluate_sounds(
         clap: Measures; needs an audio tower, and a text tower for words.
         judge: Names the kinds of sounds; used where there are labels.
         back: From the measuring CLAP into the pipeline's CLIP, for the CLIP-score.
+        round_trip: Makes pictures of the sounds, which are held against the photographs.
         seed: The photograph at place i gets the noise of seed + i.
         num_inference_steps: Denoising steps; the pipeline's default if None.
         audio_length_in_s: Length of the sounds; the pipeline's default if None.
@@ -161,23 +163,36 @@ def evaluate_sounds(
         back.check_source(clap.space("audio"))
         back.check_target(pipeline.clip.space("image"))
     bench = _Bench(pipeline, stills, clap, judge, back, resamples)
-    settings = {
-        "pipeline": str(pipeline.config.get("_name_or_path")),
-        "seed": seed,
-        "steps": num_inference_steps or pipeline.config["default_num_inference_steps"],
-        "seconds": audio_length_in_s or pipeline.default_audio_length_in_s,
-    }
+    legs = 1 if round_trip is None else 2
     results = []
     for at, (name, translator) in enumerate(translators.items()):
 
-        def advance(share: float, at: int = at) -> None:
+        def advance(share: float, leg: int = 0, at: int = at) -> None:
             if on_progress is not None:
-                on_progress((at + share) / len(translators))
+                on_progress((at + (leg + share) / legs) / len(translators))
 
         vectors, looked = bench.translate(translator)
-        made = _Made(Path(folder).expanduser() / name.replace("/", "-"), stills, settings, vectors)
-        made.make_missing(pipeline, batch_size, advance)
-        results.append(bench.measure(name, made, looked))
+        place = Path(folder).expanduser() / name.replace("/", "-")
+        made = make_sounds(
+            pipeline,
+            vectors,
+            place,
+            [still.name for still in stills.stills],
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            audio_length_in_s=audio_length_in_s,
+            batch_size=batch_size,
+            advance=advance,
+        )
+        ends = round_trip and back_to_pictures(
+            round_trip,
+            made.files,
+            place / "back",
+            seed=seed,
+            batch_size=batch_size,
+            advance=lambda share, advance=advance: advance(share, 1),
+        )
+        results.append(bench.measure(name, made, vectors, looked, ends))
     return SoundEvaluation(
         clap=clap.space("audio").model_id,
         judge=None if bench.judge is None else bench.judge.name,
@@ -208,6 +223,7 @@ def sound_results(
                 "scores": asdict(one.scores),
                 "wrong_picture": asdict(one.wrong_picture),
                 "confusion": one.confusion,
+                "round_trip": one.round_trip and asdict(one.round_trip),
             }
             for one in evaluation.translators
         ],
@@ -231,6 +247,7 @@ class _Bench:
         resamples: int,
     ):
         assert pipeline.clip is not None
+        self.clip = pipeline.clip
         self.stills, self.clap, self.back = stills, clap, back
         self.judge = judge if len(stills.labels) > 1 else None
         generator_clap = pipeline.config["clap_space"]
@@ -242,7 +259,7 @@ class _Bench:
         self.image_embeds = torch.cat(
             [
                 pipeline.clip.images([load_image(still.photograph) for still in part])
-                for part in _parts(stills.stills, _IMAGES_AT_ONCE)
+                for part in parts(stills.stills, _IMAGES_AT_ONCE)
             ]
         )
         self.looking = (time.perf_counter() - start) / len(stills.stills)
@@ -264,16 +281,18 @@ class _Bench:
         vectors = translator(self.image_embeds.to(translator.device)).float().cpu()
         return vectors, self.looking + (time.perf_counter() - start) / len(vectors)
 
-    def measure(self, name: str, made: "_Made", looked: float) -> MadeSounds:
+    def measure(
+        self, name: str, made: MadeFiles, vectors: Tensor, looked: float, ends: MadeFiles | None
+    ) -> MadeSounds:
         """Measure sounds against their own photographs and against wrong ones."""
         embeds, windows, _, kinds = self._hear(made.files)
         apart: dict[str, float | None] = {"fd": None, "fad": None, "kd": None}
         if len(self.real_embeds) > 1:
             apart = _distances(embeds, windows, self.real_embeds, self.real_windows)
-        seconds = looked + made.seconds_a_clip
+        seconds = looked + made.seconds_each
 
         def score(name: str, order: list[int], seconds: float | None) -> SoundScores:
-            rows = self._rows(embeds, kinds, made.vectors, order)
+            rows = self._rows(embeds, kinds, vectors, order)
             self.per_row |= {f"{name}/{figure}": values for figure, values in rows.items()}
             return SoundScores(
                 name=name,
@@ -292,6 +311,7 @@ class _Bench:
             scores=score(name, list(range(len(embeds))), seconds),
             wrong_picture=score(f"{name}/wrong picture", self.others, None),
             confusion=None if kinds is None else self._confusion(kinds),
+            round_trip=ends and self._round_trip(name, ends),
             files=made.files,
         )
 
@@ -363,7 +383,7 @@ class _Bench:
         """
         embeds, windows, places, judge = [], [], [], self.judge
         kinds: list[str] | None = None if judge is None else []
-        for start, part in enumerate(_parts(files, _AT_ONCE)):
+        for start, part in enumerate(parts(files, _AT_ONCE)):
             sounds = [load_sound(file) for file in part]
             heard = self.clap.audios(sounds)
             embeds.append(heard)
@@ -399,78 +419,30 @@ class _Bench:
             rows["clip_score"] = 100 * (seen * self.image_embeds[order]).sum(1).numpy()
         return rows
 
+    def _round_trip(self, name: str, back: MadeFiles) -> RoundTrip:
+        """Hold the ends of round trips against the photographs, in the CLIP that saw these."""
+        ends = torch.cat(
+            [
+                self.clip.images([load_image(file) for file in part])
+                for part in parts(back.files, _IMAGES_AT_ONCE)
+            ]
+        )
+        found, rows = measure_round_trip(
+            self.image_embeds,
+            ends,
+            labels=[label or "" for label in self.labels] if len(self.stills.labels) > 1 else None,
+            others=self.others,
+            draws=self.draws,
+        )
+        self.per_row |= {f"{name}/{figure}": values for figure, values in rows.items()}
+        return found
+
     def _confusion(self, kinds: Sequence[str]) -> list[list[int]]:
         names = self.stills.labels
         return confusion_matrix(self.labels, kinds, labels=names).tolist()
 
     def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:
         return self.draws.mean(rows[figure]) if figure in rows else None
-
-
-class _Made:
-    """A folder of the sounds made from one translator's vectors."""
-
-    def __init__(self, folder: Path, stills: Stills, settings: dict[str, Any], vectors: Tensor):
-        self.folder, self.vectors = folder, vectors
-        self.settings = {
-            **settings,
-            "vectors": hashlib.blake2b(vectors.numpy().tobytes(), digest_size=8).hexdigest(),
-        }
-        names = [still.name.replace("/", "-") for still in stills.stills]
-        self.files = [folder / f"{at:05d}-{name}.wav" for at, name in enumerate(names)]
-        self.seconds: dict[str, float] = self._read()
-
-    @property
-    def seconds_a_clip(self) -> float:
-        """The mean time a sound took."""
-        return sum(self.seconds.values()) / len(self.seconds)
-
-    def make_missing(
-        self, pipeline: ImageToAudioPipeline, batch_size: int, advance: Callable[[float], None]
-    ) -> None:
-        """Make what isn't there yet."""
-        missing = [
-            at
-            for at, file in enumerate(self.files)
-            if file.name not in self.seconds or not file.is_file()
-        ]
-        for batch in _parts(missing, batch_size):
-            start = time.perf_counter()
-            sounds = pipeline(
-                prompt_embeds=self.vectors[batch],
-                generator=[
-                    torch.Generator().manual_seed(self.settings["seed"] + at) for at in batch
-                ],
-                num_inference_steps=self.settings["steps"],
-                audio_length_in_s=self.settings["seconds"],
-                batch_size=batch_size,
-            )
-            seconds = (time.perf_counter() - start) / len(batch)
-            self._write(batch, np.asarray(sounds.audios), sounds.sampling_rate, seconds)
-            advance((batch[-1] + 1) / len(self.files))
-
-    def _read(self) -> dict[str, float]:
-        try:
-            made = json.loads((self.folder / _MADE_FILE).read_text(encoding="utf-8"))
-            return made["seconds"] if made["settings"] == self.settings else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def _write(
-        self, batch: Sequence[int], sounds: np.ndarray, sampling_rate: int, seconds: float
-    ) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for at, sound in zip(batch, sounds, strict=True):
-                write_audio(self.files[at], sound, sampling_rate)
-                self.seconds[self.files[at].name] = seconds
-            made = {"settings": self.settings, "seconds": self.seconds}
-            with replacing(self.folder / _MADE_FILE) as partial:
-                partial.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"The sounds can't be written to {self.folder}: {error.strerror or error}."
-            ) from error
 
 
 def _distances(
@@ -492,8 +464,3 @@ def _windows(sound: Sound) -> list[Sound]:
     length = round(WINDOW_SECONDS * sampling_rate)
     count = max(len(waveform) // length, 1)
     return [(waveform[at * length : (at + 1) * length], sampling_rate) for at in range(count)]
-
-
-def _parts(values: Sequence[Any], size: int) -> Iterator[Any]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

@@ -108,7 +108,9 @@ def read_stills(images: str | Path, recordings: str | Path | None = None) -> Sti
     """
     images = Path(images).expanduser()
     sounds = None if recordings is None else Path(recordings).expanduser()
-    stills = [_still(path, images, sounds) for path in _files(images, PICTURE_SUFFIXES, "picture")]
+    stills = [
+        _still(path, images, sounds) for path in find_files(images, PICTURE_SUFFIXES, "picture")
+    ]
     _check(stills, images)
     if all(still.recording is not None for still in stills):
         own = [
@@ -119,14 +121,24 @@ def read_stills(images: str | Path, recordings: str | Path | None = None) -> Sti
         return Stills("vggsound", stills, own)
     known = []
     if sounds is not None:
-        for path in _files(sounds, SOUND_SUFFIXES, "sound"):
-            label = _label(path, sounds)
+        for path in find_files(sounds, SOUND_SUFFIXES, "sound"):
+            label = label_of(path, sounds)
             known.append(Recording(path, label, None if label is None else words_for(label)))
     protocol = "imagehear" if stills[0].label is not None else "photographs"
     return Stills(protocol, stills, known)
 
 
-def _files(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
+def find_files(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
+    """Find the files of a kind in a folder and in those in it, in the order of their paths.
+
+    Args:
+        folder: Where to look.
+        suffixes: What their names end in, in lower case.
+        what: What to call one of them.
+
+    Raises:
+        UserError: If it is no folder, or there are fewer than two.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Give the folder of {what}s.")
     found = sorted(
@@ -154,10 +166,11 @@ def _still(path: Path, images: Path, sounds: Path | None) -> Still:
         ),
         None,
     )
-    return Still(name, path, _label(path, images), words or None, recording)
+    return Still(name, path, label_of(path, images), words or None, recording)
 
 
-def _label(path: Path, folder: Path) -> str | None:
+def label_of(path: Path, folder: Path) -> str | None:
+    """Give the kind that a file's folder is named after; None for what lies in `folder` itself."""
     return None if path.parent == folder else path.parent.name.replace("_", " ").strip()
 
 

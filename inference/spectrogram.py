@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from transformers.audio_utils import hertz_to_mel, mel_filter_bank
 
 from clip2clap.embeddings.errors import UserError
@@ -58,6 +60,25 @@ def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
         return np.full(mel.shape, -DYNAMIC_RANGE_DB)
     floor = loudest * 10 ** (-DYNAMIC_RANGE_DB / 10)
     return 10 * np.log10(np.maximum(mel, floor) / loudest)
+
+
+def draw_spectrogram(
+    waveform: np.ndarray, sampling_rate: int, *, width: int, height: int
+) -> Image.Image:
+    """Draw a sound's mel spectrogram without axes, low pitches at the bottom.
+
+    Args:
+        waveform: Samples, shape (samples,), full scale at -1 and 1.
+        sampling_rate: Samples a second, in Hz.
+        width: Of the picture, in pixels.
+        height: Likewise.
+
+    Raises:
+        UserError: If the waveform is not of shape (samples,) or has no samples.
+    """
+    loudness = 1 + log_mel_spectrogram(waveform, sampling_rate)[::-1] / DYNAMIC_RANGE_DB
+    picture = Image.fromarray(colormaps["magma"](loudness, bytes=True)[..., :3])
+    return picture.resize((width, height), Image.Resampling.BOX)
 
 
 def write_spectrogram(

@@ -31,7 +31,7 @@ class AutoTranslator:
 
         Args:
             pretrained_model_name_or_path: A folder written by `save_pretrained`, a hub id, or
-                `"demo"`.
+                `"demo"`, or `"demo-back"` for the demo's from CLAP to CLIP.
             **kwargs: As in `Translator.from_pretrained`.
 
         Returns:

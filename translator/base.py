@@ -226,7 +226,7 @@ class Translator(ModelMixin, ConfigMixin):
 
         Args:
             pretrained_model_name_or_path: A folder written by `save_pretrained`, a hub id, or
-                `"demo"`.
+                `"demo"`, or `"demo-back"` for the demo's from CLAP to CLIP.
             **kwargs: As in diffusers: `torch_dtype`, `subfolder`, `variant`, `revision`, `token`,
                 `local_files_only`, `cache_dir`, `force_download`, `device_map`.
 

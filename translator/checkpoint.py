@@ -21,6 +21,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FORMAT_VERSION = 2
 
+# The way there, and the way back.
+_DEMOS = {"demo": "image_to_audio", "demo-back": "audio_to_image"}
+
 _REMEDY = "Train or save it again, or take it from its source again."
 
 
@@ -39,7 +42,8 @@ def find_folder(
     """Give the local folder of a translator, and download it where it is not on disk.
 
     Args:
-        name: A folder written by `save_pretrained`, a hub id, or `"demo"`.
+        name: A folder written by `save_pretrained`, a hub id, `"demo"`, or `"demo-back"`, the
+            demo's from CLAP to CLIP.
         subfolder: Where the translator lies inside that folder or repository.
         variant: The weights' variant, such as `"fp16"`.
         weights: Whether the weights are wanted too, or the config alone.
@@ -56,8 +60,8 @@ def find_folder(
         ModelNotFoundError: If there is no such translator, or the hub can't be reached.
     """
     name = os.fspath(name)
-    if name == "demo":
-        name = str(DEMO_FOLDER / "image_to_audio" / "translator")
+    if name in _DEMOS:
+        name = str(DEMO_FOLDER / _DEMOS[name] / "translator")
         if not Path(name).is_dir():
             raise ModelNotFoundError(
                 f"The demo translator is missing from this installation (expected it in {name}). "
@@ -109,7 +113,8 @@ def read_config(
     """Read a translator's config without its weights, so that its spaces can be checked first.
 
     Args:
-        name: A folder written by `save_pretrained`, a hub id, or `"demo"`.
+        name: A folder written by `save_pretrained`, a hub id, `"demo"`, or `"demo-back"`, the
+            demo's from CLAP to CLIP.
         subfolder: Where the translator lies inside that folder or repository.
         revision: Branch, tag or commit on the hub.
         token: Credentials for a private repository.
@@ -248,12 +253,13 @@ def _download(
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
         raise ModelNotFoundError(
             f"There is no translator folder {repo_id!r}. Give a folder written by `clip2clap "
-            "train`, a hub id (owner/name), or 'demo'."
+            "train`, a hub id (owner/name), 'demo' or 'demo-back'."
         )
     return fetch_from_hub(
         repo_id,
         lambda _: files,
-        hint="Give a folder written by `clip2clap train`, a hub id (owner/name), or 'demo'.",
+        hint="Give a folder written by `clip2clap train`, a hub id (owner/name), 'demo' or "
+        "'demo-back'.",
         revision=revision,
         token=token,
         local_files_only=local_files_only,
