@@ -1,18 +1,28 @@
 """`clip2clap evaluate`."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from clip2clap.commands.image_to_audio import load_pipeline
+from clip2clap.commands.figures import (
+    difference_table,
+    embedding_table,
+    picture_table,
+    round_trip_table,
+    sound_table,
+)
+from clip2clap.commands.measuring import (
+    SplitName,
+    families_of,
+    load_translators,
+    measure_embeddings,
+    measure_pictures,
+    measure_sounds,
+)
 from clip2clap.commands.options import (
     Device,
     Dtype,
@@ -24,12 +34,7 @@ from clip2clap.commands.options import (
     require,
 )
 
-if TYPE_CHECKING:
-    from clip2clap.evaluation import Difference, Exhibits, Results
-    from clip2clap.translator import Translator
-
-SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
-_SIMILARITIES = ("clap_score", "translated")
+_MADE = "Sounds and pictures"
 
 
 def evaluate(
@@ -37,7 +42,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="TRANSLATOR...",
-            help="Translators: folders, hub ids or demo. With --compare: one or two results.json.",
+            help="Translators: folders, hub ids, demo or demo-back. With --compare: one or two "
+            "results.json.",
         ),
     ],
     table: Annotated[
@@ -61,7 +67,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Map from here; by default the only CLIP column.",
+            help="Map from here; by default the only column of the translators' CLIP or CLAP.",
             rich_help_panel="Pairs",
         ),
     ] = None,
@@ -69,7 +75,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Map to here; by default the only CLAP column.",
+            help="Map to here; by default the only column of the other.",
             rich_help_panel="Pairs",
         ),
     ] = None,
@@ -101,63 +107,88 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Make sounds too: demo, a preset, a hub id or a folder, as --model of "
-            "image-to-audio.",
-            rich_help_panel="Sounds",
+            help="Make sounds or pictures too: demo, a preset, a hub id or a folder, as --model of "
+            "image-to-audio, or of audio-to-image if the translators go from CLAP to CLIP.",
+            rich_help_panel=_MADE,
         ),
     ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Photographs to make sounds of; a folder in it names the class.",
-            rich_help_panel="Sounds",
+            help="Photographs to make sounds of, or real ones to hold pictures against; a folder "
+            "in it names the class.",
+            rich_help_panel=_MADE,
         ),
     ] = None,
     recordings: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Real sounds to hold them against, if they don't lie beside the photographs.",
-            rich_help_panel="Sounds",
+            help="Recordings to make pictures of, by default the table's; or real ones to hold "
+            "sounds against. A folder in it names the class.",
+            rich_help_panel=_MADE,
         ),
     ] = None,
     clip: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The CLIP; by default the pipeline's or the translator's.",
-            rich_help_panel="Sounds",
+            help="The CLIP: of sounds, what sees the photographs, by default the pipeline's or the "
+            "translator's; of pictures, what measures, by default the decoder's own, better "
+            "another.",
+            rich_help_panel=_MADE,
         ),
     ] = None,
     clap: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The CLAP that measures; by default the generator's own. Better another.",
-            rich_help_panel="Sounds",
+            help="The CLAP: of sounds, what measures, by default the generator's own, better "
+            "another; of pictures, what hears the recordings, by default the pipeline's or the "
+            "translator's.",
+            rich_help_panel=_MADE,
         ),
     ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="An audio classifier that knows the classes; by default the CLAP's words.",
-            rich_help_panel="Sounds",
+            help="A classifier of sounds, or of pictures, that knows the classes; by default the "
+            "CLAP's, or the CLIP's, words.",
+            rich_help_panel=_MADE,
         ),
     ] = None,
     back: Annotated[
         str | None,
         typer.Option(
             metavar="TRANSLATOR",
-            help="From the measuring CLAP into the CLIP, for the CLIP-score.",
-            rich_help_panel="Sounds",
+            help="From the measuring CLAP into the CLIP, for the CLIP-score of sounds.",
+            rich_help_panel=_MADE,
         ),
     ] = None,
+    round_trip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A pipeline of the way back, through which all that was made goes too; the end is "
+            "held against the start.",
+            rich_help_panel=_MADE,
+        ),
+    ] = None,
+    contact_sheet: Annotated[
+        bool,
+        typer.Option(
+            "--contact-sheet",
+            help="Also write contact-sheet.png: a recording of each class and three pictures of "
+            "it, by the first translator.",
+            rich_help_panel=_MADE,
+        ),
+    ] = False,
     steps: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Denoising steps; 10 to 25 are enough.", rich_help_panel="Sounds"
+            metavar="N", help="Denoising steps; 10 to 25 are enough.", rich_help_panel=_MADE
         ),
     ] = None,
     seconds: Annotated[
@@ -165,12 +196,14 @@ def evaluate(
         typer.Option(
             metavar="S",
             help="Length of a sound; by default what the model learned.",
-            rich_help_panel="Sounds",
+            rich_help_panel=_MADE,
         ),
     ] = None,
     batch_size: Annotated[
         int,
-        typer.Option(metavar="N", help="Sounds made at a time.", rich_help_panel="Running"),
+        typer.Option(
+            metavar="N", help="Sounds or pictures made at a time.", rich_help_panel="Running"
+        ),
     ] = 8,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -181,7 +214,10 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure translators beside chance, on pairs of embeddings, by their sounds, or both.
+    """Measure translators beside chance, on pairs of embeddings, by what they make, or both.
+
+    Translators from CLIP to CLAP make sounds of --images, those from CLAP to CLIP pictures of
+    --recordings, or of the table's recordings.
 
     With --compare, say which differences between evaluations are real.
     """
@@ -192,22 +228,20 @@ def evaluate(
         _compare(inputs, seed=seed, as_json=as_json)
         return
     require(
-        table is not None or images is not None,
+        table is not None or images is not None or recordings is not None,
         "--table",
-        "name the pairs to measure on, or --images and --pipeline to measure sounds.",
+        "name the pairs to measure on, or --pipeline and --images or --recordings to measure what "
+        "is made of these.",
     )
     require(output is not None, "--output", "name the folder of the report.")
     assert output is not None
     require(not output.is_file(), "--output", f"{output} is a file, not a folder.")
     require(
-        (images is None) == (pipeline is None),
+        pipeline is not None
+        or not any((images, recordings, clap, judge, back, round_trip, contact_sheet)),
         "--pipeline",
-        "sounds need both --pipeline, what makes them, and --images, what of.",
-    )
-    require(
-        images is not None or not any((recordings, clap, judge, back)),
-        "--images",
-        "--recordings, --clap, --judge and --back are about sounds. Name the photographs.",
+        "--images, --recordings, --clap, --judge, --back, --round-trip and --contact-sheet are "
+        "about sounds or pictures. Name what makes them.",
     )
     require(batch_size >= 1, "--batch-size", f"expected at least 1, got {batch_size}.")
     require(steps is None or steps >= 1, "--steps", f"expected at least 1, got {steps}.")
@@ -217,29 +251,74 @@ def evaluate(
     from clip2clap.evaluation import Exhibits, join_results, write_evaluation_page
 
     console = Console(stderr=True)
-    translators = _load(inputs)
+    translators = load_translators(inputs)
+    families = families_of(translators)
+    paints = families == ("clap", "clip")
+    if pipeline is not None:
+        given = {"images": images, "recordings": recordings, "table": table, "back": back}
+        given |= {"seconds": seconds, "contact_sheet": contact_sheet}
+        (_check_pictures if paints else _check_sounds)(given)
     exhibits = Exhibits()
-    embeddings = sounds = None
+    rows = embeddings = sounds = pictures = None
     if table is not None:
-        embeddings, exhibits = _measure_embeddings(
+        rows, embeddings, exhibits = measure_embeddings(
             console,
             translators,
             table,
-            columns={"source": source, "target": target, "item": item, "labels": labels},
+            columns={
+                "source": source or families[0],
+                "target": target or families[1],
+                "item": item,
+                "labels": labels,
+            },
             split=split,
             limit=limit,
             resamples=resamples,
             seed=seed,
         )
-    if images is not None and pipeline is not None:
-        sounds, exhibits = _measure_sounds(
+    if pipeline is not None and paints:
+        pictures, exhibits = measure_pictures(
+            console,
+            translators,
+            exhibits,
+            recordings=recordings,
+            images=images,
+            rows=rows,
+            folder=output,
+            models={
+                "pipeline": pipeline,
+                "clip": clip,
+                "clap": clap,
+                "judge": judge,
+                "round_trip": round_trip,
+            },
+            device=torch_device,
+            dtype=torch_dtype,
+            contact_sheet=contact_sheet,
+            calls={
+                "seed": seed,
+                "num_inference_steps": steps,
+                "batch_size": batch_size,
+                "resamples": resamples,
+            },
+        )
+    elif pipeline is not None:
+        assert images is not None
+        sounds, exhibits = measure_sounds(
             console,
             translators,
             exhibits,
             images=images,
             recordings=recordings,
             folder=output / "sounds",
-            models={"pipeline": pipeline, "clip": clip, "clap": clap, "judge": judge, "back": back},
+            models={
+                "pipeline": pipeline,
+                "clip": clip,
+                "clap": clap,
+                "judge": judge,
+                "back": back,
+                "round_trip": round_trip,
+            },
             device=torch_device,
             dtype=torch_dtype,
             calls={
@@ -250,7 +329,7 @@ def evaluate(
                 "resamples": resamples,
             },
         )
-    results = join_results(embeddings, sounds, seed=seed)
+    results = join_results(embeddings, sounds, pictures, seed=seed)
     with console.status("Writing the report"):
         results.write(output)
         page = write_evaluation_page(results, output, exhibits)
@@ -259,14 +338,15 @@ def evaluate(
         return
     out = _stdout()
     if embeddings is not None:
-        out.print(_embedding_table(results))
+        out.print(embedding_table(results))
     if sounds is not None:
-        out.print(_sound_table(results))
+        out.print(sound_table(results))
+    if pictures is not None:
+        out.print(picture_table(results))
+    for part in (sounds, pictures):
+        if part is not None and round_trip is not None:
+            out.print(round_trip_table(part[0]))
     out.print(f"The whole report: {page}", soft_wrap=True)
-
-
-Part = tuple[dict[str, Any], dict[str, Any]]
-Loaded = dict[str, "tuple[str, Translator]"]
 
 
 def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> Path:
@@ -284,9 +364,9 @@ def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> P
     from clip2clap.evaluation import join_results, write_evaluation_page
 
     console = Console(stderr=True)
-    embeddings, exhibits = _measure_embeddings(
+    _, embeddings, exhibits = measure_embeddings(
         console,
-        _load([str(translator)]),
+        load_translators([str(translator)]),
         table,
         columns=dict.fromkeys(("source", "target", "item", "labels")),
         split="auto",
@@ -294,137 +374,51 @@ def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> P
         resamples=1000,
         seed=seed,
     )
-    results = join_results(embeddings, None, seed=seed)
+    results = join_results(embeddings, seed=seed)
     with console.status("Writing the report"):
         results.write(output)
         return write_evaluation_page(results, output, exhibits)
 
 
-def _measure_embeddings(
-    console: Console,
-    translators: Loaded,
-    table: Path,
-    *,
-    columns: dict[str, str | None],
-    split: SplitName,
-    limit: int,
-    resamples: int,
-    seed: int,
-) -> "tuple[Part, Exhibits]":
-    from clip2clap.evaluation import (
-        Exhibits,
-        choose_rows,
-        embedding_results,
-        evaluate_embeddings,
+def _check_pictures(given: dict[str, Any]) -> None:
+    require(
+        given["recordings"] or given["table"],
+        "--recordings",
+        "the translators go from CLAP to CLIP, so pictures are made of recordings. Name their "
+        "folder, or a --table of them.",
     )
-
-    folders = [folder for folder, _ in translators.values()]
-    rows = choose_rows(table, folders, split=split, limit=limit, **columns)
-    with _progress(console, "Measuring") as advance:
-        evaluation = evaluate_embeddings(
-            {name: translator for name, (_, translator) in translators.items()},
-            rows.pairs,
-            labels=rows.labels,
-            mean=rows.mean,
-            resamples=resamples,
-            seed=seed,
-            on_progress=advance,
-        )
-    part = embedding_results(
-        rows, evaluation, translators, table=str(table), labels=columns["labels"]
-    )
-    return part, Exhibits(clouds=evaluation.clouds, texts=rows.texts)
-
-
-def _measure_sounds(
-    console: Console,
-    translators: Loaded,
-    exhibits: "Exhibits",
-    *,
-    images: Path,
-    recordings: Path | None,
-    folder: Path,
-    models: dict[str, Any],
-    device: Any,
-    dtype: Any,
-    calls: dict[str, Any],
-) -> "tuple[Part, Exhibits]":
-    from clip2clap.embeddings import ClapEncoder
-    from clip2clap.evaluation import (
-        ClassifierJudge,
-        ZeroShotJudge,
-        best_and_worst,
-        evaluate_sounds,
-        read_stills,
-        sound_results,
-    )
-    from clip2clap.translator import AutoTranslator
-
-    stills = read_stills(images, recordings)
-    with console.status("Loading the models"):
-        pipeline = load_pipeline(
-            models["pipeline"],
-            clip=models["clip"],
-            translator=next(iter(translators.values()))[0],
-            ranker=None,
-            ranker_translator=None,
-            candidates=1,
-            scheduler="default",
-            device=device,
-            dtype=dtype,
-        )
-        measuring = models["clap"] or pipeline.config["clap_id"]
+    for name, reason in (
+        ("images", "a table's pictures are held against its own"),
+        ("contact_sheet", "a contact sheet shows recordings"),
+    ):
         require(
-            measuring is not None,
-            "--clap",
-            f"{models['pipeline']} doesn't say which CLAP it listens to. Name one to measure with.",
+            given["recordings"] or not given[name],
+            f"--{name.replace('_', '-')}",
+            f"{reason}. Name the folder of --recordings.",
         )
-        clap = ClapEncoder.from_pretrained(measuring, device=device)
+    for name, reason in (
+        ("back", "the CLIP-score is of sounds"),
+        ("seconds", "it is the length of sounds"),
+    ):
         require(
-            "audio" in clap.modalities,
-            "--clap",
-            f"{measuring} reads but does not hear. Name a CLAP with an audio tower, such as "
-            "clap-htsat-unfused.",
+            given[name] is None,
+            f"--{name}",
+            f"{reason}, and these translators, from CLAP to CLIP, make pictures.",
         )
-        named = None
-        if len(stills.labels) > 1:
-            judge = models["judge"]
-            named = (
-                ClassifierJudge(judge, stills.labels)
-                if judge
-                else ZeroShotJudge(clap, stills.labels)
-            )
-        back = models["back"] and AutoTranslator.from_pretrained(models["back"])
-    with _progress(console, "Making sounds") as advance:
-        evaluation = evaluate_sounds(
-            pipeline,
-            {name: translator for name, (_, translator) in translators.items()},
-            stills,
-            folder,
-            clap=clap,
-            judge=named,
-            back=back,
-            on_progress=advance,
-            **calls,
-        )
-    best, worst = best_and_worst(evaluation, stills)
-    part = sound_results(evaluation, stills, images=str(images), pipeline=models["pipeline"])
-    return part, replace(exhibits, best=best, worst=worst)
 
 
-def _load(names: list[str]) -> "dict[str, tuple[str, Translator]]":
-    """Load translators under the shortest names that tell them apart."""
-    from clip2clap.translator import AutoTranslator
-
-    parts = {name: Path(name).parts for name in names}
-    loaded = {}
-    for name, own in parts.items():
-        others = [other for other in parts.values() if other != own]
-        length = 1
-        while length < len(own) and any(other[-length:] == own[-length:] for other in others):
-            length += 1
-        loaded["/".join(own[-length:])] = (name, AutoTranslator.from_pretrained(name))
-    return loaded
+def _check_sounds(given: dict[str, Any]) -> None:
+    require(
+        given["images"] is not None,
+        "--images",
+        "the translators go from CLIP to CLAP, so sounds are made of photographs. Name their "
+        "folder. Those of the way back, such as demo-back, make pictures of --recordings.",
+    )
+    require(
+        not given["contact_sheet"],
+        "--contact-sheet",
+        "it shows pictures, and these translators, from CLIP to CLAP, make sounds.",
+    )
 
 
 def _compare(paths: list[str], *, seed: int, as_json: bool) -> None:
@@ -436,7 +430,7 @@ def _compare(paths: list[str], *, seed: int, as_json: bool) -> None:
         typer.echo(json.dumps(found, indent=2))
         return
     out = _stdout()
-    out.print(_difference_table(differences))
+    out.print(difference_table(differences))
     real = sum(one.is_real for one in differences)
     out.print(f"{real} of {len(differences)} differences are real; chance explains the others.")
 
@@ -445,97 +439,3 @@ def _stdout() -> Console:
     """Give the console of stdout; a file has room for whole lines."""
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[Any]:
-    """Show a bar; gives what sets its share."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(what, total=1.0)
-        yield lambda share: progress.update(task, completed=share)
-
-
-def _embedding_table(results: "Results") -> Table:
-    """Lay the translators out, the best first, above what chance and a constant answer give."""
-    from clip2clap.evaluation import leaderboard
-
-    part = results.figures["embeddings"]
-    ranked = leaderboard(part)
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"on {part['rows']} rows ({part['split']})")
-    kinds = ranked[0]["scores"]["kinds"] is not None
-    titles = ["recall at 1", "at 10", "mrr", "cosine", *(["nearest kind"] if kinds else [])]
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    lines = [
-        *((one["scores"]["name"], one["scores"]) for one in ranked),
-        ("shuffled pairs", ranked[0]["shuffled"]),
-        ("mean vector", part["mean_vector"]),
-    ]
-    for name, scores in lines:
-        forward = scores["forward"]
-        cells = [
-            _share(forward["recall_at_1"]),
-            _share(forward["recall_at_10"]),
-            _spread(forward["mrr"]),
-            _spread(scores["cosine"]),
-        ]
-        table.add_row(name, *cells, *([_share(scores["kinds"]["accuracy"])] if kinds else []))
-    return table
-
-
-def _sound_table(results: "Results") -> Table:
-    """Lay the sounds out below the real ones, each above the control."""
-    part = results.figures["sounds"]
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"sounds of {part['rows']} photographs, by {part['clap']}")
-    for title in ("FD", "FAD", "kernel", "CLAP score", "translated", "judge", "CLIP-score", "s"):
-        table.add_column(title, justify="right", no_wrap=True)
-    lines = [] if part["real"] is None else [part["real"]]
-    for one in part["translators"]:
-        lines += [one["scores"], one["wrong_picture"]]
-    for scores in lines:
-        name = scores["name"]
-        table.add_row(
-            "wrong picture" if name.endswith("/wrong picture") else name,
-            *("" if scores[key] is None else f"{scores[key]:.3f}" for key in ("fd", "fad", "kd")),
-            *("" if scores[key] is None else _spread(scores[key]) for key in _SIMILARITIES),
-            "" if scores["judge"] is None else _share(scores["judge"]),
-            "" if scores["clip_score"] is None else f"{scores['clip_score']['value']:.1f}",
-            "" if scores["seconds"] is None else f"{scores['seconds']:.2f}",
-        )
-    return table
-
-
-def _difference_table(differences: "list[Difference]") -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("figure")
-    table.add_column("of")
-    for title in ("difference", "95 %", "p", ""):
-        table.add_column(title, justify="right", no_wrap=True)
-    for one in differences:
-        by = one.difference
-        table.add_row(
-            one.figure,
-            f"{one.one} - {one.other}",
-            f"{by.value:+.3g}",
-            f"{by.low:+.3g} to {by.high:+.3g}",
-            f"{one.p:.3g}",
-            "real" if one.is_real else "",
-        )
-    return table
-
-
-def _share(figure: dict[str, float]) -> str:
-    return f"{100 * figure['value']:.1f} ± {50 * (figure['high'] - figure['low']):.1f} %"
-
-
-def _spread(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} ± {(figure['high'] - figure['low']) / 2:.3f}"
