@@ -397,8 +397,8 @@ def test_a_foreign_clap_measures_all_but_the_translated_vector(
     scores = found.per_row["one/clap_score"]
     assert best[0].title == stills.stills[int(scores.argmax())].name
     assert worst[0].title == stills.stills[int(scores.argmin())].name
-    assert best[0].picture is not None
-    assert best[0].picture.startswith(b"\xff\xd8")
+    assert best[0].pictures
+    assert best[0].pictures[0][1].startswith(b"\xff\xd8")
     assert best[0].sound is not None
     assert best[0].sound.startswith(b"OggS")
 
