@@ -1,7 +1,9 @@
 """Tiny real models, built from configs with random weights, that several test files share."""
 
 import json
+import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,10 +39,9 @@ from clip2clap.translator import MLPTranslator
 CLAP_DIM = 16
 CLIP_DIM = 12
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+# Tests run in several processes side by side: one thread each, and each that they start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _loud(model: nn.Module) -> nn.Module:
@@ -370,6 +371,37 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]
         return ended.value.code, printed.out, printed.err
 
     return command
+
+
+@pytest.fixture
+def start_fork() -> Callable[..., int]:
+    """Start a job in a process of its own, with what this one has imported; gives its id.
+
+    What the job changes is changed there alone, and it can be killed.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+
+    def start(job: Callable[..., Any], *arguments: Any) -> int:
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                job(*arguments)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        return child
+
+    return start
+
+
+@pytest.fixture
+def in_a_fork(start_fork: Callable[..., int]) -> Callable[..., int]:
+    """Run a job in a process of its own; gives how it ended, as `os.waitpid` does."""
+    return lambda job, *arguments: os.waitpid(start_fork(job, *arguments), 0)[1]
 
 
 @pytest.fixture

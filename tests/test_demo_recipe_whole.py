@@ -151,7 +151,7 @@ def grown(data_folder, tmp_path_factory):
         for module, names in {
             text: ("BATCH",),
             heads: ("CLIP_BATCH", "CLAP_BATCH"),
-            vae: ("BATCH",),
+            vae: ("BATCH", "SCALE_ROWS"),
             vocoder: ("BATCH",),
             generator: ("BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),

@@ -265,19 +265,6 @@ def test_a_second_encoder_is_joined_by_id(plan, tmp_path):
 # Stopped and started again
 
 
-def in_a_fork(job: Callable[[], Any]) -> int:
-    """Run a job in a process of its own, with what this one has imported; give how it ended."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            job()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(child, 0)[1]
-
-
 def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kill this process with SIGKILL when it comes to the given one of its steps.
 
@@ -322,9 +309,8 @@ def same_tables(first: Path, second: Path) -> None:
     assert kept.equals(again)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_twenty_random_moments_ends_as_one_that_was_not(
-    plan, tmp_path, monkeypatch
+    plan, tmp_path, monkeypatch, in_a_fork
 ):
     captions = many_captions(800)
     captions[10::37] = [""] * len(captions[10::37])
@@ -340,7 +326,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_one_that_was_not(
         run(tmp_path / "killed")
 
     for _ in range(20):
-        ended = in_a_fork(partial(run_until, random.randint(1, 20)))
+        ended = in_a_fork(run_until, random.randint(1, 20))
         assert os.WIFSIGNALED(ended)
         assert os.WTERMSIG(ended) == signal.SIGKILL
     before = len(EmbeddingTable.open(tmp_path / "killed"))
@@ -351,9 +337,8 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_one_that_was_not(
     assert len(list((tmp_path / "killed").glob("data-*"))) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_each_step_of_its_end_loses_and_doubles_nothing(
-    plan, tmp_path, monkeypatch
+    plan, tmp_path, monkeypatch, in_a_fork
 ):
     captions = ["", *many_captions(45)]
     source = AudioCaps(write_audiocaps(tmp_path / "train.csv", captions))
@@ -370,25 +355,25 @@ def test_a_run_killed_at_each_step_of_its_end_loses_and_doubles_nothing(
     while ended:
         step += 1
         folder = tmp_path / f"killed-{step}"
-        ended = in_a_fork(partial(run_until, step, folder))
+        ended = in_a_fork(run_until, step, folder)
         if ended:
             run(folder)
         same_tables(tmp_path / "whole", folder)
     assert step > 20
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_the_second_process_on_one_output_is_refused(plan, tmp_path):
+def test_the_second_process_on_one_output_is_refused(plan, tmp_path, start_fork):
     source = AudioCaps(write_audiocaps(tmp_path / "train.csv", CAPTIONS))
     reading, writing = os.pipe()
     done, finish = os.pipe()
-    child = os.fork()
-    if not child:
-        one = plan("clip_text")
-        with TableWriter(tmp_path / "table", one.spaces()):
+
+    def hold_the_lock() -> None:
+        with TableWriter(tmp_path / "table", plan("clip_text").spaces()):
             os.write(writing, b"locked")
             os.read(done, 1)
             os._exit(0)
+
+    child = start_fork(hold_the_lock)
     os.read(reading, 6)
     with pytest.raises(TableError, match="Another run is writing to"):
         extract(source, tmp_path / "table", plan("clip_text"))

@@ -116,19 +116,6 @@ def test_it_trains_the_default_translator_and_holds_out_whole_clips(
     assert TrainingConfig(**settings) == TrainingConfig(seed=3)
 
 
-def in_a_child_that_is_killed(arguments: list[str], prepare: Callable[[], None]) -> None:
-    """Run the command in a fork of this process, with something set up there alone."""
-    child = os.fork()
-    if child == 0:
-        try:
-            prepare()
-            main(arguments)
-        finally:
-            os._exit(7)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-
-
 def dying_at(call: int, function: Callable) -> Callable:
     calls = []
 
@@ -143,21 +130,26 @@ def dying_at(call: int, function: Callable) -> Callable:
 
 @pytest.mark.usefixtures("no_report")
 def test_killed_while_embedding_and_while_training_it_goes_on(
-    arguments: list[str], run: Callable[..., tuple[int, str, str]], tmp_path: Path
+    arguments: list[str],
+    run: Callable[..., tuple[int, str, str]],
+    in_a_fork: Callable[..., int],
+    tmp_path: Path,
 ):
     arguments += ["--batch-size", "1"]
 
     def die_while_embedding() -> None:
         pipeline._SECONDS_PER_SHARD = 0.0
         pipeline._store = dying_at(3, pipeline._store)
+        main(arguments)
 
     def die_while_training() -> None:
         torch.optim.Adam.zero_grad = dying_at(5, torch.optim.Adam.zero_grad)
+        main(arguments)
 
-    in_a_child_that_is_killed(arguments, die_while_embedding)
+    assert os.WIFSIGNALED(in_a_fork(die_while_embedding))
     embedded = len(EmbeddingTable.open(tmp_path / "mine-table"))
     assert 0 < embedded < ROWS
-    in_a_child_that_is_killed(arguments, die_while_training)
+    assert os.WIFSIGNALED(in_a_fork(die_while_training))
     assert not (tmp_path / "mine" / "config.json").exists()
     status, shown, _ = run(*arguments)
     assert status == 0

@@ -81,6 +81,7 @@ def test_the_wheel_holds_every_module_and_every_demo_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == expected
+    assert wheel.stat().st_size < 95e6, "a wheel is limited to 95 MB"
 
 
 def test_the_command_runs_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:

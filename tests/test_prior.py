@@ -50,7 +50,6 @@ def describe(drawn: Tensor, source: int) -> tuple[float, Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def trained() -> PriorTranslator:
-    torch.set_num_threads(1)
     config = replace(QUICK, hidden=64, blocks=2, dropout=0.0, epochs=80, batch_size=256)
     translator = train_translator(pairs(4000), config)
     assert isinstance(translator, PriorTranslator)

@@ -3,14 +3,14 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from clip2clap.embeddings import EmbeddingSpace, SpaceMismatchError, UserError
@@ -280,37 +280,37 @@ def test_an_item_that_one_table_holds_out_is_trained_on_in_none():
 
 # Stopped, spread, repeated
 
-PROGRAM = """
-import os, signal, sys, torch
-from pathlib import Path
-from clip2clap.training import SweepGrid, TrainingConfig, sweep
 
-def die(progress):
-    if progress.done > {death}:
-        os.kill(os.getpid(), signal.SIGKILL)
+def sweep_until(tables: list[Path], out: Path, death: float) -> None:
+    """Sweep in this process, and kill it when more than this share is done."""
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sweep({first!r}, {out!r}, plus={plus!r}, grid={grid!r}, base={base!r}, checkpoint_seconds=0,
-          device="cpu", on_progress=die)
-"""
+    def die(progress: SweepProgress) -> None:
+        if progress.done > death:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    first, *plus = tables
+    options: dict[str, Any] = {"checkpoint_seconds": 0, "device": "cpu", "on_progress": die}
+    sweep(first, out, plus=plus, grid=GRID, base=BASE, **options)
 
 
-def program(tables: list[Path], out: Path, death: float) -> str:
-    first, *plus = (str(table) for table in tables)
-    return PROGRAM.format(death=death, first=first, plus=plus, out=str(out), grid=GRID, base=BASE)
+def sweep_as(rank: int, port: int, tables: list[Path], out: Path) -> None:
+    """Sweep in this process, one of the two that `accelerate launch --cpu` starts."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    sweep_until(tables, out, 2)
+    assert AcceleratorState().num_processes == 2
 
 
 def test_a_killed_sweep_goes_on_and_one_on_two_processes_ends_alike(
-    tables: list[Path], tmp_path: Path
+    tables: list[Path], tmp_path: Path, start_fork: Callable[..., int]
 ):
     whole, killed, spread = (tmp_path / name for name in ("whole", "killed", "spread"))
     results = sweep(tables[0], whole, plus=tables[1:], grid=GRID, base=BASE)
 
-    died = subprocess.run(
-        [sys.executable, "-c", program(tables, killed, 0.9)], capture_output=True, text=True
-    )
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    _, died = os.waitpid(start_fork(sweep_until, tables, killed, 0.9), 0)
+    assert os.WIFSIGNALED(died)
     finished = [path.parent.name for path in killed.glob("*/training.json")]
     assert 0 < len(finished) < 18
     assert len(list((killed / "unfinished").iterdir())) == 1
@@ -323,19 +323,11 @@ def test_a_killed_sweep_goes_on_and_one_on_two_processes_ends_alike(
     assert max(after or 0 for after in resumed) > 0
     same(whole, killed, results)
 
-    script = tmp_path / "program.py"
-    script.write_text(program(tables, spread, 2))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launched = subprocess.run(
-        [sys.executable, *launch, "--main_process_port", str(port), str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert launched.returncode == 0, launched.stderr
+    both = [start_fork(sweep_as, rank, port, tables, spread) for rank in (0, 1)]
+    assert [os.waitpid(child, 0)[1] for child in both] == [0, 0]
     same(whole, spread, results)
 
 

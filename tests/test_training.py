@@ -1,9 +1,9 @@
 import json
+import os
 import signal
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -562,25 +562,18 @@ def test_a_config_of_something_else_is_left_alone(tmp_path: Path):
         train(learnable(), tmp_path / "config.json", QUICK)
 
 
-def test_a_run_killed_in_mid_epoch_ends_with_the_weights_it_would_have_had(tmp_path: Path):
+def test_a_run_killed_in_mid_epoch_ends_with_the_weights_it_would_have_had(
+    tmp_path: Path, in_a_fork: Callable[..., int]
+):
     config = replace(QUICK, loss="infonce", learn_temperature=True, epochs=15, patience=6)
     expected = train(learnable(), tmp_path / "whole", config)
-    program = f"""
-import importlib.util, os, signal, torch
-spec = importlib.util.spec_from_file_location("pairs_of_the_test", {__file__!r})
-test = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(test)
 
-def die(progress):
-    if (progress.epoch, progress.step) == (4, 5):
-        os.kill(os.getpid(), signal.SIGKILL)
+    def die(progress: TrainingProgress) -> None:
+        if (progress.epoch, progress.step) == (4, 5):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-torch.set_num_threads({torch.get_num_threads()})
-test.train(test.learnable(), {str(tmp_path / "killed")!r}, test.{config!r}, checkpoint_seconds=0,
-           on_progress=die)
-"""
-    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = partial(train, learnable(), tmp_path / "killed", config, checkpoint_seconds=0)
+    assert os.WIFSIGNALED(in_a_fork(partial(run, on_progress=die)))
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint.safetensors"]
     report = train(learnable(), tmp_path / "killed", config)
     assert report.resumed_after == 3

@@ -201,7 +201,6 @@ import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from clip2clap import AutoTranslator
-torch.set_num_threads({torch.get_num_threads()})
 folder = Path({str(tmp_path)!r})
 embeds = load_file(folder / "in.safetensors")["embeds"]
 loaded = {{name: AutoTranslator.from_pretrained(folder / name) for name in {list(made)}}}

@@ -15,6 +15,8 @@ from clip2clap.training.demo.sounds import SoundBank
 
 CROP_FRAMES = 128
 BATCH = 8
+# Recordings whose latents' deviation sets the scale.
+SCALE_ROWS = 64
 # Small, as in latent diffusion (https://arxiv.org/abs/2112.10752): latents stay near unit scale
 # and keep the detail.
 KL_WEIGHT = 1e-5
@@ -74,7 +76,7 @@ def train_vae(bank: SoundBank, folder: Path, schedule: Schedule = SCHEDULE) -> F
     result = fit(build_vae(), step, schedule, folder, name="autoencoder")
     vae: Any = result.model
     with torch.inference_mode():
-        rows = bank.draw(64, torch.Generator().manual_seed(0))
+        rows = bank.draw(SCALE_ROWS, torch.Generator().manual_seed(0))
         mels = log_mel(bank.batch(rows, 512 * HOP), filters).unsqueeze(1)
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in mels.split(8)])
     vae.register_to_config(scaling_factor=1 / latents.std().item())
