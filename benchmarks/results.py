@@ -31,6 +31,7 @@ PARTNERS = {"train": 4, "test": 1}
 # What is trained, by the name of its folder: the table and the options of `clip2clap train`.
 RUNS = {
     "pairs-mlp": "pairs-train",
+    "pairs-mlp-random": "pairs-train --start random",
     "pairs-mlp-reference": "pairs-train --recipe reference",
     "pairs-mlp-contrastive": "pairs-train --loss contrastive",
     "pairs-mlp-bank": "pairs-train --loss bank",
@@ -41,17 +42,21 @@ RUNS = {
     "pairs-ridge-scaled": "pairs-train --model ridge --scale",
     "pairs-procrustes": "pairs-train --model procrustes",
     "captions-mlp": "audiocaps",
+    "captions-mlp-random": "audiocaps --start random",
     "captions-mlp-noise-0.03": "audiocaps --noise 0.03",
     "captions-mlp-noise-0.1": "audiocaps --noise 0.1",
     "captions-mlp-centred": "audiocaps --centre",
     "captions-mlp-no-noise": "audiocaps --noise 0",
     "captions-mlp-no-noise-centred": "audiocaps --noise 0 --centre",
+    "captions-mlp-contrastive": "audiocaps --loss contrastive",
+    "captions-residual": "audiocaps --model residual",
     "captions-residual-no-noise": "audiocaps --model residual --noise 0",
+    "captions-prior": "audiocaps --model prior",
     "captions-prior-no-noise": "audiocaps --model prior --noise 0",
     "captions-ridge": "audiocaps --model ridge",
+    "captions-ridge-no-noise": "audiocaps --model ridge --noise 0",
     "captions-procrustes": "audiocaps --model procrustes",
-    "captions-then-pairs-mlp": "pairs-train --lr 1e-4 "
-    "--init-from translators/captions-mlp-no-noise",
+    "captions-then-pairs-mlp": "pairs-train --lr 1e-4 --init-from translators/captions-mlp",
 }
 
 

@@ -104,6 +104,29 @@ def test_without_options_it_is_a_function_of_each_row_alone(trained):
         assert torch.equal(together, trained(embeds))
 
 
+def test_before_it_learns_it_draws_from_the_gaussian_it_expects():
+    mean, ways = 0.3 * CENTRES[0, 0], torch.randn(DIM, 3, generator=seeded()) / 5
+    prior = PriorTranslator(2, DIM, hidden=16, blocks=1).eval()
+    torch.nn.init.zeros_(prior.leave[1].weight)
+    torch.nn.init.zeros_(prior.leave[1].bias)
+    prior.expect(mean, ways @ ways.T)
+    drawn = prior(SOURCES[:1], num_samples=4000, num_inference_steps=100, generator=seeded())[0]
+    # Of the Gaussian's vectors, too, only the directions are given.
+    known = unit_norm(mean + torch.randn(4000, 3, generator=seeded(1)) @ ways.T)
+    torch.testing.assert_close(drawn.mean(0), known.mean(0), rtol=0, atol=0.03)
+    torch.testing.assert_close(drawn.T.cov(), known.T.cov(), rtol=0, atol=0.02)
+    with pytest.raises(UserError, match="mean and a covariance of 8 values"):
+        prior.expect(mean, ways)
+
+
+def test_a_single_vector_without_a_generator_is_more_typical_than_a_drawn_one(trained):
+    # What is nearest to all that could be drawn, on average, is the mean's direction.
+    drawn = trained(SOURCES, num_samples=500, generator=seeded())
+    typical = (trained(SOURCES)[:, None] * drawn).sum(-1).mean()
+    single = (drawn[:, :1] * drawn[:, 1:]).sum(-1).mean()
+    assert typical > single
+
+
 def test_samples_come_from_the_generator_and_differ(trained):
     one, again, other = (
         trained(SOURCES, num_samples=3, generator=seeded(seed)) for seed in (0, 0, 1)

@@ -66,6 +66,16 @@ class Batches:
         source, target = ((total / len(self.rows)).float() for total in sums)
         return source, target
 
+    def target_moments(self) -> tuple[Tensor, Tensor]:
+        """Give the mean and the covariance of the target's unit vectors, in float32."""
+        width = self.pairs.target.shape[1]
+        squares = torch.zeros(width, width, dtype=torch.float64)
+        for _, target in self.in_order():
+            wide = target.cpu().double()
+            squares.addmm_(wide.T, wide)
+        _, mean = self.means()
+        return mean, (squares / len(self.rows) - torch.outer(mean, mean)).float()
+
     def bank(self) -> Tensor:
         """Give all distinct targets, shape (m, d), unit norm, float16."""
         return distinct_targets(torch.cat([target.half() for _, target in self.in_order()]))

@@ -487,6 +487,9 @@ def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Bat
     network.initialise(torch.Generator().manual_seed(config.seed))
     if config.centre:
         network.centre(*batches.means())
+    if isinstance(network, PriorTranslator):
+        mean, covariance = batches.target_moments()
+        network.expect(mean - (network.target_mean if config.centre else 0), covariance)
     if config.start == "ridge":
         assert isinstance(network, MLPTranslator)
         _start_as_ridge(network, pairs, split, config, batches)

@@ -27,6 +27,10 @@ _NOISE_SCHEDULE: dict[str, Any] = {
 }
 _TIME_FREQUENCIES = 64
 
+# Of targets times the square root of their length, whose variances are around 1 together. Where
+# pairs are few some axes have none at all.
+_SMALLEST_VARIANCE = 1e-3
+
 
 class PriorTranslator(Translator):
     """A diffusion prior, which samples many target vectors for one source vector.
@@ -36,7 +40,10 @@ class PriorTranslator(Translator):
     told the source vector and the time, predicts the vector without noise; see DALL-E 2 (Ramesh et
     al. 2022, arXiv 2204.06125) and V2A-Mapper (Wang et al. 2023, arXiv 2308.09300). The steps are
     DPM-Solver++'s (Lu et al. 2022, arXiv 2211.01095). Vectors are scaled by the square root of
-    their length, since unit vectors are tiny beside Gaussian noise.
+    their length, since unit vectors are tiny beside Gaussian noise. What a Gaussian of the targets'
+    mean and covariance would make of a noisy vector is known in closed form; the network gives the
+    rest, on the axes of that Gaussian (after Karras et al. 2022, arXiv 2206.00364), so that it
+    needn't learn which directions hold nothing but noise.
 
     Args:
         source_dim: Length of the vectors that go in.
@@ -89,8 +96,10 @@ class PriorTranslator(Translator):
         self.condition = nn.Linear(source_dim, hidden)
         self.enter = nn.Linear(target_dim, hidden)
         self.body = nn.ModuleList(ResidualBlock(hidden, dropout) for _ in range(blocks))
-        self.keep = nn.Linear(hidden, target_dim)
         self.leave = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, target_dim))
+        self.register_buffer("middle", torch.zeros(target_dim))
+        self.register_buffer("axes", torch.eye(target_dim))
+        self.register_buffer("variances", torch.ones(target_dim))
 
     @torch.no_grad()
     def forward(
@@ -114,8 +123,9 @@ class PriorTranslator(Translator):
                 translator's default if None.
             num_inference_steps: Steps from noise to vector; the translator's default if None.
             generator: Where the noise comes from: one for all, or one for each of `embeds`. None
-                starts every row from the same noise, so that equal inputs have equal outputs in
-                any company.
+                makes equal inputs have equal outputs in any company: a single vector starts from
+                the middle of all noise, which gives a typical one; several start, in every row,
+                from the same noise.
 
         Returns:
             Embeddings of the target space, shape (n, target_dim), or (n, num_samples, target_dim)
@@ -161,17 +171,21 @@ class PriorTranslator(Translator):
         Returns:
             Vectors times the square root of `target_dim`, shape (n, target_dim).
         """
+        share = self.noise_share(timesteps).to(noisy)
+        kept = (1 - share).sqrt()
+        away = (noisy - kept * self.middle) @ self.axes
+        total = (1 - share) * self.variances + share
         times = self.frequencies(timesteps).to(self.dtype)
         # A unit vector's values are small where it has many; the layers expect them around 1.
         told = units * known[:, None] * self.source_dim**0.5
-        moment = self.time(times)
-        context = moment + self.condition(told)
-        hidden = self.enter(noisy)
+        context = self.time(times) + self.condition(told)
+        hidden = self.enter(away / total.sqrt())
         for block in self.body:
             hidden = block(hidden + context)
-        # As much of what is given is passed on as is found to help at that time: nearly all of a
-        # value that is free to vary where there is little noise, and nothing of one that isn't.
-        return self.keep(moment) * noisy + self.leave(hidden)
+        # The mean of what a Gaussian's vector may have been, and the rest by how uncertain that is.
+        guess = kept * self.variances / total * away
+        rest = (self.variances * share / total).sqrt() * self.leave(hidden)
+        return self.middle + (guess + rest) @ self.axes.T
 
     def add_noise(self, targets: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Give vectors as they are on their way to noise.
@@ -186,6 +200,29 @@ class PriorTranslator(Translator):
         """
         scaled: Any = targets * self.target_dim**0.5
         return _forward_process().add_noise(scaled, noise, timesteps)  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def expect(self, mean: Tensor, covariance: Tensor) -> None:
+        """Set the Gaussian that targets are held to be from before anything is learnt.
+
+        Args:
+            mean: Of the unit vectors, less the target's mean if the prior keeps it; shape
+                (target_dim,).
+            covariance: Of the same, shape (target_dim, target_dim).
+
+        Raises:
+            UserError: If a shape is wrong.
+        """
+        shapes = tuple(mean.shape), tuple(covariance.shape)
+        if shapes != ((self.target_dim,), (self.target_dim, self.target_dim)):
+            raise UserError(
+                f"Expected a mean and a covariance of {self.target_dim} values, got shapes "
+                f"{shapes[0]} and {shapes[1]}."
+            )
+        variances, axes = torch.linalg.eigh(covariance.double() * self.target_dim)
+        self.middle.copy_(mean * self.target_dim**0.5)
+        self.axes.copy_(axes)
+        self.variances.copy_(variances.clamp(min=_SMALLEST_VARIANCE))
 
     def noise_share(self, timesteps: Tensor) -> Tensor:
         """Give what share of the variance is noise at timesteps, shape (n, 1), float32."""
@@ -204,6 +241,8 @@ class PriorTranslator(Translator):
         """Draw the noise to begin with, shape (count, num_samples, target_dim), float32."""
         shape = (num_samples, self.target_dim)
         if generator is None:
+            if num_samples == 1:
+                return torch.zeros(count, *shape)
             fixed = torch.Generator().manual_seed(0)
             return torch.randn(shape, generator=fixed).expand(count, -1, -1)
         if isinstance(generator, torch.Generator):
