@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from clip2clap import __version__
 from clip2clap.ahead import read_ahead
 from clip2clap.commands.destination import PictureFormatName, choose_picture_destination
 from clip2clap.commands.film import (
@@ -31,14 +30,17 @@ from clip2clap.commands.options import (
     Device,
     Dtype,
     Json,
+    Overwrite,
     Seed,
+    check_counts,
+    check_seconds,
     check_seed,
     choose_device,
     choose_dtype,
     require,
 )
 from clip2clap.commands.recordings import Recording, parse_mix, read_recordings
-from clip2clap.commands.running import SchedulerName, progress_bar, use_scheduler
+from clip2clap.commands.running import RunReport, SchedulerName, progress_bar, use_scheduler
 from clip2clap.presets import DEMO_FOLDER
 
 if TYPE_CHECKING:
@@ -74,29 +76,14 @@ class Painting:
 
 
 @dataclass
-class Report:
-    """All that a run did, as `--json` gives it."""
-
-    clip2clap: str
-    """The version."""
-
-    settings: dict[str, Any]
-    """The options, with what stood for those that were left out."""
+class Report(RunReport):
+    """What a run did."""
 
     pictures: list[dict[str, Any]] = field(default_factory=list)
     """For each recording its pictures' files, and what to know about them."""
 
     films: list[dict[str, Any]] = field(default_factory=list)
     """For each film its file, the recordings in it, its frames and its length."""
-
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    """The recordings that could not be read, with the reasons."""
-
-    interrupted: bool = False
-    """Whether Ctrl-C ended the run."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    """How long loading the models and painting took."""
 
 
 def audio_to_image(
@@ -294,14 +281,7 @@ def audio_to_image(
             help="What to write; png unless the file name says otherwise.", rich_help_panel=_FILES
         ),
     ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace files instead of choosing a free name.",
-            rich_help_panel=_FILES,
-        ),
-    ] = False,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     batch_size: Annotated[
         int,
@@ -427,8 +407,7 @@ def audio_to_image(
         "batch_size": batch_size,
     }
     report = Report(
-        clip2clap=__version__,
-        settings={
+        {
             "model": model,
             "translator": translator,
             "clap": clap,
@@ -464,9 +443,7 @@ def audio_to_image(
                 advance=lambda share: progress.advance(task, share),
             ):
                 if painting is None:
-                    skipped = {"input": recording.source, "reason": recording.reason}
-                    report.skipped.append(skipped)
-                    typer.echo(f"skipped: {recording.reason}", err=True)
+                    report.skip(recording.source, recording.reason)
                     continue
                 stem = "-".join(Path(file).stem for file, _ in ingredients) or recording.stem
                 paths, sheet = destination.write(stem, painting.pictures)
@@ -483,14 +460,9 @@ def audio_to_image(
         "load": round(loaded - began, 3),
         "make": round(time.perf_counter() - loaded, 3),
     }
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    else:
-        typer.echo(_summary(report, count, destination.folder), err=True)
-    if report.interrupted:
-        raise typer.Exit(130)
-    if report.skipped:
-        raise typer.Exit(1)
+    made = sum(len(entry["pictures"]) for entry in report.pictures)
+    what = f"{made} picture{'' if made == 1 else 's'} in {destination.folder}"
+    report.end(as_json=as_json, summary=report.summary(what, len(report.pictures), count))
 
 
 def _make_films(
@@ -519,9 +491,7 @@ def _make_films(
                 pipeline, path, sources, request, calls=calls, seed=seed, console=console
             )
         except UserError as error:
-            reason = " ".join(str(error).split())
-            report.skipped.append({"input": sources, "reason": reason})
-            typer.echo(f"skipped: {reason}", err=True)
+            report.skip(sources, error)
             continue
         except KeyboardInterrupt:
             report.interrupted = True
@@ -538,12 +508,7 @@ def _make_films(
         if not as_json:
             typer.echo(str(path))
     report.seconds = {"make": round(time.perf_counter() - began, 3)}
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    if report.interrupted:
-        raise typer.Exit(130)
-    if report.skipped:
-        raise typer.Exit(1)
+    report.end(as_json=as_json)
 
 
 def load_pipeline(
@@ -697,21 +662,16 @@ def _check_options(**given: Any) -> None:
         "--start",
         f"expected 0 s or later, got {given['start']:g}.",
     )
-    seconds, scale = given["seconds"], given["guidance_scale"]
-    if seconds is not None:
-        require(
-            0 < seconds < float("inf"), "--seconds", f"expected a length above 0, got {seconds:g}."
-        )
+    check_seconds(given["seconds"])
+    scale = given["guidance_scale"]
     if scale is not None:
         require(
             0 <= scale < float("inf"),
             "--guidance-scale",
             f"expected 0 or more, got {scale:g}. 1 turns guidance off, 3 to 10 are usual.",
         )
-    for name in ("height", "width", "steps", "images", "batch_size"):
-        value = given[name]
-        option = f"--{name.replace('_', '-')}"
-        require(value is None or value >= 1, option, f"expected at least 1, got {value}.")
+    counts = ("height", "width", "steps", "images", "batch_size")
+    check_counts(**{name: given[name] for name in counts})
     require(
         given["candidates"] >= given["images"],
         "--candidates",
@@ -757,14 +717,3 @@ def _entry(
             {"name": name, "similarity": round(value, 4)} for name, value in painting.nearest
         ],
     }
-
-
-def _summary(report: Report, count: int, folder: Path) -> str:
-    made, skipped = len(report.pictures), len(report.skipped)
-    pictures = sum(len(entry["pictures"]) for entry in report.pictures)
-    parts = [f"{pictures} picture{'' if pictures == 1 else 's'} in {folder}"]
-    if skipped:
-        parts.append(f"{skipped} skipped")
-    if report.interrupted:
-        parts.append(f"interrupted after {made + skipped} of {count}")
-    return f"{', '.join(parts)} ({report.seconds['make']:.1f} s)"

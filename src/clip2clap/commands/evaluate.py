@@ -28,6 +28,7 @@ from clip2clap.commands.options import (
     Dtype,
     Json,
     Seed,
+    check_counts,
     check_seed,
     choose_device,
     choose_dtype,
@@ -243,8 +244,7 @@ def evaluate(
         "--images, --recordings, --clap, --judge, --back, --round-trip and --contact-sheet are "
         "about sounds or pictures. Name what makes them.",
     )
-    require(batch_size >= 1, "--batch-size", f"expected at least 1, got {batch_size}.")
-    require(steps is None or steps >= 1, "--steps", f"expected at least 1, got {steps}.")
+    check_counts(batch_size=batch_size, steps=steps)
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
 

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from clip2clap.commands.options import (
+    Captions,
+    DataFolder,
+    DataSplit,
+    DemoModels,
     Device,
     DtypeName,
+    EncoderDtype,
     Json,
     OptionError,
     choose_device,
     choose_dtype,
     require,
 )
+from clip2clap.commands.running import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -90,26 +95,9 @@ def extract(
     format: Annotated[
         FormatName, typer.Option(help="What SOURCE is.", rich_help_panel=_DATA)
     ] = "auto",
-    split: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="train, val or test.", rich_help_panel=_DATA),
-    ] = "train",
-    captions: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="The published data set's file, instead of --split; for wit any number.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where a published data set's files are, or are fetched to.",
-            rich_help_panel=_DATA,
-        ),
-    ] = Path("."),
+    split: DataSplit = "train",
+    captions: Captions = None,
+    data: DataFolder = Path("."),
     audio: Annotated[
         Path | None,
         typer.Option(
@@ -169,16 +157,8 @@ def extract(
             rich_help_panel=_MODELS,
         ),
     ] = "audioldm-s-full-v2",
-    demo: Annotated[
-        bool,
-        typer.Option(
-            "--demo", help="Take the small models that come along.", rich_help_panel=_MODELS
-        ),
-    ] = False,
-    dtype: Annotated[
-        DtypeName,
-        typer.Option(help="Number format of the encoders.", rich_help_panel=_MODELS),
-    ] = "fp32",
+    demo: DemoModels = False,
+    dtype: EncoderDtype = "fp32",
     stored: Annotated[
         Literal["float16", "float32"],
         typer.Option(help="Number format of the table.", rich_help_panel=_MODELS),
@@ -333,15 +313,7 @@ def embed_with_bar(
     from clip2clap.embeddings.extraction import extract as extract_embeddings
 
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with progress_bar(console, "{task.description}") as progress:
         task = progress.add_task("Embedding", total=limit)
         try:
             return extract_embeddings(

@@ -18,7 +18,19 @@ from clip2clap.commands.extract import (
     print_extraction,
     whole_path,
 )
-from clip2clap.commands.options import Device, DtypeName, Json, Seed, check_seed, require
+from clip2clap.commands.options import (
+    Captions,
+    DataFolder,
+    DataSplit,
+    DemoModels,
+    Device,
+    EncoderDtype,
+    Json,
+    OverwriteTranslator,
+    Seed,
+    check_seed,
+    require,
+)
 from clip2clap.commands.train import print_report, train_with_bar
 
 _DATA = "Data set"
@@ -45,26 +57,9 @@ def fit(
             rich_help_panel=_DATA,
         ),
     ] = "audiocaps",
-    split: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="train, val or test.", rich_help_panel=_DATA),
-    ] = "train",
-    captions: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="The published data set's file, instead of --split; for wit any number.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where a published data set's files are, or are fetched to.",
-            rich_help_panel=_DATA,
-        ),
-    ] = Path("."),
+    split: DataSplit = "train",
+    captions: Captions = None,
+    data: DataFolder = Path("."),
     limit: Annotated[
         int | None,
         typer.Option(
@@ -87,16 +82,8 @@ def fit(
             rich_help_panel=_MODELS,
         ),
     ] = "clip-vit-base-patch32",
-    demo: Annotated[
-        bool,
-        typer.Option(
-            "--demo", help="Take the small models that come along.", rich_help_panel=_MODELS
-        ),
-    ] = False,
-    dtype: Annotated[
-        DtypeName,
-        typer.Option(help="Number format of the encoders.", rich_help_panel=_MODELS),
-    ] = "fp32",
+    demo: DemoModels = False,
+    dtype: EncoderDtype = "fp32",
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -105,12 +92,7 @@ def fit(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace another translator in FOLDER.", rich_help_panel=_RUNNING
-        ),
-    ] = False,
+    overwrite: OverwriteTranslator = False,
     as_json: Json = False,
 ) -> None:
     """Make a translator for a generator: from a data set's captions to a folder to generate with.

@@ -1,30 +1,31 @@
 """`clip2clap image-to-audio`."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from clip2clap import __version__
 from clip2clap.ahead import read_ahead
 from clip2clap.commands.destination import FormatName, choose_destination
 from clip2clap.commands.options import (
     Device,
     Dtype,
     Json,
+    Overwrite,
     Seed,
+    check_counts,
+    check_seconds,
     check_seed,
     choose_device,
     choose_dtype,
     require,
 )
 from clip2clap.commands.photographs import Photograph, read_batches
-from clip2clap.commands.running import SchedulerName, progress_bar, use_scheduler
+from clip2clap.commands.running import RunReport, SchedulerName, progress_bar, use_scheduler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,26 +51,11 @@ class Sound:
 
 
 @dataclass
-class Report:
-    """All that a run did, as `--json` gives it."""
-
-    clip2clap: str
-    """The version."""
-
-    settings: dict[str, Any]
-    """The options, with what stood for those that were left out."""
+class Report(RunReport):
+    """What a run did."""
 
     sounds: list[dict[str, Any]] = field(default_factory=list)
     """For each sound its photograph, its files, and what to know about it."""
-
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    """The photographs that could not be read, with the reasons."""
-
-    interrupted: bool = False
-    """Whether Ctrl-C ended the run."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    """How long loading the models and making the sounds took."""
 
 
 def image_to_audio(
@@ -201,14 +187,7 @@ def image_to_audio(
             rich_help_panel="Files",
         ),
     ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace files instead of choosing a free name.",
-            rich_help_panel="Files",
-        ),
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Make the sound of each photograph.
@@ -219,19 +198,14 @@ def image_to_audio(
 
     A photograph that can't be read is skipped; the exit code is then 1.
     """
-    if seconds is not None:
-        require(
-            0 < seconds < float("inf"), "--seconds", f"expected a length above 0, got {seconds:g}."
-        )
+    check_seconds(seconds)
     if guidance_scale is not None:
         require(
             0 <= guidance_scale < float("inf"),
             "--guidance-scale",
             f"expected 0 or more, got {guidance_scale:g}. 1 turns guidance off, 2 to 4 are usual.",
         )
-    require(steps is None or steps >= 1, "--steps", f"expected at least 1, got {steps}.")
-    require(candidates >= 1, "--candidates", f"expected at least 1, got {candidates}.")
-    require(batch_size >= 1, "--batch-size", f"expected at least 1, got {batch_size}.")
+    check_counts(steps=steps, candidates=candidates, batch_size=batch_size)
     require(
         ranker is None or candidates > 1,
         "--ranker",
@@ -288,8 +262,7 @@ def image_to_audio(
         "batch_size": batch_size,
     }
     report = Report(
-        clip2clap=__version__,
-        settings={
+        {
             "model": model,
             "translator": translator,
             "clip": clip,
@@ -315,9 +288,7 @@ def image_to_audio(
             )
             for photograph, sound in made:
                 if sound is None:
-                    skipped = {"input": photograph.source, "reason": photograph.reason}
-                    report.skipped.append(skipped)
-                    typer.echo(f"skipped: {photograph.reason}", err=True)
+                    report.skip(photograph.source, photograph.reason)
                 else:
                     written = destination.write(
                         photograph.stem, sound.waveform, sound.sampling_rate
@@ -331,14 +302,9 @@ def image_to_audio(
         "load": round(loaded - start, 3),
         "make": round(time.perf_counter() - loaded, 3),
     }
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    else:
-        typer.echo(_summary(report, len(sources), destination.folder), err=True)
-    if report.interrupted:
-        raise typer.Exit(130)
-    if report.skipped:
-        raise typer.Exit(1)
+    made = len(report.sounds)
+    what = f"{made} sound{'' if made == 1 else 's'} in {destination.folder}"
+    report.end(as_json=as_json, summary=report.summary(what, made, len(sources)))
 
 
 def load_pipeline(
@@ -468,13 +434,3 @@ def _entry(photograph: Photograph, sound: Sound, written: dict[str, str]) -> dic
     if sound.similarity is not None:
         entry["similarity"] = round(sound.similarity, 4)
     return entry
-
-
-def _summary(report: Report, count: int, folder: Path) -> str:
-    made, skipped = len(report.sounds), len(report.skipped)
-    parts = [f"{made} sound{'' if made == 1 else 's'} in {folder}"]
-    if skipped:
-        parts.append(f"{skipped} skipped")
-    if report.interrupted:
-        parts.append(f"interrupted after {made + skipped} of {count}")
-    return f"{', '.join(parts)} ({report.seconds['make']:.1f} s)"

@@ -1,16 +1,14 @@
 """The work of `clip2clap evaluate`: loads what was named, and measures it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clip2clap.commands import audio_to_image, image_to_audio
 from clip2clap.commands.options import require
+from clip2clap.commands.running import share_bar
 
 if TYPE_CHECKING:
     from clip2clap.evaluation import EvaluatedRows, Exhibits
@@ -100,7 +98,7 @@ def measure_embeddings(
 
     folders = [folder for folder, _ in translators.values()]
     rows = choose_rows(table, folders, split=split, limit=limit, **columns)
-    with _advance(console, "Measuring") as advance:
+    with share_bar(console, "Measuring") as advance:
         evaluation = evaluate_embeddings(
             {name: translator for name, (_, translator) in translators.items()},
             rows.pairs,
@@ -191,7 +189,7 @@ def measure_sounds(
         round_trip = models["round_trip"] and load_decoder(
             models["round_trip"], device=device, dtype=dtype
         )
-    with _advance(console, "Making sounds") as advance:
+    with share_bar(console, "Making sounds") as advance:
         evaluation = evaluate_sounds(
             pipeline,
             {name: translator for name, (_, translator) in translators.items()},
@@ -293,7 +291,7 @@ def measure_pictures(
         round_trip = models["round_trip"] and load_generator(
             models["round_trip"], device=device, dtype=dtype
         )
-    with _advance(console, "Making pictures") as advance:
+    with share_bar(console, "Making pictures") as advance:
         evaluation = evaluate_pictures(
             pipeline,
             named,
@@ -362,18 +360,3 @@ def load_decoder(
         dtype=dtype,
         offload="none",
     )
-
-
-@contextmanager
-def _advance(console: Console, what: str) -> Iterator[Any]:
-    """Show a bar; gives what sets its share."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(what, total=1.0)
-        yield lambda share: progress.update(task, completed=share)

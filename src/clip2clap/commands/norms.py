@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from clip2clap.commands.options import Json
+from clip2clap.commands.running import share_bar
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.norms import NormReport, NormStatistics
@@ -39,22 +39,8 @@ def norms(
     from clip2clap.embeddings.norms import measure_norms
 
     opened = EmbeddingTable.open(table)
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("Measuring", total=1.0)
-        report = measure_norms(
-            opened,
-            bins=bins,
-            near_duplicate_cosine=cosine,
-            on_progress=lambda share: progress.update(task, completed=share),
-        )
+    with share_bar(Console(stderr=True), "Measuring") as advance:
+        report = measure_norms(opened, bins=bins, near_duplicate_cosine=cosine, on_progress=advance)
     folder = opened.folder.absolute()
     paths = write_norm_report(report, output or folder.with_name(f"{folder.name}-norms"))
     if as_json:

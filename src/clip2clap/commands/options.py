@@ -1,5 +1,7 @@
 """Options that several verbs share, with the reasons why a value makes no sense."""
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -9,6 +11,78 @@ if TYPE_CHECKING:
 
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 
+# What is read: a published data set, or a table of pairs.
+Captions = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="The published data set's file, instead of --split; for wit any number.",
+        rich_help_panel="Data set",
+    ),
+]
+DataFolder = Annotated[
+    Path,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where a published data set's files are, or are fetched to.",
+        rich_help_panel="Data set",
+    ),
+]
+DataSplit = Annotated[
+    str, typer.Option(metavar="NAME", help="train, val or test.", rich_help_panel="Data set")
+]
+PairTable = Annotated[Path, typer.Argument(metavar="TABLE", help="A folder of paired embeddings.")]
+Item = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Rows equal here stay on one side of the split; by default the item, file, url, "
+        "caption or id.",
+        rich_help_panel="Pairs",
+    ),
+]
+Validation = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the items held out, if there is no split column.",
+        rich_help_panel="Pairs",
+    ),
+]
+Monitor = Annotated[
+    Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"],
+    typer.Option(
+        help="The held-out figure that picks the epoch to keep.", rich_help_panel="Training"
+    ),
+]
+
+# Models.
+DemoModels = Annotated[
+    bool,
+    typer.Option("--demo", help="Take the small models that come along.", rich_help_panel="Models"),
+]
+EncoderDtype = Annotated[
+    DtypeName, typer.Option(help="Number format of the encoders.", rich_help_panel="Models")
+]
+
+# What is written.
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace files instead of choosing a free name.",
+        rich_help_panel="Files",
+    ),
+]
+OverwriteTranslator = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace another translator in FOLDER.", rich_help_panel="Running"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+# How it is done.
 Device = Annotated[
     str,
     typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Running"),
@@ -20,7 +94,6 @@ Dtype = Annotated[
         rich_help_panel="Running",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Seed = Annotated[
     int,
     typer.Option(metavar="N", help="The same seed gives the same result."),
@@ -44,6 +117,20 @@ def require(condition: bool, option: str, message: str) -> None:
 def check_seed(seed: int) -> None:
     """Refuse a seed that torch's generators do not take."""
     require(0 <= seed < 2**62, "--seed", f"expected a number from 0 to 2**62 - 1, got {seed}.")
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse options, by their names, that count something and say less than 1."""
+    for name, count in counts.items():
+        option = f"--{name.replace('_', '-')}"
+        require(count is None or count >= 1, option, f"expected at least 1, got {count}.")
+
+
+def check_seconds(seconds: float | None) -> None:
+    """Refuse a length that is none."""
+    if seconds is not None:
+        possible = 0 < seconds < math.inf
+        require(possible, "--seconds", f"expected a length above 0, got {seconds:g}.")
 
 
 def parse_size(size: str) -> tuple[int, int]:

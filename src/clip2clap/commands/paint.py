@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from clip2clap import __version__
 from clip2clap.commands.destination import choose_picture_destination
 from clip2clap.commands.options import (
     Device,
     Json,
+    Overwrite,
     Seed,
+    check_counts,
     check_seed,
     choose_device,
     parse_size,
     require,
 )
 from clip2clap.commands.recordings import parse_mix
-from clip2clap.commands.running import progress_bar
+from clip2clap.commands.running import RunReport, progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -89,26 +90,11 @@ class Painter:
 
 
 @dataclass
-class Report:
-    """All that a run did, as `--json` gives it."""
-
-    clip2clap: str
-    """The version."""
-
-    settings: dict[str, Any]
-    """The options, with what stood for those that were left out."""
+class Report(RunReport):
+    """What a run did."""
 
     pictures: list[dict[str, Any]] = field(default_factory=list)
     """For each picture its file, what it was painted from, and its scores."""
-
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    """The sounds that could not be used, with the reasons."""
-
-    interrupted: bool = False
-    """Whether Ctrl-C ended the run."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    """How long loading the models and painting took."""
 
 
 def paint(
@@ -225,14 +211,7 @@ def paint(
             rich_help_panel="Files",
         ),
     ] = 25,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace files instead of choosing a free name.",
-            rich_help_panel="Files",
-        ),
-    ] = False,
+    overwrite: Overwrite = False,
     model: Annotated[
         str,
         typer.Option(
@@ -297,7 +276,7 @@ def paint(
         "SOUND",
         "there is nothing to paint towards. Give a sound, or --text, --image or --sound.",
     )
-    require(break_audio >= 1, "--break-audio", f"expected at least 1, got {break_audio}.")
+    check_counts(break_audio=break_audio)
     require(save_every >= 0, "--save-every", f"expected 0 or more, got {save_every}.")
     require(init is None or init.is_file(), "--init", f"{init} is no file.")
     check_seed(seed)
@@ -352,8 +331,7 @@ def paint(
         f"this autoencoder paints multiples of {multiple} pixels, not {width} x {height}.",
     )
     report = Report(
-        clip2clap=__version__,
-        settings={
+        {
             "model": model,
             "autoencoder": autoencoder,
             "clip": clip,
@@ -377,9 +355,7 @@ def paint(
             else:
                 latent = painter.canvas.latent_of(init, height, width)
         except UserError as error:
-            reason = " ".join(str(error).split())
-            report.skipped.append({"input": source, "reason": reason})
-            typer.echo(f"skipped: {reason}", err=True)
+            report.skip(source, error)
             continue
         name = "painting" if source is None else Path(source).stem
         stem = destination.reserve(name, [f".{destination.format}", ".json"])
@@ -398,12 +374,7 @@ def paint(
         "load": round(loaded - start, 3),
         "paint": round(time.perf_counter() - loaded, 3),
     }
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    if report.interrupted:
-        raise typer.Exit(130)
-    if report.skipped:
-        raise typer.Exit(1)
+    report.end(as_json=as_json)
 
 
 def load_painter(

@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from clip2clap.commands.options import Json, choose_device, require
+from clip2clap.commands.options import (
+    Device,
+    Item,
+    Json,
+    Monitor,
+    PairTable,
+    Validation,
+    choose_device,
+    require,
+)
+from clip2clap.commands.running import share_bar
 
 if TYPE_CHECKING:
     from clip2clap.training import SweepProgress, SweepResult
@@ -27,7 +36,7 @@ def _values(convert: Any, option: str, text: str) -> tuple[Any, ...]:
 
 
 def sweep(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A folder of paired embeddings.")],
+    table: PairTable,
     output: Annotated[
         Path,
         typer.Option(
@@ -60,23 +69,8 @@ def sweep(
             rich_help_panel="Pairs",
         ),
     ] = "clap",
-    item: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Rows equal here stay on one side of the split; by default the item, file, url, "
-            "caption or id.",
-            rich_help_panel="Pairs",
-        ),
-    ] = None,
-    validation: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the items held out, if there is no split column.",
-            rich_help_panel="Pairs",
-        ),
-    ] = 0.1,
+    item: Item = None,
+    validation: Validation = 0.1,
     hidden: Annotated[
         str, typer.Option(metavar="N,…", help="Widths.", rich_help_panel="Grid")
     ] = "256,512",
@@ -131,12 +125,7 @@ def sweep(
             rich_help_panel="Training",
         ),
     ] = 10,
-    monitor: Annotated[
-        Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"],
-        typer.Option(
-            help="The held-out figure that picks the epoch to keep.", rich_help_panel="Training"
-        ),
-    ] = "mrr",
+    monitor: Monitor = "mrr",
     tracker: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,9 +134,7 @@ def sweep(
             rich_help_panel="Running",
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.", rich_help_panel="Running")
-    ] = "auto",
+    device: Device = "auto",
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -190,23 +177,10 @@ def sweep(
         monitor=monitor,
     )
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("Training", total=1.0)
+    with share_bar(console, "Training") as advance:
 
         def show(state: "SweepProgress") -> None:
-            progress.update(
-                task,
-                completed=state.done,
-                description=f"{state.training} of {state.models} models",
-            )
+            advance(state.done, f"{state.training} of {state.models} models")
 
         results = run_sweep(
             table,

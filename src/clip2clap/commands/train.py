@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from clip2clap.commands.options import Json, Seed, check_seed, choose_device
+from clip2clap.commands.options import (
+    Device,
+    Item,
+    Json,
+    Monitor,
+    OverwriteTranslator,
+    PairTable,
+    Seed,
+    Validation,
+    check_seed,
+    choose_device,
+)
+from clip2clap.commands.running import share_bar
 from clip2clap.presets import GENERATOR_PRESETS
 
 if TYPE_CHECKING:
@@ -26,7 +37,7 @@ _SHOWN_METRICS = {
 
 
 def train(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A folder of paired embeddings.")],
+    table: PairTable,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FOLDER", help="Where the translator is written."),
@@ -47,23 +58,8 @@ def train(
             rich_help_panel="Pairs",
         ),
     ] = None,
-    item: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Rows equal here stay on one side of the split; by default the item, file, url, "
-            "caption or id.",
-            rich_help_panel="Pairs",
-        ),
-    ] = None,
-    validation: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the items held out, if there is no split column.",
-            rich_help_panel="Pairs",
-        ),
-    ] = 0.1,
+    item: Item = None,
+    validation: Validation = 0.1,
     model: Annotated[
         Literal["mlp", "residual", "prior", "ridge", "procrustes"],
         typer.Option(
@@ -206,12 +202,7 @@ def train(
             rich_help_panel="Training",
         ),
     ] = None,
-    monitor: Annotated[
-        Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"],
-        typer.Option(
-            help="The held-out figure that picks the epoch to keep.", rich_help_panel="Training"
-        ),
-    ] = "mrr",
+    monitor: Monitor = "mrr",
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -230,15 +221,8 @@ def train(
         ),
     ] = None,
     seed: Seed = 0,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.", rich_help_panel="Running")
-    ] = "auto",
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace another translator in FOLDER.", rich_help_panel="Running"
-        ),
-    ] = False,
+    device: Device = "auto",
+    overwrite: OverwriteTranslator = False,
     as_json: Json = False,
 ) -> None:
     """Train a translator on pairs of embeddings.
@@ -310,26 +294,14 @@ def train_with_bar(
     from clip2clap.training import train as train_translator
 
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("Training", total=config.epochs)
+    with share_bar(console, "Training") as advance:
 
         def show(state: "TrainingProgress") -> None:
             best = ""
             if state.best is not None:
                 best = f", best {state.best.validation[config.monitor]:.3f}"
-            progress.update(
-                task,
-                completed=state.epoch - 1 + state.step / state.steps,
-                description=f"Epoch {state.epoch}{best}",
-            )
+            epochs = state.epoch - 1 + state.step / state.steps
+            advance(epochs / config.epochs, f"Epoch {state.epoch}{best}")
 
         return train_translator(
             table, output, config, device=device, overwrite=overwrite, on_progress=show
