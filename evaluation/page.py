@@ -69,7 +69,7 @@ _PAGE = Template("""\
   .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr));
     gap: 1rem; }
   .examples figure { margin: 0; }
-  .examples img { width: 100%; height: 9rem; object-fit: cover; border-radius: .375rem; }
+  .examples img { width: 100%; height: 9rem; object-fit: contain; border-radius: .375rem; }
   .examples audio { width: 100%; }
   figcaption { font-size: .9rem; overflow-wrap: anywhere; }
   footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }

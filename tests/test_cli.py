@@ -642,6 +642,11 @@ def test_train_writes_a_translator_and_shows_it_beside_chance(
     )
     translator = AutoTranslator.from_pretrained(out)
     assert translator.source_dim == translator.target_dim == 8
+    # The way back is used with a decoder of pictures.
+    columns = ("--source", "clap_text", "--target", "clip_text")
+    status, shown, _ = run("train", table, "-o", tmp_path / "b", "--model", "ridge", *columns)
+    assert status == 0
+    assert "Next: clip2clap audio-to-image SOUND -o pictures --model DECODER" in shown
 
 
 def test_train_hands_its_options_over_and_gives_the_report_as_json(

@@ -21,7 +21,7 @@ from clip2clap.commands.options import (
     choose_device,
 )
 from clip2clap.commands.running import share_bar
-from clip2clap.presets import GENERATOR_PRESETS
+from clip2clap.presets import DECODER_PRESETS, GENERATOR_PRESETS
 
 if TYPE_CHECKING:
     from clip2clap.training import TrainingConfig, TrainingProgress, TrainingReport
@@ -316,11 +316,19 @@ def print_report(report: "TrainingReport") -> None:
 
 
 def _next_command(translator: Path) -> str:
-    """Say how to use a translator, with the generator that its target space is from if known."""
+    """Say how to use a translator, with what its target space is from if that is known."""
     from clip2clap.translator import read_config
 
     target = read_config(translator)["target_space"] or {}
     named = target.get("model_id")
+    if target.get("family") == "clip":
+        decoders = [
+            preset.id
+            for preset in DECODER_PRESETS.values()
+            if named in (preset.id, preset.repo_id, preset.companions.get("clip"))
+        ]
+        command = "clip2clap audio-to-image SOUND -o pictures"
+        return f"{command} --model {(decoders or ['DECODER'])[0]} --translator {translator}"
     presets = GENERATOR_PRESETS.values()
     generators = {name for preset in presets for name in (preset.id, preset.repo_id)}
     model = named if named in generators else "GENERATOR"
