@@ -12,11 +12,11 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from clip2clap.embeddings import ClipEncoder, UserError, load_image, require_same_model
-from clip2clap.embeddings.sounds import load_sound
+from clip2clap.embeddings.sounds import load_sound, require_audible
 from clip2clap.evaluation.bootstrap import Figure, Resamples
 from clip2clap.evaluation.distances import frechet_distance, kernel_distance
 from clip2clap.evaluation.embedding_level import other_items
-from clip2clap.evaluation.judges import Judge, ZeroShotJudge
+from clip2clap.evaluation.judges import Judge, Sound, ZeroShotJudge
 from clip2clap.evaluation.made import MadeFiles, make_pictures, parts
 from clip2clap.evaluation.round_trip import (
     RoundTrip,
@@ -363,11 +363,10 @@ class _Bench:
             return self.takes.vectors.audio_embeds, 0.0
         start = time.perf_counter()
         files = [take.recording for take in self.takes.takes if take.recording is not None]
+        clap = self.pipeline.clap
+        assert clap is not None
         heard = torch.cat(
-            [
-                self.pipeline.embed_audios(part)  # pyright: ignore[reportArgumentType]
-                for part in parts(files, _AT_ONCE)
-            ]
+            [clap.audios([_hear(file) for file in p]) for p in parts(files, _AT_ONCE)]
         )
         return heard, (time.perf_counter() - start) / len(files)
 
@@ -469,6 +468,13 @@ class _Bench:
 
     def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:
         return self.draws.mean(rows[figure]) if figure in rows else None
+
+
+def _hear(file: Path) -> Sound:
+    """Read a recording in which there is something to hear."""
+    waveform, sampling_rate = load_sound(file)
+    require_audible(waveform, str(file))
+    return waveform, sampling_rate
 
 
 def _distances(embeds: Tensor, reference: Tensor) -> dict[str, Any]:

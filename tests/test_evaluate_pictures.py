@@ -287,12 +287,15 @@ def test_a_table_without_pictures_is_refused(
         takes_of_rows(rows)
 
 
-def test_models_that_were_not_made_for_each_other_are_refused(
+def test_silence_and_models_that_were_not_made_for_each_other_are_refused(
     pipeline: AudioToImagePipeline, generator: ImageToAudioPipeline, folder: Path
 ) -> None:
     assert generator.translator is not None
     with pytest.raises(SpaceMismatchError):
         measure(pipeline, folder, translators={"there": generator.translator})
+    write_audio(folder / "sounds" / "dog" / "3.wav", np.zeros(RATE, np.float32), RATE)
+    with pytest.raises(UserError, match=r"dog/3\.wav is silent"):
+        measure(pipeline, folder)
     strange = MLPTranslator(16, 12, hidden=8)
     other = EmbeddingSpace("clap", "another", "audio", 16, True, "0ther")
     strange.record(source_space=other)
