@@ -1,8 +1,6 @@
 """A norm report as files: JSON, a picture, and one web page that holds all it shows."""
 
-import base64
 import json
-from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -15,67 +13,28 @@ from matplotlib.figure import Figure
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.files import replacing
 from clip2clap.embeddings.norms import UNIT_TOLERANCE, ColumnReport, NormReport, NormStatistics
+from clip2clap.embeddings.page import card, picture, table, write_page
 
-_PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Norms of $name</title>
-<style>
-  :root { --paper: #faf8f4; --card: #ffffff; --ink: #1d1b18; --soft: #5d5850; --line: #e2ddd3; }
-  @media (prefers-color-scheme: dark) {
-    :root {
-      --paper: #161412; --card: #211e1b; --ink: #f1ede6; --soft: #b3aca1; --line: #37322d;
-    }
-  }
-  * { box-sizing: border-box; }
-  body {
-    margin: 0; padding: clamp(1rem, 4vw, 3rem); background: var(--paper); color: var(--ink);
-    font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  }
-  main { max-width: 64rem; margin: 0 auto; }
-  h1 { margin: 0 0 .5rem; font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.2; }
-  h2 { margin: 2rem 0 .5rem; font-size: 1.3rem; }
-  p { max-width: 46rem; }
-  .card {
-    margin: 0 0 1.5rem; padding: clamp(.5rem, 2vw, 1rem); background: var(--card);
-    border: 1px solid var(--line); border-radius: .75rem; overflow-x: auto;
-  }
-  .picture { background: #ffffff; }
-  .picture img { display: block; min-width: 44rem; width: 100%; height: auto; }
-  table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-  caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-  th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-top: 1px solid var(--line); }
-  td, th { white-space: nowrap; }
+# A list of ids may be long.
+_STYLE = """\
   td:last-child { min-width: 6rem; white-space: normal; overflow-wrap: anywhere; }
-  footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
-</style>
-</head>
-<body>
-<main>
-  <h1>Norms of $name</h1>
+"""
+_CONTENT = Template("""\
   <p>$story</p>
-  <div class="card picture" tabindex="0" role="region" aria-label="Histograms">
-    <img src="$picture" alt="$picture_text">
-  </div>
+  $picture
   <h2>Norms</h2>
-  <div class="card" tabindex="0" role="region" aria-label="Norms">$norms</div>
+  $norms
   <h2>Distance between the columns</h2>
   <p>The modality gap: how far the means of two columns lie apart, each vector scaled to unit norm
   first. Only in the joint space of one model does the angle say something about the model.</p>
-  <div class="card" tabindex="0" role="region" aria-label="Distances">$gaps</div>
+  $gaps
   <h2>Near-duplicates</h2>
   <p>Rows with a cosine similarity of $cosine and more. Keep a group on one side of a split.</p>
-  <div class="card" tabindex="0" role="region" aria-label="Near-duplicates">$duplicates</div>
-  <footer>Written by clip2clap norms. The file norms.json beside this page holds every figure, the
-  mean and the deviation of every dimension among them.</footer>
-</main>
-</body>
-</html>
-""")
+  $duplicates""")
+_FOOTER = (
+    "Written by clip2clap norms. The file norms.json beside this page holds every figure, the mean "
+    "and the deviation of every dimension among them."
+)
 
 
 def write_norm_report(report: NormReport, folder: str | Path) -> dict[str, Path]:
@@ -99,8 +58,7 @@ def write_norm_report(report: NormReport, folder: str | Path) -> dict[str, Path]
             partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         with replacing(paths["png"]) as partial:
             _draw(report).savefig(partial, format="png")
-        with replacing(paths["html"]) as partial:
-            partial.write_text(_page(report, paths["png"].read_bytes()), encoding="utf-8")
+        _write_page(paths["html"], report, paths["png"].read_bytes())
     except OSError as error:
         raise UserError(
             f"The report can't be written to {folder}: {error.strerror or error}. Give another "
@@ -160,23 +118,27 @@ def _draw_dimensions(axes: Axes, column: ColumnReport, title: str) -> None:
     axes.set_ylabel("Mean, and one deviation about it")
 
 
-def _page(report: NormReport, picture: bytes) -> str:
-    name = Path(report.table).name or report.table
-    encoded = base64.b64encode(picture).decode("ascii")
+def _write_page(path: Path, report: NormReport, png: bytes) -> None:
     models = "; ".join(f"{column} from {c.space}" for column, c in report.columns.items())
     cosines = {column.near_duplicates.cosine for column in report.columns.values()}
-    return _PAGE.substitute(
-        name=escape(name),
-        story=escape(f"{report.rows:,} rows. {models}."),
-        picture=f"data:image/png;base64,{encoded}",
-        picture_text=escape(
-            "For each column the histogram of its norms and the mean of every dimension; the "
-            "figures stand in the table below."
+    text = (
+        "For each column the histogram of its norms and the mean of every dimension; the figures "
+        "stand in the table below."
+    )
+    write_page(
+        path,
+        verb="norms",
+        title=f"Norms of {Path(report.table).name or report.table}",
+        content=_CONTENT.substitute(
+            story=escape(f"{report.rows:,} rows. {models}."),
+            picture=picture(png, text, label="Histograms"),
+            norms=card("Norms", _norms_table(report)),
+            gaps=card("Distances", _gaps_table(report)),
+            cosine=", ".join(f"{cosine:g}" for cosine in sorted(cosines)),
+            duplicates=card("Near-duplicates", _duplicates_table(report)),
         ),
-        norms=_norms_table(report),
-        gaps=_gaps_table(report),
-        cosine=", ".join(f"{cosine:g}" for cosine in sorted(cosines)),
-        duplicates=_duplicates_table(report),
+        footer=_FOOTER,
+        style=_STYLE,
     )
 
 
@@ -204,7 +166,7 @@ def _norms_table(report: NormReport) -> str:
             )
     verdicts = "; ".join(f"{name}: {verdict(c)}" for name, c in report.columns.items())
     header = ["Column", "Norms of", "Mean", "Deviation", "Least", "5 %", "Median", "95 %", "Most"]
-    return _html_table(verdicts, [*header, f"1 ± {UNIT_TOLERANCE:g}"], rows)
+    return table(verdicts, [*header, f"1 ± {UNIT_TOLERANCE:g}"], rows)
 
 
 def _gaps_table(report: NormReport) -> str:
@@ -222,7 +184,7 @@ def _gaps_table(report: NormReport) -> str:
         for name, column in report.columns.items()
     )
     header = ["Columns", "One model", "Angle between means", "Distance between means"]
-    return _html_table(spread, header, rows)
+    return table(spread, header, rows)
 
 
 def _duplicates_table(report: NormReport) -> str:
@@ -234,12 +196,4 @@ def _duplicates_table(report: NormReport) -> str:
         for group in found.largest:
             more = ", …" if group["rows"] > len(group["ids"]) else ""
             rows.append([name, f"{group['rows']:,}", ", ".join(group["ids"]) + more])
-    return _html_table("; ".join(totals), ["Column", "Rows", "Ids"], rows)
-
-
-def _html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>" for row in rows
-    )
-    return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+    return table("; ".join(totals), ["Column", "Rows", "Ids"], rows)

@@ -1,18 +1,16 @@
 """The page of an evaluation: one file that holds all it shows."""
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from clip2clap import __version__
 from clip2clap.embeddings import UserError
-from clip2clap.embeddings.files import replacing
+from clip2clap.embeddings.page import card, data_uri, picture, write_page
 from clip2clap.evaluation.charts import (
     confusion_matrix,
     cosine_histograms,
@@ -27,42 +25,13 @@ PAGE_FILE = "report.html"
 EXAMPLES = 10
 """How many of the best and of the worst are shown."""
 
-_PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-  :root { --paper: #faf8f4; --card: #ffffff; --ink: #1d1b18; --soft: #5d5850; --line: #e2ddd3; }
-  @media (prefers-color-scheme: dark) {
-    :root {
-      --paper: #161412; --card: #211e1b; --ink: #f1ede6; --soft: #b3aca1; --line: #37322d;
-    }
-  }
-  * { box-sizing: border-box; }
-  body {
-    margin: 0; padding: clamp(1rem, 4vw, 3rem); background: var(--paper); color: var(--ink);
-    font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  }
-  main { max-width: 76rem; margin: 0 auto; }
-  h1 { margin: 0 0 .5rem; font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.2; }
-  h2 { margin: 2rem 0 .5rem; font-size: 1.3rem; }
+_STYLE = """\
   h3 { margin: 1.2rem 0 .5rem; font-size: 1.1rem; }
-  p { max-width: 46rem; }
-  .card {
-    margin: 0 0 1.5rem; padding: clamp(.5rem, 2vw, 1rem); background: var(--card);
-    border: 1px solid var(--line); border-radius: .75rem; overflow-x: auto;
-  }
-  .picture { background: #ffffff; }
-  .picture img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .35rem 1rem .35rem 0; text-align: right; border-top: 1px solid var(--line); }
+  table { width: auto; }
+  th, td { text-align: right; }
   th { font-weight: 600; }
   th:first-child, td:first-child, .words td { text-align: left; }
-  td, th { white-space: nowrap; vertical-align: top; }
+  td, th { vertical-align: top; }
   .words td { white-space: normal; min-width: 5rem; overflow-wrap: anywhere; }
   tr.control { color: var(--soft); }
   small { display: block; color: var(--soft); font-size: .8rem; }
@@ -72,20 +41,12 @@ _PAGE = Template("""\
   .examples img { width: 100%; height: 9rem; object-fit: contain; border-radius: .375rem; }
   .examples audio { width: 100%; }
   figcaption { font-size: .9rem; overflow-wrap: anywhere; }
-  footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
-</style>
-</head>
-<body>
-<main>
-  <h1>$title</h1>
-$sections
-  <footer>Written by clip2clap $version. The file results.json beside this page holds every figure
-  with its interval, results.npz the ranks of every row; <code>clip2clap evaluate --compare</code>
-  tells which differences are real.</footer>
-</main>
-</body>
-</html>
-""")
+"""
+_FOOTER = (
+    f"Written by clip2clap {escape(__version__)}. The file results.json beside this page holds "
+    "every figure with its interval, results.npz the ranks of every row; "
+    "<code>clip2clap evaluate --compare</code> tells which differences are real."
+)
 
 
 @dataclass(frozen=True)
@@ -147,13 +108,16 @@ def write_evaluation_page(
     if results.figures["pictures"] is not None:
         sections += _picture_sections(results, exhibits)
     path = Path(folder).expanduser() / PAGE_FILE
-    page = _PAGE.substitute(
-        title="Evaluation", sections="\n".join(sections), version=escape(__version__)
-    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_page(
+            path,
+            verb="evaluate",
+            title="Evaluation",
+            content="\n".join(sections),
+            footer=_FOOTER,
+            style=_STYLE,
+        )
     except OSError as error:
         raise UserError(
             f"{path} can't be written: {error.strerror or error}. Give another folder."
@@ -189,20 +153,20 @@ def _embedding_sections(results: Results, exhibits: Exhibits) -> list[str]:
             "are sought among all distinct ones; reverse, a target's own prediction among those "
             "of other targets. Ties count against us."
         ),
-        _card("Leaderboard", _leaderboard_table(part, ranked)),
-        _card("Hubs, gap and CSLS", _geometry_table(part, ranked)),
+        card("Leaderboard", _leaderboard_table(part, ranked)),
+        card("Hubs, gap and CSLS", _geometry_table(part, ranked)),
     ]
     histories = {one["scores"]["name"]: one["history"] for one in ranked if one["history"]}
     if histories:
-        sections += ["<h2>Learning curves</h2>", _image(learning_curves(histories), "Losses")]
+        sections += ["<h2>Learning curves</h2>", picture(learning_curves(histories), "Losses")]
     sections += [
         "<h2>Recall</h2>",
-        _image(
+        picture(
             recall_curves(rows["forward"], shuffled["forward"][best], part["gallery"]),
             "Recall at k for every k, by translator",
         ),
         "<h2>Similarity of pairs</h2>",
-        _image(
+        picture(
             cosine_histograms(rows["cosine"], shuffled["cosine"]),
             "Histograms of the cosine similarity of predictions to their targets",
         ),
@@ -214,13 +178,13 @@ def _embedding_sections(results: Results, exhibits: Exhibits) -> list[str]:
                 "On their two principal axes: the spaces before translation, each on its own "
                 "axes, and then predictions among targets on shared ones."
             ),
-            _image(planes(exhibits.clouds), "Scatter plots of the spaces before and after"),
+            picture(planes(exhibits.clouds), "Scatter plots of the spaces before and after"),
         ]
     kinds = ranked[0]["scores"]["kinds"]
     if kinds is not None:
         sections += [
             f"<h2>Kinds, {escape(best)}</h2>",
-            _image(confusion_matrix(kinds["names"], kinds["confusion"]), "Confusion of kinds"),
+            picture(confusion_matrix(kinds["names"], kinds["confusion"]), "Confusion of kinds"),
         ]
     if len(exhibits.texts):
         sections += _row_sections(best, results, exhibits.texts)
@@ -308,7 +272,7 @@ def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str
         )
         head = "<tr><th>Rank</th><th>Cosine</th><th>Id</th><th></th></tr>"
         table = f'<table class="words">{head}{body}</table>'
-        sections += [f"<h3>{title}</h3>", _card(f"{title} rows", table)]
+        sections += [f"<h3>{title}</h3>", card(f"{title} rows", table)]
     return sections
 
 
@@ -321,7 +285,7 @@ def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
             f"{part['rows']:,} photographs of {part['images']} through {part['pipeline']}, beside "
             f"{part['recordings']:,} recordings. Measured by the CLAP {part['clap']}.{judge}"
         ),
-        _card("Sounds", _sound_table(part)),
+        card("Sounds", _sound_table(part)),
         *(_paragraph(note) for note in part["notes"]),
     ]
     sections += _round_trip_sections(part, "From photograph to sound to picture", "photographs")
@@ -339,7 +303,7 @@ def _picture_sections(results: Results, exhibits: Exhibits) -> list[str]:
             f"beside {part['real_pictures']:,} real pictures. Measured by the CLIP "
             f"{part['clip']}.{judge}"
         ),
-        _card("Pictures", _picture_table(part)),
+        card("Pictures", _picture_table(part)),
         *(_paragraph(note) for note in part["notes"]),
     ]
     sections += _round_trip_sections(part, "From recording to picture to sound", "recordings")
@@ -354,7 +318,7 @@ def _confusion_sections(part: Mapping[str, Any], title: str) -> list[str]:
     best = max(judged, key=lambda one: one["scores"]["judge"]["value"])
     return [
         f"<h3>{title}, {escape(best['scores']['name'])}</h3>",
-        _image(confusion_matrix(part["kinds"], best["confusion"]), "Confusion of kinds"),
+        picture(confusion_matrix(part["kinds"], best["confusion"]), "Confusion of kinds"),
     ]
 
 
@@ -390,7 +354,7 @@ def _round_trip_sections(part: Mapping[str, Any], title: str, starts: str) -> li
             f"The ends held against their own {starts}, in the encoder of these; against those of "
             f"another kind; and other {starts} of the kind in place of the ends."
         ),
-        _card("Round trips", _figures_table(["", "Similarity", "Nearest kind"], rows)),
+        card("Round trips", _figures_table(["", "Similarity", "Nearest kind"], rows)),
     ]
 
 
@@ -458,14 +422,12 @@ def _sound_table(part: Mapping[str, Any]) -> str:
 
 def _example(example: Example) -> str:
     parts = []
-    for words, picture in example.pictures:
-        encoded = base64.b64encode(picture).decode("ascii")
+    for words, jpeg in example.pictures:
         alt = escape(f"{example.title}: {words}")
-        parts.append(f'<img src="data:image/jpeg;base64,{encoded}" alt="{alt}">')
+        parts.append(f'<img src="{data_uri(jpeg, "image/jpeg")}" alt="{alt}">')
     if example.sound is not None:
-        sound = base64.b64encode(example.sound).decode("ascii")
         parts.append(
-            f'<audio controls preload="none" src="data:audio/ogg;base64,{sound}" '
+            f'<audio controls preload="none" src="{data_uri(example.sound, "audio/ogg")}" '
             f'aria-label="Sound of {escape(example.title)}"></audio>'
         )
     caption = f"{escape(example.title)}<br>{escape(example.text)}"
@@ -503,17 +465,3 @@ def _plain(value: float | None, digits: int) -> str:
 
 def _paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
-
-
-def _card(label: str, content: str) -> str:
-    return (
-        f'<div class="card" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
-    )
-
-
-def _image(png: bytes, text: str) -> str:
-    encoded = base64.b64encode(png).decode("ascii")
-    return (
-        '<div class="card picture">'
-        f'<img src="data:image/png;base64,{encoded}" alt="{escape(text)}"></div>'
-    )

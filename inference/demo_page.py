@@ -1,6 +1,5 @@
 """One self-contained web page that shows a photograph, its sound and its spectrogram."""
 
-import base64
 import io
 from html import escape
 from pathlib import Path
@@ -8,36 +7,11 @@ from string import Template
 
 from PIL import Image
 
-from clip2clap.embeddings.files import replacing
+from clip2clap.embeddings.page import data_uri, generator_tag, write_page
 
-_GENERATOR_TAG = '<meta name="generator" content="clip2clap demo">'
 _LONGEST_SIDE = 1200
 
-_PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-$generator
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-  :root {
-    --paper: #faf8f4; --card: #ffffff; --ink: #1d1b18; --soft: #5d5850; --line: #e2ddd3;
-  }
-  @media (prefers-color-scheme: dark) {
-    :root {
-      --paper: #161412; --card: #211e1b; --ink: #f1ede6; --soft: #b3aca1; --line: #37322d;
-    }
-  }
-  * { box-sizing: border-box; }
-  body {
-    margin: 0; padding: clamp(1rem, 4vw, 3rem); background: var(--paper); color: var(--ink);
-    font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  }
-  main { max-width: 56rem; margin: 0 auto; }
-  h1 { margin: 0 0 .5rem; font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.2; }
+_STYLE = """\
   p { margin: 0 0 1.5rem; max-width: 42rem; }
   figure {
     margin: 0 0 1.5rem; padding: clamp(.5rem, 2vw, 1rem); background: var(--card);
@@ -51,18 +25,11 @@ $generator
   .spectrogram figcaption { color: #5d5850; }
   audio { display: block; width: 100%; }
   figcaption { margin-top: .6rem; color: var(--soft); font-size: .9375rem; }
-  table { border-collapse: collapse; width: 100%; }
-  caption { text-align: left; color: var(--soft); font-size: .9375rem; padding-bottom: .4rem; }
-  th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-top: 1px solid var(--line); }
+  caption { font-size: .9375rem; }
   td:last-child { width: 60%; padding-right: 0; }
-  td { font-variant-numeric: tabular-nums; }
   meter { width: 100%; height: 1rem; vertical-align: middle; }
-  footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
-</style>
-</head>
-<body>
-<main>
-  <h1>$title</h1>
+"""
+_CONTENT = Template("""\
   <p>$story</p>
   <figure class="photograph">
     <img src="$picture" width="$width" height="$height" alt="$picture_text">
@@ -79,12 +46,7 @@ $generator
     </div>
     <figcaption>The same sound as a picture: the brighter, the louder</figcaption>
   </figure>
-  $nearest
-  <footer>Made with clip2clap $version from the seed $seed.</footer>
-</main>
-</body>
-</html>
-""")
+  $nearest""")
 
 
 def write_demo_page(
@@ -119,42 +81,41 @@ def write_demo_page(
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=90)
-    page = _PAGE.substitute(
-        generator=_GENERATOR_TAG,
-        title="The sound of a photograph",
+    content = _CONTENT.substitute(
         story=(
             "A CLIP encoder looked at the photograph and put what it saw into a vector, which a "
             "small network translated into a vector of CLAP, where sounds and their descriptions "
             "lie. A diffusion model turned that vector into the sound below, as if it had been "
             "asked for it in words."
         ),
-        picture=_data_uri(jpeg.getvalue(), "image/jpeg"),
+        picture=data_uri(jpeg.getvalue(), "image/jpeg"),
         picture_text=escape(photograph_text),
         width=picture.width,
         height=picture.height,
-        sound=_data_uri(sound.read_bytes(), "audio/wav"),
+        sound=data_uri(sound.read_bytes(), "audio/wav"),
         seconds=f"{seconds:.1f}",
         kilohertz=f"{sampling_rate / 1000:g}",
-        spectrogram=_data_uri(spectrogram.read_bytes(), "image/png"),
+        spectrogram=data_uri(spectrogram.read_bytes(), "image/png"),
         nearest=_nearest_table(nearest),
-        seed=seed,
-        version=escape(version),
     )
-    with replacing(Path(path)) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_page(
+        Path(path),
+        verb="demo",
+        title="The sound of a photograph",
+        content=content,
+        footer=f"Made with clip2clap {escape(version)} from the seed {seed}.",
+        style=_STYLE,
+        width="56rem",
+    )
 
 
 def is_demo_page(path: Path) -> bool:
     """Tell whether a file is a page that `write_demo_page` wrote."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            return _GENERATOR_TAG in file.read(1000)
+            return generator_tag("demo") in file.read(1000)
     except OSError:
         return False
-
-
-def _data_uri(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _nearest_table(nearest: list[tuple[str, float]]) -> str:

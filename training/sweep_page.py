@@ -1,6 +1,5 @@
 """A sweep as one web page that holds all it shows: leaderboard and learning curves."""
 
-import base64
 import io
 from collections.abc import Sequence
 from html import escape
@@ -10,64 +9,21 @@ from string import Template
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from clip2clap.embeddings.files import replacing
+from clip2clap.embeddings.page import card, picture, table, write_page
 from clip2clap.training.report import SweepResult
 
-_PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Sweep $name</title>
-<style>
-  :root { --paper: #faf8f4; --card: #ffffff; --ink: #1d1b18; --soft: #5d5850; --line: #e2ddd3; }
-  @media (prefers-color-scheme: dark) {
-    :root {
-      --paper: #161412; --card: #211e1b; --ink: #f1ede6; --soft: #b3aca1; --line: #37322d;
-    }
-  }
-  * { box-sizing: border-box; }
-  body {
-    margin: 0; padding: clamp(1rem, 4vw, 3rem); background: var(--paper); color: var(--ink);
-    font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  }
-  main { max-width: 72rem; margin: 0 auto; }
-  h1 { margin: 0 0 .5rem; font-size: clamp(1.6rem, 5vw, 2.4rem); line-height: 1.2; }
-  h2 { margin: 2rem 0 .5rem; font-size: 1.3rem; }
-  p { max-width: 46rem; }
-  .card {
-    margin: 0 0 1.5rem; padding: clamp(.5rem, 2vw, 1rem); background: var(--card);
-    border: 1px solid var(--line); border-radius: .75rem; overflow-x: auto;
-  }
-  .picture { background: #ffffff; }
-  .picture img { display: block; min-width: 44rem; width: 100%; height: auto; }
-  table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-  caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-  th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-top: 1px solid var(--line); }
-  td, th { white-space: nowrap; }
-  footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
-</style>
-</head>
-<body>
-<main>
-  <h1>Sweep $name</h1>
+_CONTENT = Template("""\
   <p>$story</p>
   <h2>Leaderboard</h2>
-  <div class="card" tabindex="0" role="region" aria-label="Leaderboard">$leaderboard</div>
+  $leaderboard
   <h2>Learning curves</h2>
   <p>Left, $monitor on held-out pairs; a dot marks the epoch that was kept. Then, for each loss,
   training (dashed) and held-out pairs (solid).</p>
-  <div class="card picture" tabindex="0" role="region" aria-label="Learning curves">
-    <img src="$picture" alt="Learning curves of every model; results.csv holds the figures.">
-  </div>
-  <footer>Written by clip2clap sweep. results.csv beside this page holds every figure, and each
-  model's folder its training.json with all epochs.</footer>
-</main>
-</body>
-</html>
-""")
+  $picture""")
+_FOOTER = (
+    "Written by clip2clap sweep. results.csv beside this page holds every figure, and each model's "
+    "folder its training.json with all epochs."
+)
 
 
 def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str) -> None:
@@ -83,15 +39,20 @@ def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str
     story = f"{len(trained)} translators of {len(results)}."
     if lost:
         story += f" Diverged, try a lower learning rate: {', '.join(lost)}."
-    page = _PAGE.substitute(
-        name=escape(path.resolve().parent.name),
-        story=escape(story),
-        leaderboard=_leaderboard(trained, monitor),
-        monitor=escape(monitor),
-        picture=_picture(trained, monitor) if trained else "",
+    text = "Learning curves of every model; results.csv holds the figures."
+    curves = picture(_curves(trained, monitor), text, label="Learning curves") if trained else ""
+    write_page(
+        path,
+        verb="sweep",
+        title=f"Sweep {path.resolve().parent.name}",
+        content=_CONTENT.substitute(
+            story=escape(story),
+            leaderboard=card("Leaderboard", _leaderboard(trained, monitor)),
+            monitor=escape(monitor),
+            picture=curves,
+        ),
+        footer=_FOOTER,
     )
-    with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
 
 
 def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
@@ -118,16 +79,15 @@ def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
             f"{report.shuffled_pairs['recall_at_10']:.3f}",
             *(f"{result.held_out[table]['recall_at_10']:.3f}" for table in tables),
         ]
-        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
+        rows.append(cells)
     caption = (
         f"The best {monitor} first. The first figures are on a model's own held-out pairs, which "
         "depend on its data; the columns “on” a table compare all models."
     )
-    return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{''.join(rows)}</table>"
+    return table(caption, header, rows)
 
 
-def _picture(results: Sequence[SweepResult], monitor: str) -> str:
+def _curves(results: Sequence[SweepResult], monitor: str) -> bytes:
     """Draw a row for each data set: the monitor, then the curves of each loss."""
     trained = [(result, result.report) for result in results if result.report is not None]
     data_sets = list(dict.fromkeys(result.data for result, _ in trained))
@@ -163,4 +123,4 @@ def _picture(results: Sequence[SweepResult], monitor: str) -> str:
             axes.set_xlabel("Epoch")
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+    return content.getvalue()
