@@ -2,7 +2,8 @@
 
 Captions of AudioCaps and Conceptual Captions, of which both sides are embedded as text; pairs of a
 photograph and a recording of its kind, of which those of the test split are what all is measured
-on. Every step is a `clip2clap` command, which is printed.
+on; and sounds of test photographs made with some of the translators. Every step is a `clip2clap`
+command, which is printed.
 
     python benchmarks/results.py --data DATA -o results
 """
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import soundfile
 import typer
+from pictures import write_folders
 
 from clip2clap import ClapEncoder, ClipEncoder
 from clip2clap.embeddings import TableWriter
@@ -58,6 +60,18 @@ RUNS = {
     "captions-procrustes": "audiocaps --model procrustes",
     "captions-then-pairs-mlp": "pairs-train --lr 1e-4 --init-from translators/captions-mlp",
 }
+
+
+# Those that sounds are made with.
+HEARD = (
+    "pairs-mlp",
+    "pairs-prior",
+    "pairs-ridge",
+    "captions-mlp",
+    "captions-mlp-no-noise",
+    "captions-prior",
+    "captions-ridge",
+)
 
 
 def write_pairs(data: DemoData, folder: Path, split: Split) -> None:
@@ -143,6 +157,24 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sound_lines(part: dict[str, Any]) -> str:
+    """Lay the figures of sounds out as a table, the controls last."""
+    rows = [part["real"], *(one["scores"] for one in part["translators"])]
+    rows += [{**part["translators"][0]["wrong_picture"], "name": "*the first, wrong pictures*"}]
+    titles = ["Fréchet", "kernel", "named right by CLAP", "CLAP score", "translated", "seconds"]
+    lines = ["| sounds | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for scores in rows:
+        figures = [f"{scores['fd']:.3f}", f"{scores['kd']:.3f}", percent(scores["judge"])]
+        figures += [
+            "" if scores[key] is None else f"{scores[key]['value']:.3f}"
+            for key in ("clap_score", "translated")
+        ]
+        figures.append("" if scores["seconds"] is None else f"{scores['seconds']:.2f}")
+        name = scores["name"].removeprefix("translators/")
+        lines.append(f"| {name} | " + " | ".join(figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def percent(figure: dict[str, float]) -> str:
     """Write a share with half its interval."""
     return f"{100 * figure['value']:.1f} ± {50 * (figure['high'] - figure['low']):.1f} %"
@@ -165,6 +197,12 @@ def main(
         run(output, "evaluate", *folders, *on, "-o", report)
         results = json.loads((output / report / "results.json").read_text())
         (output / f"{report}.md").write_text(markdown(results))
+    write_folders(DemoData(data), output)
+    made_with = [f"translators/{name}" for name in HEARD]
+    folders = ("--images", "starts", "--recordings", "recordings")
+    run(output, "evaluate", *made_with, "--pipeline", "demo", *folders, "-o", "heard")
+    results = json.loads((output / "heard" / "results.json").read_text())
+    (output / "heard.md").write_text(sound_lines(results["sounds"]))
 
 
 if __name__ == "__main__":
