@@ -3,13 +3,10 @@
 from clip2clap.inference.audio_to_image import AudioToImageOutput, AudioToImagePipeline
 from clip2clap.inference.canvas import Canvas
 from clip2clap.inference.decoder_checkpoint import IPAdapterWeights
+from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.inference.film import DecodedFrames, Film, FilmOptions, PaintedFrames, make_film
 from clip2clap.inference.generator_checkpoint import fastest_dtype
-from clip2clap.inference.image_to_audio import (
-    ImageToAudioOutput,
-    ImageToAudioPipeline,
-    few_step_scheduler,
-)
+from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.painting import Painted, Painting, PaintingOptions, Target, paint

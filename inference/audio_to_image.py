@@ -11,27 +11,36 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
 from diffusers.loaders import IPAdapterMixin
-from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clip2clap.embeddings import (
-    CheckpointError,
     ClapEncoder,
     ClipEncoder,
     EmbeddingSpace,
     UserError,
     load_image,
-    require_same_model,
     unit_norm,
 )
-from clip2clap.embeddings.sounds import load_sound, require_audible
-from clip2clap.inference.arguments import as_list, check_texts, is_count
+from clip2clap.inference.arguments import (
+    as_list,
+    check_callback_inputs,
+    check_counts,
+    check_generators,
+    check_latents,
+    check_numbers,
+    check_one_or_each,
+    check_steps,
+    check_texts,
+    check_vectors,
+    is_count,
+    only_one,
+)
 from clip2clap.inference.decoder_checkpoint import (
     GUIDANCE_SCALES,
     HEAVY_PARTS,
@@ -39,30 +48,31 @@ from clip2clap.inference.decoder_checkpoint import (
     STEPS,
     IPAdapterWeights,
     embedding_norm,
+    kind_of,
     load_decoder_parts,
     own_space,
     part_folders,
     zero_picture_embedding,
 )
-from clip2clap.inference.fit import PathOrId, clip_space, ranker_space, translator_spaces
+from clip2clap.inference.few_steps import few_step_scheduler
+from clip2clap.inference.fit import PathOrId, check_painting_spaces
 from clip2clap.inference.generator_checkpoint import (
     DtypeChoice,
     fetch_folder,
+    load_encoders,
     part_dtypes,
     quietly,
     read_index,
 )
-from clip2clap.inference.image_to_audio import few_step_scheduler
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.picture_decoders import PictureDecoder, Request, decoder_of
+from clip2clap.inference.pixels import to_pictures, to_pixels
 from clip2clap.inference.ranking import rank_candidates
+from clip2clap.inference.recordings import AudioSource, audio_list, read_recordings
 from clip2clap.presets import companions_of, resolve
-from clip2clap.translator import AutoTranslator, Translator
-
-AudioSource = str | Path | bytes | tuple[NDArray[np.floating] | Tensor, int]
-"""A file, a file's bytes, or a mono waveform of shape (samples,) with its sampling rate in Hz."""
+from clip2clap.translator import Translator
 
 ImageSource = str | Path | bytes | Image.Image
 
@@ -79,10 +89,6 @@ _SETTINGS = (
 )
 # A vector whose norm differs from 1 by less than this was scaled to unit norm by somebody.
 _UNIT_TOLERANCE = 1e-3
-
-_LOADABLE = {"IPAdapterWeights": ["save_pretrained", "from_pretrained"]}
-pipeline_loading_utils.LOADABLE_CLASSES["clip2clap"].update(_LOADABLE)
-pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
 
 
 @dataclass
@@ -210,7 +216,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         )
         self.decoder: PictureDecoder = decoder_of(self, decoder_kind)
         self._text_embeds: dict[str, dict[str, Tensor]] = {}
-        _check_spaces(clap, translator, clip, self.decoder.space)
+        check_painting_spaces(clap, translator, clip, self.decoder.space)
         self._check_sizes()
         self._apply_ip_adapter()
 
@@ -274,7 +280,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             folder, expected=f"{cls.__name__}.save_pretrained, or one of {', '.join(KINDS)}"
         )
         own = index.get("_class_name") == cls.__name__
-        kind = index["decoder_kind"] if own else _foreign_kind(index, folder)
+        kind = index["decoder_kind"] if own else kind_of(index, folder)
         companions = companions_of(name, "decoder")
         for part in light:
             saved = index.get(part, [None])[0] is not None
@@ -284,7 +290,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         space = index.get("clip_space") if own else own_space(name, kind, given["clip"], **access)
         if isinstance(space, dict):
             space = EmbeddingSpace.from_dict(space)
-        _check_spaces(**given, decoder=space, **access)
+        check_painting_spaces(**given, decoder=space, **access)
         if kind == "ip-adapter" and not isinstance(ip_adapter, IPAdapterWeights):
             adapter = ip_adapter or (None if own else companions.get("ip_adapter"))
             if adapter is None and not own:
@@ -298,7 +304,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         fetch_folder(name, heavy, kind="decoder", variant=variant, revision=revision, **access)
         dtypes = part_dtypes(torch_dtype, heavy=HEAVY_PARTS)
         parts = load_decoder_parts(folder, index, kind, dtypes, variant)
-        encoders = _load_encoders(given, dtypes, access)
+        encoders = load_encoders(given, dtypes, **access)
         if own:
             settings = {name: index[name] for name in _SETTINGS if name in index}
         else:
@@ -379,16 +385,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                 "Recordings need a CLAP, and this pipeline was made without: load it with "
                 "clap=..., or give audio_embeds or image_embeds."
             )
-        heard = []
-        sources = _audio_list(audios)
-        for place, source in enumerate(sources):
-            try:
-                heard.append(_hear(source, start_in_s, length_in_s))
-            except UserError as error:
-                if len(sources) == 1:
-                    raise
-                raise type(error)(f"Recording {place + 1} of {len(sources)}: {error}") from error
-        return self.clap.audios(heard)
+        return self.clap.audios(read_recordings(audio_list(audios), start_in_s, length_in_s))
 
     def translate(self, audio_embeds: Tensor) -> Tensor:
         """Carry CLAP embeddings into the decoder's CLIP space.
@@ -563,7 +560,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         height, width = height or self.decoder.size, width or self.decoder.size
         batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         words, unwanted = as_list(prompt), as_list(negative_prompt)
-        sources = None if audios is None else _audio_list(audios)
+        sources = None if audios is None else audio_list(audios)
         pictures = as_list(image)
         count = self.check_inputs(
             audios=sources,
@@ -593,7 +590,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
 
         start = None
         if pictures is not None:
-            start = _to_pixels([load_image(picture) for picture in pictures], height, width)
+            start = to_pixels([load_image(picture) for picture in pictures], height, width)
         vectors = image_embeds
         if vectors is None:
             heard = audio_embeds
@@ -693,17 +690,12 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             UserError: With what was wrong, what was expected and how to mend it.
         """
         sources = {"audios": audios, "audio_embeds": audio_embeds, "image_embeds": image_embeds}
-        given = [name for name, value in sources.items() if value is not None]
-        if len(given) != 1:
-            raise UserError(
-                "Give exactly one of audios, audio_embeds and image_embeds, got "
-                f"{' and '.join(given) or 'none of them'}."
-            )
+        given = only_one(**sources)
         if image_embeds is not None:
-            _check_vectors(image_embeds, "image_embeds", self.decoder.embed_dim)
+            check_vectors(image_embeds, "image_embeds", self.decoder.embed_dim)
         if audio_embeds is not None:
             dim = self.translator.source_dim if self.translator is not None else None
-            _check_vectors(audio_embeds, "audio_embeds", dim)
+            check_vectors(audio_embeds, "audio_embeds", dim)
         if audios is not None:
             if not audios:
                 raise UserError("There are no recordings: audios is an empty list.")
@@ -714,21 +706,18 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                 )
             ingredients = len(audios)
         else:
-            ingredients = len(torch.atleast_2d(cast(Tensor, sources[given[0]])))
+            ingredients = len(torch.atleast_2d(cast(Tensor, sources[given])))
         if weights is not None and len(weights) != ingredients:
             raise UserError(
-                f"Expected a weight for each of the {ingredients} {given[0]}, got {len(weights)}."
+                f"Expected a weight for each of the {ingredients} {given}, got {len(weights)}."
             )
         count = ingredients if weights is None else 1
-        self._check_numbers(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            strength=strength,
-            eta=eta,
-            prompt_weight=prompt_weight,
-            num_images_per_prompt=num_images_per_prompt,
-            batch_size=batch_size,
-        )
+        check_steps(num_inference_steps, self.scheduler)
+        check_numbers(math.inf, guidance_scale=guidance_scale)
+        check_numbers(1.0, strength=strength, eta=eta)
+        if prompt_weight is not None:
+            check_numbers(1.0, prompt_weight=prompt_weight)
+        check_counts(num_images_per_prompt=num_images_per_prompt, batch_size=batch_size)
         levels = 1
         if self.decoder.kind == "stable-unclip":
             levels = self.image_noising_scheduler.config["num_train_timesteps"]
@@ -740,12 +729,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             raise UserError(
                 f"Expected output_type to be 'pil', 'np', 'pt' or 'latent', got {output_type!r}."
             )
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise UserError(
-                f"The callback can get {', '.join(self._callback_tensor_inputs)}, not "
-                f"{', '.join(sorted(unknown))}."
-            )
+        check_callback_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         self._check_words(prompt, prompt_weight, negative_prompt, count)
         if negative_image_embeds is not None:
             if not self.decoder.takes_negative_embeds:
@@ -753,30 +737,22 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                     f"The {self.decoder.kind} decoder isn't guided away from embeddings: leave "
                     "negative_image_embeds out and use negative_prompt."
                 )
-            _check_vectors(negative_image_embeds, "negative_image_embeds", self.decoder.embed_dim)
-            _check_count(negative_image_embeds, "negative_image_embeds", count)
+            check_vectors(negative_image_embeds, "negative_image_embeds", self.decoder.embed_dim)
+            check_one_or_each(negative_image_embeds, "negative_image_embeds", count)
         if image is not None:
             if not image:
                 raise UserError("There are no pictures to start from: image is an empty list.")
-            _check_count(image, "image", count)
+            check_one_or_each(image, "image", count)
         for name, value in (("height", height), ("width", width)):
             if not is_count(value) or value % self.decoder.multiple:
                 raise UserError(
                     f"Expected {name} to be a multiple of {self.decoder.multiple} pixels, got "
                     f"{value!r}."
                 )
-        if isinstance(generator, Sequence) and len(generator) != count:
-            raise UserError(
-                f"Expected one generator, or one for each of the {count} items, got "
-                f"{len(generator)}."
-            )
-        if latents is not None:
-            expected = (count * num_images_per_prompt, *self.decoder.latent_shape(height, width))
-            if tuple(latents.shape) != expected:
-                raise UserError(
-                    f"Expected latents of shape {expected} for pictures of {width} x {height}, got "
-                    f"{tuple(latents.shape)}."
-                )
+        check_generators(generator, count)
+        shape = self.decoder.latent_shape(height, width)
+        total = count * num_images_per_prompt
+        check_latents(latents, (total, *shape), f"pictures of {width} x {height}")
         return count
 
     def _apply_ip_adapter(self) -> None:
@@ -784,31 +760,6 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             with quietly():
                 parts: Any = self.ip_adapter.by_part()
                 self.load_ip_adapter(parts, subfolder="", weight_name="")
-
-    def _check_numbers(self, **numbers: Any) -> None:
-        most = self.scheduler.config["num_train_timesteps"]
-        steps = numbers["num_inference_steps"]
-        if steps is not None and not is_count(steps, most):
-            raise UserError(
-                f"Expected num_inference_steps to be a whole number from 1 to {most}, got "
-                f"{steps!r}."
-            )
-        for name, largest in (
-            ("guidance_scale", math.inf),
-            ("strength", 1.0),
-            ("eta", 1.0),
-            ("prompt_weight", 1.0),
-        ):
-            value = numbers[name]
-            if name == "prompt_weight" and value is None:
-                continue
-            if not isinstance(value, int | float) or not 0 <= value <= largest:
-                raise UserError(f"Expected {name} to be from 0.0 to {largest}, got {value!r}.")
-        for name in ("num_images_per_prompt", "batch_size"):
-            if not is_count(numbers[name]):
-                raise UserError(
-                    f"Expected {name} to be a whole number above 0, got {numbers[name]!r}."
-                )
 
     def _check_words(
         self,
@@ -822,7 +773,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):
             if texts is not None:
                 check_texts(texts, name)
-                _check_count(texts, name, count)
+                check_one_or_each(texts, name, count)
         if negative_prompt is not None and not self.decoder.takes_words:
             raise UserError(
                 f"The {self.decoder.kind} decoder takes no words, so it can't be guided away from "
@@ -896,128 +847,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         return torch.cat(painted)
 
 
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """Turn pixels into PIL images.
-
-    Args:
-        pixels: Shape (n, 3, height, width), within [0, 1].
-    """
-    bytes_ = (pixels.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in bytes_]
-
-
-def _to_pixels(pictures: list[Image.Image], height: int, width: int) -> Tensor:
-    rows = [
-        np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
-        for picture in pictures
-    ]
-    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255
-
-
-def _audio_list(audios: AudioSource | Sequence[AudioSource]) -> list[AudioSource]:
-    """Make one recording a list of one."""
-    if isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], int | np.integer):
-        return [cast(AudioSource, audios)]
-    return cast(list[AudioSource], as_list(audios))
-
-
-def _hear(source: AudioSource, start: float, seconds: float | None) -> tuple[Any, int]:
-    """Read a recording, or the part of it that is wanted."""
-    if isinstance(source, tuple):
-        samples, rate = source
-        last = None if seconds is None else round((start + seconds) * rate)
-        whole, name = np.asarray(samples), "the recording"
-        waveform = whole[round(start * rate) : last]
-        if len(whole) and not len(waveform):
-            raise UserError(
-                f"{name} lasts {len(whole) / rate:.1f} s, and is to be heard from {start:g} s on."
-            )
-    else:
-        waveform, rate = load_sound(source, start=start, seconds=seconds)
-        name = "the recording" if isinstance(source, bytes) else str(source)
-    if waveform.ndim == 1 and len(waveform):
-        require_audible(waveform, name)
-    return waveform, rate
-
-
 def _of_rows(texts: list[str] | None, rows: Tensor) -> list[str] | None:
     if texts is None:
         return None
     return [texts[row if len(texts) > 1 else 0] for row in rows.tolist()]
-
-
-def _check_count(values: Any, name: str, count: int) -> None:
-    length = len(torch.atleast_2d(values)) if isinstance(values, Tensor) else len(values)
-    if length not in (1, count):
-        raise UserError(
-            f"Expected one {name} for all, or one for each of the {count} items, got {length}."
-        )
-
-
-def _check_vectors(vectors: Any, name: str, dim: int | None) -> None:
-    if (
-        not isinstance(vectors, Tensor)
-        or vectors.ndim not in (1, 2)
-        or (dim is not None and vectors.shape[-1] != dim)
-        or 0 in vectors.shape
-    ):
-        got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
-        raise UserError(f"Expected {name} to be a tensor of shape (n, {dim or 'd'}), got {got}.")
-    if not torch.isfinite(vectors).all():
-        raise UserError(f"{name} holds values that are not finite.")
-
-
-def _check_spaces(
-    clap: ClapEncoder | PathOrId | None,
-    translator: Translator | PathOrId | None,
-    clip: ClipEncoder | PathOrId | None,
-    decoder: EmbeddingSpace | None,
-    **access: Any,
-) -> None:
-    """Refuse parts that were made for different encoders; what is not known is not compared.
-
-    Raises:
-        SpaceMismatchError: Naming both encoders.
-    """
-    source, target = translator_spaces(translator, **access)
-    hears, sees = ranker_space(clap, **access), clip_space(clip, **access)
-    for expected, got, what in (
-        (source, hears, "The translator's source is not the pipeline's CLAP"),
-        (decoder, target, "The translator's target is not the decoder's CLIP"),
-        (decoder, sees, "The pipeline's CLIP is not the decoder's"),
-        (target, sees, "The translator's target is not the pipeline's CLIP"),
-    ):
-        if expected is not None and got is not None:
-            require_same_model(expected, got, what=what)
-
-
-def _foreign_kind(index: dict[str, Any], folder: Path) -> str:
-    """Tell which decoder a checkpoint of diffusers' own pipelines makes.
-
-    Raises:
-        CheckpointError: If it makes none.
-    """
-    class_name = index.get("_class_name")
-    if class_name not in KINDS:
-        raise CheckpointError(
-            f"{folder} holds a {class_name}. Expected {AudioToImagePipeline.__name__}, or one of "
-            f"{', '.join(KINDS)}."
-        )
-    return KINDS[class_name]
-
-
-def _load_encoders(
-    given: dict[str, Any], dtypes: Callable[[str], torch.dtype], access: dict[str, Any]
-) -> dict[str, Any]:
-    """Load encoders and the translator that were given by name; those given as such stay."""
-    loaded = dict(given)
-    loaders: dict[str, Any] = {
-        "clap": (ClapEncoder, "dtype"),
-        "clip": (ClipEncoder, "dtype"),
-        "translator": (AutoTranslator, "torch_dtype"),
-    }
-    for part, (loader, dtype) in loaders.items():
-        if isinstance(given[part], str | os.PathLike):
-            options = {dtype: dtypes(part), **access}
-            loaded[part] = loader.from_pretrained(os.fspath(given[part]), **options)
-    return loaded

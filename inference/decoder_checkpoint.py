@@ -150,6 +150,21 @@ class IPAdapterWeights:
 _ADAPTER_FILE = "ip_adapter.safetensors"
 
 
+def kind_of(index: dict[str, Any], folder: Path) -> str:
+    """Tell which decoder a checkpoint of diffusers' own pipelines makes.
+
+    Raises:
+        CheckpointError: If it makes none.
+    """
+    class_name = index.get("_class_name")
+    if class_name not in KINDS:
+        raise CheckpointError(
+            f"{folder} holds a {class_name}. Expected AudioToImagePipeline, or one of "
+            f"{', '.join(KINDS)}."
+        )
+    return KINDS[class_name]
+
+
 def part_folders(kind: str, index: dict[str, Any]) -> dict[str, str]:
     """Give the folder of each part that a decoder of a kind needs, by a pipeline's index."""
     parts = ["scheduler", "unet", "vae"]

@@ -150,3 +150,27 @@ def space_by_name(
             "without its text encoder's files: use fetch_text_encoder=True."
         )
     return target
+
+
+def check_painting_spaces(
+    clap: ClapEncoder | PathOrId | None,
+    translator: Translator | PathOrId | None,
+    clip: ClipEncoder | PathOrId | None,
+    decoder: EmbeddingSpace | None,
+    **access: Any,
+) -> None:
+    """Refuse parts that were made for different encoders; what is not known is not compared.
+
+    Raises:
+        SpaceMismatchError: Naming both encoders.
+    """
+    source, target = translator_spaces(translator, **access)
+    hears, sees = ranker_space(clap, **access), clip_space(clip, **access)
+    for expected, got, what in (
+        (source, hears, "The translator's source is not the pipeline's CLAP"),
+        (decoder, target, "The translator's target is not the decoder's CLIP"),
+        (decoder, sees, "The pipeline's CLIP is not the decoder's"),
+        (target, sees, "The translator's target is not the pipeline's CLIP"),
+    ):
+        if expected is not None and got is not None:
+            require_same_model(expected, got, what=what)

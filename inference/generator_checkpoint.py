@@ -12,11 +12,18 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.pipelines import pipeline_loading_utils
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging as diffusers_log
 from transformers import SpeechT5HifiGan
 
-from clip2clap.embeddings import CheckpointError, ModelNotFoundError, UserError
+from clip2clap.embeddings import (
+    CheckpointError,
+    ClapEncoder,
+    ClipEncoder,
+    ModelNotFoundError,
+    UserError,
+)
 from clip2clap.embeddings.checkpoint import (
     fetch_from_hub,
     is_counting_buffer,
@@ -24,11 +31,14 @@ from clip2clap.embeddings.checkpoint import (
     quiet,
     read_json,
 )
+from clip2clap.embeddings.space import Modality
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import Kind, names_of
+from clip2clap.translator import AutoTranslator
 
 _INDEX_FILE = "model_index.json"
 _VOCODERS = {model.__name__: model for model in (SpeechT5HifiGan, SpectralVocoder)}
+_ENCODERS = {"clip": ClipEncoder, "clap": ClapEncoder, "ranker": ClapEncoder}
 SOUND_PARTS = ("unet", "vae", "vocoder")
 """The parts that make sound from a CLAP vector, which is where time and memory go."""
 
@@ -39,6 +49,21 @@ _WEIGHTS = (".safetensors", ".bin")
 Model = TypeVar("Model")
 
 logger = logging.getLogger(__name__)
+
+# Parts of pipelines that diffusers shall save and load, beside its own.
+_LOADABLE = {
+    name: ["save_pretrained", "from_pretrained"]
+    for name in (
+        "ClapEncoder",
+        "ClipEncoder",
+        "IPAdapterWeights",
+        "LearnedNegativeEmbedding",
+        "SpectralVocoder",
+        "Translator",
+    )
+}
+pipeline_loading_utils.LOADABLE_CLASSES["clip2clap"] = _LOADABLE
+pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
 
 
 @contextmanager
@@ -232,6 +257,39 @@ def part_dtypes(
                 f"'auto' or None, got {dtype!r}."
             )
     return lambda part: named.get(part, general if part in heavy else torch.float32)
+
+
+def load_encoders(
+    given: dict[str, Any],
+    dtypes: Callable[[str], torch.dtype],
+    *,
+    towers: dict[str, Sequence[Modality]] | None = None,
+    **access: Any,
+) -> dict[str, Any]:
+    """Load encoders and translators that were given by name; those given as such stay.
+
+    Args:
+        given: The parts by their names in a pipeline; a CLIP, a CLAP or a translator each.
+        dtypes: The dtype of each part.
+        towers: Which towers of an encoder are wanted, where not all are.
+        **access: As for `ClipEncoder.from_pretrained`.
+
+    Returns:
+        The parts.
+    """
+    loaded = dict(given)
+    for part, value in given.items():
+        if not isinstance(value, str | os.PathLike):
+            continue
+        if part in _ENCODERS:
+            loaded[part] = _ENCODERS[part].from_pretrained(
+                os.fspath(value), dtype=dtypes(part), towers=(towers or {}).get(part), **access
+            )
+        else:
+            loaded[part] = AutoTranslator.from_pretrained(
+                os.fspath(value), torch_dtype=dtypes(part), **access
+            )
+    return loaded
 
 
 def load_sound_parts(

@@ -3,16 +3,14 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.pipelines import pipeline_loading_utils
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
@@ -29,10 +27,21 @@ from clip2clap.embeddings import (
     UserError,
     load_image,
     read_space,
-    require_same_model,
 )
-from clip2clap.embeddings.space import Modality
-from clip2clap.inference.arguments import as_list, check_texts, is_count
+from clip2clap.inference.arguments import (
+    as_list,
+    check_callback_inputs,
+    check_counts,
+    check_generators,
+    check_latents,
+    check_numbers,
+    check_one_or_each,
+    check_steps,
+    check_texts,
+    check_vectors,
+    only_one,
+)
+from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.inference.fit import (
     PathOrId,
     check_sizes,
@@ -48,6 +57,7 @@ from clip2clap.inference.generator_checkpoint import (
     SOUND_PARTS,
     DtypeChoice,
     fetch_folder,
+    load_encoders,
     load_scheduler,
     load_sound_parts,
     load_strictly,
@@ -62,10 +72,11 @@ from clip2clap.inference.noise import (
     spread_generators,
     step_options,
 )
+from clip2clap.inference.own_clap import OwnClap
 from clip2clap.inference.ranking import rank_candidates
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import resolve
-from clip2clap.translator import AutoTranslator, Translator
+from clip2clap.translator import Translator
 
 ImageSource = str | Path | bytes | Image.Image
 Negative = Literal["auto", "learned", "prompt", "zero"]
@@ -77,19 +88,6 @@ _FOREIGN_PIPELINES = {"AudioLDMPipeline": 2.5, "MusicLDMPipeline": 2.0}
 
 _DEFAULT_BATCH = 8
 _IMAGES_AT_ONCE = 64
-
-_LOADABLE = {
-    name: ["save_pretrained", "from_pretrained"]
-    for name in (
-        "ClipEncoder",
-        "ClapEncoder",
-        "Translator",
-        "LearnedNegativeEmbedding",
-        "SpectralVocoder",
-    )
-}
-pipeline_loading_utils.LOADABLE_CLASSES["clip2clap"] = _LOADABLE
-pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
 
 
 @dataclass
@@ -107,33 +105,6 @@ class ImageToAudioOutput(BaseOutput):
 
     similarities: Tensor | None = None
     """Cosine similarity of every candidate, shape (n, num_candidates); None for one candidate."""
-
-
-def few_step_scheduler(
-    scheduler: SchedulerMixin | Mapping[str, Any],
-) -> DPMSolverMultistepScheduler:
-    """Make the default solver, DPM-Solver++ of second order, for a checkpoint's noise schedule.
-
-    See Lu et al. (2022), arXiv 2211.01095. The checkpoint's betas and what its UNet predicts are
-    kept; the steps begin at the noisiest timestep, which the leading spacing of AudioLDM's own
-    DDIM leaves out, and end at no noise at all.
-
-    Args:
-        scheduler: The checkpoint's own scheduler, or its config.
-
-    Returns:
-        A scheduler for 10 to 20 steps (what they cost in accuracy stands in docs/pipelines.md).
-    """
-    config = scheduler if isinstance(scheduler, Mapping) else cast(ConfigMixin, scheduler).config
-    with quietly():
-        made = DPMSolverMultistepScheduler.from_config(
-            dict(config),
-            algorithm_type="dpmsolver++",
-            solver_order=2,
-            timestep_spacing="linspace",
-            final_sigmas_type="zero",
-        )
-    return cast(DPMSolverMultistepScheduler, made)
 
 
 class ImageToAudioPipeline(DiffusionPipeline):
@@ -231,8 +202,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             default_num_inference_steps=default_num_inference_steps,
         )
         self.vae_scale_factor = vae_scale_factor(vae)
-        self._word_embeds: dict[str, Tensor] = {}
-        self._own_clap: ClapEncoder | None = None
+        self.own_clap = OwnClap(self)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -323,7 +293,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             )
         dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
-            **_load_encoders(given, dtypes, access),
+            **load_encoders(given, dtypes, towers={"clip": ("image",)}, **access),
             **load_sound_parts(folder, index, dtypes, variant),
             scheduler=scheduler or load_scheduler(folder, index),
             negative_embedding=negative,
@@ -428,7 +398,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             del text_encoder
         dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
-            **_load_encoders(given, dtypes, access),
+            **load_encoders(given, dtypes, towers={"clip": ("image",)}, **access),
             **load_sound_parts(folder, index, dtypes, variant),
             scheduler=scheduler or few_step_scheduler(load_scheduler(folder, index)),
             negative_embedding=negative,
@@ -583,13 +553,13 @@ class ImageToAudioPipeline(DiffusionPipeline):
         negative_words = self._negative_words(negative, negative_prompt, negative_prompt_embeds)
         texts = [*(words or []), *(negative_words if guided and negative_words else [])]
         if texts:
-            self._embed_words(texts)
+            self.own_clap.texts(texts)
 
         image_embeds = None
         if photographs is not None:
             image_embeds = vectors = self._encode_photographs(photographs)
         elif words is not None:
-            vectors = self._embed_words(words)
+            vectors = self.own_clap.texts(words)
         else:
             vectors = torch.atleast_2d(prompt_embeds).detach().to("cpu", torch.float32)
         count = len(vectors)
@@ -680,59 +650,30 @@ class ImageToAudioPipeline(DiffusionPipeline):
         Raises:
             UserError: With what was wrong, what was expected and how to mend it.
         """
-        sources = {"images": images, "prompt": prompt, "prompt_embeds": prompt_embeds}
-        given = [name for name, value in sources.items() if value is not None]
-        if len(given) != 1:
-            raise UserError(
-                "Give exactly one of images, prompt and prompt_embeds, got "
-                f"{' and '.join(given) or 'none of them'}."
-            )
+        only_one(images=images, prompt=prompt, prompt_embeds=prompt_embeds)
         if images is not None:
             self._check_photographs(images)
-        if prompt is not None:
-            check_texts(prompt, "prompt")
-        if prompt_embeds is not None:
-            self._check_vectors(prompt_embeds, "prompt_embeds")
-        if images is not None:
             count = len(images)
         elif prompt is not None:
+            check_texts(prompt, "prompt")
             count = len(prompt)
         else:
-            count = len(torch.atleast_2d(sources["prompt_embeds"]))
+            self._check_vectors(prompt_embeds, "prompt_embeds")
+            count = len(torch.atleast_2d(cast(Tensor, prompt_embeds)))
 
         self._check_length(audio_length_in_s)
-        most = self.scheduler.config["num_train_timesteps"]
-        if num_inference_steps is not None and not is_count(num_inference_steps, most):
-            raise UserError(
-                f"Expected num_inference_steps to be a whole number from 1 to {most}, got "
-                f"{num_inference_steps!r}."
-            )
-        for name, value, least, largest in (
-            ("guidance_scale", guidance_scale, 0.0, math.inf),
-            ("guidance_end", guidance_end, 0.0, 1.0),
-            ("eta", eta, 0.0, 1.0),
-        ):
-            if not isinstance(value, int | float) or not least <= value <= largest:
-                raise UserError(f"Expected {name} to be from {least} to {largest}, got {value!r}.")
-        for name, value in (("num_candidates", num_candidates), ("batch_size", batch_size)):
-            if not is_count(value):
-                raise UserError(f"Expected {name} to be a whole number above 0, got {value!r}.")
+        check_steps(num_inference_steps, self.scheduler)
+        check_numbers(math.inf, guidance_scale=guidance_scale)
+        check_numbers(1.0, guidance_end=guidance_end, eta=eta)
+        check_counts(num_candidates=num_candidates, batch_size=batch_size)
         if output_type not in ("np", "pt"):
             raise UserError(f"Expected output_type to be 'np' or 'pt', got {output_type!r}.")
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise UserError(
-                f"The callback can get {', '.join(self._callback_tensor_inputs)}, not "
-                f"{', '.join(sorted(unknown))}."
-            )
+        check_callback_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         self._check_negative(negative, negative_prompt, negative_prompt_embeds, count)
-        if isinstance(generator, Sequence) and len(generator) != count:
-            raise UserError(
-                f"Expected one generator, or one for each of the {count} items, got "
-                f"{len(generator)}."
-            )
-        if latents is not None:
-            self._check_latents(latents, count * num_candidates, audio_length_in_s)
+        check_generators(generator, count)
+        total = count * num_candidates
+        shape = self._latent_shape(round(audio_length_in_s * self.sampling_rate))
+        check_latents(latents, (total, *shape), f"{total} sounds of {audio_length_in_s:g} s")
         if num_candidates > 1:
             self._check_ranking(has_photographs=images is not None, has_words=prompt is not None)
 
@@ -745,34 +686,14 @@ class ImageToAudioPipeline(DiffusionPipeline):
         if not images:
             raise UserError("There are no photographs: images is an empty list.")
 
-    def _check_vectors(self, vectors: Tensor, name: str) -> None:
-        if (
-            not isinstance(vectors, Tensor)
-            or vectors.ndim not in (1, 2)
-            or vectors.shape[-1] != self._clap_dim
-            or 0 in vectors.shape
-        ):
-            got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
-            raise UserError(
-                f"Expected {name} to be a tensor of shape (n, {self._clap_dim}), in the space of "
-                f"the generator's own CLAP, got {got}."
-            )
-        if not torch.isfinite(vectors).all():
-            raise UserError(f"{name} holds values that are not finite.")
+    def _check_vectors(self, vectors: Any, name: str) -> None:
+        check_vectors(vectors, name, self._clap_dim, space="the space of the generator's own CLAP")
 
     def _check_length(self, seconds: float) -> None:
         shortest = self.vae_scale_factor * self._hop_length / self.sampling_rate
         if not isinstance(seconds, int | float) or not shortest <= seconds < math.inf:
             raise UserError(
                 f"Expected audio_length_in_s to be at least {shortest:g} seconds, got {seconds!r}."
-            )
-
-    def _check_latents(self, latents: Tensor, total: int, seconds: float) -> None:
-        expected = (total, *self._latent_shape(round(seconds * self.sampling_rate)))
-        if tuple(latents.shape) != expected:
-            raise UserError(
-                f"Expected latents of shape {expected} for {total} sounds of {seconds:g} s, got "
-                f"{tuple(latents.shape)}."
             )
 
     def _check_negative(
@@ -799,24 +720,18 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 "This pipeline has no negative_embedding to guide away from. Use negative='auto', "
                 "'prompt' or 'zero'."
             )
-        lengths = {}
         if negative_prompt is not None:
             check_texts(negative_prompt, "negative_prompt")
-            lengths["negative_prompt"] = len(negative_prompt)
+            check_one_or_each(negative_prompt, "negative_prompt", count)
         if negative_prompt_embeds is not None:
             self._check_vectors(negative_prompt_embeds, "negative_prompt_embeds")
-            lengths["negative_prompt_embeds"] = len(torch.atleast_2d(negative_prompt_embeds))
-        for name, length in lengths.items():
-            if length not in (1, count):
-                raise UserError(
-                    f"Expected one {name} for all, or one for each of the {count} items, got "
-                    f"{length}."
-                )
+            check_one_or_each(negative_prompt_embeds, "negative_prompt_embeds", count)
 
     def _check_ranking(self, *, has_photographs: bool, has_words: bool) -> None:
+        ranker_is_own = self.own_clap.is_model_of(self.ranker)
         if self.ranker is None:
             try:
-                self._clap_that_hears()
+                self.own_clap.hearing()
             except UserError as error:
                 raise UserError(
                     "num_candidates above 1 needs a CLAP that hears, to keep the best sound, and "
@@ -824,32 +739,17 @@ class ImageToAudioPipeline(DiffusionPipeline):
                     "as 'clap-htsat-unfused') and ranker_translator=..., a translator from the "
                     "same CLIP into that CLAP's space."
                 ) from error
-        elif not self._ranker_is_own() and not (has_photographs or has_words):
+        elif not ranker_is_own and not (has_photographs or has_words):
             raise UserError(
                 "Candidates for prompt_embeds can't be ranked: they lie in the generator's space, "
                 "the ranker hears in another. Give images or prompt, or num_candidates=1."
             )
-        elif has_photographs and not self._ranker_is_own() and self.ranker_translator is None:
+        elif has_photographs and not ranker_is_own and self.ranker_translator is None:
             raise UserError(
                 "Candidates for photographs are ranked in the ranker's space, which is not the "
                 "generator's: load the pipeline with ranker_translator=..., from the same CLIP "
                 "into that CLAP's space."
             )
-
-    def _ranker_is_own(self) -> bool:
-        """Tell whether the ranker is the generator's own CLAP, so that one vector serves both."""
-        if self.ranker is None or self.config["clap_space"] is None:
-            return False
-        own = EmbeddingSpace.from_dict(self.config["clap_space"])
-        return own.same_model_as(self.ranker.space("audio"))
-
-    def _clap_that_hears(self) -> ClapEncoder:
-        """Give the ranker, or the audio tower of the generator's own CLAP, loaded once."""
-        if self.ranker is not None:
-            return self.ranker
-        if self._own_clap is None:
-            self._own_clap = self._load_own_clap("audio")
-        return self._own_clap
 
     def _encode_photographs(self, photographs: list[ImageSource]) -> Tensor:
         """Encode all photographs, so that one that can't be read stops before any sound."""
@@ -880,32 +780,6 @@ class ImageToAudioPipeline(DiffusionPipeline):
         drawn = translator.sample(moved, generator=generators).squeeze(1)
         return drawn.to("cpu", torch.float32)
 
-    def _embed_words(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts with the generator's own text encoder, which is loaded for them and freed."""
-        unknown = list(dict.fromkeys(text for text in texts if text not in self._word_embeds))
-        if unknown:
-            encoder = self._load_own_clap("text")
-            self._word_embeds.update(zip(unknown, encoder.texts(unknown), strict=True))
-        return torch.stack([self._word_embeds[text] for text in texts])
-
-    def _load_own_clap(self, tower: Literal["text", "audio"]) -> ClapEncoder:
-        """Load one tower of the CLAP that the generator was trained with, and prove that it is."""
-        if self.config["clap_id"] is None:
-            raise UserError(
-                "This pipeline doesn't know its generator's CLAP (clap_id is not set). Give "
-                "vectors instead of words, or make it with clap_id=... and clap_space=..."
-            )
-        encoder = ClapEncoder.from_pretrained(
-            self.config["clap_id"], revision=self.config["clap_revision"], towers=(tower,)
-        )
-        if self.config["clap_space"] is not None:
-            require_same_model(
-                EmbeddingSpace.from_dict(self.config["clap_space"]),
-                encoder.space(tower),
-                what="The generator's own CLAP",
-            )
-        return encoder
-
     def _negative_words(
         self,
         negative: Negative,
@@ -919,21 +793,15 @@ class ImageToAudioPipeline(DiffusionPipeline):
             return None
         if negative == "prompt":
             return [""]
-        if negative == "auto" and self.negative_embedding is None and self._own_clap_on_disk():
+        if negative == "auto" and self.negative_embedding is None and self.own_clap.is_at_hand:
             return [""]
         return None
-
-    def _own_clap_on_disk(self) -> bool:
-        if "" in self._word_embeds:
-            return True
-        clap_id, revision = self.config["clap_id"], self.config["clap_revision"]
-        return clap_id is not None and clap_on_disk(clap_id, revision=revision)
 
     def _negative_vectors(
         self, negative: Negative, words: list[str] | None, embeds: Tensor | None, count: int
     ) -> Tensor:
         if words is not None:
-            vectors = self._embed_words(words)
+            vectors = self.own_clap.texts(words)
         elif embeds is not None:
             vectors = torch.atleast_2d(embeds).detach().to("cpu", torch.float32)
         elif self.negative_embedding is not None and negative != "zero":
@@ -1026,7 +894,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         self, vectors: Tensor, image_embeds: Tensor | None, words: list[str] | None
     ) -> Tensor:
         """Give what the candidates should sound like, in the space of the CLAP that hears them."""
-        if self.ranker is None or self._ranker_is_own():
+        if self.ranker is None or self.own_clap.is_model_of(self.ranker):
             return vectors
         if image_embeds is not None:
             return self._translate(image_embeds, self.ranker_translator)
@@ -1034,9 +902,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         return self.ranker.texts(words)
 
     def _rank(self, audio: Tensor, targets: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
-        ranker = self._clap_that_hears()
-        if ranker is not self.ranker:
-            ranker = ranker.to(self._execution_device)
+        ranker = self.ranker or self.own_clap.hearing().to(self._execution_device)
         heard = ranker.audios([(sound.numpy(), self.sampling_rate) for sound in audio])
         count = len(targets)
         return rank_candidates(heard.view(count, num_candidates, -1), targets.to(heard.device))
@@ -1049,22 +915,3 @@ def _require_own(index: dict[str, Any], folder: Path) -> None:
             f"{folder} holds a {class_name}. Expected {ImageToAudioPipeline.__name__}, "
             f"{' or '.join(_FOREIGN_PIPELINES)}."
         )
-
-
-def _load_encoders(
-    given: dict[str, Any], dtypes: Callable[[str], torch.dtype], access: dict[str, Any]
-) -> dict[str, Any]:
-    """Load encoders and translators that were given by name; those given as such stay."""
-    loaded = dict(given)
-    towers: dict[str, tuple[Modality, ...] | None] = {"clip": ("image",), "ranker": None}
-    for part, encoder_class in (("clip", ClipEncoder), ("ranker", ClapEncoder)):
-        if isinstance(given[part], str | os.PathLike):
-            loaded[part] = encoder_class.from_pretrained(
-                os.fspath(given[part]), dtype=dtypes(part), towers=towers[part], **access
-            )
-    for part in ("translator", "ranker_translator"):
-        if isinstance(given[part], str | os.PathLike):
-            loaded[part] = AutoTranslator.from_pretrained(
-                given[part], torch_dtype=dtypes(part), **access
-            )
-    return loaded

@@ -292,7 +292,7 @@ def test_negative_is_the_empty_prompt_where_the_text_encoder_is_on_disk(pipe, ca
     expected = pipe(**call, generator=seeded(), negative="prompt").audios
     assert torch.equal(pipe(**call, generator=seeded()).audios, expected)
 
-    pipe._word_embeds.clear()
+    pipe.own_clap._known.clear()
     pipe.register_to_config(clap_id=str(pipe.config.clap_id) + "-gone")
     zero = pipe(**call, generator=seeded(), negative="zero").audios
     with caplog.at_level(logging.INFO, logger="clip2clap"):
@@ -374,7 +374,7 @@ def test_the_best_by_a_rigged_ranker_is_kept(hearing_pipe, monkeypatch):
             return embeds
 
     targets = vectors(3)
-    monkeypatch.setattr(hearing_pipe, "_own_clap", Rigged())
+    monkeypatch.setattr(hearing_pipe.own_clap, "_hearing", Rigged())
     noise = torch.randn(9, 4, 64, 4, generator=seeded())
     kept = hearing_pipe(prompt_embeds=targets, latents=noise, num_candidates=3, **FAST)
     expected = hearing_pipe(
@@ -552,7 +552,7 @@ def test_callback_sees_every_step_and_may_change_the_latents(pipe):
     ],
 )
 def test_senseless_calls_are_refused_at_the_door(pipe, monkeypatch, call, complaint):
-    monkeypatch.setattr(pipe, "_embed_words", lambda texts: pytest.fail("work was done"))
+    monkeypatch.setattr(pipe.own_clap, "texts", lambda texts: pytest.fail("work was done"))
     with pytest.raises(UserError, match=complaint):
         pipe(**call)
 

@@ -23,7 +23,7 @@ from clip2clap.inference import (
     ImageToAudioPipeline,
     LearnedNegativeEmbedding,
 )
-from clip2clap.inference.image_to_audio import few_step_scheduler
+from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.training import TrainingConfig, train
 from clip2clap.training.demo import features, heads, pictures
 from clip2clap.training.demo.diffusion import ConditionalUNet, build_scheduler
