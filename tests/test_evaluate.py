@@ -478,3 +478,7 @@ def test_a_page_of_results_read_again_holds_the_same_figures(tmp_path: Path) -> 
         for name, results in (("one", made), ("two", read))
     ]
     assert pages[0] == pages[1]
+    # Before pictures were measured, there was no word of them.
+    older = {name: part for name, part in made.figures.items() if name != "pictures"}
+    (tmp_path / "results.json").write_text(json.dumps(older))
+    assert Results.read(tmp_path).figures == read.figures

@@ -224,6 +224,46 @@ def test_pictures_beat_the_wrong_sound_only_where_the_pipeline_listens(
         assert trips[0].similarity.value == pytest.approx(trips[1].similarity.value, abs=1e-6)
 
 
+def test_a_run_that_was_stopped_goes_on_with_what_is_missing_on_both_ways(
+    pipeline: AudioToImagePipeline,
+    generator: ImageToAudioPipeline,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, int]] = []
+    for kind, argument in (
+        (AudioToImagePipeline, "image_embeds"),
+        (ImageToAudioPipeline, "prompt_embeds"),
+    ):
+
+        def count(
+            self: Any, *, make: Any = kind.__call__, argument: str = argument, **options: Any
+        ) -> Any:
+            asked.append((argument, len(options[argument])))
+            return make(self, **options)
+
+        monkeypatch.setattr(kind, "__call__", count)
+    first = measure(pipeline, folder, round_trip=generator, batch_size=4)
+    assert asked == [
+        ("image_embeds", 4),
+        ("image_embeds", 2),
+        ("prompt_embeds", 4),
+        ("prompt_embeds", 2),
+    ]
+    file = first.translators[0].files[3]
+    before = file.read_bytes()
+    file.unlink()
+    sorted((folder / "made" / "one" / "back").glob("*.wav"))[1].unlink()
+    asked.clear()
+    again = measure(pipeline, folder, round_trip=generator, batch_size=4)
+    assert asked == [("image_embeds", 1), ("prompt_embeds", 1)]
+    assert file.read_bytes() == before
+    assert again.translators[0].round_trip == first.translators[0].round_trip
+    asked.clear()
+    measure(pipeline, folder, seed=9, batch_size=6)
+    assert asked == [("image_embeds", 6)]
+
+
 def test_a_table_s_pictures_are_made_of_its_vectors_and_held_against_its_own(
     pipeline: AudioToImagePipeline, foreign_clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -339,7 +379,8 @@ def test_folders_of_recordings_say_what_belongs_to_them(folder: Path, tmp_path: 
 # Judges
 
 
-def test_a_classifier_of_pictures_judges_among_the_kinds(tmp_path: Path) -> None:
+def write_judge(folder: Path) -> Path:
+    """Write a classifier that always says person, then wave, then dog."""
     torch.manual_seed(0)
     model = ViTForImageClassification(
         ViTConfig(
@@ -352,13 +393,18 @@ def test_a_classifier_of_pictures_judges_among_the_kinds(tmp_path: Path) -> None
             id2label={0: "Dog", 1: "Sea_wave", 2: "person"},
         )
     )
-    # It always says person, then wave, then dog: of the kinds, wave is the likeliest.
     last: Any = model.classifier
     torch.nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
-    model.save_pretrained(tmp_path)
-    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def test_a_classifier_of_pictures_judges_among_the_kinds(tmp_path: Path) -> None:
+    write_judge(tmp_path)
+    # Of the kinds, wave is the likeliest.
     judge = ClassifierJudge(tmp_path, ["dog", "sea wave"], task="image-classification")
     shown = [Image.new("RGB", (20, 30)), Image.new("L", (9, 9))]
     assert judge(shown, torch.zeros(2, 1)) == ["sea wave"] * 2
@@ -563,7 +609,7 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     code, out, _ = run(
         *("evaluate", tmp_path / "one", "--table", table, "--labels", "kind", "--split", "all"),
         *("--pipeline", painter_folder, "--steps", 1, "--dtype", "fp32", "--resamples", 100),
-        *("-o", tmp_path / "out"),
+        *("--judge", write_judge(tmp_path / "judge"), "-o", tmp_path / "out"),
     )
     assert code == 0
     assert "pictures by translated sounds" in out
@@ -581,8 +627,12 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     ranks = [int((row > row[at]).sum()) + 1 for row, at in zip(similar, truth, strict=True)]
     found = part["translators"][0]["scores"]["forward"]["mrr"]["value"]
     assert found == pytest.approx(np.mean([1 / rank for rank in ranks]))
-    assert figures["pictures"]["protocol"] == "table"
-    assert figures["pictures"]["rows"] == 8
+    made = figures["pictures"]
+    assert (made["protocol"], made["rows"]) == ("table", 8)
+    # It takes all for waves, which half of them are; the real ones are vectors, which it can't see.
+    assert made["judge"] == str(tmp_path / "judge")
+    assert made["translators"][0]["scores"]["judge"]["value"] == 0.5
+    assert made["real"]["judge"] is None
 
 
 @pytest.mark.parametrize(
