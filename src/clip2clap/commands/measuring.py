@@ -268,19 +268,17 @@ def measure_pictures(
             device=device,
             dtype=dtype,
         )
-        measuring = models["clip"] or pipeline.config["clip_id"]
-        require(
-            measuring is not None,
-            "--clip",
-            f"{models['pipeline']} doesn't say which CLIP it was trained on. Name one to measure "
-            "with.",
+        named_clip = models["clip"]
+        clip = (
+            ClipEncoder.from_pretrained(named_clip, device=device) if named_clip else pipeline.clip
         )
-        clip = ClipEncoder.from_pretrained(measuring, device=device)
         require(
-            "image" in clip.modalities,
+            clip is not None and "image" in clip.modalities,
             "--clip",
-            f"{measuring} reads but does not see. Name a CLIP with a picture tower.",
+            f"{named_clip or models['pipeline']} brings no CLIP that sees. Name one to measure "
+            "with, with a picture tower.",
         )
+        assert clip is not None
         judge = None
         if len(takes.labels) > 1:
             who, kinds = models["judge"], takes.labels
