@@ -2,10 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,9 +22,10 @@ from clip2clap.commands.film import (
     Title,
     Walk,
     Window,
-    make_one,
+    make_films,
     plan_films,
 )
+from clip2clap.commands.loading import OffloadName, SchedulerName, load_decoder
 from clip2clap.commands.options import (
     Device,
     Dtype,
@@ -39,40 +39,19 @@ from clip2clap.commands.options import (
     choose_dtype,
     require,
 )
+from clip2clap.commands.pictures import Painting, paint
 from clip2clap.commands.recordings import Recording, parse_mix, read_recordings
-from clip2clap.commands.running import RunReport, SchedulerName, progress_bar, use_scheduler
+from clip2clap.commands.running import RunReport, progress_bar
 from clip2clap.presets import DEMO_FOLDER
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
-    from clip2clap.inference import AudioToImagePipeline
-
-OffloadName = Literal["none", "model", "sequential"]
-
-_NAMES_SHOWN = 3
 _HEARD = "Hearing"
 _MODELS = "Models"
 _PICTURE = "Picture"
 _FILES = "Files"
 _RUNNING = "Running"
-
-
-@dataclass(frozen=True)
-class Painting:
-    """What was painted of a recording, the best picture first."""
-
-    pictures: "list[Image]"
-    """Those that are kept."""
-
-    similarities: list[float] | None
-    """Cosine similarity of each to the vector asked for; None without a CLIP."""
-
-    nearest: list[tuple[str, float]]
-    """Names nearest to that vector with their cosine similarities; none without a CLIP."""
-
-    seed: int
-    """What the noise came from: with it, the pictures can be painted again alone."""
 
 
 @dataclass
@@ -379,7 +358,7 @@ def audio_to_image(
     console = Console(stderr=True)
     began = time.perf_counter()
     with console.status("Loading the models"):
-        pipeline = load_pipeline(
+        pipeline = load_decoder(
             model,
             clap=clap,
             translator=translator,
@@ -425,7 +404,7 @@ def audio_to_image(
     )
     if destination is None:
         report.settings |= asdict(request)
-        _make_films(pipeline, planned, request, report, settings, console, as_json=as_json)
+        make_films(pipeline, planned, request, report, settings, console, as_json=as_json)
         return
     at_once = len(sources) if ingredients else max(1, batch_size // candidates)
     batches = read_ahead(read_recordings(sources, at_once, start=start, seconds=seconds))
@@ -463,191 +442,6 @@ def audio_to_image(
     made = sum(len(entry["pictures"]) for entry in report.pictures)
     what = f"{made} picture{'' if made == 1 else 's'} in {destination.folder}"
     report.end(as_json=as_json, summary=report.summary(what, len(report.pictures), count))
-
-
-def _make_films(
-    pipeline: "AudioToImagePipeline",
-    planned: Sequence[tuple[Path, list[str]]],
-    request: FilmRequest,
-    report: Report,
-    settings: dict[str, Any],
-    console: Console,
-    *,
-    as_json: bool,
-) -> None:
-    """Make films one by one, and end as the verb does; one that can't be made is skipped."""
-    from clip2clap.embeddings.errors import UserError
-
-    began = time.perf_counter()
-    calls = {
-        name: value
-        for name, value in settings.items()
-        if name not in ("num_images_per_prompt", "batch_size")
-    }
-    for index, (path, sources) in enumerate(planned):
-        seed = report.settings["seed"] + index
-        try:
-            film = make_one(
-                pipeline, path, sources, request, calls=calls, seed=seed, console=console
-            )
-        except UserError as error:
-            report.skip(sources, error)
-            continue
-        except KeyboardInterrupt:
-            report.interrupted = True
-            break
-        report.films.append(
-            {
-                "input": sources,
-                "output": str(path),
-                "frames": film.frames,
-                "seconds": round(film.seconds, 3),
-                "seed": seed,
-            }
-        )
-        if not as_json:
-            typer.echo(str(path))
-    report.seconds = {"make": round(time.perf_counter() - began, 3)}
-    report.end(as_json=as_json)
-
-
-def load_pipeline(
-    model: str,
-    *,
-    clap: str | None,
-    translator: str | None,
-    clip: str | None,
-    ip_adapter: str | None,
-    scheduler: SchedulerName,
-    device: Any,
-    dtype: Any,
-    offload: OffloadName,
-) -> "AudioToImagePipeline":
-    """Load the models that a user named, after checking that they suffice.
-
-    Raises:
-        OptionError: If a decoder without a translator of its own is named alone, or nothing says
-            which CLAP the translator was trained for.
-        UserError: If a model cannot be had, or two were not made for one another.
-    """
-    from clip2clap.inference import AudioToImagePipeline
-    from clip2clap.inference.generator_checkpoint import fetch_folder, read_index
-    from clip2clap.presets import resolve
-    from clip2clap.translator import read_config
-
-    folder = fetch_folder(resolve(model, "decoder"), [], kind="decoder")
-    index = read_index(folder, expected="AudioToImagePipeline.save_pretrained")
-    own = index.get("_class_name") == AudioToImagePipeline.__name__
-    require(
-        own or translator is not None,
-        "--translator",
-        f"{model} paints CLIP vectors and brings no translator. Name one that was trained from a "
-        "CLAP into its CLIP (clip2clap train makes one).",
-    )
-    if clap is None and not own and translator is not None:
-        clap = (read_config(translator).get("source_space") or {}).get("model_id")
-        require(
-            clap is not None,
-            "--clap",
-            f"the translator {translator} does not say which CLAP it was trained for. Name it.",
-        )
-    pipeline = AudioToImagePipeline.from_pretrained(
-        model,
-        clap=clap,
-        translator=translator,
-        clip=clip,
-        ip_adapter=ip_adapter,
-        torch_dtype=dtype,
-    )
-    if offload == "none":
-        pipeline.to(device)
-    elif offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.enable_sequential_cpu_offload(device=device)
-    pipeline.set_progress_bar_config(disable=True)
-    use_scheduler(pipeline, scheduler)
-    return pipeline
-
-
-def paint(
-    pipeline: "AudioToImagePipeline",
-    batches: Iterable[list[Recording]],
-    calls: dict[str, Any],
-    *,
-    weights: Sequence[float] | None,
-    names: Sequence[str],
-    keep: int,
-    seed: int,
-    advance: Callable[[float], None],
-) -> "Iterator[tuple[Recording, Painting | None]]":
-    """Paint recordings, batch by batch.
-
-    Args:
-        pipeline: What paints them.
-        batches: Recordings, those that cannot be read among them.
-        calls: What the pipeline is called with beside them.
-        weights: Mix each batch into one item by these weights; nothing is painted of it if one of
-            its recordings cannot be read.
-        names: What to choose the nearest names from.
-        keep: How many of an item's pictures are kept.
-        seed: The recording at place i gets a generator of its own, seeded with this plus i.
-        advance: Called with the share of a recording that is done, as steps go by.
-
-    Yields:
-        Each recording in order with its pictures, or None if it cannot be read; of a mix the first.
-    """
-    import torch
-
-    for batch in batches:
-        readable = [recording for recording in batch if recording.audio is not None]
-        if weights is not None and len(readable) < len(batch):
-            yield from ((recording, None) for recording in batch if recording.audio is None)
-            continue
-        advance(0 if weights is not None else len(batch) - len(readable))
-        items = readable[:1] if weights is not None else readable
-        paintings: dict[int, Painting] = {}
-        if items:
-            rounds = -(-len(items) * calls["num_images_per_prompt"] // calls["batch_size"])
-            share = len(items) / rounds
-
-            def count_step(
-                running: Any, step: int, *_: Any, share: float = share
-            ) -> dict[str, Any]:
-                advance(share / running.num_timesteps)
-                return {}
-
-            seeds = [seed + recording.index for recording in items]
-            result = pipeline(
-                [recording.audio for recording in readable if recording.audio is not None],
-                weights=weights,
-                generator=[torch.Generator().manual_seed(number) for number in seeds],
-                callback_on_step_end=count_step,
-                **calls,
-            )
-            nearest = _nearest(pipeline, result.image_embeds, names)
-            for place, recording in enumerate(items):
-                each = calls["num_images_per_prompt"]
-                pictures: list[Any] = list(result.images[place * each : (place + 1) * each])
-                values = None
-                if result.similarities is not None:
-                    values = result.similarities[place].tolist()
-                    order = sorted(range(each), key=lambda at, v=values: -v[at])
-                    pictures = [pictures[at] for at in order]
-                    values = [values[at] for at in order][:keep]
-                paintings[recording.index] = Painting(
-                    pictures[:keep], values, nearest[place], seeds[place]
-                )
-        for recording in batch if weights is None else items:
-            yield recording, paintings.get(recording.index)
-
-
-def _nearest(
-    pipeline: "AudioToImagePipeline", image_embeds: Any, names: Sequence[str]
-) -> list[list[tuple[str, float]]]:
-    if not names or pipeline.clip is None or "text" not in pipeline.clip.modalities:
-        return [[] for _ in image_embeds]
-    return [row[:_NAMES_SHOWN] for row in pipeline.nearest_names(image_embeds, names)]
 
 
 def _check_options(**given: Any) -> None:

@@ -1,6 +1,7 @@
 """Films: what `clip2clap audio-to-image --film` does."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,7 @@ from clip2clap.commands.options import OptionError, parse_size, require
 from clip2clap.commands.running import progress_bar
 
 if TYPE_CHECKING:
+    from clip2clap.commands.audio_to_image import Report
     from clip2clap.inference import AudioToImagePipeline, Film, FilmOptions
 
 _SMALLEST_SIDE = 256
@@ -190,7 +192,63 @@ def plan_films(
     return films
 
 
-def make_one(
+def make_films(
+    pipeline: "AudioToImagePipeline",
+    planned: Sequence[tuple[Path, list[str]]],
+    request: FilmRequest,
+    report: "Report",
+    settings: dict[str, Any],
+    console: Console,
+    *,
+    as_json: bool,
+) -> None:
+    """Make films one by one, and end as the verb does; one that can't be made is skipped.
+
+    Args:
+        pipeline: What hears and paints.
+        planned: Each film's file with its recordings.
+        request: What films are like.
+        report: Tells of them.
+        settings: What the pipeline is called with, and what a film has no use for.
+        console: Where the bar is shown.
+        as_json: Whether the report is printed, in place of the files.
+    """
+    from clip2clap.embeddings.errors import UserError
+
+    began = time.perf_counter()
+    calls = {
+        name: value
+        for name, value in settings.items()
+        if name not in ("num_images_per_prompt", "batch_size")
+    }
+    for index, (path, sources) in enumerate(planned):
+        seed = report.settings["seed"] + index
+        try:
+            film = _make_one(
+                pipeline, path, sources, request, calls=calls, seed=seed, console=console
+            )
+        except UserError as error:
+            report.skip(sources, error)
+            continue
+        except KeyboardInterrupt:
+            report.interrupted = True
+            break
+        report.films.append(
+            {
+                "input": sources,
+                "output": str(path),
+                "frames": film.frames,
+                "seconds": round(film.seconds, 3),
+                "seed": seed,
+            }
+        )
+        if not as_json:
+            typer.echo(str(path))
+    report.seconds = {"make": round(time.perf_counter() - began, 3)}
+    report.end(as_json=as_json)
+
+
+def _make_one(
     pipeline: "AudioToImagePipeline",
     path: Path,
     sources: Sequence[str],

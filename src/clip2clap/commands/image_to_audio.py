@@ -11,6 +11,7 @@ from rich.console import Console
 
 from clip2clap.ahead import read_ahead
 from clip2clap.commands.destination import FormatName, choose_destination
+from clip2clap.commands.loading import SchedulerName, load_generator
 from clip2clap.commands.options import (
     Device,
     Dtype,
@@ -25,7 +26,7 @@ from clip2clap.commands.options import (
     require,
 )
 from clip2clap.commands.photographs import Photograph, read_batches
-from clip2clap.commands.running import RunReport, SchedulerName, progress_bar, use_scheduler
+from clip2clap.commands.running import RunReport, progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,7 +239,7 @@ def image_to_audio(
     console = Console(stderr=True)
     start = time.perf_counter()
     with console.status("Loading the models"):
-        pipeline = load_pipeline(
+        pipeline = load_generator(
             model,
             clip=clip,
             translator=translator,
@@ -305,66 +306,6 @@ def image_to_audio(
     made = len(report.sounds)
     what = f"{made} sound{'' if made == 1 else 's'} in {destination.folder}"
     report.end(as_json=as_json, summary=report.summary(what, made, len(sources)))
-
-
-def load_pipeline(
-    model: str,
-    *,
-    clip: str | None,
-    translator: str | None,
-    ranker: str | None,
-    ranker_translator: str | None,
-    candidates: int,
-    scheduler: SchedulerName,
-    device: Any,
-    dtype: Any,
-) -> "ImageToAudioPipeline":
-    """Load the models that a user named, after checking that they suffice.
-
-    Raises:
-        OptionError: If a generator without a translator of its own is named alone, or
-            candidates are wanted that nothing can rank.
-        UserError: If a model cannot be had, or two were not made for one another.
-    """
-    from clip2clap.inference import ImageToAudioPipeline
-    from clip2clap.inference.generator_checkpoint import fetch_folder, read_index
-    from clip2clap.presets import resolve
-    from clip2clap.translator import read_config
-
-    index = read_index(fetch_folder(resolve(model, "generator"), []))
-    own = index.get("_class_name") == ImageToAudioPipeline.__name__
-    require(
-        own or translator is not None,
-        "--translator",
-        f"{model} listens to CLAP vectors and brings no translator. Name one that was trained "
-        "from a CLIP into its CLAP (clip2clap train makes one).",
-    )
-    require(
-        candidates == 1 or ranker is not None or index.get("_class_name") != "AudioLDMPipeline",
-        "--candidates",
-        f"choosing among candidates needs a CLAP that hears, and {model} has none: its CLAP is a "
-        "text tower alone. Add --ranker laion/clap-htsat-unfused and --ranker-translator, a "
-        "translator from the same CLIP into that CLAP.",
-    )
-    if clip is None and not own and translator is not None:
-        space = read_config(translator).get("source_space") or {}
-        clip = space.get("model_id")
-        require(
-            clip is not None,
-            "--clip",
-            f"the translator {translator} does not say which CLIP it was trained for. Name it.",
-        )
-    pipeline = ImageToAudioPipeline.from_pretrained(
-        model,
-        clip=clip,
-        translator=translator,
-        ranker=ranker,
-        ranker_translator=ranker_translator,
-        torch_dtype=dtype,
-    ).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    use_scheduler(pipeline, scheduler)
-    return pipeline
 
 
 def make_sounds(

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from clip2clap.commands import audio_to_image, image_to_audio
+from clip2clap.commands.loading import load_decoder, load_generator
 from clip2clap.commands.options import require
 from clip2clap.commands.running import share_bar
 
 if TYPE_CHECKING:
     from clip2clap.evaluation import EvaluatedRows, Exhibits
-    from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
     from clip2clap.translator import Translator
 
 SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
@@ -314,47 +313,3 @@ def measure_pictures(
     best, worst = best_and_worst_pictures(evaluation, takes)
     part = picture_results(evaluation, takes, recordings=place, pipeline=models["pipeline"])
     return part, replace(exhibits, best=best, worst=worst)
-
-
-def load_generator(
-    name: str,
-    *,
-    device: Any,
-    dtype: Any,
-    clip: str | None = None,
-    translator: str | None = None,
-) -> "ImageToAudioPipeline":
-    """Load a pipeline that makes sounds of photographs."""
-    return image_to_audio.load_pipeline(
-        name,
-        clip=clip,
-        translator=translator,
-        ranker=None,
-        ranker_translator=None,
-        candidates=1,
-        scheduler="default",
-        device=device,
-        dtype=dtype,
-    )
-
-
-def load_decoder(
-    name: str,
-    *,
-    device: Any,
-    dtype: Any,
-    clap: str | None = None,
-    translator: str | None = None,
-) -> "AudioToImagePipeline":
-    """Load a pipeline that makes pictures of recordings."""
-    return audio_to_image.load_pipeline(
-        name,
-        clap=clap,
-        translator=translator,
-        clip=None,
-        ip_adapter=None,
-        scheduler="default",
-        device=device,
-        dtype=dtype,
-        offload="none",
-    )

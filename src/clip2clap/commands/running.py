@@ -1,11 +1,11 @@
-"""What verbs share while they run: the bars, the solver by its name, and the report of a run."""
+"""What verbs share while they run: the bars, and the report of a run."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -19,14 +19,6 @@ from rich.progress import (
 )
 
 from clip2clap import __version__
-
-SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm"]
-_SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-}
 
 
 @dataclass
@@ -83,22 +75,6 @@ class RunReport:
             raise typer.Exit(130)
         if self.skipped:
             raise typer.Exit(1)
-
-
-def use_scheduler(pipeline: Any, name: SchedulerName) -> None:
-    """Give a pipeline the solver that a user named, on its own noise schedule."""
-    if name == "default":
-        return
-    import diffusers
-
-    from clip2clap.inference.generator_checkpoint import quietly
-
-    solver = getattr(diffusers, _SCHEDULERS[name])
-    # DDIM's and PNDM's usual spacing, which AudioLDM and Stable Diffusion were published with; the
-    # default solver's own does not suit them.
-    spacing = {"timestep_spacing": "leading"} if name in ("ddim", "pndm") else {}
-    with quietly():
-        pipeline.scheduler = solver.from_config(pipeline.scheduler.config, **spacing)
 
 
 def progress_bar(console: Console, doing: str) -> Progress:
