@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,9 +39,9 @@ from clip2clap.commands.options import (
     choose_dtype,
     require,
 )
-from clip2clap.commands.pictures import Painting, paint
+from clip2clap.commands.pictures import Painting, PictureReport, paint
 from clip2clap.commands.recordings import Recording, parse_mix, read_recordings
-from clip2clap.commands.running import RunReport, progress_bar
+from clip2clap.commands.running import progress_bar
 from clip2clap.presets import DEMO_FOLDER
 
 if TYPE_CHECKING:
@@ -52,17 +52,6 @@ _MODELS = "Models"
 _PICTURE = "Picture"
 _FILES = "Files"
 _RUNNING = "Running"
-
-
-@dataclass
-class Report(RunReport):
-    """What a run did."""
-
-    pictures: list[dict[str, Any]] = field(default_factory=list)
-    """For each recording its pictures' files, and what to know about them."""
-
-    films: list[dict[str, Any]] = field(default_factory=list)
-    """For each film its file, the recordings in it, its frames and its length."""
 
 
 def audio_to_image(
@@ -385,7 +374,7 @@ def audio_to_image(
         "num_images_per_prompt": candidates,
         "batch_size": batch_size,
     }
-    report = Report(
+    report = PictureReport(
         {
             "model": model,
             "translator": translator,

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from clip2clap.commands.options import OptionError, parse_size, require
+from clip2clap.commands.pictures import PictureReport
 from clip2clap.commands.running import progress_bar
 
 if TYPE_CHECKING:
-    from clip2clap.commands.audio_to_image import Report
     from clip2clap.inference import AudioToImagePipeline, Film, FilmOptions
 
 _SMALLEST_SIDE = 256
@@ -196,7 +196,7 @@ def make_films(
     pipeline: "AudioToImagePipeline",
     planned: Sequence[tuple[Path, list[str]]],
     request: FilmRequest,
-    report: "Report",
+    report: PictureReport,
     settings: dict[str, Any],
     console: Console,
     *,

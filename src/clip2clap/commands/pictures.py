@@ -1,10 +1,11 @@
 """Pictures of recordings, painted batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clip2clap.commands.recordings import Recording
+from clip2clap.commands.running import RunReport
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +30,17 @@ class Painting:
 
     seed: int
     """What the noise came from: with it, the pictures can be painted again alone."""
+
+
+@dataclass
+class PictureReport(RunReport):
+    """What a run that makes pictures or films of recordings did."""
+
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    """For each recording its pictures' files, and what to know about them."""
+
+    films: list[dict[str, Any]] = field(default_factory=list)
+    """For each film its file, the recordings in it, its frames and its length."""
 
 
 def paint(
