@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -304,7 +305,8 @@ def test_what_starts_as_ridge_is_a_perceptron_of_its_own():
         TrainingConfig.reference(),
     ):
         assert other.resolved(100).start == "random"
-    for options in ({"model": "prior"}, {"init_from": "somewhere"}, {"hidden": 1}):
+    refused: list[dict[str, Any]] = [{"model": "prior"}, {"init_from": "somewhere"}, {"hidden": 1}]
+    for options in refused:
         with pytest.raises(UserError, match="Only an mlp"):
             TrainingConfig(start="ridge", **options)
 
