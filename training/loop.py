@@ -51,7 +51,7 @@ _NETWORKS: dict[str, "type[Network]"] = {
 }
 
 # A large table is gone through so many rows at a time.
-_ROWS = 65_536
+_ROWS = 8_192
 
 
 def train(

@@ -40,7 +40,7 @@ _ITEM_COLUMNS = ("item", "file", "url", "caption")
 _MOST_MAPPED_BYTES = 2**30
 
 # Rows read at once where all of a table's are looked at.
-_ROWS = 65_536
+_ROWS = 8_192
 
 # Fingerprinting reads so many rows of each side, evenly spaced, and no more.
 _FINGERPRINT_ROWS = 4_096

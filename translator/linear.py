@@ -11,7 +11,7 @@ from clip2clap.embeddings import EmbeddingSpace, UserError, unit_norm
 from clip2clap.translator.base import Translator
 
 # Sums over rows run in float64, some rows at a time so that a large table isn't widened whole.
-_ROWS = 65_536
+_ROWS = 8_192
 
 
 class LinearTranslator(Translator):
