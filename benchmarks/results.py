@@ -63,15 +63,7 @@ RUNS = {
 
 
 # Those that sounds are made with.
-HEARD = (
-    "pairs-mlp",
-    "pairs-prior",
-    "pairs-ridge",
-    "captions-mlp",
-    "captions-mlp-no-noise",
-    "captions-prior",
-    "captions-ridge",
-)
+HEARD = ("captions-then-pairs-mlp", "pairs-mlp", "captions-mlp", "captions-mlp-no-noise")
 
 
 def write_pairs(data: DemoData, folder: Path, split: Split) -> None:

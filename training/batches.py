@@ -16,7 +16,7 @@ _MOST_HELD_BYTES = 2**29
 
 # Those are shuffled in two steps: blocks of neighbouring rows, and the rows of some blocks.
 _BLOCK_ROWS = 1_024
-_WINDOW_BLOCKS = 64
+_WINDOW_BLOCKS = 32
 
 
 class Batches:
