@@ -131,6 +131,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         clap_revision: The revision of `clap_id` on the hub.
         default_guidance_scale: What `guidance_scale=None` means.
         default_num_inference_steps: What `num_inference_steps=None` means.
+        default_num_candidates: What `num_candidates=None` means.
 
     Raises:
         SpaceMismatchError: If two parts were made for different encoders.
@@ -173,6 +174,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         clap_revision: str | None = None,
         default_guidance_scale: float = 2.5,
         default_num_inference_steps: int = 15,
+        default_num_candidates: int = 1,
     ) -> None:
         super().__init__()
         check_spaces(
@@ -200,6 +202,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             clap_revision=clap_revision,
             default_guidance_scale=default_guidance_scale,
             default_num_inference_steps=default_num_inference_steps,
+            default_num_candidates=default_num_candidates,
         )
         self.vae_scale_factor = vae_scale_factor(vae)
         self.own_clap = OwnClap(self)
@@ -302,6 +305,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             clap_revision=index.get("clap_revision"),
             default_guidance_scale=index.get("default_guidance_scale", 2.5),
             default_num_inference_steps=index.get("default_num_inference_steps", 15),
+            default_num_candidates=index.get("default_num_candidates", 1),
         )
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
@@ -458,7 +462,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         negative: Negative = "auto",
         negative_prompt: str | Sequence[str] | None = None,
         negative_prompt_embeds: Tensor | None = None,
-        num_candidates: int = 1,
+        num_candidates: int | None = None,
         eta: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -499,7 +503,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             negative_prompt: Words to guide away from, one for all items or one for each.
             negative_prompt_embeds: Vectors to guide away from, shape (n, d), (1, d) or (d,).
             num_candidates: Sounds to make for each item, of which the nearest to the vector by a
-                CLAP audio encoder is kept.
+                CLAP audio encoder is kept; the pipeline's default if None, or 1 with `latents`.
             eta: Noise that DDIM adds, from 0 to 1 (arXiv 2010.02502); other schedulers ignore it.
             generator: Where the noise comes from; see above.
             latents: Starting noise instead, shape (n * num_candidates, channels, time, frequency),
@@ -524,6 +528,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
         scale = self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
         seconds = self.default_audio_length_in_s if audio_length_in_s is None else audio_length_in_s
         batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
+        if num_candidates is None:
+            num_candidates = 1 if latents is not None else self.config["default_num_candidates"]
         photographs = as_list(images)
         words = as_list(prompt)
         self.check_inputs(

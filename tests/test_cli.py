@@ -68,7 +68,7 @@ def test_help_imports_neither_torch_nor_the_libraries_above_it() -> None:
         ("--device gpu", "--device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'."),
         ("--dtype fp16 --device cpu", "--dtype: fp16 is slow and overflows on the processor."),
         ("--format mp3", "'mp3' is not one of 'wav', 'flac', 'ogg'"),
-        ("--ranker x", "--ranker: there is nothing to rank with one candidate."),
+        ("--candidates 1 --ranker x", "--ranker: there is nothing to rank with one candidate."),
         ("--ranker-translator x", "--ranker-translator: it leads into the space of a ranker."),
         ("--seeds 1", "No such option: --seeds"),
         ("-o sound.mp3", "--output: .mp3 cannot be written. Use .wav, .flac or .ogg"),

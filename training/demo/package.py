@@ -39,6 +39,7 @@ MODEL_ID = "demo"
 KIND_PROMPT = "the sound of a {}"
 GUIDANCE_SCALE = 3.0
 INFERENCE_STEPS = 20
+CANDIDATES = 4
 
 
 def package(recipe: Recipe, target: Path) -> None:
@@ -72,6 +73,7 @@ def package(recipe: Recipe, target: Path) -> None:
         clap_space=spaces["clap_audio"].to_dict(),
         default_guidance_scale=GUIDANCE_SCALE,
         default_num_inference_steps=INFERENCE_STEPS,
+        default_num_candidates=CANDIDATES,
     )
     pipeline.save_pretrained(target / "image_to_audio")
     _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)

@@ -130,13 +130,14 @@ def image_to_audio(
         typer.Option(metavar="WORDS", help="What the sound shall not be.", rich_help_panel="Sound"),
     ] = None,
     candidates: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
-            help="Sounds to make for a photograph; the one that fits best is kept.",
+            help="Sounds to make for a photograph; the one that fits best is kept. 4 with the demo "
+            "models, else 1.",
             rich_help_panel="Choosing among candidates",
         ),
-    ] = 1,
+    ] = None,
     ranker: Annotated[
         str | None,
         typer.Option(
@@ -207,11 +208,8 @@ def image_to_audio(
             f"expected 0 or more, got {guidance_scale:g}. 1 turns guidance off, 2 to 4 are usual.",
         )
     check_counts(steps=steps, candidates=candidates, batch_size=batch_size)
-    require(
-        ranker is None or candidates > 1,
-        "--ranker",
-        "there is nothing to rank with one candidate. Add --candidates 4.",
-    )
+    if candidates is not None:
+        _require_a_choice(ranker, candidates)
     require(
         ranker_translator is None or ranker is not None,
         "--ranker-translator",
@@ -245,13 +243,15 @@ def image_to_audio(
             translator=translator,
             ranker=ranker,
             ranker_translator=ranker_translator,
-            candidates=candidates,
+            candidates=candidates or 1,
             scheduler=scheduler,
             device=torch_device,
             dtype=torch_dtype,
         )
     loaded = time.perf_counter()
 
+    candidates = candidates or int(pipeline.config["default_num_candidates"])
+    _require_a_choice(ranker, candidates)
     calls = {
         "audio_length_in_s": seconds or pipeline.default_audio_length_in_s,
         "num_inference_steps": steps or pipeline.config["default_num_inference_steps"],
@@ -306,6 +306,14 @@ def image_to_audio(
     made = len(report.sounds)
     what = f"{made} sound{'' if made == 1 else 's'} in {destination.folder}"
     report.end(as_json=as_json, summary=report.summary(what, made, len(sources)))
+
+
+def _require_a_choice(ranker: str | None, candidates: int) -> None:
+    require(
+        ranker is None or candidates > 1,
+        "--ranker",
+        "there is nothing to rank with one candidate. Add --candidates 4.",
+    )
 
 
 def make_sounds(
