@@ -894,7 +894,9 @@ class ImageToAudioPipeline(DiffusionPipeline):
         """Turn latents into sound, shape (n, samples), float32 on the CPU."""
         scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
         mel = self.vae.decode(scaled, return_dict=False)[0].squeeze(1)
-        return self.vocoder(mel.to(self.vocoder.dtype)).to("cpu", torch.float32)
+        sound = self.vocoder(mel.to(self.vocoder.dtype)).to("cpu", torch.float32)
+        # A vocoder without a bound may exceed full scale, where a file's samples would be clipped.
+        return sound / sound.abs().amax(1, keepdim=True).clamp(min=1.0)
 
     def _ranking_targets(
         self, vectors: Tensor, image_embeds: Tensor | None, words: list[str] | None

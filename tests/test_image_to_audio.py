@@ -520,6 +520,35 @@ def test_callback_sees_every_step_and_may_change_the_latents(pipe):
     torch.testing.assert_close(changed, expected.detach().expand(2, -1)[:, :1024])
 
 
+def test_a_sound_beyond_full_scale_is_made_quieter_and_the_others_are_not(pipe, monkeypatch):
+    call = {"prompt_embeds": vectors(2), **FAST}
+    plain = pipe(**call).audios
+    quiet, peaks = pipe.vocoder.forward, torch.tensor([[4.0], [0.5]])
+
+    def loud(mel):
+        sound = quiet(mel)
+        return sound / sound.abs().amax(1, keepdim=True) * peaks
+
+    monkeypatch.setattr(pipe.vocoder, "forward", loud)
+    sounds = pipe(**call).audios
+    assert sounds.abs().amax(1).max() <= 1
+    # Only the level has changed.
+    cosine = torch.nn.functional.cosine_similarity(sounds, plain)
+    torch.testing.assert_close(cosine, torch.ones(2))
+    louder = pipe.vocoder(pipe.vae.decode(torch.zeros(2, 4, 64, 4)).sample.squeeze(1))
+    assert louder.abs().amax(1).tolist() == pytest.approx([4.0, 0.5])
+
+
+def test_the_pipelines_own_number_of_candidates_is_made_unless_another_is_given(hearing_pipe):
+    hearing_pipe.register_to_config(default_num_candidates=3)
+    call = {"prompt_embeds": vectors(2), **FAST}
+    assert hearing_pipe(**call, generator=seeded()).similarities.shape == (2, 3)
+    assert hearing_pipe(**call, num_candidates=1).similarities is None
+    # Noise that is given is what is to be heard.
+    noise = torch.randn(2, 4, 64, 4, generator=seeded())
+    assert hearing_pipe(**call, latents=noise).similarities is None
+
+
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
