@@ -177,13 +177,13 @@ def grown(data_folder, tmp_path_factory):
 def test_the_recipe_leaves_models_that_load_and_make_sound(grown, data_folder):
     models = grown / "models"
     assert json.loads((models / "kinds.json").read_text())["kinds"] == list(KINDS)
-    pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio")
+    clap = ClapEncoder.from_pretrained(models / "clap")
+    pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio", ranker=clap)
     photo = DemoData(data_folder).photos[0].image()
     made = pipeline(photo, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     assert np.isfinite(made.audios).all()
     assert made.audios.shape[-1] > SAMPLING_RATE
     clip = ClipEncoder.from_pretrained(models / "image_to_audio" / "clip")
-    clap = ClapEncoder.from_pretrained(models / "clap")
     assert clip.images([photo]).shape == clap.texts(["a dog"]).shape == (1, heads.EMBED_DIM)
 
 

@@ -57,7 +57,9 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
     """
     clip = ClipEncoder.from_pretrained(str(models / "image_to_audio" / "clip"))
     clap = ClapEncoder.from_pretrained(str(models / "clap"))
-    pipeline = ImageToAudioPipeline.from_pretrained(str(models / "image_to_audio"))
+    # The pipeline would look for its CLAP among the models that are installed.
+    folder = str(models / "image_to_audio")
+    pipeline = ImageToAudioPipeline.from_pretrained(folder, ranker=clap)
     pipeline.set_progress_bar_config(disable=True)
     small_embeds = clip.images([photo.image() for photo in _small_photos(recipe.data, split)])
     results: dict[str, float] = {}
