@@ -529,7 +529,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
         seconds = self.default_audio_length_in_s if audio_length_in_s is None else audio_length_in_s
         batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         if num_candidates is None:
-            num_candidates = 1 if latents is not None else self.config["default_num_candidates"]
+            own = cast(int, self.config["default_num_candidates"])
+            num_candidates = 1 if latents is not None else own
         photographs = as_list(images)
         words = as_list(prompt)
         self.check_inputs(

@@ -107,8 +107,9 @@ def test_without_options_it_is_a_function_of_each_row_alone(trained):
 def test_before_it_learns_it_draws_from_the_gaussian_it_expects():
     mean, ways = 0.3 * CENTRES[0, 0], torch.randn(DIM, 3, generator=seeded()) / 5
     prior = PriorTranslator(2, DIM, hidden=16, blocks=1).eval()
-    torch.nn.init.zeros_(prior.leave[1].weight)
-    torch.nn.init.zeros_(prior.leave[1].bias)
+    with torch.no_grad():
+        for parameter in prior.leave[1].parameters():
+            parameter.zero_()
     prior.expect(mean, ways @ ways.T)
     drawn = prior(SOURCES[:1], num_samples=4000, num_inference_steps=100, generator=seeded())[0]
     # Of the Gaussian's vectors, too, only the directions are given.

@@ -489,7 +489,9 @@ def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Bat
         network.centre(*batches.means())
     if isinstance(network, PriorTranslator):
         mean, covariance = batches.target_moments()
-        network.expect(mean - (network.target_mean if config.centre else 0), covariance)
+        if network.target_mean is not None:
+            mean = mean - network.target_mean
+        network.expect(mean, covariance)
     if config.start == "ridge":
         assert isinstance(network, MLPTranslator)
         _start_as_ridge(network, pairs, split, config, batches)
@@ -509,7 +511,7 @@ def _start_as_ridge(
     linear = _best_ridge(fitter, source, target, config, rank=config.hidden // 2)
     if network.target_mean is not None:
         # The network adds it at the end.
-        linear.linear.bias -= network.target_mean
+        linear.linear.bias.sub_(network.target_mean)
     network.start_as(linear)
 
 
