@@ -69,12 +69,14 @@ class Batches:
     def target_moments(self) -> tuple[Tensor, Tensor]:
         """Give the mean and the covariance of the target's unit vectors, in float32."""
         width = self.pairs.target.shape[1]
+        total = torch.zeros(width, dtype=torch.float64)
         squares = torch.zeros(width, width, dtype=torch.float64)
         for _, target in self.in_order():
             wide = target.cpu().double()
+            total += wide.sum(0)
             squares.addmm_(wide.T, wide)
-        _, mean = self.means()
-        return mean, (squares / len(self.rows) - torch.outer(mean, mean)).float()
+        mean = total / len(self.rows)
+        return mean.float(), (squares / len(self.rows) - torch.outer(mean, mean)).float()
 
     def bank(self) -> Tensor:
         """Give all distinct targets, shape (m, d), unit norm, float16."""

@@ -105,8 +105,8 @@ class TrainingConfig:
     it, or `random` weights. `auto` is `ridge` for `mlp` without `init_from`, else `random`."""
 
     init_from: str | None = None
-    """Translator to go on from, such as one trained on captions that is
-    to be tuned on a few true pairs; its width counts."""
+    """Translator to go on from, such as one trained on captions that is to be tuned on a few true
+    pairs; its width counts."""
 
     epochs: int = 20
     """How often all pairs are gone through, at most."""
