@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clip2clap.embeddings import UserError
 from clip2clap.embeddings.files import replacing
+from clip2clap.evaluation.reading import parts
 from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
 from clip2clap.inference.audio_files import write_audio
 from clip2clap.inference.picture_files import write_picture
@@ -125,6 +126,9 @@ def make_sounds(
 ) -> MadeFiles:
     """Make sounds of CLAP vectors, and keep them as WAV files.
 
+    One sound is made of a vector, whatever the pipeline's default: a choice among candidates by the
+    CLAP that measures would flatter what is measured.
+
     Args:
         pipeline: Makes them.
         vectors: Shape (n, d), on the CPU.
@@ -149,6 +153,7 @@ def make_sounds(
             generator=_generators(seed, batch),
             num_inference_steps=settings["steps"],
             audio_length_in_s=settings["seconds"],
+            num_candidates=1,
             batch_size=batch_size,
         )
         return [(sound, made.sampling_rate) for sound in np.asarray(made.audios)]
@@ -193,12 +198,6 @@ def make_pictures(
     made = MadeFiles(folder, names, ".png", settings, vectors)
     made.make_missing(make, write_picture, batch_size=batch_size, advance=advance)
     return made
-
-
-def parts(values: Sequence[Any], size: int) -> Iterator[Any]:
-    """Give a sequence in parts of some size, the last one what is left."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
 
 
 def _generators(seed: int, places: Sequence[int]) -> list[torch.Generator]:

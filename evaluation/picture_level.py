@@ -17,7 +17,8 @@ from clip2clap.evaluation.bootstrap import Figure, Resamples
 from clip2clap.evaluation.distances import frechet_distance, kernel_distance
 from clip2clap.evaluation.embedding_level import other_items
 from clip2clap.evaluation.judges import Judge, Sound, ZeroShotJudge
-from clip2clap.evaluation.made import MadeFiles, make_pictures, parts
+from clip2clap.evaluation.made import MadeFiles, make_pictures
+from clip2clap.evaluation.reading import PICTURES_AT_ONCE, hear_files, parts
 from clip2clap.evaluation.round_trip import (
     RoundTrip,
     back_to_sounds,
@@ -28,8 +29,6 @@ from clip2clap.evaluation.takes import Takes
 from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
 from clip2clap.training.metrics import distinct_rows
 from clip2clap.translator import Translator
-
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -365,9 +364,7 @@ class _Bench:
         files = [take.recording for take in self.takes.takes if take.recording is not None]
         clap = self.pipeline.clap
         assert clap is not None
-        heard = torch.cat(
-            [clap.audios([_hear(file) for file in p]) for p in parts(files, _AT_ONCE)]
-        )
+        heard = hear_files(clap, files, load=_load_audible)
         return heard, (time.perf_counter() - start) / len(files)
 
     def _look_at_real(
@@ -406,7 +403,7 @@ class _Bench:
         """Embed pictures, and have their kinds named."""
         embeds, judge = [], self.judge
         kinds: list[str] | None = None if judge is None else []
-        for part in parts(files, _AT_ONCE):
+        for part in parts(files, PICTURES_AT_ONCE):
             pictures = [load_image(file) for file in part]
             embeds.append(self.clip.images(pictures))
             if judge is not None and kinds is not None:
@@ -447,12 +444,7 @@ class _Bench:
     def _round_trip(self, name: str, back: MadeFiles) -> RoundTrip:
         """Hold the ends of round trips against the recordings, in the CLAP that heard these."""
         assert self.pipeline.clap is not None
-        ends = torch.cat(
-            [
-                self.pipeline.clap.audios([load_sound(file) for file in part])
-                for part in parts(back.files, _AT_ONCE)
-            ]
-        )
+        ends = hear_files(self.pipeline.clap, back.files)
         found, rows = measure_round_trip(
             self.audio_embeds,
             ends,
@@ -470,7 +462,7 @@ class _Bench:
         return self.draws.mean(rows[figure]) if figure in rows else None
 
 
-def _hear(file: Path) -> Sound:
+def _load_audible(file: Path) -> Sound:
     """Read a recording in which there is something to hear."""
     waveform, sampling_rate = load_sound(file)
     require_audible(waveform, str(file))

@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings import UserError, load_image
-from clip2clap.embeddings.sounds import load_sound
+from clip2clap.embeddings import UserError
 from clip2clap.evaluation.bootstrap import Figure, Resamples
 from clip2clap.evaluation.embedding_level import nearest_kinds
-from clip2clap.evaluation.made import MadeFiles, make_pictures, make_sounds, parts
+from clip2clap.evaluation.made import MadeFiles, make_pictures, make_sounds
+from clip2clap.evaluation.reading import hear_files, see_files
 from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
 from clip2clap.training.metrics import distinct_rows
-
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -130,12 +128,7 @@ def back_to_sounds(
     """
     if pipeline.clip is None or pipeline.translator is None:
         raise UserError("The way back lacks its CLIP or its translator. Load it with both.")
-    seen = torch.cat(
-        [
-            pipeline.clip.images([load_image(file) for file in part])
-            for part in parts(pictures, _AT_ONCE)
-        ]
-    )
+    seen = see_files(pipeline.clip, pictures)
     with torch.no_grad():
         vectors = pipeline.translator(seen.to(pipeline.translator.device)).float().cpu()
     return make_sounds(
@@ -168,14 +161,8 @@ def back_to_pictures(
     if pipeline.clap is None or pipeline.translator is None:
         raise UserError("The way back lacks its CLAP or its translator. Load it with both.")
     # Straight from the CLAP: a made sound may be silent, which is bad but measured.
-    heard = torch.cat(
-        [
-            pipeline.clap.audios([load_sound(file) for file in part])
-            for part in parts(sounds, _AT_ONCE)
-        ]
-    )
     with torch.no_grad():
-        vectors = pipeline.translate(heard)
+        vectors = pipeline.translate(hear_files(pipeline.clap, sounds))
     return make_pictures(
         pipeline,
         vectors,

@@ -11,13 +11,14 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from clip2clap.embeddings import ClapEncoder, EmbeddingSpace, UserError, load_image
+from clip2clap.embeddings import ClapEncoder, EmbeddingSpace, UserError
 from clip2clap.embeddings.sounds import load_sound
 from clip2clap.evaluation.bootstrap import Figure, Resamples
 from clip2clap.evaluation.distances import frechet_distance, kernel_distance
 from clip2clap.evaluation.embedding_level import other_items
 from clip2clap.evaluation.judges import Judge, Sound
-from clip2clap.evaluation.made import MadeFiles, make_sounds, parts
+from clip2clap.evaluation.made import MadeFiles, make_sounds
+from clip2clap.evaluation.reading import SOUNDS_AT_ONCE, parts, see_files
 from clip2clap.evaluation.round_trip import RoundTrip, back_to_pictures, measure_round_trip
 from clip2clap.evaluation.stills import Stills
 from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
@@ -25,9 +26,6 @@ from clip2clap.translator import Translator
 
 WINDOW_SECONDS = 1.0
 """Length of the windows of `fad`; VGGish's, which it was published with, are 0.96 s."""
-
-_AT_ONCE = 16
-_IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -256,12 +254,7 @@ class _Bench:
         ).same_model_as(clap.space("audio"))
         self.draws = Resamples(range(len(stills.stills)), resamples=resamples)
         start = time.perf_counter()
-        self.image_embeds = torch.cat(
-            [
-                pipeline.clip.images([load_image(still.photograph) for still in part])
-                for part in parts(stills.stills, _IMAGES_AT_ONCE)
-            ]
-        )
+        self.image_embeds = see_files(self.clip, [still.photograph for still in stills.stills])
         self.looking = (time.perf_counter() - start) / len(stills.stills)
         self.words = [still.words for still in stills.stills]
         self.labels = [still.label for still in stills.stills]
@@ -383,11 +376,11 @@ class _Bench:
         """
         embeds, windows, places, judge = [], [], [], self.judge
         kinds: list[str] | None = None if judge is None else []
-        for start, part in enumerate(parts(files, _AT_ONCE)):
+        for start, part in enumerate(parts(files, SOUNDS_AT_ONCE)):
             sounds = [load_sound(file) for file in part]
             heard = self.clap.audios(sounds)
             embeds.append(heard)
-            for at, sound in enumerate(sounds, start * _AT_ONCE):
+            for at, sound in enumerate(sounds, start * SOUNDS_AT_ONCE):
                 cut = _windows(sound)
                 windows.append(self.clap.audios(cut))
                 places += [at] * len(cut)
@@ -421,12 +414,7 @@ class _Bench:
 
     def _round_trip(self, name: str, back: MadeFiles) -> RoundTrip:
         """Hold the ends of round trips against the photographs, in the CLIP that saw these."""
-        ends = torch.cat(
-            [
-                self.clip.images([load_image(file) for file in part])
-                for part in parts(back.files, _IMAGES_AT_ONCE)
-            ]
-        )
+        ends = see_files(self.clip, back.files)
         found, rows = measure_round_trip(
             self.image_embeds,
             ends,

@@ -7,6 +7,7 @@ folder of stills for each class, without sound. VGGSound's test set (Chen et al.
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -111,7 +112,14 @@ def read_stills(images: str | Path, recordings: str | Path | None = None) -> Sti
     stills = [
         _still(path, images, sounds) for path in find_files(images, PICTURE_SUFFIXES, "picture")
     ]
-    _check(stills, images)
+    check_complete(
+        images,
+        "photographs",
+        [still.name for still in stills],
+        [still.label for still in stills],
+        [still.recording for still in stills],
+        "recording",
+    )
     if all(still.recording is not None for still in stills):
         own = [
             Recording(still.recording, still.label, still.words)
@@ -156,16 +164,7 @@ def _still(path: Path, images: Path, sounds: Path | None) -> Still:
     name = path.relative_to(images).with_suffix("").as_posix()
     caption = path.with_suffix(".txt")
     words = caption.read_text(encoding="utf-8").strip() if caption.is_file() else None
-    places = [path, *([] if sounds is None else [sounds / path.relative_to(images)])]
-    recording = next(
-        (
-            place.with_suffix(suffix)
-            for place in places
-            for suffix in sorted(SOUND_SUFFIXES)
-            if place.with_suffix(suffix).is_file()
-        ),
-        None,
-    )
+    recording = find_partner(path, images, sounds, SOUND_SUFFIXES)
     return Still(name, path, label_of(path, images), words or None, recording)
 
 
@@ -174,16 +173,50 @@ def label_of(path: Path, folder: Path) -> str | None:
     return None if path.parent == folder else path.parent.name.replace("_", " ").strip()
 
 
-def _check(stills: list[Still], images: Path) -> None:
-    (name, times), *_ = Counter(still.name for still in stills).most_common(1)
+def find_partner(
+    path: Path, folder: Path, other: Path | None, suffixes: frozenset[str]
+) -> Path | None:
+    """Find the file of another kind that bears a file's name.
+
+    Args:
+        path: The file, in `folder`.
+        folder: Where files of its kind lie.
+        other: A folder in which the partner may lie at the same place, if not beside it.
+        suffixes: What the partner's name ends in.
+    """
+    places = [path, *([] if other is None else [other / path.relative_to(folder)])]
+    found = (place.with_suffix(suffix) for place in places for suffix in sorted(suffixes))
+    return next((place for place in found if place.is_file()), None)
+
+
+def check_complete(
+    folder: Path,
+    what: str,
+    names: Sequence[str],
+    labels: Sequence[str | None],
+    partners: Sequence[Path | None],
+    partner: str,
+) -> None:
+    """Refuse files of which two share a name, or only some have a label or a partner.
+
+    Args:
+        folder: Where they lie.
+        what: What they are called, such as `photographs`.
+        names: Their names, at least one.
+        labels: Their labels.
+        partners: Their partners.
+        partner: What a partner is called.
+
+    Raises:
+        UserError: As said.
+    """
+    (name, times), *_ = Counter(names).most_common(1)
     if times > 1:
-        raise UserError(f"{times} photographs in {images} are called {name}. Rename them.")
-    for what, count in (
-        ("label (lie in a folder of a class)", sum(s.label is not None for s in stills)),
-        ("recording", sum(still.recording is not None for still in stills)),
-    ):
-        if 0 < count < len(stills):
+        raise UserError(f"{times} {what} in {folder} are called {name}. Rename them.")
+    for having, known in (("label (lie in a folder of a class)", labels), (partner, partners)):
+        count = sum(one is not None for one in known)
+        if 0 < count < len(names):
             raise UserError(
-                f"Only {count} of {len(stills)} photographs in {images} have a {what}. Give each "
-                "one, or none."
+                f"Only {count} of {len(names)} {what} in {folder} have a {having}. Give each one, "
+                "or none."
             )

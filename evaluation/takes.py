@@ -1,7 +1,6 @@
 """Recordings to make pictures of, with what is known of how they should look."""
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from clip2clap.embeddings import EmbeddingSpace, UserError, unit_norm
 from clip2clap.embeddings.images import SUFFIXES as PICTURE_SUFFIXES
 from clip2clap.embeddings.sounds import SUFFIXES as SOUND_SUFFIXES
 from clip2clap.evaluation.rows import EvaluatedRows
-from clip2clap.evaluation.stills import find_files, label_of
+from clip2clap.evaluation.stills import check_complete, find_files, find_partner, label_of
 
 TakesProtocol = Literal["pairs", "classes", "recordings", "table"]
 
@@ -119,7 +118,14 @@ def read_takes(recordings: str | Path, images: str | Path | None = None) -> Take
     pictures = None if images is None else Path(images).expanduser()
     sounds = find_files(recordings, SOUND_SUFFIXES, "sound")
     takes = [_take(path, recordings, pictures) for path in sounds]
-    _check(takes, recordings)
+    check_complete(
+        recordings,
+        "recordings",
+        [take.name for take in takes],
+        [take.label for take in takes],
+        [take.photograph for take in takes],
+        "picture",
+    )
     if all(take.photograph is not None for take in takes):
         own = [
             Photograph(take.photograph, take.label) for take in takes if take.photograph is not None
@@ -177,29 +183,5 @@ def takes_of_rows(rows: EvaluatedRows) -> Takes:
 
 def _take(path: Path, recordings: Path, pictures: Path | None) -> Take:
     name = path.relative_to(recordings).with_suffix("").as_posix()
-    places = [path, *([] if pictures is None else [pictures / path.relative_to(recordings)])]
-    photograph = next(
-        (
-            place.with_suffix(suffix)
-            for place in places
-            for suffix in sorted(PICTURE_SUFFIXES)
-            if place.with_suffix(suffix).is_file()
-        ),
-        None,
-    )
+    photograph = find_partner(path, recordings, pictures, PICTURE_SUFFIXES)
     return Take(name, path, label_of(path, recordings), photograph)
-
-
-def _check(takes: list[Take], recordings: Path) -> None:
-    (name, times), *_ = Counter(take.name for take in takes).most_common(1)
-    if times > 1:
-        raise UserError(f"{times} recordings in {recordings} are called {name}. Rename them.")
-    for what, count in (
-        ("label (lie in a folder of a class)", sum(take.label is not None for take in takes)),
-        ("picture", sum(take.photograph is not None for take in takes)),
-    ):
-        if 0 < count < len(takes):
-            raise UserError(
-                f"Only {count} of {len(takes)} recordings in {recordings} have a {what}. Give each "
-                "one, or none."
-            )

@@ -175,7 +175,7 @@ def _sounding(
     bank, rows, vectors = _some_recordings(recipe, clap, split)
     real = bank.batch(rows, CLIP_SAMPLES)
     real_named = balanced_accuracy(name_kinds(judge, real), bank.kinds[rows])
-    alone = _make(pipeline, prompt_embeds=vectors, seed=1)
+    alone = _make(pipeline, prompt_embeds=vectors, num_candidates=1, seed=1)
     alone_named = balanced_accuracy(name_kinds(judge, alone), bank.kinds[rows])
 
     photos = _photos(data.photos, split, names)
