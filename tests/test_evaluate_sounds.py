@@ -370,6 +370,21 @@ def test_a_way_back_gives_the_clip_score(
         measure(pipeline, translator, clap, folder, back=translator)
 
 
+def test_one_sound_is_made_of_a_vector_whatever_the_pipelines_own_number(
+    pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
+) -> None:
+    (plain,) = measure(pipeline, translator, clap, folder).translators
+    kept = [load_sound(file)[0] for file in plain.files]
+    shutil.rmtree(folder / "sounds")
+    pipeline.register_to_config(default_num_candidates=3)
+    try:
+        (one,) = measure(pipeline, translator, clap, folder).translators
+    finally:
+        pipeline.register_to_config(default_num_candidates=1)
+    for sound, expected in zip(one.files, kept, strict=True):
+        np.testing.assert_array_equal(load_sound(sound)[0], expected)
+
+
 def test_a_foreign_clap_measures_all_but_the_translated_vector(
     pipeline: ImageToAudioPipeline, translator: Translator, foreign_folder: Path, folder: Path
 ) -> None:
