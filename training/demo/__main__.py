@@ -22,6 +22,7 @@ STAGES = (
     "pixels",
     "picture_vae",
     "painter",
+    "finisher",
     "judge",
     "photo_judge",
     "package",

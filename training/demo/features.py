@@ -66,6 +66,7 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     if path.is_file():
         return load_file(path)
     model, classifier = efficientnet_lite0()
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     processor = image_processor()
     chosen = _choose(data.photos)
     crops = [
@@ -84,6 +85,7 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
         ]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
         with torch.inference_mode(), mixed_precision():
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
             features.append(model(pixels).pooler_output.float())
     rows = torch.cat(features)
     photos = [data.photos[number] for number in numbers]

@@ -60,7 +60,7 @@ def package(recipe: Recipe, target: Path) -> None:
     }
     table = recipe.folder / "pairs"
     _pair(recipe, table, spaces)
-    generator, painter = recipe.generator, recipe.painter
+    generator, finisher = recipe.generator, recipe.finisher
     pipeline = ImageToAudioPipeline(
         clip=clip,
         translator=_translator(table, recipe.folder / "translator", "clip_image", "clap_audio"),
@@ -86,10 +86,10 @@ def package(recipe: Recipe, target: Path) -> None:
         translator=_translator(
             table, recipe.folder / "translator_back", "clap_audio", "clip_image"
         ),
-        unet=_compact(painter.unet),
-        vae=_compact(recipe.picture_vae),
+        unet=_compact(finisher.painter.unet),
+        vae=_compact(finisher.vae),
         scheduler=few_step_scheduler(build_scheduler().config),
-        negative_embedding=_negative(painter),
+        negative_embedding=_negative(finisher.painter),
         clip_space=spaces["clip_image"].to_dict(),
         default_guidance_scale=pictures.GUIDANCE_SCALE,
         default_num_inference_steps=pictures.STEPS,

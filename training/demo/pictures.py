@@ -1,7 +1,8 @@
 """The demo picture decoder: a diffusion UNet over latents of 64 x 64 pictures.
 
 A CLIP image embedding alone tells it what to paint, as it does Kandinsky 2.2's decoder
-(https://arxiv.org/abs/2310.03502).
+(https://arxiv.org/abs/2310.03502). It first learns to denoise (`train_painter`), then to see in few
+steps what the eye takes for what it was told to paint (`train_finisher`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,23 +20,26 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.training.demo.critic import PatchCritic, contest
 from clip2clap.training.demo.data import Photo
-from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss
+from clip2clap.training.demo.diffusion import ConditionalUNet, build_scheduler, diffusion_loss
+from clip2clap.training.demo.eye import Eye, EyeCritic, contest_of_maps
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 
 SIZE = 64
 VAE_BATCH, BATCH = 16, 32
 KL_WEIGHT = 1e-6
-CRITIC_SHARE = 0.5
 UNCONDITIONAL_SHARE = 0.1
 STEPS, GUIDANCE_SCALE = 20, 3.0
-_LATENT_SHAPE = (8, SIZE // 4, SIZE // 4)
-VAE_SCHEDULE = Schedule(
-    steps=1800, learning_rate=8e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.995
+_LATENT_SHAPE = (16, SIZE // 8, SIZE // 8)
+VAE_SCHEDULE = Schedule(steps=4000, learning_rate=1.5e-3, weight_decay=0.0, ema_decay=0.99)
+SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
+FINISHER_BATCH = 24
+# The eye's pull on a pixel is fifteen times that of as much error in the pixels themselves.
+EYE_SHARE, FINISHER_CRITIC_SHARE = 0.1, 1.0
+FINISHER_SCHEDULE = Schedule(
+    steps=3000, learning_rate=3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998
 )
-SCHEDULE = Schedule(steps=2200, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 
 
 @dataclass(frozen=True)
@@ -77,32 +81,23 @@ def to_pixels(images: Iterable[Image.Image]) -> Tensor:
 
 
 def build_vae() -> AutoencoderKL:
-    """Build the autoencoder: (3, 64, 64) pictures to (8, 16, 16) latents."""
+    """Build the autoencoder: (3, 64, 64) pictures to (16, 8, 8) latents."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
-        up_block_types=("UpDecoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
-        block_out_channels=(16, 48, 96),  # pyright: ignore[reportArgumentType]
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(16, 32, 64, 128),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
-        latent_channels=8,
+        latent_channels=16,
         norm_num_groups=16,
         sample_size=SIZE,
         mid_block_add_attention=False,
     )
 
 
-class VaeAndCritic(nn.Module):
-    """The autoencoder beside its critic."""
-
-    def __init__(self):
-        super().__init__()
-        self.vae = build_vae()
-        self.critic = PatchCritic(3)
-
-
 def train_picture_vae(pixels: Tensor, folder: Path, schedule: Schedule = VAE_SCHEDULE) -> Fit:
-    """Train the autoencoder of pictures and set its `scaling_factor`.
+    """Train the autoencoder of pictures on their pixels and set its `scaling_factor`.
 
     Args:
         pixels: Training photographs, shape (n, 3, 64, 64), uint8.
@@ -113,23 +108,21 @@ def train_picture_vae(pixels: Tensor, folder: Path, schedule: Schedule = VAE_SCH
         The trained `AutoencoderKL`, with what it took.
     """
 
-    def step(model: nn.Module, generator: torch.Generator) -> Tensor:
-        assert isinstance(model, VaeAndCritic)
+    def step(vae: Any, generator: torch.Generator) -> Tensor:
         real = _draw(pixels, torch.randint(len(pixels), (VAE_BATCH,), generator=generator))
         with mixed_precision():
-            encoded: Any = model.vae.encode(real)
-            posterior = encoded.latent_dist
-            decoded: Any = model.vae.decode(posterior.sample(generator))
-            loss = contest(model.critic, decoded.sample.float(), real, _error, CRITIC_SHARE)
-        return loss + KL_WEIGHT * posterior.kl().mean()
+            posterior = vae.encode(real).latent_dist
+            made = vae.decode(posterior.sample(generator)).sample.float()
+        return _pixels_apart(made, real) + KL_WEIGHT * posterior.kl().mean()
 
     torch.manual_seed(schedule.seed)
-    result = fit(VaeAndCritic(), step, schedule, folder, name="picture autoencoder")
-    assert isinstance(result.model, VaeAndCritic)
-    vae = result.model.vae
+    vae = build_vae().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    result = fit(vae, step, schedule, folder, name="picture autoencoder")
+    assert isinstance(result.model, AutoencoderKL)
     rows = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:256]
-    vae.register_to_config(scaling_factor=1 / _encode(vae, pixels[rows]).std().item())
-    return Fit(vae, result.seconds, result.loss)
+    scale = 1 / _encode(result.model, pixels[rows]).std().item()
+    result.model.register_to_config(scaling_factor=scale)
+    return result
 
 
 def encode_pictures(vae: AutoencoderKL, pixels: Tensor, path: Path) -> Tensor:
@@ -150,17 +143,17 @@ def encode_pictures(vae: AutoencoderKL, pixels: Tensor, path: Path) -> Tensor:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Build the UNet over (8, 16, 16) latents."""
+    """Build the UNet over (16, 8, 8) latents."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=(64, 96, 128),
+        sample_size=SIZE // 8,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=(96, 160),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=(64, 96, 128),  # pyright: ignore[reportArgumentType]
-        attention_head_dim=(4, 6, 8),  # pyright: ignore[reportArgumentType]
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=(96, 160),  # pyright: ignore[reportArgumentType]
+        attention_head_dim=(6, 10),  # pyright: ignore[reportArgumentType]
         norm_num_groups=16,
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=512,
@@ -182,17 +175,100 @@ def train_painter(pictures: Pictures, folder: Path, schedule: Schedule = SCHEDUL
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(model, ConditionalUNet)
-        rows = torch.multinomial(pictures.weights, BATCH, replacement=True, generator=generator)
-        # A translated recording lies near the mean of what it may show, not on one photograph.
-        share = torch.rand(BATCH, 1, generator=generator)
-        vectors = share * pictures.embeds[rows] + (1 - share) * pictures.means[rows]
-        vectors = vectors + 0.02 * torch.randn(vectors.shape, generator=generator)
+        rows, vectors = _draw_told(pictures, BATCH, generator)
         vectors = model.without_some(vectors, UNCONDITIONAL_SHARE, generator)
         return diffusion_loss(model.unet, pictures.latents[rows], vectors, generator)
 
     torch.manual_seed(schedule.seed)
     model = ConditionalUNet(build_unet(), pictures.embeds.shape[-1])
+    model = model.to(memory_format=torch.channels_last)
     return fit(model, step, schedule, folder, name="painter")
+
+
+class Finisher(nn.Module):
+    """The UNet and the autoencoder, of which only the decoder learns, beside their critic."""
+
+    def __init__(self, painter: ConditionalUNet, vae: AutoencoderKL, critic: EyeCritic):
+        super().__init__()
+        self.painter = painter
+        self.vae = vae
+        self.critic = critic
+        vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        assert vae.post_quant_conv is not None
+        vae.post_quant_conv.requires_grad_(True)
+
+
+def train_finisher(
+    pictures: Pictures,
+    pixels: Tensor,
+    painter: ConditionalUNet,
+    vae: AutoencoderKL,
+    eye: Eye,
+    tower: nn.Module,
+    folder: Path,
+    schedule: Schedule = FINISHER_SCHEDULE,
+) -> Fit:
+    """Teach the UNet to see at once what it would only come to in many steps, and the decoder too.
+
+    A denoiser's error is the least where it paints the mean of all that it may become, which is a
+    blur until the last steps. Here its guess at the end, from any amount of noise, is decoded, and
+    the eye compares it with the photograph and its vector with the one that was told; a critic that
+    looks through the eye judges the rest, as in adversarial diffusion distillation (Sauer et al.
+    2023, https://arxiv.org/abs/2311.17042). The encoder is held fixed, so latents stay what they
+    are, and guesses from little noise teach the decoder to give photographs back.
+
+    Args:
+        pictures: What to learn from.
+        pixels: The photographs of `pictures`, shape (n, 3, 64, 64), uint8.
+        painter: The trained UNet; changed.
+        vae: The autoencoder of pictures; changed.
+        eye: What pictures are compared by, beside their pixels.
+        tower: Maps the eye's features to CLIP's space.
+        folder: Where the run keeps its checkpoint.
+        schedule: Steps and rates.
+
+    Returns:
+        A `Finisher`, with what it took.
+    """
+    tower.requires_grad_(False)
+    noise_schedule: Any = build_scheduler()
+    last = noise_schedule.config["num_train_timesteps"] - 1
+
+    def step(model: nn.Module, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, Finisher)
+        rows, vectors = _draw_told(pictures, FINISHER_BATCH, generator)
+        vectors = F.normalize(vectors, dim=-1)
+        told = model.painter.without_some(vectors, UNCONDITIONAL_SHARE, generator)
+        # Mostly from little but noise: there it is settled what is painted.
+        share = 1 - torch.rand(FINISHER_BATCH, generator=generator).square()
+        timesteps = (share * last).round().long()
+        latents, real = pictures.latents[rows], _draw(pixels, rows)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = noise_schedule.add_noise(latents, noise, timesteps)
+        signal = noise_schedule.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
+        with mixed_precision():
+            velocity = model.painter.unet(
+                noisy, timesteps, encoder_hidden_states=None, class_labels=told
+            ).sample.float()
+            guess = signal * noisy - (1 - signal.square()).sqrt() * velocity
+            decoded: Any = model.vae.decode(guess / model.vae.config["scaling_factor"])
+            made = decoded.sample.float()
+            with torch.no_grad():
+                wanted = eye.layers(real)
+            maps, features = eye(made)
+        seen = contest_of_maps(model.critic, maps, wanted, told, FINISHER_CRITIC_SHARE)
+        # Where nothing was told there is nothing to fit.
+        off = (told == vectors).all(dim=-1) * (
+            1 - (F.normalize(tower(features), dim=-1) * vectors).sum(dim=-1)
+        )
+        alike = F.mse_loss(guess, latents) + _pixels_apart(made, real)
+        return EYE_SHARE * (seen + off.mean()) + alike
+
+    torch.manual_seed(schedule.seed)
+    critic = EyeCritic(eye.widths, pictures.embeds.shape[-1])
+    model = Finisher(painter, vae, critic).to(memory_format=torch.channels_last)
+    return fit(model, step, schedule, folder, name="finisher")
 
 
 def paint(
@@ -245,8 +321,18 @@ def paint(
     return torch.cat(pictures)
 
 
+def _draw_told(pictures: Pictures, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw rows and the vectors that are told of them, shape (count, d), not of unit norm."""
+    rows = torch.multinomial(pictures.weights, count, replacement=True, generator=generator)
+    # A translated recording lies near the mean of what it may show, not on one photograph.
+    share = torch.rand(count, 1, generator=generator)
+    vectors = share * pictures.embeds[rows] + (1 - share) * pictures.means[rows]
+    return rows, vectors + 0.02 * torch.randn(vectors.shape, generator=generator)
+
+
 def _draw(pixels: Tensor, rows: Tensor) -> Tensor:
-    return pixels[rows].float() / 127.5 - 1
+    drawn = pixels[rows].float() / 127.5 - 1
+    return drawn.contiguous(memory_format=torch.channels_last)
 
 
 def _encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
@@ -255,5 +341,9 @@ def _encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     return encoded.latent_dist.mean.float()
 
 
-def _error(made: Tensor, real: Tensor) -> Tensor:
-    return F.l1_loss(made, real) + F.l1_loss(F.avg_pool2d(made, 4), F.avg_pool2d(real, 4))
+def _pixels_apart(made: Tensor, real: Tensor) -> Tensor:
+    """Compare pixels by lightness and colour, and above all their local means."""
+    # Photographs differ in lightness three times as much as in colour, which would come last.
+    scale = torch.tensor([[1.0, 1, 1], [3, -3, 0], [1.7, 1.7, -3.4]]) / 3**0.5
+    apart = torch.einsum("oc,nchw->nohw", scale, made - real)
+    return apart.abs().mean() + 2 * F.avg_pool2d(apart, 4).abs().mean()

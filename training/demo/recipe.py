@@ -31,6 +31,7 @@ from clip2clap.training.demo import (
 )
 from clip2clap.training.demo.data import DemoData, Split
 from clip2clap.training.demo.diffusion import ConditionalUNet
+from clip2clap.training.demo.eye import Eye
 from clip2clap.training.demo.loop import Fit, Schedule
 from clip2clap.training.demo.parts import aisfx, efficientnet_lite0
 from clip2clap.training.demo.sounds import SoundBank
@@ -47,6 +48,7 @@ SCHEDULES: dict[str, Schedule] = {
     "generator": generator.SCHEDULE,
     "picture_vae": pictures.VAE_SCHEDULE,
     "painter": pictures.SCHEDULE,
+    "finisher": pictures.FINISHER_SCHEDULE,
     "judge": judge.SCHEDULE,
     "photo_judge": photo_judge.SCHEDULE,
 }
@@ -185,15 +187,20 @@ class Recipe:
         return pictures.load_pixels(photos, self.folder / "pixels.safetensors")
 
     @cached_property
-    def picture_vae(self) -> AutoencoderKL:
-        """The picture decoder's autoencoder."""
-        schedule = self.schedules["picture_vae"]
-        run = pictures.train_picture_vae(self.pixels, self._run("picture_vae"), schedule)
-        return self._note("picture_vae", run)
+    def eye(self) -> Eye:
+        """What pictures are compared by."""
+        network, _ = efficientnet_lite0()
+        return Eye(network)
 
     @cached_property
-    def painter(self) -> ConditionalUNet:
-        """The picture decoder's UNet and its learned negative vector."""
+    def picture_vae(self) -> AutoencoderKL:
+        """The picture decoder's autoencoder."""
+        folder, schedule = self._run("picture_vae"), self.schedules["picture_vae"]
+        return self._note("picture_vae", pictures.train_picture_vae(self.pixels, folder, schedule))
+
+    @cached_property
+    def told_pictures(self) -> pictures.Pictures:
+        """What the picture decoder learns from."""
         path = self.folder / "picture_latents.safetensors"
         latents = pictures.encode_pictures(self.picture_vae, self.pixels, path)
         kinds = self.photos["kind"][self._shown]
@@ -204,9 +211,28 @@ class Recipe:
         known = kinds >= 0
         of_kinds = heads.label_means(embeds[known], kinds[known], len(self.data.kinds))
         means = torch.where(known.unsqueeze(1), of_kinds[kinds], embeds)
-        shown = pictures.Pictures(latents, embeds, means, weights)
-        run = pictures.train_painter(shown, self._run("painter"), self.schedules["painter"])
-        return self._note("painter", run)
+        return pictures.Pictures(latents, embeds, means, weights)
+
+    @cached_property
+    def painter(self) -> ConditionalUNet:
+        """A UNet that denoises pictures, and its learned negative vector."""
+        folder, schedule = self._run("painter"), self.schedules["painter"]
+        return self._note("painter", pictures.train_painter(self.told_pictures, folder, schedule))
+
+    @cached_property
+    def finisher(self) -> pictures.Finisher:
+        """The picture decoder: UNet, negative vector and autoencoder, as the eye taught them."""
+        run = pictures.train_finisher(
+            self.told_pictures,
+            self.pixels,
+            deepcopy(self.painter),
+            deepcopy(self.picture_vae),
+            self.eye,
+            self.clip_space.tower,
+            self._run("finisher"),
+            self.schedules["finisher"],
+        )
+        return self._note("finisher", run)
 
     @cached_property
     def photo_judge(self) -> photo_judge.PhotoJudge:
