@@ -12,11 +12,18 @@ from clip2clap.training.demo.loop import mixed_precision
 
 
 class ConditionalUNet(nn.Module):
-    """The UNet and the learned vector that stands for "anything"."""
+    """The UNet, yet to be trained, and the learned vector that stands for "anything".
+
+    The layer that reads a condition starts larger by the square root of the dimension: the values
+    of a vector of unit norm are tiny, and for thousands of steps the UNet would hardly listen.
+    """
 
     def __init__(self, unet: UNet2DConditionModel, embed_dim: int):
         super().__init__()
         self.unet = unet
+        listening: Any = unet.class_embedding
+        with torch.no_grad():
+            listening.weight.mul_(embed_dim**0.5)
         self.negative_embeds = nn.Parameter(F.normalize(torch.randn(embed_dim), dim=0))
 
     def without_some(self, vectors: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -175,8 +175,12 @@ def _sounding(
     bank, rows, vectors = _some_recordings(recipe, clap, split)
     real = bank.batch(rows, CLIP_SAMPLES)
     real_named = balanced_accuracy(name_kinds(judge, real), bank.kinds[rows])
-    alone = _make(pipeline, prompt_embeds=vectors, num_candidates=1, seed=1)
-    alone_named = balanced_accuracy(name_kinds(judge, alone), bank.kinds[rows])
+
+    def alone(**options: Any) -> float:
+        made = _make(pipeline, prompt_embeds=vectors, seed=1, **options)
+        return balanced_accuracy(name_kinds(judge, made), bank.kinds[rows])
+
+    first_named, best_named = alone(num_candidates=1), alone()
 
     photos = _photos(data.photos, split, names)
     kinds = torch.tensor([names.index(photo.kind) for photo in photos])
@@ -190,8 +194,10 @@ def _sounding(
     spread_real = [_spread(judge, real[bank.kinds[rows] == kind]) for kind in range(len(names))]
     return {
         "judge names the kind of a real recording": real_named,
-        "generator alone, judge": alone_named,
-        "generator alone, share of the real recordings' accuracy": alone_named / real_named,
+        "generator alone, one candidate, judge": first_named,
+        "generator alone, one candidate, share of the real": first_named / real_named,
+        "generator alone, judge": best_named,
+        "generator alone, share of the real recordings' accuracy": best_named / real_named,
         "photographs": len(photos),
         "photograph to sound, judge": balanced_accuracy(named, kinds),
         "photograph to sound, held against the next kind": balanced_accuracy(

@@ -90,7 +90,8 @@ def build_vae() -> AutoencoderKL:
         block_out_channels=(16, 32, 64, 128),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=16,
-        norm_num_groups=16,
+        # Norms over single channels would take every picture's own colours away.
+        norm_num_groups=4,
         sample_size=SIZE,
         mid_block_add_attention=False,
     )
