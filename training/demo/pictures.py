@@ -139,7 +139,8 @@ def encode_pictures(vae: AutoencoderKL, pixels: Tensor, path: Path) -> Tensor:
     """
     if not path.is_file():
         parts = [_encode(vae, part) for part in track(pixels.split(128), description="latents")]
-        keep({"latents": torch.cat(parts) * vae.config["scaling_factor"]}, path)
+        latents = torch.cat(parts).contiguous() * vae.config["scaling_factor"]
+        keep({"latents": latents}, path)
     return load_file(path)["latents"]
 
 
