@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
+from clip2clap.training.demo import pictures
 from clip2clap.training.demo.critic import PatchCritic, contest
 from clip2clap.training.demo.data import DemoData, fill, split_rows
 from clip2clap.training.demo.diffusion import ConditionalUNet, build_scheduler, diffusion_loss
@@ -134,6 +135,36 @@ def test_a_share_of_the_conditions_is_left_out():
     left_out = (kept == model.negative_embeds).all(dim=1)
     assert 60 < left_out.sum() < 140
     torch.testing.assert_close(kept[~left_out], F.normalize(vectors, dim=1)[~left_out])
+
+
+def test_a_unet_hears_vectors_of_unit_norm_from_the_start():
+    model = ConditionalUNet(build_unet(), 512)
+    listening: Any = model.unet.class_embedding
+    with torch.no_grad():
+        heard = listening(F.normalize(torch.randn(16, 512), dim=1))
+    # Of unit scale, as Gaussian noise would be heard; without the scale it is 0.02.
+    assert 0.3 < heard.std() < 1.5
+
+
+@pytest.mark.parametrize("build", [pictures.build_vae, pictures.build_unet, build_unet])
+def test_no_norm_takes_a_channels_own_mean_away(build):
+    """A picture's colour, and a sound's loudness, are means over all places."""
+    norms = [layer for layer in build().modules() if isinstance(layer, nn.GroupNorm)]
+    assert norms
+    for norm in norms:
+        hidden = torch.randn(1, norm.num_channels, 4, 4)
+        brighter = hidden.clone()
+        brighter[:, 0] += 1
+        assert (norm(brighter) - norm(hidden))[:, 0].mean() > 0.1
+
+
+def test_colours_are_compared_before_details():
+    real = torch.zeros(1, 3, 8, 8)
+    red = torch.tensor([0.1, -0.05, -0.05]).view(1, 3, 1, 1).expand_as(real)
+    grey = red.abs().mean().expand_as(real)
+    checked = grey * (torch.arange(8) % 2 * 2 - 1)
+    apart = [pictures._pixels_apart(made, real).item() for made in (red, grey, checked)]
+    assert apart[0] > 1.5 * apart[1] > 2 * apart[2] > 0
 
 
 def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path):
