@@ -35,8 +35,8 @@ _LATENT_SHAPE = (16, SIZE // 8, SIZE // 8)
 VAE_SCHEDULE = Schedule(steps=4000, learning_rate=1.5e-3, weight_decay=0.0, ema_decay=0.99)
 SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 FINISHER_BATCH = 24
-# The eye's pull on a pixel is fifteen times that of as much error in the pixels themselves.
-EYE_SHARE, FINISHER_CRITIC_SHARE = 0.1, 1.0
+# Of unequal pull: the vector's on the latents is ten times the pixels', the eye's thrice.
+EYE_SHARE, FIT_SHARE, ALIKE_SHARE, FINISHER_CRITIC_SHARE = 0.3, 0.3, 0.5, 1.0
 FINISHER_SCHEDULE = Schedule(
     steps=3000, learning_rate=3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998
 )
@@ -265,7 +265,7 @@ def train_finisher(
             1 - (F.normalize(tower(features), dim=-1) * vectors).sum(dim=-1)
         )
         alike = F.mse_loss(guess, latents) + _pixels_apart(made, real)
-        return EYE_SHARE * (seen + off.mean()) + alike
+        return EYE_SHARE * seen + FIT_SHARE * off.mean() + ALIKE_SHARE * alike
 
     torch.manual_seed(schedule.seed)
     critic = EyeCritic(eye.widths, pictures.embeds.shape[-1])
