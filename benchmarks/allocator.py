@@ -141,7 +141,8 @@ def measure(name: str, kept: bool, rounds: int, threads: int) -> Measured:
         seconds = time.perf_counter() - start
         times.append((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return Measured(*min(times), peak)
+    seconds, faults = min(times)
+    return Measured(seconds, faults, peak)
 
 
 def main(

@@ -38,19 +38,19 @@ def shorten(model: nn.Module) -> None:
             gate.forward = partial(_pass, gate)
 
 
-def _convolve(convolution: Any, norm: Any, values: Tensor) -> Tensor:
+def _convolve(convolution: Any, norm: Any, input: Tensor) -> Tensor:
     if not _is_fixed(norm):
-        return type(convolution).forward(convolution, values)
+        return type(convolution).forward(convolution, input)
     weight, bias = convolution.weight, convolution.bias
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if bias is not None:
         shift = shift + bias * scale
-    return convolution._conv_forward(values, weight * scale.view(-1, 1, 1, 1), shift)
+    return convolution._conv_forward(input, weight * scale.view(-1, 1, 1, 1), shift)
 
 
-def _normalize(norm: Any, values: Tensor) -> Tensor:
-    return values if _is_fixed(norm) else type(norm).forward(norm, values)
+def _normalize(norm: Any, input: Tensor) -> Tensor:
+    return input if _is_fixed(norm) else type(norm).forward(norm, input)
 
 
 def _is_fixed(norm: Any) -> bool:
@@ -60,8 +60,8 @@ def _is_fixed(norm: Any) -> bool:
     return not (norm.training or hasattr(norm, "_hf_hook"))
 
 
-def _pass(gate: Any, values: Tensor) -> Tensor:
+def _pass(gate: Any, input: Tensor) -> Tensor:
     weight, bias = gate.expand.weight, gate.expand.bias
     if not weight.is_meta and not weight.any() and bool((torch.sigmoid(bias) == 1).all()):
-        return values
-    return type(gate).forward(gate, values)
+        return input
+    return type(gate).forward(gate, input)

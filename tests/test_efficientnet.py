@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def change(model: nn.Module) -> None:
             module.running_var.uniform_(0.3, 1.5)
 
 
-def gates(model: nn.Module) -> Iterator[nn.Module]:
+def gates(model: nn.Module) -> Iterator[Any]:
     for module in model.modules():
         if hasattr(module, "squeeze_excite"):
             yield module.squeeze_excite
