@@ -2,7 +2,8 @@
 
 The CLIP is the demo's; the autoencoder has the demo picture decoder's sizes with random weights,
 which change no time. Both ways are timed by turns, and the ratio is that of the two best times:
-another job on the machine only adds.
+another job on the machine only adds. One by one means the same functions called for a single
+cut-out, again and again. Freed memory is kept, as the command line does.
 
     python benchmarks/painting.py
 """
@@ -15,7 +16,7 @@ import torch
 import typer
 from torch import Tensor
 
-from clip2clap import ClipEncoder
+from clip2clap import ClipEncoder, keep_freed_memory
 from clip2clap.inference import Canvas, Painting, PaintingOptions, Target
 from clip2clap.inference.cutouts import cut_out
 from clip2clap.inference.painting import default_cut_size
@@ -41,6 +42,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
     """Time iterations of painting, and cut-outs together and one by one."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     clip = ClipEncoder.from_pretrained("demo", towers=["image"])

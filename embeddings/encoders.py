@@ -143,7 +143,8 @@ class _Encoder(nn.Module):
             towers: The towers to keep in memory; all if not given.
 
         Returns:
-            The encoder, in evaluation mode.
+            The encoder, in evaluation mode; gradients go through it and not to its weights, until
+            `requires_grad_` says so.
 
         Raises:
             UserError: If the checkpoint can't be found (`ModelNotFoundError`), does not fit
@@ -172,7 +173,7 @@ class _Encoder(nn.Module):
                 f"{' and '.join(towers or ())}."
             )
         loaded.keep(kept)
-        encoder = cls(loaded, _space(recipe, cls.family, kept[0])).eval()
+        encoder = cls(loaded, _space(recipe, cls.family, kept[0])).eval().requires_grad_(False)
         return encoder if device is None else encoder.to(device)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:

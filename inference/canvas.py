@@ -27,7 +27,7 @@ class Canvas:
 
     Args:
         autoencoder: Decodes latents to RGB pictures with values from -1 to 1; its weights are left
-            as they are.
+            as they are, and take no gradient from now on.
 
     Raises:
         UserError: If it is of another kind, or not of RGB pictures.
@@ -45,7 +45,7 @@ class Canvas:
                 "Expected an autoencoder of RGB pictures, got one with "
                 f"{config['in_channels']} channels in and {config['out_channels']} out."
             )
-        self.autoencoder: Any = autoencoder.eval()
+        self.autoencoder: Any = autoencoder.eval().requires_grad_(False)
         self.multiple: int = 2 ** (len(config["block_out_channels"]) - 1)
         """What the sides of a picture are multiples of, in pixels."""
         # The mean and the spread of latents in the autoencoder's own numbers.

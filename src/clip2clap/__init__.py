@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clip2clap.allocator import keep_freed_memory
     from clip2clap.embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable
     from clip2clap.inference import (
         AudioToImagePipeline,
@@ -39,6 +40,7 @@ _HOMES = {
     "ResidualTranslator": "translator",
     "SpectralVocoder": "inference",
     "Translator": "translator",
+    "keep_freed_memory": "allocator",
 }
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "ResidualTranslator",
     "SpectralVocoder",
     "Translator",
+    "keep_freed_memory",
 ]
 
 

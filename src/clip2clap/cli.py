@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from clip2clap import __version__
+from clip2clap.allocator import keep_freed_memory
 from clip2clap.commands.audio_to_image import audio_to_image
 from clip2clap.commands.demo import demo
 from clip2clap.commands.doctor import doctor
@@ -73,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are nothing a user can mend
+    keep_freed_memory()
     command = typer.main.get_command(app)
     try:
         status = command.main(arguments, prog_name="clip2clap", standalone_mode=False)

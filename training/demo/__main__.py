@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from clip2clap.allocator import keep_freed_memory
+
 STAGES = (
     "photos",
     "clip_space",
@@ -57,6 +59,7 @@ def main(
     from clip2clap.training.demo.data import DemoData
     from clip2clap.training.demo.recipe import Recipe
 
+    keep_freed_memory()
     disable_progress_bar()
     torch.set_num_threads(threads)
     wanted = stage or STAGES

@@ -1,0 +1,175 @@
+"""What it gains that the command line keeps freed memory, and what it costs in memory.
+
+The same work is done in a process that hands freed buffers back to the kernel, as glibc does, and
+in one that keeps them (`clip2clap.keep_freed_memory`); they are started by turns, each anew.
+
+- `photographs`: pictures through the demo CLIP, as one batch.
+- `vit`: the same through a CLIP ViT-B/32 of random weights.
+- `sound`: candidates of one photograph's sound with the demo models.
+- `picture`: a picture of a recording, by the demo models.
+- `painting`: iterations of painting with cut-outs.
+
+The times are the best of all rounds: another job on the machine only adds. Page faults are counted,
+and do not depend on what else runs.
+
+    python benchmarks/allocator.py photographs sound painting
+"""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from full_size import made_up_captions, photographs, write_clip
+
+from clip2clap import (
+    AudioToImagePipeline,
+    ClipEncoder,
+    ImageToAudioPipeline,
+    keep_freed_memory,
+)
+from clip2clap.inference import Canvas, Painting, PaintingOptions, Target
+from clip2clap.inference.painting import default_cut_size
+from clip2clap.training.demo.pictures import build_vae
+
+PHOTOGRAPHS = 64
+CANDIDATES = 4
+ITERATIONS = 10
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one process took."""
+
+    seconds: float
+    """The best of its rounds."""
+
+    faults: int
+    """Pages that the kernel had to hand out in that round."""
+
+    megabytes: float
+    """The most memory that the process ever had."""
+
+
+def encode(clip: ClipEncoder) -> Callable[[], Any]:
+    """Embed photographs as one batch."""
+    pictures = list(photographs(PHOTOGRAPHS))
+    return partial(clip.images, pictures, batch_size=PHOTOGRAPHS)
+
+
+def demo_clip() -> ClipEncoder:
+    """Load the demo's image tower."""
+    return ClipEncoder.from_pretrained("demo", towers=["image"])
+
+
+def full_size_clip() -> ClipEncoder:
+    """Build a CLIP ViT-B/32 of random weights."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "clip"
+        write_clip(folder, made_up_captions(100))
+        return ClipEncoder.from_pretrained(folder, towers=["image"])
+
+
+def make_sounds() -> Callable[[], Any]:
+    """Make the candidates of one sound."""
+    pipeline: Any = ImageToAudioPipeline.from_pretrained("demo")
+    pipeline.set_progress_bar_config(disable=True)
+    return partial(pipeline, next(iter(photographs(1))), num_candidates=CANDIDATES)
+
+
+def make_picture() -> Callable[[], Any]:
+    """Make a picture of 5 s of noise."""
+    pipeline: Any = AudioToImagePipeline.from_pretrained("demo")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = np.random.default_rng(0).normal(0, 0.1, 5 * 16_000).astype(np.float32)
+    return partial(pipeline, (noise, 16_000))
+
+
+def paint() -> Callable[[], Any]:
+    """Paint a picture of 64 x 64 towards a random vector with 8 cut-outs."""
+    clip, canvas = demo_clip(), Canvas(build_vae())
+    generator = torch.Generator().manual_seed(0)
+    painting = Painting(
+        canvas,
+        clip,
+        [Target(torch.nn.functional.normalize(torch.randn(512), dim=0))],
+        latent=canvas.noise(64, 64, generator),
+        options=PaintingOptions(cut_size=default_cut_size(clip)),
+        generator=generator,
+    )
+
+    def iterate() -> None:
+        for _ in range(ITERATIONS):
+            painting.step()
+
+    return iterate
+
+
+JOBS: dict[str, Callable[[], Callable[[], Any]]] = {
+    "photographs": lambda: encode(demo_clip()),
+    "vit": lambda: encode(full_size_clip()),
+    "sound": make_sounds,
+    "picture": make_picture,
+    "painting": paint,
+}
+
+
+def measure(name: str, kept: bool, rounds: int, threads: int) -> Measured:
+    """Do a job in this process, once to warm up and then some times."""
+    # Not on every system: there is nothing to compare where there is no glibc.
+    import resource
+
+    if kept and not keep_freed_memory():
+        raise SystemExit("The C library is not glibc, or was set by the environment.")
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    job = JOBS[name]()
+    job()
+    times = []
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        start = time.perf_counter()
+        job()
+        seconds = time.perf_counter() - start
+        times.append((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    seconds, faults = min(times)
+    return Measured(seconds, faults, peak)
+
+
+def main(
+    jobs: Annotated[list[str] | None, typer.Argument(help="Which; all by default.")] = None,
+    rounds: Annotated[int, typer.Option(help="Times that a process does its job.")] = 3,
+    processes: Annotated[int, typer.Option(help="Processes of either kind.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+) -> None:
+    """Time jobs in processes that keep freed memory and in processes that do not."""
+    fresh = multiprocessing.get_context("spawn")
+    for name in jobs or JOBS:
+        measured: dict[bool, list[Measured]] = {False: [], True: []}
+        for _ in range(processes):
+            for kept, results in measured.items():
+                with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+                    results.append(pool.submit(measure, name, kept, rounds, threads).result())
+        best = {
+            kept: min(results, key=lambda one: one.seconds) for kept, results in measured.items()
+        }
+        for kept, words in ((False, "handed back"), (True, "kept")):
+            one = best[kept]
+            print(
+                f"{name:12} {words:12} {one.seconds:7.3f} s {one.faults:>10,} page faults "
+                f"{one.megabytes:6.0f} MB at most"
+            )
+        print(f"{name:12} ratio        {best[False].seconds / best[True].seconds:7.2f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
