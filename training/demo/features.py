@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EfficientNetImageProcessorPil
 
+from clip2clap.embeddings.efficientnet import shorten
 from clip2clap.embeddings.files import replacing
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxClapFeatureExtractor
 from clip2clap.training.demo.data import (
@@ -66,7 +67,7 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     if path.is_file():
         return load_file(path)
     model, classifier = efficientnet_lite0()
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    shorten(model)
     processor = image_processor()
     chosen = _choose(data.photos)
     crops = [
