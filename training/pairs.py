@@ -36,9 +36,6 @@ _SPLITS = {
 # What rows have in common that come from one thing, the surest first.
 _ITEM_COLUMNS = ("item", "file", "url", "caption")
 
-# Of larger tables the vectors stay on disk.
-_MOST_MAPPED_BYTES = 2**30
-
 # Rows read at once where all of a table's are looked at.
 _ROWS = 8_192
 
@@ -193,7 +190,7 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
         config: Names the columns, or leaves them to be found.
 
     Returns:
-        The pairs; the tensors share the table's memory where it lies in one file.
+        The pairs; their vectors stay on disk, and are read when they are asked for.
 
     Raises:
         UserError: If a column isn't there, or more than one could be meant.
@@ -204,16 +201,13 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
     target = _column(table, config.target or "clap", "target")
     if source == target:
         raise UserError(f"Source and target are both {source!r}: there is nothing to translate.")
-    spaces = table.spaces[source], table.spaces[target]
-    # Counted in float32, the wider of the two.
-    is_small = 4 * len(table) * sum(space.dim for space in spaces) <= _MOST_MAPPED_BYTES
     return Pairs(
-        source=table.tensor(source) if is_small else StoredVectors(table, source),
-        target=table.tensor(target) if is_small else StoredVectors(table, target),
+        source=StoredVectors(table, source),
+        target=StoredVectors(table, target),
         items=_items(table, config.item),
         splits=table.source("split") if "split" in table.sources else None,
-        source_space=spaces[0],
-        target_space=spaces[1],
+        source_space=table.spaces[source],
+        target_space=table.spaces[target],
         source_column=source,
         target_column=target,
     )
