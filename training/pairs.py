@@ -412,7 +412,8 @@ def _check_no_item_is_on_two_sides(
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = np.intersect1d(digests[rows[one]], digests[rows[other]])
         if len(shared):
-            example = min(items[row] for row in np.flatnonzero(np.isin(digests, shared)))
+            shared_rows = np.flatnonzero(np.isin(digests, shared)).tolist()
+            example = min(items[row] for row in shared_rows)
             raise UserError(
                 f"{len(shared)} items are in both the {one} and the {other} split (such as "
                 f"{example!r}), so the held-out figures would be flattered. Mend the table's split "
