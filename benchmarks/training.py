@@ -6,8 +6,8 @@
 - `target`: the reference's loop to its last epoch, for each of its six recipes; and how long
   `clip2clap train`'s default takes until it has the same recall at 10 on the same held-out pairs,
   without noise on the source, since the reference has none.
-- `memory`: peak memory of the default sweep of 18, and of training from a table that stays on disk,
-  each in a process of its own.
+- `memory`: peak memory of the default sweep of 18, and of a sweep of 6 models from one table of
+  millions of pairs, each in a process of its own; and how much of it importing takes.
 
 Without `--table` the pairs are synthetic: both sides are random networks' views of common causes,
 with noise.
@@ -213,31 +213,38 @@ def write_tables(folder: Path, rows: int, tables: int) -> list[Path]:
     return paths
 
 
-def run_for_memory(job: str, folder: Path, epochs: int) -> None:
-    """Run one job and print this process's peak memory."""
-    tables = sorted(folder.glob("table*"))
-    if job == "sweep":
-        sweep(tables[0], folder / "out", plus=tables[1:], grid=SweepGrid(epochs=(epochs,)))
-    else:
-        train(tables[0], folder / "out", TrainingConfig(epochs=epochs))
-    # In bytes on macOS, in kB elsewhere; psutil's peak is there on Windows only.
+def peak() -> int:
+    """Give this process's peak memory so far in bytes, mapped files included."""
+    # psutil's is there on Windows only.
     import resource
 
+    # In bytes on macOS, in kB elsewhere.
     unit = 1 if psutil.MACOS else 1024
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measure_memory(rows: int, many: int, epochs: int, place: Path | None) -> None:
-    """Measure the peak of the sweep and of one translator from a large table."""
-    for job, count, tables, goal in (("sweep", rows, 2, 1.5), ("train", many, 1, 3.0)):
+def run_for_memory(folder: Path, epochs: int, batch_size: int) -> None:
+    """Sweep the tables of a folder; print what importing and what all of it takes at its peak."""
+    imported = peak()
+    tables = sorted(folder.glob("table*"))
+    grid = SweepGrid(epochs=(epochs,), batch_size=(batch_size,))
+    sweep(tables[0], folder / "out", plus=tables[1:], grid=grid)
+    print(json.dumps([imported, peak()]))
+
+
+def measure_memory(rows: int, many: int, batch_size: int, place: Path | None) -> None:
+    """Measure the peak of the sweep of 18, and of a sweep from a large table."""
+    for count, tables, batch, goal in ((rows, 2, 64, 1.5), (many, 1, batch_size, 3.0)):
         with tempfile.TemporaryDirectory(dir=place) as folder:
             write_tables(Path(folder), count, tables)
-            command = [sys.executable, __file__, f"run-{job}", "--place", folder]
-            done = subprocess.run(
-                [*command, "--epochs", str(epochs)], check=True, capture_output=True, text=True
+            command = [sys.executable, __file__, "run-sweep", "--place", folder]
+            command += ["--epochs", "1", "--many-batch-size", str(batch)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            imported, all_of_it = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"memory: sweep of {count:,} pairs in {tables} tables: {all_of_it / 1e9:.2f} GB at "
+                f"its peak (goal: under {goal} GB), {imported / 1e9:.2f} GB of it from importing"
             )
-            peak = json.loads(done.stdout.splitlines()[-1]) / 1e9
-            print(f"memory: {job}, {count:,} pairs: peak {peak:.2f} GB (goal: under {goal} GB)")
 
 
 def main(
@@ -249,6 +256,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Times that the stack is measured.")] = 3,
     epochs: Annotated[int, typer.Option(help="Epochs of the reference.")] = 50,
     threads: Annotated[int, typer.Option(help="Threads that torch uses.")] = 2,
+    many_batch_size: Annotated[int, typer.Option(help="Batches from the table on disk.")] = 64,
     place: Annotated[Path | None, typer.Option(help="Folder for large files.")] = None,
 ) -> None:
     """Measure what is named."""
@@ -260,9 +268,9 @@ def main(
             case "target":
                 measure_target(*prepare(pairs, table), epochs)
             case "memory":
-                measure_memory(pairs, many_pairs, 1, place)
-            case "run-sweep" | "run-train" if place is not None:
-                run_for_memory(name.removeprefix("run-"), place, epochs)
+                measure_memory(pairs, many_pairs, many_batch_size, place)
+            case "run-sweep" if place is not None:
+                run_for_memory(place, epochs, many_batch_size)
             case _:
                 raise typer.BadParameter(f"Expected stack, target or memory, got {name}.")
 

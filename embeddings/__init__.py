@@ -1,7 +1,8 @@
 """Encoders, the space an embedding lives in, and the table that stores embeddings."""
 
+from typing import TYPE_CHECKING, Any
+
 from clip2clap.embeddings.checkpoint import CheckpointError, MissingExtraError, ModelNotFoundError
-from clip2clap.embeddings.encoders import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.exports import export_table, import_table
 from clip2clap.embeddings.images import UnreadableImageError, find_images, load_image
@@ -13,6 +14,9 @@ from clip2clap.embeddings.space import (
     unit_norm,
 )
 from clip2clap.embeddings.table import EmbeddingTable, TableError, TableWriter, concatenate
+
+if TYPE_CHECKING:
+    from clip2clap.embeddings.encoders import ClapEncoder, ClipEncoder, read_space
 
 __all__ = [
     "CheckpointError",
@@ -38,3 +42,12 @@ __all__ = [
     "require_same_model",
     "unit_norm",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the encoders on first use: training and tables need no transformers, 240 MB of it."""
+    if name not in ("ClapEncoder", "ClipEncoder", "read_space"):
+        raise AttributeError(f"module 'clip2clap.embeddings' has no attribute {name!r}")
+    from clip2clap.embeddings import encoders
+
+    return getattr(encoders, name)

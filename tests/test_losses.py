@@ -19,6 +19,7 @@ from clip2clap.training import (
     losses,
     mse_loss,
 )
+from clip2clap.training.gradients import loss_and_gradient
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 LOSSES: list[Loss] = [cosine_loss, mse_loss, contrastive_loss, infonce_loss]
@@ -240,3 +241,31 @@ def test_sides_that_do_not_pair_are_refused(loss: Loss):
     ]:
         with pytest.raises(UserError, match="one shape"):
             loss(predicted, target)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["cosine", "mse", "contrastive", "infonce", "cosine:0.5+mse:3+contrastive:0.1", "mse+infonce"],
+)
+@pytest.mark.parametrize("n", [1, 7])
+def test_the_gradient_written_out_is_the_losses_own(spec: str, n: int):
+    generator = torch.Generator().manual_seed(0)
+    translated = 3 * torch.randn(n, 5, generator=generator)
+    target = F.normalize(torch.randn(n, 5, generator=generator), dim=-1)
+    loss = TranslationLoss(spec)
+    leaf = translated.clone().requires_grad_()
+    expected = loss(F.normalize(leaf, dim=-1), target)
+    expected.backward()
+    value, gradient = loss_and_gradient(loss, translated, target, None)
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, leaf.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_temperature_that_is_learnt_gets_its_gradient_too():
+    predicted, target = pairs((6, 5, 0))
+    loss = TranslationLoss("contrastive", learn_temperature=True)
+    loss(predicted, target).backward()
+    (scale,) = loss.parameters()
+    expected = scale.grad
+    loss_and_gradient(loss, predicted, target, None)
+    torch.testing.assert_close(scale.grad, expected)

@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -364,18 +366,24 @@ def test_large_tables_are_trained_on_block_by_block(monkeypatch: pytest.MonkeyPa
     assert not torch.equal(again, torch.cat([source for source, _ in blocks.epoch(1)]))
 
 
-def test_a_table_left_on_disk_trains_like_one_in_memory(
-    table: Path, monkeypatch: pytest.MonkeyPatch
-):
-    in_memory = train_translator(table, QUICK)
-    monkeypatch.setattr(pairs, "_MOST_MAPPED_BYTES", 0)
-    made = read_pairs(table, QUICK)
+def test_a_table_stays_on_disk_and_trains_like_tensors_in_memory(table: Path):
+    made, opened = read_pairs(table, QUICK), EmbeddingTable.open(table)
+    whole = {name: opened.tensor(name) for name in ("clip_text", "clap_text")}
     assert not isinstance(made.source, Tensor)
-    assert equal(train_translator(table, QUICK), in_memory)
-    joined = pairs.join_pairs([made, made])
+    in_memory = replace(made, source=whole["clip_text"], target=whole["clap_text"])
+    assert equal(train_translator(made, QUICK), train_translator(in_memory, QUICK))
+    joined = pairs.join_pairs([made, in_memory])
     rows = torch.tensor([0, 5, 99, 100, 150, 199])
-    whole = EmbeddingTable.open(table).tensor("clap_text")
-    assert torch.equal(joined.target[rows], torch.cat([whole, whole])[rows])
+    assert torch.equal(joined.target[rows], torch.cat([whole["clap_text"]] * 2)[rows])
+
+
+def test_importing_training_brings_along_no_models_and_nothing_to_draw_with():
+    code = (
+        "import sys; import clip2clap.training\n"
+        "heavy = {'transformers.modeling_utils', 'scipy.stats', 'matplotlib', 'datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # The split
@@ -472,8 +480,9 @@ def test_a_table_gives_its_columns_spaces_and_items(table: Path):
     made = read_pairs(table, TrainingConfig())
     opened = EmbeddingTable.open(table)
     assert (made.source_column, made.target_column) == ("clip_text", "clap_text")
-    assert torch.equal(made.source, opened.tensor("clip_text"))
-    assert torch.equal(made.target, opened.tensor("clap_text"))
+    everything = torch.arange(len(opened))
+    assert torch.equal(made.source[everything], opened.tensor("clip_text"))
+    assert torch.equal(made.target[everything], opened.tensor("clap_text"))
     assert (made.source_space, made.target_space) == (CLIP, CLAP)
     assert made.items == opened.source("file")
     assert read_pairs(table, TrainingConfig(item="caption")).items == opened.source("caption")

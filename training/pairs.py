@@ -36,9 +36,6 @@ _SPLITS = {
 # What rows have in common that come from one thing, the surest first.
 _ITEM_COLUMNS = ("item", "file", "url", "caption")
 
-# Of larger tables the vectors stay on disk.
-_MOST_MAPPED_BYTES = 2**30
-
 # Rows read at once where all of a table's are looked at.
 _ROWS = 8_192
 
@@ -193,7 +190,7 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
         config: Names the columns, or leaves them to be found.
 
     Returns:
-        The pairs; the tensors share the table's memory where it lies in one file.
+        The pairs; their vectors stay on disk, and are read when they are asked for.
 
     Raises:
         UserError: If a column isn't there, or more than one could be meant.
@@ -204,16 +201,13 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
     target = _column(table, config.target or "clap", "target")
     if source == target:
         raise UserError(f"Source and target are both {source!r}: there is nothing to translate.")
-    spaces = table.spaces[source], table.spaces[target]
-    # Counted in float32, the wider of the two.
-    is_small = 4 * len(table) * sum(space.dim for space in spaces) <= _MOST_MAPPED_BYTES
     return Pairs(
-        source=table.tensor(source) if is_small else StoredVectors(table, source),
-        target=table.tensor(target) if is_small else StoredVectors(table, target),
+        source=StoredVectors(table, source),
+        target=StoredVectors(table, target),
         items=_items(table, config.item),
         splits=table.source("split") if "split" in table.sources else None,
-        source_space=spaces[0],
-        target_space=spaces[1],
+        source_space=table.spaces[source],
+        target_space=table.spaces[target],
         source_column=source,
         target_column=target,
     )
@@ -282,11 +276,11 @@ def split_pairs(pairs: Pairs, *, validation: float, seed: int) -> Split:
     if (names == names[0]).all():
         names = np.full(len(pairs), "train")
     rows = {name: np.flatnonzero(names == name) for name in ("train", "validation", "test")}
-    codes, labels = _encode(pairs.items, len(pairs))
+    digests = _digests(pairs.items or range(len(pairs)), seed)
     if pairs.items is not None:
-        _check_no_item_is_on_two_sides(codes, labels, rows)
+        _check_no_item_is_on_two_sides(pairs.items, digests, rows)
     if not len(rows["validation"]) and len(rows["train"]):
-        rows["train"], rows["validation"] = _draw(rows["train"], codes, labels, validation, seed)
+        rows["train"], rows["validation"] = _draw(rows["train"], digests, validation)
     if not len(rows["train"]) or not len(rows["validation"]):
         what = "items" if pairs.items is not None else "pairs"
         raise UserError(
@@ -399,52 +393,43 @@ def split_names(splits: Sequence[str | None] | None, n: int) -> np.ndarray:
     return known[values.indices.to_numpy()]
 
 
-def _encode(items: Sequence[str] | None, n: int) -> tuple[np.ndarray, pa.Array]:
-    """Number the items; give each row's number, and the name of each number."""
-    if items is None:
-        return np.arange(n), pa.array(np.arange(n)).cast(pa.string())
-    values = pa.array(items, pa.string()).dictionary_encode()
-    return values.indices.to_numpy().astype(np.int64), values.dictionary
+def _digests(items: Sequence[str] | range, seed: int) -> np.ndarray:
+    """Give each row a number that its item's name and the seed decide, shape (n,), uint64.
+
+    Equal names have equal numbers. Two names of ten million share one with a probability of 3e-6;
+    they are then held out together.
+    """
+    digests = np.empty(len(items), np.uint64)
+    for row, item in enumerate(items):
+        digest = hashlib.blake2b(f"{seed} {item}".encode(), digest_size=8).digest()
+        digests[row] = int.from_bytes(digest)
+    return digests
 
 
 def _check_no_item_is_on_two_sides(
-    codes: np.ndarray, labels: pa.Array, rows: dict[str, np.ndarray]
+    items: Sequence[str], digests: np.ndarray, rows: dict[str, np.ndarray]
 ) -> None:
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        shared = np.intersect1d(codes[rows[one]], codes[rows[other]])
+        shared = np.intersect1d(digests[rows[one]], digests[rows[other]])
         if len(shared):
+            shared_rows = np.flatnonzero(np.isin(digests, shared)).tolist()
+            example = min(items[row] for row in shared_rows)
             raise UserError(
                 f"{len(shared)} items are in both the {one} and the {other} split (such as "
-                f"{min(labels.take(pa.array(shared)).to_pylist())!r}), so the held-out figures "
-                "would be flattered. Mend the table's split column, or name another item column."
+                f"{example!r}), so the held-out figures would be flattered. Mend the table's split "
+                "column, or name another item column."
             )
 
 
-def _draw(
-    rows: np.ndarray, codes: np.ndarray, labels: pa.Array, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw whole items until enough rows are held out."""
-    numbers, counts = np.unique(codes[rows], return_counts=True)
-    digests = np.concatenate(
-        [_hashes(labels.take(pa.array(part)), seed) for part in _chunks(numbers)]
-    )
-    order = np.argsort(digests, kind="stable")
+def _draw(rows: np.ndarray, digests: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draw whole items, in the order of their digests, until enough rows are held out."""
+    items, counts = np.unique(digests[rows], return_counts=True)
     wanted = min(share * len(rows), MOST_HELD_OUT)
-    held_out: list[int] = []
-    held_rows = 0
-    for place in order[:-1]:
-        if held_out and held_rows + counts[place] / 2 > wanted:
+    drawn = held_rows = 0
+    for count in counts[:-1]:
+        if drawn and held_rows + count / 2 > wanted:
             break
-        held_out.append(int(numbers[place]))
-        held_rows += counts[place]
-    is_held_out = np.isin(codes[rows], held_out)
+        drawn += 1
+        held_rows += count
+    is_held_out = digests[rows] < items[drawn]
     return rows[~is_held_out], rows[is_held_out]
-
-
-def _chunks(values: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(values, max(1, len(values) // _ROWS))
-
-
-def _hashes(items: pa.Array, seed: int) -> np.ndarray:
-    digests = (hashlib.blake2b(f"{seed} {i}".encode(), digest_size=8) for i in items.to_pylist())
-    return np.frombuffer(b"".join(digest.digest() for digest in digests), ">u8")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.optim.adam import adam
 
 from clip2clap.embeddings import UserError
 from clip2clap.training.batches import Batches, generator_for
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.course import Course, computes_in_bf16, learning_rate_at
+from clip2clap.training.gradients import loss_and_gradient
 from clip2clap.training.loop import HeldOut, add_noise, new_loss, new_network
 from clip2clap.training.losses import TranslationLoss
 from clip2clap.training.pairs import Pairs, Split
@@ -60,8 +63,8 @@ class Group:
 
     On a GPU those of one width and one way of changing their inputs and weights are stacked: they
     take their steps as one batched computation (`torch.func`), and a model that stops leaves its
-    stack. A processor would gain nothing from that: there every model goes its own way, as many at
-    a time as torch has threads (see `benchmarks/training.py`).
+    stack. A processor would gain nothing from that: there every model goes its own way, written out
+    in `Lone`, as many at a time as torch has threads (see `benchmarks/training.py`).
 
     Args:
         pairs: What to train on.
@@ -120,13 +123,20 @@ class Group:
         batches = self.batches.epoch(number)
         done = (number - 1) * steps
         stretch = max(1, _STRETCH // self.batches.batch_size)
-        with self._one_after_another() if self.batched else self._side_by_side() as for_each:
-            for_each(lambda stack: stack.begin(number))
+        with self._one_after_another() if self.batched else self._side_by_side() as start:
+            wait = start(lambda stack: stack.begin(number))
             while part := list(islice(batches, stretch)):
-                for_each(lambda stack, part=part, at=done: stack.train(part, self.bank, at, steps))
-                done += len(part)
+                # Begun before the last stretch is over, so that no thread waits for another.
+                following = start(
+                    lambda stack, part=part, at=done: stack.train(part, self.bank, at, steps)
+                )
+                wait()
                 on_step(done - (number - 1) * steps, steps)
-            for_each(self._measure)
+                wait = following
+                done += len(part)
+            wait()
+            on_step(steps, steps)
+            start(self._measure)()
         spent = (time.monotonic() - started) / len(going)
         for member in going:
             member.course.seconds += spent
@@ -135,7 +145,8 @@ class Group:
     def translator(self, member: Member) -> MLPTranslator:
         """Give a model's translator of its best epoch, on the CPU."""
         network = self.networks[member.name].to("cpu")
-        network.load_state_dict(member.course.best_weights)
+        # Weights that a `Lone` has put together are taken apart again.
+        network.load_state_dict(member.course.best_weights, assign=True)
         return network.eval()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -168,22 +179,50 @@ class Group:
             self.stacks.append(stack)
 
     def _stack(self, members: Sequence[Member]) -> "Stack":
-        return Stack(members, [self.networks[member.name] for member in members])
+        networks = [self.networks[member.name] for member in members]
+        device = networks[0].device
+        if self.batched or device.type != "cpu" or computes_in_bf16(members[0].config, device):
+            return Stack(members, networks)
+        return Lone(members, networks)
 
     @contextmanager
-    def _one_after_another(self) -> Iterator["ForEach"]:
-        yield lambda work: [work(stack) for stack in self.stacks]
+    def _one_after_another(self) -> Iterator["Start"]:
+        def start(work: "Work") -> Callable[[], None]:
+            for stack in self.stacks:
+                work(stack)
+            return lambda: None
+
+        yield start
 
     @contextmanager
-    def _side_by_side(self) -> Iterator["ForEach"]:
+    def _side_by_side(self) -> Iterator["Start"]:
         """Do something with all stacks at once, each on its share of torch's threads."""
         threads = torch.get_num_threads()
         workers = min(threads, len(self.stacks))
+        last: dict[Stack, Future[None]] = {}
+
+        def after(before: Future[None] | None, work: "Work", stack: Stack) -> None:
+            if before is not None:
+                before.result()
+            work(stack)
+
         try:
             with ThreadPoolExecutor(
                 workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
             ) as pool:
-                yield lambda work: list(pool.map(work, self.stacks))
+
+                def start(work: "Work") -> Callable[[], None]:
+                    for stack in self.stacks:
+                        last[stack] = pool.submit(after, last.get(stack), work, stack)
+                    begun = list(last.values())
+
+                    def wait() -> None:
+                        for future in begun:
+                            future.result()
+
+                    return wait
+
+                yield start
         finally:
             # Threads that are started later would take over what the workers have set.
             torch.set_num_threads(threads)
@@ -214,7 +253,9 @@ class Group:
         self.stacks = kept
 
 
-ForEach = Callable[[Callable[["Stack"], None]], list[None]]
+# What is to be done with a stack; and what begins it for all, and gives what waits for its end.
+Work = Callable[["Stack"], None]
+Start = Callable[[Work], Callable[[], None]]
 
 
 class Stack:
@@ -255,22 +296,11 @@ class Stack:
             steps: Number of steps of an epoch.
         """
         for step, (source, target) in enumerate(batches, start=at):
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate_at(self.config, step, self.config.epochs * steps)
-            self.optimizer.zero_grad()
-            losses = torch.stack(
-                [
-                    member.loss(predicted, target, bank)
-                    for member, predicted in zip(
-                        self.members, self._predict(source, self.noise), strict=True
-                    )
-                ]
-            )
-            losses.sum().backward()
-            self.optimizer.step()
+            losses = self._find_gradients(source, target, bank)
+            self._step(learning_rate_at(self.config, step, self.config.epochs * steps))
             for member in self.members:
                 member.loss.keep_scale_in_bounds()
-            self.total += losses.detach() * len(source)
+            self.total.add_(losses, alpha=len(source))
             self.seen += len(source)
 
     def mean_losses(self) -> list[float]:
@@ -313,6 +343,25 @@ class Stack:
                 key: value.to(self.device) for key, value in own.items()
             }
 
+    def _find_gradients(self, source: Tensor, target: Tensor, bank: Tensor | None) -> Tensor:
+        """Set the gradients for a batch; give every model's loss."""
+        self.optimizer.zero_grad()
+        losses = torch.stack(
+            [
+                member.loss(predicted, target, bank)
+                for member, predicted in zip(
+                    self.members, self._predict(source, self.noise), strict=True
+                )
+            ]
+        )
+        losses.sum().backward()
+        return losses.detach()
+
+    def _step(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {
             f"{member.name}/{name}": parameter
@@ -323,14 +372,17 @@ class Stack:
 
     def _predict(self, source: Tensor, noise: torch.Generator | None) -> list[Tensor]:
         """Translate with every model; the first of them prepares for all."""
-        config, first = self.config, self.networks[0]
-        prepared = first.prepare(source)
-        if noise is not None and config.noise:
-            prepared = add_noise(prepared, config.noise, noise)
-        bf16 = computes_in_bf16(config, self.device)
+        prepared = self._prepare(source, noise)
+        bf16 = computes_in_bf16(self.config, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             translated = self._translate(prepared)
-        return [first.finish(one) for one in translated]
+        return [self.networks[0].finish(one) for one in translated]
+
+    def _prepare(self, source: Tensor, noise: torch.Generator | None) -> Tensor:
+        prepared = self.networks[0].prepare(source)
+        if noise is not None and self.config.noise:
+            prepared = add_noise(prepared, self.config.noise, noise)
+        return prepared
 
     def _translate(self, prepared: Tensor) -> Sequence[Tensor]:
         layers = self.networks[0].layers
@@ -339,6 +391,98 @@ class Stack:
         own = [dict(network.layers.named_parameters()) for network in self.networks]
         weights = {name: torch.stack([one[name] for one in own]) for name in own[0]}
         return vmap(lambda weight: functional_call(layers, weight, (prepared,)))(weights).unbind()
+
+
+class Lone(Stack):
+    """One perceptron on a processor, whose way forward and back is written out.
+
+    All its weights are one piece of memory, and so are their gradients, which the products of the
+    way back are written into: Adam takes one pass over both, and nothing is allocated in a step
+    but what the loss needs.
+
+    Args:
+        members: The model.
+        networks: Its translator, which is trained in place.
+    """
+
+    def __init__(self, members: Sequence[Member], networks: Sequence[MLPTranslator]):
+        layers = networks[0].layers
+        weights = list(layers.parameters())
+        self.flat = nn.Parameter(parameters_to_vector(weights).detach())
+        vector_to_parameters(self.flat, weights)
+        self.flat.grad = torch.zeros_like(self.flat)
+        gradients = [
+            part.view_as(weight)
+            for part, weight in zip(
+                self.flat.grad.split([weight.numel() for weight in weights]), weights, strict=True
+            )
+        ]
+        # Weight and bias of every layer.
+        self.weights = list(zip(weights[::2], weights[1::2], strict=True))
+        self.gradients = list(zip(gradients[::2], gradients[1::2], strict=True))
+        rows = members[0].config.batch_size
+        assert rows is not None
+        self.results = [torch.empty(rows, len(bias)) for _, bias in self.weights]
+        self.ways_back = [torch.empty(rows, len(bias)) for _, bias in self.weights[:-1]]
+        super().__init__(members, networks)
+        for parameter in self._parameters().values():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        chosen = self.optimizer.defaults
+        beta1, beta2 = chosen["betas"]
+        self.settings = {"beta1": beta1, "beta2": beta2} | {
+            name: chosen[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")
+        }
+
+    @torch.no_grad()
+    def _find_gradients(self, source: Tensor, target: Tensor, bank: Tensor | None) -> Tensor:
+        rows = len(source)
+        values = [self._prepare(source, self.noise)]
+        for (weight, bias), result in zip(self.weights, self.results, strict=True):
+            given = values[-1] if len(values) == 1 else values[-1].relu_()
+            values.append(torch.addmm(bias, given, weight.T, out=result[:rows]))
+        translated, mean = values.pop(), self.networks[0].target_mean
+        if mean is not None:
+            translated.add_(mean)
+        loss, gradient = loss_and_gradient(self.members[0].loss, translated, target, bank)
+        for layer in reversed(range(len(self.weights))):
+            given, (to_weight, to_bias) = values[layer], self.gradients[layer]
+            torch.mm(gradient.T, given, out=to_weight)
+            torch.sum(gradient, 0, out=to_bias)
+            if layer:
+                back = self.ways_back[layer - 1][:rows]
+                gradient = torch.mm(gradient, self.weights[layer][0], out=back)
+                # Nothing goes back through what ReLU has made 0.
+                gradient.mul_(given.sign_())
+        return loss[None]
+
+    @torch.no_grad()
+    def _step(self, rate: float) -> None:
+        # The optimiser's own step takes four times as long around the same arithmetic, and keeps
+        # the other threads waiting meanwhile.
+        parameters = self.optimizer.param_groups[0]["params"]
+        states = [self.optimizer.state[parameter] for parameter in parameters]
+        adam(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            lr=rate,
+            **self.settings,
+        )
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        (member,) = self.members
+        return {
+            f"{member.name}/layers": self.flat,
+            **{f"{member.name}/{name}": scale for name, scale in member.loss.named_parameters()},
+        }
 
 
 def _kind(config: TrainingConfig) -> tuple[Any, ...]:

@@ -28,7 +28,6 @@ from clip2clap.training.pairs import Pairs, Split, join_pairs, read_pairs, split
 from clip2clap.training.report import SweepResult, TrainingReport
 from clip2clap.training.run_folder import RunFolder
 from clip2clap.training.stacked import Group, Member
-from clip2clap.training.sweep_page import write_sweep_page
 from clip2clap.translator import AutoTranslator
 
 RESULTS_FILE = "results.csv"
@@ -245,6 +244,9 @@ def sweep(
     accelerator.wait_for_everyone()
     results = _results(folder, parts, data_sets, settings, base)
     if accelerator.is_main_process:
+        # It draws with matplotlib, which is not wanted in memory while models train.
+        from clip2clap.training.sweep_page import write_sweep_page
+
         own = {member.name for job in mine for member in job.members}
         others = {member.name for share in jobs for job in share for member in job.members} - own
         for result in results:
@@ -362,41 +364,50 @@ def _train(
     work = sum(job.cost for job in jobs)
     done = 0.0
     for job in jobs:
-        group = Group(job.data.pairs, job.data.split, job.members, accelerator.device)
-        checkpoint = folder / _UNFINISHED / f"{job.key}.safetensors"
-        resumed_after = _load(checkpoint, group)
-        written = time.monotonic()
-        epochs = max(member.config.epochs for member in job.members)
-        while not group.is_over:
-            going = [member for stack in group.stacks for member in stack.members]
-            before = len(going[0].course.history)
 
-            def show(
-                step: int,
-                steps: int,
-                going: Sequence[Member] = going,
-                before: int = before,
-                share: float = job.cost / epochs,
-                start: float = done,
-            ) -> None:
-                if on_progress is not None:
-                    at = start + share * (before + step / steps)
-                    on_progress(SweepProgress(models, len(going), at / work))
+        def show(training: int, share: float, start: float = done, cost: float = job.cost) -> None:
+            if on_progress is not None:
+                on_progress(SweepProgress(models, training, (start + share * cost) / work))
 
-            group.epoch(show)
-            for member in going:
-                if member.error is None:
-                    _log_epoch(accelerator, member.name, asdict(member.course.history[-1]))
-            if time.monotonic() - written >= checkpoint_seconds:
-                _save(checkpoint, group)
-                written = time.monotonic()
-        # Written before the first translator is, so that a kill in between repeats no epoch.
-        _save(checkpoint, group)
-        for member in job.members:
-            if member.error is None:
-                _publish(member, group, job, folder / member.name, resumed_after)
-        checkpoint.unlink()
+        _train_job(job, folder, accelerator, checkpoint_seconds, show)
         done += job.cost
+
+
+def _train_job(
+    job: _Job,
+    folder: Path,
+    accelerator: Accelerator,
+    checkpoint_seconds: float,
+    show: Callable[[int, float], None],
+) -> None:
+    """Train models together; `show` is told how many go on, and what share of epochs is done."""
+    group = Group(job.data.pairs, job.data.split, job.members, accelerator.device)
+    checkpoint = folder / _UNFINISHED / f"{job.key}.safetensors"
+    resumed_after = _load(checkpoint, group)
+    written = time.monotonic()
+    epochs = max(member.config.epochs for member in job.members)
+    while not group.is_over:
+        going = [member for stack in group.stacks for member in stack.members]
+        before = len(going[0].course.history)
+
+        def on_step(
+            step: int, steps: int, going: Sequence[Member] = going, before: int = before
+        ) -> None:
+            show(len(going), (before + step / steps) / epochs)
+
+        group.epoch(on_step)
+        for member in going:
+            if member.error is None:
+                _log_epoch(accelerator, member.name, asdict(member.course.history[-1]))
+        if time.monotonic() - written >= checkpoint_seconds:
+            _save(checkpoint, group)
+            written = time.monotonic()
+    # Written before the first translator is, so that a kill in between repeats no epoch.
+    _save(checkpoint, group)
+    for member in job.members:
+        if member.error is None:
+            _publish(member, group, job, folder / member.name, resumed_after)
+    checkpoint.unlink()
 
 
 def _publish(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
@@ -258,6 +258,9 @@ class PriorTranslator(Translator):
         self, noise: Tensor, units: Tensor, *, guidance_scale: float, num_inference_steps: int
     ) -> Tensor:
         """Turn noise into vectors; they stay in float32 on the way, whatever the weights are."""
+        # It brings scipy.stats along, 60 MB, which no other translator needs.
+        from diffusers import DPMSolverMultistepScheduler
+
         scheduler = DPMSolverMultistepScheduler(
             **_NOISE_SCHEDULE, algorithm_type="dpmsolver++", use_lu_lambdas=True
         )
