@@ -30,7 +30,7 @@ SIZE = 64
 VAE_BATCH, BATCH = 16, 32
 KL_WEIGHT = 1e-6
 UNCONDITIONAL_SHARE = 0.1
-STEPS, GUIDANCE_SCALE = 20, 3.0
+STEPS, GUIDANCE_SCALE = 8, 2.0
 _LATENT_SHAPE = (16, SIZE // 8, SIZE // 8)
 VAE_SCHEDULE = Schedule(steps=4000, learning_rate=1.5e-3, weight_decay=0.0, ema_decay=0.99)
 SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
