@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +30,14 @@ class ConditionalUNet(nn.Module):
         """Normalise vectors (n, d) and leave a share of them out, so that guidance has a way."""
         left_out = torch.rand(len(vectors), 1, generator=generator) < share
         return torch.where(left_out, self.negative_embeds, F.normalize(vectors, dim=-1))
+
+
+def hold_encoder(vae: AutoencoderKL) -> None:
+    """Let only the decoder learn from now on, so that latents stay what they are."""
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    assert vae.post_quant_conv is not None
+    vae.post_quant_conv.requires_grad_(True)
 
 
 @cache

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.training.demo.data import Photo
-from clip2clap.training.demo.diffusion import ConditionalUNet, build_scheduler, diffusion_loss
+from clip2clap.training.demo.diffusion import (
+    ConditionalUNet,
+    build_scheduler,
+    diffusion_loss,
+    hold_encoder,
+)
 from clip2clap.training.demo.eye import Eye, EyeCritic, contest_of_maps
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
@@ -195,10 +200,7 @@ class Finisher(nn.Module):
         self.painter = painter
         self.vae = vae
         self.critic = critic
-        vae.requires_grad_(False)
-        vae.decoder.requires_grad_(True)
-        assert vae.post_quant_conv is not None
-        vae.post_quant_conv.requires_grad_(True)
+        hold_encoder(vae)
 
 
 def train_finisher(
@@ -345,7 +347,7 @@ def _encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 
 def _pixels_apart(made: Tensor, real: Tensor) -> Tensor:
     """Compare pixels by lightness and colour, and above all their local means."""
-    # Photographs differ in lightness three times as much as in colour, which would come last.
+    # Photographs differ less in colour than in lightness, which would be all that is learnt first.
     scale = torch.tensor([[1.0, 1, 1], [3, -3, 0], [1.7, 1.7, -3.4]]) / 3**0.5
     apart = torch.einsum("oc,nchw->nohw", scale, made - real)
     return apart.abs().mean() + 2 * F.avg_pool2d(apart, 4).abs().mean()
