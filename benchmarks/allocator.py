@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import typer
 from full_size import made_up_captions, photographs, write_clip
+from peak_memory import peak_bytes
 
 from clip2clap import (
     AudioToImagePipeline,
@@ -140,9 +141,8 @@ def measure(name: str, kept: bool, rounds: int, threads: int) -> Measured:
         job()
         seconds = time.perf_counter() - start
         times.append((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     seconds, faults = min(times)
-    return Measured(seconds, faults, peak)
+    return Measured(seconds, faults, peak_bytes() / 1e6)
 
 
 def main(

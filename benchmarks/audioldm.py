@@ -14,7 +14,6 @@ only what follows the CLAP vector differs.
 
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from peak_memory import peak_bytes
 from rich.console import Console
 from rich.table import Table
 
@@ -226,7 +226,7 @@ def run_variant(
         "steps": steps,
         "measured_steps": run_steps,
         "dtype": str(dtype).removeprefix("torch."),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
     }
 
 

@@ -7,7 +7,6 @@ product of the two sides, tile by tile, which is the least it costs.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 
 import psutil
 import typer
+from peak_memory import peak_bytes
 
 DIM = 512
 TILE = 1024
@@ -58,8 +58,7 @@ def report(job: Callable[[], Any]) -> None:
     start = time.perf_counter()
     job()
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "before": before, "peak": peak * 1024}))
+    print(json.dumps({"seconds": seconds, "before": before, "peak": peak_bytes()}))
 
 
 @app.command()

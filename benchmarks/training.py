@@ -17,7 +17,6 @@ with noise.
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,9 +24,9 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import torch
 import typer
+from peak_memory import peak_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -214,26 +213,13 @@ def write_tables(folder: Path, rows: int, tables: int) -> list[Path]:
     return paths
 
 
-def peak() -> int:
-    """Give this process's peak memory so far in bytes, mapped files included."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # What getrusage gives counts from the process that started this one.
-        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
-        return 1024 * int(kilobytes)
-    # psutil's is there on Windows only.
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if psutil.MACOS else 1024)
-
-
 def run_for_memory(folder: Path, epochs: int, batch_size: int) -> None:
     """Sweep the tables of a folder; print what importing and what all of it takes at its peak."""
-    imported = peak()
+    imported = peak_bytes()
     tables = sorted(folder.glob("table*"))
     grid = SweepGrid(epochs=(epochs,), batch_size=(batch_size,))
     sweep(tables[0], folder / "out", plus=tables[1:], grid=grid)
-    print(json.dumps([imported, peak()]))
+    print(json.dumps([imported, peak_bytes()]))
 
 
 def measure_memory(rows: int, many: int, batch_size: int, place: Path | None) -> None:
