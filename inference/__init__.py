@@ -10,6 +10,7 @@ from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioP
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.painting import Painted, Painting, PaintingOptions, Target, paint
+from clip2clap.inference.patch_autoencoder import PatchAutoencoder
 from clip2clap.inference.picture_decoders import PictureDecoder
 from clip2clap.inference.ranking import rank_candidates
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
@@ -29,6 +30,7 @@ __all__ = [
     "PaintedFrames",
     "Painting",
     "PaintingOptions",
+    "PatchAutoencoder",
     "PictureDecoder",
     "SpectralVocoder",
     "Target",

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, VQModel
+from diffusers import UNet2DConditionModel
 from diffusers.loaders import IPAdapterMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -41,6 +41,7 @@ from clip2clap.inference.arguments import (
     is_count,
     only_one,
 )
+from clip2clap.inference.autoencoders import Autoencoder
 from clip2clap.inference.decoder_checkpoint import (
     GUIDANCE_SCALES,
     HEAVY_PARTS,
@@ -163,7 +164,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
     translator: Translator | None
     clip: ClipEncoder | None
     unet: UNet2DConditionModel
-    vae: AutoencoderKL | VQModel
+    vae: Autoencoder
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
     ip_adapter: IPAdapterWeights | None
@@ -174,7 +175,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         translator: Translator | None,
         clip: ClipEncoder | None,
         unet: UNet2DConditionModel,
-        vae: AutoencoderKL | VQModel,
+        vae: Autoencoder,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,
         text_encoder: CLIPTextModel | None = None,

@@ -5,16 +5,16 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, VQModel
+from diffusers import VQModel
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from clip2clap.embeddings import UserError, load_image
 from clip2clap.embeddings.checkpoint import read_json
+from clip2clap.inference.autoencoders import AUTOENCODERS, Autoencoder, pixels_per_latent
 from clip2clap.inference.generator_checkpoint import fetch_folder, load_strictly
 
-_AUTOENCODERS: dict[str, Any] = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
 # Where pipelines keep theirs: Kandinsky's, and the others'.
 _PARTS = ("movq", "vae", "vqvae")
 
@@ -33,10 +33,10 @@ class Canvas:
         UserError: If it is of another kind, or not of RGB pictures.
     """
 
-    def __init__(self, autoencoder: VQModel | AutoencoderKL):
-        if not isinstance(autoencoder, VQModel | AutoencoderKL):
+    def __init__(self, autoencoder: Autoencoder):
+        if not isinstance(autoencoder, Autoencoder):
             raise UserError(
-                "Expected a VQModel or an AutoencoderKL to paint with, got a "
+                f"Expected one of {', '.join(AUTOENCODERS)} to paint with, got a "
                 f"{type(autoencoder).__name__}."
             )
         config: Any = autoencoder.config
@@ -46,7 +46,7 @@ class Canvas:
                 f"{config['in_channels']} channels in and {config['out_channels']} out."
             )
         self.autoencoder: Any = autoencoder.eval().requires_grad_(False)
-        self.multiple: int = 2 ** (len(config["block_out_channels"]) - 1)
+        self.multiple = pixels_per_latent(autoencoder)
         """What the sides of a picture are multiples of, in pixels."""
         # The mean and the spread of latents in the autoencoder's own numbers.
         if self._codebook is not None:
@@ -63,7 +63,7 @@ class Canvas:
 
         Args:
             name_or_folder: A pipeline on the hub or in a folder, which has one as its `movq`
-                (Kandinsky), `vae` or `vqvae`; or the folder of a VQModel or an AutoencoderKL.
+                (Kandinsky), `vae` or `vqvae`; or the folder of one.
             device: Where to compute.
 
         Returns:
@@ -75,14 +75,14 @@ class Canvas:
         folder = fetch_folder(name_or_folder, _PARTS)
         for part in (folder, *(folder / name for name in _PARTS)):
             if (part / "config.json").is_file():
-                model_class = _AUTOENCODERS.get(
+                model_class = AUTOENCODERS.get(
                     str(read_json(part / "config.json").get("_class_name"))
                 )
                 if model_class is not None:
                     return cls(load_strictly(model_class, part, dtype=torch.float32).to(device))
         raise UserError(
-            f"{name_or_folder} holds no autoencoder of pictures. Name a folder of a VQModel or an "
-            "AutoencoderKL, or a pipeline with one, such as "
+            f"{name_or_folder} holds no autoencoder of pictures. Name a folder of one ("
+            f"{', '.join(AUTOENCODERS)}), or a pipeline with one, such as "
             "kandinsky-community/kandinsky-2-2-decoder."
         )
 
@@ -129,7 +129,7 @@ class Canvas:
         pixels = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)[None]
         values = (pixels.float() / 127.5 - 1).to(self.device)
         encoded = self.autoencoder.encode(values)
-        # A VQModel gives latents, an AutoencoderKL what they are drawn from.
+        # A VQModel gives latents, the others what they are drawn from.
         latent = encoded.latents if self._codebook is not None else encoded.latent_dist.mode()
         return self._to_units(latent)
 
@@ -165,7 +165,7 @@ class Canvas:
     @property
     def _codebook(self) -> Tensor | None:
         """The codebook's entries, shape (n, channels)."""
-        if isinstance(self.autoencoder, AutoencoderKL):
+        if not isinstance(self.autoencoder, VQModel):
             return None
         return self.autoencoder.quantize.embedding.weight.detach()
 

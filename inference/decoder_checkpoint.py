@@ -25,6 +25,7 @@ from clip2clap.embeddings import (
 )
 from clip2clap.embeddings.checkpoint import find_checkpoint, one_line
 from clip2clap.embeddings.fingerprint import holds_weights
+from clip2clap.inference.autoencoders import AUTOENCODERS
 from clip2clap.inference.fit import PathOrId, clip_space
 from clip2clap.inference.generator_checkpoint import load_scheduler, load_strictly, quietly
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
@@ -52,7 +53,6 @@ _MODELS = {
     "image_normalizer": StableUnCLIPImageNormalizer,
     "negative_embedding": LearnedNegativeEmbedding,
 }
-_AUTOENCODERS = {model.__name__: model for model in (diffusers.AutoencoderKL, diffusers.VQModel)}
 _PLAIN_ADAPTER = "image_proj.proj.weight"
 
 
@@ -209,11 +209,11 @@ def load_decoder_parts(
         elif part == "ip_adapter":
             loaded[part] = IPAdapterWeights.from_pretrained(folder / place)
         else:
-            model = _AUTOENCODERS.get(class_name) if part == "vae" else _MODELS[part]
+            model = AUTOENCODERS.get(class_name) if part == "vae" else _MODELS[part]
             if model is None:
                 raise CheckpointError(
                     f"{folder} names an autoencoder {class_name!r}; the known ones are "
-                    f"{', '.join(_AUTOENCODERS)}."
+                    f"{', '.join(AUTOENCODERS)}."
                 )
             loaded[part] = load_strictly(model, folder / place, dtype=dtypes(part), variant=variant)
     return loaded

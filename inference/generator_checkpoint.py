@@ -58,6 +58,7 @@ _LOADABLE = {
         "ClipEncoder",
         "IPAdapterWeights",
         "LearnedNegativeEmbedding",
+        "PatchAutoencoder",
         "SpectralVocoder",
         "Translator",
     )

@@ -10,6 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from clip2clap.embeddings import EmbeddingSpace, UserError
+from clip2clap.inference.autoencoders import pixels_per_latent
 from clip2clap.inference.noise import draw_noise, step_options
 
 
@@ -109,7 +110,7 @@ class PictureDecoder(ABC):
     @property
     def factor(self) -> int:
         """Pixels along each side that a latent stands for."""
-        return 2 ** (len(self.parts.vae.config["block_out_channels"]) - 1)
+        return pixels_per_latent(self.parts.vae)
 
     @property
     def multiple(self) -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         ImageToAudioPipeline,
         IPAdapterWeights,
         LearnedNegativeEmbedding,
+        PatchAutoencoder,
         SpectralVocoder,
     )
     from clip2clap.translator import (
@@ -36,6 +37,7 @@ _HOMES = {
     "LearnedNegativeEmbedding": "inference",
     "LinearTranslator": "translator",
     "MLPTranslator": "translator",
+    "PatchAutoencoder": "inference",
     "PriorTranslator": "translator",
     "ResidualTranslator": "translator",
     "SpectralVocoder": "inference",
@@ -55,6 +57,7 @@ __all__ = [
     "LearnedNegativeEmbedding",
     "LinearTranslator",
     "MLPTranslator",
+    "PatchAutoencoder",
     "PriorTranslator",
     "ResidualTranslator",
     "SpectralVocoder",

@@ -1,0 +1,125 @@
+"""An autoencoder without a network: each patch of a picture by its principal components."""
+
+from typing import Any, Self
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip2clap.embeddings.errors import UserError
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    """Encodes pictures patch by patch, called as diffusers' `AutoencoderKL` is.
+
+    The components are the linear ones that lose least (Pearson 1901,
+    https://doi.org/10.1080/14786440109462720), as JPEG's cosines nearly are. They are known without
+    any training, and take no time to decode.
+
+    Args:
+        in_channels: Channels of a picture.
+        out_channels: The same.
+        latent_channels: Components that are kept of a patch.
+        patch_size: Pixels along each side of a patch, which becomes one place of the latents.
+        sample_size: Height and width of the pictures that it was made for.
+        scaling_factor: Latents times this are of unit scale.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        latent_channels: int = 32,
+        patch_size: int = 8,
+        sample_size: int = 64,
+        scaling_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < latent_channels <= in_channels * patch_size**2:
+            raise UserError(
+                f"Expected latent_channels from 1 to {in_channels * patch_size**2}, the values of "
+                f"a patch of {patch_size} x {patch_size} pixels, got {latent_channels}."
+            )
+        self.encoder = nn.Conv2d(in_channels, latent_channels, patch_size, patch_size)
+        self.decoder = nn.ConvTranspose2d(latent_channels, out_channels, patch_size, patch_size)
+
+    @classmethod
+    def from_pictures(
+        cls, pictures: Tensor, *, latent_channels: int = 32, patch_size: int = 8
+    ) -> Self:
+        """Find the principal components of pictures' patches.
+
+        A latent channel's deviation is the square root of its component's, up to a factor that
+        makes all of them together of unit scale: what shows most is what counts most.
+
+        Args:
+            pictures: Shape (n, channels, height, width), uint8; sides are multiples of the patch's.
+            latent_channels: Components to keep.
+            patch_size: Pixels along each side of a patch.
+
+        Raises:
+            UserError: If there are no such pictures.
+        """
+        if pictures.ndim != 4 or pictures.dtype != torch.uint8 or not len(pictures):
+            raise UserError(
+                "Expected pictures of shape (n, channels, height, width), uint8, got "
+                f"{tuple(pictures.shape)}, {pictures.dtype}."
+            )
+        channels, *sides = pictures.shape[1:]
+        if any(side % patch_size for side in sides):
+            raise UserError(
+                f"Expected sides that are multiples of {patch_size} pixels, got {tuple(sides)}."
+            )
+        model = cls(
+            channels, channels, latent_channels, patch_size, sample_size=max(sides)
+        ).requires_grad_(False)
+        size, parts = channels * patch_size**2, pictures.split(1024)
+        total = sum(part.sum(dim=(0, 2, 3)) for part in parts)
+        centre = total / (len(pictures) * sides[0] * sides[1]) / 127.5 - 1
+        spread = torch.zeros(size, size, dtype=torch.float64)
+        for part in parts:
+            centred = part / 127.5 - 1 - centre[:, None, None]
+            rows = F.unfold(centred, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
+            spread += (rows.T @ rows).double() / (len(pictures) * len(rows) / len(part))
+        variances, components = torch.linalg.eigh(spread)
+        deviations = variances.flip(0)[:latent_channels].clamp(min=1e-8).sqrt().float()
+        scale = (deviations * deviations.mean()).sqrt()[:, None, None, None]
+        kept = components.flip(1)[:, :latent_channels].T.float()
+        kept = kept.view(latent_channels, channels, patch_size, patch_size)
+        bias = -(kept / scale * centre[:, None, None]).sum(dim=(1, 2, 3))
+        model.encoder.load_state_dict({"weight": kept / scale, "bias": bias})
+        model.decoder.load_state_dict({"weight": kept * scale, "bias": centre})
+        return model
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """Encode pictures.
+
+        Args:
+            x: Shape (n, channels, height, width), values from -1 to 1.
+            return_dict: Return an object rather than a tuple.
+
+        Returns:
+            An `AutoencoderKLOutput`, whose `latent_dist` has no spread.
+        """
+        mean = self.encoder(x)
+        whole = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
+        posterior = DiagonalGaussianDistribution(whole, deterministic=True)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(self, z: Tensor, return_dict: bool = True) -> Any:
+        """Decode latents.
+
+        Args:
+            z: Shape (n, latent_channels, height / patch_size, width / patch_size).
+            return_dict: Return an object rather than a tuple.
+
+        Returns:
+            A `DecoderOutput` whose `sample` has values from about -1 to 1.
+        """
+        sample = self.decoder(z)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
