@@ -15,7 +15,12 @@ from clip2clap.embeddings.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor
 from clip2clap.training.demo import pictures
 from clip2clap.training.demo.critic import PatchCritic, contest
 from clip2clap.training.demo.data import DemoData, fill, split_rows
-from clip2clap.training.demo.diffusion import ConditionalUNet, build_scheduler, diffusion_loss
+from clip2clap.training.demo.diffusion import (
+    ConditionalUNet,
+    build_scheduler,
+    diffusion_loss,
+    guess_end,
+)
 from clip2clap.training.demo.evaluate import balanced_accuracy
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.generator import build_unet
@@ -24,6 +29,7 @@ from clip2clap.training.demo.loop import Schedule, fit
 from clip2clap.training.demo.mel import HOP, log_mel, mel_filters
 from clip2clap.training.demo.phrases import NAMES, SOUNDS, UNSEEN, heard_phrases, seen_phrases
 from clip2clap.training.demo.text import teach
+from clip2clap.training.demo.vae import build_vae
 
 
 def test_splits_hold_the_same_share_of_every_class():
@@ -110,15 +116,17 @@ def test_the_critic_teaches_grain_and_does_not_learn_from_the_error():
     assert all(parameter.grad is not None for parameter in critic.parameters())
 
 
+class Truth(nn.Module):
+    """Knows that all latents are 0.5."""
+
+    def forward(self, noisy, timesteps, **_):
+        signal = build_scheduler().alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+        noise = (noisy - signal * 0.5) / (1 - signal**2).sqrt()
+        return SimpleNamespace(sample=signal * noise - (1 - signal**2).sqrt() * 0.5)
+
+
 def test_the_way_from_noise_to_the_latents_is_learnt_where_it_is_short():
     latents = torch.full((16, 2, 8, 8), 0.5)
-
-    class Truth(nn.Module):
-        def forward(self, noisy, timesteps, **_):
-            signal = build_scheduler().alphas_cumprod[timesteps].sqrt()[:, None, None, None]
-            noise = (noisy - signal * 0.5) / (1 - signal**2).sqrt()
-            return SimpleNamespace(sample=signal * noise - (1 - signal**2).sqrt() * 0.5)
-
     vectors = torch.zeros(16, 4)
     unets: list[Any] = [Truth(), lambda noisy, *_, **__: SimpleNamespace(sample=0 * noisy)]
     losses = [
@@ -126,6 +134,17 @@ def test_the_way_from_noise_to_the_latents_is_learnt_where_it_is_short():
         for model in unets
     ]
     assert losses[0] < 1e-4 < 0.1 < losses[1]
+
+
+def test_who_knows_the_velocity_guesses_the_end_from_any_noise():
+    latents = torch.full((64, 2, 8, 8), 0.5)
+    truth: Any = Truth()
+    guess, signal = guess_end(truth, latents, torch.zeros(64, 4), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(guess, latents, atol=1e-3, rtol=0)
+    assert signal.shape == (64, 1, 1, 1)
+    # Most of them from little but noise, some from hardly any.
+    assert signal.min() < 0.1
+    assert signal.median() < 0.5 < signal.max()
 
 
 def test_a_share_of_the_conditions_is_left_out():
@@ -146,7 +165,7 @@ def test_a_unet_hears_vectors_of_unit_norm_from_the_start():
     assert 0.3 < heard.std() < 1.5
 
 
-@pytest.mark.parametrize("build", [pictures.build_vae, pictures.build_unet, build_unet])
+@pytest.mark.parametrize("build", [build_vae, pictures.build_unet, build_unet])
 def test_no_norm_takes_a_channels_own_mean_away(build):
     """A picture's colour, and a sound's loudness, are means over all places."""
     norms = [layer for layer in build().modules() if isinstance(layer, nn.GroupNorm)]

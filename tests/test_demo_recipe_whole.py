@@ -155,7 +155,7 @@ def grown(data_folder, tmp_path_factory):
             vocoder: ("BATCH",),
             generator: ("BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),
-            pictures: ("VAE_BATCH", "BATCH", "FINISHER_BATCH"),
+            pictures: ("BATCH", "FINISHER_BATCH"),
             judge: ("BATCH",),
             photo_judge: ("BATCH",),
         }.items():

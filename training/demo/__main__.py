@@ -22,7 +22,6 @@ STAGES = (
     "latents",
     "generator",
     "pixels",
-    "picture_vae",
     "painter",
     "finisher",
     "judge",

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,14 +30,6 @@ class ConditionalUNet(nn.Module):
         """Normalise vectors (n, d) and leave a share of them out, so that guidance has a way."""
         left_out = torch.rand(len(vectors), 1, generator=generator) < share
         return torch.where(left_out, self.negative_embeds, F.normalize(vectors, dim=-1))
-
-
-def hold_encoder(vae: AutoencoderKL) -> None:
-    """Let only the decoder learn from now on, so that latents stay what they are."""
-    vae.requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    assert vae.post_quant_conv is not None
-    vae.post_quant_conv.requires_grad_(True)
 
 
 @cache
@@ -80,3 +72,30 @@ def diffusion_loss(
     error = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
     ratio = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[timesteps]
     return (error * ratio.clamp(max=5.0) / (ratio + 1)).mean() * 2
+
+
+def guess_end(
+    unet: UNet2DConditionModel, latents: Tensor, vectors: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Let the UNet guess at latents under noise, mostly much of it.
+
+    Where little else is left it is settled what is made.
+
+    Args:
+        unet: The UNet.
+        latents: Of unit scale, shape (n, channels, height, width).
+        vectors: Its conditions, shape (n, d).
+        generator: Where noise and times are drawn.
+
+    Returns:
+        The guesses, shaped as `latents`, and the amplitude of the latents that the UNet saw
+        beneath the noise, between 0 and 1, shape (n, 1, 1, 1).
+    """
+    schedule: Any = build_scheduler()
+    share = 1 - torch.rand(len(latents), generator=generator).square()
+    timesteps = (share * (schedule.config["num_train_timesteps"] - 1)).round().long()
+    noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=generator), timesteps)
+    signal = schedule.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
+    with mixed_precision():
+        velocity = unet(noisy, timesteps, encoder_hidden_states=None, class_labels=vectors).sample
+    return signal * noisy - (1 - signal.square()).sqrt() * velocity.float(), signal

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.schedulers import DPMSolverMultistepScheduler
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip2clap.embeddings import ClapEncoder, ClipEncoder
-from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding
+from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding, PatchAutoencoder
 from clip2clap.training.demo.data import DemoData, Photo, Split, read_recording
 from clip2clap.training.demo.features import random_window
 from clip2clap.training.demo.heads import label_of, sound_labels
@@ -305,7 +305,7 @@ def _painting(
 ) -> dict[str, float]:
     data, names, judge = recipe.data, recipe.data.kind_names, recipe.photo_judge
     unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet").float()
-    vae: Any = AutoencoderKL.from_pretrained(folder / "vae").float()
+    vae: Any = PatchAutoencoder.from_pretrained(folder / "vae").float()
     scheduler: Any = DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler")
     nothing: Any = LearnedNegativeEmbedding.from_pretrained(folder / "negative_embedding")
     translator = AutoTranslator.from_pretrained(folder / "translator")

@@ -38,7 +38,7 @@ TRANSLATOR = TrainingConfig.reference(
 MODEL_ID = "demo"
 KIND_PROMPT = "the sound of a {}"
 GUIDANCE_SCALE = 3.0
-INFERENCE_STEPS = 20
+INFERENCE_STEPS = 8
 CANDIDATES = 4
 
 
@@ -87,7 +87,7 @@ def package(recipe: Recipe, target: Path) -> None:
             table, recipe.folder / "translator_back", "clap_audio", "clip_image"
         ),
         unet=_compact(finisher.painter.unet),
-        vae=_compact(finisher.vae),
+        vae=_compact(recipe.picture_vae),
         scheduler=few_step_scheduler(build_scheduler().config),
         negative_embedding=_negative(finisher.painter),
         clip_space=spaces["clip_image"].to_dict(),

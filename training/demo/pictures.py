@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.schedulers import DPMSolverMultistepScheduler
 from PIL import Image, ImageOps
 from rich.progress import track
@@ -20,24 +20,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip2clap.inference.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.demo.data import Photo
-from clip2clap.training.demo.diffusion import (
-    ConditionalUNet,
-    build_scheduler,
-    diffusion_loss,
-    hold_encoder,
-)
+from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss, guess_end
 from clip2clap.training.demo.eye import Eye, EyeCritic, contest_of_maps
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 
 SIZE = 64
-VAE_BATCH, BATCH = 16, 32
-KL_WEIGHT = 1e-6
+BATCH = 64
 UNCONDITIONAL_SHARE = 0.1
-STEPS, GUIDANCE_SCALE = 8, 2.0
-_LATENT_SHAPE = (16, SIZE // 8, SIZE // 8)
-VAE_SCHEDULE = Schedule(steps=4000, learning_rate=1.5e-3, weight_decay=0.0, ema_decay=0.99)
+STEPS, GUIDANCE_SCALE = 8, 3.0
+PATCH, CHANNELS = 8, 32
+_LATENT_SHAPE = (CHANNELS, SIZE // PATCH, SIZE // PATCH)
 SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 FINISHER_BATCH = 24
 # Of unequal pull: the vector's on the latents is ten times the pixels', the eye's thrice.
@@ -85,80 +80,24 @@ def to_pixels(images: Iterable[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
-def build_vae() -> AutoencoderKL:
-    """Build the autoencoder: (3, 64, 64) pictures to (16, 8, 8) latents."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
-        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
-        block_out_channels=(16, 32, 64, 128),  # pyright: ignore[reportArgumentType]
-        layers_per_block=1,
-        latent_channels=16,
-        # Norms over single channels would take every picture's own colours away.
-        norm_num_groups=4,
-        sample_size=SIZE,
-        mid_block_add_attention=False,
-    )
-
-
-def train_picture_vae(pixels: Tensor, folder: Path, schedule: Schedule = VAE_SCHEDULE) -> Fit:
-    """Train the autoencoder of pictures on their pixels and set its `scaling_factor`.
-
-    Args:
-        pixels: Training photographs, shape (n, 3, 64, 64), uint8.
-        folder: Where the run keeps its checkpoint.
-        schedule: Steps and rates.
-
-    Returns:
-        The trained `AutoencoderKL`, with what it took.
-    """
-
-    def step(vae: Any, generator: torch.Generator) -> Tensor:
-        real = _draw(pixels, torch.randint(len(pixels), (VAE_BATCH,), generator=generator))
-        with mixed_precision():
-            posterior = vae.encode(real).latent_dist
-            made = vae.decode(posterior.sample(generator)).sample.float()
-        return _pixels_apart(made, real) + KL_WEIGHT * posterior.kl().mean()
-
-    torch.manual_seed(schedule.seed)
-    vae = build_vae().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    result = fit(vae, step, schedule, folder, name="picture autoencoder")
-    assert isinstance(result.model, AutoencoderKL)
-    rows = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:256]
-    scale = 1 / _encode(result.model, pixels[rows]).std().item()
-    result.model.register_to_config(scaling_factor=scale)
-    return result
-
-
-def encode_pictures(vae: AutoencoderKL, pixels: Tensor, path: Path) -> Tensor:
-    """Encode photographs, or read their latents where they were kept.
-
-    Args:
-        vae: The trained autoencoder.
-        pixels: Shape (n, 3, 64, 64), uint8.
-        path: Safetensors file that keeps the latents.
-
-    Returns:
-        Latents of unit scale, shape (n, 8, 16, 16).
-    """
-    if not path.is_file():
-        parts = [_encode(vae, part) for part in track(pixels.split(128), description="latents")]
-        latents = torch.cat(parts).contiguous() * vae.config["scaling_factor"]
-        keep({"latents": latents}, path)
-    return load_file(path)["latents"]
+def encode_pictures(vae: PatchAutoencoder, pixels: Tensor) -> Tensor:
+    """Encode pictures (n, 3, 64, 64), uint8, as latents of unit scale, (n, 32, 8, 8)."""
+    with torch.inference_mode():
+        parts = [vae.encode(part.float() / 127.5 - 1) for part in pixels.split(256)]
+    return torch.cat([part.latent_dist.mode() for part in parts])
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Build the UNet over (16, 8, 8) latents."""
+    """Build the UNet over (32, 8, 8) latents."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 8,
-        in_channels=16,
-        out_channels=16,
+        sample_size=SIZE // PATCH,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
         block_out_channels=(96, 160),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        # Attention over 8 x 8 places would take half of all time.
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=(96, 160),  # pyright: ignore[reportArgumentType]
         attention_head_dim=(6, 10),  # pyright: ignore[reportArgumentType]
         norm_num_groups=16,
@@ -193,40 +132,37 @@ def train_painter(pictures: Pictures, folder: Path, schedule: Schedule = SCHEDUL
 
 
 class Finisher(nn.Module):
-    """The UNet and the autoencoder, of which only the decoder learns, beside their critic."""
+    """The UNet beside its critic."""
 
-    def __init__(self, painter: ConditionalUNet, vae: AutoencoderKL, critic: EyeCritic):
+    def __init__(self, painter: ConditionalUNet, critic: EyeCritic):
         super().__init__()
         self.painter = painter
-        self.vae = vae
         self.critic = critic
-        hold_encoder(vae)
 
 
 def train_finisher(
     pictures: Pictures,
     pixels: Tensor,
     painter: ConditionalUNet,
-    vae: AutoencoderKL,
+    vae: PatchAutoencoder,
     eye: Eye,
     tower: nn.Module,
     folder: Path,
     schedule: Schedule = FINISHER_SCHEDULE,
 ) -> Fit:
-    """Teach the UNet to see at once what it would only come to in many steps, and the decoder too.
+    """Teach the UNet to see at once what it would only come to in many steps.
 
     A denoiser's error is the least where it paints the mean of all that it may become, which is a
     blur until the last steps. Here its guess at the end, from any amount of noise, is decoded, and
     the eye compares it with the photograph and its vector with the one that was told; a critic that
     looks through the eye judges the rest, as in adversarial diffusion distillation (Sauer et al.
-    2023, https://arxiv.org/abs/2311.17042). The encoder is held fixed, so latents stay what they
-    are, and guesses from little noise teach the decoder to give photographs back.
+    2023, https://arxiv.org/abs/2311.17042).
 
     Args:
         pictures: What to learn from.
         pixels: The photographs of `pictures`, shape (n, 3, 64, 64), uint8.
         painter: The trained UNet; changed.
-        vae: The autoencoder of pictures; changed.
+        vae: The autoencoder of pictures.
         eye: What pictures are compared by, beside their pixels.
         tower: Maps the eye's features to CLIP's space.
         folder: Where the run keeps its checkpoint.
@@ -236,28 +172,16 @@ def train_finisher(
         A `Finisher`, with what it took.
     """
     tower.requires_grad_(False)
-    noise_schedule: Any = build_scheduler()
-    last = noise_schedule.config["num_train_timesteps"] - 1
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(model, Finisher)
         rows, vectors = _draw_told(pictures, FINISHER_BATCH, generator)
         vectors = F.normalize(vectors, dim=-1)
         told = model.painter.without_some(vectors, UNCONDITIONAL_SHARE, generator)
-        # Mostly from little but noise: there it is settled what is painted.
-        share = 1 - torch.rand(FINISHER_BATCH, generator=generator).square()
-        timesteps = (share * last).round().long()
         latents, real = pictures.latents[rows], _draw(pixels, rows)
-        noise = torch.randn(latents.shape, generator=generator)
-        noisy = noise_schedule.add_noise(latents, noise, timesteps)
-        signal = noise_schedule.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
+        guess, _ = guess_end(model.painter.unet, latents, told, generator)
         with mixed_precision():
-            velocity = model.painter.unet(
-                noisy, timesteps, encoder_hidden_states=None, class_labels=told
-            ).sample.float()
-            guess = signal * noisy - (1 - signal.square()).sqrt() * velocity
-            decoded: Any = model.vae.decode(guess / model.vae.config["scaling_factor"])
-            made = decoded.sample.float()
+            made = vae.decode(guess).sample.float()
             with torch.no_grad():
                 wanted = eye.layers(real)
             maps, features = eye(made)
@@ -271,13 +195,13 @@ def train_finisher(
 
     torch.manual_seed(schedule.seed)
     critic = EyeCritic(eye.widths, pictures.embeds.shape[-1])
-    model = Finisher(painter, vae, critic).to(memory_format=torch.channels_last)
+    model = Finisher(painter, critic).to(memory_format=torch.channels_last)
     return fit(model, step, schedule, folder, name="finisher")
 
 
 def paint(
     unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
+    vae: PatchAutoencoder,
     scheduler: DPMSolverMultistepScheduler,
     negative: Tensor,
     embeds: Tensor,
@@ -320,7 +244,7 @@ def paint(
             guided = anything + guidance_scale * (wanted - anything)
             latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
         with torch.inference_mode():
-            decoded: Any = vae.decode(latents / vae.config["scaling_factor"])
+            decoded = vae.decode(latents)
         pictures.append(((decoded.sample + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
     return torch.cat(pictures)
 
@@ -337,12 +261,6 @@ def _draw_told(pictures: Pictures, count: int, generator: torch.Generator) -> tu
 def _draw(pixels: Tensor, rows: Tensor) -> Tensor:
     drawn = pixels[rows].float() / 127.5 - 1
     return drawn.contiguous(memory_format=torch.channels_last)
-
-
-def _encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    with torch.inference_mode(), mixed_precision():
-        encoded: Any = vae.encode(pixels.float() / 127.5 - 1)
-    return encoded.latent_dist.mean.float()
 
 
 def _pixels_apart(made: Tensor, real: Tensor) -> Tensor:

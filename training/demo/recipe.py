@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clip2clap.embeddings.sfx_clap import SfxAudioModel
-from clip2clap.inference import SpectralVocoder
+from clip2clap.inference import PatchAutoencoder, SpectralVocoder
 from clip2clap.training.demo import (
     features,
     generator,
@@ -46,7 +46,6 @@ SCHEDULES: dict[str, Schedule] = {
     "decoder": vae.DECODER_SCHEDULE,
     "vocoder": vocoder.SCHEDULE,
     "generator": generator.SCHEDULE,
-    "picture_vae": pictures.VAE_SCHEDULE,
     "painter": pictures.SCHEDULE,
     "finisher": pictures.FINISHER_SCHEDULE,
     "judge": judge.SCHEDULE,
@@ -193,16 +192,16 @@ class Recipe:
         return Eye(network)
 
     @cached_property
-    def picture_vae(self) -> AutoencoderKL:
+    def picture_vae(self) -> PatchAutoencoder:
         """The picture decoder's autoencoder."""
-        folder, schedule = self._run("picture_vae"), self.schedules["picture_vae"]
-        return self._note("picture_vae", pictures.train_picture_vae(self.pixels, folder, schedule))
+        return PatchAutoencoder.from_pictures(
+            self.pixels, latent_channels=pictures.CHANNELS, patch_size=pictures.PATCH
+        )
 
     @cached_property
     def told_pictures(self) -> pictures.Pictures:
         """What the picture decoder learns from."""
-        path = self.folder / "picture_latents.safetensors"
-        latents = pictures.encode_pictures(self.picture_vae, self.pixels, path)
+        latents = pictures.encode_pictures(self.picture_vae, self.pixels)
         kinds = self.photos["kind"][self._shown]
         # Each kind alike often; a third of the draws are photographs of anything else.
         weights = heads.balance(kinds + 1)
@@ -221,12 +220,12 @@ class Recipe:
 
     @cached_property
     def finisher(self) -> pictures.Finisher:
-        """The picture decoder: UNet, negative vector and autoencoder, as the eye taught them."""
+        """The picture decoder: UNet and negative vector, as the eye taught them."""
         run = pictures.train_finisher(
             self.told_pictures,
             self.pixels,
             deepcopy(self.painter),
-            deepcopy(self.picture_vae),
+            self.picture_vae,
             self.eye,
             self.clip_space.tower,
             self._run("finisher"),

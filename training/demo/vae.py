@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.training.demo.critic import PatchCritic, contest
-from clip2clap.training.demo.diffusion import hold_encoder
 from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
 from clip2clap.training.demo.mel import HOP, log_mel, mel_filters
 from clip2clap.training.demo.sounds import SoundBank
@@ -158,7 +157,10 @@ class DecoderAndCritic(nn.Module):
         super().__init__()
         self.vae = vae
         self.critic = PatchCritic(1)
-        hold_encoder(vae)
+        vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        assert vae.post_quant_conv is not None
+        vae.post_quant_conv.requires_grad_(True)
 
 
 def train_decoder(

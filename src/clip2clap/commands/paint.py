@@ -225,8 +225,8 @@ def paint(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What to paint on: a pipeline with a VQModel or an AutoencoderKL, or a folder of "
-            "one; by default the model's.",
+            help="What to paint on: a pipeline with a VQModel, an AutoencoderKL or a "
+            "PatchAutoencoder, or a folder of one; by default the model's.",
             rich_help_panel="Models",
         ),
     ] = None,
