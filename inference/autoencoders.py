@@ -1,12 +1,14 @@
 """The autoencoders of pictures that can be decoded from and painted with."""
 
+from typing import Any
+
 from diffusers import AutoencoderKL, VQModel
 
 from clip2clap.inference.patch_autoencoder import PatchAutoencoder
 
 Autoencoder = AutoencoderKL | VQModel | PatchAutoencoder
 
-AUTOENCODERS: dict[str, type[Autoencoder]] = {
+AUTOENCODERS: dict[str, Any] = {
     model.__name__: model for model in (AutoencoderKL, VQModel, PatchAutoencoder)
 }
 """By the names that their configs have for them."""

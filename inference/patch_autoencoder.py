@@ -79,8 +79,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             channels, channels, latent_channels, patch_size, sample_size=max(sides)
         ).requires_grad_(False)
         size, parts = channels * patch_size**2, pictures.split(1024)
-        total = sum(part.sum(dim=(0, 2, 3)) for part in parts)
-        centre = total / (len(pictures) * sides[0] * sides[1]) / 127.5 - 1
+        totals = torch.stack([part.sum(dim=(0, 2, 3)) for part in parts])
+        centre = totals.sum(dim=0) / (len(pictures) * sides[0] * sides[1]) / 127.5 - 1
         spread = torch.zeros(size, size, dtype=torch.float64)
         for part in parts:
             centred = part / 127.5 - 1 - centre[:, None, None]
