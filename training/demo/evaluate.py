@@ -242,8 +242,8 @@ def _copies(recipe: "Recipe", pipeline: ImageToAudioPipeline, made: Tensor) -> d
         for part in mels.split(8):
             latents = vae.encode(part.unsqueeze(1).to(vae.dtype)).latent_dist.mean
             copies.append(pipeline.vocoder(vae.decode(latents).sample.float()[:, 0]))
-    own = _correlations(torch.cat(copies)[:, :CLIP_SAMPLES], spectra)
-    own = own[torch.arange(len(sample)), sample]
+    pairs = zip(torch.cat(copies)[:, :CLIP_SAMPLES].split(1), spectra[sample].split(1), strict=True)
+    own = torch.cat([_correlations(copy, spectrum)[0] for copy, spectrum in pairs])
     highest = _correlations(made[:: max(len(made) // 50, 1)], spectra).amax(1)
     return {
         "copies: correlation of a training clip with its own, median": own.median().item(),
