@@ -37,9 +37,8 @@ from clip2clap import (
     ImageToAudioPipeline,
     keep_freed_memory,
 )
-from clip2clap.inference import Canvas, Painting, PaintingOptions, Target
+from clip2clap.inference import Canvas, Painting, PaintingOptions, PatchAutoencoder, Target
 from clip2clap.inference.painting import default_cut_size
-from clip2clap.training.demo.pictures import build_vae
 
 PHOTOGRAPHS = 64
 CANDIDATES = 4
@@ -96,7 +95,7 @@ def make_picture() -> Callable[[], Any]:
 
 def paint() -> Callable[[], Any]:
     """Paint a picture of 64 x 64 towards a random vector with 8 cut-outs."""
-    clip, canvas = demo_clip(), Canvas(build_vae())
+    clip, canvas = demo_clip(), Canvas(PatchAutoencoder())
     generator = torch.Generator().manual_seed(0)
     painting = Painting(
         canvas,

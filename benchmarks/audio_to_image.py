@@ -17,9 +17,9 @@ import torch
 import typer
 
 from clip2clap import AudioToImagePipeline, ClapEncoder, ClipEncoder, MLPTranslator
-from clip2clap.inference import few_step_scheduler
+from clip2clap.inference import PatchAutoencoder, few_step_scheduler
 from clip2clap.training.demo.diffusion import build_scheduler
-from clip2clap.training.demo.pictures import GUIDANCE_SCALE, STEPS, build_unet, build_vae
+from clip2clap.training.demo.pictures import GUIDANCE_SCALE, STEPS, build_unet
 
 
 def seconds(job: Callable[[], Any]) -> float:
@@ -38,7 +38,7 @@ def build() -> Any:
         clip=clip,
         translator=MLPTranslator(clap.space("audio").dim, clip.space("image").dim, hidden=512),
         unet=build_unet().eval(),
-        vae=build_vae().eval(),
+        vae=PatchAutoencoder().eval(),
         scheduler=few_step_scheduler(build_scheduler().config),
         default_guidance_scale=GUIDANCE_SCALE,
         default_num_inference_steps=STEPS,

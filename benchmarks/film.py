@@ -23,13 +23,14 @@ from clip2clap.inference import (
     AudioToImagePipeline,
     DecodedFrames,
     FilmOptions,
+    PatchAutoencoder,
     few_step_scheduler,
     film,
     make_film,
 )
 from clip2clap.inference.film_writer import FILM_RATE
 from clip2clap.training.demo.diffusion import build_scheduler
-from clip2clap.training.demo.pictures import STEPS, build_unet, build_vae
+from clip2clap.training.demo.pictures import STEPS, build_unet
 
 
 def demo_sized() -> AudioToImagePipeline:
@@ -49,7 +50,7 @@ def demo_sized() -> AudioToImagePipeline:
         translator=translator.eval(),
         clip=None,
         unet=build_unet().eval(),
-        vae=build_vae().eval(),
+        vae=PatchAutoencoder().eval(),
         scheduler=few_step_scheduler(build_scheduler().config),
         clip_space=clip.space("image").to_dict(),
         default_num_inference_steps=STEPS,

@@ -17,10 +17,9 @@ import typer
 from torch import Tensor
 
 from clip2clap import ClipEncoder, keep_freed_memory
-from clip2clap.inference import Canvas, Painting, PaintingOptions, Target
+from clip2clap.inference import Canvas, Painting, PaintingOptions, PatchAutoencoder, Target
 from clip2clap.inference.cutouts import cut_out
 from clip2clap.inference.painting import default_cut_size
-from clip2clap.training.demo.pictures import build_vae
 
 
 def seconds(job: Callable[[], Any], times: int) -> float:
@@ -46,7 +45,7 @@ def main(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     clip = ClipEncoder.from_pretrained("demo", towers=["image"])
-    canvas = Canvas(build_vae())
+    canvas = Canvas(PatchAutoencoder())
     side = cut_size or default_cut_size(clip)
     options = PaintingOptions(cutouts=cutouts, cut_size=side)
     target = Target(torch.nn.functional.normalize(torch.randn(512), dim=0))
