@@ -1,4 +1,4 @@
-"""The autoencoders of pictures that can be decoded from and painted with."""
+"""The autoencoders that can be decoded from and painted with."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ Autoencoder = AutoencoderKL | VQModel | PatchAutoencoder
 AUTOENCODERS: dict[str, Any] = {
     model.__name__: model for model in (AutoencoderKL, VQModel, PatchAutoencoder)
 }
-"""By the names that their configs have for them."""
+"""Those of pictures, by the names that their configs have for them."""
 
 
-def pixels_per_latent(autoencoder: Autoencoder) -> int:
-    """Give the pixels along each side that one place of the latents stands for."""
-    if isinstance(autoencoder, PatchAutoencoder):
-        return autoencoder.config["patch_size"]
-    return 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+def vae_scale_factor(vae: Autoencoder) -> int:
+    """Give how many pixels along each side, or mel frames and bins, a latent stands for."""
+    if isinstance(vae, PatchAutoencoder):
+        return vae.config["patch_size"]
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clip2clap.embeddings import UserError, load_image
 from clip2clap.embeddings.checkpoint import read_json
-from clip2clap.inference.autoencoders import AUTOENCODERS, Autoencoder, pixels_per_latent
+from clip2clap.inference.autoencoders import AUTOENCODERS, Autoencoder, vae_scale_factor
 from clip2clap.inference.generator_checkpoint import fetch_folder, load_strictly
 
 # Where pipelines keep theirs: Kandinsky's, and the others'.
@@ -46,7 +46,7 @@ class Canvas:
                 f"{config['in_channels']} channels in and {config['out_channels']} out."
             )
         self.autoencoder: Any = autoencoder.eval().requires_grad_(False)
-        self.multiple = pixels_per_latent(autoencoder)
+        self.multiple = vae_scale_factor(autoencoder)
         """What the sides of a picture are multiples of, in pixels."""
         # The mean and the spread of latents in the autoencoder's own numbers.
         if self._codebook is not None:

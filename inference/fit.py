@@ -17,16 +17,12 @@ from clip2clap.embeddings import (
     require_same_model,
 )
 from clip2clap.embeddings.checkpoint import find_checkpoint
+from clip2clap.inference.autoencoders import vae_scale_factor
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.translator import Translator, read_config
 
 PathOrId = str | os.PathLike[str]
-
-
-def vae_scale_factor(vae: AutoencoderKL) -> int:
-    """Give how many mel frames, and how many mel bins, a latent stands for."""
-    return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
 def check_sizes(

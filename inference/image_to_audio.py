@@ -41,6 +41,7 @@ from clip2clap.inference.arguments import (
     check_vectors,
     only_one,
 )
+from clip2clap.inference.autoencoders import vae_scale_factor
 from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.inference.fit import (
     PathOrId,
@@ -51,7 +52,6 @@ from clip2clap.inference.fit import (
     ranker_space,
     space_by_name,
     translator_spaces,
-    vae_scale_factor,
 )
 from clip2clap.inference.generator_checkpoint import (
     SOUND_PARTS,

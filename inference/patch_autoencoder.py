@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -75,9 +75,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             raise UserError(
                 f"Expected sides that are multiples of {patch_size} pixels, got {tuple(sides)}."
             )
-        model = cls(
-            channels, channels, latent_channels, patch_size, sample_size=max(sides)
-        ).requires_grad_(False)
+        model = cls(channels, channels, latent_channels, patch_size, sample_size=max(sides))
         size, parts = channels * patch_size**2, pictures.split(1024)
         totals = torch.stack([part.sum(dim=(0, 2, 3)) for part in parts])
         centre = totals.sum(dim=0) / (len(pictures) * sides[0] * sides[1]) / 127.5 - 1
@@ -106,9 +104,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         Returns:
             An `AutoencoderKLOutput`, whose `latent_dist` has no spread.
         """
-        mean = self.encoder(x)
-        whole = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
-        posterior = DiagonalGaussianDistribution(whole, deterministic=True)
+        posterior = IdentityDistribution(self.encoder(x))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> Any:

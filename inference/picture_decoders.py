@@ -10,7 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from clip2clap.embeddings import EmbeddingSpace, UserError
-from clip2clap.inference.autoencoders import pixels_per_latent
+from clip2clap.inference.autoencoders import vae_scale_factor
 from clip2clap.inference.noise import draw_noise, step_options
 
 
@@ -110,7 +110,7 @@ class PictureDecoder(ABC):
     @property
     def factor(self) -> int:
         """Pixels along each side that a latent stands for."""
-        return pixels_per_latent(self.parts.vae)
+        return vae_scale_factor(self.parts.vae)
 
     @property
     def multiple(self) -> int:

@@ -106,7 +106,7 @@ DECODER_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "audio_to_image"),
         _DEMO_LICENCE,
-        "small, comes with the package; an early one, whose pictures have colours and no shapes",
+        "small, comes with the package; an early one, whose pictures are blurred sketches",
     ),
     Preset(
         "kandinsky-2-2",

@@ -65,18 +65,16 @@ def diffusion_loss(
     noise = torch.randn(latents.shape, generator=generator)
     levels = schedule.config["num_train_timesteps"]
     timesteps = torch.randint(levels, (len(latents),), generator=generator)
-    noisy = schedule.add_noise(latents, noise, timesteps)
     velocity = schedule.get_velocity(latents, noise, timesteps)
-    with mixed_precision():
-        predicted = unet(noisy, timesteps, encoder_hidden_states=None, class_labels=vectors).sample
-    error = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
+    _, predicted = _predict(unet, latents, noise, timesteps, vectors)
+    error = (predicted - velocity).square().mean(dim=(1, 2, 3))
     ratio = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[timesteps]
     return (error * ratio.clamp(max=5.0) / (ratio + 1)).mean() * 2
 
 
 def guess_end(
     unet: UNet2DConditionModel, latents: Tensor, vectors: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Let the UNet guess at latents under noise, mostly much of it.
 
     Where little else is left it is settled what is made.
@@ -88,14 +86,23 @@ def guess_end(
         generator: Where noise and times are drawn.
 
     Returns:
-        The guesses, shaped as `latents`, and the amplitude of the latents that the UNet saw
-        beneath the noise, between 0 and 1, shape (n, 1, 1, 1).
+        The guesses, shaped as `latents`.
     """
     schedule: Any = build_scheduler()
     share = 1 - torch.rand(len(latents), generator=generator).square()
     timesteps = (share * (schedule.config["num_train_timesteps"] - 1)).round().long()
-    noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=generator), timesteps)
+    noise = torch.randn(latents.shape, generator=generator)
+    noisy, velocity = _predict(unet, latents, noise, timesteps, vectors)
     signal = schedule.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
+    return signal * noisy - (1 - signal.square()).sqrt() * velocity
+
+
+def _predict(
+    unet: UNet2DConditionModel, latents: Tensor, noise: Tensor, timesteps: Tensor, vectors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Put latents under noise; return them and the velocities that the UNet predicts of them."""
+    schedule: Any = build_scheduler()
+    noisy = schedule.add_noise(latents, noise, timesteps)
     with mixed_precision():
-        velocity = unet(noisy, timesteps, encoder_hidden_states=None, class_labels=vectors).sample
-    return signal * noisy - (1 - signal.square()).sqrt() * velocity.float(), signal
+        predicted = unet(noisy, timesteps, encoder_hidden_states=None, class_labels=vectors).sample
+    return noisy, predicted.float()

@@ -172,6 +172,7 @@ def train_finisher(
         A `Finisher`, with what it took.
     """
     tower.requires_grad_(False)
+    vae.requires_grad_(False)
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(model, Finisher)
@@ -179,7 +180,7 @@ def train_finisher(
         vectors = F.normalize(vectors, dim=-1)
         told = model.painter.without_some(vectors, UNCONDITIONAL_SHARE, generator)
         latents, real = pictures.latents[rows], _draw(pixels, rows)
-        guess, _ = guess_end(model.painter.unet, latents, told, generator)
+        guess = guess_end(model.painter.unet, latents, told, generator)
         with mixed_precision():
             made = vae.decode(guess).sample.float()
             with torch.no_grad():
