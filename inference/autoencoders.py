@@ -1,9 +1,11 @@
-"""The autoencoders that can be decoded from and painted with."""
+"""The autoencoders of pictures and of log-mel spectrograms."""
 
+from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, VQModel
 
+from clip2clap.embeddings import CheckpointError
 from clip2clap.inference.patch_autoencoder import PatchAutoencoder
 
 Autoencoder = AutoencoderKL | VQModel | PatchAutoencoder
@@ -11,7 +13,22 @@ Autoencoder = AutoencoderKL | VQModel | PatchAutoencoder
 AUTOENCODERS: dict[str, Any] = {
     model.__name__: model for model in (AutoencoderKL, VQModel, PatchAutoencoder)
 }
-"""Those of pictures, by the names that their configs have for them."""
+"""By the names that their configs have for them."""
+
+
+def autoencoder_class(index: dict[str, Any], part: str, folder: Path) -> Any:
+    """Give the class of the autoencoder that a pipeline's index names.
+
+    Raises:
+        CheckpointError: If it names none that is known.
+    """
+    class_name = str((index.get(part) or [None, None])[1])
+    if class_name not in AUTOENCODERS:
+        raise CheckpointError(
+            f"{folder} names an autoencoder {class_name!r}; the known ones are "
+            f"{', '.join(AUTOENCODERS)}."
+        )
+    return AUTOENCODERS[class_name]
 
 
 def vae_scale_factor(vae: Autoencoder) -> int:

@@ -25,7 +25,7 @@ from clip2clap.embeddings import (
 )
 from clip2clap.embeddings.checkpoint import find_checkpoint, one_line
 from clip2clap.embeddings.fingerprint import holds_weights
-from clip2clap.inference.autoencoders import AUTOENCODERS
+from clip2clap.inference.autoencoders import autoencoder_class
 from clip2clap.inference.fit import PathOrId, clip_space
 from clip2clap.inference.generator_checkpoint import load_scheduler, load_strictly, quietly
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
@@ -201,7 +201,6 @@ def load_decoder_parts(
     """
     loaded: dict[str, Any] = {}
     for part, place in part_folders(kind, index).items():
-        class_name = str((index.get(place) or [None, None])[1])
         if part in ("scheduler", "image_noising_scheduler"):
             loaded[part] = load_scheduler(folder, index, part=part)
         elif part == "tokenizer":
@@ -209,12 +208,7 @@ def load_decoder_parts(
         elif part == "ip_adapter":
             loaded[part] = IPAdapterWeights.from_pretrained(folder / place)
         else:
-            model = AUTOENCODERS.get(class_name) if part == "vae" else _MODELS[part]
-            if model is None:
-                raise CheckpointError(
-                    f"{folder} names an autoencoder {class_name!r}; the known ones are "
-                    f"{', '.join(AUTOENCODERS)}."
-                )
+            model = autoencoder_class(index, place, folder) if part == "vae" else _MODELS[part]
             loaded[part] = load_strictly(model, folder / place, dtype=dtypes(part), variant=variant)
     return loaded
 

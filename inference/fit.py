@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings import (
@@ -17,7 +17,7 @@ from clip2clap.embeddings import (
     require_same_model,
 )
 from clip2clap.embeddings.checkpoint import find_checkpoint
-from clip2clap.inference.autoencoders import vae_scale_factor
+from clip2clap.inference.autoencoders import Autoencoder, vae_scale_factor
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.translator import Translator, read_config
@@ -27,7 +27,7 @@ PathOrId = str | os.PathLike[str]
 
 def check_sizes(
     unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
+    vae: Autoencoder,
     vocoder: SpeechT5HifiGan | SpectralVocoder,
     translator: Translator | None,
     negative_embedding: LearnedNegativeEmbedding | None,

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.pipelines import pipeline_loading_utils
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging as diffusers_log
@@ -32,6 +32,7 @@ from clip2clap.embeddings.checkpoint import (
     read_json,
 )
 from clip2clap.embeddings.space import Modality
+from clip2clap.inference.autoencoders import autoencoder_class
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import Kind, names_of
 from clip2clap.translator import AutoTranslator
@@ -302,7 +303,8 @@ def load_sound_parts(
     """Load UNet, VAE and the vocoder that a pipeline's index names, each strictly.
 
     Raises:
-        CheckpointError: If the index names another kind of vocoder, or a part can't be loaded.
+        CheckpointError: If the index names another kind of vocoder or autoencoder, or a part can't
+            be loaded.
     """
     class_name = index.get("vocoder", [None, None])[1]
     if class_name not in _VOCODERS:
@@ -313,7 +315,7 @@ def load_sound_parts(
         part: load_strictly(model_class, folder / part, dtype=dtypes(part), variant=variant)
         for part, model_class in (
             ("unet", UNet2DConditionModel),
-            ("vae", AutoencoderKL),
+            ("vae", autoencoder_class(index, "vae", folder)),
             ("vocoder", _VOCODERS[class_name]),
         )
     }

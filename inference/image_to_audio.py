@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
@@ -41,7 +41,7 @@ from clip2clap.inference.arguments import (
     check_vectors,
     only_one,
 )
-from clip2clap.inference.autoencoders import vae_scale_factor
+from clip2clap.inference.autoencoders import Autoencoder, vae_scale_factor
 from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.inference.fit import (
     PathOrId,
@@ -151,7 +151,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     clip: ClipEncoder | None
     translator: Translator | None
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: Autoencoder
     vocoder: SpeechT5HifiGan | SpectralVocoder
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
@@ -163,7 +163,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         clip: ClipEncoder | None,
         translator: Translator | None,
         unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         vocoder: SpeechT5HifiGan | SpectralVocoder,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,

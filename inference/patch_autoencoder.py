@@ -1,5 +1,6 @@
 """An autoencoder without a network: each patch of a picture by its principal components."""
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -58,17 +59,20 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         makes all of them together of unit scale: what shows most is what counts most.
 
         Args:
-            pictures: Shape (n, channels, height, width), uint8; sides are multiples of the patch's.
+            pictures: Shape (n, channels, height, width), sides multiples of the patch's: uint8,
+                whose 0 to 255 become -1 to 1, or floating point, such as log-mel spectrograms of
+                one channel, taken as they are.
             latent_channels: Components to keep.
             patch_size: Pixels along each side of a patch.
 
         Raises:
             UserError: If there are no such pictures.
         """
-        if pictures.ndim != 4 or pictures.dtype != torch.uint8 or not len(pictures):
+        is_bytes, is_floats = pictures.dtype == torch.uint8, pictures.is_floating_point()
+        if pictures.ndim != 4 or not len(pictures) or not (is_bytes or is_floats):
             raise UserError(
-                "Expected pictures of shape (n, channels, height, width), uint8, got "
-                f"{tuple(pictures.shape)}, {pictures.dtype}."
+                "Expected pictures of shape (n, channels, height, width), uint8 or floating point, "
+                f"got {tuple(pictures.shape)}, {pictures.dtype}."
             )
         channels, *sides = pictures.shape[1:]
         if any(side % patch_size for side in sides):
@@ -76,18 +80,27 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
                 f"Expected sides that are multiples of {patch_size} pixels, got {tuple(sides)}."
             )
         model = cls(channels, channels, latent_channels, patch_size, sample_size=max(sides))
-        size, parts = channels * patch_size**2, pictures.split(1024)
-        totals = torch.stack([part.sum(dim=(0, 2, 3)) for part in parts])
-        centre = totals.sum(dim=0) / (len(pictures) * sides[0] * sides[1]) / 127.5 - 1
+        size = channels * patch_size**2
+
+        def parts() -> Iterator[Tensor]:
+            for part in pictures.split(256):
+                yield part / 127.5 - 1 if is_bytes else part.float()
+
+        totals = torch.zeros(channels, dtype=torch.float64)
+        for part in parts():
+            totals += part.sum(dim=(0, 2, 3), dtype=torch.float64)
+        centre = (totals / (len(pictures) * sides[0] * sides[1])).float()
         spread = torch.zeros(size, size, dtype=torch.float64)
-        for part in parts:
-            centred = part / 127.5 - 1 - centre[:, None, None]
+        for part in parts():
+            centred = part - centre[:, None, None]
             rows = F.unfold(centred, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
             spread += (rows.T @ rows).double() / (len(pictures) * len(rows) / len(part))
         variances, components = torch.linalg.eigh(spread)
         deviations = variances.flip(0)[:latent_channels].clamp(min=1e-8).sqrt().float()
         scale = (deviations * deviations.mean()).sqrt()[:, None, None, None]
         kept = components.flip(1)[:, :latent_channels].T.float()
+        # Which of its two signs a component comes with differs from machine to machine.
+        kept *= kept.gather(1, kept.abs().argmax(dim=1, keepdim=True)).sign()
         kept = kept.view(latent_channels, channels, patch_size, patch_size)
         bias = -(kept / scale * centre[:, None, None]).sum(dim=(1, 2, 3))
         model.encoder.load_state_dict({"weight": kept / scale, "bias": bias})
@@ -98,7 +111,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """Encode pictures.
 
         Args:
-            x: Shape (n, channels, height, width), values from -1 to 1.
+            x: Shape (n, channels, height, width); of photographs, values from -1 to 1.
             return_dict: Return an object rather than a tuple.
 
         Returns:
@@ -115,7 +128,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             return_dict: Return an object rather than a tuple.
 
         Returns:
-            A `DecoderOutput` whose `sample` has values from about -1 to 1.
+            A `DecoderOutput` whose `sample` is scaled as the pictures were.
         """
         sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)

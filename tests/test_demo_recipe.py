@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 from clip2clap.training.demo import pictures
-from clip2clap.training.demo.critic import PatchCritic, contest
 from clip2clap.training.demo.data import DemoData, fill, split_rows
 from clip2clap.training.demo.diffusion import (
     ConditionalUNet,
@@ -29,7 +28,6 @@ from clip2clap.training.demo.loop import Schedule, fit
 from clip2clap.training.demo.mel import HOP, log_mel, mel_filters
 from clip2clap.training.demo.phrases import NAMES, SOUNDS, UNSEEN, heard_phrases, seen_phrases
 from clip2clap.training.demo.text import teach
-from clip2clap.training.demo.vae import build_vae
 
 
 def test_splits_hold_the_same_share_of_every_class():
@@ -102,20 +100,6 @@ def test_log_mel_peaks_at_the_pitch_of_a_tone():
     assert abs(centres[mels[0, 50].argmax()] - 1000) < 60
 
 
-def test_the_critic_teaches_grain_and_does_not_learn_from_the_error():
-    torch.manual_seed(0)
-    critic = PatchCritic(1)
-    real = torch.randn(4, 1, 32, 16)
-    made = torch.zeros(4, 1, 32, 16, requires_grad=True)
-    loss = contest(critic, made, real, lambda a, b: (a.mean() - b.mean()).abs(), share=1.0)
-    assert loss.item() == pytest.approx(real.mean().abs().item(), rel=1e-4)
-    loss.backward()
-    assert made.grad is not None
-    # The error knows only the mean: whatever differs between places comes from the critic.
-    assert made.grad.std() > 0
-    assert all(parameter.grad is not None for parameter in critic.parameters())
-
-
 class Truth(nn.Module):
     """Knows that all latents are 0.5, and keeps how much of them it was shown."""
 
@@ -166,7 +150,7 @@ def test_a_unet_hears_vectors_of_unit_norm_from_the_start():
     assert 0.3 < heard.std() < 1.5
 
 
-@pytest.mark.parametrize("build", [build_vae, pictures.build_unet, build_unet])
+@pytest.mark.parametrize("build", [pictures.build_unet, build_unet])
 def test_no_norm_takes_a_channels_own_mean_away(build):
     """A picture's colour, and a sound's loudness, are means over all places."""
     norms = [layer for layer in build().modules() if isinstance(layer, nn.GroupNorm)]

@@ -32,7 +32,6 @@ from clip2clap.training.demo import (
     pictures,
     recipe,
     text,
-    vae,
     vocoder,
 )
 from clip2clap.training.demo.data import SAMPLING_RATE, DemoData
@@ -151,9 +150,8 @@ def grown(data_folder, tmp_path_factory):
         for module, names in {
             text: ("BATCH",),
             heads: ("CLIP_BATCH", "CLAP_BATCH"),
-            vae: ("BATCH", "SCALE_ROWS"),
             vocoder: ("BATCH",),
-            generator: ("BATCH", "CROPS"),
+            generator: ("AUTOENCODER_ROWS", "BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),
             pictures: ("BATCH", "FINISHER_BATCH"),
             judge: ("BATCH",),

@@ -33,6 +33,7 @@ from clip2clap.embeddings import (
 from clip2clap.inference import (
     ImageToAudioPipeline,
     LearnedNegativeEmbedding,
+    PatchAutoencoder,
     few_step_scheduler,
     generator_checkpoint,
     rank_candidates,
@@ -669,6 +670,27 @@ def test_a_vae_saved_under_the_older_names_of_its_attention_loads(pipe, saved):
     older = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=None)
     for name, weight in pipe.vae.state_dict().items():
         assert torch.equal(older.vae.state_dict()[name], weight)
+
+
+def test_sounds_come_out_of_principal_components_too(pipe, tmp_path):
+    mels = torch.randn(64, 1, 16, 8, generator=seeded()) - 5
+    vae = PatchAutoencoder.from_pictures(mels, latent_channels=4, patch_size=2)
+    other = ImageToAudioPipeline(**{**pipe.components, "vae": vae})
+    other.save_pretrained(tmp_path)
+    again = ImageToAudioPipeline.from_pretrained(tmp_path, torch_dtype=None)
+    call = {"images": photographs(1), **FAST}
+    made = again(**call, generator=seeded()).audios
+    assert made.isfinite().all()
+    assert made.shape == pipe(**call, generator=seeded()).audios.shape
+    assert torch.equal(made, other(**call, generator=seeded()).audios)
+
+
+def test_an_autoencoder_that_is_not_known_is_named(saved):
+    index = json.loads((saved / "model_index.json").read_text())
+    index["vae"] = ["diffusers", "AutoencoderTiny"]
+    (saved / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"AutoencoderTiny.*PatchAutoencoder"):
+        ImageToAudioPipeline.from_pretrained(saved)
 
 
 def test_a_missing_folder_and_an_unreachable_hub_are_told_in_a_line(monkeypatch, tmp_path):

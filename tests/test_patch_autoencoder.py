@@ -67,10 +67,22 @@ def test_it_can_be_painted_on(pictures, tmp_path):
     assert canvas.pixels(latent).shape == (1, 3, 16, 24)
 
 
+def test_numbers_of_any_range_are_taken_as_they_are(pictures):
+    bytes_ = PatchAutoencoder.from_pictures(pictures, latent_channels=6, patch_size=4)
+    floats = PatchAutoencoder.from_pictures(
+        (pictures / 127.5 - 1) * 2 - 5, latent_channels=6, patch_size=4
+    )
+    pixels = pictures[:4] / 127.5 - 1
+    made = floats.decode(floats.encode(pixels * 2 - 5).latent_dist.mode()).sample
+    expected = bytes_.decode(bytes_.encode(pixels).latent_dist.mode()).sample * 2 - 5
+    torch.testing.assert_close(made, expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (torch.zeros(2, 3, 16, 16), "uint8"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.int64), "uint8 or floating point"),
+        (torch.zeros(3, 16, 16), "uint8"),
         (torch.zeros(0, 3, 16, 16, dtype=torch.uint8), "uint8"),
         (torch.zeros(2, 3, 16, 18, dtype=torch.uint8), "multiples of 4"),
     ],

@@ -16,8 +16,6 @@ STAGES = (
     "words",
     "text",
     "autoencoder",
-    "ear",
-    "decoder",
     "vocoder",
     "latents",
     "generator",

@@ -240,7 +240,7 @@ def _copies(recipe: "Recipe", pipeline: ImageToAudioPipeline, made: Tensor) -> d
     copies = []
     with torch.inference_mode():
         for part in mels.split(8):
-            latents = vae.encode(part.unsqueeze(1).to(vae.dtype)).latent_dist.mean
+            latents = vae.encode(part.unsqueeze(1).to(vae.dtype)).latent_dist.mode()
             copies.append(pipeline.vocoder(vae.decode(latents).sample.float()[:, 0]))
     pairs = zip(torch.cat(copies)[:, :CLIP_SAMPLES].split(1), spectra[sample].split(1), strict=True)
     own = torch.cat([_correlations(copy, spectrum)[0] for copy, spectrum in pairs])

@@ -130,9 +130,11 @@ def contest_of_maps(
     vectors: Tensor,
     share: float,
 ) -> Tensor:
-    """Compute one loss that improves the maker and the critic together, as `critic.contest` does.
+    """Compute one loss that improves the maker and the critic together (hinge losses).
 
-    The critic also learns that real pictures are wrong where they don't fit their vectors.
+    The critic's pull on what is made is scaled to the error's, as in VQGAN (Esser et al. 2021,
+    https://arxiv.org/abs/2012.09841). It also learns that real pictures are wrong where they don't
+    fit their vectors.
 
     Args:
         critic: The critic.

@@ -6,22 +6,25 @@ Liu et al., "AudioLDM: Text-to-Audio Generation with Latent Diffusion Models", I
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip2clap.inference.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.heads import label_means
-from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
-from clip2clap.training.demo.mel import log_mel, mel_filters
+from clip2clap.training.demo.loop import Fit, Schedule, fit
+from clip2clap.training.demo.mel import FRAMES, log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
 
+PATCH, CHANNELS = 8, 24
+# Recordings whose principal components are taken.
+AUTOENCODER_ROWS = 1000
 BATCH = 16
 CROPS = 6
 # How often the condition is left out.
@@ -39,12 +42,26 @@ class Clips:
     weights: Tensor
 
 
-def build_unet(latent_channels: int = 16) -> UNet2DConditionModel:
-    """Build the UNet over (16, 64, 8) latents."""
+def build_autoencoder(bank: SoundBank) -> PatchAutoencoder:
+    """Build the autoencoder: (1, 512, 64) log-mel spectrograms to (24, 64, 8) latents and back.
+
+    Args:
+        bank: Training recordings, of known kinds or not.
+    """
+    filters = mel_filters()
+    rows = bank.draw(AUTOENCODER_ROWS, torch.Generator().manual_seed(0))
+    mels = [log_mel(bank.batch(part, CLIP_SAMPLES), filters) for part in rows.split(16)]
+    return PatchAutoencoder.from_pictures(
+        torch.cat(mels).unsqueeze(1), latent_channels=CHANNELS, patch_size=PATCH
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Build the UNet over (24, 64, 8) latents."""
     return UNet2DConditionModel(
-        sample_size=64,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
+        sample_size=FRAMES // PATCH,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
         block_out_channels=(96, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -57,12 +74,12 @@ def build_unet(latent_channels: int = 16) -> UNet2DConditionModel:
     )
 
 
-def encode_clips(bank: SoundBank, vae: AutoencoderKL, path: Path) -> Tensor:
+def encode_clips(bank: SoundBank, vae: PatchAutoencoder, path: Path) -> Tensor:
     """Encode crops of the training recordings, or read them where they were kept.
 
     Args:
         bank: Training recordings of the kinds.
-        vae: The trained autoencoder.
+        vae: The autoencoder.
         path: Safetensors file that keeps the latents.
 
     Returns:
@@ -80,9 +97,9 @@ def encode_clips(bank: SoundBank, vae: AutoencoderKL, path: Path) -> Tensor:
         lengths = (CLIP_SAMPLES * speeds).round().int().tolist()
         crops = [bank.crop(row, length, generator).view(1, 1, -1) for length in lengths]
         waves = [F.interpolate(crop, size=CLIP_SAMPLES, mode="linear")[:, 0] for crop in crops]
-        with torch.inference_mode(), mixed_precision():
-            encoded: Any = vae.encode(log_mel(torch.cat(waves), filters).unsqueeze(1))
-        latents.append(encoded.latent_dist.mean.float() * vae.config["scaling_factor"])
+        with torch.inference_mode():
+            encoded = vae.encode(log_mel(torch.cat(waves), filters).unsqueeze(1))
+        latents.append(encoded.latent_dist.mode())
     keep({"latents": torch.stack(latents)}, path)
     return torch.stack(latents)
 
@@ -141,7 +158,8 @@ def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -
         return diffusion_loss(model.unet, latents, vectors, generator)
 
     torch.manual_seed(schedule.seed)
-    model = ConditionalUNet(build_unet(clips.latents.shape[2]), clips.embeds.shape[-1])
+    model = ConditionalUNet(build_unet(), clips.embeds.shape[-1])
+    model = model.to(memory_format=torch.channels_last)
     return fit(model, step, schedule, folder, name="generator")
 
 

@@ -65,7 +65,7 @@ def package(recipe: Recipe, target: Path) -> None:
         clip=clip,
         translator=_translator(table, recipe.folder / "translator", "clip_image", "clap_audio"),
         unet=_compact(generator.unet),
-        vae=_compact(recipe.decoder),
+        vae=_compact(recipe.autoencoder),
         vocoder=_compact(recipe.vocoder),
         scheduler=few_step_scheduler(build_scheduler().config),
         negative_embedding=_negative(generator),

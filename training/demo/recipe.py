@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from clip2clap.training.demo import (
     photo_judge,
     pictures,
     text,
-    vae,
     vocoder,
 )
 from clip2clap.training.demo.data import DemoData, Split
@@ -41,9 +39,6 @@ SCHEDULES: dict[str, Schedule] = {
     "text": text.TOWERS_SCHEDULE,
     "clip_space": heads.CLIP_SCHEDULE,
     "clap_space": heads.CLAP_SCHEDULE,
-    "autoencoder": vae.SCHEDULE,
-    "ear": vae.EAR_SCHEDULE,
-    "decoder": vae.DECODER_SCHEDULE,
     "vocoder": vocoder.SCHEDULE,
     "generator": generator.SCHEDULE,
     "painter": pictures.SCHEDULE,
@@ -134,29 +129,9 @@ class Recipe:
         return model.eval()
 
     @cached_property
-    def autoencoder(self) -> AutoencoderKL:
+    def autoencoder(self) -> PatchAutoencoder:
         """The generator's autoencoder."""
-        bank = self.bank("train", kinds_only=False)
-        run = vae.train_vae(bank, self._run("autoencoder"), self.schedules["autoencoder"])
-        return self._note("autoencoder", run)
-
-    @cached_property
-    def ear(self) -> vae.Ear:
-        """The classifier by whose layers the decoder is compared with recordings."""
-        bank = self.bank("train", kinds_only=False)
-        recordings = [self.data.recordings[number] for number in bank.numbers]
-        names = heads.sound_labels(self.data)
-        labels = torch.tensor([heads.label_of(recording, names) for recording in recordings])
-        run = vae.train_ear(bank, labels, self._run("ear"), self.schedules["ear"])
-        return self._note("ear", run)
-
-    @cached_property
-    def decoder(self) -> AutoencoderKL:
-        """The autoencoder with a decoder that knows the grain of real spectrograms."""
-        bank, start = self.bank("train", kinds_only=False), deepcopy(self.autoencoder)
-        schedule = self.schedules["decoder"]
-        run = vae.train_decoder(bank, start, self.ear, self._run("decoder"), schedule)
-        return self._note("decoder", run)
+        return generator.build_autoencoder(self.bank("train", kinds_only=False))
 
     @cached_property
     def vocoder(self) -> SpectralVocoder:
