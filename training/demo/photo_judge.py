@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from clip2clap.training.demo.heads import balance
 from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
@@ -17,22 +18,29 @@ SCHEDULE = Schedule(steps=2200, learning_rate=2e-3, weight_decay=0.05, ema_decay
 
 
 class PhotoJudge(nn.Module):
-    """Four convolution blocks over a picture of 64 x 64."""
+    """A ResNet of eight convolutions (He et al. 2016, https://arxiv.org/abs/1512.03385).
+
+    Args:
+        classes: Kinds to tell apart.
+    """
 
     def __init__(self, classes: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        for i, o in ((3, 32), (32, 64), (64, 128), (128, 256)):
-            layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-            if i > 3:
-                layers += [nn.Conv2d(o, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-            layers += [nn.MaxPool2d(2)]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(256, classes)
+        config = ResNetConfig(
+            embedding_size=32,
+            hidden_sizes=[32, 64, 128, 256],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            num_labels=classes,
+        )
+        self.network = ResNetForImageClassification(config)
+        # Made for pictures of 224 x 224: what is left of 64 x 64 would be too coarse.
+        self.network.resnet.embedder.pooler = nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pictures (n, 3, 64, 64) between -1 and 1 to logits (n, classes)."""
-        return self.head(F.dropout(self.body(pixels).mean(dim=(2, 3)), 0.3, self.training))
+        seen = pixels.contiguous(memory_format=torch.channels_last)
+        return self.network(seen).logits
 
     def names(self, pictures: Tensor | Sequence[Image.Image]) -> Tensor:
         """Name the kind of each picture.
@@ -85,4 +93,5 @@ def train_photo_judge(
         return (share * named + (1 - share) * other).mean()
 
     torch.manual_seed(schedule.seed)
-    return fit(PhotoJudge(int(kinds.max()) + 1), step, schedule, folder, name="photo judge")
+    judge = PhotoJudge(int(kinds.max()) + 1).to(memory_format=torch.channels_last)
+    return fit(judge, step, schedule, folder, name="photo judge")
