@@ -1,6 +1,5 @@
 """The recipe of the demo models, on data made here."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,13 +105,13 @@ class Truth(nn.Module):
     def forward(self, noisy, timesteps, **_):
         self.signal = signal = build_scheduler().alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
         noise = (noisy - signal * 0.5) / (1 - signal**2).sqrt()
-        return SimpleNamespace(sample=signal * noise - (1 - signal**2).sqrt() * 0.5)
+        return (signal * noise - (1 - signal**2).sqrt() * 0.5,)
 
 
 def test_the_way_from_noise_to_the_latents_is_learnt_where_it_is_short():
     latents = torch.full((16, 2, 8, 8), 0.5)
     vectors = torch.zeros(16, 4)
-    unets: list[Any] = [Truth(), lambda noisy, *_, **__: SimpleNamespace(sample=0 * noisy)]
+    unets: list[Any] = [Truth(), lambda noisy, *_, **__: (0 * noisy,)]
     losses = [
         diffusion_loss(model, latents, vectors, torch.Generator().manual_seed(0)).item()
         for model in unets

@@ -26,6 +26,7 @@ from clip2clap.training.demo import (
     generator,
     heads,
     judge,
+    loop,
     package,
     parts,
     photo_judge,
@@ -35,6 +36,8 @@ from clip2clap.training.demo import (
     vocoder,
 )
 from clip2clap.training.demo.data import SAMPLING_RATE, DemoData
+
+from .pretended_gpu import GPU, PretendedGpu
 
 KINDS = ("dog", "sea")
 PHOTOS = 5
@@ -139,6 +142,17 @@ def random_minilm():
 def grown(data_folder, tmp_path_factory):
     """What the command leaves: the folder of checkpoints and the demo models."""
     folder = tmp_path_factory.mktemp("grown")
+
+    def run(*stages):
+        command.main(
+            data_folder,
+            out=folder / "run",
+            stage=list(stages),
+            steps=[f"{name}=1" for name in recipe.SCHEDULES],
+            models=folder / "models",
+            threads=torch.get_num_threads(),
+        )
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (features, recipe, package):
             if hasattr(module, "efficientnet_lite0"):
@@ -159,15 +173,13 @@ def grown(data_folder, tmp_path_factory):
         }.items():
             for name in names:
                 patch.setattr(module, name, 2)
-        stages = [name for name in command.STAGES if name != "evaluate"]
-        command.main(
-            data_folder,
-            out=folder / "run",
-            stage=stages,
-            steps=[f"{name}=1" for name in recipe.SCHEDULES],
-            models=folder / "models",
-            threads=torch.get_num_threads(),
-        )
+        with pytest.MonkeyPatch.context() as gpu_patch, PretendedGpu() as gpu:
+            for module in (loop, features, parts, pictures):
+                gpu_patch.setattr(module, "training_device", lambda: GPU)
+            run(*(name for name in command.STAGES if name not in ("package", "evaluate")))
+        assert gpu.computed > 1000
+        # On another machine, without one.
+        run("package")
         # A stage that is done asks for the pretrained parts all the same.
         yield folder
 
@@ -183,6 +195,17 @@ def test_the_recipe_leaves_models_that_load_and_make_sound(grown, data_folder):
     assert made.audios.shape[-1] > SAMPLING_RATE
     clip = ClipEncoder.from_pretrained(models / "image_to_audio" / "clip")
     assert clip.images([photo]).shape == clap.texts(["a dog"]).shape == (1, heads.EMBED_DIM)
+
+
+def test_what_lies_apart_is_not_computed_with():
+    """Or else the fixture above would show nothing of a machine with a GPU."""
+    with PretendedGpu() as gpu:
+        there, here = torch.ones(2, requires_grad=True).to(GPU), torch.ones(2)
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.add(there, here)
+        there.sum().backward()
+        assert (there.cpu() + here).tolist() == (there + here.to(GPU)).tolist() == [2, 2]
+    assert gpu.computed > 1
 
 
 def test_the_package_keeps_what_the_stages_learnt(grown, data_folder):

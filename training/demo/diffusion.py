@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.training.demo.loop import mixed_precision
+from clip2clap.training.demo.loop import compute
 
 
 class ConditionalUNet(nn.Module):
@@ -29,7 +29,7 @@ class ConditionalUNet(nn.Module):
     def without_some(self, vectors: Tensor, share: float, generator: torch.Generator) -> Tensor:
         """Normalise vectors (n, d) and leave a share of them out, so that guidance has a way."""
         left_out = torch.rand(len(vectors), 1, generator=generator) < share
-        return torch.where(left_out, self.negative_embeds, F.normalize(vectors, dim=-1))
+        return torch.where(left_out, self.negative_embeds.cpu(), F.normalize(vectors, dim=-1))
 
 
 @cache
@@ -103,6 +103,6 @@ def _predict(
     """Put latents under noise; return them and the velocities that the UNet predicts of them."""
     schedule: Any = build_scheduler()
     noisy = schedule.add_noise(latents, noise, timesteps)
-    with mixed_precision():
-        predicted = unet(noisy, timesteps, encoder_hidden_states=None, class_labels=vectors).sample
-    return noisy, predicted.float()
+    told = {"encoder_hidden_states": None, "class_labels": vectors}
+    (predicted,) = compute(unet, noisy, timesteps, **told, return_dict=False)
+    return noisy, predicted

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -25,7 +26,7 @@ from clip2clap.training.demo.data import (
     fill,
     read_recording,
 )
-from clip2clap.training.demo.loop import mixed_precision
+from clip2clap.training.demo.loop import compute, training_device
 from clip2clap.training.demo.parts import aisfx, efficientnet_lite0
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -68,6 +69,8 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
         return load_file(path)
     model, classifier = efficientnet_lite0()
     shorten(model)
+    network: Any = model
+    network.to(training_device())
     processor = image_processor()
     chosen = _choose(data.photos)
     crops = [
@@ -85,9 +88,9 @@ def photo_features(data: DemoData, path: Path) -> dict[str, Tensor]:
             for row, image in zip(batch, images, strict=True)
         ]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
-        with torch.inference_mode(), mixed_precision():
+        with torch.inference_mode():
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-            features.append(model(pixels).pooler_output.float())
+            features.append(compute(model, pixels).pooler_output)
     rows = torch.cat(features)
     photos = [data.photos[number] for number in numbers]
     tensors = {
@@ -127,7 +130,7 @@ def sound_maps(data: DemoData, path: Path) -> dict[str, Tensor]:
     """
     if path.is_file():
         return load_file(path)
-    model = aisfx()
+    model = aisfx().to(training_device())
     extractor = SfxClapFeatureExtractor()
     parts = []
     for start in track(range(0, len(data.recordings), PART), description="recordings"):
@@ -146,8 +149,8 @@ def sound_maps(data: DemoData, path: Path) -> dict[str, Tensor]:
                 copies += [[_alter(whole, rng)] for _ in range(ALTERED_COPIES)]
             flat = [window for copy in copies for window in copy]
             inputs = extractor(flat, sampling_rate=extractor.sampling_rate)["input_features"]
-            with torch.inference_mode(), mixed_precision():
-                maps.append(model.lower_maps(inputs).flatten(0, 1).half())
+            with torch.inference_mode():
+                maps.append(compute(model.lower_maps, inputs).flatten(0, 1).half())
             copy_of = [place for place, copy in enumerate(copies) for _ in copy]
             numbers += [place for place in copy_of for _ in range(model.num_blocks)]
             recordings += [number] * len(maps[-1])
@@ -181,10 +184,11 @@ def sound_features(
         One row for each copy of a recording, its blocks averaged as `ClapEncoder` averages them:
         `features` (n, 512), `copy`, `recording`, `kind` and `split`.
     """
+    tower.to(training_device())
     made = []
     for part in track(maps["maps"].split(BATCH), description="sounds"):
-        with torch.inference_mode(), mixed_precision():
-            made.append(tower.upper_features(part.float()).float())
+        with torch.inference_mode():
+            made.append(compute(tower.upper_features, part.float()))
     rows = torch.cat(made)
     keys = torch.stack([maps["recording"], maps["copy"]], dim=1)
     owners, place = torch.unique(keys, dim=0, return_inverse=True)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
 from clip2clap.training.demo.data import DemoData, Recording
 from clip2clap.training.demo.features import SPLITS
-from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
+from clip2clap.training.demo.loop import Fit, Schedule, compute, fit
 
 EMBED_DIM = 512
 CLIP_BATCH, CLAP_BATCH = 512, 48
@@ -67,6 +67,10 @@ class AudioSpace(Space):
     def features(self, maps: Tensor) -> Tensor:
         """Map what the lower blocks made (n, 256, 12, 12) to features (n, 512)."""
         return pool_maps(self.block(maps))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Compare what the lower blocks made (n, 256, 12, 12) with every label: logits."""
+        return self.logits(F.dropout(self.features(maps), 0.2, self.training))
 
 
 def split_classifier(classifier: nn.Linear, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +172,8 @@ def train_clip_space(
 
     torch.manual_seed(schedule.seed)
     space = Space(tower, torch.cat([classes, starts]), logit_scale=3.0)
-    run = fit(space, step, schedule, folder, name="CLIP")
+    # A linear map is no work for a GPU.
+    run = fit(space, step, schedule, folder, name="CLIP", device=torch.device("cpu"))
     assert isinstance(run.model, Space)
     learnt: Any = run.model.tower
     run.model.tower = learnt.folded()
@@ -246,9 +251,7 @@ def train_clap_space(
         seen = maps["maps"][drawn].float()
         seen = _weigh(share, seen) + _weigh(1 - share, seen[partners])
         seen = _mask(_mask(seen, 2, generator), 3, generator)
-        with mixed_precision():
-            features = model.features(seen)
-        logits = model.logits(F.dropout(features.float(), 0.2))
+        logits = compute(model, seen)
         first = F.cross_entropy(logits, named, reduction="none", label_smoothing=0.1)
         second = F.cross_entropy(logits, named[partners], reduction="none", label_smoothing=0.1)
         return (share * first + (1 - share) * second).mean()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
+from clip2clap.training.demo.loop import Fit, Schedule, compute, fit
 from clip2clap.training.demo.mel import log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
 
@@ -63,9 +63,7 @@ def train_judge(bank: SoundBank, classes: int, folder: Path, schedule: Schedule 
         share = 1 - 0.5 * torch.rand(BATCH, generator=generator).square()
         mels = share[:, None, None] * mels + (1 - share)[:, None, None] * mels.roll(1, 0)
         kinds = share[:, None] * kinds + (1 - share)[:, None] * kinds.roll(1, 0)
-        with mixed_precision():
-            logits = judge(mels)
-        return F.cross_entropy(logits.float(), kinds, label_smoothing=0.05)
+        return F.cross_entropy(compute(judge, mels), kinds, label_smoothing=0.05)
 
     torch.manual_seed(schedule.seed)
     return fit(Judge(classes), step, schedule, folder, name="judge")

@@ -4,9 +4,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate.utils import convert_to_fp32, send_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -36,9 +39,34 @@ class Schedule:
         return rise * max(fall, 0.01)
 
 
+@cache
+def training_device() -> torch.device:
+    """Tell where the stages compute: on a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def mixed_precision() -> torch.autocast:
-    """Compute in bfloat16 where the processor has it, else in float32, which is then faster."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=fastest_dtype() is torch.bfloat16)
+    """Compute in bfloat16 on a GPU and on a processor that has it, else in float32."""
+    device = training_device().type
+    enabled = device != "cpu" or fastest_dtype() is torch.bfloat16
+    return torch.autocast(device, torch.bfloat16, enabled=enabled)
+
+
+def compute(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """Compute in mixed precision, on the training device, what is drawn and used on the processor.
+
+    Args:
+        function: A model that lies on `training_device()`, or a method of one.
+        *inputs: What it takes: tensors, or lists, tuples or dicts of tensors.
+        **named: The same, by name.
+
+    Returns:
+        What it gives, on the processor and in float32, with its gradient.
+    """
+    device = training_device()
+    with mixed_precision():
+        made = function(*send_to_device(inputs, device), **send_to_device(named, device))
+    return send_to_device(convert_to_fp32(made), torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -57,6 +85,7 @@ def fit(
     folder: Path,
     *,
     name: str,
+    device: torch.device | None = None,
     save_every_s: float = 60.0,
 ) -> Fit:
     """Train a model, or go on where a killed run stopped.
@@ -65,18 +94,21 @@ def fit(
     resumed run sees what an unkilled one would have seen.
 
     Args:
-        model: The model to train, changed in place.
+        model: The model to train, changed in place and left on the device.
         step: Computes the loss of one batch from the model and a generator.
         schedule: Steps and rates.
         folder: Where the run keeps its checkpoint.
         name: The stage's name, for the progress bar.
+        device: Where to train; `training_device()` by default.
         save_every_s: Seconds between checkpoints.
 
     Returns:
-        The exponential moving average of the model, in evaluation mode, with what it took.
+        The exponential moving average of the model, in evaluation mode and on the processor, with
+        what it took.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
+    model.to(device or training_device())
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=schedule.weight_decay
@@ -136,4 +168,4 @@ def fit(
         if done < schedule.steps:
             save(schedule.steps)
     seconds = before + time.monotonic() - start
-    return Fit(average.module.eval(), seconds, loss_mean)
+    return Fit(average.module.eval().to("cpu"), seconds, loss_mean)

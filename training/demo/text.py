@@ -21,7 +21,7 @@ from clip2clap.embeddings.sfx_clap import SfxProjection
 from clip2clap.training.demo.data import DemoData
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.heads import EMBED_DIM, Space, sound_labels
-from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
+from clip2clap.training.demo.loop import Fit, Schedule, compute, fit
 from clip2clap.training.demo.parts import minilm, sentence_embeds, tokenizer_of
 from clip2clap.training.demo.phrases import (
     PHOTO_PHRASES,
@@ -151,9 +151,8 @@ def train_words(data: DemoData, folder: Path, schedule: Schedule = SCHEDULE) -> 
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
         rows = _alike(lengths, generator)
-        with mixed_precision():
-            embeds = model(_padded(tokenizer, tokens, rows.tolist()))
-        return (embeds.float() - targets[rows]).square().sum(-1).mean()
+        embeds = compute(model, _padded(tokenizer, tokens, rows.tolist()))
+        return (embeds - targets[rows]).square().sum(-1).mean()
 
     run = fit(student, step, schedule, folder, name="words")
     assert isinstance(run.model, Student)
@@ -282,8 +281,7 @@ def train_towers(
         total = torch.zeros(())
         for group in groups:
             rows = group[_alike(lengths[group], generator)]
-            with mixed_precision():
-                made = model(_padded(words.tokenizer, tokens, rows.tolist()))
+            made = compute(model, _padded(words.tokenizer, tokens, rows.tolist()))
             for embeds_made, lesson in zip(made, lessons, strict=True):
                 total = total + lesson.loss(embeds_made, rows)
         return total

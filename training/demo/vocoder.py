@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.training.demo.data import SAMPLING_RATE
-from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision
+from clip2clap.training.demo.loop import Fit, Schedule, compute, fit
 from clip2clap.training.demo.mel import HOP, MEL_BINS, WINDOW, log_mel, mel_filters
 from clip2clap.training.demo.sounds import SoundBank
 
@@ -61,9 +61,8 @@ def train_vocoder(bank: SoundBank, folder: Path, schedule: Schedule = SCHEDULE) 
         rows = bank.draw(BATCH, generator)
         real = bank.batch(rows, SEGMENT_FRAMES * HOP, generator)
         real = real * (0.2 + 0.8 * torch.rand(BATCH, 1, generator=generator))
-        with mixed_precision():
-            made = vocoder.magnitudes(log_mel(real, filters))
-        return spectral_distance(made.float(), vocoder.stft(real).abs())
+        made = compute(vocoder.magnitudes, log_mel(real, filters))
+        return spectral_distance(made, compute(vocoder.stft, real).abs())
 
     torch.manual_seed(schedule.seed)
     return fit(build_vocoder(), step, schedule, folder, name="vocoder")
