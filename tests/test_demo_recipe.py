@@ -19,7 +19,7 @@ from clip2clap.training.demo.diffusion import (
     diffusion_loss,
     guess_end,
 )
-from clip2clap.training.demo.evaluate import balanced_accuracy
+from clip2clap.training.demo.evaluate import balanced_accuracy, likeness
 from clip2clap.training.demo.features import keep
 from clip2clap.training.demo.generator import build_unet
 from clip2clap.training.demo.heads import Space, split_classifier
@@ -223,6 +223,17 @@ def test_a_write_that_fails_leaves_the_kept_features_as_they_were(tmp_path, monk
 def test_balanced_accuracy_counts_every_kind_alike():
     kinds = torch.tensor([0] * 9 + [1])
     assert balanced_accuracy(torch.zeros(10, dtype=torch.long), kinds) == pytest.approx(0.5)
+
+
+def test_a_sound_is_like_itself_later_and_unlike_another():
+    torch.manual_seed(0)
+    known = torch.randn(3, 2, 400)
+    known[:, :, 300:] = 0
+    later = 0.1 * known[1:2].roll(50, dims=2) + 7
+    alike = likeness(later, known)
+    assert alike.shape == (1, 3)
+    assert alike[0, 1] == pytest.approx(1, abs=0.02)
+    assert alike[0, [0, 2]].max() < 0.3
 
 
 @pytest.fixture

@@ -230,42 +230,65 @@ def _tonality(waveforms: Tensor) -> Tensor:
 
 
 def _copies(recipe: "Recipe", pipeline: ImageToAudioPipeline, made: Tensor) -> dict[str, float]:
-    """Hold sounds against all training recordings, and some of these against their own copies."""
-    bank = recipe.bank("train")
+    """Hold sounds against all training recordings, and some of these against their own copies.
+
+    Both as waveforms and as log-mel spectrograms: the vocoder makes phases of its own, so that the
+    waveform of a copy is another.
+    """
+    bank, filters = recipe.bank("train"), mel_filters()
     known = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
-    spectra = torch.fft.rfft(_unit(known), 2 * CLIP_SAMPLES)
     sample = torch.arange(0, len(bank), max(len(bank) // 100, 1))
-    mels = log_mel(known[sample], mel_filters())
     vae: Any = pipeline.vae
     copies = []
     with torch.inference_mode():
-        for part in mels.split(8):
-            latents = vae.encode(part.unsqueeze(1).to(vae.dtype)).latent_dist.mode()
-            copies.append(pipeline.vocoder(vae.decode(latents).sample.float()[:, 0]))
-    pairs = zip(torch.cat(copies)[:, :CLIP_SAMPLES].split(1), spectra[sample].split(1), strict=True)
-    own = torch.cat([_correlations(copy, spectrum)[0] for copy, spectrum in pairs])
-    highest = _correlations(made[:: max(len(made) // 50, 1)], spectra).amax(1)
-    return {
-        "copies: correlation of a training clip with its own, median": own.median().item(),
-        "copies: of a made clip with any training clip, median": highest.median().item(),
-        "copies: of a made clip with any training clip, highest": highest.max().item(),
+        for part in known[sample].split(8):
+            mels = log_mel(part, filters).unsqueeze(1).to(vae.dtype)
+            decoded = vae.decode(vae.encode(mels).latent_dist.mode()).sample
+            copies.append(pipeline.vocoder(decoded.float()[:, 0])[:, :CLIP_SAMPLES])
+    sounds = known, torch.cat(copies), made[:: max(len(made) // 50, 1)]
+    views = {
+        "waveforms": lambda waveforms: waveforms.unsqueeze(1),
+        "spectrograms": lambda waveforms: log_mel(waveforms, filters).transpose(1, 2),
     }
+    results = {}
+    for name, view in views.items():
+        clips, copied, tried = (view(waveforms) for waveforms in sounds)
+        pairs = zip(copied.split(1), clips[sample].split(1), strict=True)
+        own = torch.cat([likeness(copy, clip)[0] for copy, clip in pairs])
+        highest = likeness(tried, clips).amax(1)
+        results |= {
+            f"{name}: likeness of a training clip and its own copy, lowest": own.min().item(),
+            f"{name}: of a training clip and its own copy, median": own.median().item(),
+            f"{name}: of a made clip and the likest training clip, median": highest.median().item(),
+            f"{name}: of a made clip and the likest training clip, highest": highest.max().item(),
+        }
+    return results
 
 
-def _correlations(waveforms: Tensor, spectra: Tensor) -> Tensor:
-    """Give the highest normalised cross-correlation of each waveform with each known one."""
-    rows = []
-    for waveform in _unit(waveforms):
-        spectrum = torch.fft.rfft(waveform, 2 * CLIP_SAMPLES)
-        parts = spectra.split(64)
-        rows.append(
-            torch.cat([torch.fft.irfft(spectrum * part.conj()).abs().amax(1) for part in parts])
-        )
-    return torch.stack(rows)
+def likeness(made: Tensor, known: Tensor) -> Tensor:
+    """Find the highest normalised cross-correlation in time of each sound with each known one.
+
+    Args:
+        made: Shape (n, channels, times): waveforms of one channel, or the bins of spectrograms.
+        known: Shape (m, channels, times).
+
+    Returns:
+        Shape (n, m), from 0 to 1.
+    """
+    parts = [_spectra(part).conj() for part in known.split(64)]
+    return torch.stack(
+        [
+            torch.cat([torch.fft.irfft((one * part).sum(1)).abs().amax(1) for part in parts])
+            for one in _spectra(made)
+        ]
+    )
 
 
-def _unit(waveforms: Tensor) -> Tensor:
-    return F.normalize(waveforms - waveforms.mean(dim=1, keepdim=True), dim=1)
+def _spectra(sounds: Tensor) -> Tensor:
+    """Transform sounds (n, channels, times) of unit norm, with as much silence behind them."""
+    centred = sounds - sounds.mean(dim=2, keepdim=True)
+    unit = F.normalize(centred.flatten(1), dim=1).view_as(sounds)
+    return torch.fft.rfft(unit, 2 * sounds.shape[2])
 
 
 def _vocoder(recipe: "Recipe", vocoder: Any, split: Split) -> dict[str, float]:
