@@ -19,7 +19,7 @@ SCHEDULE = Schedule(steps=2200, learning_rate=2e-3, weight_decay=0.05, ema_decay
 
 
 class PhotoJudge(nn.Module):
-    """A ResNet of eight convolutions (He et al. 2016, https://arxiv.org/abs/1512.03385).
+    """A ResNet with one block of each width (He et al. 2016, https://arxiv.org/abs/1512.03385).
 
     Args:
         classes: Kinds to tell apart.
