@@ -37,7 +37,7 @@ TRANSLATOR = TrainingConfig.reference(
 )
 MODEL_ID = "demo"
 KIND_PROMPT = "the sound of a {}"
-GUIDANCE_SCALE = 3.0
+GUIDANCE_SCALE = 8.0
 INFERENCE_STEPS = 8
 CANDIDATES = 4
 
