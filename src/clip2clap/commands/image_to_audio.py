@@ -205,7 +205,7 @@ def image_to_audio(
         require(
             0 <= guidance_scale < float("inf"),
             "--guidance-scale",
-            f"expected 0 or more, got {guidance_scale:g}. 1 turns guidance off, 2 to 4 are usual.",
+            f"expected 0 or more, got {guidance_scale:g}. Left out, the model's own holds.",
         )
     check_counts(steps=steps, candidates=candidates, batch_size=batch_size)
     if candidates is not None:
