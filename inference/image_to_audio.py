@@ -130,6 +130,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         clap_space: The space of that CLAP, as `EmbeddingSpace.to_dict()` gives it.
         clap_revision: The revision of `clap_id` on the hub.
         default_guidance_scale: What `guidance_scale=None` means.
+        default_guidance_end: What `guidance_end=None` means.
         default_num_inference_steps: What `num_inference_steps=None` means.
         default_num_candidates: What `num_candidates=None` means.
 
@@ -173,6 +174,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         clap_space: dict[str, Any] | None = None,
         clap_revision: str | None = None,
         default_guidance_scale: float = 2.5,
+        default_guidance_end: float = 1.0,
         default_num_inference_steps: int = 15,
         default_num_candidates: int = 1,
     ) -> None:
@@ -201,6 +203,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             clap_space=clap_space,
             clap_revision=clap_revision,
             default_guidance_scale=default_guidance_scale,
+            default_guidance_end=default_guidance_end,
             default_num_inference_steps=default_num_inference_steps,
             default_num_candidates=default_num_candidates,
         )
@@ -304,6 +307,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             clap_space=clap_space,
             clap_revision=index.get("clap_revision"),
             default_guidance_scale=index.get("default_guidance_scale", 2.5),
+            default_guidance_end=index.get("default_guidance_end", 1.0),
             default_num_inference_steps=index.get("default_num_inference_steps", 15),
             default_num_candidates=index.get("default_num_candidates", 1),
         )
@@ -458,7 +462,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         audio_length_in_s: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_end: float = 1.0,
+        guidance_end: float | None = None,
         negative: Negative = "auto",
         negative_prompt: str | Sequence[str] | None = None,
         negative_prompt_embeds: Tensor | None = None,
@@ -496,7 +500,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
             guidance_scale: Strength of classifier-free guidance; 1 and less turn it off; the
                 pipeline's default if None.
             guidance_end: Share of the steps that are guided, from the first on; the UNet runs on
-                half the batch for the rest (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+                half the batch for the rest (Kynkäänniemi et al. 2024, arXiv 2404.07724); the
+                pipeline's default if None.
             negative: What to guide away from: `"learned"` is the pipeline's `negative_embedding`,
                 `"prompt"` the embedding of the empty prompt, `"zero"` the zero vector, and
                 `"auto"` the first of these three that is at hand without a download.
@@ -526,6 +531,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         """
         steps = num_inference_steps or self.config["default_num_inference_steps"]
         scale = self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
+        end = self.config["default_guidance_end"] if guidance_end is None else guidance_end
         seconds = self.default_audio_length_in_s if audio_length_in_s is None else audio_length_in_s
         batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         if num_candidates is None:
@@ -540,7 +546,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             audio_length_in_s=seconds,
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
-            guidance_end=guidance_end,
+            guidance_end=end,
             eta=eta,
             negative=negative,
             negative_prompt=as_list(negative_prompt),
@@ -605,7 +611,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
                     None if negatives is None else negatives[batch],
                     steps=steps,
                     guidance_scale=scale,
-                    guidance_end=guidance_end,
+                    guidance_end=end,
                     eta=eta,
                     generators=generators[batch],
                     callback=callback_on_step_end,

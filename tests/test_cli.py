@@ -332,6 +332,7 @@ def test_json_is_one_document_with_all_that_was_done(
             "audio_length_in_s": 0.016,
             "num_inference_steps": 3,
             "guidance_scale": 2.5,
+            "guidance_end": 1.0,
             "negative_prompt": None,
             "num_candidates": 1,
             "batch_size": 4,

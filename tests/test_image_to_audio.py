@@ -318,6 +318,11 @@ def test_guidance_that_has_ended_halves_the_batch_of_the_unet(pipe, monkeypatch)
     plain = pipe(**call, guidance_scale=1.0, generator=seeded(), output_type="pt").audios
     assert torch.equal(never, plain)
 
+    pipe.register_to_config(default_guidance_end=0.2)
+    rows.clear()
+    pipe(**call)
+    assert rows == [6, 3, 3, 3, 3]
+
 
 # Words
 
@@ -604,7 +609,9 @@ def test_a_saved_pipeline_sounds_exactly_the_same(saved, tmp_path):
         for part in ("clip", "translator", "unet", "vae", "vocoder", "negative_embedding"):
             for weight in getattr(pipe, part).parameters():
                 weight += 0.01 * torch.randn(weight.shape)
-    pipe.register_to_config(default_guidance_scale=3.5, default_num_inference_steps=2)
+    pipe.register_to_config(
+        default_guidance_scale=3.5, default_guidance_end=0.5, default_num_inference_steps=2
+    )
     before = pipe(photographs(2), generator=seeded(), audio_length_in_s=SECONDS)
     pipe.save_pretrained(tmp_path / "again")
     again: Any = ImageToAudioPipeline.from_pretrained(tmp_path / "again", torch_dtype=None)
@@ -613,6 +620,7 @@ def test_a_saved_pipeline_sounds_exactly_the_same(saved, tmp_path):
     assert np.array_equal(after.audios, before.audios)
     assert torch.equal(after.audio_embeds, before.audio_embeds)
     assert again.config.default_guidance_scale == 3.5
+    assert again.config.default_guidance_end == 0.5
 
 
 def test_parts_given_by_hand_take_the_place_of_the_saved_ones(pipe, saved, ddim):

@@ -258,6 +258,7 @@ def image_to_audio(
         "guidance_scale": (
             pipeline.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
         ),
+        "guidance_end": pipeline.config["default_guidance_end"],
         "negative_prompt": negative_prompt,
         "num_candidates": candidates,
         "batch_size": batch_size,
