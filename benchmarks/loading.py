@@ -1,0 +1,46 @@
+"""How long all demo models take to load together, beside the libraries they need.
+
+python benchmarks/loading.py
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from clip2clap.presets import DEMO_FOLDER
+
+
+def seconds(job: Callable[[], Any]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def import_libraries() -> None:
+    """Import the pipelines and the encoders, and torch, transformers and diffusers with them."""
+    import clip2clap.embeddings.sfx_clap
+    import clip2clap.inference  # noqa: F401
+
+
+def load_models() -> None:
+    """Load the picture's way to sound, the CLAP that ranks candidates, and the way back."""
+    from clip2clap.embeddings import ClapEncoder
+    from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
+
+    clap = ClapEncoder.from_pretrained(DEMO_FOLDER / "clap")
+    ImageToAudioPipeline.from_pretrained(DEMO_FOLDER / "image_to_audio", ranker=clap)
+    AudioToImagePipeline.from_pretrained(DEMO_FOLDER / "audio_to_image", clap=clap)
+
+
+def main() -> None:
+    """Time the imports, the first load and the second, in this order."""
+    imports = seconds(import_libraries)
+    first, second = seconds(load_models), seconds(load_models)
+    print(f"libraries imported            {imports:.2f} s")
+    print(f"demo models loaded            {first:.2f} s (goal: at most 2)")
+    print(f"once more, all code at hand   {second:.2f} s, {second / imports:.2f} of the imports")
+
+
+if __name__ == "__main__":
+    main()
