@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -211,8 +212,9 @@ class Recipe:
     @cached_property
     def photo_judge(self) -> photo_judge.PhotoJudge:
         """The independent judge of pictures."""
-        kinds = self.photos["kind"][self._shown]
-        pixels, kinds = self.pixels[kinds >= 0], kinds[kinds >= 0]
+        photos = [photo for photo in self.data.photos if photo.kind and photo.split == "train"]
+        pixels = pictures.to_pixels(photo.image() for photo in track(photos, description="pixels"))
+        kinds = torch.tensor([self.data.kind_names.index(photo.kind) for photo in photos])
         train, schedule = photo_judge.train_photo_judge, self.schedules["photo_judge"]
         run = train(pixels, kinds, self._run("photo_judge"), schedule)
         return self._note("photo_judge", run)
