@@ -15,7 +15,7 @@ from clip2clap.training.demo.loop import Fit, Schedule, compute, fit
 from clip2clap.training.demo.pictures import to_pixels
 
 BATCH = 64
-SCHEDULE = Schedule(steps=2200, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.99)
+SCHEDULE = Schedule(steps=3500, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.99)
 
 
 class PhotoJudge(nn.Module):
