@@ -8,25 +8,17 @@ another job on the machine only adds.
     python benchmarks/audio_to_image.py
 """
 
-import time
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from timing import seconds
 
 from clip2clap import AudioToImagePipeline, ClapEncoder, ClipEncoder, MLPTranslator
 from clip2clap.inference import PatchAutoencoder, few_step_scheduler
 from clip2clap.training.demo.diffusion import build_scheduler
 from clip2clap.training.demo.pictures import GUIDANCE_SCALE, STEPS, build_unet
-
-
-def seconds(job: Callable[[], Any]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
 
 
 def build() -> Any:

@@ -8,25 +8,17 @@ turns, and the ratio is that of the two best times: another job on the machine o
 """
 
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from full_size import photographs
+from timing import seconds
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging
 
 from clip2clap import ClipEncoder
-
-
-def seconds(job: Callable[[], Any]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
 
 
 def main(

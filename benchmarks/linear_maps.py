@@ -5,7 +5,6 @@
     python benchmarks/linear_maps.py
 """
 
-import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -13,16 +12,10 @@ import torch
 import typer
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
+from timing import seconds
 
 from clip2clap.embeddings import unit_norm
 from clip2clap.translator import LinearFitter
-
-
-def seconds(job: Callable[[], Any]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
 
 
 def main(

@@ -3,18 +3,7 @@
 python benchmarks/loading.py
 """
 
-import time
-from collections.abc import Callable
-from typing import Any
-
-from clip2clap.presets import DEMO_FOLDER
-
-
-def seconds(job: Callable[[], Any]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
+from timing import seconds
 
 
 def import_libraries() -> None:
@@ -28,9 +17,9 @@ def load_models() -> None:
     from clip2clap.embeddings import ClapEncoder
     from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
 
-    clap = ClapEncoder.from_pretrained(DEMO_FOLDER / "clap")
-    ImageToAudioPipeline.from_pretrained(DEMO_FOLDER / "image_to_audio", ranker=clap)
-    AudioToImagePipeline.from_pretrained(DEMO_FOLDER / "audio_to_image", clap=clap)
+    clap = ClapEncoder.from_pretrained("demo")
+    ImageToAudioPipeline.from_pretrained("demo", ranker=clap)
+    AudioToImagePipeline.from_pretrained("demo", clap=clap)
 
 
 def main() -> None:

@@ -8,26 +8,17 @@ cut-out, again and again. Freed memory is kept, as the command line does.
     python benchmarks/painting.py
 """
 
-import time
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
+from timing import seconds
 from torch import Tensor
 
 from clip2clap import ClipEncoder, keep_freed_memory
 from clip2clap.inference import Canvas, Painting, PaintingOptions, PatchAutoencoder, Target
 from clip2clap.inference.cutouts import cut_out
 from clip2clap.inference.painting import default_cut_size
-
-
-def seconds(job: Callable[[], Any], times: int) -> float:
-    """Time one of several calls."""
-    start = time.perf_counter()
-    for _ in range(times):
-        job()
-    return (time.perf_counter() - start) / times
 
 
 def main(

@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import typer
+from timing import seconds
 
 from clip2clap.embeddings import EmbeddingSpace, EmbeddingTable, TableWriter, unit_norm
 
@@ -85,13 +85,6 @@ def read_text(file: Path, parse: Callable[[str], Any]) -> np.ndarray:
     csv.field_size_limit(sys.maxsize)
     with file.open(newline="") as stream:
         return np.array([parse(row[1]) for row in csv.reader(stream)], np.float16)
-
-
-def seconds(job: Callable[[], Any]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
 
 
 def main(
