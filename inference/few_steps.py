@@ -1,7 +1,7 @@
 """The default solver, for few denoising steps."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from diffusers import DPMSolverMultistepScheduler
 from diffusers.configuration_utils import ConfigMixin
@@ -12,6 +12,8 @@ from clip2clap.inference.generator_checkpoint import quietly
 
 def few_step_scheduler(
     scheduler: SchedulerMixin | Mapping[str, Any],
+    *,
+    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++",
 ) -> DPMSolverMultistepScheduler:
     """Make the default solver, DPM-Solver++ of second order, for a checkpoint's noise schedule.
 
@@ -21,6 +23,7 @@ def few_step_scheduler(
 
     Args:
         scheduler: The checkpoint's own scheduler, or its config.
+        algorithm_type: diffusers' name of the solver; `"sde-dpmsolver++"` adds noise at each step.
 
     Returns:
         A scheduler for 10 to 20 steps (what they cost in accuracy stands in docs/pipelines.md).
@@ -29,7 +32,7 @@ def few_step_scheduler(
     with quietly():
         made = DPMSolverMultistepScheduler.from_config(
             dict(config),
-            algorithm_type="dpmsolver++",
+            algorithm_type=algorithm_type,
             solver_order=2,
             timestep_spacing="linspace",
             final_sigmas_type="zero",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -213,7 +212,7 @@ class Recipe:
     def photo_judge(self) -> photo_judge.PhotoJudge:
         """The independent judge of pictures."""
         photos = [photo for photo in self.data.photos if photo.kind and photo.split == "train"]
-        pixels = pictures.to_pixels(photo.image() for photo in track(photos, description="pixels"))
+        pixels = pictures.load_pixels(photos, self.folder / "judge_pixels.safetensors")
         kinds = torch.tensor([self.data.kind_names.index(photo.kind) for photo in photos])
         train, schedule = photo_judge.train_photo_judge, self.schedules["photo_judge"]
         run = train(pixels, kinds, self._run("photo_judge"), schedule)
