@@ -3,6 +3,7 @@
 from clip2clap.inference.audio_to_image import AudioToImageOutput, AudioToImagePipeline
 from clip2clap.inference.canvas import Canvas
 from clip2clap.inference.decoder_checkpoint import IPAdapterWeights
+from clip2clap.inference.embedding_memory import EmbeddingMemory
 from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.inference.film import DecodedFrames, Film, FilmOptions, PaintedFrames, make_film
 from clip2clap.inference.generator_checkpoint import fastest_dtype
@@ -20,6 +21,7 @@ __all__ = [
     "AudioToImagePipeline",
     "Canvas",
     "DecodedFrames",
+    "EmbeddingMemory",
     "Film",
     "FilmOptions",
     "IPAdapterWeights",

@@ -55,6 +55,7 @@ from clip2clap.inference.decoder_checkpoint import (
     part_folders,
     zero_picture_embedding,
 )
+from clip2clap.inference.embedding_memory import EmbeddingMemory
 from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.inference.fit import PathOrId, check_painting_spaces
 from clip2clap.inference.generator_checkpoint import (
@@ -124,6 +125,8 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         vae: Decodes latents to pictures.
         scheduler: Any diffusers scheduler that fits the UNet; see `few_step_scheduler`.
         negative_embedding: The vector to guide away from, if the decoder has one of its own.
+        embedding_memory: Draws CLIP vectors towards those that the decoder knows well, before it is
+            told them; pictures are still compared with the vectors as they were.
         text_encoder: Reads words for the UNet, if it takes any.
         tokenizer: The text encoder's.
         image_normalizer: Stable unCLIP's mean and deviation of embeddings.
@@ -152,6 +155,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         "translator",
         "clip",
         "negative_embedding",
+        "embedding_memory",
         "text_encoder",
         "tokenizer",
         "image_normalizer",
@@ -167,6 +171,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
     vae: Autoencoder
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
+    embedding_memory: EmbeddingMemory | None
     ip_adapter: IPAdapterWeights | None
 
     def __init__(
@@ -178,6 +183,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         vae: Autoencoder,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,
+        embedding_memory: EmbeddingMemory | None = None,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
         image_normalizer: Any = None,
@@ -200,6 +206,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             vae=vae,
             scheduler=scheduler,
             negative_embedding=negative_embedding,
+            embedding_memory=embedding_memory,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             image_normalizer=image_normalizer,
@@ -605,11 +612,11 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
 
         generators = spread_generators(generator, count, num_images_per_prompt)
         each = torch.arange(count).repeat_interleave(num_images_per_prompt)
-        conditions = self._at_the_decoders_norm(vectors)
+        conditions = self._told(vectors)
         negatives = None
         if negative_image_embeds is not None:
             negatives = torch.atleast_2d(negative_image_embeds).detach().to("cpu", torch.float32)
-            negatives = self._at_the_decoders_norm(negatives).expand(count, -1)
+            negatives = self._told(negatives).expand(count, -1)
 
         requests = []
         for rows in each.split(batch_size):
@@ -789,6 +796,10 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                 "the negative embedding has",
                 self.negative_embedding and self.negative_embedding.config["dim"],
             ),
+            (
+                "the embedding memory has",
+                self.embedding_memory and self.embedding_memory.config["dim"],
+            ),
             ("its CLIP has", self.decoder.space and self.decoder.space.dim),
         ):
             if size and size != dim:
@@ -817,7 +828,10 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         read = self.embed_texts(words).expand(len(vectors), -1)
         return mix_embeds([unit_norm(vectors), read], [1 - prompt_weight, prompt_weight])
 
-    def _at_the_decoders_norm(self, vectors: Tensor) -> Tensor:
+    def _told(self, vectors: Tensor) -> Tensor:
+        """Give what the decoder is told: what vectors call up, at the norm it was trained on."""
+        if self.embedding_memory is not None:
+            vectors = self.embedding_memory(vectors)
         norms = vectors.norm(dim=-1, keepdim=True)
         return torch.where((norms - 1).abs() < _UNIT_TOLERANCE, vectors * self.embed_norm, vectors)
 

@@ -18,6 +18,7 @@ from clip2clap.embeddings import (
 )
 from clip2clap.embeddings.checkpoint import find_checkpoint
 from clip2clap.inference.autoencoders import Autoencoder, vae_scale_factor
+from clip2clap.inference.embedding_memory import EmbeddingMemory
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.translator import Translator, read_config
@@ -31,6 +32,7 @@ def check_sizes(
     vocoder: SpeechT5HifiGan | SpectralVocoder,
     translator: Translator | None,
     negative_embedding: LearnedNegativeEmbedding | None,
+    embedding_memory: EmbeddingMemory | None,
     clap_space: dict[str, Any] | None,
 ) -> None:
     """Refuse parts whose sizes don't fit together.
@@ -48,6 +50,7 @@ def check_sizes(
     for what, size in (
         ("the translator gives", translator and translator.target_dim),
         ("the negative embedding has", negative_embedding and negative_embedding.config["dim"]),
+        ("the embedding memory has", embedding_memory and embedding_memory.config["dim"]),
         ("the generator's CLAP has", clap_space and clap_space["dim"]),
     ):
         if size and size != dim:

@@ -42,6 +42,7 @@ from clip2clap.inference.arguments import (
     only_one,
 )
 from clip2clap.inference.autoencoders import Autoencoder, vae_scale_factor
+from clip2clap.inference.embedding_memory import EmbeddingMemory
 from clip2clap.inference.few_steps import few_step_scheduler
 from clip2clap.inference.fit import (
     PathOrId,
@@ -86,6 +87,10 @@ logger = logging.getLogger(__name__)
 _FOREIGN_PIPELINES = {"AudioLDMPipeline": 2.5, "MusicLDMPipeline": 2.0}
 """The checkpoints `from_audioldm` takes, with the guidance scale their pipelines default to."""
 
+_SMALL_PARTS = {
+    "negative_embedding": LearnedNegativeEmbedding,
+    "embedding_memory": EmbeddingMemory,
+}
 _DEFAULT_BATCH = 8
 _IMAGES_AT_ONCE = 64
 
@@ -123,6 +128,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
         vocoder: Turns log-mel spectrograms into sound.
         scheduler: Any diffusers scheduler that fits the UNet; see `few_step_scheduler`.
         negative_embedding: The vector to guide away from, if the generator has one of its own.
+        embedding_memory: Draws CLAP vectors towards those that the generator knows well, before it
+            is told them; candidates are still compared with the vectors as they were.
         ranker: A CLAP with an audio tower, to choose among candidates.
         ranker_translator: Maps CLIP image embeddings into the ranker's space, where that is not
             the generator's own.
@@ -144,6 +151,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         "clip",
         "translator",
         "negative_embedding",
+        "embedding_memory",
         "ranker",
         "ranker_translator",
     ]
@@ -156,6 +164,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     vocoder: SpeechT5HifiGan | SpectralVocoder
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
+    embedding_memory: EmbeddingMemory | None
     ranker: ClapEncoder | None
     ranker_translator: Translator | None
 
@@ -168,6 +177,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         vocoder: SpeechT5HifiGan | SpectralVocoder,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,
+        embedding_memory: EmbeddingMemory | None = None,
         ranker: ClapEncoder | None = None,
         ranker_translator: Translator | None = None,
         clap_id: str | None = None,
@@ -186,7 +196,9 @@ class ImageToAudioPipeline(DiffusionPipeline):
             ranker=ranker_space(ranker),
             ranker_translator=translator_spaces(ranker_translator),
         )
-        check_sizes(unet, vae, vocoder, translator, negative_embedding, clap_space)
+        check_sizes(
+            unet, vae, vocoder, translator, negative_embedding, embedding_memory, clap_space
+        )
         self.register_modules(
             clip=clip,
             translator=translator,
@@ -195,6 +207,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             vocoder=vocoder,
             scheduler=scheduler,
             negative_embedding=negative_embedding,
+            embedding_memory=embedding_memory,
             ranker=ranker,
             ranker_translator=ranker_translator,
         )
@@ -290,19 +303,19 @@ class ImageToAudioPipeline(DiffusionPipeline):
             ranker=ranker_space(given["ranker"], **access),
             ranker_translator=translator_spaces(given["ranker_translator"], **access),
         )
-        heavy = ["scheduler", *SOUND_PARTS, "negative_embedding"]
+        heavy = ["scheduler", *SOUND_PARTS, *_SMALL_PARTS]
         fetch_folder(name, heavy, variant=variant, revision=revision, **access)
-        negative = None
-        if index.get("negative_embedding", [None])[0] is not None:
-            negative = load_strictly(
-                LearnedNegativeEmbedding, folder / "negative_embedding", dtype=torch.float32
-            )
+        small = {
+            part: load_strictly(part_class, folder / part, dtype=torch.float32)
+            for part, part_class in _SMALL_PARTS.items()
+            if index.get(part, [None])[0] is not None
+        }
         dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
             **load_encoders(given, dtypes, towers={"clip": ("image",)}, **access),
             **load_sound_parts(folder, index, dtypes, variant),
+            **small,
             scheduler=scheduler or load_scheduler(folder, index),
-            negative_embedding=negative,
             clap_id=index.get("clap_id"),
             clap_space=clap_space,
             clap_revision=index.get("clap_revision"),
@@ -594,7 +607,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         samples = round(seconds * self.sampling_rate)
         noise = self._starting_noise(generators, samples, latents)
         total = count * num_candidates
-        conditions = vectors.flatten(0, 1)
+        conditions = self._recall(vectors.flatten(0, 1))
         if negatives is not None:
             negatives = negatives.repeat_interleave(num_candidates, dim=0)
 
@@ -814,9 +827,9 @@ class ImageToAudioPipeline(DiffusionPipeline):
         self, negative: Negative, words: list[str] | None, embeds: Tensor | None, count: int
     ) -> Tensor:
         if words is not None:
-            vectors = self.own_clap.texts(words)
+            vectors = self._recall(self.own_clap.texts(words))
         elif embeds is not None:
-            vectors = torch.atleast_2d(embeds).detach().to("cpu", torch.float32)
+            vectors = self._recall(torch.atleast_2d(embeds).detach().to("cpu", torch.float32))
         elif self.negative_embedding is not None and negative != "zero":
             vectors = self.negative_embedding(1).to("cpu", torch.float32)
         else:
@@ -827,6 +840,9 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 )
             vectors = torch.zeros(1, self._clap_dim)
         return vectors.expand(count, -1)
+
+    def _recall(self, vectors: Tensor) -> Tensor:
+        return vectors if self.embedding_memory is None else self.embedding_memory(vectors)
 
     def _latent_shape(self, samples: int) -> tuple[int, int, int]:
         frames = math.ceil(samples / self._hop_length)

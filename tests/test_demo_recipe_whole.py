@@ -189,6 +189,9 @@ def test_the_recipe_leaves_models_that_load_and_make_sound(grown, data_folder):
     assert json.loads((models / "kinds.json").read_text())["kinds"] == list(KINDS)
     clap = ClapEncoder.from_pretrained(models / "clap")
     pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio", ranker=clap)
+    memory = pipeline.embedding_memory
+    assert memory is not None
+    assert memory.config["count"] == len(KINDS)
     photo = DemoData(data_folder).photos[0].image()
     made = pipeline(photo, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     assert np.isfinite(made.audios).all()

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from clip2clap.embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable
     from clip2clap.inference import (
         AudioToImagePipeline,
+        EmbeddingMemory,
         ImageToAudioPipeline,
         IPAdapterWeights,
         LearnedNegativeEmbedding,
@@ -30,6 +31,7 @@ _HOMES = {
     "AutoTranslator": "translator",
     "ClapEncoder": "embeddings",
     "ClipEncoder": "embeddings",
+    "EmbeddingMemory": "inference",
     "EmbeddingSpace": "embeddings",
     "EmbeddingTable": "embeddings",
     "IPAdapterWeights": "inference",
@@ -50,6 +52,7 @@ __all__ = [
     "AutoTranslator",
     "ClapEncoder",
     "ClipEncoder",
+    "EmbeddingMemory",
     "EmbeddingSpace",
     "EmbeddingTable",
     "IPAdapterWeights",

@@ -6,25 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.schedulers import DPMSolverMultistepScheduler
+from diffusers.utils import make_image_grid
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
 from clip2clap.embeddings import ClapEncoder, ClipEncoder
-from clip2clap.inference import ImageToAudioPipeline, LearnedNegativeEmbedding, PatchAutoencoder
+from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
 from clip2clap.training.demo.data import DemoData, Photo, Split, read_recording
 from clip2clap.training.demo.features import random_window
 from clip2clap.training.demo.heads import label_of, sound_labels
 from clip2clap.training.demo.judge import Judge, name_kinds, sound_features
 from clip2clap.training.demo.mel import HOP, WINDOW, log_mel, mel_filters
 from clip2clap.training.demo.phrases import UNSEEN
-from clip2clap.training.demo.pictures import paint
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
-from clip2clap.translator import AutoTranslator
 
 if TYPE_CHECKING:
     from clip2clap.training.demo.recipe import Recipe
@@ -327,17 +325,16 @@ def _painting(
     recipe: "Recipe", clip: ClipEncoder, clap: ClapEncoder, folder: Path, split: Split
 ) -> dict[str, float]:
     data, names, judge = recipe.data, recipe.data.kind_names, recipe.photo_judge
-    unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet").float()
-    vae: Any = PatchAutoencoder.from_pretrained(folder / "vae").float()
-    scheduler: Any = DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler")
-    nothing: Any = LearnedNegativeEmbedding.from_pretrained(folder / "negative_embedding")
-    translator = AutoTranslator.from_pretrained(folder / "translator")
+    # Its own encoders would be looked for among the models that are installed.
+    pipeline = AudioToImagePipeline.from_pretrained(folder, clap=clap, clip=clip)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.translator is not None
     photos = _photos(data.photos, split, names)
     kinds = torch.tensor([names.index(photo.kind) for photo in photos])
     bank, rows, heard = _some_recordings(recipe, clap, split)
     vectors = {
         "photographs": clip.images([photo.image() for photo in photos]),
-        "recordings": translator(heard),
+        "recordings": pipeline.translator(heard),
     }
     results = {
         "photo judge names the kind of a real photograph": balanced_accuracy(
@@ -345,21 +342,20 @@ def _painting(
         )
     }
     for (name, embeds), truth in zip(vectors.items(), (kinds, bank.kinds[rows]), strict=True):
-        painted = paint(unet, vae, scheduler, nothing.vector.detach().float(), embeds.float())
+        generator = torch.Generator().manual_seed(0)
+        painted = pipeline(image_embeds=embeds, generator=generator).images
+        assert isinstance(painted, list)
         named = judge.names(painted)
         results[f"pictures made from {name}, photo judge"] = balanced_accuracy(named, truth)
         _sheet(painted, truth).save(recipe.folder / f"pictures_from_{name}.png")
     return results
 
 
-def _sheet(pictures: Tensor, kinds: Tensor) -> Any:
-    """Lay pictures (n, 3, 64, 64), uint8, out: a row for each kind."""
-    from PIL import Image
-
-    rows = [pictures[kinds == kind] for kind in kinds.unique()]
+def _sheet(pictures: list[Image.Image], kinds: Tensor) -> Image.Image:
+    """Lay pictures out: a row for each kind."""
+    rows = [torch.where(kinds == kind)[0].tolist() for kind in kinds.unique()]
     widest = min(len(row) for row in rows)
-    sheet = torch.cat([torch.cat(list(row[:widest]), dim=2) for row in rows], dim=1)
-    return Image.fromarray(sheet.permute(1, 2, 0).numpy())
+    return make_image_grid([pictures[n] for row in rows for n in row[:widest]], len(rows), widest)
 
 
 def _small_photos(data: DemoData, split: Split) -> list[Photo]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.schedulers import DPMSolverMultistepScheduler
 from PIL import Image, ImageOps
 from rich.progress import track
 from safetensors.torch import load_file
@@ -31,7 +30,7 @@ from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision, tr
 SIZE = 64
 BATCH = 64
 UNCONDITIONAL_SHARE = 0.1
-STEPS, GUIDANCE_SCALE = 8, 3.0
+STEPS, GUIDANCE_SCALE = 8, 5.0
 PATCH, CHANNELS = 8, 32
 _LATENT_SHAPE = (CHANNELS, SIZE // PATCH, SIZE // PATCH)
 SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
@@ -206,56 +205,6 @@ def train_finisher(
     critic = EyeCritic(eye.widths, pictures.embeds.shape[-1])
     model = Finisher(painter, critic).to(memory_format=torch.channels_last)
     return fit(model, step, schedule, folder, name="finisher")
-
-
-def paint(
-    unet: UNet2DConditionModel,
-    vae: PatchAutoencoder,
-    scheduler: DPMSolverMultistepScheduler,
-    negative: Tensor,
-    embeds: Tensor,
-    *,
-    steps: int = STEPS,
-    guidance_scale: float = GUIDANCE_SCALE,
-    seed: int = 0,
-) -> Tensor:
-    """Paint a picture for each vector.
-
-    Args:
-        unet: The trained UNet.
-        vae: The autoencoder of pictures.
-        scheduler: Of few steps.
-        negative: What to guide away from, shape (512,).
-        embeds: CLIP image vectors, shape (n, 512), unit norm.
-        steps: Denoising steps.
-        guidance_scale: Strength of classifier-free guidance.
-        seed: Of the noise.
-
-    Returns:
-        Pictures, shape (n, 3, 64, 64), uint8.
-    """
-    model: Any = unet
-    generator = torch.Generator().manual_seed(seed)
-    pictures = []
-    for vectors in embeds.split(BATCH):
-        scheduler.set_timesteps(steps)
-        latents = torch.randn((len(vectors), *_LATENT_SHAPE), generator=generator)
-        conditions = torch.cat([vectors, negative.expand_as(vectors)])
-        for timestep in scheduler.timesteps:
-            with torch.inference_mode(), mixed_precision():
-                both = model(
-                    torch.cat([latents, latents]),
-                    timestep,
-                    encoder_hidden_states=None,
-                    class_labels=conditions,
-                ).sample.float()
-            wanted, anything = both.chunk(2)
-            guided = anything + guidance_scale * (wanted - anything)
-            latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
-        with torch.inference_mode():
-            decoded = vae.decode(latents)
-        pictures.append(((decoded.sample + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
-    return torch.cat(pictures)
 
 
 def _draw_told(pictures: Pictures, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -182,9 +182,7 @@ class Recipe:
         weights = heads.balance(kinds + 1)
         weights[kinds < 0] *= len(self.data.kinds) / 2
         embeds = self.image_embeds[self._shown]
-        known = kinds >= 0
-        of_kinds = heads.label_means(embeds[known], kinds[known], len(self.data.kinds))
-        means = torch.where(known.unsqueeze(1), of_kinds[kinds], embeds)
+        means = torch.where((kinds >= 0).unsqueeze(1), self.image_means[kinds], embeds)
         return pictures.Pictures(latents, embeds, means, weights)
 
     @cached_property
@@ -230,6 +228,21 @@ class Recipe:
         """CLIP vectors of the rows of `photos`, unit norm."""
         with torch.inference_mode():
             return self.clip_space.embed(self.photos["features"]).clone()
+
+    @cached_property
+    def image_means(self) -> Tensor:
+        """The mean CLIP vector of each kind's training photographs, unit norm."""
+        embeds, kinds = self.image_embeds[self._shown], self.photos["kind"][self._shown]
+        known = kinds >= 0
+        return heads.label_means(embeds[known], kinds[known], len(self.data.kinds))
+
+    @cached_property
+    def sound_means(self) -> Tensor:
+        """The mean CLAP vector of each kind's training recordings, unit norm."""
+        embeds, kinds = self.sounds["embeds"], self.sounds["kind"]
+        train = self.sounds["split"] == features.SPLITS.index("train")
+        known = train & (kinds >= 0)
+        return heads.label_means(embeds[known], kinds[known], len(self.data.kinds))
 
     @property
     def _shown(self) -> Tensor:
