@@ -30,7 +30,7 @@ from clip2clap.training.demo.loop import Fit, Schedule, fit, mixed_precision, tr
 SIZE = 64
 BATCH = 64
 UNCONDITIONAL_SHARE = 0.1
-STEPS, GUIDANCE_SCALE = 8, 5.0
+STEPS, GUIDANCE_SCALE = 8, 4.0
 PATCH, CHANNELS = 8, 32
 _LATENT_SHAPE = (CHANNELS, SIZE // PATCH, SIZE // PATCH)
 SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
