@@ -26,9 +26,13 @@ from clip2clap.embeddings import (
 from clip2clap.embeddings.checkpoint import find_checkpoint, one_line
 from clip2clap.embeddings.fingerprint import holds_weights
 from clip2clap.inference.autoencoders import autoencoder_class
-from clip2clap.inference.embedding_memory import EmbeddingMemory
 from clip2clap.inference.fit import PathOrId, clip_space
-from clip2clap.inference.generator_checkpoint import load_scheduler, load_strictly, quietly
+from clip2clap.inference.generator_checkpoint import (
+    SMALL_PARTS,
+    load_scheduler,
+    load_strictly,
+    quietly,
+)
 from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 
 HEAVY_PARTS = ("unet", "vae", "text_encoder")
@@ -52,8 +56,7 @@ _MODELS = {
     "unet": diffusers.UNet2DConditionModel,
     "text_encoder": CLIPTextModel,
     "image_normalizer": StableUnCLIPImageNormalizer,
-    "negative_embedding": LearnedNegativeEmbedding,
-    "embedding_memory": EmbeddingMemory,
+    **SMALL_PARTS,
 }
 _PLAIN_ADAPTER = "image_proj.proj.weight"
 
@@ -174,7 +177,7 @@ def part_folders(kind: str, index: dict[str, Any]) -> dict[str, str]:
         parts += ["text_encoder", "tokenizer"]
     if kind == "stable-unclip":
         parts += ["image_normalizer", "image_noising_scheduler"]
-    optional = ("negative_embedding", "embedding_memory", "ip_adapter")
+    optional = (*SMALL_PARTS, "ip_adapter")
     parts += [part for part in optional if index.get(part, [None])[0]]
     renamed = _FOLDERS.get(kind, {}) if index.get("_class_name") in KINDS else {}
     return {part: renamed.get(part, part) for part in parts}

@@ -63,7 +63,7 @@ class EmbeddingMemory(ModelMixin, ConfigMixin):
     def forward(self, embeds: Tensor) -> Tensor:
         """Draw embeddings (n, d) towards what they call up; float32, unit norm, on their device."""
         share = self.config["share"]
-        known, vectors = self.known.float(), unit_norm(embeds.to(self.known.device).float())
+        known, vectors = self.known.float(), unit_norm(embeds.to(self.known.device))
         likeness = (self.config["sharpness"] * vectors @ known.T).softmax(dim=-1)
         mixed = (1 - share) * vectors + share * unit_norm(likeness @ known)
         return unit_norm(mixed).to(embeds.device)

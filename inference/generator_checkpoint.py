@@ -33,6 +33,8 @@ from clip2clap.embeddings.checkpoint import (
 )
 from clip2clap.embeddings.space import Modality
 from clip2clap.inference.autoencoders import autoencoder_class
+from clip2clap.inference.embedding_memory import EmbeddingMemory
+from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.spectral_vocoder import SpectralVocoder
 from clip2clap.presets import Kind, names_of
 from clip2clap.translator import AutoTranslator
@@ -42,6 +44,11 @@ _VOCODERS = {model.__name__: model for model in (SpeechT5HifiGan, SpectralVocode
 _ENCODERS = {"clip": ClipEncoder, "clap": ClapEncoder, "ranker": ClapEncoder}
 SOUND_PARTS = ("unet", "vae", "vocoder")
 """The parts that make sound from a CLAP vector, which is where time and memory go."""
+SMALL_PARTS = {
+    "negative_embedding": LearnedNegativeEmbedding,
+    "embedding_memory": EmbeddingMemory,
+}
+"""What pipelines of either direction may hold beside their models, to do with conditions."""
 
 DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
 

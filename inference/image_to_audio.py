@@ -55,6 +55,7 @@ from clip2clap.inference.fit import (
     translator_spaces,
 )
 from clip2clap.inference.generator_checkpoint import (
+    SMALL_PARTS,
     SOUND_PARTS,
     DtypeChoice,
     fetch_folder,
@@ -87,10 +88,6 @@ logger = logging.getLogger(__name__)
 _FOREIGN_PIPELINES = {"AudioLDMPipeline": 2.5, "MusicLDMPipeline": 2.0}
 """The checkpoints `from_audioldm` takes, with the guidance scale their pipelines default to."""
 
-_SMALL_PARTS = {
-    "negative_embedding": LearnedNegativeEmbedding,
-    "embedding_memory": EmbeddingMemory,
-}
 _DEFAULT_BATCH = 8
 _IMAGES_AT_ONCE = 64
 
@@ -303,11 +300,11 @@ class ImageToAudioPipeline(DiffusionPipeline):
             ranker=ranker_space(given["ranker"], **access),
             ranker_translator=translator_spaces(given["ranker_translator"], **access),
         )
-        heavy = ["scheduler", *SOUND_PARTS, *_SMALL_PARTS]
+        heavy = ["scheduler", *SOUND_PARTS, *SMALL_PARTS]
         fetch_folder(name, heavy, variant=variant, revision=revision, **access)
         small = {
             part: load_strictly(part_class, folder / part, dtype=torch.float32)
-            for part, part_class in _SMALL_PARTS.items()
+            for part, part_class in SMALL_PARTS.items()
             if index.get(part, [None])[0] is not None
         }
         dtypes = part_dtypes(torch_dtype)

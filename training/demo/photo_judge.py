@@ -44,18 +44,18 @@ class PhotoJudge(nn.Module):
         seen = pixels.contiguous(memory_format=torch.channels_last)
         return self.network(seen).logits
 
-    def names(self, pictures: Tensor | Sequence[Image.Image]) -> Tensor:
+    def names(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Name the kind of each picture.
 
         Args:
-            pictures: Shape (n, 3, 64, 64), uint8; or images, cut to their middles.
+            pictures: Images, cut to their middles.
 
         Returns:
             Numbers of the kinds, shape (n,).
         """
-        pixels = pictures if isinstance(pictures, Tensor) else to_pixels(pictures)
         with torch.inference_mode():
-            parts = [self(part.float() / 127.5 - 1).argmax(dim=1) for part in pixels.split(BATCH)]
+            batches = to_pixels(pictures).split(BATCH)
+            parts = [self(part.float() / 127.5 - 1).argmax(dim=1) for part in batches]
         return torch.cat(parts)
 
 

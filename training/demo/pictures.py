@@ -32,7 +32,6 @@ BATCH = 64
 UNCONDITIONAL_SHARE = 0.1
 STEPS, GUIDANCE_SCALE = 8, 4.0
 PATCH, CHANNELS = 8, 32
-_LATENT_SHAPE = (CHANNELS, SIZE // PATCH, SIZE // PATCH)
 SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 FINISHER_BATCH = 24
 # Of unequal pull: the vector's on the latents is ten times the pixels', the eye's thrice.
