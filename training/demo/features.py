@@ -30,8 +30,8 @@ from clip2clap.training.demo.loop import compute, training_device
 from clip2clap.training.demo.parts import aisfx, efficientnet_lite0
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-# Photographs a class that are looked at: more of the kinds than of the other classes.
-PHOTOS_OF_A_KIND, PHOTOS_OF_OTHERS = 250, 40
+# Photographs a class that are looked at, of the classes of no kind; those of a kind all are.
+PHOTOS_OF_OTHERS = 40
 # Windows cut out of each full-size training photograph, of which there are few.
 CROPS = 8
 # Altered copies of each training recording: cut elsewhere, played faster or slower, in noise.
@@ -234,9 +234,8 @@ def _choose(photos: list[Photo]) -> list[int]:
     seen: dict[tuple[str, Split], int] = {}
     chosen = []
     for number, photo in enumerate(photos):
-        limit = PHOTOS_OF_A_KIND if photo.kind else PHOTOS_OF_OTHERS
         count = seen.get((photo.class_name, photo.split), 0)
-        if photo.full_size or count < limit:
+        if photo.kind or photo.full_size or count < PHOTOS_OF_OTHERS:
             chosen.append(number)
             seen[photo.class_name, photo.split] = count + 1
     return chosen
