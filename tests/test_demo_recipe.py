@@ -170,7 +170,8 @@ def test_colours_are_compared_before_details():
     assert apart[0] > 1.5 * apart[1] > 2 * apart[2] > 0
 
 
-def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path):
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path, ema_decay):
     class Killed(Exception):
         pass
 
@@ -187,7 +188,7 @@ def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.1))
 
-    schedule = Schedule(steps=30, learning_rate=1e-2, warmup=5)
+    schedule = Schedule(steps=30, learning_rate=1e-2, warmup=5, ema_decay=ema_decay)
     calls.clear()
     whole = fit(model(), step, schedule, tmp_path / "whole", name="whole", save_every_s=0)
     calls.clear()
@@ -204,6 +205,23 @@ def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path):
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert len(calls) == 17 + 30 - 16
+
+
+def test_without_a_decay_all_steps_count_alike_at_a_constant_rate(tmp_path):
+    passed: list[torch.Tensor] = []
+
+    def step(model, generator):
+        passed.append(model.weight.detach().clone())
+        return (model(torch.randn(8, 3, generator=generator)) - 1).square().mean()
+
+    schedule = Schedule(steps=20, learning_rate=1e-2, warmup=5, ema_decay=None)
+    model = nn.Linear(3, 1)
+    averaged = fit(model, step, schedule, tmp_path, name="averaged").model
+    assert isinstance(averaged, nn.Linear)
+    # A step sees the weights that the step before left.
+    weights = torch.stack([*passed[1:], model.weight.detach()])
+    assert torch.allclose(averaged.weight, weights.mean(dim=0), atol=1e-6)
+    assert schedule.rate(4) == schedule.rate(19) == 1 > schedule.rate(3)
 
 
 def test_a_write_that_fails_leaves_the_kept_features_as_they_were(tmp_path, monkeypatch):

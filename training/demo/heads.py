@@ -23,6 +23,9 @@ CLIP_SCHEDULE = Schedule(steps=600, learning_rate=3e-3, warmup=50, weight_decay=
 CLAP_SCHEDULE = Schedule(
     steps=1600, learning_rate=5e-4, warmup=50, weight_decay=0.05, ema_decay=0.99
 )
+CLAP_AVERAGE_SCHEDULE = Schedule(
+    steps=700, learning_rate=3e-4, warmup=50, weight_decay=0.05, ema_decay=None, seed=1
+)
 # How firmly the map from features stays what it was before photographs were named.
 ANCHOR = 10.0
 FULL_SIZE_SHARE = 20.0
@@ -216,7 +219,7 @@ def sound_labels(data: DemoData) -> list[str]:
 def train_clap_space(
     data: DemoData,
     maps: dict[str, Tensor],
-    audio_model: SfxAudioModel,
+    space: AudioSpace,
     folder: Path,
     schedule: Schedule = CLAP_SCHEDULE,
 ) -> Fit:
@@ -225,12 +228,12 @@ def train_clap_space(
     Args:
         data: The data folder.
         maps: `features.sound_maps`.
-        audio_model: aiSFX's network; its last block is changed.
+        space: The space to start from, over aiSFX's last block; its labels are `sound_labels`.
         folder: Where the run keeps its checkpoint.
         schedule: Steps and rates.
 
     Returns:
-        An `AudioSpace`; its labels are `sound_labels`.
+        An `AudioSpace` with the same labels.
     """
     names = sound_labels(data)
     labels = torch.tensor([label_of(recording, names) for recording in data.recordings])
@@ -256,8 +259,7 @@ def train_clap_space(
         second = F.cross_entropy(logits, named[partners], reduction="none", label_smoothing=0.1)
         return (share * first + (1 - share) * second).mean()
 
-    torch.manual_seed(schedule.seed)
-    return fit(AudioSpace(audio_model, len(names)), step, schedule, folder, name="CLAP")
+    return fit(space, step, schedule, folder, name="CLAP")
 
 
 def label_means(embeds: Tensor, labels: Tensor, count: int) -> Tensor:

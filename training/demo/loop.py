@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import convert_to_fp32, send_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from clip2clap.embeddings.files import replacing
 from clip2clap.inference import fastest_dtype
@@ -22,19 +22,25 @@ Step = Callable[[nn.Module, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a stage learns."""
+    """How long and how fast a stage learns, and how its steps' weights are averaged.
+
+    Without an `ema_decay`, the rate stays where it rose to and all steps' weights count alike
+    (stochastic weight averaging: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
+    """
 
     steps: int
     learning_rate: float
     warmup: int = 100
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
-    ema_decay: float = 0.999
+    ema_decay: float | None = 0.999
     seed: int = 0
 
     def rate(self, step: int) -> float:
         """Return the share of the learning rate at a step: a linear rise, then half a cosine."""
         rise = min(1.0, (step + 1) / self.warmup)
+        if self.ema_decay is None:
+            return rise
         fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return rise * max(fall, 0.01)
 
@@ -103,8 +109,8 @@ def fit(
         save_every_s: Seconds between checkpoints.
 
     Returns:
-        The exponential moving average of the model, in evaluation mode and on the processor, with
-        what it took.
+        The average of the model over its steps, in evaluation mode and on the processor, with what
+        it took.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
@@ -113,9 +119,9 @@ def fit(
     optimizer = torch.optim.AdamW(
         trained, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=schedule.weight_decay
     )
-    average = AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
-    )
+    decay = schedule.ema_decay
+    averaging = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)
+    average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
     done, before, loss_mean = 0, 0.0, float("nan")
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -39,6 +39,7 @@ SCHEDULES: dict[str, Schedule] = {
     "text": text.TOWERS_SCHEDULE,
     "clip_space": heads.CLIP_SCHEDULE,
     "clap_space": heads.CLAP_SCHEDULE,
+    "clap_average": heads.CLAP_AVERAGE_SCHEDULE,
     "vocoder": vocoder.SCHEDULE,
     "generator": generator.SCHEDULE,
     "painter": pictures.SCHEDULE,
@@ -116,10 +117,14 @@ class Recipe:
 
     @cached_property
     def clap_space(self) -> heads.AudioSpace:
-        """The demo CLAP's space."""
-        train, schedule = heads.train_clap_space, self.schedules["clap_space"]
-        run = train(self.data, self.maps, aisfx(), self._run("clap_space"), schedule)
-        return self._note("clap_space", run)
+        """The demo CLAP's space: learnt, then averaged over more steps at a constant rate."""
+        torch.manual_seed(self.schedules["clap_space"].seed)
+        space = heads.AudioSpace(aisfx(), len(heads.sound_labels(self.data)))
+        for name in ("clap_space", "clap_average"):
+            schedule = self.schedules[name]
+            run = heads.train_clap_space(self.data, self.maps, space, self._run(name), schedule)
+            space = self._note(name, run)
+        return space
 
     @cached_property
     def audio_model(self) -> SfxAudioModel:
