@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from clip2clap.inference.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.demo.diffusion import ConditionalUNet, diffusion_loss
 from clip2clap.training.demo.features import keep
-from clip2clap.training.demo.heads import label_means
 from clip2clap.training.demo.loop import Fit, Schedule, fit
 from clip2clap.training.demo.mel import FRAMES, log_mel, mel_filters
 from clip2clap.training.demo.sounds import CLIP_SAMPLES, SoundBank
@@ -34,11 +33,11 @@ SCHEDULE = Schedule(steps=7500, learning_rate=4e-4, warmup=300, ema_decay=0.999)
 
 @dataclass(frozen=True)
 class Clips:
-    """What the UNet learns from: latents, the CLAP vectors of their recordings, and their kinds."""
+    """What the UNet learns from: latents, their recordings' CLAP vectors, their kinds' means."""
 
     latents: Tensor
     embeds: Tensor
-    kinds: Tensor
+    means: Tensor
     weights: Tensor
 
 
@@ -104,20 +103,23 @@ def encode_clips(bank: SoundBank, vae: PatchAutoencoder, path: Path) -> Tensor:
     return torch.stack(latents)
 
 
-def gather_clips(bank: SoundBank, latents: Tensor, sounds: dict[str, Tensor]) -> Clips:
+def gather_clips(
+    bank: SoundBank, latents: Tensor, sounds: dict[str, Tensor], means: Tensor
+) -> Clips:
     """Put recordings' latents beside their CLAP vectors.
 
     Args:
         bank: Training recordings of the kinds.
         latents: `encode_clips`.
         sounds: `Recipe.sounds`.
+        means: The mean CLAP vector of each kind, shape (kinds, 512).
 
     Returns:
         The clips; `embeds` has one vector of a recording as it is and one of each altered copy,
-        shape (recordings, copies, 512).
+        shape (recordings, copies, 512), and `means` the mean of its kind, shape (recordings, 512).
     """
     vectors = [sounds["embeds"][sounds["recording"] == number] for number in bank.numbers]
-    return Clips(latents, torch.stack(vectors), bank.kinds, bank.weights)
+    return Clips(latents, torch.stack(vectors), means[bank.kinds], bank.weights)
 
 
 def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -> Fit:
@@ -134,12 +136,6 @@ def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -
     Returns:
         A `ConditionalUNet`, with what it took.
     """
-    copies = clips.embeds.shape[1]
-    means = label_means(
-        clips.embeds.flatten(0, 1),
-        clips.kinds.repeat_interleave(copies),
-        int(clips.kinds.max()) + 1,
-    )
 
     def step(model: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(model, ConditionalUNet)
@@ -152,7 +148,7 @@ def train_generator(clips: Clips, folder: Path, schedule: Schedule = SCHEDULE) -
         )
         share = torch.rand(BATCH, 1, generator=generator)
         vectors = share * _pick(clips.embeds[rows], generator)
-        vectors = vectors + (1 - share) * means[clips.kinds[rows]]
+        vectors = vectors + (1 - share) * clips.means[rows]
         vectors = vectors + 0.01 * torch.randn(vectors.shape, generator=generator)
         vectors = model.without_some(vectors, UNCONDITIONAL_SHARE, generator)
         return diffusion_loss(model.unet, latents, vectors, generator)

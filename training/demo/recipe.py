@@ -154,7 +154,8 @@ class Recipe:
     @cached_property
     def generator(self) -> ConditionalUNet:
         """The generator's UNet and its learned negative vector."""
-        clips = generator.gather_clips(self.bank("train"), self.latents, self.sounds)
+        bank = self.bank("train")
+        clips = generator.gather_clips(bank, self.latents, self.sounds, self.sound_means)
         schedule = self.schedules["generator"]
         run = generator.train_generator(clips, self._run("generator"), schedule)
         return self._note("generator", run)
