@@ -37,7 +37,7 @@ FINISHER_BATCH = 24
 # Of unequal pull: the vector's on the latents is ten times the pixels', the eye's thrice.
 EYE_SHARE, FIT_SHARE, ALIKE_SHARE, FINISHER_CRITIC_SHARE = 0.3, 0.3, 0.5, 1.0
 FINISHER_SCHEDULE = Schedule(
-    steps=3000, learning_rate=3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998
+    steps=5450, learning_rate=3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998
 )
 
 
