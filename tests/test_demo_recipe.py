@@ -186,7 +186,7 @@ def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path, ema_decay):
 
     def model():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.1))
+        return nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1), nn.Dropout(0.1))
 
     schedule = Schedule(steps=30, learning_rate=1e-2, warmup=5, ema_decay=ema_decay)
     calls.clear()

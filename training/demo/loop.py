@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import convert_to_fp32, send_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 from clip2clap.embeddings.files import replacing
 from clip2clap.inference import fastest_dtype
@@ -119,9 +119,12 @@ def fit(
     optimizer = torch.optim.AdamW(
         trained, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=schedule.weight_decay
     )
-    decay = schedule.ema_decay
-    averaging = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)
-    average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
+    if schedule.ema_decay is None:
+        # Its faster twin can't average the integers among a batch normalisation's buffers.
+        average = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
+    else:
+        decay = get_ema_multi_avg_fn(schedule.ema_decay)
+        average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
     done, before, loss_mean = 0, 0.0, float("nan")
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
