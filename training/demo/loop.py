@@ -37,7 +37,7 @@ class Schedule:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Return the share of the learning rate at a step: a linear rise, then half a cosine."""
+        """Return a step's share of the rate: a linear rise, then half a cosine or level."""
         rise = min(1.0, (step + 1) / self.warmup)
         if self.ema_decay is None:
             return rise
@@ -120,11 +120,11 @@ def fit(
         trained, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=schedule.weight_decay
     )
     if schedule.ema_decay is None:
-        # Its faster twin can't average the integers among a batch normalisation's buffers.
+        # get_swa_multi_avg_fn fails on the integers among a batch normalisation's buffers.
         average = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
     else:
-        decay = get_ema_multi_avg_fn(schedule.ema_decay)
-        average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        averaging = get_ema_multi_avg_fn(schedule.ema_decay)
+        average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
     done, before, loss_mean = 0, 0.0, float("nan")
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -229,7 +229,7 @@ class Recipe:
         run = judge.train_judge(bank, classes, self._run("judge"), self.schedules["judge"])
         return self._note("judge", run)
 
-    @property
+    @cached_property
     def image_embeds(self) -> Tensor:
         """CLIP vectors of the rows of `photos`, unit norm."""
         with torch.inference_mode():
@@ -238,21 +238,21 @@ class Recipe:
     @cached_property
     def image_means(self) -> Tensor:
         """The mean CLIP vector of each kind's training photographs, unit norm."""
-        embeds, kinds = self.image_embeds[self._shown], self.photos["kind"][self._shown]
-        known = kinds >= 0
-        return heads.label_means(embeds[known], kinds[known], len(self.data.kinds))
+        return self._kind_means(self.photos, self.image_embeds)
 
     @cached_property
     def sound_means(self) -> Tensor:
         """The mean CLAP vector of each kind's training recordings, unit norm."""
-        embeds, kinds = self.sounds["embeds"], self.sounds["kind"]
-        train = self.sounds["split"] == features.SPLITS.index("train")
-        known = train & (kinds >= 0)
-        return heads.label_means(embeds[known], kinds[known], len(self.data.kinds))
+        return self._kind_means(self.sounds, self.sounds["embeds"])
 
     @property
     def _shown(self) -> Tensor:
         return torch.where(self.photos["split"] == features.SPLITS.index("train"))[0]
+
+    def _kind_means(self, rows: dict[str, Tensor], embeds: Tensor) -> Tensor:
+        train = rows["split"] == features.SPLITS.index("train")
+        known = train & (rows["kind"] >= 0)
+        return heads.label_means(embeds[known], rows["kind"][known], len(self.data.kinds))
 
     def _run(self, name: str) -> Path:
         return self.folder / f"{name}_run"
