@@ -37,8 +37,9 @@ from clip2clap import (
     ImageToAudioPipeline,
     keep_freed_memory,
 )
-from clip2clap.inference import Canvas, Painting, PaintingOptions, PatchAutoencoder, Target
-from clip2clap.inference.painting import default_cut_size
+from clip2clap.inference.painting.canvas import Canvas
+from clip2clap.inference.painting.paint import Painting, PaintingOptions, Target, default_cut_size
+from clip2clap.models.patch_autoencoder import PatchAutoencoder
 
 PHOTOGRAPHS = 64
 CANDIDATES = 4

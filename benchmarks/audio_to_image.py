@@ -16,9 +16,10 @@ import typer
 from timing import seconds
 
 from clip2clap import AudioToImagePipeline, ClapEncoder, ClipEncoder, MLPTranslator
-from clip2clap.inference import PatchAutoencoder, few_step_scheduler
-from clip2clap.training.demo.diffusion import build_scheduler
-from clip2clap.training.demo.pictures import GUIDANCE_SCALE, STEPS, build_unet
+from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.models.patch_autoencoder import PatchAutoencoder
+from clip2clap.training.recipes.demo.diffusion import build_scheduler
+from clip2clap.training.recipes.demo.image_decoder import GUIDANCE_SCALE, STEPS, build_unet
 
 
 def build() -> Any:

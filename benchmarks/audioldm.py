@@ -69,8 +69,8 @@ def build_checkpoint(folder: Path) -> int:
         SpeechT5HifiGanConfig,
     )
 
-    from clip2clap.embeddings import read_space
-    from clip2clap.translator import MLPTranslator
+    from clip2clap.embeddings.encoders.base import read_space
+    from clip2clap.translator.mlp import MLPTranslator
 
     torch.manual_seed(0)
     generator = folder / "audioldm"
@@ -167,9 +167,9 @@ def run_variant(
     from diffusers import AudioLDMPipeline, DDIMScheduler
     from PIL import Image
 
-    from clip2clap.embeddings import ClipEncoder
-    from clip2clap.inference import ImageToAudioPipeline
-    from clip2clap.translator import AutoTranslator
+    from clip2clap.embeddings.encoders.base import ClipEncoder
+    from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+    from clip2clap.translator.auto import AutoTranslator
 
     torch.set_num_threads(threads)
     whose, steps, dtype_name = VARIANTS[name]

@@ -30,7 +30,8 @@ def write_table(folder: Path, rows: int) -> None:
     """Write pairs of which the one side can be made from the other, in twenty kinds."""
     import torch
 
-    from clip2clap.embeddings import EmbeddingSpace, TableWriter, unit_norm
+    from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+    from clip2clap.embeddings.table.reader import TableWriter
 
     generator = torch.Generator().manual_seed(0)
     way = torch.randn(DIM, DIM, generator=generator)
@@ -66,7 +67,8 @@ def product(table: Path) -> None:
     """Multiply the two sides of a table, tile by tile."""
     import torch
 
-    from clip2clap.embeddings import EmbeddingTable, unit_norm
+    from clip2clap.embeddings.space import unit_norm
+    from clip2clap.embeddings.table.reader import EmbeddingTable
 
     opened = EmbeddingTable.open(table)
     source, target = (unit_norm(opened.tensor(name)) for name in ("clip_text", "clap_text"))
@@ -84,8 +86,8 @@ def product(table: Path) -> None:
 @app.command()
 def retrieval(table: Path, everything: bool = False) -> None:
     """Rank in both directions; with `--everything` find hubs and rank by CSLS too."""
-    from clip2clap.embeddings import EmbeddingTable
-    from clip2clap.training.metrics import measure_retrieval, retrieval_ranks, reverse_ranks
+    from clip2clap.embeddings.table.reader import EmbeddingTable
+    from clip2clap.metrics.retrieval import measure_retrieval, retrieval_ranks, reverse_ranks
 
     opened = EmbeddingTable.open(table)
 
@@ -103,8 +105,8 @@ def retrieval(table: Path, everything: bool = False) -> None:
 @app.command()
 def page(table: Path, output: Path, translators: int = 1) -> None:
     """Evaluate translators on a table, with all files."""
-    from clip2clap.cli import main
-    from clip2clap.translator import MLPTranslator
+    from clip2clap.cli.app import main
+    from clip2clap.translator.mlp import MLPTranslator
 
     names = []
     for number in range(translators):

@@ -38,8 +38,8 @@ import typer
 from full_size import made_up_captions, photographs, write_clap, write_clip
 from transformers.utils import logging
 
-from clip2clap.embeddings.extraction.download import ImageDownloader
-from clip2clap.embeddings.extraction.opening import open_source
+from clip2clap.embeddings.datasets.registry import open_source
+from clip2clap.embeddings.download.downloader import ImageDownloader
 from clip2clap.embeddings.extraction.pipeline import ExtractionReport, extract
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan
 

@@ -19,18 +19,14 @@ import typer
 from torch import Tensor
 
 from clip2clap import ClapEncoder, ClipEncoder, MLPTranslator
-from clip2clap.inference import (
-    AudioToImagePipeline,
-    DecodedFrames,
-    FilmOptions,
-    PatchAutoencoder,
-    few_step_scheduler,
-    film,
-    make_film,
-)
-from clip2clap.inference.film_writer import FILM_RATE
-from clip2clap.training.demo.diffusion import build_scheduler
-from clip2clap.training.demo.pictures import STEPS, build_unet
+from clip2clap.inference.audio_to_image import AudioToImagePipeline
+from clip2clap.inference.film import film
+from clip2clap.inference.film.film import DecodedFrames, FilmOptions, make_film
+from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.media.video import FILM_RATE
+from clip2clap.models.patch_autoencoder import PatchAutoencoder
+from clip2clap.training.recipes.demo.diffusion import build_scheduler
+from clip2clap.training.recipes.demo.image_decoder import STEPS, build_unet
 
 
 def demo_sized() -> AudioToImagePipeline:

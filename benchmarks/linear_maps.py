@@ -14,8 +14,8 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 from timing import seconds
 
-from clip2clap.embeddings import unit_norm
-from clip2clap.translator import LinearFitter
+from clip2clap.embeddings.space import unit_norm
+from clip2clap.translator.linear import LinearFitter
 
 
 def main(

@@ -8,14 +8,13 @@ from timing import seconds
 
 def import_libraries() -> None:
     """Import the pipelines and the encoders, and torch, transformers and diffusers with them."""
-    import clip2clap.embeddings.sfx_clap
-    import clip2clap.inference  # noqa: F401
 
 
 def load_models() -> None:
     """Load the picture's way to sound, the CLAP that ranks candidates, and the way back."""
-    from clip2clap.embeddings import ClapEncoder
-    from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
+    from clip2clap.embeddings.encoders.base import ClapEncoder
+    from clip2clap.inference.audio_to_image import AudioToImagePipeline
+    from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
     clap = ClapEncoder.from_pretrained("demo")
     ImageToAudioPipeline.from_pretrained("demo", ranker=clap)

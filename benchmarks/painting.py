@@ -16,9 +16,10 @@ from timing import seconds
 from torch import Tensor
 
 from clip2clap import ClipEncoder, keep_freed_memory
-from clip2clap.inference import Canvas, Painting, PaintingOptions, PatchAutoencoder, Target
-from clip2clap.inference.cutouts import cut_out
-from clip2clap.inference.painting import default_cut_size
+from clip2clap.inference.painting.canvas import Canvas
+from clip2clap.inference.painting.cutouts import cut_out
+from clip2clap.inference.painting.paint import Painting, PaintingOptions, Target, default_cut_size
+from clip2clap.models.patch_autoencoder import PatchAutoencoder
 
 
 def main(

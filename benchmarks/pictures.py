@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from clip2clap.embeddings import load_image
-from clip2clap.training.demo.data import DemoData
-from clip2clap.training.demo.photo_judge import PhotoJudge
+from clip2clap.media.images import load_image
+from clip2clap.training.recipes.demo.data import DemoData
+from clip2clap.training.recipes.demo.image_classifier import PhotoJudge
 
 RECORDINGS, PHOTOS, STARTS = 8, 10, 4
 """Of each kind: recordings, real photographs beside them, and photographs that become sounds."""

@@ -21,9 +21,9 @@ import typer
 from pictures import write_folders
 
 from clip2clap import ClapEncoder, ClipEncoder
-from clip2clap.embeddings import TableWriter
-from clip2clap.evaluation import leaderboard
-from clip2clap.training.demo.data import DemoData, Split
+from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.evaluation.report.page import leaderboard
+from clip2clap.training.recipes.demo.data import DemoData, Split
 
 CAPTIONS = 10_000
 

@@ -24,7 +24,8 @@ import torch
 import typer
 from timing import seconds
 
-from clip2clap.embeddings import EmbeddingSpace, EmbeddingTable, TableWriter, unit_norm
+from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
 
 DIM = 512
 BATCH = 4096

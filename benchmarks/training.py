@@ -31,22 +31,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from clip2clap.embeddings import EmbeddingSpace, TableWriter, unit_norm
-from clip2clap.training import (
-    Pairs,
-    Split,
-    SweepGrid,
-    TrainingConfig,
-    TrainingProgress,
-    contrastive_loss,
-    read_pairs,
-    recall_at_k,
-    retrieval_ranks,
-    split_pairs,
-    sweep,
-    train,
-)
-from clip2clap.training.stacked import Group, Member
+from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.metrics.retrieval import recall_at_k, retrieval_ranks
+from clip2clap.training.config import TrainingConfig
+from clip2clap.training.losses import contrastive_loss
+from clip2clap.training.pairs import Pairs, Split, read_pairs, split_pairs
+from clip2clap.training.report import TrainingProgress
+from clip2clap.training.sweep.grid import SweepGrid, sweep
+from clip2clap.training.sweep.stacked import Group, Member
+from clip2clap.training.trainer import train
 
 DIM, CAUSES = 512, 64
 RECIPES = [(hidden, loss) for hidden in (256, 512) for loss in ("cosine", "mse", "contrastive")]

@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm as hub_tqdm
 from transformers.utils import logging as transformers_logging
 
-from clip2clap.embeddings.errors import UserError
+from clip2clap.core.errors import UserError
+from clip2clap.core.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, resolve
 from clip2clap.embeddings.space import Family
-from clip2clap.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, resolve
 
 Library = Literal["transformers", "open_clip", "laion_clap"]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip2clap.embeddings.errors import UserError
+from clip2clap.core.errors import UserError
 
 Family = Literal["clip", "clap"]
 Modality = Literal["image", "text", "audio"]

@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 
-from clip2clap.embeddings import UserError
-from clip2clap.evaluation.bootstrap import CONFIDENCE, Figure, Resamples
+from clip2clap.core.errors import UserError
 from clip2clap.evaluation.results import Results
-from clip2clap.training.metrics import RECALLS
+from clip2clap.metrics.bootstrap import CONFIDENCE, Figure, Resamples
+from clip2clap.metrics.retrieval import RECALLS
 
 RESAMPLES = 5000
 """Draws of the paired bootstrap: enough that the smallest p-value survives 100 comparisons."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from clip2clap import __version__
-from clip2clap.embeddings import UserError
-from clip2clap.embeddings.files import replacing
-from clip2clap.evaluation.embedding_level import EmbeddingEvaluation
+from clip2clap.core.errors import UserError
+from clip2clap.core.files import replacing
+from clip2clap.core.version import __version__
 from clip2clap.evaluation.rows import EvaluatedRows, read_training
-from clip2clap.translator import Translator
+from clip2clap.evaluation.translation import EmbeddingEvaluation
+from clip2clap.translator.base import Translator
 
 RESULTS_FILE = "results.json"
 PER_ROW_FILE = "results.npz"

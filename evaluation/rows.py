@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings import EmbeddingTable, UserError, unit_norm
-from clip2clap.training import Pairs, TrainingConfig, read_pairs, split_pairs
-from clip2clap.training.pairs import Vectors, split_names
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import unit_norm
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.training.config import TrainingConfig
+from clip2clap.training.pairs import Pairs, Vectors, read_pairs, split_names, split_pairs
 from clip2clap.training.run_folder import REPORT_FILE
 
 SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]

@@ -19,15 +19,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from clip2clap.embeddings import (
-    ClapEncoder,
-    ClipEncoder,
-    EmbeddingSpace,
-    UserError,
-    load_image,
-    unit_norm,
-)
-from clip2clap.inference.arguments import (
+from clip2clap.core.errors import UserError
+from clip2clap.core.presets import companions_of, resolve
+from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.inference.audio_inputs import AudioSource, audio_list, read_recordings
+from clip2clap.inference.compatibility import PathOrId, check_painting_spaces
+from clip2clap.inference.decoders.decoders import PictureDecoder, Request, decoder_of
+from clip2clap.inference.inputs import (
     as_list,
     check_callback_inputs,
     check_counts,
@@ -41,8 +40,7 @@ from clip2clap.inference.arguments import (
     is_count,
     only_one,
 )
-from clip2clap.inference.autoencoders import Autoencoder
-from clip2clap.inference.decoder_checkpoint import (
+from clip2clap.inference.loading.decoder import (
     GUIDANCE_SCALES,
     HEAVY_PARTS,
     KINDS,
@@ -55,10 +53,7 @@ from clip2clap.inference.decoder_checkpoint import (
     part_folders,
     zero_picture_embedding,
 )
-from clip2clap.inference.embedding_memory import EmbeddingMemory
-from clip2clap.inference.few_steps import few_step_scheduler
-from clip2clap.inference.fit import PathOrId, check_painting_spaces
-from clip2clap.inference.generator_checkpoint import (
+from clip2clap.inference.loading.generator import (
     DtypeChoice,
     fetch_folder,
     load_encoders,
@@ -67,14 +62,15 @@ from clip2clap.inference.generator_checkpoint import (
     read_index,
 )
 from clip2clap.inference.mixing import mix_embeds
-from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.inference.noise import spread_generators
-from clip2clap.inference.picture_decoders import PictureDecoder, Request, decoder_of
-from clip2clap.inference.pixels import to_pictures, to_pixels
 from clip2clap.inference.ranking import rank_candidates
-from clip2clap.inference.recordings import AudioSource, audio_list, read_recordings
-from clip2clap.presets import companions_of, resolve
-from clip2clap.translator import Translator
+from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.media.images import load_image
+from clip2clap.media.pixels import to_pictures, to_pixels
+from clip2clap.models.autoencoders import Autoencoder
+from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.models.retrieval_memory import EmbeddingMemory
+from clip2clap.translator.base import Translator
 
 ImageSource = str | Path | bytes | Image.Image
 

@@ -19,16 +19,23 @@ from PIL import Image
 from torch import Tensor
 from transformers import SpeechT5HifiGan
 
-from clip2clap.embeddings import (
-    CheckpointError,
-    ClapEncoder,
-    ClipEncoder,
-    EmbeddingSpace,
-    UserError,
-    load_image,
-    read_space,
+from clip2clap.core.errors import UserError
+from clip2clap.core.presets import resolve
+from clip2clap.embeddings.checkpoint import CheckpointError
+from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
+from clip2clap.embeddings.space import EmbeddingSpace
+from clip2clap.inference.compatibility import (
+    PathOrId,
+    check_sizes,
+    check_spaces,
+    clap_on_disk,
+    clip_space,
+    ranker_space,
+    space_by_name,
+    translator_spaces,
 )
-from clip2clap.inference.arguments import (
+from clip2clap.inference.generator_clap import OwnClap
+from clip2clap.inference.inputs import (
     as_list,
     check_callback_inputs,
     check_counts,
@@ -41,20 +48,7 @@ from clip2clap.inference.arguments import (
     check_vectors,
     only_one,
 )
-from clip2clap.inference.autoencoders import Autoencoder, vae_scale_factor
-from clip2clap.inference.embedding_memory import EmbeddingMemory
-from clip2clap.inference.few_steps import few_step_scheduler
-from clip2clap.inference.fit import (
-    PathOrId,
-    check_sizes,
-    check_spaces,
-    clap_on_disk,
-    clip_space,
-    ranker_space,
-    space_by_name,
-    translator_spaces,
-)
-from clip2clap.inference.generator_checkpoint import (
+from clip2clap.inference.loading.generator import (
     SMALL_PARTS,
     SOUND_PARTS,
     DtypeChoice,
@@ -67,18 +61,15 @@ from clip2clap.inference.generator_checkpoint import (
     quietly,
     read_index,
 )
-from clip2clap.inference.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.inference.noise import (
-    draw_noise,
-    second_generators,
-    spread_generators,
-    step_options,
-)
-from clip2clap.inference.own_clap import OwnClap
+from clip2clap.inference.noise import draw_noise, second_generators, spread_generators, step_options
 from clip2clap.inference.ranking import rank_candidates
-from clip2clap.inference.spectral_vocoder import SpectralVocoder
-from clip2clap.presets import resolve
-from clip2clap.translator import Translator
+from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.media.images import load_image
+from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
+from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.models.retrieval_memory import EmbeddingMemory
+from clip2clap.models.spectral_vocoder import SpectralVocoder
+from clip2clap.translator.base import Translator
 
 ImageSource = str | Path | bytes | Image.Image
 Negative = Literal["auto", "learned", "prompt", "zero"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings.errors import UserError
+from clip2clap.core.errors import UserError
 
 
 def rank_candidates(candidate_embeds: Tensor, target_embeds: Tensor) -> tuple[Tensor, Tensor]:

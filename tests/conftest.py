@@ -32,9 +32,11 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
-from clip2clap.embeddings import ClapEncoder, ClipEncoder
-from clip2clap.inference import AudioToImagePipeline, LearnedNegativeEmbedding, few_step_scheduler
-from clip2clap.translator import MLPTranslator
+from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.inference.audio_to_image import AudioToImagePipeline
+from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.translator.mlp import MLPTranslator
 
 CLAP_DIM = 16
 CLIP_DIM = 12
@@ -360,7 +362,7 @@ def foreign_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process; gives its exit code, stdout and stderr."""
 
-    from clip2clap.cli import main
+    from clip2clap.cli.app import main
 
     def command(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()

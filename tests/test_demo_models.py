@@ -11,7 +11,7 @@ from safetensors import safe_open
 from skimage.data import chelsea
 
 from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
-from clip2clap.presets import DEMO_FOLDER
+from clip2clap.core.presets import DEMO_FOLDER
 
 KINDS = json.loads((DEMO_FOLDER / "kinds.json").read_text())["kinds"]
 

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
-from clip2clap.embeddings import EmbeddingSpace, UserError
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.training.losses import check_loss
 
 ModelName = Literal["mlp", "residual", "prior", "ridge", "procrustes"]

@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings import EmbeddingSpace, UserError, require_same_model
-from clip2clap.embeddings.space import Family
-from clip2clap.embeddings.table import EmbeddingTable
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import EmbeddingSpace, Family, require_same_model
+from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
 from clip2clap.translator.linear import check_pairs
 

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clip2clap.embeddings import UserError
+from clip2clap.core.errors import UserError
 from clip2clap.training.report import TrainingReport
-from clip2clap.translator import Translator
+from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
 CHECKPOINT_FILE = "checkpoint.safetensors"

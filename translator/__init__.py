@@ -1,27 +1,5 @@
 """Maps from one embedding space to another."""
 
-from clip2clap.translator.auto import AutoTranslator
-from clip2clap.translator.base import Translator
-from clip2clap.translator.checkpoint import read_config
-from clip2clap.translator.linear import (
-    LinearFitter,
-    LinearTranslator,
-    fit_procrustes,
-    fit_ridge,
-)
-from clip2clap.translator.mlp import MLPTranslator
-from clip2clap.translator.prior import PriorTranslator
-from clip2clap.translator.residual import ResidualTranslator
+import lazy_loader
 
-__all__ = [
-    "AutoTranslator",
-    "LinearFitter",
-    "LinearTranslator",
-    "MLPTranslator",
-    "PriorTranslator",
-    "ResidualTranslator",
-    "Translator",
-    "fit_procrustes",
-    "fit_ridge",
-    "read_config",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from clip2clap.embeddings import EmbeddingSpace, UserError
+from clip2clap.core.errors import UserError
+from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.embeddings.checkpoint import (
     CheckpointError,
     ModelNotFoundError,
@@ -15,7 +16,7 @@ from clip2clap.embeddings.checkpoint import (
     one_line,
     read_json,
 )
-from clip2clap.presets import DEMO_FOLDER
+from clip2clap.embeddings.space import EmbeddingSpace
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"

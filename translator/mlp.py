@@ -6,7 +6,8 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from clip2clap.embeddings import EmbeddingSpace, UserError
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.translator.base import Translator
 from clip2clap.translator.linear import LinearTranslator
 

@@ -10,7 +10,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from clip2clap.embeddings import EmbeddingSpace, UserError
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.translator.base import Translator
 from clip2clap.translator.mlp import draw_weights
 from clip2clap.translator.residual import ResidualBlock

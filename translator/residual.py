@@ -6,7 +6,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from clip2clap.embeddings import EmbeddingSpace
+from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.translator.base import Translator
 from clip2clap.translator.mlp import draw_weights
 

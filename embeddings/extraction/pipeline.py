@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from clip2clap.embeddings.errors import UserError
-from clip2clap.embeddings.extraction.download import ImageDownloader
-from clip2clap.embeddings.extraction.join import Partner
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.datasets.rows import Row, Source
+from clip2clap.embeddings.download.downloader import ImageDownloader
+from clip2clap.embeddings.extraction.merge_columns import Partner
 from clip2clap.embeddings.extraction.plan import EncoderPlan, Encoders
-from clip2clap.embeddings.extraction.rows import Row, Source
-from clip2clap.embeddings.extraction.steps import (
+from clip2clap.embeddings.extraction.stages import (
     Embedded,
     checked,
     downloaded,
@@ -26,7 +26,7 @@ from clip2clap.embeddings.extraction.steps import (
     grouped,
     in_order,
 )
-from clip2clap.embeddings.table import Dtype, TableError, TableWriter
+from clip2clap.embeddings.table.reader import Dtype, TableError, TableWriter
 
 Item = TypeVar("Item")
 Engine = Literal["local", "ray"]

@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from clip2clap.embeddings.encoders import ClapEncoder, ClipEncoder, read_space
-from clip2clap.embeddings.errors import UserError
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 
 Column = Literal["clip_image", "clip_text", "clap_text", "clap_audio"]

@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from clip2clap.core.errors import UserError
 from clip2clap.embeddings.checkpoint import MissingExtraError
-from clip2clap.embeddings.errors import UserError
-from clip2clap.embeddings.extraction.download import ImageDownloader
+from clip2clap.embeddings.datasets.rows import Row
+from clip2clap.embeddings.download.downloader import ImageDownloader
 from clip2clap.embeddings.extraction.plan import EncoderPlan
-from clip2clap.embeddings.extraction.rows import Row
-from clip2clap.embeddings.extraction.steps import (
+from clip2clap.embeddings.extraction.stages import (
     Embedded,
     as_group,
     downloaded,

@@ -22,7 +22,9 @@ def main(
     ] = "text",
 ) -> None:
     """Write a table's pairs for other programs."""
-    from clip2clap.embeddings import EmbeddingTable, UserError, export_table
+    from clip2clap.core.errors import UserError
+    from clip2clap.embeddings.table.convert import export_table
+    from clip2clap.embeddings.table.reader import EmbeddingTable
 
     try:
         opened = EmbeddingTable.open(table)

@@ -7,7 +7,7 @@ python embedding_CLAP.py [--split val] [--captions FILE] [--clap MODEL | --demo]
 
 import sys
 
-from clip2clap.cli import main
+from clip2clap.cli.app import main
 
 if __name__ == "__main__":
     main(["extract", "audiocaps", "--only", "clap", "--pair-with", "auto", *sys.argv[1:]])

@@ -5,7 +5,7 @@ python embedding_CLIP.py [--split val] [--captions FILE] [--clip MODEL | --demo]
 
 import sys
 
-from clip2clap.cli import main
+from clip2clap.cli.app import main
 
 if __name__ == "__main__":
     main(["extract", "audiocaps", "--only", "clip", *sys.argv[1:]])

@@ -7,7 +7,7 @@ Without arguments it takes the table that embedding_CLAP.py writes for the train
 
 import sys
 
-from clip2clap.cli import main
+from clip2clap.cli.app import main
 
 if __name__ == "__main__":
     main(["norms", *(sys.argv[1:] or ["audiocaps-train"])])

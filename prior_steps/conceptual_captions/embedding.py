@@ -7,7 +7,7 @@ python embedding.py [--split val] [--captions FILE]
 
 import sys
 
-from clip2clap.cli import main
+from clip2clap.cli.app import main
 
 if __name__ == "__main__":
     main(["extract", "conceptual-captions", *sys.argv[1:]])

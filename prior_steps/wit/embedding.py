@@ -7,7 +7,7 @@ python embedding.py [--split val] [--captions FILE] [--language uk] [--caption-f
 
 import sys
 
-from clip2clap.cli import main
+from clip2clap.cli.app import main
 
 if __name__ == "__main__":
     main(["extract", "wit", *sys.argv[1:]])

@@ -1,0 +1,22 @@
+from .datasets.registry import open_source
+from .encoders.base import ClapEncoder, ClipEncoder, read_space
+from .extraction.pipeline import extract
+from .norms.measure import measure_norms
+from .space import EmbeddingSpace
+from .table.convert import export_table, import_table
+from .table.reader import EmbeddingTable, TableWriter, concatenate
+
+__all__ = [
+    "ClapEncoder",
+    "ClipEncoder",
+    "EmbeddingSpace",
+    "EmbeddingTable",
+    "TableWriter",
+    "concatenate",
+    "export_table",
+    "extract",
+    "import_table",
+    "measure_norms",
+    "open_source",
+    "read_space",
+]

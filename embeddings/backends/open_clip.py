@@ -1,0 +1,182 @@
+"""CLIPs of open_clip."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_model
+from torch import Tensor
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.backends.base import Inputs, PixelRecipe, Recipe, Towers
+from clip2clap.embeddings.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    import_open_clip,
+    one_line,
+    read_json,
+)
+from clip2clap.embeddings.fingerprint import describe_tokenizer
+from clip2clap.embeddings.space import Family, Modality
+
+_PRECISIONS = {
+    torch.float32: "fp32",
+    torch.float16: "pure_fp16",
+    torch.bfloat16: "pure_bf16",
+}
+# open_clip's defaults for what a checkpoint's own configuration may say.
+_PREPROCESSING = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+class OpenClipRecipe(Recipe):
+    """An architecture and its weights, or a folder with an open_clip_config.json."""
+
+    def __init__(self, checkpoint: Checkpoint, family: Family):
+        super().__init__(checkpoint)
+        if family != "clip":
+            raise CheckpointError(f"{checkpoint.name} is a CLIP; a CLAP is wanted here.")
+        self.open_clip = import_open_clip(checkpoint.name)
+        if checkpoint.folder is not None:
+            self.source = f"local-dir:{checkpoint.folder}"
+            file = checkpoint.folder / "open_clip_config.json"
+            self.config = read_json(file)
+            if "model_cfg" not in self.config:
+                raise CheckpointError(f"{file} has no model_cfg. Fetch the checkpoint again.")
+        else:
+            assert checkpoint.architecture is not None
+            self.source = checkpoint.architecture
+            self.config = self._named_config(checkpoint.architecture, checkpoint.tag)
+        self.dim = self.config["model_cfg"]["embed_dim"]
+        try:
+            self.tokenizer = self.open_clip.get_tokenizer(self.source)
+        except Exception as error:
+            raise CheckpointError(
+                f"open_clip can't load the tokenizer of {checkpoint.name}: {one_line(error)}"
+            ) from error
+
+    def _named_config(self, architecture: str, tag: str | None) -> dict[str, Any]:
+        model = self.open_clip.get_model_config(architecture)
+        weights = self.open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+        # open_clip only warns when weights trained with one activation run with the other.
+        if tag and model.get("quick_gelu") and not weights.get("quick_gelu"):
+            raise UserError(
+                f"The weights {tag} were trained without QuickGELU: ask for them as "
+                f"open_clip:{architecture.removesuffix('-quickgelu')}/{tag}."
+            )
+        if weights.get("quick_gelu"):
+            model["quick_gelu"] = True
+        preprocessing = {key: weights[key] for key in _PREPROCESSING if key in weights}
+        return {"model_cfg": model, "preprocess_cfg": preprocessing}
+
+    def describe(self) -> dict[str, Any]:
+        """Give the preprocessing that changes a vector."""
+        model = self.config["model_cfg"]
+        preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
+        return {
+            "image": {key: preprocessing[key] for key in _PREPROCESSING},
+            "image_size": model.get("vision_cfg", {}).get("image_size", 224),
+            "quick_gelu": bool(model.get("quick_gelu")),
+            "text": describe_tokenizer(lambda texts: self.tokenizer(texts).tolist()),
+        }
+
+    def build(self, dtype: torch.dtype) -> "OpenClipTowers":
+        """Build the model with exactly the weights of the checkpoint."""
+        preprocessing = self.config.get("preprocess_cfg", {})
+        try:
+            model, transform = self.open_clip.create_model_from_pretrained(
+                self.source,
+                pretrained=None if self.checkpoint.folder else str(self.checkpoint.weights[0]),
+                precision=_PRECISIONS[dtype],
+                force_quick_gelu=bool(self.config["model_cfg"].get("quick_gelu")),
+                image_mean=preprocessing.get("mean"),
+                image_std=preprocessing.get("std"),
+                image_interpolation=preprocessing.get("interpolation"),
+                image_resize_mode=preprocessing.get("resize_mode"),
+                weights_only=True,
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"open_clip can't load {self.checkpoint.name}: {one_line(error)} Fetch the "
+                "checkpoint again, or give the architecture it was trained with."
+            ) from error
+        return OpenClipTowers(model, transform, self.tokenizer, self.config)
+
+
+class OpenClipTowers(Towers):
+    """A model of open_clip with its own transform and tokenizer."""
+
+    def __init__(
+        self,
+        model: Any,
+        transform: Callable[[Image.Image], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+        config: dict[str, Any],
+    ):
+        super().__init__()
+        self.model: Any = model
+        self.transform = transform
+        self.tokenizer = tokenizer
+        self.config = config
+        self.modalities = ("image", "text")
+
+    def keep(self, towers: Sequence[Modality]) -> None:
+        """Offer the given towers only; open_clip's checkpoints hold both."""
+        self.modalities = tuple(m for m in self.modalities if m in towers)
+
+    def prepare_images(self, images: Sequence[Image.Image]) -> Inputs:
+        """Preprocess RGB pictures."""
+        return {"pixel_values": torch.stack([self.transform(image) for image in images])}
+
+    @property
+    def pixel_recipe(self) -> PixelRecipe:
+        """The preprocessing of pictures, for those that are tensors with a gradient."""
+        preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
+        mode, interpolation = preprocessing["resize_mode"], preprocessing["interpolation"]
+        if mode not in ("shortest", "squash") or interpolation not in ("bilinear", "bicubic"):
+            raise UserError(
+                "This CLIP prepares pictures in a way that can't be followed for a gradient: "
+                f"expected resize_mode shortest or squash, got {mode!r}, and bilinear or bicubic "
+                f"interpolation, got {interpolation!r}."
+            )
+        size = self.model.visual.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return PixelRecipe(
+            height=height,
+            width=width,
+            short_side=min(height, width) if mode == "shortest" else None,
+            interpolation=interpolation,
+            mean=tuple(preprocessing["mean"]),
+            std=tuple(preprocessing["std"]),
+            any_size=False,
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn texts into token ids, cut and padded to the length that the tower takes."""
+        return self.tokenizer(list(texts)).tolist()
+
+    def pad(self, ids: Sequence[list[int]]) -> Inputs:
+        """Make a batch of tokenized texts."""
+        return {"input_ids": torch.tensor(ids)}
+
+    def embed(self, modality: Modality, inputs: Inputs) -> Tensor:
+        """Run a tower, shape (n, dim), of any norm."""
+        if modality == "image":
+            return self.model.encode_image(inputs["pixel_values"])
+        return self.model.encode_text(inputs["input_ids"])
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that open_clip opens as `local-dir:FOLDER`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / "open_clip_model.safetensors"))
+        (folder / "open_clip_config.json").write_text(json.dumps(self.config, indent=2))
+        save_tokenizer = getattr(self.tokenizer, "save_pretrained", None)
+        if save_tokenizer is not None:
+            save_tokenizer(folder)

@@ -1,0 +1,1 @@
+"""Published data sets and folders of one's own as rows to embed."""

@@ -1,0 +1,1 @@
+"""Concurrent image download from untrusted servers."""

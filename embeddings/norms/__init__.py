@@ -1,0 +1,1 @@
+"""Norm reports of embedding tables."""

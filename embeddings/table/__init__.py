@@ -1,0 +1,1 @@
+"""Embedding table: a folder of Arrow shards."""

@@ -1,0 +1,1 @@
+"""Audio and image data sets to evaluate pipelines on."""

@@ -1,0 +1,1 @@
+"""Evaluation of generated audio and images."""

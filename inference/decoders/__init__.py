@@ -1,0 +1,1 @@
+"""Networks that decode CLIP image embeddings to images."""

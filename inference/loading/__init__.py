@@ -1,0 +1,1 @@
+"""Loading of pipeline components from checkpoints."""

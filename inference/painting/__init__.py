@@ -1,0 +1,1 @@
+"""Optimization of an image towards CLIP embeddings."""

@@ -1,0 +1,37 @@
+from .core.allocator import keep_freed_memory
+from .core.errors import UserError
+from .embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable, extract
+from .evaluation import evaluate_embeddings
+from .inference import AudioToImagePipeline, ImageToAudioPipeline
+from .training import TrainingConfig, train
+from .translator import (
+    AutoTranslator,
+    LinearTranslator,
+    MLPTranslator,
+    PriorTranslator,
+    ResidualTranslator,
+    Translator,
+)
+
+__version__: str
+
+__all__ = [
+    "AudioToImagePipeline",
+    "AutoTranslator",
+    "ClapEncoder",
+    "ClipEncoder",
+    "EmbeddingSpace",
+    "EmbeddingTable",
+    "ImageToAudioPipeline",
+    "LinearTranslator",
+    "MLPTranslator",
+    "PriorTranslator",
+    "ResidualTranslator",
+    "TrainingConfig",
+    "Translator",
+    "UserError",
+    "evaluate_embeddings",
+    "extract",
+    "keep_freed_memory",
+    "train",
+]

@@ -1,0 +1,1 @@
+"""Foundations that every package stands on: errors, files, hub, presets. No models."""

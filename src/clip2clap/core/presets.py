@@ -1,0 +1,177 @@
+"""The names of checkpoints that clip2clap knows: presets on the hub and the demo models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
+"""Where the demo models lie once the package is installed."""
+
+Kind = Literal["clip", "clap", "generator", "decoder"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A checkpoint that can be asked for by a short name."""
+
+    id: str
+    """The short name, as `--clip`, `--clap` and `--model` take it."""
+
+    repo_id: str
+    """The id on the model hub, or for the demo models the folder they were installed in."""
+
+    licence: str
+    """The terms of the weights, as their model card states them."""
+
+    note: str
+    """What the checkpoint is good for, in a few words."""
+
+    companions: Mapping[str, str] = field(default_factory=dict)
+    """Further checkpoints that it needs, by what they are: `clip`, `ip_adapter`."""
+
+
+def _by_id(*presets: Preset) -> dict[str, Preset]:
+    return {preset.id: preset for preset in presets}
+
+
+_DEMO_LICENCE = "see the model card of the demo models"
+_OPENAI = "MIT"
+_CC_BY_NC_SA = "CC BY-NC-SA 4.0"
+
+CLIP_PRESETS = _by_id(
+    Preset(
+        "demo",
+        str(DEMO_FOLDER / "image_to_audio" / "clip"),
+        _DEMO_LICENCE,
+        "small, comes with the package, knows 23 kinds of things",
+    ),
+    Preset(
+        "clip-vit-base-patch32",
+        "openai/clip-vit-base-patch32",
+        _OPENAI,
+        "512-d, the fastest of the real ones; the reference's CLIP",
+    ),
+    Preset(
+        "clip-vit-base-patch16",
+        "openai/clip-vit-base-patch16",
+        _OPENAI,
+        "512-d, four times the patches",
+    ),
+    Preset("clip-vit-large-patch14", "openai/clip-vit-large-patch14", _OPENAI, "768-d"),
+    Preset(
+        "clip-vit-h-14",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        "MIT",
+        "1024-d, the strongest and the slowest",
+    ),
+)
+
+CLAP_PRESETS = _by_id(
+    Preset(
+        "demo",
+        str(DEMO_FOLDER / "clap"),
+        _DEMO_LICENCE,
+        "small, comes with the package, knows 23 kinds of things",
+    ),
+    Preset(
+        "clap-htsat-unfused",
+        "laion/clap-htsat-unfused",
+        "Apache-2.0",
+        "512-d, with an audio tower; not the CLAP inside AudioLDM",
+    ),
+    Preset(
+        "larger-clap-general",
+        "laion/larger_clap_general",
+        "Apache-2.0",
+        "512-d, with an audio tower; general sound, music and speech",
+    ),
+)
+
+GENERATOR_PRESETS = _by_id(
+    Preset(
+        "demo",
+        str(DEMO_FOLDER / "image_to_audio"),
+        _DEMO_LICENCE,
+        "small, comes with the package, knows 23 kinds of things",
+    ),
+    Preset("audioldm-s-full-v2", "cvssp/audioldm-s-full-v2", _CC_BY_NC_SA, "the smallest AudioLDM"),
+    Preset("audioldm-m-full", "cvssp/audioldm-m-full", _CC_BY_NC_SA, "the medium AudioLDM"),
+    Preset("audioldm-l-full", "cvssp/audioldm-l-full", _CC_BY_NC_SA, "the large AudioLDM"),
+    Preset("musicldm", "ucsd-reach/musicldm", _CC_BY_NC_SA, "music only"),
+)
+
+DECODER_PRESETS = _by_id(
+    Preset(
+        "demo",
+        str(DEMO_FOLDER / "audio_to_image"),
+        _DEMO_LICENCE,
+        "small, comes with the package; an early one, whose pictures are blurred sketches",
+    ),
+    Preset(
+        "kandinsky-2-2",
+        "kandinsky-community/kandinsky-2-2-decoder",
+        "Apache-2.0",
+        "takes a CLIP bigG image embedding and no words",
+        {"clip": "kandinsky-community/kandinsky-2-2-prior"},
+    ),
+    Preset(
+        "stable-unclip",
+        "stabilityai/stable-diffusion-2-1-unclip",
+        "CreativeML Open RAIL++-M",
+        "takes a CLIP ViT-H image embedding, and words",
+    ),
+    Preset(
+        "stable-unclip-small",
+        "stabilityai/stable-diffusion-2-1-unclip-small",
+        "CreativeML Open RAIL++-M",
+        "takes a CLIP ViT-L image embedding, and words",
+    ),
+    Preset(
+        "stable-diffusion-1-5",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "CreativeML Open RAIL-M",
+        "with an IP-Adapter: takes a CLIP ViT-H image embedding, and words",
+        {
+            "clip": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+            "ip_adapter": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors",
+        },
+    ),
+)
+
+_PRESETS: dict[Kind, dict[str, Preset]] = {
+    "clip": CLIP_PRESETS,
+    "clap": CLAP_PRESETS,
+    "generator": GENERATOR_PRESETS,
+    "decoder": DECODER_PRESETS,
+}
+
+
+def resolve(name: str, kind: Kind) -> str:
+    """Turn a preset's name into the hub id or local folder it stands for.
+
+    Args:
+        name: A preset's name, a hub id, or a folder.
+        kind: What sort of model is meant: the same name may stand for several ("demo").
+
+    Returns:
+        The hub id or the demo models' folder for a preset; any other name as it is.
+
+    Raises:
+        ValueError: If `kind` is none of the four.
+    """
+    if kind not in _PRESETS:
+        raise ValueError(f"Expected kind to be one of {', '.join(_PRESETS)}, got {kind!r}.")
+    preset = _PRESETS[kind].get(name)
+    return name if preset is None else preset.repo_id
+
+
+def names_of(kind: Kind) -> tuple[str, ...]:
+    """Give the names of the presets of a kind."""
+    return tuple(_PRESETS[kind])
+
+
+def companions_of(repo_id: str, kind: Kind) -> Mapping[str, str]:
+    """Give the further checkpoints that a preset's checkpoint needs; none for any other."""
+    presets = _PRESETS[kind].values()
+    return next((p.companions for p in presets if p.repo_id == repo_id), {})

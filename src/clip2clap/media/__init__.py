@@ -1,0 +1,1 @@
+"""Reading and writing of images, audio and video."""

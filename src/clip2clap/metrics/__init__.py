@@ -1,0 +1,1 @@
+"""Metrics of embeddings, audio and images."""

@@ -1,0 +1,124 @@
+"""How far a figure could lie off by chance: bootstrap intervals and paired differences.
+
+Whole items are drawn with replacement (Efron 1979; the cluster bootstrap), since five captions of
+one clip are not five independent trials. All figures of one evaluation share their draws, so that
+the difference of two of them has an interval of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from clip2clap.core.errors import UserError
+
+CONFIDENCE = 0.95
+"""Share of the draws that an interval holds."""
+
+# Draws are worked on so many at a time, to bound memory.
+_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    """What was measured."""
+
+    low: float
+    """Where the interval begins."""
+
+    high: float
+    """Where it ends."""
+
+    @classmethod
+    def of(cls, value: float, draws: np.ndarray) -> "Figure":
+        """Put the percentile interval of bootstrap draws beside a value."""
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail])
+        return cls(float(value), float(low), float(high))
+
+
+class Resamples:
+    """Items drawn again and again with replacement; the same draws for every figure.
+
+    Args:
+        items: What each row comes from, such as the clip a caption describes; rows of one item are
+            drawn together.
+        resamples: How many draws.
+        seed: Of the draws.
+
+    Raises:
+        UserError: If there are no rows or no draws.
+    """
+
+    def __init__(self, items: Sequence[Any] | np.ndarray, *, resamples: int = 1000, seed: int = 0):
+        if not len(items) or resamples < 1:
+            raise UserError(
+                f"Expected at least one row and one draw, got {len(items)} and {resamples}."
+            )
+        names, codes = np.unique(np.asarray(items), return_inverse=True)
+        self.items, self.resamples = len(names), resamples
+        self._codes = codes
+        # Nearly always below 10; items are counted one by one, so 255 is out of reach.
+        self._counts = np.empty((resamples, len(names)), np.uint8)
+        rng = np.random.default_rng(seed)
+        for draw in self._counts:
+            chosen = rng.integers(len(names), size=len(names))
+            draw[:] = np.bincount(chosen, minlength=len(names))
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Give the mean over the rows of every draw.
+
+        Args:
+            values: Shape (n,) or (n, s).
+
+        Returns:
+            Shape (draws,) or (draws, s), float64.
+        """
+        columns = np.asarray(values, np.float64).reshape(len(values), -1)
+        sums = np.zeros((self.items, columns.shape[1]))
+        np.add.at(sums, self._codes, columns)
+        sizes = np.bincount(self._codes, minlength=self.items)
+        means = np.concatenate(
+            [(part @ sums) / (part @ sizes)[:, None] for part in self._parts(np.float64)]
+        )
+        return means.reshape(self.resamples, *np.shape(values)[1:])
+
+    def medians(self, values: np.ndarray) -> np.ndarray:
+        """Give the median over the rows of every draw; values (n,) to medians (draws,)."""
+        order = np.argsort(values)
+        ordered = np.asarray(values, np.float64)[order]
+        medians = []
+        for part in self._parts(np.uint8):
+            seen = np.cumsum(part[:, self._codes[order]], axis=1, dtype=np.int32)
+            total = seen[:, -1]
+            middle = [(seen > place[:, None]).argmax(1) for place in ((total - 1) // 2, total // 2)]
+            medians.append((ordered[middle[0]] + ordered[middle[1]]) / 2)
+        return np.concatenate(medians)
+
+    def mean(self, values: np.ndarray) -> Figure:
+        """Give a mean with its interval."""
+        return Figure.of(float(np.mean(values)), self.means(values))
+
+    def share(self, values: np.ndarray) -> Figure:
+        """Give the share of rows that are true with its interval, the wider of two.
+
+        Where hardly any row is true, or hardly any is not, all draws look alike and the bootstrap
+        is sure of itself; Wilson's interval (1927) for as many trials as there are items is not.
+        """
+        figure = self.mean(values)
+        trials = stats.binomtest(round(figure.value * self.items), self.items)
+        wilson = trials.proportion_ci(CONFIDENCE, method="wilson")
+        return Figure(figure.value, min(figure.low, wilson.low), max(figure.high, wilson.high))
+
+    def median(self, values: np.ndarray) -> Figure:
+        """Give a median with its interval."""
+        return Figure.of(float(np.median(values)), self.medians(values))
+
+    def _parts(self, dtype: Any) -> Iterator[np.ndarray]:
+        for start in range(0, self.resamples, _AT_ONCE):
+            yield self._counts[start : start + _AT_ONCE].astype(dtype, copy=False)

@@ -1,0 +1,38 @@
+"""The autoencoders of pictures and of log-mel spectrograms."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, VQModel
+
+from clip2clap.embeddings.checkpoint import CheckpointError
+from clip2clap.models.patch_autoencoder import PatchAutoencoder
+
+Autoencoder = AutoencoderKL | VQModel | PatchAutoencoder
+
+AUTOENCODERS: dict[str, Any] = {
+    model.__name__: model for model in (AutoencoderKL, VQModel, PatchAutoencoder)
+}
+"""By the names that their configs have for them."""
+
+
+def autoencoder_class(index: dict[str, Any], part: str, folder: Path) -> Any:
+    """Give the class of the autoencoder that a pipeline's index names.
+
+    Raises:
+        CheckpointError: If it names none that is known.
+    """
+    class_name = str((index.get(part) or [None, None])[1])
+    if class_name not in AUTOENCODERS:
+        raise CheckpointError(
+            f"{folder} names an autoencoder {class_name!r}; the known ones are "
+            f"{', '.join(AUTOENCODERS)}."
+        )
+    return AUTOENCODERS[class_name]
+
+
+def vae_scale_factor(vae: Autoencoder) -> int:
+    """Give how many pixels along each side, or mel frames and bins, a latent stands for."""
+    if isinstance(vae, PatchAutoencoder):
+        return vae.config["patch_size"]
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)

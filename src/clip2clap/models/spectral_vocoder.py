@@ -1,0 +1,196 @@
+"""A small vocoder: a network fills in what a mel spectrogram leaves out, Griffin-Lim the phases."""
+
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.audio_utils import mel_filter_bank
+
+from clip2clap.core.errors import UserError
+
+# The bands of the mel scale overlap: one correction of a magnitude disturbs its neighbours'.
+_BALANCING_STEPS = 3
+
+
+class SpectralVocoder(ModelMixin, ConfigMixin):
+    """Turns log-mel spectrograms into waveforms, called as transformers' `SpeechT5HifiGan` is.
+
+    A few ConvNeXt blocks over time (as in Vocos, Siuzdak 2023, https://arxiv.org/abs/2306.00814)
+    predict the magnitudes of a short-time Fourier transform from the mel amplitudes. Phases come
+    from fast Griffin-Lim iterations (Perraudin et al. 2013,
+    https://doi.org/10.1109/WASPAA.2013.6701851) that also pull the magnitudes to the given mel
+    amplitudes, which plain Griffin-Lim drifts away from.
+
+    Args:
+        model_in_dim: Mel bins.
+        sampling_rate: In Hz.
+        upsample_rates: Samples a frame, as a product; one number here.
+        window_size: Samples of a Hann window and of its Fourier transform.
+        hidden_dim: Channels of the network.
+        num_blocks: ConvNeXt blocks.
+        iterations: Griffin-Lim iterations.
+        momentum: How far each iteration overshoots, from 0 (plain Griffin-Lim) to below 1.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        model_in_dim: int = 64,
+        sampling_rate: int = 16_000,
+        upsample_rates: tuple[int, ...] = (160,),
+        window_size: int = 1024,
+        hidden_dim: int = 256,
+        num_blocks: int = 4,
+        iterations: int = 16,
+        momentum: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if len(upsample_rates) != 1 or not 0 < upsample_rates[0] <= window_size // 2:
+            raise UserError(
+                "Expected upsample_rates to hold one hop of at most half the window, "
+                f"{window_size // 2} samples, got {tuple(upsample_rates)}."
+            )
+        self.hop_length = upsample_rates[0]
+        bins = window_size // 2 + 1
+        self.conv_in = nn.Conv1d(model_in_dim, hidden_dim, 7, padding=3)
+        self.blocks = nn.ModuleList(_ConvNextBlock(hidden_dim) for _ in range(num_blocks))
+        self.conv_out = nn.Conv1d(hidden_dim, bins, 1)
+        nn.init.zeros_(self.conv_out.weight)
+        filters = slaney_filters(window_size, model_in_dim, sampling_rate)
+        self.register_buffer("filters", filters, persistent=False)
+        shares = filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-8)
+        self.register_buffer("shares", shares, persistent=False)
+        self.register_buffer("window", torch.hann_window(window_size), persistent=False)
+
+    @property
+    def config(self) -> Any:
+        """The settings, whose names are also attributes as in transformers' configs."""
+        return super().config
+
+    def magnitudes(self, spectrogram: Tensor) -> Tensor:
+        """Predict the magnitudes of a short-time Fourier transform.
+
+        Args:
+            spectrogram: Natural logarithms of mel amplitudes, shape (n, frames, mel bins).
+
+        Returns:
+            Magnitudes, shape (n, frames, window_size // 2 + 1), the amplitudes of the mel bins as a
+            smooth envelope times what the network adds.
+        """
+        hidden = self.conv_in((spectrogram.transpose(1, 2) + 5) / 2.5)
+        for block in self.blocks:
+            hidden = block(hidden)
+        detail = self.conv_out(hidden).transpose(1, 2)
+        envelope = (spectrogram.exp() / self.filters.sum(dim=0)) @ self.shares.T
+        return envelope * detail.exp()
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        """Make waveforms.
+
+        Args:
+            spectrogram: Natural logarithms of mel amplitudes, shape (n, frames, mel bins), or
+                (frames, mel bins) for one.
+
+        Returns:
+            Waveforms, shape (n, frames * hop), or (frames * hop,) for one. The same spectrogram
+            always gives the same waveform: the phases start from a fixed seed.
+
+        Raises:
+            UserError: If the spectrogram has another number of mel bins.
+        """
+        if spectrogram.ndim not in (2, 3) or spectrogram.shape[-1] != self.config.model_in_dim:
+            raise UserError(
+                f"Expected log-mel spectrograms of shape (n, frames, {self.config['model_in_dim']})"
+                f", got {tuple(spectrogram.shape)}."
+            )
+        batch = spectrogram if spectrogram.ndim == 3 else spectrogram.unsqueeze(0)
+        targets = batch.float().exp()
+        predicted = self.magnitudes(batch).float()
+        for _ in range(_BALANCING_STEPS):
+            predicted = predicted * self._gains(targets, predicted)
+        seed = torch.Generator().manual_seed(0)
+        turns = torch.rand(predicted.shape[1:], generator=seed).to(predicted.device)
+        phases = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
+        momentum = self.config.momentum
+        weight = momentum / (1 + momentum)
+        spectra, before = predicted * phases, torch.zeros((), device=predicted.device)
+        for _ in range(self.config.iterations):
+            rebuilt = self.stft(self._istft(spectra))
+            ahead = rebuilt - weight * before
+            before = rebuilt
+            own = ahead.abs().clamp(min=1e-9)
+            # Half-way between what the phases allow, at the given mels, and what was predicted.
+            magnitudes = (own * self._gains(targets, own) * predicted).sqrt()
+            spectra = ahead / own * magnitudes
+        waveforms = self._istft(spectra)
+        return waveforms if spectrogram.ndim == 3 else waveforms[0]
+
+    def _gains(self, targets: Tensor, magnitudes: Tensor) -> Tensor:
+        """Find factors that bring magnitudes (n, frames, bins) nearer to mel amplitudes."""
+        ratios = (targets / (magnitudes @ self.filters.float()).clamp(min=1e-7)).clamp(1e-3, 1e3)
+        return (ratios.log() @ self.shares.float().T).exp()
+
+    def stft(self, waveforms: Tensor) -> Tensor:
+        """Transform waveforms (n, frames * hop) to complex spectra (n, frames, bins)."""
+        return framed_spectra(waveforms, self.window.float(), self.hop_length)
+
+    def _istft(self, spectra: Tensor) -> Tensor:
+        """Overlap and add; `torch.istft` wants centred frames, and a frame more than we have."""
+        size, hop, frames = len(self.window), self.hop_length, spectra.shape[1]
+        samples = size + (frames - 1) * hop
+        window = self.window.float()
+        pieces = torch.fft.irfft(spectra, n=size) * window
+        weights = window.square().expand(1, frames, size)
+        added, weight = (
+            F.fold(rows.transpose(1, 2), (1, samples), (1, size), stride=(1, hop))[:, 0, 0]
+            for rows in (pieces, weights)
+        )
+        start = (size - hop) // 2
+        inside = slice(start, start + frames * hop)
+        return added[:, inside] / weight[:, inside].clamp(min=1e-3)
+
+
+def slaney_filters(window_size: int, mel_bins: int, sampling_rate: int) -> Tensor:
+    """Return AudioLDM's mel filter bank, shape (window_size // 2 + 1, mel_bins)."""
+    filters = mel_filter_bank(
+        num_frequency_bins=window_size // 2 + 1,
+        num_mel_filters=mel_bins,
+        min_frequency=0.0,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return torch.from_numpy(filters).float()
+
+
+def framed_spectra(waveforms: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """Transform waveforms (n, frames * hop_length) to complex spectra (n, frames, bins).
+
+    Frames are centred on the middles of their hops, as HiFi-GAN's are.
+    """
+    padding = (len(window) - hop_length) // 2
+    padded = F.pad(waveforms.unsqueeze(1), (padding, padding), mode="reflect").squeeze(1)
+    spectra = torch.stft(
+        padded, len(window), hop_length, window=window, center=False, return_complex=True
+    )
+    return spectra.transpose(1, 2)
+
+
+class _ConvNextBlock(nn.Module):
+    """A ConvNeXt block (Liu et al. 2022, https://arxiv.org/abs/2201.03545) over time."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.depthwise = nn.Conv1d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.widen = nn.Linear(dim, 3 * dim)
+        self.narrow = nn.Linear(3 * dim, dim)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map (n, dim, frames) to the same shape."""
+        added = self.norm(self.depthwise(hidden_states).transpose(1, 2))
+        return hidden_states + self.narrow(F.gelu(self.widen(added))).transpose(1, 2)

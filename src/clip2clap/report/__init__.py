@@ -1,0 +1,1 @@
+"""Self-contained HTML pages that norms, training, evaluation and the demo share."""

@@ -1,0 +1,119 @@
+"""Tables written for other programs, read as those programs do, and read back."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.embeddings.table.convert import export_table, import_table
+from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
+
+DIM, ROWS = 7, 12
+SPACES = {
+    "clip_text": EmbeddingSpace("clip", "a/clip", "text", DIM, True, "c1"),
+    "clap_text": EmbeddingSpace("clap", "a/clap", "text", DIM, True, "d1"),
+}
+
+
+@pytest.fixture(params=["float16", "float32"])
+def table(request, tmp_path) -> EmbeddingTable:
+    random = torch.Generator().manual_seed(0)
+    embeds = {name: unit_norm(torch.randn(ROWS, DIM, generator=random)) for name in SPACES}
+    with TableWriter(tmp_path / "table", SPACES, dtype=request.param) as writer:
+        captions = [f'a "quoted", caption {i}' for i in range(ROWS)]
+        writer.append([f"row {i}" for i in range(ROWS)], {"caption": captions}, embeds)
+    return EmbeddingTable.open(tmp_path / "table")
+
+
+@pytest.mark.parametrize("format", ["parquet", "numpy", "csv", "text"])
+def test_what_is_exported_comes_back_to_float32(table, tmp_path, format):
+    folder = export_table(table, tmp_path / "out", format)
+    again = import_table(folder, tmp_path / "again")
+    assert again.ids == table.ids
+    assert again.source("caption") == table.source("caption")
+    assert again.spaces == table.spaces
+    for column in SPACES:
+        assert torch.equal(again.tensor(column).float(), table.tensor(column).float())
+
+
+def read_as_the_reference_does(file: Path) -> dict[str, list[np.ndarray]]:
+    """Read a pair: every line after a title that holds anything is one value."""
+    found: dict[str, list[np.ndarray]] = {}
+    values: list[np.ndarray] = []
+    for line in file.read_text().splitlines(keepends=True):
+        if line.startswith(("CLIP Embedding:", "CLAP Embedding:")):
+            values = found.setdefault(line.split()[0], [])
+        elif line.strip():
+            values.append(np.array(line.split(), np.float64))
+    return found
+
+
+def test_the_text_files_are_what_the_reference_projects_training_reads(table, tmp_path):
+    folder = export_table(table, tmp_path / "train", "text")
+    assert sorted(os.listdir(folder)) == sorted(f"muestra_{i}.txt" for i in range(ROWS))
+    for place in range(ROWS):
+        pair = read_as_the_reference_does(folder / f"muestra_{place}.txt")
+        for title, column in (("CLIP", "clip_text"), ("CLAP", "clap_text")):
+            values = torch.tensor(np.array(pair[title]))
+            assert values.shape == (DIM, 1)
+            assert torch.equal(values[:, 0], table.tensor(column)[place].double())
+    lines = (folder / "muestra_0.txt").read_text().split("\n")
+    assert lines[0] == "CLIP Embedding:"
+    assert lines[DIM + 1 : DIM + 4] == ["", "", "CLAP Embedding:"]
+    assert len(lines[1].lstrip("-")) == len("1.000000000000000000e+00")
+
+
+def test_the_csv_files_are_what_the_reference_projects_programs_read(table, tmp_path):
+    folder = export_table(table, tmp_path / "csv", "csv")
+    with (folder / "CLIP.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert len(header) == DIM
+    assert torch.equal(
+        torch.tensor([[float(v) for v in row] for row in rows], dtype=torch.float64),
+        table.tensor("clip_text").double(),
+    )
+    with (folder / "CLAP.csv").open(newline="") as file:
+        _, *rows = csv.reader(file)
+    lists = [[float(v) for v in " ".join(row).strip("[]").split(", ")] for row in rows]
+    assert torch.equal(torch.tensor(lists, dtype=torch.float64), table.tensor("clap_text").double())
+
+
+def test_files_of_the_reference_project_become_a_table_of_unit_norm(table, tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for place, length in ((0, 9.5), (2, 11.0), (10, 8.25)):  # not in the order of names as texts
+        vectors = [table.tensor(column)[place].double() for column in SPACES]
+        with (folder / f"muestra_{place}.txt").open("w") as file:
+            file.write("CLIP Embedding:\n")
+            np.savetxt(file, (vectors[0] * length).numpy())
+            file.write("\n\nCLAP Embedding:\n")
+            np.savetxt(file, vectors[1].numpy())
+    with pytest.raises(UserError, match="Give their spaces"):
+        import_table(folder, tmp_path / "none")
+    again = import_table(folder, tmp_path / "again", spaces=SPACES)
+    assert again.ids == ["0", "1", "2"]
+    for column in SPACES:
+        expected = unit_norm(table.tensor(column)[[0, 2, 10]])
+        assert torch.allclose(again.tensor(column), expected, atol=1e-6)
+
+
+def test_damaged_and_foreign_files_are_told_in_a_line(table, tmp_path):
+    folder = export_table(table, tmp_path / "out", "text")
+    (folder / "muestra_3.txt").write_text("CLIP Embedding:\nnonsense\n")
+    with pytest.raises(UserError, match=r"muestra_3\.txt holds no pair"):
+        import_table(folder, tmp_path / "again")
+    (folder / "muestra_3.txt").unlink()
+    with pytest.raises(UserError, match=f"holds {ROWS - 1} vectors, .+ tells of {ROWS} rows"):
+        import_table(folder, tmp_path / "again2")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        export_table(table, folder, "text")
+    with pytest.raises(UserError, match="Expected format as one of"):
+        export_table(table, tmp_path / "no", "pickle")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="has no CLIP column 'clip_image'"):
+        export_table(table, tmp_path / "no", "csv", clip="clip_image")

@@ -1,0 +1,516 @@
+"""Measures of sounds against known distances, and evaluations of tiny pipelines."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.linalg import sqrtm
+from torch import Tensor
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+)
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.space import SpaceMismatchError
+from clip2clap.evaluation.classifiers import ClassifierJudge, ZeroShotJudge
+from clip2clap.evaluation.datasets.images import read_stills
+from clip2clap.evaluation.generation.audio import SoundEvaluation, evaluate_sounds
+from clip2clap.evaluation.report.examples import best_and_worst
+from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+from clip2clap.media.audio import load_sound
+from clip2clap.media.audio_writer import write_audio
+from clip2clap.metrics.distribution import frechet_distance, kernel_distance
+from clip2clap.translator.base import Translator
+from clip2clap.translator.mlp import MLPTranslator
+
+Run = Callable[..., tuple[int, str, str]]
+KINDS = ("dog", "sea_wave")
+RATE = 16_000
+
+
+# Distances
+
+
+def gaussian(n: int, mean: np.ndarray, factor: np.ndarray, seed: int) -> np.ndarray:
+    """Draw vectors whose mean and covariance are exactly those asked for."""
+    d = len(mean)
+    white = np.random.default_rng(seed).normal(size=(n, d))
+    white -= white.mean(0)
+    white = white @ np.linalg.inv(np.linalg.cholesky(np.cov(white.T)).T)
+    return mean + white @ factor.T
+
+
+def test_frechet_distance_has_its_closed_form_on_gaussians() -> None:
+    # Covariances that share their axes: the distance is that of means and deviations.
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    means, deviations = rng.normal(size=(2, 6)), rng.uniform(0.2, 2, size=(2, 6))
+    sides = [gaussian(300 + 50 * at, means[at], axes * deviations[at], seed=at) for at in range(2)]
+    expected = ((means[0] - means[1]) ** 2).sum() + ((deviations[0] - deviations[1]) ** 2).sum()
+    assert frechet_distance(*sides) == pytest.approx(expected, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(3, 60), st.integers(3, 60), st.integers(2, 12), st.integers(0, 100))
+def test_frechet_distance_equals_the_matrix_roots(n: int, m: int, d: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one = rng.normal(size=(n, d)) @ rng.normal(size=(d, d))
+    other = rng.normal(size=(m, d)) + rng.normal(size=d)
+    covariances = [np.cov(side.T) + 1e-9 * np.eye(d) for side in (one, other)]
+    root = np.real(sqrtm(covariances[0] @ covariances[1]))
+    expected = (
+        ((one.mean(0) - other.mean(0)) ** 2).sum()
+        + sum(np.trace(covariance) for covariance in covariances)
+        - 2 * np.trace(root)
+    )
+    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-3, abs=2e-3)
+    assert frechet_distance(other, one) == pytest.approx(frechet_distance(one, other))
+
+
+def test_a_set_is_at_no_distance_from_itself_though_it_is_small() -> None:
+    few = np.random.default_rng(0).normal(size=(5, 40))
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(few, few + 1) == pytest.approx(40)
+
+
+def test_kernel_distance_equals_loops_and_tells_sets_apart_whatever_their_size() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(7, 3)) + 0.5, rng.normal(size=(9, 3))
+    apart = [np.linalg.norm(a - b) for i, a in enumerate(other) for b in other[:i]]
+    width = np.median(apart)
+
+    def mean(left: np.ndarray, right: np.ndarray, skip: bool) -> np.floating:
+        return np.mean(
+            [
+                np.exp(-(np.linalg.norm(a - b) ** 2) / (2 * width**2))
+                for i, a in enumerate(left)
+                for j, b in enumerate(right)
+                if not (skip and i == j)
+            ]
+        )
+
+    expected = mean(one, one, True) + mean(other, other, True) - 2 * mean(one, other, False)
+    assert kernel_distance(one, other) == pytest.approx(expected)
+    alike = [
+        kernel_distance(rng.normal(size=(n, 8)), rng.normal(size=(60, 8)))
+        for n in (10, 60)
+        for _ in range(40)
+    ]
+    assert np.mean(alike[:40]) == pytest.approx(0, abs=0.01)
+    assert np.mean(alike[40:]) == pytest.approx(0, abs=0.01)
+    assert kernel_distance(rng.normal(size=(10, 8)) + 1, rng.normal(size=(60, 8))) > 0.1
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_sets_without_a_distance_are_refused(distance: Any) -> None:
+    some = np.ones((3, 2))
+    for one, other in ((some[:1], some), (some, np.ones((3, 4))), (some[0], some)):
+        with pytest.raises(UserError, match="two sets"):
+            distance(one, other)
+    with pytest.raises(UserError, match="NaN"):
+        distance(some * np.nan, some)
+
+
+# Stills
+
+
+def picture(path: Path, colour: Sequence[int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32), tuple(colour)).save(path)  # pyright: ignore[reportArgumentType]
+
+
+def sound(path: Path, hertz: float, seconds: float = 1.5) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = np.arange(round(seconds * RATE)) / RATE
+    write_audio(path, 0.5 * np.sin(2 * np.pi * hertz * times).astype(np.float32), RATE)
+
+
+def test_folders_of_classes_are_imagehears_protocol(tmp_path: Path) -> None:
+    for kind in KINDS:
+        for number in range(2):
+            picture(tmp_path / "images" / kind / f"{number}.png", (9, 9, 9))
+            sound(tmp_path / "sounds" / kind / f"other {number}.wav", 300)
+    (tmp_path / "images" / "dog" / "1.txt").write_text(" a dog barks \n")
+    alone = read_stills(tmp_path / "images")
+    assert (alone.protocol, alone.recordings) == ("imagehear", [])
+    assert alone.labels == ["dog", "sea wave"]
+    assert [still.name for still in alone.stills] == [
+        "dog/0",
+        "dog/1",
+        "sea_wave/0",
+        "sea_wave/1",
+    ]
+    assert [still.words for still in alone.stills][:3] == [
+        "the sound of a dog",
+        "a dog barks",
+        "the sound of a sea wave",
+    ]
+    beside = read_stills(tmp_path / "images", tmp_path / "sounds")
+    assert beside.protocol == "imagehear"
+    assert [recording.label for recording in beside.recordings] == ["dog"] * 2 + ["sea wave"] * 2
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_frames_beside_their_sounds_are_vggsounds_protocol(apart: bool, tmp_path: Path) -> None:
+    images, sounds = tmp_path / "a", tmp_path / ("b" if apart else "a")
+    for stem in ("x_1", "x_2"):
+        picture(images / f"{stem}.jpg", (9, 9, 9))
+        sound(sounds / f"{stem}.flac", 300)
+        (images / f"{stem}.txt").write_text(f"words of {stem}")
+    found = read_stills(images, sounds if apart else None)
+    assert found.protocol == "vggsound"
+    assert found.labels == []
+    assert [(r.path.name, r.words) for r in found.recordings] == [
+        ("x_1.flac", "words of x_1"),
+        ("x_2.flac", "words of x_2"),
+    ]
+
+
+def test_folders_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (1, 1, 1))
+    with pytest.raises(UserError, match="at least two pictures"):
+        read_stills(tmp_path)
+    with pytest.raises(UserError, match="not a folder"):
+        read_stills(tmp_path / "none")
+    picture(tmp_path / "b.png", (1, 1, 1))
+    with pytest.raises(UserError, match="at least two sounds"):
+        read_stills(tmp_path, tmp_path)
+    sound(tmp_path / "a.wav", 300)
+    with pytest.raises(UserError, match=r"Only 1 of 2 .* recording"):
+        read_stills(tmp_path)
+    (tmp_path / "a.wav").unlink()
+    picture(tmp_path / "dog" / "c.png", (1, 1, 1))
+    with pytest.raises(UserError, match=r"Only 1 of 3 .* label"):
+        read_stills(tmp_path)
+    (tmp_path / "dog" / "c.png").unlink()
+    picture(tmp_path / "b.jpg", (1, 1, 1))
+    with pytest.raises(UserError, match="called b"):
+        read_stills(tmp_path)
+
+
+# Sound level
+
+
+class PitchJudge:
+    """Knows a dog from a wave by how fast the waveform crosses zero."""
+
+    name = "pitch"
+
+    def __call__(self, sounds: Sequence[tuple[np.ndarray, int]], embeds: Tensor) -> list[str]:
+        crossings = [np.mean(np.diff(np.signbit(wave)) != 0) * rate / 2 for wave, rate in sounds]
+        return ["dog" if hertz > 600 else "sea wave" for hertz in crossings]
+
+
+@pytest.fixture(scope="module")
+def pipeline(musicldm_folder: Path, clip_folder: Path) -> ImageToAudioPipeline:
+    made = ImageToAudioPipeline.from_pretrained(musicldm_folder, clip=clip_folder, torch_dtype=None)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def clap(musicldm_folder: Path) -> ClapEncoder:
+    return ClapEncoder.from_pretrained(musicldm_folder)
+
+
+@pytest.fixture(scope="module")
+def translator(clip_folder: Path, clap: ClapEncoder) -> Translator:
+    made = MLPTranslator(12, 16, hidden=8)
+    made.initialise(torch.Generator().manual_seed(0))
+    clip = ClipEncoder.from_pretrained(clip_folder)
+    made.record(source_space=clip.space("image"), target_space=clap.space("text"))
+    return made.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three photographs and recordings of each kind; dogs sound high, waves low."""
+    for at, kind in enumerate(KINDS):
+        for number in range(3):
+            picture(tmp_path / "images" / kind / f"{number}.png", (200 * at, 80 * number, 50))
+            sound(tmp_path / "real" / kind / f"own {number}.wav", (900, 200)[at] + 20 * number)
+    return tmp_path
+
+
+def measure(
+    pipeline: ImageToAudioPipeline,
+    translator: Translator,
+    clap: ClapEncoder,
+    folder: Path,
+    **options: Any,
+) -> SoundEvaluation:
+    return evaluate_sounds(
+        pipeline,
+        {"one": translator},
+        read_stills(folder / "images", folder / "real"),
+        folder / "sounds",
+        clap=clap,
+        num_inference_steps=2,
+        audio_length_in_s=0.1,
+        resamples=200,
+        **{"judge": PitchJudge(), **options},
+    )
+
+
+def test_figures_are_those_of_the_sounds_that_were_kept(
+    pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
+) -> None:
+    found = measure(pipeline, translator, clap, folder)
+    (one,) = found.translators
+    sounds = [load_sound(file) for file in one.files]
+    assert [len(wave) for wave, _ in sounds] == [1600] * 6
+    heard = clap.audios(sounds)
+    words = ["the sound of a dog"] * 3 + ["the sound of a sea wave"] * 3
+    assert one.scores.clap_score is not None
+    assert one.scores.clap_score.value == pytest.approx(
+        (heard * clap.texts(words)).sum(1).mean().item(), abs=1e-6
+    )
+    real = [load_sound(file) for file in sorted((folder / "real").rglob("*.wav"))]
+    reference = clap.audios(real)
+    assert one.scores.fd == pytest.approx(frechet_distance(heard.numpy(), reference.numpy()))
+    assert one.scores.kd == pytest.approx(kernel_distance(heard.numpy(), reference.numpy()))
+    # The generator's own CLAP measures, so the translated vector can be compared.
+    assert pipeline.clip is not None
+    images = sorted((folder / "images").rglob("*.png"))
+    told = translator(pipeline.clip.images(images))
+    assert one.scores.translated is not None
+    assert one.scores.translated.value == pytest.approx(
+        (heard * told).sum(1).mean().item(), abs=1e-6
+    )
+    assert one.scores.seconds is not None
+    assert one.scores.seconds > 0
+    assert any("flatters" in note for note in found.notes)
+    # The same sound that image-to-audio makes of the photograph alone.
+    again = pipeline(
+        prompt_embeds=told[4:5].detach(),
+        generator=[torch.Generator().manual_seed(4)],
+        num_inference_steps=2,
+        audio_length_in_s=0.1,
+    )
+    assert np.asarray(again.audios)[0] == pytest.approx(sounds[4][0], abs=1e-3)
+
+
+def test_real_recordings_are_named_right_and_the_wrong_picture_is_held_against_the_other_kind(
+    pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
+) -> None:
+    found = measure(pipeline, translator, clap, folder)
+    assert found.real is not None
+    assert found.real.judge is not None
+    assert found.real.judge.value == 1
+    assert found.real.clips == 6
+    (one,) = found.translators
+    assert one.scores.judge is not None
+    assert one.wrong_picture.judge is not None
+    # Of two kinds, what is right for one is wrong for the other.
+    assert one.scores.judge.value + one.wrong_picture.judge.value == pytest.approx(1)
+    assert one.wrong_picture.fd == one.scores.fd
+    assert one.confusion is not None
+    assert np.trace(one.confusion) == round(6 * one.scores.judge.value)
+    assert np.sum(one.confusion, axis=1).tolist() == [3, 3]
+    heard = found.per_row
+    assert not np.array_equal(heard["one/clap_score"], heard["one/wrong picture/clap_score"])
+
+
+def test_a_run_that_was_stopped_makes_only_what_is_missing(
+    pipeline: ImageToAudioPipeline,
+    translator: Translator,
+    clap: ClapEncoder,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = measure(pipeline, translator, clap, folder, batch_size=2)
+    before = [file.read_bytes() for file in first.translators[0].files]
+    first.translators[0].files[3].unlink()
+    asked: list[int] = []
+    make = ImageToAudioPipeline.__call__
+
+    def count(self: ImageToAudioPipeline, *args: Any, **kwargs: Any) -> Any:
+        asked.append(len(kwargs["prompt_embeds"]))
+        return make(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageToAudioPipeline, "__call__", count)
+    second = measure(pipeline, translator, clap, folder, batch_size=2)
+    assert asked == [1]
+    after = [file.read_bytes() for file in second.translators[0].files]
+    assert before[:3] + before[4:] == after[:3] + after[4:]
+    assert second.translators[0].scores.clap_score is not None
+    # Another seed is another run.
+    measure(pipeline, translator, clap, folder, batch_size=4, seed=9)
+    assert asked == [1, 4, 2]
+
+
+def test_a_way_back_gives_the_clip_score(
+    pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
+) -> None:
+    assert pipeline.clip is not None
+    back = MLPTranslator(16, 12, hidden=8)
+    back.initialise(torch.Generator().manual_seed(1))
+    back.record(source_space=clap.space("audio"), target_space=pipeline.clip.space("image"))
+    found = measure(pipeline, translator, clap, folder, back=back).translators[0]
+    heard = clap.audios([load_sound(file) for file in found.files])
+    seen = pipeline.clip.images(sorted((folder / "images").rglob("*.png")))
+    assert found.scores.clip_score is not None
+    assert found.scores.clip_score.value == pytest.approx(
+        100 * (back(heard) * seen).sum(1).mean().item(), abs=1e-4
+    )
+    with pytest.raises(SpaceMismatchError):
+        measure(pipeline, translator, clap, folder, back=translator)
+
+
+def test_one_sound_is_made_of_a_vector_whatever_the_pipelines_own_number(
+    pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
+) -> None:
+    (plain,) = measure(pipeline, translator, clap, folder).translators
+    kept = [load_sound(file)[0] for file in plain.files]
+    shutil.rmtree(folder / "sounds")
+    pipeline.register_to_config(default_num_candidates=3)
+    try:
+        (one,) = measure(pipeline, translator, clap, folder).translators
+    finally:
+        pipeline.register_to_config(default_num_candidates=1)
+    for sound, expected in zip(one.files, kept, strict=True):
+        np.testing.assert_array_equal(load_sound(sound)[0], expected)
+
+
+def test_a_foreign_clap_measures_all_but_the_translated_vector(
+    pipeline: ImageToAudioPipeline, translator: Translator, foreign_folder: Path, folder: Path
+) -> None:
+    foreign = ClapEncoder.from_pretrained(foreign_folder)
+    shutil.rmtree(folder / "real")
+    stills = read_stills(folder / "images")
+    found = evaluate_sounds(
+        pipeline,
+        {"one": translator},
+        stills,
+        folder / "sounds",
+        clap=foreign,
+        judge=ZeroShotJudge(foreign, stills.labels),
+        num_inference_steps=1,
+        audio_length_in_s=0.1,
+    )
+    (one,) = found.translators
+    assert one.scores.translated is None
+    assert one.scores.fd is None
+    assert found.real is None
+    assert found.judge is not None
+    assert found.judge.startswith("zero-shot by")
+    assert not any("flatters" in note for note in found.notes)
+    best, worst = best_and_worst(found, stills)
+    scores = found.per_row["one/clap_score"]
+    assert best[0].title == stills.stills[int(scores.argmax())].name
+    assert worst[0].title == stills.stills[int(scores.argmin())].name
+    assert best[0].pictures
+    assert best[0].pictures[0][1].startswith(b"\xff\xd8")
+    assert best[0].sound is not None
+    assert best[0].sound.startswith(b"OggS")
+
+
+def test_a_classifier_of_transformers_judges_among_the_kinds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ASTForAudioClassification(
+        ASTConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            max_length=16,
+            num_mel_bins=16,
+            patch_size=16,
+            id2label={0: "Dog", 1: "Sea_wave", 2: "Speech"},
+        )
+    )
+    # It always says speech, then wave, then dog: of the kinds, wave is the likeliest.
+    last: Any = model.classifier.dense
+    torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    model.save_pretrained(tmp_path)
+    extractor = ASTFeatureExtractor(num_mel_bins=16, max_length=16, sampling_rate=8000)
+    extractor.save_pretrained(tmp_path)
+    judge = ClassifierJudge(tmp_path, ["dog", "sea wave"])
+    wave = np.sin(np.arange(RATE) / 5).astype(np.float32)
+    assert judge([(wave, RATE), (wave, 8000)], torch.zeros(2, 1)) == ["sea wave"] * 2
+    with pytest.raises(UserError, match="doesn't know frog"):
+        ClassifierJudge(tmp_path, ["dog", "frog"])
+    with pytest.raises(UserError, match="can't be loaded"):
+        ClassifierJudge(tmp_path / "none", ["dog"])
+
+
+def test_the_command_shows_sounds_and_compares_them(
+    musicldm_folder: Path, clip_folder: Path, translator: Translator, folder: Path, run: Run
+) -> None:
+    translator.save_pretrained(folder / "one")
+    other = MLPTranslator(12, 16, hidden=8)
+    other.initialise(torch.Generator().manual_seed(5))
+    other.record(source_space=translator.source_space, target_space=translator.target_space)
+    other.save_pretrained(folder / "two")
+    shared = [
+        *("--pipeline", musicldm_folder, "--clip", clip_folder, "--images", folder / "images"),
+        *("--recordings", folder / "real", "--steps", 1, "--seconds", 0.1, "--resamples", 100),
+    ]
+    code, out, _ = run(
+        "evaluate", folder / "one", folder / "two", *shared, "-o", folder / "out", "--dtype", "fp32"
+    )
+    assert code == 0
+    places = [out.index(word) for word in ("real recordings", "one", "wrong picture", "two")]
+    assert places == sorted(places)
+    page = (folder / "out" / "report.html").read_text()
+    assert page.count("<audio") == page.count("data:image/jpeg") == 6
+    assert page.count("data:image/png") == 1
+    figures = json.loads((folder / "out" / "results.json").read_text())
+    assert figures["embeddings"] is None
+    assert figures["sounds"]["protocol"] == "imagehear"
+    assert figures["sounds"]["judge"].startswith("zero-shot")
+    code, out, _ = run("evaluate", "--compare", folder / "out", "--json")
+    assert code == 0
+    by_name = {one["figure"]: one for one in json.loads(out)}
+    score = figures["sounds"]["translators"]
+    apart = [one["scores"]["clap_score"]["value"] for one in score]
+    assert by_name["clap_score"]["difference"]["value"] == pytest.approx(
+        apart[0] - apart[1], abs=1e-6
+    )
+    assert {"judge", "translated_similarity"} <= set(by_name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "IMAGES"], "--pipeline"),
+        (["--table", "IMAGES", "--judge", "x"], "--images"),
+        (["--images", "IMAGES", "--pipeline", "demo", "--batch-size", "0"], "--batch-size"),
+        (["--images", "none", "--pipeline", "demo"], "not a folder"),
+        (["--images", "IMAGES", "--pipeline", "AUDIOLDM", "--clip", "CLIP"], "does not hear"),
+    ],
+)
+def test_a_mistake_about_sounds_is_one_line(
+    arguments: list[str],
+    message: str,
+    audioldm_folder: Path,
+    clip_folder: Path,
+    folder: Path,
+    run: Run,
+) -> None:
+    made = MLPTranslator(12, 16, hidden=8)
+    made.initialise(torch.Generator().manual_seed(0))
+    made.save_pretrained(folder / "plain")
+    places: dict[str, Any] = {
+        "IMAGES": folder / "images",
+        "AUDIOLDM": audioldm_folder,
+        "CLIP": clip_folder,
+    }
+    words = [places.get(word, word) for word in arguments]
+    code, _, err = run("evaluate", folder / "plain", *words, "-o", folder / "out")
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1

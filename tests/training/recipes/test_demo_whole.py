@@ -1,0 +1,241 @@
+"""The recipe of the demo models from its first stage to its last, on data made here.
+
+The pretrained parts are small networks with random weights, and every stage learns for one step, so
+nothing is learnt; but what each stage leaves is what the next one and the package need.
+"""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from torch import nn
+from transformers import BertConfig, BertModel, EfficientNetConfig, EfficientNetModel
+
+from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
+from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapConfig
+from clip2clap.training.recipes.demo import __main__ as command
+from clip2clap.training.recipes.demo import (
+    audio_classifier as judge,
+)
+from clip2clap.training.recipes.demo import (
+    features,
+    generator,
+    heads,
+    loop,
+    package,
+    parts,
+    recipe,
+    text,
+    vocoder,
+)
+from clip2clap.training.recipes.demo import (
+    image_classifier as photo_judge,
+)
+from clip2clap.training.recipes.demo import (
+    image_decoder as pictures,
+)
+from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoData
+
+from .pretended_gpu import GPU, PretendedGpu
+
+KINDS = ("dog", "sea")
+PHOTOS = 5
+
+
+def jpeg(random: np.random.Generator, side: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory):
+    """A data folder with two kinds, a few photographs and a few recordings."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    write_rows(
+        folder / "kinds.csv",
+        [
+            {"kind": k, "photo_classes": f"n{n}", "cifar10": "", "esc50": k, "animals": k}
+            for n, k in enumerate(KINDS)
+        ],
+    )
+    for name, kinds in (("kinds", KINDS), ("other", ("", ""))):
+        rows = [
+            {"jpeg": jpeg(random, 64), "class_id": f"n{n}", "name": f"class {n}", "kind": kind}
+            for n, kind in enumerate(kinds)
+            for _ in range(PHOTOS)
+        ]
+        (folder / "photos").mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"photos/photos_{name}.parquet")
+    for place in (*KINDS, "other"):
+        (folder / "photos/full" / place).mkdir(parents=True)
+        for number in range(3):
+            (folder / "photos/full" / place / f"n0_class_{number}.jpg").write_bytes(
+                jpeg(random, 100)
+            )
+    write_rows(
+        folder / "photos/imagenet_classes.csv",
+        [{"index": n, "wnid": f"n{n}", "name": f"class_{n}"} for n in range(1000)],
+    )
+    clips = []
+    for fold in "1234":
+        for kind in KINDS:
+            clips.append({"file": f"{kind}-{fold}.wav", "fold": fold, "category": kind})
+    animals = [{"file": f"animal-{n}.wav", "kind": KINDS[n % 2], "seconds": 1} for n in range(6)]
+    write_rows(folder / "sounds/esc50.csv", clips)
+    write_rows(folder / "sounds/animals.csv", animals)
+    for row in (*clips, *animals):
+        noise = random.uniform(-0.5, 0.5, SAMPLING_RATE).astype(np.float32)
+        soundfile.write(folder / "sounds" / row["file"], noise, SAMPLING_RATE)
+    write_rows(folder / "audiocaps/train.csv", [{"caption": f"a dog number {n}"} for n in range(9)])
+    (folder / "conceptual_captions").mkdir()
+    (folder / "conceptual_captions/few.tsv").write_text("the sea\thttp://host/a.jpg\n")
+    return folder
+
+
+def random_efficientnet():
+    """A network that gives 1,280 features, as EfficientNet-Lite0 does, but shallow."""
+    torch.manual_seed(0)
+    config = EfficientNetConfig(
+        image_size=224, width_coefficient=1.0, depth_coefficient=0.1, hidden_dim=1280
+    )
+    config.hidden_size = 1280
+    network = EfficientNetModel(config).train()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+            layer.momentum = 1.0
+    # Learns the scale of its layers, so that features tell pictures apart.
+    with torch.no_grad():
+        network(torch.randn(4, 3, 224, 224))
+    return network.eval(), nn.Linear(1280, 1000).eval()
+
+
+def random_minilm():
+    torch.manual_seed(0)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    vocabulary += [f"##{letter}" for letter in letters] + ["dog", "sea", "class", "photo"]
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=64,
+    )
+    return BertModel(config).eval(), parts.tokenizer_of(vocabulary)
+
+
+@pytest.fixture(scope="module")
+def grown(data_folder, tmp_path_factory):
+    """What the command leaves: the folder of checkpoints and the demo models."""
+    folder = tmp_path_factory.mktemp("grown")
+
+    def run(*stages):
+        command.main(
+            data_folder,
+            out=folder / "run",
+            stage=list(stages),
+            steps=[f"{name}=1" for name in recipe.SCHEDULES],
+            models=folder / "models",
+            threads=torch.get_num_threads(),
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (features, recipe, package):
+            if hasattr(module, "efficientnet_lite0"):
+                patch.setattr(module, "efficientnet_lite0", random_efficientnet)
+            if hasattr(module, "aisfx"):
+                patch.setattr(module, "aisfx", lambda: SfxAudioModel(SfxClapConfig()).eval())
+        patch.setattr(text, "minilm", random_minilm)
+        patch.setattr(text, "PHOTO_PHRASES", ("a {}",))
+        for module, names in {
+            text: ("BATCH",),
+            heads: ("CLIP_BATCH", "CLAP_BATCH"),
+            vocoder: ("BATCH",),
+            generator: ("AUTOENCODER_ROWS", "BATCH", "CROPS"),
+            features: ("CROPS", "ALTERED_COPIES"),
+            pictures: ("BATCH", "FINISHER_BATCH"),
+            judge: ("BATCH",),
+            photo_judge: ("BATCH",),
+        }.items():
+            for name in names:
+                patch.setattr(module, name, 2)
+        with pytest.MonkeyPatch.context() as gpu_patch, PretendedGpu() as gpu:
+            for module in (loop, features, parts, pictures):
+                gpu_patch.setattr(module, "training_device", lambda: GPU)
+            run(*(name for name in command.STAGES if name not in ("package", "evaluate")))
+        assert gpu.computed > 1000
+        # On another machine, without one.
+        run("package")
+        # A stage that is done asks for the pretrained parts all the same.
+        yield folder
+
+
+def test_the_recipe_leaves_models_that_load_and_make_sound(grown, data_folder):
+    models = grown / "models"
+    assert json.loads((models / "kinds.json").read_text())["kinds"] == list(KINDS)
+    clap = ClapEncoder.from_pretrained(models / "clap")
+    pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio", ranker=clap)
+    memory = pipeline.embedding_memory
+    assert memory is not None
+    assert memory.config["count"] == len(KINDS)
+    photo = DemoData(data_folder).photos[0].image()
+    made = pipeline(photo, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert np.isfinite(made.audios).all()
+    assert made.audios.shape[-1] > SAMPLING_RATE
+    clip = ClipEncoder.from_pretrained(models / "image_to_audio" / "clip")
+    assert clip.images([photo]).shape == clap.texts(["a dog"]).shape == (1, heads.EMBED_DIM)
+
+
+def test_what_lies_apart_is_not_computed_with():
+    """Or else the fixture above would show nothing of a machine with a GPU."""
+    with PretendedGpu() as gpu:
+        there, here = torch.ones(2, requires_grad=True).to(GPU), torch.ones(2)
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.add(there, here)
+        there.sum().backward()
+        assert (there.cpu() + here).tolist() == (there + here.to(GPU)).tolist() == [2, 2]
+    assert gpu.computed > 1
+
+
+def test_the_package_keeps_what_the_stages_learnt(grown, data_folder):
+    """The shipped text tower gives the recipe's own vectors, in half precision."""
+    stage = recipe.Recipe(
+        DemoData(data_folder), grown / "run", steps=dict.fromkeys(recipe.SCHEDULES, 1)
+    )
+    assert set(json.loads((grown / "run/stages.json").read_text())) == set(recipe.SCHEDULES)
+    clip = ClipEncoder.from_pretrained(grown / "models/image_to_audio/clip")
+    known = clip.images(
+        [DemoData(data_folder).photos[n].image() for n in stage.photos["photo"][:3]]
+    )
+    cosines = (known * stage.image_embeds[:3]).sum(dim=1)
+    assert cosines.min() > 0.99
+
+
+def test_a_recipe_that_is_done_does_nothing_again(grown, data_folder):
+    before = {path: path.stat().st_mtime_ns for path in (grown / "run").glob("*_run/*")}
+    stage = recipe.Recipe(
+        DemoData(data_folder), grown / "run", steps=dict.fromkeys(recipe.SCHEDULES, 1)
+    )
+    assert stage.judge is not None
+    assert len(stage.latents)
+    assert before == {path: path.stat().st_mtime_ns for path in before}

@@ -1,0 +1,21 @@
+from .config import TrainingConfig
+from .losses import TranslationLoss
+from .pairs import Pairs, join_pairs, read_pairs, split_pairs
+from .report import SweepResult, TrainingReport
+from .sweep.grid import SweepGrid, sweep
+from .trainer import train, train_translator
+
+__all__ = [
+    "Pairs",
+    "SweepGrid",
+    "SweepResult",
+    "TrainingConfig",
+    "TrainingReport",
+    "TranslationLoss",
+    "join_pairs",
+    "read_pairs",
+    "split_pairs",
+    "sweep",
+    "train",
+    "train_translator",
+]

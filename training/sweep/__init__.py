@@ -1,0 +1,1 @@
+"""Grids of translators, trained together where they share their batches."""

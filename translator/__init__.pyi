@@ -1,0 +1,20 @@
+from .auto import AutoTranslator
+from .base import Translator
+from .checkpoint import read_config
+from .linear import LinearFitter, LinearTranslator, fit_procrustes, fit_ridge
+from .mlp import MLPTranslator
+from .prior import PriorTranslator
+from .residual import ResidualTranslator
+
+__all__ = [
+    "AutoTranslator",
+    "LinearFitter",
+    "LinearTranslator",
+    "MLPTranslator",
+    "PriorTranslator",
+    "ResidualTranslator",
+    "Translator",
+    "fit_procrustes",
+    "fit_ridge",
+    "read_config",
+]
