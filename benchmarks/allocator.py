@@ -63,7 +63,7 @@ class Measured:
 def encode(clip: ClipEncoder) -> Callable[[], Any]:
     """Embed photographs as one batch."""
     pictures = list(photographs(PHOTOGRAPHS))
-    return partial(clip.images, pictures, batch_size=PHOTOGRAPHS)
+    return partial(clip.encode_image, pictures, batch_size=PHOTOGRAPHS)
 
 
 def demo_clip() -> ClipEncoder:

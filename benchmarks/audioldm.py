@@ -212,7 +212,7 @@ def run_variant(
         audios = pipe(photograph, **call, callback_on_step_end=tick).audios
     else:
         with torch.no_grad():
-            embeds = translator(clip.images([photograph]))
+            embeds = translator(clip.encode_image([photograph]))
         audios = pipe(prompt_embeds=embeds, **call, callback=tick).audios
     ended = clock()
     assert audios.shape == (1, round(SECONDS * 16000))

@@ -93,7 +93,7 @@ def main(
         jobs: list[tuple[Callable[[Sequence[str]], Any], Sequence[str]]] = [
             (baseline(encoders[0], few_in_batch), few)
         ]
-        jobs += [(lambda t, e=e: e.texts(t, batch_size=batch_size), texts) for e in encoders]
+        jobs += [(lambda t, e=e: e.encode_text(t, batch_size=batch_size), texts) for e in encoders]
         for job, some in jobs:
             job(some[:64])  # the first call allocates
         times = []

@@ -51,7 +51,7 @@ def main(
             model.get_image_features(pixels)
 
         def encode() -> None:
-            encoder.images(pictures, batch_size=images)
+            encoder.encode_image(pictures, batch_size=images)
 
         bare()
         encode()

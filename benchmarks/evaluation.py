@@ -30,7 +30,10 @@ def write_table(folder: Path, rows: int) -> None:
     """Write pairs of which the one side can be made from the other, in twenty kinds."""
     import torch
 
-    from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+    from clip2clap.core.math import unit_norm
+    from clip2clap.embeddings.space import (
+        EmbeddingSpace,
+    )
     from clip2clap.embeddings.table.reader import TableWriter
 
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +70,7 @@ def product(table: Path) -> None:
     """Multiply the two sides of a table, tile by tile."""
     import torch
 
-    from clip2clap.embeddings.space import unit_norm
+    from clip2clap.core.math import unit_norm
     from clip2clap.embeddings.table.reader import EmbeddingTable
 
     opened = EmbeddingTable.open(table)

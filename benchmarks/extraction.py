@@ -156,7 +156,7 @@ def megabytes_beyond_the_encoder(folder: Path, rows: int, threads: int) -> float
     torch.set_num_threads(threads)
     plan = EncoderPlan(("clip_text",), clip=str(folder / "clip"))
     encoder = plan.load().of("clip_text")
-    encoder.texts(made_up_captions(1000), batch_size=plan.rows_in_batch)
+    encoder.encode_text(made_up_captions(1000), batch_size=plan.rows_in_batch)
     process = psutil.Process()
     own = peak = process.memory_info().rss
     done = threading.Event()

@@ -64,7 +64,7 @@ def seconds(pipeline: Any, sound: Path, options: FilmOptions, steps: int | None)
     """Time one film."""
 
     def hear(waveforms: Any) -> Tensor:
-        heard = pipeline.clap.audios([(waveform, FILM_RATE) for waveform in waveforms])
+        heard = pipeline.clap.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
         return pipeline.translate(heard)
 
     frames = DecodedFrames(pipeline, options, calls={"num_inference_steps": steps})

@@ -14,7 +14,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 from timing import seconds
 
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.translator.linear import LinearFitter
 
 

@@ -5,7 +5,7 @@ step is a `clip2clap` command, which is printed; what the independent photo judg
 checkpoint the recipe of the demo models writes, is added.
 
     python benchmarks/pictures.py --data DATA -o pictures
-        --judge runs/demo/photo_judge_run/checkpoint.pt
+        --classifier runs/demo/photo_judge_run/checkpoint.pt
 """
 
 import json
@@ -67,14 +67,14 @@ def judge_pictures(checkpoint: Path, kinds: list[str], folder: Path) -> dict[str
         Of real photographs, made pictures, and these held against another kind.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
-    judge = PhotoJudge(len(kinds))
-    judge.load_state_dict(
+    classifier = PhotoJudge(len(kinds))
+    classifier.load_state_dict(
         {key[7:]: value for key, value in state.items() if key.startswith("module.")}
     )
-    judge.eval()
+    classifier.eval()
 
     def named(files: list[Path]) -> list[str]:
-        return [kinds[n] for n in judge.names([load_image(file) for file in files]).tolist()]
+        return [kinds[n] for n in classifier.names([load_image(file) for file in files]).tolist()]
 
     real = sorted((folder / "photographs").rglob("*.jpg"))
     made = sorted((folder / "report/pictures/demo-back").glob("*.png"))
@@ -145,7 +145,7 @@ def trip_lines(trips: dict[str, dict[str, Any]]) -> list[str]:
 def main(
     data: Annotated[Path, typer.Option(help="Data folder; docs/demo-models.md has its layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folders and reports.")],
-    judge: Annotated[
+    classifier: Annotated[
         Path | None, typer.Option(help="Checkpoint of the recipe's photo judge.")
     ] = None,
 ) -> None:
@@ -167,8 +167,8 @@ def main(
         "photograph, sound, picture": other["translators"][0]["round_trip"],
     }
     lines = [*picture_lines(there), "", *trip_lines(trips)]
-    if judge is not None:
-        said = judge_pictures(judge, demo.kind_names, output)
+    if classifier is not None:
+        said = judge_pictures(classifier, demo.kind_names, output)
         lines += ["", "| photo judge | named right |", "|---|---|"]
         lines += [f"| {name} | {100 * value:.1f} % |" for name, value in said.items()]
     (output / "results.md").write_text("\n".join(lines) + "\n")

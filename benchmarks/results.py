@@ -88,8 +88,8 @@ def write_pairs(data: DemoData, folder: Path, split: Split) -> None:
         for _ in range(PARTNERS[split])
     ]
     seen, heard = sorted({photo for photo, _, _ in rows}), sorted({sound for _, sound, _ in rows})
-    images = clip.images([data.photos[number].image() for number in seen])
-    audios = clap.audios([_read(data.recordings[number].path) for number in heard])
+    images = clip.encode_image([data.photos[number].image() for number in seen])
+    audios = clap.encode_audio([_read(data.recordings[number].path) for number in heard])
     places = {n: p for p, n in enumerate(seen)}, {n: p for p, n in enumerate(heard)}
     columns = {
         "item": [f"photo-{photo}" for photo, _, _ in rows],
@@ -156,7 +156,7 @@ def sound_lines(part: dict[str, Any]) -> str:
     titles = ["Fréchet", "kernel", "named right by CLAP", "CLAP score", "translated", "seconds"]
     lines = ["| sounds | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for scores in rows:
-        figures = [f"{scores['fd']:.3f}", f"{scores['kd']:.3f}", percent(scores["judge"])]
+        figures = [f"{scores['fd']:.3f}", f"{scores['kd']:.3f}", percent(scores["classifier"])]
         figures += [
             "" if scores[key] is None else f"{scores[key]['value']:.3f}"
             for key in ("clap_score", "translated")

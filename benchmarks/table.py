@@ -24,7 +24,10 @@ import torch
 import typer
 from timing import seconds
 
-from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+)
 from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
 
 DIM = 512

@@ -31,7 +31,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+)
 from clip2clap.embeddings.table.reader import TableWriter
 from clip2clap.metrics.retrieval import recall_at_k, retrieval_ranks
 from clip2clap.training.config import TrainingConfig

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm as hub_tqdm
 from transformers.utils import logging as transformers_logging
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError, one_line
 from clip2clap.core.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, resolve
 from clip2clap.embeddings.space import Family
 
@@ -53,14 +53,6 @@ class ModelNotFoundError(UserError, FileNotFoundError):
 
 class HubUnreachableError(ModelNotFoundError):
     """A checkpoint that isn't on disk, while the hub can't be asked for it."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that was found but can't be loaded as it stands."""
-
-
-class MissingExtraError(UserError, ImportError):
-    """A checkpoint that needs a package that isn't installed."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +118,6 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def one_line(error: BaseException, *, limit: int = 300) -> str:
-    """Give an error's message without line breaks, cut to `limit` characters."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    return message if len(message) <= limit else message[: limit - 3] + "..."
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings.checkpoint import CheckpointError, one_line
+from clip2clap.core.errors import CheckpointError, one_line
 
 # Enough to notice any training step, few enough to read a large checkpoint in well under a second.
 _RUNS = 8

@@ -3,9 +3,6 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from torch import Tensor
-from torch.nn import functional as F
-
 from clip2clap.core.errors import UserError
 
 Family = Literal["clip", "clap"]
@@ -104,15 +101,3 @@ def require_same_model(expected: EmbeddingSpace, got: EmbeddingSpace, *, what: s
         f"{what}: expected embeddings of {expected}, got {got}. Two encoders are two spaces, even "
         f"at the same size: load {expected.model_id!r}, or train a translator for {got.model_id!r}."
     )
-
-
-def unit_norm(embeds: Tensor) -> Tensor:
-    """Scale every vector to L2 norm 1, in float32; a vector of zeros stays one.
-
-    Args:
-        embeds: Embeddings, shape (..., d).
-
-    Returns:
-        The same directions, shape (..., d), float32, unit norm.
-    """
-    return F.normalize(embeds.float(), dim=-1)

@@ -1,26 +1,26 @@
-from .classifiers import ClassifierJudge, ZeroShotJudge
+from .classifiers import TransformersClassifier, ZeroShotClassifier
 from .comparison import compare_results
 from .cycle import measure_round_trip
-from .datasets.audio import read_takes
-from .datasets.images import read_stills
-from .generation.audio import evaluate_sounds
-from .generation.images import evaluate_pictures
+from .datasets.audio import read_audio_dataset
+from .datasets.images import read_image_dataset
+from .generation.audio import evaluate_audio
+from .generation.images import evaluate_images
 from .report.page import write_evaluation_page
 from .results import Results
 from .rows import choose_rows
-from .translation import evaluate_embeddings
+from .translation import evaluate
 
 __all__ = [
-    "ClassifierJudge",
     "Results",
-    "ZeroShotJudge",
+    "TransformersClassifier",
+    "ZeroShotClassifier",
     "choose_rows",
     "compare_results",
-    "evaluate_embeddings",
-    "evaluate_pictures",
-    "evaluate_sounds",
+    "evaluate",
+    "evaluate_audio",
+    "evaluate_images",
     "measure_round_trip",
-    "read_stills",
-    "read_takes",
+    "read_audio_dataset",
+    "read_image_dataset",
     "write_evaluation_page",
 ]

@@ -17,7 +17,7 @@ from clip2clap.evaluation.encoding import parts
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio_writer import write_audio
-from clip2clap.media.image_writer import write_picture
+from clip2clap.media.image_writer import write_image
 
 _MADE_FILE = "made.json"
 
@@ -197,7 +197,7 @@ def make_pictures(
         return list(made.images)
 
     made = MadeFiles(folder, names, ".png", settings, vectors)
-    made.make_missing(make, write_picture, batch_size=batch_size, advance=advance)
+    made.make_missing(make, write_image, batch_size=batch_size, advance=advance)
     return made
 
 

@@ -19,7 +19,7 @@ Sound = tuple[np.ndarray, int]
 Task = Literal["audio-classification", "image-classification"]
 
 
-class Judge(Protocol):
+class Classifier(Protocol):
     """Names the kind of each sound, or of each picture."""
 
     name: str
@@ -35,7 +35,7 @@ class Judge(Protocol):
         ...
 
 
-class ZeroShotJudge:
+class ZeroShotClassifier:
     """The measuring CLAP or CLIP, which takes the kind whose words lie nearest.
 
     Args:
@@ -48,7 +48,7 @@ class ZeroShotJudge:
         self.name = f"zero-shot by {encoder.space('audio' if hears else 'image').model_id}"
         self._kinds = list(kinds)
         words = words_for if hears else _words_for_picture
-        self._texts = encoder.texts([words(kind) for kind in kinds])
+        self._texts = encoder.encode_text([words(kind) for kind in kinds])
 
     def __call__(self, things: Sequence[Any], embeds: Tensor) -> list[str]:
         """Give the likeliest of the kinds for each vector; things aren't looked at."""
@@ -56,7 +56,7 @@ class ZeroShotJudge:
         return [self._kinds[place] for place in nearest.tolist()]
 
 
-class ClassifierJudge:
+class TransformersClassifier:
     """A classifier of transformers, of whose labels the kinds are taken.
 
     Args:
@@ -90,8 +90,8 @@ class ClassifierJudge:
         if strange:
             raise UserError(
                 f"The judge {folder} doesn't know {', '.join(strange[:5])}; it knows "
-                f"{', '.join(sorted(known)[:10])}. Name folders after its labels, or leave --judge "
-                "out."
+                f"{', '.join(sorted(known)[:10])}. Name folders after its labels, or leave "
+                "--classifier out."
             )
 
     def __call__(self, things: Sequence[Any], embeds: Tensor) -> list[str]:

@@ -114,7 +114,7 @@ _FIGURES: list[tuple[str, Callable[[dict[str, np.ndarray]], np.ndarray], str]] =
             ("nearest_kind", "kind"),
             ("clap_score", "clap_score"),
             ("translated_similarity", "translated"),
-            ("judge", "judge"),
+            ("classifier", "classifier"),
             ("clip_score", "clip_score"),
             ("true_picture_similarity", "true_picture"),
             ("round_trip_similarity", "round_trip"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from clip2clap.core.errors import UserError
 from clip2clap.evaluation.cache import MadeFiles, make_pictures, make_sounds
 from clip2clap.evaluation.encoding import hear_files, see_files
-from clip2clap.evaluation.translation import nearest_kinds
+from clip2clap.evaluation.translation import nearest_labels
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.metrics.bootstrap import Figure, Resamples
@@ -73,13 +73,13 @@ def measure_round_trip(
         names = sorted(set(labels))
         kinds = torch.tensor([names.index(label) for label in labels])
         same = distinct_rows(starts)[1]
-        nearest = nearest_kinds(ends, starts, same, kinds)
+        nearest = nearest_labels(ends, starts, same, kinds)
         rows["round_trip_kind"] = (nearest == kinds).numpy()
         wrong["round_trip_kind"] = (nearest == kinds[list(others)]).numpy()
         alike = similarity_within_kinds(starts, labels)
         known = ~np.isnan(alike)
         if known.any():
-            right = (nearest_kinds(starts, starts, same, kinds) == kinds).numpy()
+            right = (nearest_labels(starts, starts, same, kinds) == kinds).numpy()
             again = Resamples(range(int(known.sum())), resamples=draws.resamples)
             real = RoundTripScores(again.mean(alike[known]), again.share(right[known]))
     return RoundTrip(_scores(rows, draws), _scores(wrong, draws), real), rows

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
 from clip2clap.evaluation.classifiers import Sound
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
 
 SOUNDS_AT_ONCE = 16
@@ -25,11 +25,11 @@ def parts(values: Sequence[Any], size: int) -> Iterator[Any]:
 def see_files(clip: ClipEncoder, files: Sequence[Path]) -> Tensor:
     """Embed pictures, at least one; shape (n, d), unit norm."""
     seen = parts(files, PICTURES_AT_ONCE)
-    return torch.cat([clip.images([load_image(file) for file in part]) for part in seen])
+    return torch.cat([clip.encode_image([load_image(file) for file in part]) for part in seen])
 
 
 def hear_files(
-    clap: ClapEncoder, files: Sequence[Path], *, load: Callable[[Path], Sound] = load_sound
+    clap: ClapEncoder, files: Sequence[Path], *, load: Callable[[Path], Sound] = load_audio
 ) -> Tensor:
     """Embed sounds, at least one; shape (n, d), unit norm.
 
@@ -39,4 +39,4 @@ def hear_files(
         load: Reads one of them.
     """
     heard = parts(files, SOUNDS_AT_ONCE)
-    return torch.cat([clap.audios([load(file) for file in part]) for part in heard])
+    return torch.cat([clap.encode_audio([load(file) for file in part]) for part in heard])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs, Vectors, read_pairs, split_names, split_pairs

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.metrics.bootstrap import Figure, Resamples
 from clip2clap.metrics.retrieval import RECALLS, Retrieval, distinct_rows, measure_retrieval
 from clip2clap.training.pairs import Pairs
@@ -30,7 +30,7 @@ _AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
-class Kinds:
+class LabelSet:
     """Which kind each prediction is nearest to."""
 
     names: list[str]
@@ -78,7 +78,7 @@ class Scores:
     gap_angle: Figure
     """Angle between the two means, in degrees."""
 
-    kinds: Kinds | None
+    kinds: LabelSet | None
     """Where rows have labels."""
 
 
@@ -133,7 +133,7 @@ class EmbeddingEvaluation:
     """Points of the principal planes, for drawing."""
 
 
-def evaluate_embeddings(
+def evaluate(
     translators: Mapping[str, Translator],
     pairs: Pairs,
     *,
@@ -321,17 +321,17 @@ class _Bench:
 
     def _kinds(
         self, predicted: Tensor, labels: Sequence[str], others: Tensor | None
-    ) -> tuple[Kinds, np.ndarray]:
+    ) -> tuple[LabelSet, np.ndarray]:
         names = sorted(set(labels))
         places = {name: place for place, name in enumerate(names)}
         truth = torch.tensor([places[label] for label in labels])
-        nearest = nearest_kinds(predicted, self.target, self.truth, truth)
+        nearest = nearest_labels(predicted, self.target, self.truth, truth)
         truth = truth if others is None else truth[others]
         confusion = torch.zeros(len(names), len(names), dtype=torch.long)
         confusion.index_put_((truth, nearest), torch.ones_like(truth), accumulate=True)
         right = (nearest == truth).numpy()
         return (
-            Kinds(
+            LabelSet(
                 names=names,
                 accuracy=self.resamples.share(right),
                 balanced=(confusion.diag() / confusion.sum(1)).mean().item(),
@@ -341,7 +341,7 @@ class _Bench:
         )
 
 
-def nearest_kinds(predicted: Tensor, target: Tensor, same: Tensor, kinds: Tensor) -> Tensor:
+def nearest_labels(predicted: Tensor, target: Tensor, same: Tensor, kinds: Tensor) -> Tensor:
     """Find the kind whose mean target is nearest to each prediction.
 
     A prediction's own target is left out of the mean of its kind, unless it is the only one: the

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.inference.inputs import as_list
-from clip2clap.media.audio import load_sound, require_audible
+from clip2clap.media.audio import load_audio, require_audible
 
 AudioSource = str | Path | bytes | tuple[NDArray[np.floating] | Tensor, int]
 """A file, a file's bytes, or a mono waveform of shape (samples,) with its sampling rate in Hz."""
@@ -62,7 +62,7 @@ def _read(source: AudioSource, start: float, seconds: float | None) -> tuple[Any
                 f"{name} lasts {len(whole) / rate:.1f} s, and is to be heard from {start:g} s on."
             )
     else:
-        waveform, rate = load_sound(source, start=start, seconds=seconds)
+        waveform, rate = load_audio(source, start=start, seconds=seconds)
         name = "the recording" if isinstance(source, bytes) else str(source)
     if waveform.ndim == 1 and len(waveform):
         require_audible(waveform, name)

@@ -20,12 +20,15 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import unit_norm
 from clip2clap.core.presets import companions_of, resolve
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
-from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+)
 from clip2clap.inference.audio_inputs import AudioSource, audio_list, read_recordings
 from clip2clap.inference.compatibility import PathOrId, check_painting_spaces
-from clip2clap.inference.decoders.decoders import PictureDecoder, Request, decoder_of
+from clip2clap.inference.decoders.decoders import ImageDecoder, Request, decoder_of
 from clip2clap.inference.inputs import (
     as_list,
     check_callback_inputs,
@@ -129,7 +132,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         image_noising_scheduler: Stable unCLIP's schedule of the noise it adds to embeddings.
         ip_adapter: The weights that let Stable Diffusion's UNet attend to an embedding; they are
             put into the UNet here.
-        decoder_kind: Which `PictureDecoder` these parts make.
+        decoder_kind: Which `ImageDecoder` these parts make.
         clip_space: The space of the embeddings that the decoder was trained on, as
             `EmbeddingSpace.to_dict()` gives it; None if it isn't known.
         clap_id: Where the CLAP is loaded from, if it isn't saved with the pipeline.
@@ -218,7 +221,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             default_guidance_scale=default_guidance_scale,
             default_num_inference_steps=default_num_inference_steps,
         )
-        self.decoder: PictureDecoder = decoder_of(self, decoder_kind)
+        self.decoder: ImageDecoder = decoder_of(self, decoder_kind)
         self._text_embeds: dict[str, dict[str, Tensor]] = {}
         check_painting_spaces(clap, translator, clip, self.decoder.space)
         self._check_sizes()
@@ -364,7 +367,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         """The number of UNet timesteps of the call that is running or was last."""
         return self._num_timesteps
 
-    def embed_audios(
+    def encode_audio(
         self,
         audios: AudioSource | Sequence[AudioSource],
         *,
@@ -389,7 +392,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                 "Recordings need a CLAP, and this pipeline was made without: load it with "
                 "clap=..., or give audio_embeds or image_embeds."
             )
-        return self.clap.audios(read_recordings(audio_list(audios), start_in_s, length_in_s))
+        return self.clap.encode_audio(read_recordings(audio_list(audios), start_in_s, length_in_s))
 
     def translate(self, audio_embeds: Tensor) -> Tensor:
         """Carry CLAP embeddings into the decoder's CLIP space.
@@ -411,7 +414,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         moved = audio_embeds.to(self._execution_device)
         return self.translator(moved).to("cpu", torch.float32)
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embed words into the decoder's CLIP space, shape (n, d), float32, unit norm.
 
         They are kept: the same words are read only once.
@@ -428,10 +431,10 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         known = self._text_embeds.setdefault(model, {})
         unknown = list(dict.fromkeys(text for text in texts if text not in known))
         if unknown:
-            known.update(zip(unknown, self.clip.texts(unknown), strict=True))
+            known.update(zip(unknown, self.clip.encode_text(unknown), strict=True))
         return torch.stack([known[text] for text in texts])
 
-    def nearest_names(
+    def nearest_labels(
         self,
         image_embeds: Tensor,
         names: Sequence[str],
@@ -451,7 +454,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         Raises:
             UserError: If the pipeline has no CLIP that reads.
         """
-        words = self.embed_texts([template.format(name) for name in names])
+        words = self.encode_text([template.format(name) for name in names])
         rows = (unit_norm(image_embeds).cpu() @ words.T).tolist()
         return [
             sorted(zip(names, row, strict=True), key=lambda pair: pair[1], reverse=True)
@@ -473,7 +476,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         """
         if self.clip is None:
             raise UserError("Comparing pictures needs the decoder's CLIP: load with clip=...")
-        seen = self.clip.images(list(images))
+        seen = self.clip.encode_image(list(images))
         return rank_candidates(seen.view(len(image_embeds), -1, seen.shape[1]), image_embeds)[1]
 
     @torch.no_grad()
@@ -599,7 +602,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         if vectors is None:
             heard = audio_embeds
             if sources is not None:
-                heard = self.embed_audios(
+                heard = self.encode_audio(
                     sources, start_in_s=audio_start_in_s, length_in_s=audio_length_in_s
                 )
             vectors = self.translate(torch.atleast_2d(cast(Tensor, heard)))
@@ -821,7 +824,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             prompt_weight = 0.0 if self.decoder.takes_words else _DEFAULT_PROMPT_WEIGHT
         if words is None or not prompt_weight:
             return vectors
-        read = self.embed_texts(words).expand(len(vectors), -1)
+        read = self.encode_text(words).expand(len(vectors), -1)
         return mix_embeds([unit_norm(vectors), read], [1 - prompt_weight, prompt_weight])
 
     def _told(self, vectors: Tensor) -> Tensor:

@@ -6,8 +6,11 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 from transformers import SpeechT5HifiGan
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.checkpoint import CheckpointError, ModelNotFoundError, find_checkpoint
+from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.embeddings.checkpoint import (
+    ModelNotFoundError,
+    find_checkpoint,
+)
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor

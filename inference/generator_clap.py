@@ -12,7 +12,7 @@ from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.inference.compatibility import clap_on_disk
 
 
-class OwnClap:
+class GeneratorClap:
     """The CLAP that a pipeline's generator was trained with, loaded when it is asked for.
 
     The text tower is freed again after each use, and what it read is kept; the audio tower stays.
@@ -46,7 +46,7 @@ class OwnClap:
         own = self.space
         return encoder is not None and own is not None and own.same_model_as(encoder.space("audio"))
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embed words, shape (n, d), float32, unit norm, on the CPU.
 
         Raises:
@@ -55,7 +55,7 @@ class OwnClap:
         unknown = list(dict.fromkeys(text for text in texts if text not in self._known))
         if unknown:
             encoder = self._load("text")
-            self._known.update(zip(unknown, encoder.texts(unknown), strict=True))
+            self._known.update(zip(unknown, encoder.encode_text(unknown), strict=True))
         return torch.stack([self._known[text] for text in texts])
 
     def hearing(self) -> ClapEncoder:

@@ -19,9 +19,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import SpeechT5HifiGan
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.core.presets import resolve
-from clip2clap.embeddings.checkpoint import CheckpointError
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.compatibility import (
@@ -34,7 +33,7 @@ from clip2clap.inference.compatibility import (
     space_by_name,
     translator_spaces,
 )
-from clip2clap.inference.generator_clap import OwnClap
+from clip2clap.inference.generator_clap import GeneratorClap
 from clip2clap.inference.inputs import (
     as_list,
     check_callback_inputs,
@@ -209,7 +208,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             default_num_candidates=default_num_candidates,
         )
         self.vae_scale_factor = vae_scale_factor(vae)
-        self.own_clap = OwnClap(self)
+        self.generator_clap = GeneratorClap(self)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -402,7 +401,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
                 name, towers=("text",), revision=revision, **access
             )
             negative = LearnedNegativeEmbedding.from_vector(
-                text_encoder.texts([""])[0], origin="empty prompt"
+                text_encoder.encode_text([""])[0], origin="empty prompt"
             )
             del text_encoder
         dtypes = part_dtypes(torch_dtype)
@@ -567,13 +566,13 @@ class ImageToAudioPipeline(DiffusionPipeline):
         negative_words = self._negative_words(negative, negative_prompt, negative_prompt_embeds)
         texts = [*(words or []), *(negative_words if guided and negative_words else [])]
         if texts:
-            self.own_clap.texts(texts)
+            self.generator_clap.encode_text(texts)
 
         image_embeds = None
         if photographs is not None:
             image_embeds = vectors = self._encode_photographs(photographs)
         elif words is not None:
-            vectors = self.own_clap.texts(words)
+            vectors = self.generator_clap.encode_text(words)
         else:
             vectors = torch.atleast_2d(prompt_embeds).detach().to("cpu", torch.float32)
         count = len(vectors)
@@ -742,10 +741,10 @@ class ImageToAudioPipeline(DiffusionPipeline):
             check_one_or_each(negative_prompt_embeds, "negative_prompt_embeds", count)
 
     def _check_ranking(self, *, has_photographs: bool, has_words: bool) -> None:
-        ranker_is_own = self.own_clap.is_model_of(self.ranker)
+        ranker_is_own = self.generator_clap.is_model_of(self.ranker)
         if self.ranker is None:
             try:
-                self.own_clap.hearing()
+                self.generator_clap.hearing()
             except UserError as error:
                 raise UserError(
                     "num_candidates above 1 needs a CLAP that hears, to keep the best sound, and "
@@ -780,7 +779,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
                         f"Photograph {index + 1} of {len(photographs)}: {error}"
                     ) from error
             assert self.clip is not None
-            embeds.append(self.clip.images(opened))
+            embeds.append(self.clip.encode_image(opened))
         return torch.cat(embeds)
 
     def _translate(
@@ -807,7 +806,11 @@ class ImageToAudioPipeline(DiffusionPipeline):
             return None
         if negative == "prompt":
             return [""]
-        if negative == "auto" and self.negative_embedding is None and self.own_clap.is_at_hand:
+        if (
+            negative == "auto"
+            and self.negative_embedding is None
+            and self.generator_clap.is_at_hand
+        ):
             return [""]
         return None
 
@@ -815,7 +818,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         self, negative: Negative, words: list[str] | None, embeds: Tensor | None, count: int
     ) -> Tensor:
         if words is not None:
-            vectors = self._recall(self.own_clap.texts(words))
+            vectors = self._recall(self.generator_clap.encode_text(words))
         elif embeds is not None:
             vectors = self._recall(torch.atleast_2d(embeds).detach().to("cpu", torch.float32))
         elif self.negative_embedding is not None and negative != "zero":
@@ -913,16 +916,16 @@ class ImageToAudioPipeline(DiffusionPipeline):
         self, vectors: Tensor, image_embeds: Tensor | None, words: list[str] | None
     ) -> Tensor:
         """Give what the candidates should sound like, in the space of the CLAP that hears them."""
-        if self.ranker is None or self.own_clap.is_model_of(self.ranker):
+        if self.ranker is None or self.generator_clap.is_model_of(self.ranker):
             return vectors
         if image_embeds is not None:
             return self._translate(image_embeds, self.ranker_translator)
         assert words is not None
-        return self.ranker.texts(words)
+        return self.ranker.encode_text(words)
 
     def _rank(self, audio: Tensor, targets: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
-        ranker = self.ranker or self.own_clap.hearing().to(self._execution_device)
-        heard = ranker.audios([(sound.numpy(), self.sampling_rate) for sound in audio])
+        ranker = self.ranker or self.generator_clap.hearing().to(self._execution_device)
+        heard = ranker.encode_audio([(sound.numpy(), self.sampling_rate) for sound in audio])
         count = len(targets)
         return rank_candidates(heard.view(count, num_candidates, -1), targets.to(heard.device))
 

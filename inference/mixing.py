@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 
 # Below this a sum of unit vectors is rounding, and points anywhere.
 _SHORTEST = 1e-4

@@ -39,8 +39,8 @@ def nearest_kind(embeds: torch.Tensor, texts: torch.Tensor) -> str:
 
 def test_clip_names_the_cat(cat):
     clip = ClipEncoder.from_pretrained("demo")
-    texts = clip.texts([f"a photo of a {kind}" for kind in KINDS])
-    assert nearest_kind(clip.images([cat]), texts) == "cat"
+    texts = clip.encode_text([f"a photo of a {kind}" for kind in KINDS])
+    assert nearest_kind(clip.encode_image([cat]), texts) == "cat"
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_clip_names_the_cat(cat):
 )
 def test_both_text_towers_know_other_words_for_a_kind(clap, words, kind):
     for encoder in (clap, ClipEncoder.from_pretrained("demo", towers=("text",))):
-        assert nearest_kind(encoder.texts([words]), encoder.texts(KINDS)) == kind
+        assert nearest_kind(encoder.encode_text([words]), encoder.encode_text(KINDS)) == kind
 
 
 def test_the_translated_cat_lies_nearest_the_sound_of_a_cat(pipeline, clap, cat):
-    embeds = pipeline.translator(pipeline.clip.images([cat]))
-    texts = clap.texts([f"the sound of a {kind}" for kind in KINDS])
+    embeds = pipeline.translator(pipeline.clip.encode_image([cat]))
+    texts = clap.encode_text([f"the sound of a {kind}" for kind in KINDS])
     assert nearest_kind(embeds, texts) == "cat"
 
 
@@ -74,7 +74,7 @@ def test_of_two_candidates_the_better_by_clap_is_kept(pipeline, clap, cat):
         num_candidates=2,
         generator=torch.Generator().manual_seed(0),
     )
-    heard = clap.audios([(result.audios[0], result.sampling_rate)]) @ result.audio_embeds.T
+    heard = clap.encode_audio([(result.audios[0], result.sampling_rate)]) @ result.audio_embeds.T
     assert heard.item() == pytest.approx(result.similarities.max().item(), abs=1e-4)
 
 

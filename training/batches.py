@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.training.losses import distinct_targets
 from clip2clap.training.pairs import Pairs
 

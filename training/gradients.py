@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.training.losses import LossName, TranslationLoss
 
 # As torch.nn.functional.normalize has it.

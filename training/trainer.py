@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.batches import Batches, generator_for
@@ -22,7 +22,7 @@ from clip2clap.training.prior_loss import prior_loss
 from clip2clap.training.report import TrainingProgress, TrainingReport
 from clip2clap.training.run_folder import RunFolder
 from clip2clap.training.trainer_state import (
-    Course,
+    TrainerState,
     computes_in_bf16,
     held_out_loss,
     learning_rate_at,
@@ -153,7 +153,7 @@ def _train(
         if (report := folder.finished()) is not None:
             return AutoTranslator.from_pretrained(output), report
     settled = config.resolved(len(split.train), pairs.source_space)
-    course: Course | None = None
+    course: TrainerState | None = None
     resumed_after: int | None = None
     if config.model in _NETWORKS:
         run = _Run(pairs, split, settled, _device(device), folder)
@@ -188,7 +188,7 @@ def finish(
     config: TrainingConfig,
     *,
     data: str,
-    course: Course | None,
+    course: TrainerState | None,
     output: Path | None,
     resumed_after: int | None,
     seconds: float,
@@ -271,7 +271,7 @@ class _Run:
             fused=device.type in ("cpu", "cuda"),
         )
         self.held_out = HeldOut(pairs, split, self.loss.needs_bank, device)
-        self.course = Course(config)
+        self.course = TrainerState(config)
         self.earlier_seconds = 0.0
         self.resumed_after: int | None = None
         if folder is not None and (checkpoint := folder.load()) is not None:
@@ -534,7 +534,7 @@ def add_noise(units: Tensor, deviation: float, generator: torch.Generator) -> Te
 
 
 def recipe_of(
-    config: TrainingConfig, course: Course, temperatures: dict[str, float]
+    config: TrainingConfig, course: TrainerState, temperatures: dict[str, float]
 ) -> dict[str, Any]:
     """Give what made a network, for its config.
 

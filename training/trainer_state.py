@@ -16,7 +16,7 @@ from clip2clap.training.report import EpochRecord
 Weights = dict[str, Tensor]
 
 
-class Course:
+class TrainerState:
     """The figures of every epoch, and the weights of the best.
 
     Args:

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from clip2clap.embeddings.checkpoint import CheckpointError
+from clip2clap.core.errors import CheckpointError
 from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
 from clip2clap.translator.linear import LinearTranslator

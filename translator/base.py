@@ -14,13 +14,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 import clip2clap
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.checkpoint import CheckpointError
+from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
     SpaceMismatchError,
     require_same_model,
-    unit_norm,
 )
 from clip2clap.translator.checkpoint import (
     FORMAT_VERSION,

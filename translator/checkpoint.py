@@ -7,13 +7,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.embeddings.checkpoint import (
-    CheckpointError,
     ModelNotFoundError,
     fetch_from_hub,
-    one_line,
     read_json,
 )
 from clip2clap.embeddings.space import EmbeddingSpace

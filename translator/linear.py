@@ -8,7 +8,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+)
 from clip2clap.translator.base import Translator
 
 # Sums over rows run in float64, some rows at a time so that a large table isn't widened whole.

@@ -94,7 +94,7 @@ class Recipe(ABC):
         """Give the preprocessing that changes a vector."""
 
     @abstractmethod
-    def build(self, dtype: torch.dtype) -> "Towers":
+    def build(self, dtype: torch.dtype) -> "Backend":
         """Build the model with exactly the weights of the checkpoint.
 
         Raises:
@@ -102,7 +102,7 @@ class Recipe(ABC):
         """
 
 
-class Towers(nn.Module, ABC):
+class Backend(nn.Module, ABC):
     """A model's towers and the checkpoint's own preprocessing."""
 
     modalities: tuple[Modality, ...]

@@ -8,13 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.backends.base import Inputs, Recipe, Towers
+from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError, one_line
+from clip2clap.embeddings.backends.base import Backend, Inputs, Recipe
 from clip2clap.embeddings.checkpoint import (
     Checkpoint,
-    CheckpointError,
-    MissingExtraError,
-    one_line,
     refuse_misfits,
 )
 from clip2clap.embeddings.fingerprint import load_legacy_weights
@@ -36,7 +33,7 @@ class LaionClapRecipe(Recipe):
         """Give the preprocessing that changes a vector: it is the package's, always the same."""
         return {"type": "laion_clap"}
 
-    def build(self, dtype: torch.dtype) -> "LaionClapTowers":
+    def build(self, dtype: torch.dtype) -> "LaionClapBackend":
         """Build the model with exactly the weights of the checkpoint."""
         module = _import_laion_clap(self.checkpoint.name)
         weights = {
@@ -61,7 +58,7 @@ class LaionClapRecipe(Recipe):
             missing=report.missing_keys,
             extra=report.unexpected_keys,
         )
-        return LaionClapTowers(clap.to(dtype))
+        return LaionClapBackend(clap.to(dtype))
 
 
 def _import_laion_clap(name: str) -> Any:
@@ -75,7 +72,7 @@ def _import_laion_clap(name: str) -> Any:
     return laion_clap
 
 
-class LaionClapTowers(Towers):
+class LaionClapBackend(Backend):
     """A model of laion_clap, given windows that fit, so that it draws no random crop."""
 
     def __init__(self, module: Any):

@@ -10,13 +10,11 @@ from PIL import Image
 from safetensors.torch import save_model
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.backends.base import Inputs, PixelRecipe, Recipe, Towers
+from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.embeddings.backends.base import Backend, Inputs, PixelRecipe, Recipe
 from clip2clap.embeddings.checkpoint import (
     Checkpoint,
-    CheckpointError,
     import_open_clip,
-    one_line,
     read_json,
 )
 from clip2clap.embeddings.fingerprint import describe_tokenizer
@@ -87,7 +85,7 @@ class OpenClipRecipe(Recipe):
             "text": describe_tokenizer(lambda texts: self.tokenizer(texts).tolist()),
         }
 
-    def build(self, dtype: torch.dtype) -> "OpenClipTowers":
+    def build(self, dtype: torch.dtype) -> "OpenClipBackend":
         """Build the model with exactly the weights of the checkpoint."""
         preprocessing = self.config.get("preprocess_cfg", {})
         try:
@@ -107,10 +105,10 @@ class OpenClipRecipe(Recipe):
                 f"open_clip can't load {self.checkpoint.name}: {one_line(error)} Fetch the "
                 "checkpoint again, or give the architecture it was trained with."
             ) from error
-        return OpenClipTowers(model, transform, self.tokenizer, self.config)
+        return OpenClipBackend(model, transform, self.tokenizer, self.config)
 
 
-class OpenClipTowers(Towers):
+class OpenClipBackend(Backend):
     """A model of open_clip with its own transform and tokenizer."""
 
     def __init__(

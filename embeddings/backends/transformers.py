@@ -17,12 +17,10 @@ from transformers import (
     AutoTokenizer,
 )
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.backends.base import Inputs, PixelRecipe, Recipe, Towers
+from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.embeddings.backends.base import Backend, Inputs, PixelRecipe, Recipe
 from clip2clap.embeddings.checkpoint import (
     Checkpoint,
-    CheckpointError,
-    one_line,
     quiet,
     read_json,
     refuse_misfits,
@@ -140,9 +138,9 @@ class TransformersRecipe(Recipe):
         """Give the preprocessing that changes a vector."""
         return self.processors.describe()
 
-    def build(self, dtype: torch.dtype) -> "TransformersTowers":
+    def build(self, dtype: torch.dtype) -> "TransformersBackend":
         """Build the model with exactly the weights of the checkpoint."""
-        towers = TransformersTowers(
+        towers = TransformersBackend(
             _load_strictly(self.checkpoint, self.config, dtype), self.processors
         )
         towers.keep([m for m in towers.modalities if m in self.checkpoint.note.get("towers", [m])])
@@ -173,7 +171,7 @@ def _read_config(checkpoint: Checkpoint, family: Family) -> Any:
         raise CheckpointError(f"{file} is not understood: {one_line(error)}") from error
 
 
-class TransformersTowers(Towers):
+class TransformersBackend(Backend):
     """A model of transformers, or the demo CLAP."""
 
     def __init__(self, model: nn.Module, processors: _Processors):

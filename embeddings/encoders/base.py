@@ -15,14 +15,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import unit_norm
 from clip2clap.core.presets import DEMO_FOLDER
-from clip2clap.embeddings.backends.base import Inputs, Recipe, Towers
+from clip2clap.embeddings.backends.base import Backend, Inputs, Recipe
 from clip2clap.embeddings.backends.laion_clap import LaionClapRecipe
 from clip2clap.embeddings.backends.open_clip import OpenClipRecipe
 from clip2clap.embeddings.backends.transformers import TransformersRecipe
 from clip2clap.embeddings.checkpoint import NOTE_FILE, Checkpoint, find_checkpoint, quiet
 from clip2clap.embeddings.fingerprint import fingerprint_weights
-from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality, unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+    Family,
+    Modality,
+)
 from clip2clap.media.images import load_image
 
 Item = TypeVar("Item")
@@ -109,7 +114,7 @@ class _Encoder(nn.Module):
 
     family: ClassVar[Family]
 
-    def __init__(self, towers: Towers, space: EmbeddingSpace):
+    def __init__(self, towers: Backend, space: EmbeddingSpace):
         super().__init__()
         self.towers = towers
         self._space = space
@@ -244,7 +249,7 @@ class _Encoder(nn.Module):
             {n: v.to(dtype) if v.is_floating_point() else v for n, v in moved.items()},
         )
 
-    def texts(
+    def encode_text(
         self, texts: Sequence[str], *, batch_size: int = 64, normalize: bool = True
     ) -> Tensor:
         """Embed texts.
@@ -429,12 +434,12 @@ class ClipEncoder(_Encoder):
 
     Example:
         >>> clip = ClipEncoder.from_pretrained("demo")
-        >>> embeds = clip.images(["dog.jpg", "rain.png"])  # (2, 512)
+        >>> embeds = clip.encode_image(["dog.jpg", "rain.png"])  # (2, 512)
     """
 
     family = "clip"
 
-    def images(
+    def encode_image(
         self,
         images: Sequence[Image.Image | str | Path],
         *,
@@ -514,12 +519,12 @@ class ClapEncoder(_Encoder):
 
     Example:
         >>> clap = ClapEncoder.from_pretrained("demo")
-        >>> embeds = clap.audios([(waveform, 16_000)])  # (1, 512)
+        >>> embeds = clap.encode_audio([(waveform, 16_000)])  # (1, 512)
     """
 
     family = "clap"
 
-    def audios(
+    def encode_audio(
         self,
         audios: Sequence[tuple[np.ndarray | Tensor, int]],
         *,

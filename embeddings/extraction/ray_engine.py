@@ -17,8 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.checkpoint import MissingExtraError
+from clip2clap.core.errors import MissingExtraError, UserError
 from clip2clap.embeddings.datasets.rows import Row
 from clip2clap.embeddings.download.downloader import ImageDownloader
 from clip2clap.embeddings.extraction.plan import EncoderPlan

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.datasets.rows import Row, Url, problem_of
 from clip2clap.embeddings.download.downloader import ImageDownloader
 from clip2clap.embeddings.encoders.base import Prepared
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan, Encoders, modality_of
-from clip2clap.embeddings.space import unit_norm
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
 
 # Captions alone are sorted by length over this many batches, so that little is padded.
@@ -123,7 +123,7 @@ def prepared(row: Row, encoders: Encoders) -> PreparedRow:
             if modality == "text":
                 continue
             content = row.content[modality]
-            opened = load_image(content) if modality == "image" else load_sound(content)
+            opened = load_image(content) if modality == "image" else load_audio(content)
             (ready[column],) = encoders.of(column).prepare(modality, [opened])
         return PreparedRow(row, ready)
     except MemoryError:

@@ -16,7 +16,11 @@ import torch
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
-from clip2clap.embeddings.space import EmbeddingSpace, Family, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+    Family,
+)
 from clip2clap.embeddings.table.reader import EmbeddingTable, TableError, TableWriter, read_spaces
 
 ExportFormat = Literal["parquet", "numpy", "csv", "text"]

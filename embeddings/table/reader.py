@@ -282,7 +282,7 @@ class TableWriter:
     Example:
         >>> with TableWriter(folder, {"clip_text": clip.space("text")}) as writer:
         ...     todo = [row for row in rows if row.id not in writer]
-        ...     writer.append(ids, {"caption": captions}, {"clip_text": clip.texts(captions)})
+        ...     writer.append(ids, {"caption": captions}, {"clip_text": clip.encode_text(captions)})
     """
 
     def __init__(

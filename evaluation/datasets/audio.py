@@ -8,7 +8,10 @@ from typing import Literal
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+)
 from clip2clap.evaluation.datasets.images import check_complete, find_files, find_partner, label_of
 from clip2clap.evaluation.rows import EvaluatedRows
 from clip2clap.media.audio import SUFFIXES as SOUND_SUFFIXES
@@ -18,7 +21,7 @@ TakesProtocol = Literal["pairs", "classes", "recordings", "table"]
 
 
 @dataclass(frozen=True)
-class Take:
+class AudioItem:
     """One recording."""
 
     name: str
@@ -66,14 +69,14 @@ class TakeVectors:
 
 
 @dataclass(frozen=True)
-class Takes:
+class AudioDataset:
     """Recordings, and real pictures of the same things."""
 
     protocol: TakesProtocol
     """`table`; of a folder `pairs` if each recording has its own picture, `classes` if folders name
     classes, otherwise `recordings`."""
 
-    takes: list[Take]
+    audio_items: list[AudioItem]
     """In order of their names, or of the table."""
 
     photographs: list[Photograph]
@@ -85,11 +88,13 @@ class Takes:
     @property
     def labels(self) -> list[str]:
         """The kinds there are, in alphabetical order; none if recordings have no labels."""
-        return sorted({take.label for take in self.takes if take.label is not None})
+        return sorted(
+            {audio_item.label for audio_item in self.audio_items if audio_item.label is not None}
+        )
 
     def fingerprint(self) -> str:
         """Give a name for these recordings and what is known of them."""
-        known = [f"{take.name}\t{take.label}" for take in self.takes]
+        known = [f"{audio_item.name}\t{audio_item.label}" for audio_item in self.audio_items]
         digest = hashlib.blake2b("\n".join(known).encode(), digest_size=8)
         if self.vectors is not None:
             for side in (self.vectors.audio_embeds, self.vectors.image_embeds):
@@ -97,7 +102,7 @@ class Takes:
         return digest.hexdigest()
 
 
-def read_takes(recordings: str | Path, images: str | Path | None = None) -> Takes:
+def read_audio_dataset(recordings: str | Path, images: str | Path | None = None) -> AudioDataset:
     """Find recordings, their labels and their pictures.
 
     A recording in a folder of its class bears the folder's name as label, with spaces for
@@ -118,30 +123,34 @@ def read_takes(recordings: str | Path, images: str | Path | None = None) -> Take
     recordings = Path(recordings).expanduser()
     pictures = None if images is None else Path(images).expanduser()
     sounds = find_files(recordings, SOUND_SUFFIXES, "sound")
-    takes = [_take(path, recordings, pictures) for path in sounds]
+    audio_items = [_take(path, recordings, pictures) for path in sounds]
     check_complete(
         recordings,
         "recordings",
-        [take.name for take in takes],
-        [take.label for take in takes],
-        [take.photograph for take in takes],
+        [audio_item.name for audio_item in audio_items],
+        [audio_item.label for audio_item in audio_items],
+        [audio_item.photograph for audio_item in audio_items],
         "picture",
     )
-    if all(take.photograph is not None for take in takes):
+    if all(audio_item.photograph is not None for audio_item in audio_items):
         own = [
-            Photograph(take.photograph, take.label) for take in takes if take.photograph is not None
+            Photograph(audio_item.photograph, audio_item.label)
+            for audio_item in audio_items
+            if audio_item.photograph is not None
         ]
-        return Takes("pairs", takes, own)
+        return AudioDataset("pairs", audio_items, own)
     known = []
     if pictures is not None:
         known = [
             Photograph(path, label_of(path, pictures))
             for path in find_files(pictures, PICTURE_SUFFIXES, "picture")
         ]
-    return Takes("recordings" if takes[0].label is None else "classes", takes, known)
+    return AudioDataset(
+        "recordings" if audio_items[0].label is None else "classes", audio_items, known
+    )
 
 
-def takes_of_rows(rows: EvaluatedRows) -> Takes:
+def audio_dataset_of_rows(rows: EvaluatedRows) -> AudioDataset:
     """Take the recordings of a table's rows, of which there are vectors alone.
 
     Args:
@@ -165,8 +174,8 @@ def takes_of_rows(rows: EvaluatedRows) -> Takes:
                 "--recordings."
             )
     places = range(len(pairs))
-    takes = [
-        Take(
+    audio_items = [
+        AudioItem(
             name=rows.ids[at],
             label=None if rows.labels is None else rows.labels[at],
             item=None if pairs.items is None else pairs.items[at],
@@ -179,10 +188,10 @@ def takes_of_rows(rows: EvaluatedRows) -> Takes:
         pairs.source_space,
         pairs.target_space,
     )
-    return Takes("table", takes, [], vectors)
+    return AudioDataset("table", audio_items, [], vectors)
 
 
-def _take(path: Path, recordings: Path, pictures: Path | None) -> Take:
+def _take(path: Path, recordings: Path, pictures: Path | None) -> AudioItem:
     name = path.relative_to(recordings).with_suffix("").as_posix()
     photograph = find_partner(path, recordings, pictures, PICTURE_SUFFIXES)
-    return Take(name, path, label_of(path, recordings), photograph)
+    return AudioItem(name, path, label_of(path, recordings), photograph)

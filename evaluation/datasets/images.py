@@ -20,7 +20,7 @@ Protocol = Literal["imagehear", "vggsound", "photographs"]
 
 
 @dataclass(frozen=True)
-class Still:
+class ImageItem:
     """One photograph."""
 
     name: str
@@ -59,14 +59,14 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Stills:
+class ImageDataset:
     """Photographs, and real recordings of the same things."""
 
     protocol: Protocol
     """`vggsound` if each photograph has its own recording, `imagehear` if folders name classes,
     otherwise `photographs`."""
 
-    stills: list[Still]
+    image_items: list[ImageItem]
     """In order of their names."""
 
     recordings: list[Recording]
@@ -75,11 +75,16 @@ class Stills:
     @property
     def labels(self) -> list[str]:
         """The kinds there are, in alphabetical order; none if photographs have no labels."""
-        return sorted({still.label for still in self.stills if still.label is not None})
+        return sorted(
+            {image_item.label for image_item in self.image_items if image_item.label is not None}
+        )
 
     def fingerprint(self) -> str:
         """Give a name for these photographs and what is known of them."""
-        known = [f"{still.name}\t{still.label}\t{still.words}" for still in self.stills]
+        known = [
+            f"{image_item.name}\t{image_item.label}\t{image_item.words}"
+            for image_item in self.image_items
+        ]
         return hashlib.blake2b("\n".join(known).encode(), digest_size=8).hexdigest()
 
 
@@ -88,7 +93,7 @@ def words_for(label: str) -> str:
     return f"the sound of a {label}"
 
 
-def read_stills(images: str | Path, recordings: str | Path | None = None) -> Stills:
+def read_image_dataset(images: str | Path, recordings: str | Path | None = None) -> ImageDataset:
     """Find photographs, their labels, captions and recordings.
 
     A photograph in a folder of its class bears the folder's name as label, with spaces for
@@ -109,31 +114,31 @@ def read_stills(images: str | Path, recordings: str | Path | None = None) -> Sti
     """
     images = Path(images).expanduser()
     sounds = None if recordings is None else Path(recordings).expanduser()
-    stills = [
+    image_items = [
         _still(path, images, sounds) for path in find_files(images, PICTURE_SUFFIXES, "picture")
     ]
     check_complete(
         images,
         "photographs",
-        [still.name for still in stills],
-        [still.label for still in stills],
-        [still.recording for still in stills],
+        [image_item.name for image_item in image_items],
+        [image_item.label for image_item in image_items],
+        [image_item.recording for image_item in image_items],
         "recording",
     )
-    if all(still.recording is not None for still in stills):
+    if all(image_item.recording is not None for image_item in image_items):
         own = [
-            Recording(still.recording, still.label, still.words)
-            for still in stills
-            if still.recording is not None
+            Recording(image_item.recording, image_item.label, image_item.words)
+            for image_item in image_items
+            if image_item.recording is not None
         ]
-        return Stills("vggsound", stills, own)
+        return ImageDataset("vggsound", image_items, own)
     known = []
     if sounds is not None:
         for path in find_files(sounds, SOUND_SUFFIXES, "sound"):
             label = label_of(path, sounds)
             known.append(Recording(path, label, None if label is None else words_for(label)))
-    protocol = "imagehear" if stills[0].label is not None else "photographs"
-    return Stills(protocol, stills, known)
+    protocol = "imagehear" if image_items[0].label is not None else "photographs"
+    return ImageDataset(protocol, image_items, known)
 
 
 def find_files(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
@@ -160,12 +165,12 @@ def find_files(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
     return found
 
 
-def _still(path: Path, images: Path, sounds: Path | None) -> Still:
+def _still(path: Path, images: Path, sounds: Path | None) -> ImageItem:
     name = path.relative_to(images).with_suffix("").as_posix()
     caption = path.with_suffix(".txt")
     words = caption.read_text(encoding="utf-8").strip() if caption.is_file() else None
     recording = find_partner(path, images, sounds, SOUND_SUFFIXES)
-    return Still(name, path, label_of(path, images), words or None, recording)
+    return ImageItem(name, path, label_of(path, images), words or None, recording)
 
 
 def label_of(path: Path, folder: Path) -> str | None:

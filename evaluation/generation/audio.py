@@ -15,14 +15,14 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.base import ClapEncoder
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.evaluation.cache import MadeFiles, make_sounds
-from clip2clap.evaluation.classifiers import Judge, Sound
+from clip2clap.evaluation.classifiers import Classifier, Sound
 from clip2clap.evaluation.cycle import RoundTrip, back_to_pictures, measure_round_trip
-from clip2clap.evaluation.datasets.images import Stills
+from clip2clap.evaluation.datasets.images import ImageDataset
 from clip2clap.evaluation.encoding import SOUNDS_AT_ONCE, parts, see_files
 from clip2clap.evaluation.translation import other_items
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.metrics.bootstrap import Figure, Resamples
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.translator.base import Translator
@@ -32,7 +32,7 @@ WINDOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class SoundScores:
+class AudioScores:
     """What was measured of one set of sounds."""
 
     name: str
@@ -57,7 +57,7 @@ class SoundScores:
     """Mean cosine similarity of sound and translated vector, where the measuring CLAP is the
     generator's own: how well the generator does what it is told, right or wrong."""
 
-    judge: Figure | None
+    classifier: Figure | None
     """Share of the sounds whose kind the judge names."""
 
     clip_score: Figure | None
@@ -69,13 +69,13 @@ class SoundScores:
 
 
 @dataclass(frozen=True)
-class MadeSounds:
+class GeneratedAudio:
     """A translator's sounds and its control."""
 
-    scores: SoundScores
+    scores: AudioScores
     """Of the sounds."""
 
-    wrong_picture: SoundScores
+    wrong_picture: AudioScores
     """The same sounds held against what belongs to another photograph, of another kind if there
     are labels. Distances of whole sets can't see that."""
 
@@ -90,19 +90,19 @@ class MadeSounds:
 
 
 @dataclass(frozen=True)
-class SoundEvaluation:
+class AudioEvaluation:
     """All that was measured of sounds."""
 
     clap: str
     """The measuring CLAP."""
 
-    judge: str | None
+    classifier: str | None
     """Who judged; None where there are no labels."""
 
-    real: SoundScores | None
+    real: AudioScores | None
     """The recordings, with one half of them held against the other; None without recordings."""
 
-    translators: list[MadeSounds]
+    translators: list[GeneratedAudio]
     """In the order given."""
 
     per_row: dict[str, np.ndarray] = field(repr=False)
@@ -112,14 +112,14 @@ class SoundEvaluation:
     """What to know before believing the figures."""
 
 
-def evaluate_sounds(
+def evaluate_audio(
     pipeline: ImageToAudioPipeline,
     translators: Mapping[str, Translator],
-    stills: Stills,
+    image_items: ImageDataset,
     folder: str | Path,
     *,
     clap: ClapEncoder,
-    judge: Judge | None = None,
+    classifier: Classifier | None = None,
     back: Translator | None = None,
     round_trip: AudioToImagePipeline | None = None,
     seed: int = 0,
@@ -128,7 +128,7 @@ def evaluate_sounds(
     batch_size: int = 8,
     resamples: int = 1000,
     on_progress: Callable[[float], None] | None = None,
-) -> SoundEvaluation:
+) -> AudioEvaluation:
     """Make a sound of each photograph by each translator, and measure them.
 
     Sounds are kept in `folder`; a run that was stopped goes on with those that are missing.
@@ -136,10 +136,10 @@ def evaluate_sounds(
     Args:
         pipeline: Makes sounds; its own translator is not used.
         translators: By name; each from the pipeline's CLIP into its generator's CLAP.
-        stills: Photographs, words and recordings.
+        image_items: Photographs, words and recordings.
         folder: Where sounds go, one folder a translator.
         clap: Measures; needs an audio tower, and a text tower for words.
-        judge: Names the kinds of sounds; used where there are labels.
+        classifier: Names the kinds of sounds; used where there are labels.
         back: From the measuring CLAP into the pipeline's CLIP, for the CLIP-score.
         round_trip: Makes pictures of the sounds, which are held against the photographs.
         seed: The photograph at place i gets the noise of seed + i.
@@ -163,7 +163,7 @@ def evaluate_sounds(
     if back is not None:
         back.check_source(clap.space("audio"))
         back.check_target(pipeline.clip.space("image"))
-    bench = _Bench(pipeline, stills, clap, judge, back, resamples)
+    bench = _Bench(pipeline, image_items, clap, classifier, back, resamples)
     legs = 1 if round_trip is None else 2
     results = []
     for at, (name, translator) in enumerate(translators.items()):
@@ -178,7 +178,7 @@ def evaluate_sounds(
             pipeline,
             vectors,
             place,
-            [still.name for still in stills.stills],
+            [image_item.name for image_item in image_items.image_items],
             seed=seed,
             num_inference_steps=num_inference_steps,
             audio_length_in_s=audio_length_in_s,
@@ -194,9 +194,9 @@ def evaluate_sounds(
             advance=lambda share, advance=advance: advance(share, 1),
         )
         results.append(bench.measure(name, made, vectors, looked, ends))
-    return SoundEvaluation(
+    return AudioEvaluation(
         clap=clap.space("audio").model_id,
-        judge=None if bench.judge is None else bench.judge.name,
+        classifier=None if bench.classifier is None else bench.classifier.name,
         real=bench.real(),
         translators=results,
         per_row=bench.per_row,
@@ -204,20 +204,20 @@ def evaluate_sounds(
     )
 
 
-def sound_results(
-    evaluation: SoundEvaluation, stills: Stills, *, images: str, pipeline: str
+def audio_results(
+    evaluation: AudioEvaluation, image_items: ImageDataset, *, images: str, pipeline: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Bring an evaluation of sounds into the form of `results.json` and `results.npz`."""
     figures = {
-        "protocol": stills.protocol,
+        "protocol": image_items.protocol,
         "images": images,
         "pipeline": pipeline,
-        "fingerprint": f"{stills.fingerprint()} {evaluation.clap} {evaluation.judge}",
-        "rows": len(stills.stills),
-        "recordings": len(stills.recordings),
-        "kinds": stills.labels,
+        "fingerprint": f"{image_items.fingerprint()} {evaluation.clap} {evaluation.classifier}",
+        "rows": len(image_items.image_items),
+        "recordings": len(image_items.recordings),
+        "kinds": image_items.labels,
         "clap": evaluation.clap,
-        "judge": evaluation.judge,
+        "classifier": evaluation.classifier,
         "real": evaluation.real and asdict(evaluation.real),
         "translators": [
             {
@@ -230,7 +230,7 @@ def sound_results(
         ],
         "notes": evaluation.notes,
     }
-    names = np.array([still.name for still in stills.stills])
+    names = np.array([image_item.name for image_item in image_items.image_items])
     per_row = {"ids": names, "items": np.arange(len(names)), **evaluation.per_row}
     return figures, {f"sounds/{name}": values for name, values in per_row.items()}
 
@@ -241,32 +241,38 @@ class _Bench:
     def __init__(
         self,
         pipeline: ImageToAudioPipeline,
-        stills: Stills,
+        image_items: ImageDataset,
         clap: ClapEncoder,
-        judge: Judge | None,
+        classifier: Classifier | None,
         back: Translator | None,
         resamples: int,
     ):
         assert pipeline.clip is not None
         self.clip = pipeline.clip
-        self.stills, self.clap, self.back = stills, clap, back
-        self.judge = judge if len(stills.labels) > 1 else None
+        self.image_items, self.clap, self.back = image_items, clap, back
+        self.classifier = classifier if len(image_items.labels) > 1 else None
         generator_clap = pipeline.config["clap_space"]
         self.is_own_clap = generator_clap is not None and EmbeddingSpace.from_dict(
             generator_clap
         ).same_model_as(clap.space("audio"))
-        self.draws = Resamples(range(len(stills.stills)), resamples=resamples)
+        self.draws = Resamples(range(len(image_items.image_items)), resamples=resamples)
         start = time.perf_counter()
-        self.image_embeds = see_files(self.clip, [still.photograph for still in stills.stills])
-        self.looking = (time.perf_counter() - start) / len(stills.stills)
-        self.words = [still.words for still in stills.stills]
-        self.labels = [still.label for still in stills.stills]
-        several = len(stills.labels) > 1
+        self.image_embeds = see_files(
+            self.clip, [image_item.photograph for image_item in image_items.image_items]
+        )
+        self.looking = (time.perf_counter() - start) / len(image_items.image_items)
+        self.words = [image_item.words for image_item in image_items.image_items]
+        self.labels = [image_item.label for image_item in image_items.image_items]
+        several = len(image_items.labels) > 1
         self.others = other_items(
-            [still.label if several else still.name for still in stills.stills], seed=0
+            [
+                image_item.label if several else image_item.name
+                for image_item in image_items.image_items
+            ],
+            seed=0,
         ).tolist()
         self.per_row: dict[str, np.ndarray] = {}
-        sounds = [recording.path for recording in stills.recordings]
+        sounds = [recording.path for recording in image_items.recordings]
         heard = self._hear(sounds)
         self.real_embeds, self.real_windows, self.real_places, self.real_kinds = heard
 
@@ -279,7 +285,7 @@ class _Bench:
 
     def measure(
         self, name: str, made: MadeFiles, vectors: Tensor, looked: float, ends: MadeFiles | None
-    ) -> MadeSounds:
+    ) -> GeneratedAudio:
         """Measure sounds against their own photographs and against wrong ones."""
         embeds, windows, _, kinds = self._hear(made.files)
         apart: dict[str, float | None] = {"fd": None, "fad": None, "kd": None}
@@ -287,10 +293,10 @@ class _Bench:
             apart = _distances(embeds, windows, self.real_embeds, self.real_windows)
         seconds = looked + made.seconds_each
 
-        def score(name: str, order: list[int], seconds: float | None) -> SoundScores:
+        def score(name: str, order: list[int], seconds: float | None) -> AudioScores:
             rows = self._rows(embeds, kinds, vectors, order)
             self.per_row |= {f"{name}/{figure}": values for figure, values in rows.items()}
-            return SoundScores(
+            return AudioScores(
                 name=name,
                 clips=len(embeds),
                 fd=apart["fd"],
@@ -298,12 +304,12 @@ class _Bench:
                 kd=apart["kd"],
                 clap_score=self._mean(rows, "clap_score"),
                 translated=self._mean(rows, "translated"),
-                judge=self.draws.share(rows["judge"]) if "judge" in rows else None,
+                classifier=self.draws.share(rows["classifier"]) if "classifier" in rows else None,
                 clip_score=self._mean(rows, "clip_score"),
                 seconds=seconds,
             )
 
-        return MadeSounds(
+        return GeneratedAudio(
             scores=score(name, list(range(len(embeds))), seconds),
             wrong_picture=score(f"{name}/wrong picture", self.others, None),
             confusion=None if kinds is None else self._confusion(kinds),
@@ -311,9 +317,9 @@ class _Bench:
             files=made.files,
         )
 
-    def real(self) -> SoundScores | None:
+    def real(self) -> AudioScores | None:
         """Measure the recordings, one half against the other."""
-        recordings = self.stills.recordings
+        recordings = self.image_items.recordings
         if len(recordings) < 4:
             return None
         # Every other one: neighbours in the order of names are of one kind.
@@ -324,17 +330,17 @@ class _Bench:
         )
         embeds = torch.from_numpy(self.real_embeds)
         draws = Resamples(range(len(recordings)), resamples=self.draws.resamples)
-        clap_score = judge = None
+        clap_score = classifier = None
         if all(recording.words for recording in recordings):
-            texts = self.clap.texts([recording.words or "" for recording in recordings])
+            texts = self.clap.encode_text([recording.words or "" for recording in recordings])
             clap_score = draws.mean((embeds * texts).sum(1).numpy())
         if self.real_kinds is not None and all(recording.label for recording in recordings):
             right = [
                 kind == recording.label
                 for kind, recording in zip(self.real_kinds, recordings, strict=True)
             ]
-            judge = draws.share(np.array(right))
-        return SoundScores(
+            classifier = draws.share(np.array(right))
+        return AudioScores(
             name="real recordings",
             clips=len(recordings),
             fd=apart["fd"],
@@ -342,7 +348,7 @@ class _Bench:
             kd=apart["kd"],
             clap_score=clap_score,
             translated=None,
-            judge=judge,
+            classifier=classifier,
             clip_score=None,
             seconds=None,
         )
@@ -355,7 +361,7 @@ class _Bench:
                 "The measuring CLAP is the one the generator listens to, which flatters the "
                 "sounds. Give another with --clap."
             )
-        if len(self.stills.recordings) > 1:
+        if len(self.image_items.recordings) > 1:
             found.append(
                 "Distances are from all recordings; the recordings' own are between two halves, "
                 "so their Fréchet distances are too high for their number. Compare kernel "
@@ -377,18 +383,18 @@ class _Bench:
         Returns:
             Vectors (n, d); vectors of windows (m, d), the sound each is of (m,); and kinds.
         """
-        embeds, windows, places, judge = [], [], [], self.judge
-        kinds: list[str] | None = None if judge is None else []
+        embeds, windows, places, classifier = [], [], [], self.classifier
+        kinds: list[str] | None = None if classifier is None else []
         for start, part in enumerate(parts(files, SOUNDS_AT_ONCE)):
-            sounds = [load_sound(file) for file in part]
-            heard = self.clap.audios(sounds)
+            sounds = [load_audio(file) for file in part]
+            heard = self.clap.encode_audio(sounds)
             embeds.append(heard)
             for at, sound in enumerate(sounds, start * SOUNDS_AT_ONCE):
                 cut = _windows(sound)
-                windows.append(self.clap.audios(cut))
+                windows.append(self.clap.encode_audio(cut))
                 places += [at] * len(cut)
-            if judge is not None and kinds is not None:
-                kinds += judge(sounds, heard)
+            if classifier is not None and kinds is not None:
+                kinds += classifier(sounds, heard)
         if not embeds:
             nothing = np.empty((0, self.clap.space("audio").dim), np.float32)
             return nothing, nothing, np.empty(0, np.int64), kinds
@@ -400,13 +406,13 @@ class _Bench:
         """Hold each sound against what belongs to the photograph at `order`."""
         heard, rows = torch.from_numpy(embeds), {}
         if all(self.words):
-            texts = self.clap.texts([self.words[at] or "" for at in order])
+            texts = self.clap.encode_text([self.words[at] or "" for at in order])
             rows["clap_score"] = (heard * texts).sum(1).numpy()
         if self.is_own_clap:
             told = torch.nn.functional.normalize(vectors[order], dim=1)
             rows["translated"] = (heard * told).sum(1).numpy()
         if kinds is not None:
-            rows["judge"] = np.array(
+            rows["classifier"] = np.array(
                 [kind == self.labels[at] for kind, at in zip(kinds, order, strict=True)]
             )
         if self.back is not None:
@@ -421,7 +427,9 @@ class _Bench:
         found, rows = measure_round_trip(
             self.image_embeds,
             ends,
-            labels=[label or "" for label in self.labels] if len(self.stills.labels) > 1 else None,
+            labels=[label or "" for label in self.labels]
+            if len(self.image_items.labels) > 1
+            else None,
             others=self.others,
             draws=self.draws,
         )
@@ -429,7 +437,7 @@ class _Bench:
         return found
 
     def _confusion(self, kinds: Sequence[str]) -> list[list[int]]:
-        names = self.stills.labels
+        names = self.image_items.labels
         return confusion_matrix(self.labels, kinds, labels=names).tolist()
 
     def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:

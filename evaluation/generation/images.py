@@ -15,19 +15,19 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.base import ClipEncoder
 from clip2clap.embeddings.space import require_same_model
 from clip2clap.evaluation.cache import MadeFiles, make_pictures
-from clip2clap.evaluation.classifiers import Judge, Sound, ZeroShotJudge
+from clip2clap.evaluation.classifiers import Classifier, Sound, ZeroShotClassifier
 from clip2clap.evaluation.cycle import (
     RoundTrip,
     back_to_sounds,
     measure_round_trip,
     similarity_within_kinds,
 )
-from clip2clap.evaluation.datasets.audio import Takes
+from clip2clap.evaluation.datasets.audio import AudioDataset
 from clip2clap.evaluation.encoding import PICTURES_AT_ONCE, hear_files, parts
 from clip2clap.evaluation.translation import other_items
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio import load_sound, require_audible
+from clip2clap.media.audio import load_audio, require_audible
 from clip2clap.media.images import load_image
 from clip2clap.metrics.bootstrap import Figure, Resamples
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
@@ -36,7 +36,7 @@ from clip2clap.translator.base import Translator
 
 
 @dataclass(frozen=True)
-class PictureScores:
+class ImageScores:
     """What was measured of one set of pictures."""
 
     name: str
@@ -51,7 +51,7 @@ class PictureScores:
     kd: float | None
     """Kernel distance from the real pictures."""
 
-    judge: Figure | None
+    classifier: Figure | None
     """Share of the pictures whose kind the judge names."""
 
     translated: Figure | None
@@ -67,13 +67,13 @@ class PictureScores:
 
 
 @dataclass(frozen=True)
-class MadePictures:
+class GeneratedImages:
     """A translator's pictures and their control."""
 
-    scores: PictureScores
+    scores: ImageScores
     """Of the pictures."""
 
-    wrong_sound: PictureScores
+    wrong_sound: ImageScores
     """The same pictures held against what belongs to another recording, of another kind if there
     are labels. Distances of whole sets can't see that."""
 
@@ -88,19 +88,19 @@ class MadePictures:
 
 
 @dataclass(frozen=True)
-class PictureEvaluation:
+class ImageEvaluation:
     """All that was measured of pictures."""
 
     clip: str
     """The measuring CLIP."""
 
-    judge: str | None
+    classifier: str | None
     """Who judged; None where there are no labels."""
 
-    real: PictureScores | None
+    real: ImageScores | None
     """The real pictures, with one half of them held against the other; None without any."""
 
-    translators: list[MadePictures]
+    translators: list[GeneratedImages]
     """In the order given."""
 
     per_row: dict[str, np.ndarray] = field(repr=False)
@@ -110,21 +110,21 @@ class PictureEvaluation:
     """What to know before believing the figures."""
 
 
-def evaluate_pictures(
+def evaluate_images(
     pipeline: AudioToImagePipeline,
     translators: Mapping[str, Translator],
-    takes: Takes,
+    audio_items: AudioDataset,
     folder: str | Path,
     *,
     clip: ClipEncoder,
-    judge: Judge | None = None,
+    classifier: Classifier | None = None,
     round_trip: ImageToAudioPipeline | None = None,
     seed: int = 0,
     num_inference_steps: int | None = None,
     batch_size: int = 8,
     resamples: int = 1000,
     on_progress: Callable[[float], None] | None = None,
-) -> PictureEvaluation:
+) -> ImageEvaluation:
     """Make a picture of each recording by each translator, and measure them.
 
     Pictures are kept in `folder`; a run that was stopped goes on with those that are missing.
@@ -133,10 +133,10 @@ def evaluate_pictures(
         pipeline: Makes pictures; its own translator is not used. Its CLAP hears recordings, and
             the ends of round trips.
         translators: By name; each from the recordings' CLAP into the decoder's CLIP.
-        takes: Recordings, labels and real pictures.
+        audio_items: Recordings, labels and real pictures.
         folder: Where pictures go, one folder a translator.
         clip: Measures; needs a picture tower.
-        judge: Names the kinds of pictures; used where there are labels.
+        classifier: Names the kinds of pictures; used where there are labels.
         round_trip: Makes sounds of the pictures, which are held against the recordings.
         seed: The recording at place i gets the noise of seed + i.
         num_inference_steps: Denoising steps of pictures; the pipeline's default if None.
@@ -151,12 +151,12 @@ def evaluate_pictures(
         SpaceMismatchError: If a translator was made for other spaces.
         UserError: If a file can't be read or written, or a model lacks a tower.
     """
-    if pipeline.clap is None and (takes.vectors is None or round_trip is not None):
+    if pipeline.clap is None and (audio_items.vectors is None or round_trip is not None):
         raise UserError("The pipeline has no CLAP to hear recordings with. Load it with clap=.")
     source = (
         pipeline.clap.space("audio")
-        if takes.vectors is None and pipeline.clap is not None
-        else takes.vectors and takes.vectors.audio_space
+        if audio_items.vectors is None and pipeline.clap is not None
+        else audio_items.vectors and audio_items.vectors.audio_space
     )
     for translator in translators.values():
         if source is not None:
@@ -167,7 +167,7 @@ def evaluate_pictures(
         require_same_model(
             source, pipeline.clap.space("audio"), what="The recordings' CLAP is not the pipeline's"
         )
-    bench = _Bench(pipeline, takes, clip, judge, resamples)
+    bench = _Bench(pipeline, audio_items, clip, classifier, resamples)
     legs = 1 if round_trip is None else 2
     results = []
     for at, (name, translator) in enumerate(translators.items()):
@@ -182,7 +182,7 @@ def evaluate_pictures(
             pipeline,
             vectors,
             place,
-            [take.name for take in takes.takes],
+            [audio_item.name for audio_item in audio_items.audio_items],
             seed=seed,
             num_inference_steps=num_inference_steps,
             batch_size=batch_size,
@@ -197,9 +197,9 @@ def evaluate_pictures(
             advance=lambda share, advance=advance: advance(share, 1),
         )
         results.append(bench.measure(name, made, vectors, heard, back))
-    return PictureEvaluation(
+    return ImageEvaluation(
         clip=clip.space("image").model_id,
-        judge=None if bench.judge is None else bench.judge.name,
+        classifier=None if bench.classifier is None else bench.classifier.name,
         real=bench.real(),
         translators=results,
         per_row=bench.per_row,
@@ -207,20 +207,20 @@ def evaluate_pictures(
     )
 
 
-def picture_results(
-    evaluation: PictureEvaluation, takes: Takes, *, recordings: str, pipeline: str
+def image_results(
+    evaluation: ImageEvaluation, audio_items: AudioDataset, *, recordings: str, pipeline: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Bring an evaluation of pictures into the form of `results.json` and `results.npz`."""
     figures = {
-        "protocol": takes.protocol,
+        "protocol": audio_items.protocol,
         "recordings": recordings,
         "pipeline": pipeline,
-        "fingerprint": f"{takes.fingerprint()} {evaluation.clip} {evaluation.judge}",
-        "rows": len(takes.takes),
+        "fingerprint": f"{audio_items.fingerprint()} {evaluation.clip} {evaluation.classifier}",
+        "rows": len(audio_items.audio_items),
         "real_pictures": 0 if evaluation.real is None else evaluation.real.pictures,
-        "kinds": takes.labels,
+        "kinds": audio_items.labels,
         "clip": evaluation.clip,
-        "judge": evaluation.judge,
+        "classifier": evaluation.classifier,
         "real": evaluation.real and asdict(evaluation.real),
         "translators": [
             {
@@ -233,8 +233,8 @@ def picture_results(
         ],
         "notes": evaluation.notes,
     }
-    names = np.array([take.name for take in takes.takes])
-    items = np.array([take.item or take.name for take in takes.takes])
+    names = np.array([audio_item.name for audio_item in audio_items.audio_items])
+    items = np.array([audio_item.item or audio_item.name for audio_item in audio_items.audio_items])
     per_row = {
         "ids": names,
         "items": np.unique(items, return_inverse=True)[1].astype(np.int32),
@@ -249,19 +249,19 @@ class _Bench:
     def __init__(
         self,
         pipeline: AudioToImagePipeline,
-        takes: Takes,
+        audio_items: AudioDataset,
         clip: ClipEncoder,
-        judge: Judge | None,
+        classifier: Classifier | None,
         resamples: int,
     ):
-        self.pipeline, self.takes, self.clip = pipeline, takes, clip
-        several = len(takes.labels) > 1
-        self.judge = judge if several else None
+        self.pipeline, self.audio_items, self.clip = pipeline, audio_items, clip
+        several = len(audio_items.labels) > 1
+        self.classifier = classifier if several else None
         decoder = pipeline.decoder.space
         self.is_own_clip = decoder is not None and decoder.same_model_as(clip.space("image"))
-        items = [take.item or take.name for take in takes.takes]
+        items = [audio_item.item or audio_item.name for audio_item in audio_items.audio_items]
         self.draws = Resamples(items, resamples=resamples)
-        self.labels = [take.label or "" for take in takes.takes]
+        self.labels = [audio_item.label or "" for audio_item in audio_items.audio_items]
         self.others = other_items(self.labels if several else items, seed=0).tolist()
         self.per_row: dict[str, np.ndarray] = {}
         self.audio_embeds, self.hearing = self._hear_takes()
@@ -276,25 +276,25 @@ class _Bench:
 
     def measure(
         self, name: str, made: MadeFiles, vectors: Tensor, heard: float, back: MadeFiles | None
-    ) -> MadePictures:
+    ) -> GeneratedImages:
         """Measure pictures against their own recordings and against wrong ones."""
         embeds, kinds = self._see(made.files)
         apart = _distances(embeds, self.real_embeds)
 
-        def score(name: str, order: list[int], seconds: float | None) -> PictureScores:
+        def score(name: str, order: list[int], seconds: float | None) -> ImageScores:
             rows = self._rows(embeds, kinds, vectors, order)
             self.per_row |= {f"{name}/{figure}": values for figure, values in rows.items()}
-            return PictureScores(
+            return ImageScores(
                 name=name,
                 pictures=len(embeds),
                 **apart,
-                judge=self.draws.share(rows["judge"]) if "judge" in rows else None,
+                classifier=self.draws.share(rows["classifier"]) if "classifier" in rows else None,
                 translated=self._mean(rows, "translated"),
                 true_picture=self._mean(rows, "true_picture"),
                 seconds=seconds,
             )
 
-        return MadePictures(
+        return GeneratedImages(
             scores=score(name, list(range(len(embeds))), heard + made.seconds_each),
             wrong_sound=score(f"{name}/wrong sound", self.others, None),
             confusion=None if kinds is None else self._confusion(kinds),
@@ -302,14 +302,14 @@ class _Bench:
             files=made.files,
         )
 
-    def real(self) -> PictureScores | None:
+    def real(self) -> ImageScores | None:
         """Measure the real pictures, one half against the other."""
         embeds, labels = self.real_embeds, self.real_labels
         if len(embeds) < 4:
             return None
         # Every other one: neighbours in the order of names are of one kind.
         half = torch.arange(len(embeds)) % 2 == 0
-        judge = true_picture = None
+        classifier = true_picture = None
         if labels is not None:
             alike = similarity_within_kinds(embeds, labels)
             alike = alike[~np.isnan(alike)]
@@ -318,17 +318,17 @@ class _Bench:
                 true_picture = draws.mean(alike)
             if self.real_kinds is not None:
                 # What is of no recording's kind can't be named right.
-                known = set(self.takes.labels)
+                known = set(self.audio_items.labels)
                 pairs = zip(self.real_kinds, labels, strict=True)
                 right = [named == label for named, label in pairs if label in known]
                 if right:
                     draws = Resamples(range(len(right)), resamples=self.draws.resamples)
-                    judge = draws.share(np.array(right))
-        return PictureScores(
+                    classifier = draws.share(np.array(right))
+        return ImageScores(
             name="real pictures",
             pictures=len(embeds),
             **_distances(embeds[half], embeds[~half]),
-            judge=judge,
+            classifier=classifier,
             translated=None,
             true_picture=true_picture,
             seconds=None,
@@ -362,10 +362,14 @@ class _Bench:
 
     def _hear_takes(self) -> tuple[Tensor, float]:
         """Embed the recordings, or take what the table holds; and tell the seconds each took."""
-        if self.takes.vectors is not None:
-            return self.takes.vectors.audio_embeds, 0.0
+        if self.audio_items.vectors is not None:
+            return self.audio_items.vectors.audio_embeds, 0.0
         start = time.perf_counter()
-        files = [take.recording for take in self.takes.takes if take.recording is not None]
+        files = [
+            audio_item.recording
+            for audio_item in self.audio_items.audio_items
+            if audio_item.recording is not None
+        ]
         clap = self.pipeline.clap
         assert clap is not None
         heard = hear_files(clap, files, load=_load_audible)
@@ -380,7 +384,7 @@ class _Bench:
             Vectors (m, d); their labels, if each has one; what the judge names them; and of each
             recording its own picture's vector, if each has one, shape (n, d).
         """
-        space, vectors = self.clip.space("image"), self.takes.vectors
+        space, vectors = self.clip.space("image"), self.audio_items.vectors
         if vectors is not None:
             known = vectors.image_space
             if known is not None and not known.same_model_as(space):
@@ -389,10 +393,12 @@ class _Bench:
             first = distinct_rows(embeds)[0]
             labels = [self.labels[at] for at in first.tolist()]
             # There are no pictures to show to any other judge.
-            seen = isinstance(self.judge, ZeroShotJudge)
-            named = self.judge([], embeds[first]) if seen and self.judge is not None else None
+            seen = isinstance(self.classifier, ZeroShotClassifier)
+            named = (
+                self.classifier([], embeds[first]) if seen and self.classifier is not None else None
+            )
             return embeds[first], labels if all(labels) else None, named, embeds
-        photographs = self.takes.photographs
+        photographs = self.audio_items.photographs
         embeds, named = self._see([photograph.path for photograph in photographs])
         labels = [photograph.label for photograph in photographs if photograph.label is not None]
         has_labels = bool(labels) and len(labels) == len(photographs)
@@ -400,18 +406,18 @@ class _Bench:
             embeds,
             labels if has_labels else None,
             named,
-            embeds if self.takes.protocol == "pairs" else None,
+            embeds if self.audio_items.protocol == "pairs" else None,
         )
 
     def _see(self, files: Sequence[Path]) -> tuple[Tensor, list[str] | None]:
         """Embed pictures, and have their kinds named."""
-        embeds, judge = [], self.judge
-        kinds: list[str] | None = None if judge is None else []
+        embeds, classifier = [], self.classifier
+        kinds: list[str] | None = None if classifier is None else []
         for part in parts(files, PICTURES_AT_ONCE):
             pictures = [load_image(file) for file in part]
-            embeds.append(self.clip.images(pictures))
-            if judge is not None and kinds is not None:
-                kinds += judge(pictures, embeds[-1])
+            embeds.append(self.clip.encode_image(pictures))
+            if classifier is not None and kinds is not None:
+                kinds += classifier(pictures, embeds[-1])
         empty = torch.empty(0, self.clip.space("image").dim)
         return torch.cat(embeds) if embeds else empty, kinds
 
@@ -430,7 +436,7 @@ class _Bench:
             means = torch.stack([of_kinds[self.labels[at]] for at in order])
             rows["true_picture"] = (embeds * means).sum(1).numpy()
         if kinds is not None:
-            rows["judge"] = np.array(
+            rows["classifier"] = np.array(
                 [kind == self.labels[at] for kind, at in zip(kinds, order, strict=True)]
             )
         return rows
@@ -452,7 +458,7 @@ class _Bench:
         found, rows = measure_round_trip(
             self.audio_embeds,
             ends,
-            labels=self.labels if len(self.takes.labels) > 1 else None,
+            labels=self.labels if len(self.audio_items.labels) > 1 else None,
             others=self.others,
             draws=self.draws,
         )
@@ -460,7 +466,7 @@ class _Bench:
         return found
 
     def _confusion(self, kinds: Sequence[str]) -> list[list[int]]:
-        return confusion_matrix(self.labels, kinds, labels=self.takes.labels).tolist()
+        return confusion_matrix(self.labels, kinds, labels=self.audio_items.labels).tolist()
 
     def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:
         return self.draws.mean(rows[figure]) if figure in rows else None
@@ -468,7 +474,7 @@ class _Bench:
 
 def _load_audible(file: Path) -> Sound:
     """Read a recording in which there is something to hear."""
-    waveform, sampling_rate = load_sound(file)
+    waveform, sampling_rate = load_audio(file)
     require_audible(waveform, str(file))
     return waveform, sampling_rate
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
-from clip2clap.evaluation.datasets.audio import Takes
+from clip2clap.evaluation.datasets.audio import AudioDataset
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.media.spectrogram import draw_spectrogram
 from clip2clap.translator.base import Translator
 
@@ -46,7 +46,7 @@ class SheetRow:
 def sheet_rows(
     pipeline: AudioToImagePipeline,
     translator: Translator,
-    takes: Takes,
+    audio_items: AudioDataset,
     *,
     pictures: int = PICTURES,
     seed: int = 0,
@@ -58,8 +58,8 @@ def sheet_rows(
     Args:
         pipeline: Makes them, and hears the recordings.
         translator: From the pipeline's CLAP into the decoder's CLIP.
-        takes: Recordings with labels.
-        pictures: How many of each; the first is the one that `evaluate_pictures` measures.
+        audio_items: Recordings with labels.
+        pictures: How many of each; the first is the one that `evaluate_images` measures.
         seed: The recording at place i of all takes gets the noise of seed + i.
         num_inference_steps: Denoising steps; the pipeline's default if None.
         batch_size: Pictures made at a time.
@@ -71,16 +71,16 @@ def sheet_rows(
         UserError: If the recordings have no labels, or are vectors of a table without files.
     """
     chosen = {}
-    for place, take in enumerate(takes.takes):
-        if take.label is not None and take.recording is not None:
-            chosen.setdefault(take.label, (place, take.recording))
+    for place, audio_item in enumerate(audio_items.audio_items):
+        if audio_item.label is not None and audio_item.recording is not None:
+            chosen.setdefault(audio_item.label, (place, audio_item.recording))
     if not chosen:
         raise UserError(
             "A contact sheet shows a recording of each kind: give a folder of recordings with a "
             "folder for each class in it."
         )
     order = [chosen[label] for label in sorted(chosen)]
-    heard = pipeline.embed_audios([file for _, file in order])
+    heard = pipeline.encode_audio([file for _, file in order])
     with torch.no_grad():
         vectors = translator(heard.to(translator.device)).float().cpu()
     made = pipeline(
@@ -92,7 +92,7 @@ def sheet_rows(
     )
     images: list[Any] = list(made.images)
     return [
-        SheetRow(label, load_sound(file), images[at * pictures : (at + 1) * pictures])
+        SheetRow(label, load_audio(file), images[at * pictures : (at + 1) * pictures])
         for at, (label, (_, file)) in enumerate(zip(sorted(chosen), order, strict=True))
     ]
 

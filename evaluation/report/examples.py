@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clip2clap.evaluation.datasets.audio import Takes
-from clip2clap.evaluation.datasets.images import Stills
-from clip2clap.evaluation.generation.audio import MadeSounds, SoundEvaluation
-from clip2clap.evaluation.generation.images import MadePictures, PictureEvaluation
+from clip2clap.evaluation.datasets.audio import AudioDataset
+from clip2clap.evaluation.datasets.images import ImageDataset
+from clip2clap.evaluation.generation.audio import AudioEvaluation, GeneratedAudio
+from clip2clap.evaluation.generation.images import GeneratedImages, ImageEvaluation
 from clip2clap.evaluation.report.page import EXAMPLES, Example
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.media.audio_writer import write_audio
 from clip2clap.media.images import load_image
 from clip2clap.media.spectrogram import draw_spectrogram
@@ -23,7 +23,7 @@ _SPECTROGRAM = {"width": 320, "height": 144}
 
 
 def best_and_worst(
-    evaluation: SoundEvaluation, stills: Stills
+    evaluation: AudioEvaluation, image_items: ImageDataset
 ) -> tuple[list[Example], list[Example]]:
     """Choose the sounds that suit their photographs best and worst.
 
@@ -32,26 +32,26 @@ def best_and_worst(
 
     Args:
         evaluation: What was measured.
-        stills: The photographs.
+        image_items: The photographs.
 
     Returns:
         At most ten of each, the best and the worst first.
     """
 
-    def example(row: int, made: MadeSounds, value: float) -> Example:
-        still = stills.stills[row]
+    def example(row: int, made: GeneratedAudio, value: float) -> Example:
+        image_item = image_items.image_items[row]
         return Example(
-            title=still.name,
-            text=f"{still.words or ''} {value:.3f}".strip(),
-            pictures=[("photograph", _thumbnail(load_image(still.photograph)))],
+            title=image_item.name,
+            text=f"{image_item.words or ''} {value:.3f}".strip(),
+            pictures=[("photograph", _thumbnail(load_image(image_item.photograph)))],
             sound=_packed(made.files[row]),
         )
 
     return _choose(evaluation, ("clap_score", "translated"), example)
 
 
-def best_and_worst_pictures(
-    evaluation: PictureEvaluation, takes: Takes
+def best_and_worst_images(
+    evaluation: ImageEvaluation, audio_items: AudioDataset
 ) -> tuple[list[Example], list[Example]]:
     """Choose the pictures that suit their recordings best and worst.
 
@@ -60,33 +60,33 @@ def best_and_worst_pictures(
 
     Args:
         evaluation: What was measured.
-        takes: The recordings.
+        audio_items: The recordings.
 
     Returns:
         At most ten of each, the best and the worst first; each with the recording's spectrogram and
         its own picture, where there are files of these.
     """
 
-    def example(row: int, made: MadePictures, value: float) -> Example:
-        take = takes.takes[row]
+    def example(row: int, made: GeneratedImages, value: float) -> Example:
+        audio_item = audio_items.audio_items[row]
         pictures = [("picture made", _thumbnail(load_image(made.files[row])))]
-        if take.recording is not None:
-            spectrogram = draw_spectrogram(*load_sound(take.recording), **_SPECTROGRAM)
+        if audio_item.recording is not None:
+            spectrogram = draw_spectrogram(*load_audio(audio_item.recording), **_SPECTROGRAM)
             pictures.insert(0, ("spectrogram", _thumbnail(spectrogram)))
-        if take.photograph is not None:
-            pictures.append(("own picture", _thumbnail(load_image(take.photograph))))
+        if audio_item.photograph is not None:
+            pictures.append(("own picture", _thumbnail(load_image(audio_item.photograph))))
         return Example(
-            title=take.name,
-            text=f"{take.label or ''} {value:.3f}".strip(),
+            title=audio_item.name,
+            text=f"{audio_item.label or ''} {value:.3f}".strip(),
             pictures=pictures,
-            sound=None if take.recording is None else _packed(take.recording),
+            sound=None if audio_item.recording is None else _packed(audio_item.recording),
         )
 
     return _choose(evaluation, ("true_picture", "translated"), example)
 
 
 def _choose(
-    evaluation: SoundEvaluation | PictureEvaluation,
+    evaluation: AudioEvaluation | ImageEvaluation,
     figures: Sequence[str],
     example: Callable[..., Example],
 ) -> tuple[list[Example], list[Example]]:
@@ -118,5 +118,5 @@ def _packed(path: Path) -> bytes:
     """Give a sound as Ogg Vorbis, a tenth of its size."""
     with tempfile.TemporaryDirectory() as scratch:
         packed = Path(scratch) / "sound.ogg"
-        write_audio(packed, *load_sound(path))
+        write_audio(packed, *load_audio(path))
         return packed.read_bytes()

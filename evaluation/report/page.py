@@ -278,12 +278,12 @@ def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str
 
 def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
     part = results.figures["sounds"]
-    judge = "" if part["judge"] is None else f" The judge: {part['judge']}."
+    classifier = "" if part["classifier"] is None else f" The judge: {part['judge']}."
     sections = [
         "<h2>Sounds</h2>",
         _paragraph(
             f"{part['rows']:,} photographs of {part['images']} through {part['pipeline']}, beside "
-            f"{part['recordings']:,} recordings. Measured by the CLAP {part['clap']}.{judge}"
+            f"{part['recordings']:,} recordings. Measured by the CLAP {part['clap']}.{classifier}"
         ),
         card("Sounds", _sound_table(part)),
         *(_paragraph(note) for note in part["notes"]),
@@ -295,13 +295,13 @@ def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
 
 def _picture_sections(results: Results, exhibits: Exhibits) -> list[str]:
     part = results.figures["pictures"]
-    judge = "" if part["judge"] is None else f" The judge: {part['judge']}."
+    classifier = "" if part["classifier"] is None else f" The judge: {part['judge']}."
     sections = [
         "<h2>Pictures</h2>",
         _paragraph(
             f"{part['rows']:,} recordings of {part['recordings']} through {part['pipeline']}, "
             f"beside {part['real_pictures']:,} real pictures. Measured by the CLIP "
-            f"{part['clip']}.{judge}"
+            f"{part['clip']}.{classifier}"
         ),
         card("Pictures", _picture_table(part)),
         *(_paragraph(note) for note in part["notes"]),
@@ -315,7 +315,7 @@ def _confusion_sections(part: Mapping[str, Any], title: str) -> list[str]:
     judged = [one for one in part["translators"] if one["confusion"] is not None]
     if not judged:
         return []
-    best = max(judged, key=lambda one: one["scores"]["judge"]["value"])
+    best = max(judged, key=lambda one: one["scores"]["classifier"]["value"])
     return [
         f"<h3>{title}, {escape(best['scores']['name'])}</h3>",
         picture(confusion_matrix(part["kinds"], best["confusion"]), "Confusion of kinds"),
@@ -364,7 +364,7 @@ def _round_trip_cells(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _picture_table(part: Mapping[str, Any]) -> str:
-    header = ["", "Pictures", "FD", "Kernel distance", "Judge", "Translated vector"]
+    header = ["", "Pictures", "FD", "Kernel distance", "Classifier", "Translated vector"]
     header += ["True pictures", "Seconds a picture"]
     lines = [(part["real"], "real pictures", True)] if part["real"] else []
     for one in part["translators"]:
@@ -379,7 +379,7 @@ def _picture_table(part: Mapping[str, Any]) -> str:
                 str(scores["pictures"]),
                 _plain(scores["fd"], 3),
                 _plain(scores["kd"], 4),
-                "" if scores["judge"] is None else _percent(scores["judge"]),
+                "" if scores["classifier"] is None else _percent(scores["classifier"]),
                 _maybe(scores["translated"], 3),
                 _maybe(scores["true_picture"], 3),
                 _plain(scores["seconds"], 2),
@@ -393,7 +393,7 @@ def _picture_table(part: Mapping[str, Any]) -> str:
 
 def _sound_table(part: Mapping[str, Any]) -> str:
     header = ["", "Clips", "FD", "FAD, 1 s", "Kernel distance", "CLAP score"]
-    header += ["Translated vector", "Judge", "CLIP-score", "Seconds a clip"]
+    header += ["Translated vector", "Classifier", "CLIP-score", "Seconds a clip"]
     lines = [(part["real"], "real recordings", True)] if part["real"] else []
     for one in part["translators"]:
         lines += [
@@ -409,7 +409,7 @@ def _sound_table(part: Mapping[str, Any]) -> str:
                 _plain(scores["kd"], 4),
                 _maybe(scores["clap_score"], 3),
                 _maybe(scores["translated"], 3),
-                "" if scores["judge"] is None else _percent(scores["judge"]),
+                "" if scores["classifier"] is None else _percent(scores["classifier"]),
                 _maybe(scores["clip_score"], 1),
                 _plain(scores["seconds"], 2),
             ],

@@ -74,7 +74,7 @@ OnStep = Callable[[int, Tensor, Tensor], Tensor]
 """Called with the number of the step, its timestep and the latents; gives the latents to go on."""
 
 
-class PictureDecoder(ABC):
+class ImageDecoder(ABC):
     """Paints pictures from CLIP image embeddings, with the parts of the pipeline it belongs to.
 
     The loop is the same for all; a decoder says how its UNet is told the embedding, and how
@@ -254,7 +254,7 @@ class PictureDecoder(ABC):
         return torch.cat([predicted, variance], dim=1) if learned else predicted
 
 
-class DemoDecoder(PictureDecoder):
+class DemoDecoder(ImageDecoder):
     """A UNet in an autoencoder's latent space that takes the embedding as class labels.
 
     It guides away from the pipeline's `negative_embedding`, which it learned in place of a
@@ -279,7 +279,7 @@ class DemoDecoder(PictureDecoder):
         return {"encoder_hidden_states": None, "class_labels": tensors["vectors"]}
 
 
-class KandinskyDecoder(PictureDecoder):
+class KandinskyDecoder(ImageDecoder):
     """Kandinsky 2.2's decoder: a UNet that is told an image embedding alone, and MoVQ.
 
     See Razzhigaev et al. (2023), arXiv 2310.03502. It guides away from the embedding of a picture
@@ -322,7 +322,7 @@ class KandinskyDecoder(PictureDecoder):
         return _unit_range(decoded)
 
 
-class _ReadingDecoder(PictureDecoder):
+class _ReadingDecoder(ImageDecoder):
     """A decoder whose UNet is also told words, by a text encoder of its own."""
 
     takes_words = True
@@ -433,7 +433,7 @@ def negatives_of(pipeline: Any, request: Request) -> Tensor:
     return torch.zeros_like(request.embeds)
 
 
-def decoder_of(pipeline: Any, kind: str) -> PictureDecoder:
+def decoder_of(pipeline: Any, kind: str) -> ImageDecoder:
     """Make the decoder of a kind with a pipeline's parts.
 
     Raises:
@@ -448,7 +448,7 @@ def _unit_range(pixels: Tensor) -> Tensor:
     return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 
-_DECODERS: dict[str, type[PictureDecoder]] = {
+_DECODERS: dict[str, type[ImageDecoder]] = {
     decoder.kind: decoder
     for decoder in (DemoDecoder, KandinskyDecoder, UnclipDecoder, IPAdapterDecoder)
 }

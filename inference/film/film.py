@@ -17,7 +17,7 @@ from torch import Tensor
 from clip2clap.core.concurrency import read_ahead
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.inference.painting.paint import (
     Painting,
     PaintingOptions,
@@ -25,7 +25,7 @@ from clip2clap.inference.painting.paint import (
     Surface,
     Target,
 )
-from clip2clap.media.audio import SilentSoundError, is_silent, stream_sound
+from clip2clap.media.audio import SilentAudioError, is_silent, stream_audio
 from clip2clap.media.video import FILM_RATE, FilmWriter
 
 Embed = Callable[[Sequence[np.ndarray]], Tensor]
@@ -129,7 +129,7 @@ def make_film(
 
     Args:
         path: The MP4 to write, whole or not at all; its folder must exist.
-        sounds: Recordings, as `load_sound` takes them, of any length.
+        sounds: Recordings, as `load_audio` takes them, of any length.
         embed: Hears a window of sound.
         make_frames: Paints frames.
         options: What the film is like.
@@ -174,7 +174,7 @@ def film_sound(sounds: Sequence[str | Path | bytes], options: FilmOptions) -> It
         Blocks of shape (2, samples), float32, at `FILM_RATE`.
 
     Raises:
-        UnreadableSoundError: If one can't be read.
+        UnreadableAudioError: If one can't be read.
     """
     fade = round(options.crossfade_in_s * FILM_RATE)
     held = np.zeros((2, 0), np.float32)
@@ -183,7 +183,7 @@ def film_sound(sounds: Sequence[str | Path | bytes], options: FilmOptions) -> It
         waiting = held if index else None
         held = np.zeros((2, 0), np.float32)
         for block in _faded_in(
-            stream_sound(
+            stream_audio(
                 source,
                 sampling_rate=FILM_RATE,
                 start=options.start_in_s,
@@ -217,7 +217,7 @@ def frame_vectors(
         CLIP vectors, shape (d,), unit norm: one for every frame that begins before the sound ends.
 
     Raises:
-        SilentSoundError: If there is nothing to hear in any window.
+        SilentAudioError: If there is nothing to hear in any window.
     """
     windows = _Windows(blocks, options)
     keys = _smoothed(_unbroken(_heard(windows, embed)), options)
@@ -231,7 +231,7 @@ def frame_vectors(
             frame += 1
         before = (time, vector)
     if before is None:
-        raise SilentSoundError("There is nothing to hear in the sounds. Give others.")
+        raise SilentAudioError("There is nothing to hear in the sounds. Give others.")
     while frame == 0 or frame * period < Fraction(windows.samples, FILM_RATE):
         yield before[1]
         frame += 1

@@ -16,12 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.embeddings.checkpoint import (
-    CheckpointError,
     ModelNotFoundError,
     find_checkpoint,
-    one_line,
 )
 from clip2clap.embeddings.encoders.base import ClipEncoder
 from clip2clap.embeddings.fingerprint import holds_weights
@@ -264,8 +262,8 @@ def embedding_norm(kind: str, parts: dict[str, Any], clip: ClipEncoder | None) -
         return 1.0
     from skimage import data
 
-    photographs = [Image.fromarray(take()) for take in (data.astronaut, data.chelsea, data.coffee)]
-    return float(clip.images(photographs, normalize=False).norm(dim=1).mean())
+    photographs = [Image.fromarray(load()) for load in (data.astronaut, data.chelsea, data.coffee)]
+    return float(clip.encode_image(photographs, normalize=False).norm(dim=1).mean())
 
 
 def zero_picture_embedding(clip: ClipEncoder | None) -> LearnedNegativeEmbedding | None:

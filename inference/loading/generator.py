@@ -17,14 +17,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging as diffusers_log
 from transformers import SpeechT5HifiGan
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.presets import Kind, names_of
 from clip2clap.embeddings.checkpoint import (
-    CheckpointError,
     ModelNotFoundError,
     fetch_from_hub,
     is_counting_buffer,
-    one_line,
     quiet,
     read_json,
 )

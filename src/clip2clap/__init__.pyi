@@ -1,7 +1,7 @@
 from .core.allocator import keep_freed_memory
 from .core.errors import UserError
 from .embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable, extract
-from .evaluation import evaluate_embeddings
+from .evaluation import evaluate
 from .inference import AudioToImagePipeline, ImageToAudioPipeline
 from .training import TrainingConfig, train
 from .translator import (
@@ -30,7 +30,7 @@ __all__ = [
     "TrainingConfig",
     "Translator",
     "UserError",
-    "evaluate_embeddings",
+    "evaluate",
     "extract",
     "keep_freed_memory",
     "train",

@@ -28,7 +28,7 @@ from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.table.reader import TableWriter
 from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.mlp import MLPTranslator
 
@@ -49,7 +49,7 @@ def test_version_is_the_package_s(run: Run) -> None:
 
 def test_help_imports_neither_torch_nor_the_libraries_above_it() -> None:
     code = (
-        "import sys; from clip2clap.cli import main\n"
+        "import sys; from clip2clap.cli.app import main\n"
         "try: main(['image-to-audio', '--help'])\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'transformers', 'diffusers', 'datasets', 'numpy', 'matplotlib', 'PIL'}\n"
@@ -203,7 +203,7 @@ def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
     assert shown.splitlines() == [str(out / name) for name in names]
     assert sorted(sounds_in(out)) == sorted(names)
     for name in names:
-        waveform, rate = load_sound(out / name)
+        waveform, rate = load_audio(out / name)
         assert (len(waveform), rate) == (samples, 16_000)
         assert np.abs(waveform).max() > 0
 
@@ -227,11 +227,11 @@ def test_a_sound_depends_on_its_seed_and_not_on_batches_or_neighbours(
     # Batches of different sizes may round differently, which one 16-bit step can show.
     step = 1.5 / 32768
     for name in ("cat.wav", "dog.wav", "dog-2.wav"):
-        first, other_batches, other_seed = (load_sound(tmp_path / run / name)[0] for run in "abc")
+        first, other_batches, other_seed = (load_audio(tmp_path / run / name)[0] for run in "abc")
         np.testing.assert_allclose(first, other_batches, atol=step)
         assert np.abs(first - other_seed).max() > 100 * step
-    alone, _ = load_sound(tmp_path / "d" / "alone.wav")
-    np.testing.assert_allclose(alone, load_sound(last["output"])[0], atol=step)
+    alone, _ = load_audio(tmp_path / "d" / "alone.wav")
+    np.testing.assert_allclose(alone, load_audio(last["output"])[0], atol=step)
 
 
 def test_an_unreadable_photograph_is_skipped_and_the_others_are_made(
@@ -435,7 +435,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     assert report["interrupted"]
     assert [sound["output"] for sound in report["sounds"]] == [str(out / "cat.wav")]
     assert list(sounds_in(out)) == ["cat.wav"]
-    assert len(load_sound(out / "cat.wav")[0]) == samples
+    assert len(load_audio(out / "cat.wav")[0]) == samples
 
 
 @pytest.mark.parametrize(
@@ -579,7 +579,7 @@ def test_the_demo_writes_its_files_and_tells_the_nearest_kinds(
     pipeline = ImageToAudioPipeline.from_pretrained(model)
     result = pipeline("chelsea.png", generator=[torch.Generator().manual_seed(4)])
     assert isinstance(result, ImageToAudioOutput)
-    waveform, _ = load_sound(out / "sound.wav")
+    waveform, _ = load_audio(out / "sound.wav")
     np.testing.assert_allclose(waveform, result.audios[0], atol=1e-4)
     similarities = dict(
         zip(("cat", "dog", "sea"), (demo_models @ result.audio_embeds[0]).tolist(), strict=True)

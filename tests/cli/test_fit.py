@@ -82,7 +82,7 @@ def test_one_command_leads_from_captions_to_sound(
         (ClapEncoder.from_pretrained(audioldm_folder, towers=("text",)), "clap_text"),
     ):
         torch.testing.assert_close(
-            table.tensor(column)[:2].float(), encoder.texts(first), rtol=0, atol=1e-3
+            table.tensor(column)[:2].float(), encoder.encode_text(first), rtol=0, atol=1e-3
         )
     translator = AutoTranslator.from_pretrained(out)
     translator.check_source(read_space(str(reading_clip_folder), family="clip", modality="image"))

@@ -52,7 +52,9 @@ def test_a_freed_buffer_is_used_again_without_asking_the_kernel() -> None:
 @needs_glibc
 def test_the_command_line_keeps_memory_and_importing_the_library_does_not() -> None:
     pages = BIG // 4096
-    command = "from clip2clap.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass"
+    command = (
+        "from clip2clap.cli.app import main\ntry: main(['--version'])\nexcept SystemExit: pass"
+    )
     assert page_faults_of_a_second_buffer(command) < pages // 100
     library = "import clip2clap.embeddings, clip2clap.cli"
     assert page_faults_of_a_second_buffer(library) > pages // 2

@@ -22,8 +22,10 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.checkpoint import CheckpointError, MissingExtraError, ModelNotFoundError
+from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError
+from clip2clap.embeddings.checkpoint import (
+    ModelNotFoundError,
+)
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 
@@ -58,7 +60,7 @@ def transformers_audio(folder: Path, sounds: list[np.ndarray]) -> torch.Tensor:
 def test_sounds_equal_transformers_own_extractor_and_model(musicldm_folder, hearing, batch_size):
     sounds = [noise(seconds, seed) for seed, seconds in enumerate((1, 0.3, 0.05, 0.99, 0.5))]
     expected = transformers_audio(musicldm_folder, sounds)
-    got = hearing.audios([(sound, RATE) for sound in sounds], batch_size=batch_size)
+    got = hearing.encode_audio([(sound, RATE) for sound in sounds], batch_size=batch_size)
     assert got.dtype == torch.float32
     assert torch.allclose(got, expected, atol=1e-5)
     assert (got[0] - got[1]).abs().max() > 1e-3
@@ -67,7 +69,7 @@ def test_sounds_equal_transformers_own_extractor_and_model(musicldm_folder, hear
 def test_other_rates_are_resampled(musicldm_folder, hearing):
     sound = noise(0.5, rate=44_100)
     expected = transformers_audio(musicldm_folder, [soxr.resample(sound, 44_100, RATE)])
-    assert torch.allclose(hearing.audios([(sound, 44_100)]), expected, atol=1e-5)
+    assert torch.allclose(hearing.encode_audio([(sound, 44_100)]), expected, atol=1e-5)
 
 
 def test_a_long_sound_is_the_average_of_windows_from_start_to_end(musicldm_folder, hearing):
@@ -75,7 +77,9 @@ def test_a_long_sound_is_the_average_of_windows_from_start_to_end(musicldm_folde
     starts = (0, 12_000, 24_000)
     windows = transformers_audio(musicldm_folder, [sound[s : s + RATE] for s in starts])
     expected = F.normalize(windows.mean(dim=0), dim=0)
-    got = hearing.audios([(noise(0.2), RATE), (sound, RATE), (noise(0.4), RATE)], batch_size=2)
+    got = hearing.encode_audio(
+        [(noise(0.2), RATE), (sound, RATE), (noise(0.4), RATE)], batch_size=2
+    )
     assert torch.allclose(got[1], expected, atol=1e-5)
 
 
@@ -90,11 +94,11 @@ def test_a_sound_as_the_tower_gives_it_has_the_mean_length_of_its_windows(
     encoder = ClapEncoder.from_pretrained(tmp_path)
     sound = noise(2.5)
     windows = [(sound[start : start + RATE], RATE) for start in (0, 12_000, 24_000)]
-    lengths = encoder.audios(windows, normalize=False).norm(dim=1)
+    lengths = encoder.encode_audio(windows, normalize=False).norm(dim=1)
     assert (lengths - 1).abs().min() > 0.1
-    raw = encoder.audios([windows[0], (sound, RATE)], normalize=False)
+    raw = encoder.encode_audio([windows[0], (sound, RATE)], normalize=False)
     assert torch.allclose(raw.norm(dim=1), torch.stack([lengths[0], lengths.mean()]), rtol=1e-5)
-    unit = encoder.audios([windows[0], (sound, RATE)])
+    unit = encoder.encode_audio([windows[0], (sound, RATE)])
     assert torch.allclose(F.normalize(raw, dim=-1), unit, atol=1e-6)
 
 
@@ -114,10 +118,10 @@ def test_the_same_sound_always_gives_the_same_vector(musicldm_folder, tmp_path, 
         extractor.save_pretrained(tmp_path)
     encoder = ClapEncoder.from_pretrained(tmp_path)
     sounds = [(noise(seconds, seed), RATE) for seed, seconds in enumerate((0.4, 1.7, 3.1))]
-    first = encoder.audios(sounds)
+    first = encoder.encode_audio(sounds)
     for _ in range(3):
-        assert torch.allclose(encoder.audios(sounds), first, atol=1e-6)
-    assert torch.allclose(encoder.audios(sounds[1:2], batch_size=1), first[1:2], atol=1e-6)
+        assert torch.allclose(encoder.encode_audio(sounds), first, atol=1e-6)
+    assert torch.allclose(encoder.encode_audio(sounds[1:2], batch_size=1), first[1:2], atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -133,14 +137,14 @@ def test_an_audioldm_folder_gives_its_own_text_encoder(audioldm_folder, batch_si
         expected = F.normalize(
             model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).text_embeds, dim=-1
         )
-    assert torch.allclose(encoder.texts(TEXTS, batch_size=batch_size), expected, atol=1e-5)
+    assert torch.allclose(encoder.encode_text(TEXTS, batch_size=batch_size), expected, atol=1e-5)
     with pytest.raises(UserError, match="embeds text only, not audio"):
-        encoder.audios([(noise(1), RATE)])
+        encoder.encode_audio([(noise(1), RATE)])
 
 
 def test_a_musicldm_folder_gives_a_clap_that_hears(hearing):
     assert hearing.modalities == ("audio", "text")
-    assert hearing.texts(TEXTS).shape == hearing.audios([(noise(1), RATE)] * 4).shape
+    assert hearing.encode_text(TEXTS).shape == hearing.encode_audio([(noise(1), RATE)] * 4).shape
 
 
 def test_claps_of_one_size_are_different_spaces(audioldm_folder, musicldm_folder, foreign_folder):
@@ -165,7 +169,7 @@ def test_a_text_encoder_stored_by_an_older_version_loads(audioldm_folder, tmp_pa
     )
     old = ClapEncoder.from_pretrained(tmp_path / "old")
     new = ClapEncoder.from_pretrained(audioldm_folder)
-    assert torch.equal(old.texts(TEXTS), new.texts(TEXTS))
+    assert torch.equal(old.encode_text(TEXTS), new.encode_text(TEXTS))
     assert old.space("text").same_model_as(new.space("text"))
 
 
@@ -173,19 +177,21 @@ def test_a_round_trip_keeps_vectors_and_space(hearing, audioldm_folder, tmp_path
     hearing.save_pretrained(tmp_path / "hearing")
     again = ClapEncoder.from_pretrained(tmp_path / "hearing")
     sound = [(noise(1.4), RATE)]
-    assert torch.equal(again.audios(sound), hearing.audios(sound))
+    assert torch.equal(again.encode_audio(sound), hearing.encode_audio(sound))
     assert again.space("audio").same_model_as(hearing.space("audio"))
     reading = ClapEncoder.from_pretrained(audioldm_folder)
     reading.save_pretrained(tmp_path / "reading")
     again = ClapEncoder.from_pretrained(tmp_path / "reading")
-    assert torch.equal(again.texts(TEXTS), reading.texts(TEXTS))
+    assert torch.equal(again.encode_text(TEXTS), reading.encode_text(TEXTS))
     assert again.space("text").same_model_as(reading.space("text"))
 
 
 def test_one_tower_of_two_can_be_kept(musicldm_folder, hearing):
     encoder = ClapEncoder.from_pretrained(musicldm_folder, towers=("audio",))
     assert encoder.modalities == ("audio",)
-    assert torch.equal(encoder.audios([(noise(1), RATE)]), hearing.audios([(noise(1), RATE)]))
+    assert torch.equal(
+        encoder.encode_audio([(noise(1), RATE)]), hearing.encode_audio([(noise(1), RATE)])
+    )
     assert encoder.space("audio") == hearing.space("audio")
 
 
@@ -226,8 +232,8 @@ def test_a_clap_like_the_demos_equals_its_own_parts(tmp_path):
         audio: Any = model.float().get_audio_features(features).pooler_output
         texts: Any = model.get_text_features(**tokens).pooler_output
     pairs = [(sound, RATE) for sound in sounds]
-    assert torch.allclose(encoder.audios(pairs, batch_size=2), audio, atol=1e-5)
-    assert torch.allclose(encoder.texts(["rain", "dog rain"]), texts, atol=1e-5)
+    assert torch.allclose(encoder.encode_audio(pairs, batch_size=2), audio, atol=1e-5)
+    assert torch.allclose(encoder.encode_text(["rain", "dog rain"]), texts, atol=1e-5)
     assert encoder.space("audio") == read_space(tmp_path, family="clap", modality="audio")
 
 
@@ -262,15 +268,15 @@ def test_a_pipeline_without_a_clap_says_so(tmp_path):
 )
 def test_sounds_that_cannot_be_embedded_are_named(hearing, audio, message):
     with pytest.raises(UserError, match=message) as error:
-        hearing.audios([(noise(1), RATE), audio])
+        hearing.encode_audio([(noise(1), RATE), audio])
     assert "sound 1" in str(error.value)
 
 
 def test_tensors_and_doubles_are_sounds_too(hearing):
     sound = noise(0.5)
-    expected = hearing.audios([(sound, RATE)])
-    assert torch.equal(hearing.audios([(torch.from_numpy(sound), RATE)]), expected)
-    assert torch.equal(hearing.audios([(sound.astype(np.float64), RATE)]), expected)
+    expected = hearing.encode_audio([(sound, RATE)])
+    assert torch.equal(hearing.encode_audio([(torch.from_numpy(sound), RATE)]), expected)
+    assert torch.equal(hearing.encode_audio([(sound.astype(np.float64), RATE)]), expected)
 
 
 @pytest.fixture
@@ -331,7 +337,7 @@ def test_laion_clap_gets_exactly_its_weights_and_whole_windows(laion_file, monke
         expected["module.audio_branch.patch_embed.proj.weight"],
     )
     sound = noise(4, rate=48_000)
-    embeds = encoder.audios([(sound, 48_000), (noise(25, rate=48_000), 48_000)])
+    embeds = encoder.encode_audio([(sound, 48_000), (noise(25, rate=48_000), 48_000)])
     assert torch.allclose(embeds.norm(dim=1), torch.ones(2))
     assert np.array_equal(module.heard[0, :384_000], np.tile(sound, 2))
     assert not module.heard[0, 384_000:].any()

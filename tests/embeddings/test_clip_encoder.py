@@ -32,8 +32,10 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.checkpoint import CheckpointError, ModelNotFoundError
+from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.embeddings.checkpoint import (
+    ModelNotFoundError,
+)
 from clip2clap.embeddings.encoders.base import ClipEncoder, read_space
 from clip2clap.embeddings.fingerprint import fingerprint_weights
 from clip2clap.media.images import UnreadableImageError
@@ -118,10 +120,10 @@ def test_images_equal_transformers_own_processor_and_model(folder, clip, tmp_pat
     for path in paths:
         inputs = processor(images=Image.open(path), return_tensors="pt")
         expected.append(unit(model.get_image_features(**inputs)))
-    got = clip.images(paths, batch_size=batch_size)
+    got = clip.encode_image(paths, batch_size=batch_size)
     assert got.dtype == torch.float32
     assert torch.allclose(got, torch.cat(expected), atol=1e-5)
-    assert torch.allclose(clip.images(photographs(7), batch_size=batch_size), got, atol=1e-6)
+    assert torch.allclose(clip.encode_image(photographs(7), batch_size=batch_size), got, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
@@ -129,21 +131,21 @@ def test_texts_equal_transformers_own_tokenizer_and_model(folder, clip, batch_si
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), clip_tokenizer()
     inputs = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt")
     expected = unit(model.get_text_features(**inputs))
-    assert torch.allclose(clip.texts(TEXTS, batch_size=batch_size), expected, atol=1e-5)
+    assert torch.allclose(clip.encode_text(TEXTS, batch_size=batch_size), expected, atol=1e-5)
 
 
 def test_embeddings_as_the_tower_gives_them_keep_their_length(folder, clip):
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), clip_tokenizer()
     inputs = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt")
     expected: Any = model.get_text_features(**inputs)
-    raw = clip.texts(TEXTS, batch_size=2, normalize=False)
+    raw = clip.encode_text(TEXTS, batch_size=2, normalize=False)
     assert torch.allclose(raw, expected.pooler_output, atol=1e-4)
     assert (raw.norm(dim=1) - 1).abs().min() > 0.1
-    assert torch.equal(F.normalize(raw, dim=-1), clip.texts(TEXTS, batch_size=2))
+    assert torch.equal(F.normalize(raw, dim=-1), clip.encode_text(TEXTS, batch_size=2))
     pictures = photographs(3)
-    raw = clip.images(pictures, normalize=False)
+    raw = clip.encode_image(pictures, normalize=False)
     assert (raw.norm(dim=1) - 1).abs().min() > 0.1
-    assert torch.equal(F.normalize(raw, dim=-1), clip.images(pictures))
+    assert torch.equal(F.normalize(raw, dim=-1), clip.encode_image(pictures))
 
 
 @pytest.fixture(scope="module")
@@ -171,15 +173,17 @@ def test_images_and_texts_equal_open_clips_own_transform_and_model(open_clip_nam
     with torch.no_grad():
         images = model.encode_image(pixels, normalize=True)
         texts = model.encode_text(open_clip.get_tokenizer("tiny-clip")(TEXTS), normalize=True)
-    assert torch.allclose(encoder.images(photographs(7), batch_size=batch_size), images, atol=1e-5)
-    assert torch.allclose(encoder.texts(TEXTS, batch_size=batch_size), texts, atol=1e-5)
+    assert torch.allclose(
+        encoder.encode_image(photographs(7), batch_size=batch_size), images, atol=1e-5
+    )
+    assert torch.allclose(encoder.encode_text(TEXTS, batch_size=batch_size), texts, atol=1e-5)
 
 
 def test_open_clips_pixels_embed_as_the_pictures_themselves_do(open_clip_name):
     encoder = ClipEncoder.from_pretrained(open_clip_name)
     picture, other = (image.resize((50, 75), Image.Resampling.BICUBIC) for image in photographs(2))
     pixels = torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None].float() / 255
-    expected = encoder.images([picture, other])
+    expected = encoder.encode_image([picture, other])
     own, control = (encoder.pixels(pixels) @ expected.T)[0].tolist()
     assert own > 0.9999 > control
 
@@ -188,7 +192,7 @@ def test_a_saved_open_clip_loads_as_the_same_space(open_clip_name, tmp_path):
     encoder = ClipEncoder.from_pretrained(open_clip_name)
     encoder.save_pretrained(tmp_path)
     again = ClipEncoder.from_pretrained(tmp_path)
-    assert torch.equal(again.images(photographs(2)), encoder.images(photographs(2)))
+    assert torch.equal(again.encode_image(photographs(2)), encoder.encode_image(photographs(2)))
     assert again.space("image") == encoder.space("image")
 
 
@@ -265,8 +269,8 @@ def test_a_dual_encoder_of_efficientnet_and_bert_equals_its_own_parts(dual_folde
     with torch.no_grad():
         images = unit(model.get_image_features(**pixels))
         texts = unit(model.get_text_features(**tokens))
-    assert torch.allclose(encoder.images(photographs(5), batch_size=2), images, atol=1e-5)
-    assert torch.allclose(encoder.texts(TEXTS, batch_size=2), texts, atol=1e-5)
+    assert torch.allclose(encoder.encode_image(photographs(5), batch_size=2), images, atol=1e-5)
+    assert torch.allclose(encoder.encode_text(TEXTS, batch_size=2), texts, atol=1e-5)
 
 
 def test_siglip_sees_texts_padded_to_the_length_it_was_trained_on(tmp_path):
@@ -286,23 +290,23 @@ def test_siglip_sees_texts_padded_to_the_length_it_was_trained_on(tmp_path):
     with torch.no_grad():
         texts = unit(model.get_text_features(input_ids=tokens["input_ids"]))
         images = unit(model.get_image_features(**pixels))
-    assert torch.allclose(encoder.texts(["a dog", "rain"]), texts, atol=1e-5)
-    assert torch.allclose(encoder.images(photographs(3)), images, atol=1e-5)
+    assert torch.allclose(encoder.encode_text(["a dog", "rain"]), texts, atol=1e-5)
+    assert torch.allclose(encoder.encode_image(photographs(3)), images, atol=1e-5)
 
 
 def test_a_vision_tower_alone_embeds_pictures_only(clip_folder):
     encoder = ClipEncoder.from_pretrained(clip_folder)
     assert encoder.modalities == ("image",)
-    assert encoder.images(photographs(2)).shape == (2, 12)
+    assert encoder.encode_image(photographs(2)).shape == (2, 12)
     with pytest.raises(UserError, match="embeds image only, not text"):
-        encoder.texts(["a dog"])
+        encoder.encode_text(["a dog"])
 
 
 def test_a_round_trip_keeps_every_weight_and_the_space(clip, tmp_path):
     clip.save_pretrained(tmp_path)
     again = ClipEncoder.from_pretrained(tmp_path)
-    assert torch.equal(again.images(photographs(3)), clip.images(photographs(3)))
-    assert torch.equal(again.texts(TEXTS), clip.texts(TEXTS))
+    assert torch.equal(again.encode_image(photographs(3)), clip.encode_image(photographs(3)))
+    assert torch.equal(again.encode_text(TEXTS), clip.encode_text(TEXTS))
     assert again.space("text").same_model_as(clip.space("text"))
     for name, weight in clip.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
@@ -324,7 +328,7 @@ def test_one_tower_saved_alone_stays_in_its_space(folder, clip, tmp_path):
     again = ClipEncoder.from_pretrained(tmp_path)
     assert again.modalities == ("image",)
     assert again.space("image").same_model_as(clip.space("image"))
-    assert torch.equal(again.images(photographs(2)), clip.images(photographs(2)))
+    assert torch.equal(again.encode_image(photographs(2)), clip.encode_image(photographs(2)))
     with pytest.raises(UserError, match="embeds image, not text"):
         ClipEncoder.from_pretrained(tmp_path, towers=("text",))
 
@@ -350,7 +354,7 @@ def test_the_fingerprint_is_that_of_the_weights_not_of_their_files(folder, clip,
         encoder = ClipEncoder.from_pretrained(other)
         assert encoder.space("image").fingerprint == expected, other.name
         assert torch.allclose(
-            encoder.images(photographs(2)), clip.images(photographs(2)), atol=5e-3
+            encoder.encode_image(photographs(2)), clip.encode_image(photographs(2)), atol=5e-3
         )
 
 
@@ -520,33 +524,33 @@ def test_a_cached_model_needs_no_network(folder, tmp_path, monkeypatch):
 
 
 def test_loading_and_encoding_print_nothing(folder, capfd):
-    ClipEncoder.from_pretrained(folder).images(photographs(2))
+    ClipEncoder.from_pretrained(folder).encode_image(photographs(2))
     assert capfd.readouterr() == ("", "")
 
 
 def test_one_picture_that_cannot_be_read_is_named(clip, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(UnreadableImageError, match=r"text\.jpg is not a picture"):
-        clip.images([*photographs(9), tmp_path / "text.jpg"], batch_size=2)
+        clip.encode_image([*photographs(9), tmp_path / "text.jpg"], batch_size=2)
 
 
 def test_one_pixel_is_encoded(clip):
-    embeds = clip.images([Image.new("RGB", (1, 1), "red"), Image.new("RGB", (9, 900), "red")])
+    embeds = clip.encode_image([Image.new("RGB", (1, 1), "red"), Image.new("RGB", (9, 900), "red")])
     assert torch.allclose(embeds[0], embeds[1], atol=1e-5)
 
 
 def test_nothing_gives_no_vectors(clip):
-    assert clip.images([]).shape == (0, 24)
-    assert clip.texts([]).shape == (0, 24)
+    assert clip.encode_image([]).shape == (0, 24)
+    assert clip.encode_text([]).shape == (0, 24)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda clip: clip.texts("a dog"), "Put it in a list"),
-        (lambda clip: clip.images(Image.new("RGB", (4, 4))), "Put it in a list"),
-        (lambda clip: clip.texts(["a", 3]), "got int as text 1"),
-        (lambda clip: clip.texts(["a"], batch_size=0), "batch_size of at least 1"),
+        (lambda clip: clip.encode_text("a dog"), "Put it in a list"),
+        (lambda clip: clip.encode_image(Image.new("RGB", (4, 4))), "Put it in a list"),
+        (lambda clip: clip.encode_text(["a", 3]), "got int as text 1"),
+        (lambda clip: clip.encode_text(["a"], batch_size=0), "batch_size of at least 1"),
         (lambda clip: clip.space("audio"), "embeds image and text only, not audio"),
     ],
 )
@@ -558,10 +562,10 @@ def test_wrong_input_is_refused(clip, call, message):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "float16"])
 def test_half_precision_gives_float32_unit_vectors(folder, clip, dtype):
     encoder = ClipEncoder.from_pretrained(folder, torch_dtype=dtype)
-    embeds = encoder.images(photographs(2))
+    embeds = encoder.encode_image(photographs(2))
     assert embeds.dtype == torch.float32
     assert torch.allclose(embeds.norm(dim=1), torch.ones(2), atol=1e-5)
-    assert (embeds * clip.images(photographs(2))).sum(dim=1).min() > 0.99
+    assert (embeds * clip.encode_image(photographs(2))).sum(dim=1).min() > 0.99
     assert encoder.space("image") == clip.space("image")
 
 
@@ -572,7 +576,7 @@ def test_other_dtypes_are_refused(folder):
 
 def test_embeddings_can_be_trained_on(clip):
     layer = torch.nn.Linear(24, 1)
-    layer(clip.images(photographs(2))).sum().backward()
+    layer(clip.encode_image(photographs(2))).sum().backward()
     assert layer.weight.grad is not None
 
 
@@ -580,7 +584,7 @@ def test_offloaded_weights_give_the_same_vectors(folder, clip):
     encoder = ClipEncoder.from_pretrained(folder)
     accelerate.cpu_offload(encoder, execution_device=torch.device("cpu"))
     assert encoder.device.type == "meta"
-    assert torch.equal(encoder.images(photographs(3)), clip.images(photographs(3)))
+    assert torch.equal(encoder.encode_image(photographs(3)), clip.encode_image(photographs(3)))
 
 
 def test_reading_the_fingerprint_of_a_large_file_reads_little_of_it(tmp_path):

@@ -33,7 +33,7 @@ def demo() -> ClipEncoder:
 def test_pixels_embed_as_the_picture_itself_does(clip_folder: Path, shape: tuple[int, int]):
     clip = ClipEncoder.from_pretrained(clip_folder)
     image, other = smooth_picture(*shape), smooth_picture(*shape, seed=1)
-    expected = clip.images([image, other])
+    expected = clip.encode_image([image, other])
     got = clip.pixels(as_pixels(image))
     assert (got @ expected[0]).item() > 0.9999
     assert (got @ expected[1]).item() < 0.999  # the control: another picture is told apart
@@ -47,14 +47,14 @@ def test_pixels_follow_another_processor_s_options(clip_folder: Path, tmp_path: 
     CLIPImageProcessorPil(**options).save_pretrained(tmp_path)
     clip = ClipEncoder.from_pretrained(tmp_path)
     image = smooth_picture(70, 50)
-    assert (clip.pixels(as_pixels(image)) @ clip.images([image])[0]).item() > 0.9999
+    assert (clip.pixels(as_pixels(image)) @ clip.encode_image([image])[0]).item() > 0.9999
 
 
 def test_the_demo_clip_takes_pixels_of_any_size(demo: ClipEncoder):
     image = smooth_picture(80, 80)
     pixels = as_pixels(image)
     assert demo.takes_any_size
-    expected = demo.images([image, smooth_picture(80, 80, seed=1)])
+    expected = demo.encode_image([image, smooth_picture(80, 80, seed=1)])
     own, other = (demo.pixels(pixels) @ expected.T)[0].tolist()
     assert own > 0.95 > 0.8 > other
     at_own_size = demo.pixels(pixels, size=demo.image_size)
@@ -64,7 +64,7 @@ def test_the_demo_clip_takes_pixels_of_any_size(demo: ClipEncoder):
 
 def test_the_gradient_is_the_slope_of_the_similarity(clip_folder: Path):
     clip = ClipEncoder.from_pretrained(clip_folder)
-    target = clip.images([smooth_picture(48, 48, seed=1)])[0]
+    target = clip.encode_image([smooth_picture(48, 48, seed=1)])[0]
     pixels = as_pixels(smooth_picture(48, 48)).requires_grad_()
     (slope,) = torch.autograd.grad((clip.pixels(pixels) @ target).sum(), pixels)
     with torch.no_grad():

@@ -159,8 +159,8 @@ def test_every_caption_becomes_a_row_with_its_text_intact(plan, clip, clap, tmp_
         ("clip_text", ClipEncoder.from_pretrained(clip)),
         ("clap_text", ClapEncoder.from_pretrained(clap)),
     ):
-        assert close(table.tensor(column), encoder.texts(CAPTIONS))
-        raw = encoder.texts(CAPTIONS, normalize=False).norm(dim=1)
+        assert close(table.tensor(column), encoder.encode_text(CAPTIONS))
+        raw = encoder.encode_text(CAPTIONS, normalize=False).norm(dim=1)
         assert close(torch.tensor(table.source(f"{column}_norm")), raw)
         assert table.spaces[column] == encoder.space("text")
 
@@ -443,10 +443,10 @@ def test_a_folder_pairs_the_files_of_one_name(media, plan, clip, clap, tmp_path)
     table = EmbeddingTable.open(tmp_path / "pairs")
     assert table.ids == table.source("file") == ["a.png", "b.png", "more/c.png"]
     assert table.source("audio_file") == ["a.wav", "b.wav", "more/c.wav"]
-    images = ClipEncoder.from_pretrained(clip).images([picture(n) for n in (1, 0, 2)])
+    images = ClipEncoder.from_pretrained(clip).encode_image([picture(n) for n in (1, 0, 2)])
     assert close(table.tensor("clip_image"), images)
     heard = [soundfile.read(media / name, dtype="float32") for name in table.source("audio_file")]
-    assert close(table.tensor("clap_audio"), ClapEncoder.from_pretrained(clap).audios(heard))
+    assert close(table.tensor("clap_audio"), ClapEncoder.from_pretrained(clap).encode_audio(heard))
     failures = table.failures()
     assert set(failures) == {"broken.jpg", "lonely.png"}
     assert "no sound of that name" in failures["lonely.png"]
@@ -467,7 +467,7 @@ def test_a_folder_of_sounds_pairs_with_captions(media, plan, clap, tmp_path):
     table = EmbeddingTable.open(tmp_path / "table")
     assert table.ids == ["a.wav", "b.wav", "broken.wav", "more/c.wav"]
     heard = [soundfile.read(media / name, dtype="float32") for name in table.ids]
-    assert close(table.tensor("clap_audio"), ClapEncoder.from_pretrained(clap).audios(heard))
+    assert close(table.tensor("clap_audio"), ClapEncoder.from_pretrained(clap).encode_audio(heard))
     assert "not a recording" in table.failures()["noise.wav"]
 
 
@@ -485,9 +485,9 @@ def test_audiocaps_takes_its_sounds_and_frames(plan, clip, clap, tmp_path):
     extract(source, tmp_path / "table", plan(*columns), dtype="float32")
     table = EmbeddingTable.open(tmp_path / "table")
     assert table.ids == ["900", "899"]
-    images = ClipEncoder.from_pretrained(clip).images([picture(0), picture(11)])
+    images = ClipEncoder.from_pretrained(clip).encode_image([picture(0), picture(11)])
     assert close(table.tensor("clip_image"), images)
-    audios = ClapEncoder.from_pretrained(clap).audios(
+    audios = ClapEncoder.from_pretrained(clap).encode_audio(
         [soundfile.read(tmp_path / "sounds" / f"clip{n}_30.wav", dtype="float32") for n in (0, 1)]
     )
     assert close(table.tensor("clap_audio"), audios)
@@ -529,7 +529,7 @@ def test_conceptual_captions_are_downloaded_and_embedded(server, plan, clip, tmp
     assert table.source("caption") == CAPTIONS
     assert table.ids == [f"{file.stem}:{n}" for n in (0, 1, 5, 6, 7)]
     assert table.source("split") == ["val"] * 5
-    images = ClipEncoder.from_pretrained(clip).images([picture(n) for n in range(5)])
+    images = ClipEncoder.from_pretrained(clip).encode_image([picture(n) for n in range(5)])
     assert close(table.tensor("clip_image"), images)
     reasons = list(table.failures().values())
     assert "404" in reasons[0]
@@ -620,7 +620,7 @@ def test_a_table_of_ones_own_takes_named_columns(media, plan, clip, server, tmp_
         assert table.source("caption") == CAPTIONS[:2]
         assert table.source("file") == ["a.png", f"{server}/7.png"]
         assert list(map(int, table.source("stars"))) == [3, 4]
-        images = ClipEncoder.from_pretrained(clip).images([picture(1), picture(7)])
+        images = ClipEncoder.from_pretrained(clip).encode_image([picture(1), picture(7)])
         assert close(table.tensor("clip_image"), images)
         assert "does not exist" in table.failures()["three"]
 
@@ -633,7 +633,7 @@ def test_a_saved_datasets_folder_gives_its_pictures(plan, clip, tmp_path):
     assert isinstance(source, HubDataset)
     extract(source, tmp_path / "table", plan("clip_image", "clap_text"), dtype="float32")
     table = EmbeddingTable.open(tmp_path / "table")
-    images = ClipEncoder.from_pretrained(clip).images([picture(n) for n in range(3)])
+    images = ClipEncoder.from_pretrained(clip).encode_image([picture(n) for n in range(3)])
     assert close(table.tensor("clip_image"), images)
     assert table.source("caption") == CAPTIONS[:3]
     assert table.ids == ["saved:0", "saved:1", "saved:2"]
@@ -668,7 +668,7 @@ def test_shards_of_img2dataset_are_read_in_order(plan, clip, tmp_path):
     assert table.ids == [f"{k[:5]}/{k}" for k in ("000000000", "000000001", "000000002")] + [
         f"{k[:5]}/{k}" for k in ("000010000", "000010002")
     ]
-    images = ClipEncoder.from_pretrained(clip).images([picture(n) for n in (0, 1, 2, 3, 5)])
+    images = ClipEncoder.from_pretrained(clip).encode_image([picture(n) for n in (0, 1, 2, 3, 5)])
     assert close(table.tensor("clip_image"), images)
     assert table.source("url")[3] == "https://a.org/3.png"
     assert "not a picture" in table.failures()["00001/000010001"]

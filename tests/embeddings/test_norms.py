@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.norms.measure import NormReport, measure_norms
 from clip2clap.embeddings.norms.report import verdict, write_norm_report
-from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+)
 from clip2clap.embeddings.table.reader import EmbeddingTable, TableError, TableWriter
 
 Run = Callable[..., tuple[int, str, str]]

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from clip2clap.core import presets
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
     SpaceMismatchError,
     require_same_model,
-    unit_norm,
 )
 
 AUDIOLDM = EmbeddingSpace("clap", "cvssp/audioldm-s-full-v2", "text", 512, True, "aaaa")

@@ -16,7 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+    SpaceMismatchError,
+)
 from clip2clap.embeddings.table.reader import EmbeddingTable, TableError, TableWriter, concatenate
 
 DIM = 8

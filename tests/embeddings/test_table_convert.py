@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+)
 from clip2clap.embeddings.table.convert import export_table, import_table
 from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
 

@@ -23,12 +23,12 @@ from transformers import (
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
-from clip2clap.evaluation.classifiers import ClassifierJudge, ZeroShotJudge
-from clip2clap.evaluation.datasets.images import read_stills
-from clip2clap.evaluation.generation.audio import SoundEvaluation, evaluate_sounds
+from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
+from clip2clap.evaluation.datasets.images import read_image_dataset
+from clip2clap.evaluation.generation.audio import AudioEvaluation, evaluate_audio
 from clip2clap.evaluation.report.examples import best_and_worst
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.media.audio_writer import write_audio
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.translator.base import Translator
@@ -142,21 +142,21 @@ def test_folders_of_classes_are_imagehears_protocol(tmp_path: Path) -> None:
             picture(tmp_path / "images" / kind / f"{number}.png", (9, 9, 9))
             sound(tmp_path / "sounds" / kind / f"other {number}.wav", 300)
     (tmp_path / "images" / "dog" / "1.txt").write_text(" a dog barks \n")
-    alone = read_stills(tmp_path / "images")
+    alone = read_image_dataset(tmp_path / "images")
     assert (alone.protocol, alone.recordings) == ("imagehear", [])
     assert alone.labels == ["dog", "sea wave"]
-    assert [still.name for still in alone.stills] == [
+    assert [image_item.name for image_item in alone.image_items] == [
         "dog/0",
         "dog/1",
         "sea_wave/0",
         "sea_wave/1",
     ]
-    assert [still.words for still in alone.stills][:3] == [
+    assert [image_item.words for image_item in alone.image_items][:3] == [
         "the sound of a dog",
         "a dog barks",
         "the sound of a sea wave",
     ]
-    beside = read_stills(tmp_path / "images", tmp_path / "sounds")
+    beside = read_image_dataset(tmp_path / "images", tmp_path / "sounds")
     assert beside.protocol == "imagehear"
     assert [recording.label for recording in beside.recordings] == ["dog"] * 2 + ["sea wave"] * 2
 
@@ -168,7 +168,7 @@ def test_frames_beside_their_sounds_are_vggsounds_protocol(apart: bool, tmp_path
         picture(images / f"{stem}.jpg", (9, 9, 9))
         sound(sounds / f"{stem}.flac", 300)
         (images / f"{stem}.txt").write_text(f"words of {stem}")
-    found = read_stills(images, sounds if apart else None)
+    found = read_image_dataset(images, sounds if apart else None)
     assert found.protocol == "vggsound"
     assert found.labels == []
     assert [(r.path.name, r.words) for r in found.recordings] == [
@@ -180,23 +180,23 @@ def test_frames_beside_their_sounds_are_vggsounds_protocol(apart: bool, tmp_path
 def test_folders_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (1, 1, 1))
     with pytest.raises(UserError, match="at least two pictures"):
-        read_stills(tmp_path)
+        read_image_dataset(tmp_path)
     with pytest.raises(UserError, match="not a folder"):
-        read_stills(tmp_path / "none")
+        read_image_dataset(tmp_path / "none")
     picture(tmp_path / "b.png", (1, 1, 1))
     with pytest.raises(UserError, match="at least two sounds"):
-        read_stills(tmp_path, tmp_path)
+        read_image_dataset(tmp_path, tmp_path)
     sound(tmp_path / "a.wav", 300)
     with pytest.raises(UserError, match=r"Only 1 of 2 .* recording"):
-        read_stills(tmp_path)
+        read_image_dataset(tmp_path)
     (tmp_path / "a.wav").unlink()
     picture(tmp_path / "dog" / "c.png", (1, 1, 1))
     with pytest.raises(UserError, match=r"Only 1 of 3 .* label"):
-        read_stills(tmp_path)
+        read_image_dataset(tmp_path)
     (tmp_path / "dog" / "c.png").unlink()
     picture(tmp_path / "b.jpg", (1, 1, 1))
     with pytest.raises(UserError, match="called b"):
-        read_stills(tmp_path)
+        read_image_dataset(tmp_path)
 
 
 # Sound level
@@ -249,17 +249,17 @@ def measure(
     clap: ClapEncoder,
     folder: Path,
     **options: Any,
-) -> SoundEvaluation:
-    return evaluate_sounds(
+) -> AudioEvaluation:
+    return evaluate_audio(
         pipeline,
         {"one": translator},
-        read_stills(folder / "images", folder / "real"),
+        read_image_dataset(folder / "images", folder / "real"),
         folder / "sounds",
         clap=clap,
         num_inference_steps=2,
         audio_length_in_s=0.1,
         resamples=200,
-        **{"judge": PitchJudge(), **options},
+        **{"classifier": PitchJudge(), **options},
     )
 
 
@@ -268,22 +268,22 @@ def test_figures_are_those_of_the_sounds_that_were_kept(
 ) -> None:
     found = measure(pipeline, translator, clap, folder)
     (one,) = found.translators
-    sounds = [load_sound(file) for file in one.files]
+    sounds = [load_audio(file) for file in one.files]
     assert [len(wave) for wave, _ in sounds] == [1600] * 6
-    heard = clap.audios(sounds)
+    heard = clap.encode_audio(sounds)
     words = ["the sound of a dog"] * 3 + ["the sound of a sea wave"] * 3
     assert one.scores.clap_score is not None
     assert one.scores.clap_score.value == pytest.approx(
-        (heard * clap.texts(words)).sum(1).mean().item(), abs=1e-6
+        (heard * clap.encode_text(words)).sum(1).mean().item(), abs=1e-6
     )
-    real = [load_sound(file) for file in sorted((folder / "real").rglob("*.wav"))]
-    reference = clap.audios(real)
+    real = [load_audio(file) for file in sorted((folder / "real").rglob("*.wav"))]
+    reference = clap.encode_audio(real)
     assert one.scores.fd == pytest.approx(frechet_distance(heard.numpy(), reference.numpy()))
     assert one.scores.kd == pytest.approx(kernel_distance(heard.numpy(), reference.numpy()))
     # The generator's own CLAP measures, so the translated vector can be compared.
     assert pipeline.clip is not None
     images = sorted((folder / "images").rglob("*.png"))
-    told = translator(pipeline.clip.images(images))
+    told = translator(pipeline.clip.encode_image(images))
     assert one.scores.translated is not None
     assert one.scores.translated.value == pytest.approx(
         (heard * told).sum(1).mean().item(), abs=1e-6
@@ -306,17 +306,17 @@ def test_real_recordings_are_named_right_and_the_wrong_picture_is_held_against_t
 ) -> None:
     found = measure(pipeline, translator, clap, folder)
     assert found.real is not None
-    assert found.real.judge is not None
-    assert found.real.judge.value == 1
+    assert found.real.classifier is not None
+    assert found.real.classifier.value == 1
     assert found.real.clips == 6
     (one,) = found.translators
-    assert one.scores.judge is not None
-    assert one.wrong_picture.judge is not None
+    assert one.scores.classifier is not None
+    assert one.wrong_picture.classifier is not None
     # Of two kinds, what is right for one is wrong for the other.
-    assert one.scores.judge.value + one.wrong_picture.judge.value == pytest.approx(1)
+    assert one.scores.classifier.value + one.wrong_picture.classifier.value == pytest.approx(1)
     assert one.wrong_picture.fd == one.scores.fd
     assert one.confusion is not None
-    assert np.trace(one.confusion) == round(6 * one.scores.judge.value)
+    assert np.trace(one.confusion) == round(6 * one.scores.classifier.value)
     assert np.sum(one.confusion, axis=1).tolist() == [3, 3]
     heard = found.per_row
     assert not np.array_equal(heard["one/clap_score"], heard["one/wrong picture/clap_score"])
@@ -358,8 +358,8 @@ def test_a_way_back_gives_the_clip_score(
     back.initialise(torch.Generator().manual_seed(1))
     back.record(source_space=clap.space("audio"), target_space=pipeline.clip.space("image"))
     found = measure(pipeline, translator, clap, folder, back=back).translators[0]
-    heard = clap.audios([load_sound(file) for file in found.files])
-    seen = pipeline.clip.images(sorted((folder / "images").rglob("*.png")))
+    heard = clap.encode_audio([load_audio(file) for file in found.files])
+    seen = pipeline.clip.encode_image(sorted((folder / "images").rglob("*.png")))
     assert found.scores.clip_score is not None
     assert found.scores.clip_score.value == pytest.approx(
         100 * (back(heard) * seen).sum(1).mean().item(), abs=1e-4
@@ -372,7 +372,7 @@ def test_one_sound_is_made_of_a_vector_whatever_the_pipelines_own_number(
     pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
 ) -> None:
     (plain,) = measure(pipeline, translator, clap, folder).translators
-    kept = [load_sound(file)[0] for file in plain.files]
+    kept = [load_audio(file)[0] for file in plain.files]
     shutil.rmtree(folder / "sounds")
     pipeline.register_to_config(default_num_candidates=3)
     try:
@@ -380,7 +380,7 @@ def test_one_sound_is_made_of_a_vector_whatever_the_pipelines_own_number(
     finally:
         pipeline.register_to_config(default_num_candidates=1)
     for sound, expected in zip(one.files, kept, strict=True):
-        np.testing.assert_array_equal(load_sound(sound)[0], expected)
+        np.testing.assert_array_equal(load_audio(sound)[0], expected)
 
 
 def test_a_foreign_clap_measures_all_but_the_translated_vector(
@@ -388,14 +388,14 @@ def test_a_foreign_clap_measures_all_but_the_translated_vector(
 ) -> None:
     foreign = ClapEncoder.from_pretrained(foreign_folder)
     shutil.rmtree(folder / "real")
-    stills = read_stills(folder / "images")
-    found = evaluate_sounds(
+    image_items = read_image_dataset(folder / "images")
+    found = evaluate_audio(
         pipeline,
         {"one": translator},
-        stills,
+        image_items,
         folder / "sounds",
         clap=foreign,
-        judge=ZeroShotJudge(foreign, stills.labels),
+        classifier=ZeroShotClassifier(foreign, image_items.labels),
         num_inference_steps=1,
         audio_length_in_s=0.1,
     )
@@ -403,13 +403,13 @@ def test_a_foreign_clap_measures_all_but_the_translated_vector(
     assert one.scores.translated is None
     assert one.scores.fd is None
     assert found.real is None
-    assert found.judge is not None
-    assert found.judge.startswith("zero-shot by")
+    assert found.classifier is not None
+    assert found.classifier.startswith("zero-shot by")
     assert not any("flatters" in note for note in found.notes)
-    best, worst = best_and_worst(found, stills)
+    best, worst = best_and_worst(found, image_items)
     scores = found.per_row["one/clap_score"]
-    assert best[0].title == stills.stills[int(scores.argmax())].name
-    assert worst[0].title == stills.stills[int(scores.argmin())].name
+    assert best[0].title == image_items.image_items[int(scores.argmax())].name
+    assert worst[0].title == image_items.image_items[int(scores.argmin())].name
     assert best[0].pictures
     assert best[0].pictures[0][1].startswith(b"\xff\xd8")
     assert best[0].sound is not None
@@ -438,13 +438,13 @@ def test_a_classifier_of_transformers_judges_among_the_kinds(tmp_path: Path) -> 
     model.save_pretrained(tmp_path)
     extractor = ASTFeatureExtractor(num_mel_bins=16, max_length=16, sampling_rate=8000)
     extractor.save_pretrained(tmp_path)
-    judge = ClassifierJudge(tmp_path, ["dog", "sea wave"])
+    classifier = TransformersClassifier(tmp_path, ["dog", "sea wave"])
     wave = np.sin(np.arange(RATE) / 5).astype(np.float32)
-    assert judge([(wave, RATE), (wave, 8000)], torch.zeros(2, 1)) == ["sea wave"] * 2
+    assert classifier([(wave, RATE), (wave, 8000)], torch.zeros(2, 1)) == ["sea wave"] * 2
     with pytest.raises(UserError, match="doesn't know frog"):
-        ClassifierJudge(tmp_path, ["dog", "frog"])
+        TransformersClassifier(tmp_path, ["dog", "frog"])
     with pytest.raises(UserError, match="can't be loaded"):
-        ClassifierJudge(tmp_path / "none", ["dog"])
+        TransformersClassifier(tmp_path / "none", ["dog"])
 
 
 def test_the_command_shows_sounds_and_compares_them(
@@ -471,7 +471,7 @@ def test_the_command_shows_sounds_and_compares_them(
     figures = json.loads((folder / "out" / "results.json").read_text())
     assert figures["embeddings"] is None
     assert figures["sounds"]["protocol"] == "imagehear"
-    assert figures["sounds"]["judge"].startswith("zero-shot")
+    assert figures["sounds"]["classifier"].startswith("zero-shot")
     code, out, _ = run("evaluate", "--compare", folder / "out", "--json")
     assert code == 0
     by_name = {one["figure"]: one for one in json.loads(out)}
@@ -480,14 +480,14 @@ def test_the_command_shows_sounds_and_compares_them(
     assert by_name["clap_score"]["difference"]["value"] == pytest.approx(
         apart[0] - apart[1], abs=1e-6
     )
-    assert {"judge", "translated_similarity"} <= set(by_name)
+    assert {"classifier", "translated_similarity"} <= set(by_name)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--images", "IMAGES"], "--pipeline"),
-        (["--table", "IMAGES", "--judge", "x"], "--images"),
+        (["--table", "IMAGES", "--classifier", "x"], "--images"),
         (["--images", "IMAGES", "--pipeline", "demo", "--batch-size", "0"], "--batch-size"),
         (["--images", "none", "--pipeline", "demo"], "not a folder"),
         (["--images", "IMAGES", "--pipeline", "AUDIOLDM", "--clip", "CLIP"], "does not hear"),

@@ -14,20 +14,24 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from clip2clap import AutoTranslator, ClapEncoder, ClipEncoder
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+    SpaceMismatchError,
+)
 from clip2clap.embeddings.table.reader import TableWriter
-from clip2clap.evaluation.classifiers import ClassifierJudge, ZeroShotJudge
+from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
 from clip2clap.evaluation.cycle import measure_round_trip
-from clip2clap.evaluation.datasets.audio import read_takes, takes_of_rows
-from clip2clap.evaluation.datasets.images import read_stills
-from clip2clap.evaluation.generation.audio import evaluate_sounds
-from clip2clap.evaluation.generation.images import PictureEvaluation, evaluate_pictures
+from clip2clap.evaluation.datasets.audio import audio_dataset_of_rows, read_audio_dataset
+from clip2clap.evaluation.datasets.images import read_image_dataset
+from clip2clap.evaluation.generation.audio import evaluate_audio
+from clip2clap.evaluation.generation.images import ImageEvaluation, evaluate_images
 from clip2clap.evaluation.report.contact_sheet import SheetRow, sheet_rows, write_contact_sheet
-from clip2clap.evaluation.report.examples import best_and_worst_pictures
+from clip2clap.evaluation.report.examples import best_and_worst_images
 from clip2clap.evaluation.rows import choose_rows
 from clip2clap.inference.audio_to_image import AudioToImageOutput, AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio import load_sound
+from clip2clap.media.audio import load_audio
 from clip2clap.media.audio_writer import write_audio
 from clip2clap.metrics.bootstrap import Resamples
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
@@ -105,17 +109,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def measure(pipeline: AudioToImagePipeline, folder: Path, **options: Any) -> PictureEvaluation:
+def measure(pipeline: AudioToImagePipeline, folder: Path, **options: Any) -> ImageEvaluation:
     assert pipeline.clip is not None
     assert pipeline.translator is not None
-    return evaluate_pictures(
+    return evaluate_images(
         pipeline,
         options.pop("translators", {"one": pipeline.translator}),
-        options.pop("takes", None) or read_takes(folder / "sounds", folder / "real"),
+        options.pop("audio_items", None) or read_audio_dataset(folder / "sounds", folder / "real"),
         folder / "made",
         num_inference_steps=2,
         resamples=200,
-        **{"clip": pipeline.clip, "judge": ColourJudge(), **options},
+        **{"clip": pipeline.clip, "classifier": ColourJudge(), **options},
     )
 
 
@@ -134,13 +138,13 @@ def test_figures_are_those_of_the_pictures_that_were_kept(
     (one,) = found.translators
     clip = pipeline.clip
     assert clip is not None
-    seen = clip.images([Image.open(file) for file in one.files])
+    seen = clip.encode_image([Image.open(file) for file in one.files])
     photographs = sorted((folder / "real").rglob("*.png"))
-    real = clip.images([Image.open(file) for file in photographs])
+    real = clip.encode_image([Image.open(file) for file in photographs])
     assert one.scores.fd == pytest.approx(frechet_distance(seen.numpy(), real.numpy()))
     assert one.scores.kd == pytest.approx(kernel_distance(seen.numpy(), real.numpy()))
     files = sorted((folder / "sounds").rglob("*.wav"))
-    told = pipeline.translate(pipeline.embed_audios(files)).detach()
+    told = pipeline.translate(pipeline.encode_audio(files)).detach()
     assert value(one.scores.translated) == pytest.approx(
         (seen * told).sum(1).mean().item(), abs=1e-5
     )
@@ -169,11 +173,11 @@ def test_real_pictures_are_named_right_and_the_wrong_sound_is_of_the_other_kind(
     assert found.real is not None
     assert found.real.pictures == 9
     # The stranger is of no recording's kind, so that nobody can name it.
-    assert value(found.real.judge) == 1
+    assert value(found.real.classifier) == 1
     (one,) = found.translators
-    assert value(one.scores.judge) + value(one.wrong_sound.judge) == pytest.approx(1)
+    assert value(one.scores.classifier) + value(one.wrong_sound.classifier) == pytest.approx(1)
     assert one.confusion is not None
-    assert np.trace(one.confusion) == round(6 * value(one.scores.judge))
+    assert np.trace(one.confusion) == round(6 * value(one.scores.classifier))
     assert np.sum(one.confusion, axis=1).tolist() == [3, 3]
 
 
@@ -189,7 +193,7 @@ def test_pictures_beat_the_wrong_sound_only_where_the_pipeline_listens(
     for at, kind in enumerate(KINDS):
         sound(folder / "sounds" / kind / "3.wav", (990, 290)[at])
     files = sorted((folder / "sounds").rglob("*.wav"))
-    told = pipeline.translate(pipeline.embed_audios(files))
+    told = pipeline.translate(pipeline.encode_audio(files))
 
     def paint(self: AudioToImagePipeline, *, image_embeds: Tensor, **_: Any) -> AudioToImageOutput:
         near = nearest(image_embeds, told)
@@ -201,9 +205,9 @@ def test_pictures_beat_the_wrong_sound_only_where_the_pipeline_listens(
         clip, back = generator.clip, generator.translator
         assert clip is not None
         assert back is not None
-        kinds = back(clip.images([Image.new("RGB", (32, 32), colour) for colour in COLOURS]))
+        kinds = back(clip.encode_image([Image.new("RGB", (32, 32), colour) for colour in COLOURS]))
         near = nearest(prompt_embeds, kinds)
-        waves = [load_sound(files[4 * kind])[0] for kind in near]
+        waves = [load_audio(files[4 * kind])[0] for kind in near]
         output = type("Output", (), {"audios": np.stack(waves), "sampling_rate": RATE})
         return output()
 
@@ -211,7 +215,7 @@ def test_pictures_beat_the_wrong_sound_only_where_the_pipeline_listens(
     monkeypatch.setattr(ImageToAudioPipeline, "__call__", make)
     (one,) = measure(pipeline, folder, round_trip=generator).translators
     assert one.round_trip is not None
-    judged = value(one.scores.judge), value(one.wrong_sound.judge)
+    judged = value(one.scores.classifier), value(one.wrong_sound.classifier)
     alike = value(one.scores.true_picture), value(one.wrong_sound.true_picture)
     trips = one.round_trip.scores, one.round_trip.wrong_source
     if listens:
@@ -270,12 +274,12 @@ def test_a_table_s_pictures_are_made_of_its_vectors_and_held_against_its_own(
 ) -> None:
     table = write_table(tmp_path / "table", pipeline, rows=8)
     rows = choose_rows(table, source="clap", target="clip", labels="kind", split="all")
-    takes = takes_of_rows(rows)
+    audio_items = audio_dataset_of_rows(rows)
     assert pipeline.clip is not None
-    judge = ZeroShotJudge(pipeline.clip, takes.labels)
-    found = measure(pipeline, tmp_path, takes=takes, judge=judge)
+    classifier = ZeroShotClassifier(pipeline.clip, audio_items.labels)
+    found = measure(pipeline, tmp_path, audio_items=audio_items, classifier=classifier)
     (one,) = found.translators
-    seen = pipeline.clip.images([Image.open(file) for file in one.files])
+    seen = pipeline.clip.encode_image([Image.open(file) for file in one.files])
     own, heard = rows.pairs.target, rows.pairs.source
     assert value(one.scores.true_picture) == pytest.approx(
         (seen * own).sum(1).mean().item(), abs=1e-6
@@ -287,11 +291,11 @@ def test_a_table_s_pictures_are_made_of_its_vectors_and_held_against_its_own(
     assert found.real is not None
     assert found.real.pictures == 7
     assert one.scores.kd == pytest.approx(kernel_distance(seen.numpy(), own[:7].numpy()))
-    assert found.real.judge is not None
-    assert best_and_worst_pictures(found, takes)[0][0].sound is None
+    assert found.real.classifier is not None
+    assert best_and_worst_images(found, audio_items)[0][0].sound is None
     # Another CLIP than the table's knows nothing of its pictures, and there are no files of them.
     another = ClipEncoder.from_pretrained(foreign_clip_folder)
-    blind = measure(pipeline, tmp_path, takes=takes, judge=None, clip=another)
+    blind = measure(pipeline, tmp_path, audio_items=audio_items, classifier=None, clip=another)
     assert blind.real is None
     assert blind.translators[0].scores.translated is None
     assert blind.translators[0].scores.true_picture is None
@@ -322,10 +326,10 @@ def test_a_table_without_pictures_is_refused(
     table = write_table(tmp_path / "table", pipeline, rows=4, modality="text")
     rows = choose_rows(table, source="clap", target="clip", split="all")
     with pytest.raises(UserError, match="'clip_text' holds vectors of text, not of pictures"):
-        takes_of_rows(rows)
+        audio_dataset_of_rows(rows)
     rows = choose_rows(table, source="clip", target="clap", split="all")
     with pytest.raises(UserError, match="not of sounds"):
-        takes_of_rows(rows)
+        audio_dataset_of_rows(rows)
 
 
 def test_silence_and_models_that_were_not_made_for_each_other_are_refused(
@@ -348,17 +352,22 @@ def test_silence_and_models_that_were_not_made_for_each_other_are_refused(
 
 
 def test_folders_of_recordings_say_what_belongs_to_them(folder: Path, tmp_path: Path) -> None:
-    classes = read_takes(folder / "sounds", folder / "real")
+    classes = read_audio_dataset(folder / "sounds", folder / "real")
     assert (classes.protocol, classes.labels) == ("classes", ["dog", "sea wave"])
-    assert [take.name for take in classes.takes][:4] == ["dog/0", "dog/1", "dog/2", "sea_wave/0"]
+    assert [audio_item.name for audio_item in classes.audio_items][:4] == [
+        "dog/0",
+        "dog/1",
+        "dog/2",
+        "sea_wave/0",
+    ]
     assert [photograph.label for photograph in classes.photographs] == ["dog"] * 4 + [
         "sea wave"
     ] * 4
-    assert read_takes(folder / "sounds" / "dog").protocol == "recordings"
+    assert read_audio_dataset(folder / "sounds" / "dog").protocol == "recordings"
     for number in range(3):
         picture(folder / "own" / "dog" / f"{number}.jpg", COLOURS[0])
         picture(folder / "own" / "sea_wave" / f"{number}.jpg", COLOURS[1])
-    own = read_takes(folder / "sounds", folder / "own")
+    own = read_audio_dataset(folder / "sounds", folder / "own")
     assert own.protocol == "pairs"
     assert [(p.path.parent.name, p.label) for p in own.photographs][2:4] == [
         ("dog", "dog"),
@@ -366,15 +375,15 @@ def test_folders_of_recordings_say_what_belongs_to_them(folder: Path, tmp_path: 
     ]
     (folder / "own" / "dog" / "1.jpg").unlink()
     with pytest.raises(UserError, match=r"Only 5 of 6 .* picture"):
-        read_takes(folder / "sounds", folder / "own")
+        read_audio_dataset(folder / "sounds", folder / "own")
     sound(folder / "sounds" / "alone.wav", 400)
     with pytest.raises(UserError, match=r"Only 6 of 7 .* label"):
-        read_takes(folder / "sounds")
+        read_audio_dataset(folder / "sounds")
     with pytest.raises(UserError, match="at least two sounds"):
-        read_takes(folder / "real")
+        read_audio_dataset(folder / "real")
     sound(folder / "sounds" / "alone.flac", 400)
     with pytest.raises(UserError, match="called alone"):
-        read_takes(folder / "sounds")
+        read_audio_dataset(folder / "sounds")
 
 
 # Judges
@@ -406,11 +415,11 @@ def write_judge(folder: Path) -> Path:
 def test_a_classifier_of_pictures_judges_among_the_kinds(tmp_path: Path) -> None:
     write_judge(tmp_path)
     # Of the kinds, wave is the likeliest.
-    judge = ClassifierJudge(tmp_path, ["dog", "sea wave"], task="image-classification")
+    classifier = TransformersClassifier(tmp_path, ["dog", "sea wave"], task="image-classification")
     shown = [Image.new("RGB", (20, 30)), Image.new("L", (9, 9))]
-    assert judge(shown, torch.zeros(2, 1)) == ["sea wave"] * 2
+    assert classifier(shown, torch.zeros(2, 1)) == ["sea wave"] * 2
     with pytest.raises(UserError, match="as an image classifier"):
-        ClassifierJudge(tmp_path / "none", ["dog"], task="image-classification")
+        TransformersClassifier(tmp_path / "none", ["dog"], task="image-classification")
 
 
 # Round trips
@@ -458,17 +467,17 @@ def test_recordings_go_there_and_back(
     assert there is not None
     files = sorted((folder / "sounds").rglob("*.wav"))
     back = sorted((folder / "made" / "one" / "back").glob("*.wav"))
-    starts = clap.audios([load_sound(file) for file in files])
-    ends = clap.audios([load_sound(file) for file in back])
+    starts = clap.encode_audio([load_audio(file) for file in files])
+    ends = clap.encode_audio([load_audio(file) for file in back])
     assert one.round_trip.scores.similarity.value == pytest.approx(
         (starts * ends).sum(1).mean().item(), abs=1e-6
     )
     # The sound is that of the picture, with the noise of its place.
     made = generator(
-        prompt_embeds=there(clip.images([Image.open(one.files[2])])).detach(),
+        prompt_embeds=there(clip.encode_image([Image.open(one.files[2])])).detach(),
         generator=[torch.Generator().manual_seed(2)],
     )
-    assert np.asarray(made.audios)[0] == pytest.approx(load_sound(back[2])[0], abs=1e-3)
+    assert np.asarray(made.audios)[0] == pytest.approx(load_audio(back[2])[0], abs=1e-3)
 
 
 def test_photographs_go_there_and_back(
@@ -477,10 +486,10 @@ def test_photographs_go_there_and_back(
     assert generator.translator is not None
     assert generator.clip is not None
     assert pipeline.clap is not None
-    found = evaluate_sounds(
+    found = evaluate_audio(
         generator,
         {"there": generator.translator},
-        read_stills(folder / "real"),
+        read_image_dataset(folder / "real"),
         folder / "heard",
         clap=pipeline.clap,
         round_trip=pipeline,
@@ -493,7 +502,8 @@ def test_photographs_go_there_and_back(
     back = sorted((folder / "heard" / "there" / "back").glob("*.png"))
     photographs = sorted((folder / "real").rglob("*.png"))
     starts, ends = (
-        generator.clip.images([Image.open(file) for file in files]) for files in (photographs, back)
+        generator.clip.encode_image([Image.open(file) for file in files])
+        for files in (photographs, back)
     )
     assert one.round_trip.scores.similarity.value == pytest.approx(
         (starts * ends).sum(1).mean().item(), abs=1e-6
@@ -508,16 +518,16 @@ def test_photographs_go_there_and_back(
 def test_a_contact_sheet_shows_the_first_recording_of_each_kind(
     pipeline: AudioToImagePipeline, folder: Path
 ) -> None:
-    takes = read_takes(folder / "sounds", folder / "real")
+    audio_items = read_audio_dataset(folder / "sounds", folder / "real")
     assert pipeline.translator is not None
-    rows = sheet_rows(pipeline, pipeline.translator, takes, num_inference_steps=2)
+    rows = sheet_rows(pipeline, pipeline.translator, audio_items, num_inference_steps=2)
     assert [(row.name, len(row.pictures)) for row in rows] == [("dog", 3), ("sea wave", 3)]
     (one,) = measure(pipeline, folder).translators
     assert np.asarray(rows[1].pictures[0]) == pytest.approx(
         np.asarray(Image.open(one.files[3])), abs=1
     )
     with pytest.raises(UserError, match="folder for each class"):
-        sheet_rows(pipeline, pipeline.translator, read_takes(folder / "sounds" / "dog"))
+        sheet_rows(pipeline, pipeline.translator, read_audio_dataset(folder / "sounds" / "dog"))
 
 
 def test_rows_of_a_contact_sheet_stand_one_below_the_other(tmp_path: Path) -> None:
@@ -584,7 +594,7 @@ def test_the_command_shows_pictures_and_round_trips_and_compares_them(
     assert (figures["embeddings"], figures["sounds"]) == (None, None)
     part = figures["pictures"]
     assert part["protocol"] == "classes"
-    assert part["judge"].startswith("zero-shot")
+    assert part["classifier"].startswith("zero-shot")
     page = (folder / "out" / "report.html").read_text()
     # Three best and three worst: a spectrogram, a player and the picture that was made.
     assert page.count("<audio") == 6
@@ -599,7 +609,7 @@ def test_the_command_shows_pictures_and_round_trips_and_compares_them(
     assert by_name["true_picture_similarity"]["difference"]["value"] == pytest.approx(
         one["true_picture"]["value"] - two["true_picture"]["value"], abs=1e-6
     )
-    assert {"judge", "translated_similarity", "round_trip_similarity"} <= set(by_name)
+    assert {"classifier", "translated_similarity", "round_trip_similarity"} <= set(by_name)
 
 
 def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
@@ -610,7 +620,7 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     code, out, _ = run(
         *("evaluate", tmp_path / "one", "--table", table, "--labels", "kind", "--split", "all"),
         *("--pipeline", painter_folder, "--steps", 1, "--dtype", "fp32", "--resamples", 100),
-        *("--judge", write_judge(tmp_path / "judge"), "-o", tmp_path / "out"),
+        *("--classifier", write_judge(tmp_path / "classifier"), "-o", tmp_path / "out"),
     )
     assert code == 0
     assert "pictures by translated sounds" in out
@@ -631,9 +641,9 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     made = figures["pictures"]
     assert (made["protocol"], made["rows"]) == ("table", 8)
     # It takes all for waves, which half of them are; the real ones are vectors, which it can't see.
-    assert made["judge"] == str(tmp_path / "judge")
-    assert made["translators"][0]["scores"]["judge"]["value"] == 0.5
-    assert made["real"]["judge"] is None
+    assert made["classifier"] == str(tmp_path / "classifier")
+    assert made["translators"][0]["scores"]["classifier"]["value"] == 0.5
+    assert made["real"]["classifier"] is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,11 @@ from scipy import stats
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import (
+    EmbeddingSpace,
+    SpaceMismatchError,
+)
 from clip2clap.embeddings.table.reader import TableWriter
 from clip2clap.evaluation.comparison import compare_results
 from clip2clap.evaluation.report.page import write_evaluation_page
@@ -25,8 +29,8 @@ from clip2clap.evaluation.rows import EvaluatedRows, choose_rows
 from clip2clap.evaluation.translation import (
     EmbeddingEvaluation,
     _skewness,
-    evaluate_embeddings,
-    nearest_kinds,
+    evaluate,
+    nearest_labels,
 )
 from clip2clap.metrics.bootstrap import Resamples
 from clip2clap.training.config import TrainingConfig
@@ -74,7 +78,7 @@ def evaluation() -> EmbeddingEvaluation:
     """A fitted translator and one of noise on pairs that neither has seen."""
     pairs, labels = pairs_of(seed=50)
     translators = {"fitted": fitted(pairs_of()[0]), "lost": fitted(shuffled(pairs_of()[0]))}
-    return evaluate_embeddings(translators, pairs, labels=labels)
+    return evaluate(translators, pairs, labels=labels)
 
 
 def shuffled(pairs: Pairs) -> Pairs:
@@ -97,7 +101,7 @@ def write_table(folder: Path, pairs: Pairs, **sources: list[Any]) -> Path:
 
 def test_random_vectors_are_found_as_often_as_chance_has_it() -> None:
     pairs = Pairs(noise(400, 16, seed=100), noise(400, 12, seed=101))
-    scores = evaluate_embeddings({"any": fitted(pairs_of()[0])}, pairs).translators[0].scores
+    scores = evaluate({"any": fitted(pairs_of()[0])}, pairs).translators[0].scores
     for direction in (scores.forward, scores.backward, scores.csls):
         for k in (1, 5, 10):
             figure = direction[f"recall_at_{k}"]
@@ -110,7 +114,7 @@ def test_identical_sides_are_perfect() -> None:
     target = sides(pairs)[1]
     same = Pairs(target, target)
     identity = fit_ridge(target, target, alpha=0.0, centre=False)
-    scores = evaluate_embeddings({"same": identity}, same, labels=labels).translators[0].scores
+    scores = evaluate({"same": identity}, same, labels=labels).translators[0].scores
     for direction in (scores.forward, scores.backward):
         assert {direction[name].value for name in direction} == {1}
     assert scores.cosine.value == pytest.approx(1)
@@ -158,7 +162,7 @@ def test_hubness_and_gap_have_their_known_values() -> None:
     target = unit_norm(torch.cat([noise(50, 2) * 0.1 + torch.tensor([1.0, 0.0]), gap[None]]))
     same = Pairs(unit_norm(target @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])), target)
     turn = fit_ridge(target, target, alpha=0.0, centre=False)
-    found = evaluate_embeddings({"none": turn}, same)
+    found = evaluate({"none": turn}, same)
     assert found.gap_before is not None
     # A quarter turn between the means, whose lengths are alike.
     assert found.gap_before["angle"].value == pytest.approx(90, abs=1e-3)
@@ -177,11 +181,11 @@ def test_a_kind_is_not_found_by_its_own_answer() -> None:
     # Two of a kind, opposite to each other: without its own, each is nearer to the other kind.
     target = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 1.0, 0], [0, 0.8, 0.6]])
     kinds = torch.tensor([0, 0, 1, 1])
-    assert nearest_kinds(target, target, torch.arange(4), kinds).tolist() == [1, 1, 1, 1]
+    assert nearest_labels(target, target, torch.arange(4), kinds).tolist() == [1, 1, 1, 1]
     # Rows of one recording are one answer, and a kind's only answer stays.
     same = torch.tensor([0, 0, 1, 2])
     alike = torch.stack([target[0], target[0], target[2], target[3]])
-    assert nearest_kinds(alike, alike, same, kinds).tolist() == [0, 0, 1, 1]
+    assert nearest_labels(alike, alike, same, kinds).tolist() == [0, 0, 1, 1]
 
 
 def test_rows_of_one_item_widen_the_interval() -> None:
@@ -190,8 +194,8 @@ def test_rows_of_one_item_widen_the_interval() -> None:
     five = Pairs(source, target)
     clips = [str(i // 5) for i in range(1000)]
     translators = {"fitted": fitted(pairs_of(seed=9)[0])}
-    apart = evaluate_embeddings(translators, five).translators[0].scores.cosine
-    together = evaluate_embeddings(translators, replace(five, items=clips))
+    apart = evaluate(translators, five).translators[0].scores.cosine
+    together = evaluate(translators, replace(five, items=clips))
     held = together.translators[0].scores.cosine
     assert together.gallery == 200
     assert (held.high - held.low) / (apart.high - apart.low) == pytest.approx(5**0.5, rel=0.2)
@@ -201,18 +205,18 @@ def test_what_cannot_be_measured_is_refused() -> None:
     pairs, labels = pairs_of(20)
     translator = fitted(pairs)
     with pytest.raises(UserError, match="no translator"):
-        evaluate_embeddings({}, pairs)
+        evaluate({}, pairs)
     with pytest.raises(UserError, match="one item"):
-        evaluate_embeddings({"a": translator}, replace(pairs, items=["x"] * 20))
+        evaluate({"a": translator}, replace(pairs, items=["x"] * 20))
     with pytest.raises(UserError, match="label for each of 20 rows, got 19"):
-        evaluate_embeddings({"a": translator}, pairs, labels=labels[1:])
+        evaluate({"a": translator}, pairs, labels=labels[1:])
     foreign = replace(CLAP, fingerprint="other")
     with pytest.raises(SpaceMismatchError, match="target"):
-        evaluate_embeddings({"a": translator}, replace(pairs, target_space=foreign))
+        evaluate({"a": translator}, replace(pairs, target_space=foreign))
     broken = sides(pairs)[0].clone()
     broken[3, 0] = float("nan")
     with pytest.raises(UserError, match="not finite"):
-        evaluate_embeddings({"a": translator}, replace(pairs, source=broken))
+        evaluate({"a": translator}, replace(pairs, source=broken))
 
 
 # Rows
@@ -396,7 +400,7 @@ def results_of(
 ) -> Results:
     pairs = pairs or pairs_of(seed=seed)[0]
     rows = EvaluatedRows(pairs, [f"row{i}" for i in range(len(pairs))], "all", None, [], None)
-    found = evaluate_embeddings(translators, pairs)
+    found = evaluate(translators, pairs)
     named = {name: ("folder", translator) for name, translator in translators.items()}
     part = embedding_results(rows, found, named, table="table", labels=None)
     return join_results(part, None, seed=0)

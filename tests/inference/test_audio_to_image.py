@@ -46,7 +46,7 @@ def pipe(painter_folder):
 def test_a_sound_becomes_the_picture_of_its_translated_vector(pipe):
     sounds = [tone(440), tone(90)]
     painted = pipe(sounds, generator=seeded(0, 1), output_type="pt")
-    embeds = pipe.translator(pipe.clap.audios(sounds))
+    embeds = pipe.translator(pipe.clap.encode_audio(sounds))
     torch.testing.assert_close(painted.image_embeds, embeds)
     by_vector = pipe(image_embeds=embeds, generator=seeded(0, 1), output_type="pt")
     torch.testing.assert_close(painted.images, by_vector.images)
@@ -104,7 +104,7 @@ def test_mixes_are_weighted_sums_of_unit_vectors(pipe):
 
 
 def test_words_are_mixed_into_the_vector_by_their_weight(pipe):
-    embeds, words = vectors(2), pipe.clip.texts(["an oil painting", "a sketch"])
+    embeds, words = vectors(2), pipe.clip.encode_text(["an oil painting", "a sketch"])
     call = {"image_embeds": embeds, "prompt": ["an oil painting", "a sketch"]}
     got = pipe(**call, prompt_weight=0.4, generator=seeded(0, 0)).image_embeds
     torch.testing.assert_close(got, normalize(0.6 * embeds + 0.4 * words, dim=-1))
@@ -117,16 +117,16 @@ def test_words_are_mixed_into_the_vector_by_their_weight(pipe):
 def test_similarities_are_those_of_the_pictures_to_their_own_vectors(pipe):
     embeds = vectors(2)
     made = pipe(image_embeds=embeds, num_images_per_prompt=3, generator=seeded(0, 1))
-    seen = pipe.clip.images(made.images).view(2, 3, 12)
+    seen = pipe.clip.encode_image(made.images).view(2, 3, 12)
     expected = (seen * embeds.unsqueeze(1)).sum(dim=-1)
     torch.testing.assert_close(made.similarities, expected, atol=1e-5, rtol=0)
 
 
 def test_names_nearest_to_a_vector_come_first(pipe):
     names = ["dog", "sea", "train"]
-    words = pipe.clip.texts([f"a photo of a {name}" for name in names])
+    words = pipe.clip.encode_text([f"a photo of a {name}" for name in names])
     for place, name in enumerate(names):
-        (row,) = pipe.nearest_names(words[place : place + 1], names)
+        (row,) = pipe.nearest_labels(words[place : place + 1], names)
         assert row[0][0] == name
         assert row[0][1] == pytest.approx(1, abs=1e-5)
         assert [value for _, value in row] == sorted((value for _, value in row), reverse=True)

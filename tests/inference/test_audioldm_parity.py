@@ -116,7 +116,7 @@ def test_words_equal_diffusers_with_the_same_words(audioldm_folder):
 def test_words_equal_their_own_clap_vector(audioldm_folder, musicldm_folder, hears):
     folder = musicldm_folder if hears else audioldm_folder
     pipeline = ours(folder)
-    embeds = ClapEncoder.from_pretrained(folder).texts(["a dog barks", "rain"])
+    embeds = ClapEncoder.from_pretrained(folder).encode_text(["a dog barks", "rain"])
     call = {
         "latents": starting_noise(2),
         "audio_length_in_s": SECONDS,

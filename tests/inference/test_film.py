@@ -28,7 +28,7 @@ from clip2clap.inference.film.film import (
 )
 from clip2clap.inference.painting.canvas import Canvas
 from clip2clap.inference.painting.paint import PaintingOptions
-from clip2clap.media.audio import SilentSoundError, UnreadableSoundError, load_sound, stream_sound
+from clip2clap.media.audio import SilentAudioError, UnreadableAudioError, load_audio, stream_audio
 from clip2clap.media.video import FILM_RATE, FilmWriter
 
 LOW, HIGH = 220.0, 3520.0
@@ -82,7 +82,7 @@ def test_a_film_has_its_sound_s_length_its_frames_and_its_sound(tmp_path: Path, 
     assert film.seconds == pytest.approx(2.33, abs=1e-3)
     assert len(pictures) == film.frames == int(np.ceil(2.33 * fps))
     assert times == pytest.approx([float(k / fps) for k in range(len(pictures))], abs=1e-3)
-    expected = np.concatenate(list(stream_sound(source, sampling_rate=FILM_RATE)), axis=1)
+    expected = np.concatenate(list(stream_audio(source, sampling_rate=FILM_RATE)), axis=1)
     # AAC comes in packets of 1024.
     assert expected.shape[1] <= sound.shape[1] < expected.shape[1] + 1024
     kept = sound[:, : expected.shape[1]]
@@ -155,7 +155,7 @@ def test_silence_keeps_the_vector_before_it_and_nothing_but_silence_is_refused()
     quiet = np.zeros(FILM_RATE, np.float32)
     path = path_of(np.concatenate([quiet, tone(HIGH, 0.5, FILM_RATE), quiet]), fps=10)
     assert torch.allclose(path, path[12].expand_as(path), atol=0.02)
-    with pytest.raises(SilentSoundError, match="nothing to hear"):
+    with pytest.raises(SilentAudioError, match="nothing to hear"):
         path_of(quiet)
 
 
@@ -207,12 +207,12 @@ def test_streaming_gives_what_loading_gives(tmp_path: Path, channels: int, rate:
     sound = np.stack([tone(300 * (index + 1), 1.3, rate) for index in range(channels)], axis=1)
     path = tmp_path / "sound.flac"
     soundfile.write(path, sound, rate)
-    whole, _ = load_sound(path)
-    streamed = np.concatenate(list(stream_sound(path, sampling_rate=rate)), axis=1)
+    whole, _ = load_audio(path)
+    streamed = np.concatenate(list(stream_audio(path, sampling_rate=rate)), axis=1)
     assert streamed.shape == (2, len(whole))
     assert np.allclose(streamed.mean(axis=0), whole, atol=1e-4)
     part = np.concatenate(
-        list(stream_sound(path, sampling_rate=rate, start=0.5, seconds=0.25)), axis=1
+        list(stream_audio(path, sampling_rate=rate, start=0.5, seconds=0.25)), axis=1
     )
     first = round(0.5 * rate)
     assert np.array_equal(part, streamed[:, first : first + round(0.25 * rate)])
@@ -230,8 +230,8 @@ def test_streaming_refuses_what_can_t_be_heard(tmp_path: Path):
         ("words.wav", 0.0, "not a recording"),
         ("missing.wav", 0.0, "No such file"),
     ):
-        with pytest.raises(UnreadableSoundError, match=says):
-            list(stream_sound(tmp_path / name, sampling_rate=FILM_RATE, start=start))
+        with pytest.raises(UnreadableAudioError, match=says):
+            list(stream_audio(tmp_path / name, sampling_rate=FILM_RATE, start=start))
 
 
 def test_a_film_that_fails_half_way_leaves_no_file_and_no_thread(tmp_path: Path):
@@ -307,8 +307,8 @@ def test_the_decoder_s_frames_are_the_pipeline_s_pictures(pipeline):
 
 def test_noise_stands_still_or_comes_round_again(pipeline):
     same = unit_vectors(1).expand(8, -1)
-    still = DecodedFrames(pipeline, FilmOptions(fps=4, width=16, height=16))(same)
-    assert np.abs(still.astype(int) - still[:1]).max() <= 1
+    image_item = DecodedFrames(pipeline, FilmOptions(fps=4, width=16, height=16))(same)
+    assert np.abs(image_item.astype(int) - image_item[:1]).max() <= 1
     walking = DecodedFrames(pipeline, FilmOptions(fps=4, width=16, height=16), walk_in_s=1.0)
     walk = walking(same).astype(int)
     again = walking(same).astype(int)

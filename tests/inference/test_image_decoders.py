@@ -32,12 +32,11 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.checkpoint import CheckpointError
+from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.embeddings.encoders.base import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.inference.decoders.decoders import PictureDecoder
+from clip2clap.inference.decoders.decoders import ImageDecoder
 from clip2clap.translator.mlp import MLPTranslator
 
 DIM = 12
@@ -412,7 +411,7 @@ def test_unit_vectors_are_scaled_to_the_norm_that_the_decoder_knows(
     squares = draws.detach().square().sum(dim=1).mean()
     assert unclip.embed_norm**2 == pytest.approx(float(squares), rel=0.02)
     kandinsky = ours(kandinsky_folder, training_schedule(), clip=reading_clip_folder)
-    raw = kandinsky.clip.images([Image.new("RGB", (40, 40), "teal")], normalize=False)
+    raw = kandinsky.clip.encode_image([Image.new("RGB", (40, 40), "teal")], normalize=False)
     assert kandinsky.embed_norm == pytest.approx(float(raw.norm()), rel=0.5)
     units = normalize(embeds(), dim=-1)
     call = {"latents": noise(), "num_inference_steps": STEPS, "output_type": "np"}
@@ -433,7 +432,7 @@ def test_stable_unclip_knows_its_own_clip_and_the_whole_that_holds_it(
     whole = ClipEncoder.from_pretrained(reading_clip_folder)
     assert not alone.decoder.space.same_model_as(whole.space("image"))
     picture = [Image.new("RGB", (40, 40), "teal")]
-    torch.testing.assert_close(alone.clip.images(picture), whole.images(picture))
+    torch.testing.assert_close(alone.clip.encode_image(picture), whole.encode_image(picture))
 
     translator = translator_into(whole.space("image"))
     with_whole = ours(
@@ -523,7 +522,7 @@ def test_a_decoder_refuses_what_it_cannot_take(
 
 def test_latents_come_back_as_pictures_with_gradients(kandinsky_folder, painter_folder):
     for folder in (kandinsky_folder, painter_folder):
-        decoder: PictureDecoder = ours(folder, training_schedule()).decoder
+        decoder: ImageDecoder = ours(folder, training_schedule()).decoder
         latents = torch.randn(
             1, *decoder.latent_shape(16, 32), generator=torch.Generator().manual_seed(0)
         ).requires_grad_()

@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers import SpeechT5HifiGan
 
-from clip2clap.core.errors import UserError
-from clip2clap.embeddings.checkpoint import CheckpointError, ModelNotFoundError
+from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.embeddings.checkpoint import (
+    ModelNotFoundError,
+)
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
@@ -265,8 +267,8 @@ def test_guidance_away_from_the_vector_itself_changes_nothing(pipe):
 def test_negative_vector_comes_from_where_it_is_asked_for(pipe):
     learned = vectors(1, seed=5)[0]
     pipe.negative_embedding = LearnedNegativeEmbedding.from_vector(learned)
-    empty = ClapEncoder.from_pretrained(pipe.config.clap_id).texts([""])
-    words = ClapEncoder.from_pretrained(pipe.config.clap_id).texts(["hiss"])
+    empty = ClapEncoder.from_pretrained(pipe.config.clap_id).encode_text([""])
+    words = ClapEncoder.from_pretrained(pipe.config.clap_id).encode_text(["hiss"])
     for choice, expected in (
         ({}, learned),
         ({"negative": "learned"}, learned),
@@ -288,7 +290,7 @@ def test_negative_is_the_empty_prompt_where_the_text_encoder_is_on_disk(pipe, ca
     expected = pipe(**call, generator=seeded(), negative="prompt").audios
     assert torch.equal(pipe(**call, generator=seeded()).audios, expected)
 
-    pipe.own_clap._known.clear()
+    pipe.generator_clap._known.clear()
     pipe.register_to_config(clap_id=str(pipe.config.clap_id) + "-gone")
     zero = pipe(**call, generator=seeded(), negative="zero").audios
     with caplog.at_level(logging.INFO, logger="clip2clap"):
@@ -368,14 +370,14 @@ def test_the_best_by_a_rigged_ranker_is_kept(hearing_pipe, monkeypatch):
         def to(self, device):
             return self
 
-        def audios(self, sounds):
+        def encode_audio(self, sounds):
             embeds = -targets.repeat_interleave(3, dim=0)
             for item, favourite in enumerate(favourites):
                 embeds[3 * item + favourite] *= -1
             return embeds
 
     targets = vectors(3)
-    monkeypatch.setattr(hearing_pipe.own_clap, "_hearing", Rigged())
+    monkeypatch.setattr(hearing_pipe.generator_clap, "_hearing", Rigged())
     noise = torch.randn(9, 4, 64, 4, generator=seeded())
     kept = hearing_pipe(prompt_embeds=targets, latents=noise, num_candidates=3, **FAST)
     expected = hearing_pipe(
@@ -390,7 +392,7 @@ def test_the_generators_own_clap_keeps_the_candidate_it_hears_best(hearing_pipe)
     call = {"generator": seeded(), "audio_length_in_s": SECONDS, "num_inference_steps": 3}
     best = hearing_pipe(photographs(2), num_candidates=4, **call)
     ears = ClapEncoder.from_pretrained(hearing_pipe.config.clap_id)
-    heard = ears.audios([(sound, best.sampling_rate) for sound in best.audios])
+    heard = ears.encode_audio([(sound, best.sampling_rate) for sound in best.audios])
     similarities = (heard * best.audio_embeds).sum(dim=-1)
     torch.testing.assert_close(similarities, best.similarities.max(dim=1).values)
     assert best.similarities.shape == (2, 4)
@@ -441,8 +443,8 @@ def test_a_ranker_of_its_own_hears_in_its_own_space(pipe, clip_folder, foreign_f
     leads_to_ears = make_translator(clip_folder, foreign_folder, seed=4)
     ranked = joined(ranked, ranker_translator=leads_to_ears)
     best = ranked(photographs(2), num_candidates=3, generator=seeded(), **FAST)
-    heard = ears.audios([(sound, best.sampling_rate) for sound in best.audios])
-    targets = leads_to_ears(pipe.clip.images(photographs(2)))
+    heard = ears.encode_audio([(sound, best.sampling_rate) for sound in best.audios])
+    targets = leads_to_ears(pipe.clip.encode_image(photographs(2)))
     torch.testing.assert_close((heard * targets).sum(dim=-1), best.similarities.max(dim=1).values)
 
 
@@ -474,7 +476,7 @@ def test_files_and_opened_images_sound_the_same(pipe, tmp_path):
     by_file = pipe(tmp_path / "red.png", generator=seeded(), **FAST)
     by_image = pipe([image], generator=seeded(), **FAST)
     assert torch.equal(by_file.audios, by_image.audios)
-    expected = pipe.translator(pipe.clip.images([image]))
+    expected = pipe.translator(pipe.clip.encode_image([image]))
     assert torch.equal(by_file.audio_embeds, expected)
 
 
@@ -582,7 +584,9 @@ def test_the_pipelines_own_number_of_candidates_is_made_unless_another_is_given(
     ],
 )
 def test_senseless_calls_are_refused_at_the_door(pipe, monkeypatch, call, complaint):
-    monkeypatch.setattr(pipe.own_clap, "texts", lambda texts: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        pipe.generator_clap, "encode_text", lambda texts: pytest.fail("work was done")
+    )
     with pytest.raises(UserError, match=complaint):
         pipe(**call)
 

@@ -14,10 +14,10 @@ from PIL import Image
 from clip2clap.core.errors import UserError
 from clip2clap.media.audio import (
     MAX_SECONDS,
-    UnreadableSoundError,
-    find_sounds,
+    UnreadableAudioError,
+    find_audio,
     is_silent,
-    load_sound,
+    load_audio,
 )
 
 RATE = 48_000
@@ -76,21 +76,21 @@ def media(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_kind_of_file_gives_the_recording_with_its_channels_averaged(media, name):
-    samples, rate = load_sound(media / name)
+    samples, rate = load_audio(media / name)
     expected = recording().mean(axis=0)
     assert (rate, samples.dtype) == (RATE, np.float32)
     assert abs(len(samples) - len(expected)) < 0.03 * RATE
     heard = samples[: len(expected)]
     assert np.corrcoef(heard, expected[: len(heard)])[0, 1] > 0.97
     assert heard.std() == pytest.approx(expected.std(), rel=0.05)
-    from_bytes, _ = load_sound((media / name).read_bytes())
+    from_bytes, _ = load_audio((media / name).read_bytes())
     np.testing.assert_array_equal(from_bytes, samples)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_part_is_where_it_lies_in_the_whole(media, name):
-    whole, rate = load_sound(media / name)
-    part, _ = load_sound(media / name, start=1.7, seconds=0.9)
+    whole, rate = load_audio(media / name)
+    part, _ = load_audio(media / name, start=1.7, seconds=0.9)
     assert len(part) == round(0.9 * rate)
     first = round(1.7 * rate)
 
@@ -102,7 +102,7 @@ def test_a_part_is_where_it_lies_in_the_whole(media, name):
     shifts = range(-60, 61, 6) if name in ("v.mkv", "v.webm") else (0,)
     assert max(map(likeness, shifts)) > 0.95
     assert likeness(round(0.3 * rate)) < 0.5
-    last, _ = load_sound(media / name, start=SECONDS - 0.5)
+    last, _ = load_audio(media / name, start=SECONDS - 0.5)
     assert len(last) == pytest.approx(0.5 * rate, abs=0.03 * rate)
 
 
@@ -110,8 +110,8 @@ def test_a_part_is_where_it_lies_in_the_whole(media, name):
 def test_a_file_that_was_cut_off_says_so(media, tmp_path, name):
     whole = (media / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) * 6 // 10])
-    with pytest.raises(UnreadableSoundError, match=f"{name} is damaged or not fully there"):
-        load_sound(tmp_path / name)
+    with pytest.raises(UnreadableAudioError, match=f"{name} is damaged or not fully there"):
+        load_audio(tmp_path / name)
 
 
 def test_a_wav_that_does_not_say_how_long_it_is_is_read(tmp_path):
@@ -120,15 +120,15 @@ def test_a_wav_that_does_not_say_how_long_it_is_is_read(tmp_path):
     place = content.index(b"data") + 4
     content[4:8] = content[place : place + 4] = b"\xff" * 4
     (tmp_path / "streamed.wav").write_bytes(content)
-    samples, _ = load_sound(tmp_path / "streamed.wav")
+    samples, _ = load_audio(tmp_path / "streamed.wav")
     np.testing.assert_allclose(samples, 0.25, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "r.m4a", "r.mp3", "r.flac"])
 def test_the_content_counts_and_not_the_name(media, tmp_path, name):
     (tmp_path / "wrong.wav").write_bytes((media / name).read_bytes())
-    got, _ = load_sound(tmp_path / "wrong.wav")
-    np.testing.assert_array_equal(got, load_sound(media / name)[0])
+    got, _ = load_audio(tmp_path / "wrong.wav")
+    np.testing.assert_array_equal(got, load_audio(media / name)[0])
 
 
 def test_what_is_no_recording_says_what_it_is(tmp_path):
@@ -150,8 +150,8 @@ def test_what_is_no_recording_says_what_it_is(tmp_path):
         ("folder", "holds no recording"),
         ("absent.wav", "No such file"),
     ):
-        with pytest.raises(UnreadableSoundError, match=words) as caught:
-            load_sound(tmp_path / name)
+        with pytest.raises(UnreadableAudioError, match=words) as caught:
+            load_audio(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -160,9 +160,9 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path):
     samples = np.full(1000, 0.5)
     samples[400] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, 8000, subtype="FLOAT")
-    with pytest.raises(UnreadableSoundError, match="no numbers"):
-        load_sound(tmp_path / "nan.wav")
-    assert len(load_sound(tmp_path / "nan.wav", seconds=0.04)[0]) == 320
+    with pytest.raises(UnreadableAudioError, match="no numbers"):
+        load_audio(tmp_path / "nan.wav")
+    assert len(load_audio(tmp_path / "nan.wav", seconds=0.04)[0]) == 320
 
 
 def write_hours(path: Path, hours: int) -> None:
@@ -183,22 +183,22 @@ def test_of_eight_hours_only_the_part_asked_for_is_read(tmp_path):
     write_hours(path, 8)
     tracemalloc.start()
     try:
-        with pytest.raises(UnreadableSoundError, match=r"lasts 8.0 h; no more than 30 minutes"):
-            load_sound(path)
-        samples, rate = load_sound(path, start=7 * 3600, seconds=10)
+        with pytest.raises(UnreadableAudioError, match=r"lasts 8.0 h; no more than 30 minutes"):
+            load_audio(path)
+        samples, rate = load_audio(path, start=7 * 3600, seconds=10)
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert len(samples) == 10 * rate
     assert most < 20e6
     with pytest.raises(UserError, match=f"from 0 to {MAX_SECONDS} s, got 7200"):
-        load_sound(path, seconds=7200)
+        load_audio(path, seconds=7200)
 
 
 def test_a_part_beyond_the_end_names_the_length(media):
     for name in ("r.wav", "r.m4a", "v.webm"):
-        with pytest.raises(UnreadableSoundError, match=r"lasts 4\.0 s, .* from 60 s on"):
-            load_sound(media / name, start=60)
+        with pytest.raises(UnreadableAudioError, match=r"lasts 4\.0 s, .* from 60 s on"):
+            load_audio(media / name, start=60)
 
 
 def test_folders_give_their_recordings_and_videos_sorted(tmp_path):
@@ -207,7 +207,7 @@ def test_folders_give_their_recordings_and_videos_sorted(tmp_path):
     for name in ("b.WAV", "a.mp4", "c.txt", "deeper/d.wav", "e.opus"):
         (folder / name).touch()
     (tmp_path / "nothing").mkdir()
-    found = find_sounds([str(folder), "x.wav", str(tmp_path / "nothing")])
+    found = find_audio([str(folder), "x.wav", str(tmp_path / "nothing")])
     inside = [str(folder / name) for name in ("a.mp4", "b.WAV", "e.opus")]
     assert found == [*inside, "x.wav", str(tmp_path / "nothing")]
 

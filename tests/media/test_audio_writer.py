@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import free_stem, replacing
-from clip2clap.media.audio import UnreadableSoundError, load_sound
+from clip2clap.media.audio import UnreadableAudioError, load_audio
 from clip2clap.media.audio_writer import write_audio
 from clip2clap.media.spectrogram import DYNAMIC_RANGE_DB, log_mel_spectrogram, write_spectrogram
 from clip2clap.report.demo import write_demo_page
@@ -28,7 +28,7 @@ def tone(hertz: float, *, seconds: float = 1.0, level: float = 0.5) -> np.ndarra
 def test_a_sound_comes_back_to_within_half_a_16_bit_step(tmp_path: Path, name: str) -> None:
     waveform = tone(440)
     write_audio(tmp_path / name, waveform, RATE)
-    back, rate = load_sound(tmp_path / name)
+    back, rate = load_audio(tmp_path / name)
     assert rate == RATE
     assert soundfile.info(tmp_path / name).subtype == "PCM_16"
     # Written in steps of 1/32767, read in steps of 1/32768.
@@ -37,7 +37,7 @@ def test_a_sound_comes_back_to_within_half_a_16_bit_step(tmp_path: Path, name: s
 
 def test_ogg_vorbis_keeps_length_rate_and_pitch(tmp_path: Path) -> None:
     write_audio(tmp_path / "sound.ogg", tone(440, seconds=2), RATE)
-    back, rate = load_sound(tmp_path / "sound.ogg")
+    back, rate = load_audio(tmp_path / "sound.ogg")
     assert (len(back), rate) == (2 * RATE, RATE)
     assert np.argmax(np.abs(np.fft.rfft(back))) == 440 * 2
 
@@ -48,14 +48,14 @@ def test_a_sound_beyond_full_scale_is_turned_down_and_keeps_its_shape(
 ) -> None:
     waveform = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 3
     write_audio(tmp_path / name, waveform, RATE)
-    back, _ = load_sound(tmp_path / name)
+    back, _ = load_audio(tmp_path / name)
     assert np.abs(back).max() <= 1
     assert np.corrcoef(back, waveform)[0, 1] > (0.9 if name.endswith("ogg") else 0.9999)
 
 
 def test_a_quiet_sound_stays_quiet(tmp_path: Path) -> None:
     write_audio(tmp_path / "quiet.wav", tone(440, level=0.01), RATE)
-    back, _ = load_sound(tmp_path / "quiet.wav")
+    back, _ = load_audio(tmp_path / "quiet.wav")
     assert np.abs(back).max() == pytest.approx(0.01, abs=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(
 def test_stereo_is_read_as_the_mean_of_its_channels(tmp_path: Path) -> None:
     left, right = tone(440), tone(880)
     soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), RATE, "FLOAT")
-    back, _ = load_sound(tmp_path / "stereo.wav")
+    back, _ = load_audio(tmp_path / "stereo.wav")
     np.testing.assert_allclose(back, (left + right) / 2, atol=1e-7)
 
 
@@ -98,8 +98,8 @@ def test_an_unreadable_sound_file_is_named_in_one_line(tmp_path: Path) -> None:
         ("empty.wav", "holds no samples"),
         ("absent.wav", "No such file"),
     ]:
-        with pytest.raises(UnreadableSoundError, match=words) as caught:
-            load_sound(tmp_path / name)
+        with pytest.raises(UnreadableAudioError, match=words) as caught:
+            load_audio(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
 

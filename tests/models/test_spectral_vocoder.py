@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.presets import DEMO_FOLDER
-from clip2clap.media.mel import HOP, log_mel, mel_filters
 from clip2clap.models.spectral_vocoder import SpectralVocoder
+from clip2clap.training.recipes.demo.mel import HOP, log_mel, mel_filters
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import TrainingProgress

@@ -21,7 +21,7 @@ from clip2clap.training.gradients import loss_and_gradient
 from clip2clap.training.losses import TranslationLoss
 from clip2clap.training.pairs import Pairs, Split
 from clip2clap.training.trainer import HeldOut, add_noise, new_loss, new_network
-from clip2clap.training.trainer_state import Course, computes_in_bf16, learning_rate_at
+from clip2clap.training.trainer_state import TrainerState, computes_in_bf16, learning_rate_at
 from clip2clap.translator.mlp import MLPTranslator
 
 # A network goes through so many pairs before another may have its turn: long enough for its weights
@@ -39,7 +39,7 @@ class Member:
     config: TrainingConfig
     """Its settings, resolved."""
 
-    course: Course = field(init=False)
+    course: TrainerState = field(init=False)
     """Its figures so far, and its best weights."""
 
     loss: TranslationLoss = field(init=False)
@@ -49,7 +49,7 @@ class Member:
     """Why it can't go on, if it diverged."""
 
     def __post_init__(self) -> None:
-        self.course = Course(self.config)
+        self.course = TrainerState(self.config)
         self.loss = new_loss(self.config)
 
     @property

@@ -311,7 +311,7 @@ def audio_to_image(
     listed = _read_names(names)
     ingredients = parse_mix(mix or [])
 
-    from clip2clap.media.audio import find_sounds
+    from clip2clap.media.audio import find_audio
 
     request = FilmRequest(
         fps=fps,
@@ -329,7 +329,7 @@ def audio_to_image(
         request.check()
         require(not mix, "--mix", "a film plays recordings one after another. Give them as INPUT.")
         require(images == candidates == 1, "--images", "a film has one picture at a time.")
-    sources = [file for file, _ in ingredients] or find_sounds(inputs or [])
+    sources = [file for file, _ in ingredients] or find_audio(inputs or [])
     require(
         any(Path(source).expanduser().exists() for source in sources),
         "INPUT",

@@ -79,7 +79,7 @@ def demo(
     with console.status("Making the sound"), torch.no_grad():
         assert pipeline.clip is not None
         assert pipeline.translator is not None
-        image_embeds = pipeline.clip.images([picture])
+        image_embeds = pipeline.clip.encode_image([picture])
         stopwatch.lap("encode")
         audio_embeds = pipeline.translator(image_embeds)
         stopwatch.lap("translate")
@@ -90,7 +90,7 @@ def demo(
         )
         assert isinstance(result, ImageToAudioOutput)
         stopwatch.lap("decode")
-        nearest = nearest_kinds(audio_embeds[0])
+        nearest = nearest_labels(audio_embeds[0])
         waveform = result.audios[0]
         _write_files(
             paths, picture, title, waveform, result.sampling_rate, nearest=nearest, seed=seed
@@ -151,7 +151,7 @@ def load_photograph(source: str | None) -> "tuple[Image, str]":
     return Image.fromarray(chelsea()), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
 
 
-def nearest_kinds(audio_embed: "Tensor") -> list[tuple[str, float]]:
+def nearest_labels(audio_embed: "Tensor") -> list[tuple[str, float]]:
     """Compare a vector with the prompts of the kinds that the demo models know.
 
     Args:

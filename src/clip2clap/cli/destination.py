@@ -148,7 +148,7 @@ class PictureDestination:
         Returns:
             The pictures' paths, and the grid's if there is one.
         """
-        from clip2clap.media.image_writer import arrange, write_picture
+        from clip2clap.media.image_writer import arrange, write_image
 
         numbers = [f"-{number}" for number in range(1, len(pictures) + 1)]
         ends = [f"{end}.{self.format}" for end in (numbers if len(pictures) > 1 else [""])]
@@ -156,11 +156,11 @@ class PictureDestination:
         stem = self.reserve(stem, [*ends, *([grid_end] if self.grid else [])])
         paths = [self.folder / f"{stem}{end}" for end in ends]
         for path, picture in zip(paths, pictures, strict=True):
-            write_picture(path, picture)
+            write_image(path, picture)
         if not self.grid:
             return paths, None
         grid = self.folder / f"{stem}{grid_end}"
-        write_picture(grid, arrange(pictures))
+        write_image(grid, arrange(pictures))
         return paths, grid
 
 

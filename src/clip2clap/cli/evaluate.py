@@ -151,7 +151,7 @@ def evaluate(
             rich_help_panel=_MADE,
         ),
     ] = None,
-    judge: Annotated[
+    classifier: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
@@ -239,10 +239,10 @@ def evaluate(
     require(not output.is_file(), "--output", f"{output} is a file, not a folder.")
     require(
         pipeline is not None
-        or not any((images, recordings, clap, judge, back, round_trip, contact_sheet)),
+        or not any((images, recordings, clap, classifier, back, round_trip, contact_sheet)),
         "--pipeline",
-        "--images, --recordings, --clap, --judge, --back, --round-trip and --contact-sheet are "
-        "about sounds or pictures. Name what makes them.",
+        "--images, --recordings, --clap, --classifier, --back, --round-trip and --contact-sheet "
+        "are about sounds or pictures. Name what makes them.",
     )
     check_counts(batch_size=batch_size, steps=steps)
     torch_device = choose_device(device)
@@ -290,7 +290,7 @@ def evaluate(
                 "pipeline": pipeline,
                 "clip": clip,
                 "clap": clap,
-                "judge": judge,
+                "classifier": classifier,
                 "round_trip": round_trip,
             },
             device=torch_device,
@@ -316,7 +316,7 @@ def evaluate(
                 "pipeline": pipeline,
                 "clip": clip,
                 "clap": clap,
-                "judge": judge,
+                "classifier": classifier,
                 "back": back,
                 "round_trip": round_trip,
             },

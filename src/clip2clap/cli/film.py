@@ -309,7 +309,7 @@ def _make_one(
     def hear(waveforms: Sequence[Any]) -> torch.Tensor:
         assert pipeline.clap is not None
         return pipeline.translate(
-            pipeline.clap.audios([(waveform, FILM_RATE) for waveform in waveforms])
+            pipeline.clap.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
         )
 
     with progress_bar(console, "Filming") as progress:

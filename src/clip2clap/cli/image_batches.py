@@ -120,4 +120,4 @@ def _nearest(
 ) -> list[list[tuple[str, float]]]:
     if not names or pipeline.clip is None or "text" not in pipeline.clip.modalities:
         return [[] for _ in image_embeds]
-    return [row[:_NAMES_SHOWN] for row in pipeline.nearest_names(image_embeds, names)]
+    return [row[:_NAMES_SHOWN] for row in pipeline.nearest_labels(image_embeds, names)]

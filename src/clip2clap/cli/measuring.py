@@ -92,12 +92,12 @@ def measure_embeddings(
     from clip2clap.evaluation.report.page import Exhibits
     from clip2clap.evaluation.results import embedding_results
     from clip2clap.evaluation.rows import choose_rows
-    from clip2clap.evaluation.translation import evaluate_embeddings
+    from clip2clap.evaluation.translation import evaluate
 
     folders = [folder for folder, _ in translators.values()]
     rows = choose_rows(table, folders, split=split, limit=limit, **columns)
     with share_bar(console, "Measuring") as advance:
-        evaluation = evaluate_embeddings(
+        evaluation = evaluate(
             {name: translator for name, (_, translator) in translators.items()},
             rows.pairs,
             labels=rows.labels,
@@ -134,22 +134,22 @@ def measure_sounds(
         images: The folder of photographs.
         recordings: The folder of real sounds.
         folder: Where sounds go.
-        models: `pipeline`, `clip`, `clap`, `judge`, `back` and `round_trip`, by their names.
+        models: `pipeline`, `clip`, `clap`, `classifier`, `back` and `round_trip`, by their names.
         device: Where to compute.
         dtype: The generator's number format.
-        calls: What else `evaluate_sounds` is called with.
+        calls: What else `evaluate_audio` is called with.
 
     Returns:
         What was measured, and what to show beside it.
     """
     from clip2clap.embeddings.encoders.base import ClapEncoder
-    from clip2clap.evaluation.classifiers import ClassifierJudge, ZeroShotJudge
-    from clip2clap.evaluation.datasets.images import read_stills
-    from clip2clap.evaluation.generation.audio import evaluate_sounds, sound_results
+    from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
+    from clip2clap.evaluation.datasets.images import read_image_dataset
+    from clip2clap.evaluation.generation.audio import audio_results, evaluate_audio
     from clip2clap.evaluation.report.examples import best_and_worst
     from clip2clap.translator.auto import AutoTranslator
 
-    stills = read_stills(images, recordings)
+    image_items = read_image_dataset(images, recordings)
     with console.status("Loading the models"):
         pipeline = load_generator(
             models["pipeline"],
@@ -172,32 +172,32 @@ def measure_sounds(
             "clap-htsat-unfused.",
         )
         named = None
-        if len(stills.labels) > 1:
-            judge = models["judge"]
+        if len(image_items.labels) > 1:
+            classifier = models["classifier"]
             named = (
-                ClassifierJudge(judge, stills.labels)
-                if judge
-                else ZeroShotJudge(clap, stills.labels)
+                TransformersClassifier(classifier, image_items.labels)
+                if classifier
+                else ZeroShotClassifier(clap, image_items.labels)
             )
         back = models["back"] and AutoTranslator.from_pretrained(models["back"])
         round_trip = models["round_trip"] and load_decoder(
             models["round_trip"], device=device, dtype=dtype
         )
     with share_bar(console, "Making sounds") as advance:
-        evaluation = evaluate_sounds(
+        evaluation = evaluate_audio(
             pipeline,
             {name: translator for name, (_, translator) in translators.items()},
-            stills,
+            image_items,
             folder,
             clap=clap,
-            judge=named,
+            classifier=named,
             back=back,
             round_trip=round_trip,
             on_progress=advance,
             **calls,
         )
-    best, worst = best_and_worst(evaluation, stills)
-    part = sound_results(evaluation, stills, images=str(images), pipeline=models["pipeline"])
+    best, worst = best_and_worst(evaluation, image_items)
+    part = audio_results(evaluation, image_items, images=str(images), pipeline=models["pipeline"])
     return part, replace(exhibits, best=best, worst=worst)
 
 
@@ -226,27 +226,27 @@ def measure_pictures(
         images: The folder of real pictures.
         rows: A table's.
         folder: Of the report; pictures go into `pictures` in it.
-        models: `pipeline`, `clip`, `clap`, `judge` and `round_trip`, by their names.
+        models: `pipeline`, `clip`, `clap`, `classifier` and `round_trip`, by their names.
         device: Where to compute.
         dtype: The decoder's number format.
         contact_sheet: Whether to write one.
-        calls: What else `evaluate_pictures` is called with.
+        calls: What else `evaluate_images` is called with.
 
     Returns:
         What was measured, and what to show beside it.
     """
     from clip2clap.embeddings.encoders.base import ClipEncoder
-    from clip2clap.evaluation.classifiers import ClassifierJudge, ZeroShotJudge
-    from clip2clap.evaluation.datasets.audio import read_takes, takes_of_rows
-    from clip2clap.evaluation.generation.images import evaluate_pictures, picture_results
+    from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
+    from clip2clap.evaluation.datasets.audio import audio_dataset_of_rows, read_audio_dataset
+    from clip2clap.evaluation.generation.images import evaluate_images, image_results
     from clip2clap.evaluation.report.contact_sheet import sheet_rows, write_contact_sheet
-    from clip2clap.evaluation.report.examples import best_and_worst_pictures
+    from clip2clap.evaluation.report.examples import best_and_worst_images
 
     if recordings is not None:
-        takes, place = read_takes(recordings, images), str(recordings)
+        audio_items, place = read_audio_dataset(recordings, images), str(recordings)
     else:
         assert rows is not None
-        takes, place = takes_of_rows(rows), f"{rows.pairs.source_column} of the table"
+        audio_items, place = audio_dataset_of_rows(rows), f"{rows.pairs.source_column} of the table"
     named = {name: translator for name, (_, translator) in translators.items()}
     with console.status("Loading the models"):
         pipeline = load_decoder(
@@ -267,24 +267,24 @@ def measure_pictures(
             "with, with a picture tower.",
         )
         assert clip is not None
-        judge = None
-        if len(takes.labels) > 1:
-            who, kinds = models["judge"], takes.labels
+        classifier = None
+        if len(audio_items.labels) > 1:
+            who, kinds = models["classifier"], audio_items.labels
             if who:
-                judge = ClassifierJudge(who, kinds, task="image-classification")
+                classifier = TransformersClassifier(who, kinds, task="image-classification")
             elif "text" in clip.modalities:
-                judge = ZeroShotJudge(clip, kinds)
+                classifier = ZeroShotClassifier(clip, kinds)
         round_trip = models["round_trip"] and load_generator(
             models["round_trip"], device=device, dtype=dtype
         )
     with share_bar(console, "Making pictures") as advance:
-        evaluation = evaluate_pictures(
+        evaluation = evaluate_images(
             pipeline,
             named,
-            takes,
+            audio_items,
             folder / "pictures",
             clip=clip,
-            judge=judge,
+            classifier=classifier,
             round_trip=round_trip,
             on_progress=advance,
             **calls,
@@ -295,10 +295,10 @@ def measure_pictures(
             shown = sheet_rows(
                 pipeline,
                 next(iter(named.values())),
-                takes,
+                audio_items,
                 **{option: calls[option] for option in options},
             )
             write_contact_sheet(folder / SHEET_FILE, shown)
-    best, worst = best_and_worst_pictures(evaluation, takes)
-    part = picture_results(evaluation, takes, recordings=place, pipeline=models["pipeline"])
+    best, worst = best_and_worst_images(evaluation, audio_items)
+    part = image_results(evaluation, audio_items, recordings=place, pipeline=models["pipeline"])
     return part, replace(exhibits, best=best, worst=worst)

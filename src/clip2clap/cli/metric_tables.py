@@ -46,7 +46,16 @@ def sound_table(results: "Results") -> Table:
     part = results.figures["sounds"]
     table = Table(box=None, pad_edge=False)
     table.add_column(f"sounds of {part['rows']} photographs, by {part['clap']}")
-    for title in ("FD", "FAD", "kernel", "CLAP score", "translated", "judge", "CLIP-score", "s"):
+    for title in (
+        "FD",
+        "FAD",
+        "kernel",
+        "CLAP score",
+        "translated",
+        "classifier",
+        "CLIP-score",
+        "s",
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     lines = [] if part["real"] is None else [part["real"]]
     for one in part["translators"]:
@@ -57,7 +66,7 @@ def sound_table(results: "Results") -> Table:
             "wrong picture" if name.endswith("/wrong picture") else name,
             *("" if scores[key] is None else f"{scores[key]:.3f}" for key in ("fd", "fad", "kd")),
             *("" if scores[key] is None else _spread(scores[key]) for key in _SIMILARITIES),
-            "" if scores["judge"] is None else _share(scores["judge"]),
+            "" if scores["classifier"] is None else _share(scores["classifier"]),
             "" if scores["clip_score"] is None else f"{scores['clip_score']['value']:.1f}",
             "" if scores["seconds"] is None else f"{scores['seconds']:.2f}",
         )
@@ -69,7 +78,7 @@ def picture_table(results: "Results") -> Table:
     part = results.figures["pictures"]
     table = Table(box=None, pad_edge=False)
     table.add_column(f"pictures of {part['rows']} recordings, by {part['clip']}")
-    for title in ("FD", "kernel", "judge", "translated", "true pictures", "s"):
+    for title in ("FD", "kernel", "classifier", "translated", "true pictures", "s"):
         table.add_column(title, justify="right", no_wrap=True)
     lines = [] if part["real"] is None else [part["real"]]
     for one in part["translators"]:
@@ -79,7 +88,7 @@ def picture_table(results: "Results") -> Table:
         table.add_row(
             "wrong sound" if name.endswith("/wrong sound") else name,
             *("" if scores[key] is None else f"{scores[key]:.3f}" for key in ("fd", "kd")),
-            "" if scores["judge"] is None else _share(scores["judge"]),
+            "" if scores["classifier"] is None else _share(scores["classifier"]),
             "" if scores["translated"] is None else _spread(scores["translated"]),
             "" if scores["true_picture"] is None else _spread(scores["true_picture"]),
             "" if scores["seconds"] is None else f"{scores['seconds']:.2f}",

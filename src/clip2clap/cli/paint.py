@@ -70,18 +70,18 @@ class Painter:
             UserError: If it can't be read, or is silent.
         """
         from clip2clap.inference.painting.paint import Target, break_sound
-        from clip2clap.media.audio import is_silent, load_sound, require_audible
+        from clip2clap.media.audio import is_silent, load_audio, require_audible
 
         assert self.clap is not None
         assert self.translator is not None
-        waveform, rate = load_sound(source)
+        waveform, rate = load_audio(source)
         require_audible(waveform, source)
         pieces = {source: waveform}
         if parts > 1:
             cut = enumerate(break_sound(waveform, parts), 1)
             pieces |= {f"{source} ({number}/{parts})": piece for number, piece in cut}
         audible = {name: piece for name, piece in pieces.items() if not is_silent(piece)}
-        heard = self.clap.audios([(piece, rate) for piece in audible.values()])
+        heard = self.clap.encode_audio([(piece, rate) for piece in audible.values()])
         vectors = self.translator(heard.to(self.clip.device)).detach().float().cpu()
         weights = [weight, *[weight * _PART_WEIGHT] * (len(audible) - 1)]
         return [
@@ -288,7 +288,7 @@ def paint(
 
     from clip2clap.core.errors import UserError
     from clip2clap.inference.painting.paint import PaintingOptions, Target, default_cut_size
-    from clip2clap.media.audio import find_sounds
+    from clip2clap.media.audio import find_audio
 
     options = PaintingOptions(
         iterations=iterations,
@@ -299,7 +299,7 @@ def paint(
         total_variation=total_variation,
         codebook=codebook,
     )
-    sources: list[str | None] = [*find_sounds(given)] if given else [None]
+    sources: list[str | None] = [*find_audio(given)] if given else [None]
     destination = choose_picture_destination(
         output, count=len(sources), format=None, overwrite=overwrite, grid=False
     )
@@ -316,8 +316,11 @@ def paint(
             device=torch_device,
         )
         common = [
-            *(Target(painter.clip.texts([each])[0], weight, each) for each, weight in words),
-            *(Target(painter.clip.images([path])[0], weight, path) for path, weight in pictures),
+            *(Target(painter.clip.encode_text([each])[0], weight, each) for each, weight in words),
+            *(
+                Target(painter.clip.encode_image([path])[0], weight, path)
+                for path, weight in pictures
+            ),
         ]
         for path, weight in sounds:
             common += painter.hear(path, weight, break_audio)
@@ -445,7 +448,7 @@ def _paint(
     """Paint one picture and write it; gives the best, and whether Ctrl-C ended it."""
     from clip2clap.inference.painting.canvas import to_image
     from clip2clap.inference.painting.paint import Painting, paint
-    from clip2clap.media.image_writer import write_picture
+    from clip2clap.media.image_writer import write_image
 
     started: list[Painting] = []
     interrupted = False
@@ -458,7 +461,7 @@ def _paint(
                 task, completed=painting.iteration, description=f"Painting, loss {loss:.3f}"
             )
             if save_every and painting.iteration % save_every == 0:
-                write_picture(path, to_image(painter.canvas.pixels(painting.latent)))
+                write_image(path, to_image(painter.canvas.pixels(painting.latent)))
 
         try:
             best = paint(
@@ -476,7 +479,7 @@ def _paint(
             interrupted = True
             best = started[0].best
             assert best is not None
-    write_picture(path, best.image)
+    write_image(path, best.image)
     return best, interrupted
 
 
@@ -504,7 +507,7 @@ def _scores(
 
 
 def _brisque(image: "Image") -> dict[str, Any]:
-    from clip2clap.embeddings.checkpoint import MissingExtraError
+    from clip2clap.core.errors import MissingExtraError
     from clip2clap.metrics.image_quality import brisque
 
     try:

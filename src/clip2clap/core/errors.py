@@ -1,5 +1,37 @@
-"""The one error class that every user's mistake derives from."""
+"""The error class of every user's mistake, and the folding of an error to one line."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: one line, what was wrong and what to do about it."""
+    """Error that the user can fix: one line with what was wrong, what was expected, and the fix.
+
+    Args:
+        message: The line. It names parameters (`split="test"`), never command-line flags.
+        param: Name of the parameter at fault; the command line renders it as its own flag.
+    """
+
+    def __init__(self, message: str = "", *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class CheckpointError(UserError):
+    """Error of a checkpoint that was found but cannot be loaded as it is."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """Error of a feature that needs a package which is not installed."""
+
+
+def one_line(error: BaseException | str, *, limit: int = 300) -> str:
+    """Fold an error's message to one line.
+
+    Args:
+        error: An exception or its message.
+        limit: Longest line, in characters; a longer one ends in an ellipsis.
+
+    Returns:
+        The message with every run of white space as one space, or the exception's class name if
+        the message is empty.
+    """
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= limit else message[: limit - 1] + "…"

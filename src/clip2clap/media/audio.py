@@ -39,15 +39,15 @@ _UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
 _OGG_END_FLAG = 4
 
 
-class UnreadableSoundError(UserError):
+class UnreadableAudioError(UserError):
     """A recording that can't be read; the message names it and says what to do."""
 
 
-class SilentSoundError(UnreadableSoundError):
+class SilentAudioError(UnreadableAudioError):
     """A recording in which there is nothing to hear."""
 
 
-def load_sound(
+def load_audio(
     source: str | Path | bytes, *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[np.ndarray, int]:
     """Read a recording, or a part of it, as mono; no more is read than is wanted.
@@ -64,7 +64,7 @@ def load_sound(
         its sampling rate in Hz.
 
     Raises:
-        UnreadableSoundError: If it is missing, is not a recording, is damaged or cut off, holds no
+        UnreadableAudioError: If it is missing, is not a recording, is damaged or cut off, holds no
             samples or some that are no numbers, ends before `start`, or is longer than
             `MAX_SECONDS`.
     """
@@ -72,7 +72,7 @@ def load_sound(
     name = "the recording" if isinstance(source, bytes) else str(source)
     with _opened(source, name) as file:
         if _is_cut_off(file):
-            raise UnreadableSoundError(_damaged(name))
+            raise UnreadableAudioError(_damaged(name))
         file.seek(0)
         try:
             samples, sampling_rate = _by_soundfile(file, name, start, seconds)
@@ -81,15 +81,15 @@ def load_sound(
             file.seek(0)
             samples, sampling_rate = _by_ffmpeg(file, name, start, seconds)
     if not len(samples):
-        raise UnreadableSoundError(f"{name} holds no samples. Fetch or save it again.")
+        raise UnreadableAudioError(f"{name} holds no samples. Fetch or save it again.")
     if not np.isfinite(samples).all():
-        raise UnreadableSoundError(
+        raise UnreadableAudioError(
             f"{name} holds samples that are no numbers (NaN or infinity). Save it again."
         )
     return samples, sampling_rate
 
 
-def stream_sound(
+def stream_audio(
     source: str | Path | bytes,
     *,
     sampling_rate: int,
@@ -99,7 +99,7 @@ def stream_sound(
     """Read a recording of any length in stereo, block by block.
 
     Args:
-        source: What `load_sound` takes.
+        source: What `load_audio` takes.
         sampling_rate: What to resample to, in Hz.
         start: Where to begin, in s.
         seconds: How much to read, in s; to the end if None.
@@ -109,20 +109,20 @@ def stream_sound(
         channels are the same.
 
     Raises:
-        UnreadableSoundError: As `load_sound`, but for the length; what is wrong in the middle is
+        UnreadableAudioError: As `load_audio`, but for the length; what is wrong in the middle is
             found on the way.
     """
     _check_part(start, seconds)
     name = "the recording" if isinstance(source, bytes) else str(source)
     with _opened(source, name) as file:
         if _is_cut_off(file):
-            raise UnreadableSoundError(_damaged(name))
+            raise UnreadableAudioError(_damaged(name))
         file.seek(0)
         most = None if seconds is None else round(seconds * sampling_rate)
         position, skipped = 0, round(start * sampling_rate)
         for block in _stereo_blocks(file, name, sampling_rate):
             if not np.isfinite(block).all():
-                raise UnreadableSoundError(
+                raise UnreadableAudioError(
                     f"{name} holds samples that are no numbers (NaN or infinity). Save it again."
                 )
             kept = block[:, max(0, skipped - position) :]
@@ -134,9 +134,9 @@ def stream_sound(
             if most is not None and position >= skipped + most:
                 break
         if not position:
-            raise UnreadableSoundError(f"{name} holds no samples. Fetch or save it again.")
+            raise UnreadableAudioError(f"{name} holds no samples. Fetch or save it again.")
         if position <= skipped:
-            raise UnreadableSoundError(_too_short(name, position / sampling_rate, start))
+            raise UnreadableAudioError(_too_short(name, position / sampling_rate, start))
 
 
 def is_silent(waveform: np.ndarray) -> bool:
@@ -155,13 +155,13 @@ def require_audible(waveform: np.ndarray, name: str) -> None:
         name: What to call it.
 
     Raises:
-        SilentSoundError: If it is silent.
+        SilentAudioError: If it is silent.
     """
     if is_silent(waveform):
-        raise SilentSoundError(f"{name} is silent: there is nothing to hear in it.")
+        raise SilentAudioError(f"{name} is silent: there is nothing to hear in it.")
 
 
-def find_sounds(inputs: Sequence[str]) -> list[str]:
+def find_audio(inputs: Sequence[str]) -> list[str]:
     """Replace every folder by the recordings and videos in it.
 
     Args:
@@ -169,7 +169,7 @@ def find_sounds(inputs: Sequence[str]) -> list[str]:
 
     Returns:
         Files in the order given, those of a folder sorted by name; folders in it are not entered.
-        A folder without any stays, for `load_sound` to say so.
+        A folder without any stays, for `load_audio` to say so.
     """
     found: list[str] = []
     for name in inputs:
@@ -195,24 +195,24 @@ def _check_part(start: float, seconds: float | None) -> None:
 def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
     if isinstance(source, bytes):
         if not source:
-            raise UnreadableSoundError(f"{name} is empty. Fetch or save it again.")
+            raise UnreadableAudioError(f"{name} is empty. Fetch or save it again.")
         yield io.BytesIO(source)
         return
     path = Path(source).expanduser()
     if path.is_dir():
-        raise UnreadableSoundError(
+        raise UnreadableAudioError(
             f"The folder {name} holds no recording ({', '.join(sorted(SUFFIXES))}) and no video; "
             "folders in it are not entered."
         )
     if not path.is_file():
-        raise UnreadableSoundError(f"No such file: {name}. Check the path.")
+        raise UnreadableAudioError(f"No such file: {name}. Check the path.")
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
-                raise UnreadableSoundError(f"{name} is empty. Fetch or save it again.")
+                raise UnreadableAudioError(f"{name} is empty. Fetch or save it again.")
             yield file
     except OSError as error:
-        raise UnreadableSoundError(f"{name} can't be read: {error.strerror or error}.") from error
+        raise UnreadableAudioError(f"{name} can't be read: {error.strerror or error}.") from error
 
 
 def _by_soundfile(
@@ -222,12 +222,12 @@ def _by_soundfile(
         rate = sound.samplerate
         first = round(start * rate)
         if sound.frames and first >= sound.frames:
-            raise UnreadableSoundError(_too_short(name, sound.frames / rate, start))
+            raise UnreadableAudioError(_too_short(name, sound.frames / rate, start))
         wanted = sound.frames - first
         if seconds is not None:
             wanted = min(wanted, round(seconds * rate))
         if wanted > MAX_SECONDS * rate:
-            raise UnreadableSoundError(_too_long(name, wanted / rate))
+            raise UnreadableAudioError(_too_long(name, wanted / rate))
         if first:
             sound.seek(first)
         samples = np.empty(wanted, dtype=np.float32)
@@ -239,7 +239,7 @@ def _by_soundfile(
             samples[got : got + len(block)] = block.mean(axis=1)
             got += len(block)
     if got < wanted * _WHOLE_SHARE:
-        raise UnreadableSoundError(_damaged(name))
+        raise UnreadableAudioError(_damaged(name))
     return samples[:got], rate
 
 
@@ -276,14 +276,14 @@ def _ffmpeg(file: BinaryIO, name: str) -> Iterator[Any]:
     try:
         with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
             if not container.streams.audio:
-                raise UnreadableSoundError(f"{name} is a video without a sound track.")
+                raise UnreadableAudioError(f"{name} is a video without a sound track.")
             yield container
     except (av.FFmpegError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
         if _is_media(file):
-            raise UnreadableSoundError(_damaged(name)) from error
-        raise UnreadableSoundError(
+            raise UnreadableAudioError(_damaged(name)) from error
+        raise UnreadableAudioError(
             f"{name} is not a recording, or not a sound file that can be read. Give a WAV, FLAC, "
             "OGG, MP3 or M4A, or a video with sound."
         ) from error
@@ -300,9 +300,9 @@ def _decode(
     length = container.duration / av.time_base if container.duration and measured else None
     if length is not None:
         if start >= length:
-            raise UnreadableSoundError(_too_short(name, length, start))
+            raise UnreadableAudioError(_too_short(name, length, start))
         if min(length - start, seconds or length) > MAX_SECONDS:
-            raise UnreadableSoundError(_too_long(name, length - start))
+            raise UnreadableAudioError(_too_long(name, length - start))
     if start > _LEAD_IN_SECONDS:
         container.seek(int((start - _LEAD_IN_SECONDS) * av.time_base))
     origin = float((stream.start_time or 0) * stream.time_base)
@@ -324,11 +324,11 @@ def _decode(
         if got >= most:
             break
     if got >= most and seconds is None:
-        raise UnreadableSoundError(_too_long(name, length))
+        raise UnreadableAudioError(_too_long(name, length))
     if not blocks and position:
-        raise UnreadableSoundError(_too_short(name, position / rate, start))
+        raise UnreadableAudioError(_too_short(name, position / rate, start))
     if length is not None and got < _WHOLE_SHARE * rate * min(length - start, seconds or length):
-        raise UnreadableSoundError(_damaged(name))
+        raise UnreadableAudioError(_damaged(name))
     return np.concatenate([np.empty(0, np.float32), *blocks]).astype(np.float32), rate
 
 

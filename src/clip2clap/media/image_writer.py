@@ -14,7 +14,7 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 _OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
 
-def write_picture(path: str | Path, picture: Image.Image) -> None:
+def write_image(path: str | Path, picture: Image.Image) -> None:
     """Write a picture to a file, all of it or nothing.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip2clap.embeddings.checkpoint import MissingExtraError
+from clip2clap.core.errors import MissingExtraError
 
 _SMALLEST_SIDE = 16
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 
 # Tiles of so many queries by so many answers stay in the processor's cache.
 _TILE = 1024

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, VQModel
 
-from clip2clap.embeddings.checkpoint import CheckpointError
+from clip2clap.core.errors import CheckpointError
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 
 Autoencoder = AutoencoderKL | VQModel | PatchAutoencoder

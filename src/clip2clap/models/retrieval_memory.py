@@ -6,7 +6,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import unit_norm
+from clip2clap.core.math import unit_norm
 
 
 class EmbeddingMemory(ModelMixin, ConfigMixin):

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
-from clip2clap.media.mel import HOP, log_mel, mel_filters
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 from clip2clap.training.recipes.demo import image_decoder as pictures
 from clip2clap.training.recipes.demo.data import DemoData, fill, split_rows
@@ -25,6 +24,7 @@ from clip2clap.training.recipes.demo.features import keep
 from clip2clap.training.recipes.demo.generator import build_unet
 from clip2clap.training.recipes.demo.heads import Space, split_classifier
 from clip2clap.training.recipes.demo.loop import Schedule, fit
+from clip2clap.training.recipes.demo.mel import HOP, log_mel, mel_filters
 from clip2clap.training.recipes.demo.phrases import (
     NAMES,
     SOUNDS,

@@ -22,7 +22,7 @@ from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
 from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapConfig
 from clip2clap.training.recipes.demo import __main__ as command
 from clip2clap.training.recipes.demo import (
-    audio_classifier as judge,
+    audio_classifier as classifier,
 )
 from clip2clap.training.recipes.demo import (
     features,
@@ -174,7 +174,7 @@ def grown(data_folder, tmp_path_factory):
             generator: ("AUTOENCODER_ROWS", "BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),
             pictures: ("BATCH", "FINISHER_BATCH"),
-            judge: ("BATCH",),
+            classifier: ("BATCH",),
             photo_judge: ("BATCH",),
         }.items():
             for name in names:
@@ -203,7 +203,11 @@ def test_the_recipe_leaves_models_that_load_and_make_sound(grown, data_folder):
     assert np.isfinite(made.audios).all()
     assert made.audios.shape[-1] > SAMPLING_RATE
     clip = ClipEncoder.from_pretrained(models / "image_to_audio" / "clip")
-    assert clip.images([photo]).shape == clap.texts(["a dog"]).shape == (1, heads.EMBED_DIM)
+    assert (
+        clip.encode_image([photo]).shape
+        == clap.encode_text(["a dog"]).shape
+        == (1, heads.EMBED_DIM)
+    )
 
 
 def test_what_lies_apart_is_not_computed_with():
@@ -224,7 +228,7 @@ def test_the_package_keeps_what_the_stages_learnt(grown, data_folder):
     )
     assert set(json.loads((grown / "run/stages.json").read_text())) == set(recipe.SCHEDULES)
     clip = ClipEncoder.from_pretrained(grown / "models/image_to_audio/clip")
-    known = clip.images(
+    known = clip.encode_image(
         [DemoData(data_folder).photos[n].image() for n in stage.photos["photo"][:3]]
     )
     cosines = (known * stage.image_embeds[:3]).sum(dim=1)
@@ -236,6 +240,6 @@ def test_a_recipe_that_is_done_does_nothing_again(grown, data_folder):
     stage = recipe.Recipe(
         DemoData(data_folder), grown / "run", steps=dict.fromkeys(recipe.SCHEDULES, 1)
     )
-    assert stage.judge is not None
+    assert stage.classifier is not None
     assert len(stage.latents)
     assert before == {path: path.stat().st_mtime_ns for path in before}

@@ -7,7 +7,12 @@ from torch.nn import functional as F
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from clip2clap.training.recipes.demo.parts import OPEN_GATE
-from clip2clap.training.recipes.demo.perceptual import Eye, EyeCritic, contest_of_maps, looks_apart
+from clip2clap.training.recipes.demo.perceptual import (
+    FeatureDiscriminator,
+    PerceptualFeatures,
+    contest_of_maps,
+    looks_apart,
+)
 
 
 def small_network():
@@ -30,7 +35,7 @@ def small_network():
 
 @pytest.fixture(scope="module")
 def eye():
-    return Eye(small_network())
+    return PerceptualFeatures(small_network())
 
 
 def test_the_eye_reads_one_map_a_size_and_the_features_of_the_network(eye):
@@ -65,7 +70,7 @@ def test_the_critic_learns_which_pictures_are_real_and_fit_their_vectors():
     real = [vectors[:, :, None, None].expand(-1, -1, 4, 4).contiguous()]
     made = [0.3 * torch.randn(8, 16, 4, 4)]
     made[0].requires_grad_()
-    critic = EyeCritic((16,), embed_dim=16, channels=32)
+    critic = FeatureDiscriminator((16,), embed_dim=16, channels=32)
     optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
 
     def means() -> tuple[float, float, float]:
@@ -86,7 +91,7 @@ def test_the_critic_learns_which_pictures_are_real_and_fit_their_vectors():
 def test_the_contest_has_the_error_for_value_and_pulls_beyond_it():
     torch.manual_seed(0)
     vectors = F.normalize(torch.randn(4, 16), dim=1)
-    real, critic = [torch.randn(4, 8, 6, 6)], EyeCritic((8,), embed_dim=16)
+    real, critic = [torch.randn(4, 8, 6, 6)], FeatureDiscriminator((8,), embed_dim=16)
 
     def pull(share: float) -> torch.Tensor:
         made = torch.zeros(4, 8, 6, 6, requires_grad=True)

@@ -22,7 +22,7 @@ STAGES = (
     "pixels",
     "painter",
     "finisher",
-    "judge",
+    "classifier",
     "photo_judge",
     "package",
     "evaluate",

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.media.mel import FRAMES, HOP
 from clip2clap.training.recipes.demo.data import DemoData, Split, fill, read_recording
+from clip2clap.training.recipes.demo.mel import FRAMES, HOP
 
 # Every recording is scaled to this peak: the sources' levels tell nothing of the thing.
 PEAK = 0.9

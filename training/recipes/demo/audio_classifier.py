@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.media.mel import log_mel, mel_filters
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, SoundBank
 from clip2clap.training.recipes.demo.loop import Fit, Schedule, compute, fit
+from clip2clap.training.recipes.demo.mel import log_mel, mel_filters
 
 BATCH = 16
 SCHEDULE = Schedule(steps=2800, learning_rate=1e-3, weight_decay=0.02, ema_decay=0.99)
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """Four convolution blocks over a log-mel spectrogram, mean and maximum over time."""
 
     def __init__(self, classes: int):
@@ -49,12 +49,12 @@ def train_judge(bank: SoundBank, classes: int, folder: Path, schedule: Schedule 
         schedule: Steps and rates.
 
     Returns:
-        A `Judge`, with what it took.
+        A `Classifier`, with what it took.
     """
     filters = mel_filters()
     weights = 1 / torch.bincount(bank.kinds)[bank.kinds].float()
 
-    def step(judge: nn.Module, generator: torch.Generator) -> Tensor:
+    def step(classifier: nn.Module, generator: torch.Generator) -> Tensor:
         rows = torch.multinomial(weights, BATCH, replacement=True, generator=generator)
         mels = log_mel(bank.batch(rows, CLIP_SAMPLES, generator), filters)
         mels = mels + 1.0 * torch.randn(BATCH, 1, 1, generator=generator)
@@ -63,17 +63,17 @@ def train_judge(bank: SoundBank, classes: int, folder: Path, schedule: Schedule 
         share = 1 - 0.5 * torch.rand(BATCH, generator=generator).square()
         mels = share[:, None, None] * mels + (1 - share)[:, None, None] * mels.roll(1, 0)
         kinds = share[:, None] * kinds + (1 - share)[:, None] * kinds.roll(1, 0)
-        return F.cross_entropy(compute(judge, mels), kinds, label_smoothing=0.05)
+        return F.cross_entropy(compute(classifier, mels), kinds, label_smoothing=0.05)
 
     torch.manual_seed(schedule.seed)
-    return fit(Judge(classes), step, schedule, folder, name="judge")
+    return fit(Classifier(classes), step, schedule, folder, name="classifier")
 
 
-def sound_features(judge: Judge, waveforms: Tensor) -> Tensor:
+def sound_features(classifier: Classifier, waveforms: Tensor) -> Tensor:
     """Compute the judge's features of recordings.
 
     Args:
-        judge: The trained judge.
+        classifier: The trained judge.
         waveforms: Shape (n, samples), at 16 kHz; quieter or louder makes no difference.
 
     Returns:
@@ -83,21 +83,21 @@ def sound_features(judge: Judge, waveforms: Tensor) -> Tensor:
     peaks = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)
     with torch.inference_mode():
         parts = (waveforms / peaks * 0.9).split(BATCH)
-        return torch.cat([judge.features(log_mel(part, filters)) for part in parts])
+        return torch.cat([classifier.features(log_mel(part, filters)) for part in parts])
 
 
-def name_kinds(judge: Judge, waveforms: Tensor) -> Tensor:
+def name_kinds(classifier: Classifier, waveforms: Tensor) -> Tensor:
     """Name the kind of each recording.
 
     Args:
-        judge: The trained judge.
+        classifier: The trained judge.
         waveforms: As in `sound_features`.
 
     Returns:
         Numbers of the kinds, shape (n,).
     """
     with torch.inference_mode():
-        return judge.head(sound_features(judge, waveforms)).argmax(dim=1)
+        return classifier.head(sound_features(classifier, waveforms)).argmax(dim=1)
 
 
 def _mask(mels: Tensor, widest: int, dim: int, generator: torch.Generator) -> Tensor:

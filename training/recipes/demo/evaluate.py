@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.mel import HOP, WINDOW, log_mel, mel_filters
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, SoundBank
-from clip2clap.training.recipes.demo.audio_classifier import Judge, name_kinds, sound_features
+from clip2clap.training.recipes.demo.audio_classifier import Classifier, name_kinds, sound_features
 from clip2clap.training.recipes.demo.data import DemoData, Photo, Split, read_recording
 from clip2clap.training.recipes.demo.features import random_window
 from clip2clap.training.recipes.demo.heads import label_of, sound_labels
+from clip2clap.training.recipes.demo.mel import HOP, WINDOW, log_mel, mel_filters
 from clip2clap.training.recipes.demo.phrases import UNSEEN
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
     folder = str(models / "image_to_audio")
     pipeline = ImageToAudioPipeline.from_pretrained(folder, ranker=clap)
     pipeline.set_progress_bar_config(disable=True)
-    small_embeds = clip.images([photo.image() for photo in _small_photos(recipe.data, split)])
+    small_embeds = clip.encode_image([photo.image() for photo in _small_photos(recipe.data, split)])
     results: dict[str, float] = {}
     for part in (
         lambda: _seeing(recipe, clip, small_embeds, split),
@@ -84,7 +84,7 @@ def _seeing(
     recipe: "Recipe", clip: ClipEncoder, small_embeds: Tensor, split: Split
 ) -> dict[str, float]:
     data, names = recipe.data, recipe.data.kind_names
-    texts = clip.texts([f"a photo of a {name}" for name in names])
+    texts = clip.encode_text([f"a photo of a {name}" for name in names])
 
     def named_right(photos: list[Photo], embeds: Tensor) -> float:
         named = (embeds @ texts.T).argmax(1)
@@ -95,8 +95,8 @@ def _seeing(
     large_kinds = [photo for photo in large if photo.kind]
     rng = np.random.default_rng(0)
     windows = [photo for photo in large_kinds for _ in range(WINDOWS)]
-    classes = clip.texts([f"a photo of a {name}" for name in data.imagenet_names])
-    large_embeds = clip.images([photo.image() for photo in large])
+    classes = clip.encode_text([f"a photo of a {name}" for name in data.imagenet_names])
+    large_embeds = clip.encode_image([photo.image() for photo in large])
     named = (large_embeds @ classes.T).argmax(1).tolist()
     right = [
         data.imagenet_names[n] == photo.class_name for n, photo in zip(named, large, strict=True)
@@ -109,7 +109,7 @@ def _seeing(
             large_kinds, large_embeds[[bool(photo.kind) for photo in large]]
         ),
         "CLIP names the kind, windows of full-size photographs": named_right(
-            windows, clip.images([random_window(photo.image(), rng) for photo in windows])
+            windows, clip.encode_image([random_window(photo.image(), rng) for photo in windows])
         ),
         "full-size photographs": len(large),
         "CLIP names the class among ImageNet's 1,000, full-size": sum(right) / len(right),
@@ -124,7 +124,10 @@ def _words(recipe: "Recipe", clip: ClipEncoder, clap: ClapEncoder) -> dict[str, 
         "unseen words": len(words),
         **{
             f"{encoder} names the kind of unseen words": balanced_accuracy(
-                (model.texts(words) @ model.texts([prompt.format(n) for n in names]).T).argmax(1),
+                (
+                    model.encode_text(words)
+                    @ model.encode_text([prompt.format(n) for n in names]).T
+                ).argmax(1),
                 kinds,
             )
             for encoder, model, prompt in (
@@ -144,14 +147,14 @@ def _hearing(
 ) -> dict[str, float]:
     data, names = recipe.data, recipe.data.kind_names
     recordings = [recording for recording in data.recordings if recording.split == split]
-    embeds = clap.audios([(read_recording(recording), 16_000) for recording in recordings])
+    embeds = clap.encode_audio([(read_recording(recording), 16_000) for recording in recordings])
     labels = sound_labels(data)
     truth = torch.tensor([label_of(recording, labels) for recording in recordings])
     of_kind = truth < len(names)
-    heard = embeds @ clap.texts([f"the sound of a {label}" for label in names]).T
+    heard = embeds @ clap.encode_text([f"the sound of a {label}" for label in names]).T
     esc50 = torch.tensor([recording.path.parent.name == "esc50" for recording in recordings])
     categories = sorted({recordings[n].label for n in torch.where(esc50)[0].tolist()})
-    told = clap.texts([f"the sound of a {name.replace('_', ' ')}" for name in categories])
+    told = clap.encode_text([f"the sound of a {name.replace('_', ' ')}" for name in categories])
     wanted = torch.tensor([categories.index(recordings[n].label) for n in torch.where(esc50)[0]])
     kinds = torch.tensor([names.index(photo.kind) for photo in _small_photos(data, split)])
     assert pipeline.translator is not None
@@ -170,27 +173,29 @@ def _hearing(
 def _sounding(
     recipe: "Recipe", clap: ClapEncoder, pipeline: ImageToAudioPipeline, split: Split
 ) -> dict[str, float]:
-    data, names, judge = recipe.data, recipe.data.kind_names, recipe.judge
+    data, names, classifier = recipe.data, recipe.data.kind_names, recipe.classifier
     bank, rows, vectors = _some_recordings(recipe, clap, split)
     real = bank.batch(rows, CLIP_SAMPLES)
-    real_named = balanced_accuracy(name_kinds(judge, real), bank.kinds[rows])
+    real_named = balanced_accuracy(name_kinds(classifier, real), bank.kinds[rows])
 
     def alone(**options: Any) -> float:
         made = _make(pipeline, prompt_embeds=vectors, seed=1, **options)
-        return balanced_accuracy(name_kinds(judge, made), bank.kinds[rows])
+        return balanced_accuracy(name_kinds(classifier, made), bank.kinds[rows])
 
     first_named, best_named = alone(num_candidates=1), alone()
 
     photos = _photos(data.photos, split, names)
     kinds = torch.tensor([names.index(photo.kind) for photo in photos])
     made = _make(pipeline, images=[photo.image() for photo in photos], seed=0)
-    named = name_kinds(judge, made)
+    named = name_kinds(classifier, made)
     _confusion(named, kinds, names).savefig(recipe.folder / "confusion.png", dpi=110)
 
     firsts = [photos[int(torch.where(kinds == kind)[0][0])].image() for kind in range(len(names))]
     many = _make(pipeline, images=[image for image in firsts for _ in range(SEEDS)], seed=2)
-    spread = [_spread(judge, part) for part in many.split(SEEDS)]
-    spread_real = [_spread(judge, real[bank.kinds[rows] == kind]) for kind in range(len(names))]
+    spread = [_spread(classifier, part) for part in many.split(SEEDS)]
+    spread_real = [
+        _spread(classifier, real[bank.kinds[rows] == kind]) for kind in range(len(names))
+    ]
     return {
         "judge names the kind of a real recording": real_named,
         "generator alone, one candidate, judge": first_named,
@@ -217,9 +222,9 @@ def _make(pipeline: ImageToAudioPipeline, *, seed: int, **what: Any) -> Tensor:
     return made[:, :CLIP_SAMPLES]
 
 
-def _spread(judge: Judge, waveforms: Tensor) -> float:
+def _spread(classifier: Classifier, waveforms: Tensor) -> float:
     """Give the mean distance between sounds in the judge's feature space."""
-    return F.pdist(sound_features(judge, waveforms)).mean().item()
+    return F.pdist(sound_features(classifier, waveforms)).mean().item()
 
 
 def _tonality(waveforms: Tensor) -> Tensor:
@@ -325,7 +330,7 @@ def _vocoder(recipe: "Recipe", vocoder: Any, split: Split) -> dict[str, float]:
 def _painting(
     recipe: "Recipe", clip: ClipEncoder, clap: ClapEncoder, folder: Path, split: Split
 ) -> dict[str, float]:
-    data, names, judge = recipe.data, recipe.data.kind_names, recipe.photo_judge
+    data, names, classifier = recipe.data, recipe.data.kind_names, recipe.photo_judge
     # Its own encoders would be looked for among the models that are installed.
     pipeline = AudioToImagePipeline.from_pretrained(folder, clap=clap, clip=clip)
     pipeline.set_progress_bar_config(disable=True)
@@ -334,19 +339,19 @@ def _painting(
     kinds = torch.tensor([names.index(photo.kind) for photo in photos])
     bank, rows, heard = _some_recordings(recipe, clap, split)
     vectors = {
-        "photographs": clip.images([photo.image() for photo in photos]),
+        "photographs": clip.encode_image([photo.image() for photo in photos]),
         "recordings": pipeline.translator(heard),
     }
     results = {
         "photo judge names the kind of a real photograph": balanced_accuracy(
-            judge.names([photo.image() for photo in photos]), kinds
+            classifier.names([photo.image() for photo in photos]), kinds
         )
     }
     for (name, embeds), truth in zip(vectors.items(), (kinds, bank.kinds[rows]), strict=True):
         generator = torch.Generator().manual_seed(0)
         painted = pipeline(image_embeds=embeds, generator=generator).images
         assert isinstance(painted, list)
-        named = judge.names(painted)
+        named = classifier.names(painted)
         results[f"pictures made from {name}, photo judge"] = balanced_accuracy(named, truth)
         _sheet(painted, truth).save(recipe.folder / f"pictures_from_{name}.png")
     return results
@@ -375,7 +380,7 @@ def _some_recordings(
     kinds = range(len(recipe.data.kinds))
     rows = torch.cat([torch.where(bank.kinds == kind)[0][:RECORDINGS_OF_A_KIND] for kind in kinds])
     waves = [read_recording(recordings[bank.numbers[row]]) for row in rows.tolist()]
-    return bank, rows, clap.audios([(wave, 16_000) for wave in waves])
+    return bank, rows, clap.encode_audio([(wave, 16_000) for wave in waves])
 
 
 def _photos(photos: list[Photo], split: Split, kinds: list[str]) -> list[Photo]:

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.media.mel import FRAMES, log_mel, mel_filters
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, SoundBank
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, diffusion_loss
 from clip2clap.training.recipes.demo.features import keep
 from clip2clap.training.recipes.demo.loop import Fit, Schedule, fit
+from clip2clap.training.recipes.demo.mel import FRAMES, log_mel, mel_filters
 
 PATCH, CHANNELS = 8, 24
 # Recordings whose principal components are taken.

@@ -75,7 +75,7 @@ def train_photo_judge(
     """
     weights = balance(kinds)
 
-    def step(judge: nn.Module, generator: torch.Generator) -> Tensor:
+    def step(classifier: nn.Module, generator: torch.Generator) -> Tensor:
         rows = torch.multinomial(weights, BATCH, replacement=True, generator=generator)
         seen = pixels[rows].float() / 127.5 - 1
         turned = torch.rand(BATCH, 1, 1, 1, generator=generator) < 0.5
@@ -88,11 +88,11 @@ def train_photo_judge(
         share = 1 - 0.5 * torch.rand(BATCH, generator=generator).square()
         mixed = share[:, None, None, None] * seen
         mixed = mixed + (1 - share)[:, None, None, None] * seen.roll(1, 0)
-        logits = compute(judge, mixed)
+        logits = compute(classifier, mixed)
         named = F.cross_entropy(logits, kinds[rows], reduction="none", label_smoothing=0.05)
         other = F.cross_entropy(logits, kinds[rows].roll(1), reduction="none")
         return (share * named + (1 - share) * other).mean()
 
     torch.manual_seed(schedule.seed)
-    judge = PhotoJudge(int(kinds.max()) + 1).to(memory_format=torch.channels_last)
-    return fit(judge, step, schedule, folder, name="photo judge")
+    classifier = PhotoJudge(int(kinds.max()) + 1).to(memory_format=torch.channels_last)
+    return fit(classifier, step, schedule, folder, name="photo judge")

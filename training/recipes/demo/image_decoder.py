@@ -31,7 +31,11 @@ from clip2clap.training.recipes.demo.loop import (
     mixed_precision,
     training_device,
 )
-from clip2clap.training.recipes.demo.perceptual import Eye, EyeCritic, contest_of_maps
+from clip2clap.training.recipes.demo.perceptual import (
+    FeatureDiscriminator,
+    PerceptualFeatures,
+    contest_of_maps,
+)
 
 SIZE = 64
 BATCH = 64
@@ -139,7 +143,7 @@ def train_painter(pictures: Pictures, folder: Path, schedule: Schedule = SCHEDUL
 class Finisher(nn.Module):
     """The UNet beside its critic."""
 
-    def __init__(self, painter: ConditionalUNet, critic: EyeCritic):
+    def __init__(self, painter: ConditionalUNet, critic: FeatureDiscriminator):
         super().__init__()
         self.painter = painter
         self.critic = critic
@@ -150,7 +154,7 @@ def train_finisher(
     pixels: Tensor,
     painter: ConditionalUNet,
     vae: PatchAutoencoder,
-    eye: Eye,
+    eye: PerceptualFeatures,
     tower: nn.Module,
     folder: Path,
     schedule: Schedule = FINISHER_SCHEDULE,
@@ -207,7 +211,7 @@ def train_finisher(
         return EYE_SHARE * seen + FIT_SHARE * off.mean() + ALIKE_SHARE * alike
 
     torch.manual_seed(schedule.seed)
-    critic = EyeCritic(eye.widths, pictures.embeds.shape[-1])
+    critic = FeatureDiscriminator(eye.widths, pictures.embeds.shape[-1])
     model = Finisher(painter, critic).to(memory_format=torch.channels_last)
     return fit(model, step, schedule, folder, name="finisher")
 

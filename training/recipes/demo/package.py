@@ -103,7 +103,7 @@ def package(recipe: Recipe, target: Path) -> None:
         default_num_inference_steps=pictures.STEPS,
     ).save_pretrained(target / "audio_to_image")
     names = recipe.data.kind_names
-    prompts = clap.texts([KIND_PROMPT.format(name) for name in names])
+    prompts = clap.encode_text([KIND_PROMPT.format(name) for name in names])
     save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
     (target / "kinds.json").write_text(json.dumps({"kinds": names}, indent=2) + "\n")
 

@@ -19,7 +19,7 @@ from clip2clap.models.efficientnet import shorten
 SIZE = 96
 
 
-class Eye(nn.Module):
+class PerceptualFeatures(nn.Module):
     """What EfficientNet-Lite0 sees in pictures, layer by layer; it learns nothing itself.
 
     Args:
@@ -36,7 +36,7 @@ class Eye(nn.Module):
         self.taps = tuple(last.values())[1:]
         self.widths = tuple(made[tap].shape[1] for tap in self.taps)
 
-    def train(self, mode: bool = True) -> "Eye":
+    def train(self, mode: bool = True) -> "PerceptualFeatures":
         """Stay in evaluation mode: the batch statistics are ImageNet's."""
         return super().train(False)
 
@@ -75,7 +75,7 @@ def looks_apart(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     return torch.stack(apart).mean()
 
 
-class EyeCritic(nn.Module):
+class FeatureDiscriminator(nn.Module):
     """Tells real pictures from made ones by the eye's maps, and whether they fit their vectors.
 
     One head a tap; a head's verdict is raised where its map agrees with the vector (projection
@@ -107,7 +107,7 @@ class EyeCritic(nn.Module):
         """Judge the eye's maps of pictures.
 
         Args:
-            maps: What `Eye.layers` returned.
+            maps: What `PerceptualFeatures.layers` returned.
             vectors: What the pictures were to show, shape (n, embed_dim), unit norm.
 
         Returns:
@@ -124,7 +124,7 @@ class EyeCritic(nn.Module):
 
 
 def contest_of_maps(
-    critic: EyeCritic,
+    critic: FeatureDiscriminator,
     made: Sequence[Tensor],
     real: Sequence[Tensor],
     vectors: Tensor,

@@ -19,7 +19,7 @@ from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.models.sfx_clap import SfxAudioModel
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.training.recipes.demo import (
-    audio_classifier as judge,
+    audio_classifier as classifier,
 )
 from clip2clap.training.recipes.demo import (
     features,
@@ -39,7 +39,7 @@ from clip2clap.training.recipes.demo.data import DemoData, Split
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet
 from clip2clap.training.recipes.demo.loop import Fit, Schedule
 from clip2clap.training.recipes.demo.parts import aisfx, efficientnet_lite0
-from clip2clap.training.recipes.demo.perceptual import Eye
+from clip2clap.training.recipes.demo.perceptual import PerceptualFeatures
 
 SCHEDULES: dict[str, Schedule] = {
     "words": text.SCHEDULE,
@@ -51,7 +51,7 @@ SCHEDULES: dict[str, Schedule] = {
     "generator": generator.SCHEDULE,
     "painter": pictures.SCHEDULE,
     "finisher": pictures.FINISHER_SCHEDULE,
-    "judge": judge.SCHEDULE,
+    "classifier": classifier.SCHEDULE,
     "photo_judge": photo_judge.SCHEDULE,
 }
 
@@ -174,10 +174,10 @@ class Recipe:
         return pictures.load_pixels(photos, self.folder / "pixels.safetensors")
 
     @cached_property
-    def eye(self) -> Eye:
+    def eye(self) -> PerceptualFeatures:
         """What pictures are compared by."""
         network, _ = efficientnet_lite0()
-        return Eye(network)
+        return PerceptualFeatures(network)
 
     @cached_property
     def picture_vae(self) -> PatchAutoencoder:
@@ -230,11 +230,13 @@ class Recipe:
         return self._note("photo_judge", run)
 
     @cached_property
-    def judge(self) -> judge.Judge:
+    def classifier(self) -> classifier.Classifier:
         """The independent judge."""
         bank, classes = self.bank("train"), len(self.data.kinds)
-        run = judge.train_judge(bank, classes, self._run("judge"), self.schedules["judge"])
-        return self._note("judge", run)
+        run = classifier.train_judge(
+            bank, classes, self._run("classifier"), self.schedules["classifier"]
+        )
+        return self._note("classifier", run)
 
     @cached_property
     def image_embeds(self) -> Tensor:

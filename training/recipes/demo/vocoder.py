@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.media.mel import HOP, MEL_BINS, WINDOW, log_mel, mel_filters
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.training.recipes.demo.audio_bank import SoundBank
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE
 from clip2clap.training.recipes.demo.loop import Fit, Schedule, compute, fit
+from clip2clap.training.recipes.demo.mel import HOP, MEL_BINS, WINDOW, log_mel, mel_filters
 
 SEGMENT_FRAMES = 64
 BATCH = 32
