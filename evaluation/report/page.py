@@ -278,7 +278,7 @@ def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str
 
 def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
     part = results.figures["sounds"]
-    classifier = "" if part["classifier"] is None else f" The judge: {part['judge']}."
+    classifier = "" if part["classifier"] is None else f" The judge: {part['classifier']}."
     sections = [
         "<h2>Sounds</h2>",
         _paragraph(
@@ -295,7 +295,7 @@ def _sound_sections(results: Results, exhibits: Exhibits) -> list[str]:
 
 def _picture_sections(results: Results, exhibits: Exhibits) -> list[str]:
     part = results.figures["pictures"]
-    classifier = "" if part["classifier"] is None else f" The judge: {part['judge']}."
+    classifier = "" if part["classifier"] is None else f" The judge: {part['classifier']}."
     sections = [
         "<h2>Pictures</h2>",
         _paragraph(
