@@ -1,4 +1,4 @@
-"""Write the reference pages while mkdocs builds: one per package, one per verb of the command line."""
+"""Write the reference pages while mkdocs builds: one per package and one per verb."""
 
 import ast
 import inspect
@@ -59,7 +59,7 @@ def write_command_line() -> None:
     root = typer.main.get_command(app)
     verbs = root.commands  # type: ignore[attr-defined]
     with mkdocs_gen_files.open("reference/cli/index.md", "w") as page:
-        page.write("# Command line\n\n--8<-- \"docs/reference-cli.txt\"\n\n| verb | what it does |\n")
+        page.write('# Command line\n\n--8<-- "docs/reference-cli.txt"\n\n| verb | what it does |\n')
         page.write("|---|---|\n")
         for name, verb in verbs.items():
             summary = inspect.cleandoc(verb.help or "").splitlines()[0]
@@ -68,21 +68,16 @@ def write_command_line() -> None:
         with mkdocs_gen_files.open(f"reference/cli/{name}.md", "w") as page:
             page.write(f"# clip2clap {name}\n\n{inspect.cleandoc(verb.help or '')}\n\n")
             arguments = [p for p in verb.params if p.param_type_name == "argument"]
-            usage = " ".join(argument.make_metavar() if not _needs_context(argument)
-                             else argument.metavar or argument.name.upper()
-                             for argument in arguments)
+            usage = " ".join(argument.metavar or argument.name.upper() for argument in arguments)
             page.write(f"```text\nclip2clap {name} [OPTIONS] {usage}\n```\n\n")
             for argument in arguments:
                 page.write(f"- `{argument.metavar or argument.name.upper()}`: {argument.help}\n")
             write_options(page, verb)
 
 
-def _needs_context(argument: object) -> bool:
-    return "ctx" in inspect.signature(argument.make_metavar).parameters  # type: ignore[attr-defined]
-
-
 def write_options(page, verb) -> None:
     """Write a verb's visible options, panel by panel."""
+    context = typer.Context(verb)
     panels: dict[str, list] = {}
     for option in verb.params:
         if option.param_type_name == "option" and not option.hidden:
@@ -90,11 +85,16 @@ def write_options(page, verb) -> None:
     for panel, options in panels.items():
         page.write(f"\n## {panel}\n\n| option | default | meaning |\n|---|---|---|\n")
         for option in options:
-            flags = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
-            metavar = "" if option.is_flag else f" `{option.metavar or option.type.name.upper()}`"
-            default = "" if option.default in (None, False, ()) or callable(option.default) else f"`{option.default}`"
+            flags = ", ".join([*option.opts, *option.secondary_opts])
+            metavar = "" if option.is_flag else option.metavar or option.display_type(context)
+            default = (
+                ""
+                if option.default in (None, False, ()) or callable(option.default)
+                else f"`{option.default}`"
+            )
             text = " ".join((option.help or "").split()).replace("|", "\\|")
-            page.write(f"| {flags}{metavar} | {default} | {text} |\n")
+            usage = f"{flags} {metavar}".strip()
+            page.write(f"| `{usage}` | {default} | {text} |\n")
 
 
 write_python()

@@ -3,15 +3,10 @@
 import glob
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from PIL import Image
-from skimage import data
 
 from clip2clap.cli.app import main
 
@@ -46,31 +41,6 @@ def label(page: Path) -> str:
 
 
 WITH_CODE = [page for page in PAGES if any(block.reason is None for block in blocks_of(page))]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The files that the pages speak of: images, audio, and pairs of both in `pets/`."""
-    images = {"dog": data.chelsea(), "sea": data.coffee(), "train": data.astronaut()}
-    rate = 16_000
-    time = np.arange(2 * rate) / rate
-    for place, (name, pixels) in enumerate(images.items()):
-        small = Image.fromarray(pixels).resize((96, 96))
-        waveform = 0.3 * np.sin(2 * np.pi * (220 + 180 * place) * time) * np.exp(-time)
-        for inside in ("photos", "recordings", "pets"):
-            (tmp_path / inside).mkdir(exist_ok=True)
-        small.save(tmp_path / f"{name}.jpg")
-        small.save(tmp_path / "photos" / f"{name}.jpg")
-        soundfile.write(tmp_path / f"{name}.wav", waveform, rate)
-        soundfile.write(tmp_path / "recordings" / f"{name}.wav", waveform, rate)
-        for number in range(8):
-            turned = small.rotate(9 * number)
-            turned.save(tmp_path / "pets" / f"{name}-{number}.jpg")
-            noise = np.random.default_rng(number).normal(0, 0.02, len(waveform))
-            soundfile.write(tmp_path / "pets" / f"{name}-{number}.wav", waveform + noise, rate)
-    shutil.copy(tmp_path / "dog.wav", tmp_path / "bark.wav")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=label)

@@ -1,0 +1,43 @@
+"""Files that the documentation speaks of."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from skimage import data
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create the files that pages and docstrings speak of, and make their folder the current one."""
+    images = {"dog": data.chelsea(), "sea": data.coffee(), "train": data.astronaut()}
+    rate = 16_000
+    time = np.arange(2 * rate) / rate
+    for place, (name, pixels) in enumerate(images.items()):
+        small = Image.fromarray(pixels).resize((96, 96))
+        waveform = 0.3 * np.sin(2 * np.pi * (220 + 180 * place) * time) * np.exp(-time)
+        for inside in ("photos", "recordings", "pets"):
+            (tmp_path / inside).mkdir(exist_ok=True)
+        small.save(tmp_path / f"{name}.jpg")
+        small.save(tmp_path / "photos" / f"{name}.jpg")
+        soundfile.write(tmp_path / f"{name}.wav", waveform, rate)
+        soundfile.write(tmp_path / "recordings" / f"{name}.wav", waveform, rate)
+        for number in range(8):
+            turned = small.rotate(9 * number)
+            turned.save(tmp_path / "pets" / f"{name}-{number}.jpg")
+            noise = np.random.default_rng(number).normal(0, 0.02, len(waveform))
+            soundfile.write(tmp_path / "pets" / f"{name}-{number}.wav", waveform + noise, rate)
+        for kind, suffix in (("classes", "jpg"), ("classes-audio", "wav")):
+            (tmp_path / kind / name).mkdir(parents=True)
+            for number in range(3):
+                file = tmp_path / "pets" / f"{name}-{number}.{suffix}"
+                shutil.copy(file, tmp_path / kind / name / file.name)
+    shutil.copy(tmp_path / "dog.wav", tmp_path / "bark.wav")
+    (tmp_path / "labels.txt").write_text("dog\nsea\ntrain\n")
+    captions = [f"{what} number {place}" for place in range(20) for what in ("a dog", "the sea")]
+    (tmp_path / "captions.csv").write_text("\n".join(["caption", *captions]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
