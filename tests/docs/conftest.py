@@ -12,7 +12,7 @@ from skimage import data
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create the files that pages and docstrings speak of, and make their folder the current one."""
+    """Create the files that the documentation speaks of, in the current folder."""
     images = {"dog": data.chelsea(), "sea": data.coffee(), "train": data.astronaut()}
     rate = 16_000
     time = np.arange(2 * rate) / rate
