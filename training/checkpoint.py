@@ -1,0 +1,141 @@
+"""Resumable training: one checkpoint format and one loop for every run of the project.
+
+A run is anything with the methods of `Resumable`. What it trains is its own business.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clip2clap.core.files import replacing
+
+
+class Resumable(Protocol):
+    """Training run that can be written to a checkpoint and restored from it."""
+
+    @property
+    def is_over(self) -> bool:
+        """True when nothing is left to train."""
+        ...
+
+    def advance(self) -> None:
+        """Train until the next moment at which a checkpoint may be written: an epoch or a step."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all tensors by name, and all other values as JSON has them."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Load what `state` returned."""
+        ...
+
+
+def train_resumably(run: Resumable, checkpoint: Path | None, *, save_every_s: float) -> bool:
+    """Train a run to its end, from its checkpoint if there is one.
+
+    The checkpoint of the finished run stays: the caller removes it once the result is written, so
+    that a kill in between repeats nothing.
+
+    Args:
+        run: The run; changed in place.
+        checkpoint: Checkpoint file; None writes none.
+        save_every_s: Least time between two checkpoints, in seconds.
+
+    Returns:
+        True if the run was resumed from a checkpoint.
+    """
+    resumed = checkpoint is not None and checkpoint.is_file()
+    if checkpoint is not None and resumed:
+        run.restore(*load_checkpoint(checkpoint))
+    advanced, saved = False, time.monotonic()
+    while not run.is_over:
+        run.advance()
+        advanced = True
+        if checkpoint is not None and time.monotonic() - saved >= save_every_s:
+            save_checkpoint(checkpoint, *run.state())
+            advanced, saved = False, time.monotonic()
+    if checkpoint is not None and advanced:
+        save_checkpoint(checkpoint, *run.state())
+    return resumed
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically: one safetensors file, with the values in its metadata.
+
+    Args:
+        path: File to write; its folder is created.
+        tensors: Tensors by name.
+        values: Everything else, as JSON has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # safetensors refuses tensors that share memory, as tied weights do.
+    parts = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    stored = {
+        name: part.clone(memory_format=torch.contiguous_format) for name, part in parts.items()
+    }
+    with replacing(path) as partial:
+        save_file(stored, partial, metadata={"state": json.dumps(values)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the values that `save_checkpoint` wrote.
+
+    Raises:
+        SafetensorError: If the file is no safetensors file.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors, read_values(path)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Return the values of a checkpoint without its tensors.
+
+    Raises:
+        SafetensorError: If the file is no safetensors file.
+    """
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("state", "{}"))
+
+
+def flatten(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of several parts in one dict, named `part/name`."""
+    return {f"{part}/{name}": t for part, own in parts.items() for name, t in own.items()}
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors of one part by their own names; the inverse of `flatten`."""
+    prefix = f"{part}/"
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state by parameter, named `index/key`, such as `0/exp_avg`."""
+    states = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{key}": torch.as_tensor(value)
+        for index, state in states.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `optimizer_tensors` returned, onto the devices of the parameters."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split("/")
+        states.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
