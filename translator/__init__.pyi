@@ -2,6 +2,7 @@ from .auto import AutoTranslator
 from .base import Translator
 from .checkpoint import read_config
 from .linear import LinearFitter, LinearTranslator, fit_procrustes, fit_ridge
+from .metadata import Provenance
 from .mlp import MLPTranslator
 from .prior import PriorTranslator
 from .residual import ResidualTranslator
@@ -12,6 +13,7 @@ __all__ = [
     "LinearTranslator",
     "MLPTranslator",
     "PriorTranslator",
+    "Provenance",
     "ResidualTranslator",
     "Translator",
     "fit_procrustes",

@@ -1,24 +1,30 @@
-"""Load a translator of whatever kind its config names."""
+"""Load a translator whose class its config names."""
 
 import os
+from importlib import import_module
 from typing import Any
 
 from clip2clap.core.errors import CheckpointError
 from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
-from clip2clap.translator.linear import LinearTranslator
-from clip2clap.translator.mlp import MLPTranslator
-from clip2clap.translator.prior import PriorTranslator
-from clip2clap.translator.residual import ResidualTranslator
 
-_KINDS: dict[str, type[Translator]] = {
-    kind.__name__: kind
-    for kind in (MLPTranslator, LinearTranslator, ResidualTranslator, PriorTranslator)
+_MODULES = {
+    "MLPTranslator": "mlp",
+    "LinearTranslator": "linear",
+    "ResidualTranslator": "residual",
+    "PriorTranslator": "prior",
 }
 
 
 class AutoTranslator:
-    """Finds the kind of a translator from its config; not to be instantiated."""
+    """Loader of any translator: the config says which class. Not to be instantiated.
+
+    Examples:
+        >>> from clip2clap import AutoTranslator
+        >>> translator = AutoTranslator.from_pretrained("demo")
+        >>> type(translator).__name__, translator.source_dim
+        ('MLPTranslator', 512)
+    """
 
     def __init__(self) -> None:
         raise TypeError("Use AutoTranslator.from_pretrained(folder_or_hub_id).")
@@ -27,28 +33,28 @@ class AutoTranslator:
     def from_pretrained(
         pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Translator:
-        """Load a translator of any kind.
+        """Load a translator of any class.
 
         Args:
-            pretrained_model_name_or_path: A folder written by `save_pretrained`, a hub id, or
-                `"demo"`, or `"demo-back"` for the demo's from CLAP to CLIP.
+            pretrained_model_name_or_path: Folder written by `save_pretrained`, hub id, `"demo"`
+                (from CLIP to CLAP) or `"demo-back"` (from CLAP to CLIP).
             **kwargs: As in `Translator.from_pretrained`.
 
         Returns:
             The translator, in evaluation mode.
 
         Raises:
-            ModelNotFoundError: If there is no such translator, or the hub can't be reached.
-            CheckpointError: If its kind is not known, or as in `Translator.from_pretrained`.
+            ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
+            CheckpointError: If its class is unknown, or as in `Translator.from_pretrained`.
         """
         names = ("subfolder", "revision", "token", "local_files_only", "cache_dir")
         places = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         config = read_config(pretrained_model_name_or_path, **places)
-        kind = _KINDS.get(config["_class_name"])
-        if kind is None:
+        name = config["_class_name"]
+        if name not in _MODULES:
             raise CheckpointError(
-                f"{pretrained_model_name_or_path} holds a {config['_class_name']}, written by "
-                f"clip2clap {config['versions'].get('clip2clap')}; this version loads "
-                f"{', '.join(_KINDS)}."
+                f"{pretrained_model_name_or_path} holds a {name}, written by clip2clap "
+                f"{config['versions'].get('clip2clap')}; this version loads {', '.join(_MODULES)}."
             )
-        return kind.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        module = import_module(f"clip2clap.translator.{_MODULES[name]}")
+        return getattr(module, name).from_pretrained(pretrained_model_name_or_path, **kwargs)

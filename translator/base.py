@@ -1,58 +1,98 @@
-"""What every translator is: a map of unit vectors from one embedding space to another."""
+"""Base class of all translators: maps of unit vectors from one embedding space to another."""
 
-import logging
+import dataclasses
+import inspect
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
-import diffusers
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
-import clip2clap
 from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.core.files import replacing
 from clip2clap.core.math import unit_norm
-from clip2clap.embeddings.space import (
-    EmbeddingSpace,
-    SpaceMismatchError,
-    require_same_model,
-)
+from clip2clap.core.version import __version__
+from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
 from clip2clap.translator.checkpoint import (
+    CONFIG_FILE,
     FORMAT_VERSION,
-    check_weights,
     find_folder,
+    load_weights,
     read_config,
     upgrade_config,
     weights_file,
 )
+from clip2clap.translator.metadata import Provenance
 
 
-class Translator(ModelMixin, ConfigMixin):
-    """Carries the embeddings of one space into another.
+class Translator(nn.Module):
+    """Map from one embedding space to another, such as from CLIP image to CLAP embeddings.
 
-    A diffusers model: saved, loaded and pushed to the hub like any other, and a component of a
-    pipeline. Its config also says which two spaces it joins, how it was trained and how well it
-    did on pairs it had not seen. Subclasses give the map itself in `translate`.
+    A torch module that is saved, loaded and pushed to the hub as a diffusers model is, and a
+    component of a diffusers pipeline. Subclasses implement `translate`.
+
+    Args:
+        provenance: Facts about the translator; the library versions alone if None.
+        **options: Arguments of the subclass's `__init__`, which `config.json` keeps.
+
+    Raises:
+        UserError: If a size is not a positive whole number, `dropout` is out of range, or a space
+            has another size.
+
+    Examples:
+        >>> from clip2clap import AutoTranslator, ClipEncoder
+        >>> translator = AutoTranslator.from_pretrained("demo")
+        >>> translator(ClipEncoder.from_pretrained("demo").encode_image(["dog.jpg"])).shape
+        torch.Size([1, 512])
     """
 
-    # Too small for it to be worth anything, and it would complicate `to`.
+    objective: ClassVar[Literal["regression", "diffusion"]] = "regression"
+    """What training minimizes: a loss of the translated vectors, or a denoising loss."""
+
+    renamed_weights: ClassVar[dict[str, str]] = {}
+    """New name of each weight that older versions saved under another one."""
+
+    # Too small to be worth it in a pipeline.
     _supports_group_offloading = False
 
     source_mean: Tensor | None
-    """What is taken off every unit vector that goes in, shape (source_dim,); None for nothing."""
+    """Mean subtracted from the unit-norm input, shape (source_dim,), or None."""
 
     target_mean: Tensor | None
-    """What is added to every vector that comes out, shape (target_dim,); None for nothing."""
+    """Mean added to the output before normalization, shape (target_dim,), or None."""
+
+    def __init__(self, provenance: Provenance | None = None, **options: Any):
+        super().__init__()
+        self._options = options
+        self.name_or_path = ""
+        self.source_dim = options["source_dim"]
+        """Length of the input vectors."""
+        self.target_dim = options["target_dim"]
+        """Length of the output vectors."""
+        for name in ("source_dim", "target_dim", "hidden_size", "blocks"):
+            size = options.get(name, 1)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise UserError(
+                    f"Expected {name} to be a positive whole number, got {size!r}.", param=name
+                )
+        if not 0 <= options.get("dropout", 0) < 1:
+            raise UserError(
+                f"Expected dropout from 0 to below 1, got {options['dropout']!r}.", param="dropout"
+            )
+        self.provenance = provenance or Provenance()
+        has_means = options.get("centered", False)
+        for side, dim in (("source", self.source_dim), ("target", self.target_dim)):
+            self.register_buffer(f"{side}_mean", torch.zeros(dim) if has_means else None)
 
     def translate(self, embeds: Tensor) -> Tensor:
-        """Map vectors; what comes in has unit norm and what goes out need not.
+        """Map unit vectors to vectors of any norm.
 
         Args:
-            embeds: Shape (n, source_dim), unit norm, in the translator's own dtype.
+            embeds: Shape (n, source_dim), unit norm, in the translator's dtype.
 
         Returns:
             Vectors, shape (n, target_dim).
@@ -60,20 +100,18 @@ class Translator(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def forward(self, embeds: Tensor) -> Tensor:
-        """Carry embeddings from the source space into the target space.
+        """Map embeddings from the source space into the target space.
 
         Args:
-            embeds: Embeddings of the source space, shape (n, source_dim), floating point, of any
-                norm but zero: only their direction counts.
+            embeds: Source embeddings, shape (n, source_dim), floating point, of any nonzero norm.
 
         Returns:
-            Embeddings of the target space, shape (n, target_dim), unit norm, in the translator's
-            dtype.
+            Target embeddings, shape (n, target_dim), unit norm, in the translator's dtype.
 
         Raises:
             UserError: If the shape or dtype is wrong, or a vector is zero or not finite.
         """
-        return self.finish(self.translate(self._prepared(embeds))).to(self.dtype)
+        return self.finish(self.translate(self._checked(embeds))).to(self.dtype)
 
     def sample(
         self,
@@ -82,17 +120,17 @@ class Translator(ModelMixin, ConfigMixin):
         num_samples: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """Give several answers to each embedding, where the translator knows several.
+        """Draw several target embeddings for each source embedding.
 
         Args:
-            embeds: Embeddings of the source space, as in `forward`.
-            num_samples: How many answers for each.
-            generator: What they are drawn with: one for all, or one for each of `embeds`. A
-                translator that has one answer only draws nothing and repeats it.
+            embeds: Source embeddings, as in `forward`.
+            num_samples: Samples per embedding.
+            generator: One for all, or one per embedding. A deterministic translator ignores it
+                and repeats its output.
 
         Returns:
-            Embeddings of the target space, shape (n, num_samples, target_dim), unit norm, in the
-            translator's dtype.
+            Target embeddings, shape (n, num_samples, target_dim), unit norm, in the translator's
+            dtype.
 
         Raises:
             UserError: As in `forward`.
@@ -101,20 +139,20 @@ class Translator(ModelMixin, ConfigMixin):
         return self(embeds)[:, None].expand(-1, num_samples, -1)
 
     def prepare(self, units: Tensor) -> Tensor:
-        """Take the source's mean off unit vectors, if there is one, and scale to unit norm again.
+        """Subtract the source mean, if there is one, and normalize again.
 
         Args:
             units: Shape (n, source_dim), unit norm.
 
         Returns:
-            What `translate` takes: shape (n, source_dim), unit norm, of the same dtype.
+            Input of `translate`, shape (n, source_dim), unit norm, of the same dtype.
         """
         if self.source_mean is None:
             return units
         return unit_norm(units - self.source_mean).to(units.dtype)
 
     def finish(self, translated: Tensor) -> Tensor:
-        """Add the target's mean to what `translate` gives, if there is one, and scale to unit norm.
+        """Add the target mean to the output of `translate`, if there is one, and normalize.
 
         Args:
             translated: Shape (..., target_dim).
@@ -127,18 +165,19 @@ class Translator(ModelMixin, ConfigMixin):
         return unit_norm(translated)
 
     @torch.no_grad()
-    def centre(self, source_mean: Tensor, target_mean: Tensor | None = None) -> None:
+    def center(self, source_mean: Tensor, target_mean: Tensor | None = None) -> None:
         """Set the means, to close the gap between modalities.
 
-        A translator trained on captions sees pictures where it saw captions if it is given the mean
-        of pictures' unit vectors; see C3 (Zhang et al. 2024), https://arxiv.org/abs/2401.08567.
+        With the mean of image embeddings, a translator trained on captions maps images as it maps
+        captions; see C3 (Zhang et al. 2024), https://arxiv.org/abs/2401.08567.
 
         Args:
-            source_mean: Mean of the source's unit vectors, shape (source_dim,).
-            target_mean: Mean of the target's unit vectors, shape (target_dim,); as it was if None.
+            source_mean: Mean of the unit-norm source embeddings, shape (source_dim,).
+            target_mean: Mean of the unit-norm target embeddings, shape (target_dim,); unchanged
+                if None.
 
         Raises:
-            UserError: If the translator was made without `centred`, or a shape is wrong.
+            UserError: If the translator was made without `centered`, or a shape is wrong.
         """
         for side, own, mean in (
             ("source", self.source_mean, source_mean),
@@ -147,7 +186,7 @@ class Translator(ModelMixin, ConfigMixin):
             if mean is None:
                 continue
             if own is None:
-                raise UserError("This translator keeps no means: train it with centring.")
+                raise UserError("This translator keeps no means: train it with center=True.")
             if mean.shape != own.shape:
                 raise UserError(
                     f"Expected a {side} mean of shape {tuple(own.shape)}, got {tuple(mean.shape)}."
@@ -155,201 +194,233 @@ class Translator(ModelMixin, ConfigMixin):
             own.copy_(mean)
 
     @property
-    def source_dim(self) -> int:
-        """Length of the vectors that go in."""
-        return self.config["source_dim"]
+    def provenance(self) -> Provenance:
+        """Spaces, recipe, metrics, data and versions, which `config.json` keeps."""
+        return self._provenance
 
-    @property
-    def target_dim(self) -> int:
-        """Length of the vectors that come out."""
-        return self.config["target_dim"]
+    @provenance.setter
+    def provenance(self, provenance: Provenance) -> None:
+        for side in ("source", "target"):
+            space, dim = getattr(provenance, f"{side}_space"), getattr(self, f"{side}_dim")
+            if space is not None:
+                _check_space(None, dim, space, f"The translator's {side}")
+        self._provenance = provenance
+
+    def record(self, **facts: Any) -> None:
+        """Replace fields of the provenance, such as `metrics` once they are measured.
+
+        Raises:
+            TypeError: If `Provenance` has no such field.
+            SpaceMismatchError: If a space has the wrong dimension.
+        """
+        self.provenance = dataclasses.replace(self.provenance, **facts)
 
     @property
     def source_space(self) -> EmbeddingSpace | None:
-        """The space of the vectors that go in; None if it was not recorded."""
-        space = self.config["source_space"]
-        return None if space is None else EmbeddingSpace.from_dict(space)
+        """Space of the input embeddings; None if not recorded."""
+        return self.provenance.source_space
 
     @property
     def target_space(self) -> EmbeddingSpace | None:
-        """The space of the vectors that come out; None if it was not recorded."""
-        space = self.config["target_space"]
-        return None if space is None else EmbeddingSpace.from_dict(space)
+        """Space of the output embeddings; None if not recorded."""
+        return self.provenance.target_space
 
     def check_source(self, space: EmbeddingSpace) -> None:
-        """Refuse embeddings of another model than the one this translator was trained on.
+        """Raise an error for embeddings of another model than the source's.
 
         Args:
-            space: Where the embeddings come from. The towers of one model count as one: a
-                translator trained on captions takes pictures.
+            space: Space of the embeddings. The towers of one model count as one: a translator
+                trained on captions maps images, too.
 
         Raises:
-            SpaceMismatchError: If the models differ; the message names both. Where the translator
-                doesn't know its own space, only the length of the vectors can be compared.
+            SpaceMismatchError: If the models differ; the message names both. A translator without
+                a recorded space compares the dimension only.
         """
         _check_space(self.source_space, self.source_dim, space, "The translator's source")
 
     def check_target(self, space: EmbeddingSpace) -> None:
-        """Refuse a use of the output in another model's space than it was trained for.
+        """Raise an error if the output is to be used in another model's space.
 
         Args:
-            space: Where the output is to be used, such as a generator's CLAP.
+            space: Space of use, such as a generator's CLAP.
 
         Raises:
-            SpaceMismatchError: If the models differ; the message names both. Where the translator
-                doesn't know its own space, only the length of the vectors can be compared.
+            SpaceMismatchError: As in `check_source`.
         """
         _check_space(self.target_space, self.target_dim, space, "The translator's target")
 
-    def record(self, **facts: Any) -> None:
-        """Write facts into the config that only became known after the translator was made.
+    @property
+    def config(self) -> dict[str, Any]:
+        """Contents of `config.json`: class, format, options and provenance, as plain values."""
+        return {
+            "_class_name": type(self).__name__,
+            "_format_version": FORMAT_VERSION,
+            "_name_or_path": self.name_or_path,
+            **self._options,
+            **self.provenance.to_dict(),
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build a translator with new weights from a config.
 
         Args:
-            **facts: `source_space` or `target_space` (an `EmbeddingSpace`), `recipe`, `metrics` or
-                `data`.
-
-        Raises:
-            UserError: If a fact is none of these, or a space has the wrong length.
+            config: `config` of another translator or contents of a `config.json`, of any format.
         """
-        known = ("source_space", "target_space", "recipe", "metrics", "data")
-        for name in facts:
-            if name not in known:
-                raise UserError(f"Expected one of {', '.join(known)}, got {name!r}.")
-        self._register(facts)
+        config = upgrade_config(config, cls.__name__)
+        options = {name: config[name] for name in cls._option_names() if name in config}
+        return cls(**options, provenance=Provenance.from_dict(config))
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        torch_dtype: torch.dtype | None = None,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
     ) -> Self:
-        """Load a translator, with its weights checked one by one.
+        """Load a translator with exactly the weights that its config describes.
 
         Args:
-            pretrained_model_name_or_path: A folder written by `save_pretrained`, a hub id, or
-                `"demo"`, or `"demo-back"` for the demo's from CLAP to CLIP.
-            **kwargs: As in diffusers: `torch_dtype`, `subfolder`, `variant`, `revision`, `token`,
-                `local_files_only`, `cache_dir`, `force_download`, `device_map`.
+            pretrained_model_name_or_path: Folder written by `save_pretrained`, hub id, `"demo"`
+                (from CLIP to CLAP) or `"demo-back"` (from CLAP to CLIP).
+            torch_dtype: Data type of the weights; float32 if None.
+            subfolder: Folder of the translator inside a folder or repository.
+            variant: Weights variant, such as `"fp16"`.
+            revision: Branch, tag or commit on the hub.
+            token: Access token for the hub.
+            local_files_only: Use the local cache only.
+            cache_dir: Download folder; the hub's own cache if None.
+            force_download: Download again what is in the cache.
 
         Returns:
-            The translator, in evaluation mode.
+            The translator, on the CPU, in evaluation mode.
 
         Raises:
-            ModelNotFoundError: If there is no such translator, or the hub can't be reached.
-            CheckpointError: If it is of another kind, a weight is missing, unknown or wrongly
-                sized, or its config is broken.
+            ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
+            CheckpointError: If it is of another class, a weight is missing, unknown or of the
+                wrong shape, or its config is broken.
         """
-        if pretrained_model_name_or_path is None:
-            raise UserError("Expected a translator's folder or hub id, got None.")
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise UserError(f"Expected torch_dtype to be such as torch.float16, got {dtype!r}.")
-        places = {name: kwargs.pop(name, None) for name in ("subfolder", "revision", "token")}
-        for name in ("local_files_only", "force_download"):
-            places[name] = bool(kwargs.pop(name, False))
-        places["cache_dir"] = kwargs.pop("cache_dir", None)
-        folder = find_folder(pretrained_model_name_or_path, variant=kwargs.get("variant"), **places)
+        if torch_dtype is not None and not (
+            isinstance(torch_dtype, torch.dtype) and torch_dtype.is_floating_point
+        ):
+            raise UserError(
+                f"Expected torch_dtype to be such as torch.float16, got {torch_dtype!r}.",
+                param="torch_dtype",
+            )
+        folder = find_folder(
+            pretrained_model_name_or_path,
+            subfolder=subfolder,
+            variant=variant,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            cache_dir=cache_dir,
+            force_download=force_download,
+        )
         config = read_config(folder)
         cls._check_config(config, folder)
         with torch.device("meta"):
-            blank: Any = cls.from_config({**config})
-        expected = {key: tuple(weight.shape) for key, weight in blank.state_dict().items()}
-        check_weights(folder / weights_file(kwargs.get("variant")), expected)
-        loaded: Any = super().from_pretrained(folder, **{**kwargs, "use_safetensors": True})
-        translator = loaded[0] if kwargs.get("output_loading_info") else loaded
-        translator.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
-        return loaded
+            translator = cls.from_config(config)
+        expected = {key: tuple(w.shape) for key, w in translator.state_dict().items()}
+        weights = load_weights(folder, variant, expected, renamed=cls.renamed_weights)
+        translator.load_state_dict(weights, assign=True)
+        translator.name_or_path = os.fspath(pretrained_model_name_or_path)
+        return translator.to(torch_dtype or torch.float32).eval()
 
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read a config as diffusers does, and bring it into the present format."""
-        loaded = super().load_config(*args, **kwargs)
-        if isinstance(loaded, tuple):
-            return upgrade_config(loaded[0], cls.__name__), *loaded[1:]
-        return upgrade_config(loaded, cls.__name__)
-
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
         *,
         variant: str | None = None,
         safe_serialization: bool = True,
-        **kwargs: Any,
     ) -> None:
         """Write `config.json` and one safetensors file.
 
         Args:
-            save_directory: The folder; made if it isn't there.
-            variant: Marks the weights' file, such as `"fp16"`.
-            safe_serialization: Must stay True: a translator is never pickled.
-            **kwargs: As in diffusers, such as `push_to_hub` and `repo_id`.
+            save_directory: Output folder; created if missing.
+            variant: Weights variant, such as `"fp16"`, which becomes part of the file name.
+            safe_serialization: Must be True: a translator is never pickled.
 
         Raises:
-            UserError: If the folder's name belongs to a file, or a pickle is asked for.
+            UserError: If `save_directory` is a file, or `safe_serialization` is False.
         """
-        if Path(save_directory).is_file():
-            raise UserError(f"{save_directory} is a file; give the folder to save into.")
+        from safetensors.torch import save_file
+
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise UserError(f"{folder} is a file; give a folder.", param="save_directory")
         if not safe_serialization:
             raise UserError("A translator is saved as safetensors only: leave safe_serialization.")
-        super().save_pretrained(str(save_directory), variant=variant, **kwargs)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {key: weight.contiguous() for key, weight in self.state_dict().items()}
+        with replacing(folder / weights_file(variant)) as partial:
+            save_file(weights, partial, metadata={"format": "pt"})
+        text = json.dumps(self.config, indent=2, sort_keys=True) + "\n"
+        with replacing(folder / CONFIG_FILE) as partial:
+            partial.write_text(text, encoding="utf-8")
 
-    def to(  # pyright: ignore[reportIncompatibleVariableOverride]
-        self, *args: Any, **kwargs: Any
-    ) -> Self:
-        """Move or cast the translator, as `torch.nn.Module.to` does."""
-        with _without_cast_warning():
-            return super().to(*args, **kwargs)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload translator",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        variant: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the translator to the Hugging Face hub; the repository is created if missing.
 
-    def _prepared(self, embeds: Tensor) -> Tensor:
-        """Check what comes in, and bring it into the form that `translate` takes."""
-        self._check_embeds(embeds)
-        norms = embeds.float().norm(dim=-1, keepdim=True)
-        if not bool(((norms > 0) & norms.isfinite()).all()):
-            raise UserError(_describe_bad_rows(embeds, norms))
-        return self.prepare((embeds / norms).to(self.dtype))
+        Args:
+            repo_id: Repository, such as `"owner/name"`.
+            commit_message: Summary of the commit.
+            private: Make a new repository private; the account's default if None.
+            token: Access token; the stored one if None.
+            variant: Weights variant, such as `"fp16"`.
+            create_pr: Open a pull request in place of a commit.
 
-    def _register(self, facts: Mapping[str, Any]) -> None:
-        """Bring facts into the form that goes into `config.json`, and keep them."""
-        facts = dict(facts)
-        for side in ("source", "target"):
-            space = facts.get(f"{side}_space")
-            if space is None:
-                continue
-            if not isinstance(space, EmbeddingSpace):
-                space = EmbeddingSpace.from_dict(space)
-            _check_space(None, self.config[f"{side}_dim"], space, f"The translator's {side}")
-            facts[f"{side}_space"] = space.to_dict()
-        self.register_to_config(**facts)
+        Returns:
+            The address of the commit.
+        """
+        from huggingface_hub import HfApi, ModelCard
 
-    def _finish_config(self) -> None:
-        """Check what `register_to_config` has taken down, and add the library's version."""
-        self.register_buffer("source_mean", None)
-        self.register_buffer("target_mean", None)
-        for name in ("source_dim", "target_dim", "hidden", "blocks"):
-            size = self.config.get(name, 1)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(f"Expected {name} to be a positive whole number, got {size!r}.")
-        dropout = self.config.get("dropout", 0)
-        if not 0 <= dropout < 1:
-            raise UserError(f"Expected dropout to be a share from 0 to below 1, got {dropout!r}.")
-        self._register(
-            {
-                "source_space": self.config["source_space"],
-                "target_space": self.config["target_space"],
-                "versions": self.config["versions"]
-                or {
-                    "clip2clap": clip2clap.__version__,
-                    "torch": torch.__version__,
-                    "diffusers": diffusers.__version__,
-                },
-                "_format_version": FORMAT_VERSION,
-                # diffusers lists positional arguments here too, and from_config then drops them.
-                "_use_default_values": [],
-            }
-        )
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            if not api.file_exists(repo_id, "README.md"):
+                ModelCard(f"---\nlibrary_name: clip2clap\n---\n\n# {repo_id}\n").save(
+                    Path(folder) / "README.md"
+                )
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            ).commit_url
 
-    def _keep_means(self) -> None:
-        """Make room for both means among the weights; they are zero until `centre` sets them."""
-        self.source_mean = torch.zeros(self.source_dim)
-        self.target_mean = torch.zeros(self.target_dim)
+    @classmethod
+    def _option_names(cls) -> list[str]:
+        return [
+            name for name in inspect.signature(cls).parameters if name not in ("self", "provenance")
+        ]
 
     @classmethod
     def _check_config(cls, config: Mapping[str, Any], folder: Path) -> None:
@@ -358,31 +429,36 @@ class Translator(ModelMixin, ConfigMixin):
                 f"{folder} holds a {config['_class_name']}, not a {cls.__name__}. Load it with "
                 "AutoTranslator.from_pretrained."
             )
-        known = cls._get_init_keys(cls)
+        known = {*cls._option_names(), *(f.name for f in dataclasses.fields(Provenance))}
         unknown = [key for key in config if not key.startswith("_") and key not in known]
         if unknown:
             raise CheckpointError(
-                f"{folder} has settings that this version of clip2clap "
-                f"({clip2clap.__version__}) doesn't know: {', '.join(unknown)}. It was written by "
-                f"version {config['versions'].get('clip2clap')}: install that one."
+                f"{folder} has settings that this version of clip2clap ({__version__}) doesn't "
+                f"know: {', '.join(unknown)}. It was written by version "
+                f"{config['versions'].get('clip2clap')}: install that one."
             )
 
-    def _check_embeds(self, embeds: Tensor) -> None:
+    def _checked(self, embeds: Tensor) -> Tensor:
+        """Check the input of `forward`, and return the input of `translate`."""
         if not isinstance(embeds, Tensor):
             raise UserError(
                 f"Expected embeds to be a torch.Tensor of shape (n, {self.source_dim}), got a "
-                f"{type(embeds).__name__}. A NumPy array becomes one with torch.from_numpy."
+                f"{type(embeds).__name__}. Convert a NumPy array with torch.from_numpy."
             )
         if embeds.dim() != 2 or embeds.shape[-1] != self.source_dim:
-            got = tuple(embeds.shape)
             one = embeds.dim() == 1 and len(embeds) == self.source_dim
             made_for = f" (made for {self.source_space})" if self.source_space else ""
             raise UserError(
-                f"Expected embeds of shape (n, {self.source_dim}){made_for}, got {got}. "
+                f"Expected embeds of shape (n, {self.source_dim}){made_for}, got "
+                f"{tuple(embeds.shape)}. "
                 + ("For one vector give embeds[None]." if one else "Use the encoder it belongs to.")
             )
         if not embeds.is_floating_point():
             raise UserError(f"Expected embeds of a floating dtype, got {embeds.dtype}.")
+        norms = embeds.float().norm(dim=-1, keepdim=True)  # (n, 1)
+        if not bool(((norms > 0) & norms.isfinite()).all()):
+            raise UserError(_describe_bad_rows(embeds, norms))
+        return self.prepare((embeds / norms).to(self.dtype))
 
 
 def _describe_bad_rows(embeds: Tensor, norms: Tensor) -> str:
@@ -391,13 +467,13 @@ def _describe_bad_rows(embeds: Tensor, norms: Tensor) -> str:
     if not finite.all():
         bad, fault = ~finite, "hold NaN or infinity"
     elif zero.any():
-        bad, fault = zero, "are all zeros, which point nowhere"
+        bad, fault = zero, "are all zeros, which have no direction"
     else:
-        bad, fault = ~norms.squeeze(-1).isfinite(), "are too large for their norm to be computed"
+        bad, fault = ~norms.squeeze(-1).isfinite(), "are too large: their norm overflows"
     rows = bad.nonzero().flatten().tolist()
     return (
         f"{len(rows)} of {len(embeds)} embeds {fault} (the first is row {rows[0]}). Leave them "
-        "out, or embed what they came from again."
+        "out, or compute them again."
     )
 
 
@@ -406,18 +482,3 @@ def _check_space(expected: EmbeddingSpace | None, dim: int, got: EmbeddingSpace,
         require_same_model(expected, got, what=what)
     elif got.dim != dim:
         raise SpaceMismatchError(f"{what}: expected vectors of {dim} values, got {got}.")
-
-
-@contextmanager
-def _without_cast_warning() -> Iterator[None]:
-    """Drop diffusers' warning, at every cast, about weights that must stay float32: none must."""
-    log = logging.getLogger(ModelMixin.__module__)
-
-    def is_about_something_else(record: logging.LogRecord) -> bool:
-        return "should be kept in float32" not in record.getMessage()
-
-    log.addFilter(is_about_something_else)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_about_something_else)

@@ -1,29 +1,24 @@
-"""Find a translator's files, read its config, and check its weights before they are loaded."""
+"""Files of a saved translator: finding them, reading the config, and checking the weights."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.presets import DEMO_FOLDER
-from clip2clap.embeddings.checkpoint import (
-    ModelNotFoundError,
-    fetch_from_hub,
-    read_json,
-)
 from clip2clap.embeddings.space import EmbeddingSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
-# The way there, and the way back.
 _DEMOS = {"demo": "image_to_audio", "demo-back": "audio_to_image"}
-
 _REMEDY = "Train or save it again, or take it from its source again."
+_HINT = "Give a folder written by `clip2clap train`, a hub id (owner/name), 'demo' or 'demo-back'."
 
 
 def find_folder(
@@ -32,32 +27,29 @@ def find_folder(
     subfolder: str | None = None,
     variant: str | None = None,
     weights: bool = True,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
+    **access: Any,
 ) -> Path:
-    """Give the local folder of a translator, and download it where it is not on disk.
+    """Return the local folder of a translator, downloaded if it is not on disk.
 
     Args:
-        name: A folder written by `save_pretrained`, a hub id, `"demo"`, or `"demo-back"`, the
-            demo's from CLAP to CLIP.
-        subfolder: Where the translator lies inside that folder or repository.
-        variant: The weights' variant, such as `"fp16"`.
-        weights: Whether the weights are wanted too, or the config alone.
-        revision: Branch, tag or commit on the hub.
-        token: Credentials for a private repository.
-        local_files_only: Use what was downloaded before and ask no hub.
-        cache_dir: Where downloads are kept, in place of the hub's own cache.
-        force_download: Download even what is on disk already.
+        name: Folder written by `save_pretrained`, hub id, `"demo"` (from CLIP to CLAP) or
+            `"demo-back"` (from CLAP to CLIP).
+        subfolder: Folder of the translator inside that folder or repository.
+        variant: Weights variant, such as `"fp16"`.
+        weights: Download the weights, not the config alone.
+        **access: `revision`, `token`, `local_files_only`, `cache_dir` and `force_download`, as in
+            `Translator.from_pretrained`.
 
     Returns:
         A folder with a `config.json`.
 
     Raises:
-        ModelNotFoundError: If there is no such translator, or the hub can't be reached.
+        ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
     """
+    from clip2clap.embeddings.checkpoint import ModelNotFoundError
+
+    if name is None:
+        raise UserError("Expected a translator's folder or hub id, got None.")
     name = os.fspath(name)
     if name in _DEMOS:
         name = str(DEMO_FOLDER / _DEMOS[name] / "translator")
@@ -66,22 +58,13 @@ def find_folder(
                 f"The demo translator is missing from this installation (expected it in {name}). "
                 "Install clip2clap again."
             )
-    subfolder = subfolder or ""
     local = Path(name).expanduser()
     if local.is_file():
         raise ModelNotFoundError(f"{name} is a file; give the folder that holds the translator.")
     if not local.is_dir():
         files = [CONFIG_FILE, weights_file(variant)] if weights else [CONFIG_FILE]
-        local = _download(
-            name,
-            [f"{subfolder}/{file}" if subfolder else file for file in files],
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-            force_download=force_download,
-        )
-    folder = local / subfolder
+        local = _download(name, [os.path.join(subfolder or "", file) for file in files], access)
+    folder = local / (subfolder or "")
     if not (folder / CONFIG_FILE).is_file():
         hint = (
             " It is a whole pipeline: name its subfolder 'translator'."
@@ -89,13 +72,13 @@ def find_folder(
             else " Expected a folder written by `clip2clap train` or Translator.save_pretrained."
         )
         raise ModelNotFoundError(
-            f"{Path(name) / subfolder} holds no translator: {CONFIG_FILE} is missing.{hint}"
+            f"{Path(name) / (subfolder or '')} holds no translator: {CONFIG_FILE} is missing.{hint}"
         )
     return folder
 
 
 def weights_file(variant: str | None) -> str:
-    """Name the weights' file, which carries its variant before the suffix."""
+    """Return the name of the weights file, with the variant before the suffix."""
     stem, suffix = WEIGHTS_FILE.rsplit(".", 1)
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_FILE
 
@@ -109,26 +92,31 @@ def read_config(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Read a translator's config without its weights, so that its spaces can be checked first.
+    """Read a translator's config without its weights, such as to check its spaces first.
 
     Args:
-        name: A folder written by `save_pretrained`, a hub id, `"demo"`, or `"demo-back"`, the
-            demo's from CLAP to CLIP.
-        subfolder: Where the translator lies inside that folder or repository.
+        name: Folder written by `save_pretrained`, hub id, `"demo"` or `"demo-back"`.
+        subfolder: Folder of the translator inside that folder or repository.
         revision: Branch, tag or commit on the hub.
-        token: Credentials for a private repository.
-        local_files_only: Use what was downloaded before and ask no hub.
-        cache_dir: Where downloads are kept, in place of the hub's own cache.
+        token: Access token for the hub.
+        local_files_only: Use the local cache only.
+        cache_dir: Download folder; the hub's own cache if None.
 
     Returns:
-        The config: `_class_name`, `source_dim`, `target_dim`, `source_space` and `target_space`
-        (what `EmbeddingSpace.from_dict` takes, or None), `recipe`, `metrics`, `data` and
-        `versions`, with what belongs to its kind; in the present format, whatever the file's is.
+        The config in the present format, whatever the file's is: `_class_name`, the arguments of
+        the class, and the fields of `Provenance`, spaces as plain values.
 
     Raises:
-        ModelNotFoundError: If there is no such translator, or the hub can't be reached.
-        CheckpointError: If its config is broken, or of a format that is not known yet.
+        ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
+        CheckpointError: If the config is broken, or of a newer format.
+
+    Examples:
+        >>> from clip2clap.translator import read_config
+        >>> read_config("demo")["target_space"]["family"]
+        'clap'
     """
+    from clip2clap.embeddings.checkpoint import read_json
+
     folder = find_folder(
         name,
         subfolder=subfolder,
@@ -158,72 +146,83 @@ def read_config(
 
 
 def upgrade_config(config: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
-    """Bring a translator's config into the present format.
+    """Return a translator's config in the present format.
 
     Args:
-        config: As it was written, by this version or an older one.
-        where: What it is of, for the message.
-
-    Returns:
-        The same facts under today's names.
+        config: Config as this version or an older one wrote it.
+        where: Name of the translator, for the message.
 
     Raises:
         CheckpointError: If a newer version wrote it.
     """
     version = config.get("_format_version", 1)
-    if version not in (FORMAT_VERSION, *_UPGRADES):
+    if version not in range(1, FORMAT_VERSION + 1):
         raise CheckpointError(
             f"{where} is written in format {version!r}; this version of clip2clap reads formats up "
             f"to {FORMAT_VERSION}. Install a newer one."
         )
     upgraded = dict(config)
-    for older in range(version, FORMAT_VERSION):
-        upgraded = _UPGRADES[older](upgraded)
+    if version < 2:
+        # Format 1 recorded the version of clip2clap alone, and no data.
+        versions = {
+            "clip2clap": upgraded.pop("clip2clap_version", None),
+            "diffusers": upgraded.get("_diffusers_version"),
+        }
+        upgraded |= {"versions": {key: v for key, v in versions.items() if v}, "data": None}
+    if version < 3:
+        for old, new in (("hidden", "hidden_size"), ("centred", "centered")):
+            if old in upgraded:
+                upgraded[new] = upgraded.pop(old)
     return {**upgraded, "_format_version": FORMAT_VERSION}
 
 
-def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 named the version of clip2clap alone, and no pairs."""
-    versions = {
-        "clip2clap": config.pop("clip2clap_version", None),
-        "diffusers": config.get("_diffusers_version"),
-    }
-    return {**config, "versions": {name: v for name, v in versions.items() if v}, "data": None}
-
-
-_UPGRADES = {1: _from_format_1}
-"""What turns a config of each older format into one of the next."""
-
-
-def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a file that doesn't hold exactly the weights a translator has; nothing is loaded.
+def load_weights(
+    folder: Path,
+    variant: str | None,
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    renamed: Mapping[str, str],
+) -> "dict[str, Tensor]":
+    """Load the weights of a translator, if they are exactly the expected ones.
 
     Args:
-        path: The safetensors file.
-        expected: Shape of each weight by its name.
+        folder: The translator's folder.
+        variant: Weights variant; if None, and there is but one file, that one whatever it is.
+        expected: Shape of each weight by name.
+        renamed: New names of weights that older versions saved under others.
 
     Raises:
         ModelNotFoundError: If there is no such file.
-        CheckpointError: If it can't be read, or a weight is missing, unknown or wrongly sized.
+        CheckpointError: If it cannot be read, or a weight is missing, unknown or of the wrong
+            shape.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from clip2clap.embeddings.checkpoint import ModelNotFoundError
+
+    path = folder / weights_file(variant)
+    if variant is None and not path.is_file():
+        # A whole pipeline that is saved with a variant loads its other components with it alone.
+        variants = list(folder.glob(weights_file("*")))
+        path = variants[0] if len(variants) == 1 else path
     if not path.is_file():
-        raise ModelNotFoundError(f"{path.parent} holds no weights: {path.name} is missing.")
+        raise ModelNotFoundError(f"{folder} holds no weights: {path.name} is missing.")
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        found = {renamed.get(key, key): weight for key, weight in load_file(path).items()}
     except SafetensorError as error:
         raise CheckpointError(f"{path} can't be read: {one_line(error)}. {_REMEDY}") from error
     resized = [
-        f"{key} {found[key]} where {shape} is expected"
+        f"{key} {tuple(found[key].shape)} where {shape} is expected"
         for key, shape in expected.items()
-        if key in found and found[key] != shape
+        if key in found and tuple(found[key].shape) != shape
     ]
     faults = [
         f"{fault} {_listing(keys)}"
         for fault, keys in (
-            ("missing", expected.keys() - found.keys()),
-            ("unknown", found.keys() - expected.keys()),
-            ("wrongly sized", resized),
+            ("missing", list(expected.keys() - found.keys())),
+            ("unknown", list(found.keys() - expected.keys())),
+            ("of the wrong shape", resized),
         )
         if keys
     ]
@@ -231,37 +230,18 @@ def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
         raise CheckpointError(
             f"{path}: the weights don't fit the config: {'; '.join(faults)}. {_REMEDY}"
         )
+    return found
 
 
-def _listing(keys: Iterable[str], most: int = 4) -> str:
+def _listing(keys: list[str], most: int = 4) -> str:
     names = sorted(keys)
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def _download(
-    repo_id: str,
-    files: list[str],
-    *,
-    revision: str | None,
-    token: str | bool | None,
-    local_files_only: bool,
-    cache_dir: str | Path | None,
-    force_download: bool,
-) -> Path:
+def _download(repo_id: str, files: list[str], access: dict[str, Any]) -> Path:
+    from clip2clap.embeddings.checkpoint import ModelNotFoundError, fetch_from_hub
+
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
-        raise ModelNotFoundError(
-            f"There is no translator folder {repo_id!r}. Give a folder written by `clip2clap "
-            "train`, a hub id (owner/name), 'demo' or 'demo-back'."
-        )
-    return fetch_from_hub(
-        repo_id,
-        lambda _: files,
-        hint="Give a folder written by `clip2clap train`, a hub id (owner/name), 'demo' or "
-        "'demo-back'.",
-        revision=revision,
-        token=token,
-        local_files_only=local_files_only,
-        cache_dir=cache_dir,
-        force_download=force_download,
-    )
+        raise ModelNotFoundError(f"There is no translator folder {repo_id!r}. {_HINT}")
+    return fetch_from_hub(repo_id, lambda _: files, hint=_HINT, **access)

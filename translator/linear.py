@@ -1,58 +1,49 @@
-"""The linear translator, fitted in closed form by ridge regression or as a rotation."""
+"""Linear translator, fitted in closed form by ridge regression or orthogonal Procrustes."""
 
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
-from clip2clap.embeddings.space import (
-    EmbeddingSpace,
-)
 from clip2clap.translator.base import Translator
+from clip2clap.translator.metadata import Provenance
 
-# Sums over rows run in float64, some rows at a time so that a large table isn't widened whole.
+# Sums run in float64, so many rows at a time, so that a large table is not widened whole.
 _ROWS = 8_192
 
 
 class LinearTranslator(Translator):
-    """One matrix, with or without a shift: L2-normalise, Linear, L2-normalise.
+    """Linear map between unit spheres: L2-normalize, Linear, L2-normalize.
 
-    `fit_ridge` and `fit_procrustes` make one from pairs, `LinearFitter` from a table of any size.
+    `fit_ridge` and `fit_procrustes` fit one to pairs, `LinearFitter` to a table of any size.
 
     Args:
-        source_dim: Length of the vectors that go in.
-        target_dim: Length of the vectors that come out.
-        bias: Whether there is a shift, as after a fit with `centre=True`.
-        source_space: Where the vectors that go in live.
-        target_space: Where the vectors that come out live.
-        recipe: How it was fitted.
-        metrics: How well it does on pairs it has not seen.
-        data: Fingerprint of the pairs it was made from.
-        versions: Of the libraries that made it; the present ones if None.
+        source_dim: Length of the input vectors.
+        target_dim: Length of the output vectors.
+        bias: Add a bias, as after a fit with `center=True`.
+        provenance: Facts about the translator.
 
     Raises:
-        UserError: If a size is no positive whole number, or a space has another size.
+        UserError: If a size is not a positive whole number, or a space has another size.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap import LinearTranslator
+        >>> LinearTranslator(512, 256)(torch.randn(3, 512)).shape
+        torch.Size([3, 256])
     """
 
-    @register_to_config
     def __init__(
         self,
         source_dim: int = 512,
         target_dim: int = 512,
         bias: bool = True,
-        source_space: EmbeddingSpace | dict[str, Any] | None = None,
-        target_space: EmbeddingSpace | dict[str, Any] | None = None,
-        recipe: dict[str, Any] | None = None,
-        metrics: dict[str, Any] | None = None,
-        data: str | None = None,
-        versions: dict[str, str] | None = None,
+        provenance: Provenance | None = None,
     ):
-        super().__init__()
-        self._finish_config()
+        super().__init__(provenance, source_dim=source_dim, target_dim=target_dim, bias=bias)
         self.linear = nn.Linear(source_dim, target_dim, bias=bias)
 
     def translate(self, embeds: Tensor) -> Tensor:
@@ -65,24 +56,23 @@ def fit_ridge(
     target: Tensor,
     *,
     alpha: float = 1.0,
-    centre: bool = True,
+    center: bool = True,
     scale: bool = False,
     noise: float = 0.0,
 ) -> LinearTranslator:
-    """Fit the matrix that predicts the target best under a penalty on its size.
+    """Fit a linear map by ridge regression.
 
-    Minimises ||X W - Y||² + alpha ||W||² over the unit vectors X and Y, less their means if
-    `centre`; see Hoerl and Kennard (1970), https://doi.org/10.1080/00401706.1970.10488634.
+    Minimizes ||X W - Y||² + alpha ||W||² over the unit vectors X and Y, less their means if
+    `center`; see Hoerl and Kennard (1970), https://doi.org/10.1080/00401706.1970.10488634.
 
     Args:
-        source: Embeddings to map from, shape (n, d_source); only their direction counts.
-        target: Embeddings of the same things to map to, shape (n, d_target).
+        source: Source embeddings, shape (n, d_source), of any nonzero norm.
+        target: Target embeddings of the same items, shape (n, d_target), of any nonzero norm.
         alpha: Weight of the penalty; 0 is ordinary least squares.
-        centre: Take the means off first, and put the target's back: a fit with an intercept.
-        scale: Divide each source dimension by its deviation first, so that the penalty weighs on
-            all alike; the translator takes vectors as they are all the same.
-        noise: Standard deviation of noise on the source under which the fit is to hold; see
-            `LinearFitter.ridge`.
+        center: Subtract the means first, and add the target's back: a fit with an intercept.
+        scale: Divide each source dimension by its standard deviation first, so that the penalty
+            weighs on all alike; the translator's input is unscaled all the same.
+        noise: Standard deviation of noise on the source; see `LinearFitter.ridge`.
 
     Returns:
         The translator, in float32 on the CPU.
@@ -90,68 +80,86 @@ def fit_ridge(
     Raises:
         UserError: If the shapes don't pair, a vector is zero or not finite, `alpha` or `noise` is
             negative, or the vectors don't determine the matrix without a penalty.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.translator import fit_ridge
+        >>> source, rotation = torch.randn(200, 8), torch.linalg.qr(torch.randn(8, 8)).Q
+        >>> translator = fit_ridge(source, source @ rotation, alpha=1e-3)
+        >>> bool((translator(source) * (source @ rotation)).sum(-1).gt(0).all())
+        True
     """
     fitter = LinearFitter().update(source, target)
-    return fitter.ridge(alpha=alpha, centre=centre, scale=scale, noise=noise)
+    return fitter.ridge(alpha=alpha, center=center, scale=scale, noise=noise)
 
 
 def fit_procrustes(
-    source: Tensor, target: Tensor, *, centre: bool = True, scale: bool = False
+    source: Tensor, target: Tensor, *, center: bool = True, scale: bool = False
 ) -> LinearTranslator:
-    """Fit the rotation, or reflection, that carries source embeddings best onto the target.
+    """Fit the rotation (or reflection) that maps source embeddings best onto the target.
 
-    Minimises ||X R - Y||² over orthogonal R, with X and Y the unit vectors, less their means if
-    `centre`; see Schönemann (1966), https://doi.org/10.1007/BF02289451. Where the sizes differ, the
-    smaller space is filled up with zeros: from the larger space the result is a rotation of which
-    the first `d_target` coordinates are kept, into the larger an embedding that keeps all angles.
+    Minimizes ||X R - Y||² over orthogonal R, with X and Y the unit vectors, less their means if
+    `center`; see Schönemann (1966), https://doi.org/10.1007/BF02289451. Where the dimensions
+    differ, the smaller space is padded with zeros: from the larger space R is a rotation followed
+    by a projection onto the first `d_target` coordinates, into the larger an isometric embedding.
 
     Args:
-        source: Embeddings to map from, shape (n, d_source); only their direction counts.
-        target: Embeddings of the same things to map to, shape (n, d_target).
-        centre: Take the means off first, and put the target's back.
-        scale: Rotate between spaces whose dimensions all have deviation 1, and give the target's
-            dimensions theirs back.
+        source: Source embeddings, shape (n, d_source), of any nonzero norm.
+        target: Target embeddings of the same items, shape (n, d_target), of any nonzero norm.
+        center: Subtract the means first, and add the target's back.
+        scale: Scale all dimensions to standard deviation 1 first, and the target's back.
 
     Returns:
         The translator, in float32 on the CPU.
 
     Raises:
         UserError: If the shapes don't pair, or a vector is zero or not finite.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.translator import fit_procrustes
+        >>> source, rotation = torch.randn(200, 8), torch.linalg.qr(torch.randn(8, 8)).Q
+        >>> fitted = fit_procrustes(source, source @ rotation, center=False)
+        >>> torch.allclose(fitted.linear.weight.T, rotation, atol=1e-4)
+        True
     """
-    return LinearFitter().update(source, target).procrustes(centre=centre, scale=scale)
+    return LinearFitter().update(source, target).procrustes(center=center, scale=scale)
 
 
 class LinearFitter:
-    """Fits linear translators to pairs that come piece by piece, such as a mapped table's.
+    """Streaming fitter of linear translators: pairs come in chunks, such as a mapped table's.
 
-    It keeps sums in float64, whose size doesn't depend on the number of pairs; the fits are those
-    of all pairs at once.
+    It keeps sums in float64, whose size does not depend on the number of pairs; the fits equal
+    those to all pairs at once.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from clip2clap.translator import LinearFitter
         >>> fitter = LinearFitter()
-        >>> for source, target in table.chunks("clip_text", "clap_text"):
-        ...     fitter.update(source, target)
-        >>> translator = fitter.ridge(alpha=1.0)
+        >>> for _ in range(3):
+        ...     fitter = fitter.update(torch.randn(100, 8), torch.randn(100, 6))
+        >>> fitter.rows, fitter.ridge(alpha=1.0).target_dim
+        (300, 6)
     """
 
     def __init__(self) -> None:
         self.rows = 0
-        """Pairs seen so far."""
+        """Number of pairs so far."""
         self._moments = _Moments.zeros(0, 0)
 
     def update(self, source: Tensor, target: Tensor) -> Self:
-        """Take in pairs.
+        """Add pairs.
 
         Args:
-            source: Embeddings to map from, shape (n, d_source); only their direction counts.
-            target: Embeddings of the same things to map to, shape (n, d_target).
+            source: Source embeddings, shape (n, d_source), of any nonzero norm.
+            target: Target embeddings of the same items, shape (n, d_target).
 
         Returns:
             The fitter itself.
 
         Raises:
-            UserError: If the shapes don't pair or are others than before, or a vector is zero or
-                not finite.
+            UserError: If the shapes don't pair or differ from before, or a vector is zero or not
+                finite.
         """
         check_pairs(source, target, rows_before=self.rows)
         sizes = (source.shape[1], target.shape[1])
@@ -176,82 +184,84 @@ class LinearFitter:
         self,
         *,
         alpha: float = 1.0,
-        centre: bool = True,
+        center: bool = True,
         scale: bool = False,
         noise: float = 0.0,
         rank: int | None = None,
     ) -> LinearTranslator:
-        """Fit the matrix that predicts the target best under a penalty; as `fit_ridge`.
+        """Fit a linear map by ridge regression, as `fit_ridge`.
 
         Args:
             alpha: Weight of the penalty.
-            centre: Take the means off first, and put the target's back.
-            scale: Divide each source dimension by its deviation first.
-            noise: Standard deviation of Gaussian noise on each value of the source's unit vectors,
-                under which the fit is to hold: a penalty of rows * noise² on the matrix, which is
-                what the noise amounts to on average; see Bishop (1995),
-                https://doi.org/10.1162/neco.1995.7.1.108.
-            rank: Of the matrix at most, by reduced-rank regression; see Mukherjee and Zhu (2011),
-                https://doi.org/10.1002/sam.10138. None leaves it free.
+            center: Subtract the means first, and add the target's back.
+            scale: Divide each source dimension by its standard deviation first.
+            noise: Standard deviation of Gaussian noise on each value of the source's unit vectors:
+                a penalty of rows * noise² on the matrix, the noise's effect on average; see Bishop
+                (1995), https://doi.org/10.1162/neco.1995.7.1.108.
+            rank: Largest rank of the matrix, by reduced-rank regression; see Mukherjee and Zhu
+                (2011), https://doi.org/10.1002/sam.10138. None does not bound it.
 
         Raises:
-            UserError: If there were no pairs, an argument is out of range, or the pairs don't
+            UserError: If there are no pairs, an argument is out of range, or the pairs don't
                 determine the matrix without a penalty.
         """
         for name, value in (("alpha", alpha), ("noise", noise)):
             if not 0 <= value < float("inf"):
-                raise UserError(f"Expected {name} to be 0 or a positive number, got {value!r}.")
+                raise UserError(
+                    f"Expected {name} to be 0 or a positive number, got {value!r}.", param=name
+                )
         if rank is not None and rank < 1:
             raise UserError(f"Expected rank to be a positive whole number, got {rank!r}.")
-        problem = self._problem(centre=centre, scale=scale)
-        penalised = problem.source_source + torch.diag(
+        problem = self._problem(center=center, scale=scale)
+        penalized = problem.source_source + torch.diag(
             alpha + self.rows * noise**2 / problem.source_scale**2
         )
-        factor, info = torch.linalg.cholesky_ex(penalised)
+        factor, info = torch.linalg.cholesky_ex(penalized)
         # A matrix that is singular in exact arithmetic may still factor, with a tiny pivot.
         pivots = factor.diagonal()
         if info.item() != 0 or pivots.min() < 1e-7 * pivots.max():
             raise UserError(
                 f"{self.rows} pairs of {len(pivots)} values don't determine the matrix at "
-                f"alpha={alpha:g}. Give a larger alpha, such as 1, or more pairs."
+                f"alpha={alpha:g}. Give a larger alpha, such as 1, or more pairs.",
+                param="alpha",
             )
         # The target's dimensions are fitted one by one, so that their scale changes nothing.
         matrix = torch.cholesky_solve(problem.source_target * problem.target_scale, factor)
         recipe: dict[str, Any] = {"method": "ridge", "alpha": float(alpha), "noise": float(noise)}
         if rank is not None:
             # The directions of the target in which the predictions vary most.
-            _, directions = torch.linalg.eigh(matrix.T @ penalised @ matrix)
+            _, directions = torch.linalg.eigh(matrix.T @ penalized @ matrix)
             kept = directions[:, -rank:]
             matrix = matrix @ kept @ kept.T
             recipe["rank"] = rank
         return problem.translator(matrix / problem.source_scale[:, None], recipe)
 
-    def procrustes(self, *, centre: bool = True, scale: bool = False) -> LinearTranslator:
-        """Fit the rotation that carries the source best onto the target; as `fit_procrustes`.
+    def procrustes(self, *, center: bool = True, scale: bool = False) -> LinearTranslator:
+        """Fit the best rotation, as `fit_procrustes`.
 
         Raises:
-            UserError: If there were no pairs.
+            UserError: If there are no pairs.
         """
-        problem = self._problem(centre=centre, scale=scale)
+        problem = self._problem(center=center, scale=scale)
         left, _, right = torch.linalg.svd(problem.source_target, full_matrices=False)
         matrix = left @ right / problem.source_scale[:, None] * problem.target_scale
         return problem.translator(matrix, {"method": "procrustes"})
 
-    def _problem(self, *, centre: bool, scale: bool) -> "_Problem":
-        """Centre and scale the sums as is wanted."""
+    def _problem(self, *, center: bool, scale: bool) -> "_Problem":
+        """Return the centered and scaled sums."""
         if self.rows == 0:
             raise UserError("There are no pairs to fit to: give some to `update` first.")
         sums = self._moments
         x_mean, y_mean = sums.source / self.rows, sums.target / self.rows
-        if not centre:
+        if not center:
             x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)
         source_source = sums.source_source - self.rows * torch.outer(x_mean, x_mean)
         source_target = sums.source_target - self.rows * torch.outer(x_mean, y_mean)
         x_scale, y_scale = torch.ones_like(x_mean), torch.ones_like(y_mean)
         if scale:
             x_squares = sums.source_source.diagonal()
-            x_scale = _deviation(x_squares / self.rows, x_mean)
-            y_scale = _deviation(sums.target_squares / self.rows, y_mean)
+            x_scale = _standard_deviation(x_squares / self.rows, x_mean)
+            y_scale = _standard_deviation(sums.target_squares / self.rows, y_mean)
         return _Problem(
             source_source=source_source / torch.outer(x_scale, x_scale),
             source_target=source_target / torch.outer(x_scale, y_scale),
@@ -259,7 +269,7 @@ class LinearFitter:
             target_mean=y_mean,
             source_scale=x_scale,
             target_scale=y_scale,
-            centre=centre,
+            center=center,
             scale=scale,
         )
 
@@ -282,7 +292,7 @@ class _Moments:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is to be solved: products of the pairs, centred and scaled, and the way back."""
+    """Least-squares problem: products of the centered and scaled pairs, and how to undo both."""
 
     source_source: Tensor
     source_target: Tensor
@@ -290,37 +300,36 @@ class _Problem:
     target_mean: Tensor
     source_scale: Tensor
     target_scale: Tensor
-    centre: bool
+    center: bool
     scale: bool
 
     def translator(self, matrix: Tensor, recipe: dict[str, Any]) -> LinearTranslator:
-        """Put a matrix of shape (d_source, d_target), for unscaled vectors, into a translator."""
+        """Return a translator with a matrix of shape (d_source, d_target), for unscaled vectors."""
+        recipe = {**recipe, "center": self.center, "scale": self.scale}
         fitted = LinearTranslator(
-            *matrix.shape,
-            bias=self.centre,
-            recipe={**recipe, "centre": self.centre, "scale": self.scale},
+            *matrix.shape, bias=self.center, provenance=Provenance(recipe=recipe)
         )
         with torch.no_grad():
             fitted.linear.weight.copy_(matrix.T)
-            if self.centre:
+            if self.center:
                 fitted.linear.bias.copy_(self.target_mean - self.source_mean @ matrix)
         return fitted.eval()
 
 
-def _deviation(mean_squares: Tensor, mean: Tensor) -> Tensor:
-    """Give each dimension's deviation from the mean; 1 where it doesn't vary."""
+def _standard_deviation(mean_squares: Tensor, mean: Tensor) -> Tensor:
+    """Return each dimension's standard deviation; 1 where it is constant."""
     variance = mean_squares - mean.square()
-    # What is left of a constant's variance is rounding.
+    # The variance of a constant is rounding alone.
     return torch.where(variance > 1e-12 * mean_squares, variance, 1.0).sqrt()
 
 
 def check_pairs(source: Tensor, target: Tensor, *, rows_before: int = 0) -> None:
-    """Refuse vectors that are not row by row pairs, or that have no direction.
+    """Raise an error if two tensors are not pairs, row by row, or a vector has no direction.
 
     Args:
         source: Shape (n, d_source), floating point.
         target: Shape (n, d_target), floating point.
-        rows_before: How many pairs came before these, for the message.
+        rows_before: Number of pairs before these, for the message.
 
     Raises:
         UserError: If the shapes don't pair, or a vector is zero or not finite.
@@ -342,7 +351,7 @@ def check_pairs(source: Tensor, target: Tensor, *, rows_before: int = 0) -> None
         if bad:
             raise UserError(
                 f"{len(bad)} of {len(side)} {name} rows are zero or not finite (the first is row "
-                f"{rows_before + bad[0]}). Leave them out, or embed what they came from again."
+                f"{rows_before + bad[0]}). Leave them out, or compute them again."
             )
 
 

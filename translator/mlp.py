@@ -1,90 +1,82 @@
-"""The translator that the reference project trains: three linear layers between unit spheres."""
-
-from typing import Any
+"""Multilayer perceptron translator, as the reference project trains it."""
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.translator.base import Translator
 from clip2clap.translator.linear import LinearTranslator
+from clip2clap.translator.metadata import Provenance
 
 
 class MLPTranslator(Translator):
-    """A perceptron: L2-normalise, Linear, ReLU, Linear, ReLU, Linear, L2-normalise.
+    """Multilayer perceptron between unit spheres: Linear, ReLU, Linear, ReLU, Linear.
 
-    With 512 values on both sides and `hidden` 256 or 512 it is the reference's network.
+    Input and output are L2-normalized. With 512 values on both sides and a `hidden_size` of 256 or
+    512 it is the reference's network.
 
     Args:
-        source_dim: Length of the vectors that go in.
-        target_dim: Length of the vectors that come out.
-        hidden: Width of both hidden layers.
-        centred: Whether the means of both sides are kept, taken off and put back; see `centre`.
-        source_space: Where the vectors that go in live.
-        target_space: Where the vectors that come out live.
-        recipe: How it was trained.
-        metrics: How well it does on pairs it has not seen.
-        data: Fingerprint of the pairs it was made from.
-        versions: Of the libraries that made it; the present ones if None.
+        source_dim: Length of the input vectors.
+        target_dim: Length of the output vectors.
+        hidden_size: Width of both hidden layers.
+        centered: Keep a mean per side, which is subtracted and added back; see `center`.
+        provenance: Facts about the translator.
 
     Raises:
-        UserError: If a size is no positive whole number, or a space has another size.
+        UserError: If a size is not a positive whole number, or a space has another size.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap import MLPTranslator
+        >>> MLPTranslator(512, 256, hidden_size=64)(torch.randn(3, 512)).shape
+        torch.Size([3, 256])
     """
 
-    @register_to_config
     def __init__(
         self,
         source_dim: int = 512,
         target_dim: int = 512,
-        hidden: int = 512,
-        centred: bool = False,
-        source_space: EmbeddingSpace | dict[str, Any] | None = None,
-        target_space: EmbeddingSpace | dict[str, Any] | None = None,
-        recipe: dict[str, Any] | None = None,
-        metrics: dict[str, Any] | None = None,
-        data: str | None = None,
-        versions: dict[str, str] | None = None,
+        hidden_size: int = 512,
+        centered: bool = False,
+        provenance: Provenance | None = None,
     ):
-        super().__init__()
-        self._finish_config()
-        if centred:
-            self._keep_means()
+        super().__init__(
+            provenance,
+            source_dim=source_dim,
+            target_dim=target_dim,
+            hidden_size=hidden_size,
+            centered=centered,
+        )
         self.layers = nn.Sequential(
-            nn.Linear(source_dim, hidden),
+            nn.Linear(source_dim, hidden_size),
             nn.ReLU(),
-            nn.Linear(hidden, hidden),
+            nn.Linear(hidden_size, hidden_size),
             nn.ReLU(),
-            nn.Linear(hidden, target_dim),
+            nn.Linear(hidden_size, target_dim),
         )
 
     def translate(self, embeds: Tensor) -> Tensor:
         """Map unit vectors, shape (n, source_dim), to vectors of shape (n, target_dim)."""
         return self.layers(embeds)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew, as `nn.Linear` does by default, from a generator of one's own.
-
-        Args:
-            generator: On the CPU; equal seeds give equal weights.
-        """
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw all weights anew, as `nn.Linear` does by default, from a CPU generator."""
         draw_weights(self, generator)
 
     @torch.no_grad()
     def start_as(self, linear: LinearTranslator) -> None:
         """Become a linear map, to be trained further: ReLU(x) - ReLU(-x) is x.
 
-        Half the width is the rank that it can hold; of a matrix of higher rank the part with the
-        largest singular values is kept. Hidden values that aren't needed keep their weights and
-        have no influence yet.
+        The map has at most half the width as its rank: of a matrix of higher rank the part with
+        the largest singular values is kept. Hidden units that are not needed keep their weights
+        and have no influence yet.
 
         Args:
-            linear: The map, of vectors of the same lengths; unless `centred`, translations are
+            linear: Map between vectors of the same lengths; unless `centered`, the outputs are
                 then the same.
 
         Raises:
-            UserError: If the lengths differ, or `hidden` is 1.
+            UserError: If the lengths differ, or `hidden_size` is 1.
         """
         first, second, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
         weight = linear.linear.weight
@@ -111,11 +103,11 @@ class MLPTranslator(Translator):
 
 @torch.no_grad()
 def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of all linear layers anew, as `nn.Linear` does by default.
+    """Draw the weights of all linear layers anew, in order, as `nn.Linear` does by default.
 
     Args:
-        network: Its linear layers are changed, in order; nothing else is.
-        generator: On the CPU; equal seeds give equal weights.
+        network: Network with the layers; nothing else in it is changed.
+        generator: Generator on the CPU; equal seeds give equal weights.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Linear):
