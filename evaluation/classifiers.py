@@ -9,7 +9,7 @@ import soxr
 from PIL.Image import Image
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
 from clip2clap.evaluation.datasets.images import words_for
 
@@ -82,7 +82,7 @@ class TransformersClassifier:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"The judge {folder} can't be loaded as an {task.replace('-classification', '')} "
-                f"classifier: {' '.join(str(error).split())[:200]}"
+                f"classifier: {one_line(error, limit=200)}"
             ) from error
         known = {_plain(label) for label in self._classify.model.config.id2label.values()}
         self._kinds = {_plain(kind): kind for kind in kinds}

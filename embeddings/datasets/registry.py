@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import httpx
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.embeddings.datasets.rows import Source
 from clip2clap.embeddings.datasets.sources import (
@@ -212,7 +212,7 @@ def _found_or_fetched(names: Sequence[str], url: str, folder: Path, dataset: Pub
             for part in response.iter_raw():
                 file.write(part)
     except httpx.HTTPError as error:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        reason = one_line(error, limit=100)
         raise UserError(
             f"{target} is not there and can't be fetched ({reason}). Get it from "
             f"{_HOMES[dataset]} and name it with --captions."

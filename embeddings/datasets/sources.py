@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, cast, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.datasets.rows import Row, Source, Url, content_of
 from clip2clap.embeddings.space import Modality
 from clip2clap.media import audio as sounds
@@ -421,7 +421,7 @@ class HubDataset(_Records):
         except KeyError as error:
             raise UserError(f"{self.name} has no split {self.split!r}. Give --split.") from error
         except (OSError, ValueError, DatasetsError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, limit=200)
             raise UserError(
                 f"The data set {self.name} can't be loaded ({reason}). Check its name and the "
                 "network, or give a folder that it was saved to."
@@ -432,7 +432,7 @@ class HubDataset(_Records):
             try:
                 yield from loaded
             except (OSError, ValueError, DatasetsError) as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error, limit=200)
                 raise UserError(
                     f"The data set {self.name} can't be read on ({reason}). What was embedded of "
                     "it is safe: start again."
@@ -469,7 +469,7 @@ class WebDataset(Source):
                     for key, members in _samples(tar):
                         yield self._row(f"{_stem(path)}/{key}", members)
             except (tarfile.TarError, OSError, EOFError) as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 raise UserError(
                     f"{path} can't be read as a tar file ({reason}). Fetch it again; what was "
                     "embedded of it is safe."
@@ -614,7 +614,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, csv.Error, pa.ArrowInvalid) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"{path} can't be read ({reason}). Fetch it again; what was embedded of it is safe."
         ) from error

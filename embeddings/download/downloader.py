@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 import httpcore
 import httpx
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.media.images import UnreadableImageError, load_image
@@ -302,7 +302,7 @@ class ImageDownloader:
         except UserError:  # of the cache: no row's fault
             raise
         except Exception as error:  # whatever an address of unknown origin makes a library raise
-            reason = f"can't be fetched ({_line(error)})"
+            reason = f"can't be fetched ({one_line(error, limit=200)})"
         return Download(key, url, None, reason)
 
     async def _picture(self, url: str) -> bytes:
@@ -333,7 +333,7 @@ class ImageDownloader:
         """Ask a server, again if it is busy; gives the body or where it redirects to."""
         url = request.url
         if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65_535:
-            raise _FailedError(f"{_line(url)!r} is no http or https address")
+            raise _FailedError(f"{one_line(url, limit=200)!r} is no http or https address")
         host = self._hosts.setdefault(url.host, _Host(asyncio.Semaphore(self._per_host)))
         retry = 0
         while True:
@@ -379,9 +379,9 @@ class ImageDownloader:
         except httpx.TimeoutException as error:
             raise _FailedError(f"the server is silent for {self._read_seconds:g} s") from error
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
-            raise _BusyError(f"the connection broke off ({_line(error)})") from error
+            raise _BusyError(f"the connection broke off ({one_line(error, limit=200)})") from error
         except httpx.HTTPError as error:
-            raise _FailedError(f"can't be fetched ({_line(error)})") from error
+            raise _FailedError(f"can't be fetched ({one_line(error, limit=200)})") from error
 
     async def _read(self, response: httpx.Response) -> bytes | httpx.Request:
         if response.next_request is not None:
@@ -546,7 +546,3 @@ def _check(content: bytes, path: Path | None) -> None:
         raise UserError(
             f"{path} can't be written: {error.strerror or error}. Make room, or give another cache."
         ) from error
-
-
-def _line(message: object) -> str:
-    return " ".join(str(message).split())[:200] or type(message).__name__

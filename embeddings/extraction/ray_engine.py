@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clip2clap.core.errors import MissingExtraError, UserError
+from clip2clap.core.errors import MissingExtraError, UserError, one_line
 from clip2clap.embeddings.datasets.rows import Row
 from clip2clap.embeddings.download.downloader import ImageDownloader
 from clip2clap.embeddings.extraction.plan import EncoderPlan
@@ -125,7 +125,7 @@ def _connected(address: str | None, actors: int) -> Iterator[None]:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         where = "a Ray cluster on this machine" if address is None else address
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, limit=200)
         raise UserError(f"{where} can't be used ({reason}). Check --ray-address.") from error
     try:
         yield

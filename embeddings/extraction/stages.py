@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.datasets.rows import Row, Url, problem_of
 from clip2clap.embeddings.download.downloader import ImageDownloader
@@ -129,9 +129,9 @@ def prepared(row: Row, encoders: Encoders) -> PreparedRow:
     except MemoryError:
         raise
     except UserError as error:
-        return PreparedRow(row, {}, " ".join(str(error).split()))
+        return PreparedRow(row, {}, one_line(error, limit=None))
     except Exception as error:  # a damaged file can make a library raise almost anything
-        return PreparedRow(row, {}, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return PreparedRow(row, {}, f"{type(error).__name__}: {one_line(error, limit=200)}")
 
 
 def in_order(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import (
@@ -260,7 +260,7 @@ def _read_numpy(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, np.n
     try:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in columns}
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{folder} can't be read as NumPy files ({reason}).") from error
     count = len(next(iter(arrays.values())))
     for start in range(0, count, _ROWS_AT_ONCE):

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 
@@ -259,7 +259,7 @@ class EmbeddingTable:
             data = pq.ParquetFile(path)
             schema = data.schema_arrow
         except (OSError, pa.ArrowInvalid) as error:
-            raise TableError(f"{path} can't be read as Parquet: {_line(error)}") from error
+            raise TableError(f"{path} can't be read as Parquet: {one_line(error)}") from error
         spaces = read_spaces(schema, path)
         dtype = _dtype_of(schema, next(iter(spaces)))
         with TableWriter(folder, spaces, dtype=dtype) as writer:
@@ -513,7 +513,7 @@ class TableWriter:
         try:
             array = pa.array(list(values), type=known)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise TableError(f"The values of {name!r} don't fit: {_line(error)}") from error
+            raise TableError(f"The values of {name!r} don't fit: {one_line(error)}") from error
         # A first batch without any value says nothing about the type; texts are the likeliest.
         return array.cast(pa.string()) if pa.types.is_null(array.type) else array
 
@@ -850,7 +850,7 @@ class _State:
                 ours["settings"],
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TableError(f"{path} is damaged ({_line(error)}).") from error
+            raise TableError(f"{path} is damaged ({one_line(error)}).") from error
 
     def to_json(self, *, rows: int) -> dict[str, Any]:
         names = [file.name for file in self.files]
@@ -908,7 +908,7 @@ def _map(file: Path) -> tuple[pa.Table, mmap.mmap]:
         return pa.ipc.open_stream(pa.py_buffer(memory)).read_all(), memory
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise TableError(
-            f"{file} is missing or damaged ({_line(error)}). Extract the table again."
+            f"{file} is missing or damaged ({one_line(error)}). Extract the table again."
         ) from error
 
 
@@ -963,7 +963,7 @@ def _read_failures(files: Iterable[tuple[Path, int]]) -> Iterator[pa.RecordBatch
                 yield batch.slice(0, rows)
                 rows -= min(rows, len(batch))
         except (OSError, pa.ArrowInvalid) as error:
-            raise TableError(f"{path} is missing or damaged ({_line(error)}).") from error
+            raise TableError(f"{path} is missing or damaged ({one_line(error)}).") from error
 
 
 @contextlib.contextmanager
@@ -976,7 +976,7 @@ def _writing(folder: Path, reassurance: str) -> Iterator[None]:
             raise TableError(
                 f"There is no room left to write to {folder}. Make some. {reassurance}".rstrip()
             ) from error
-        reason = error.strerror or _line(error)
+        reason = error.strerror or one_line(error)
         raise TableError(
             f"{folder} can't be written to: {reason}. {reassurance}".rstrip()
         ) from error
@@ -1001,8 +1001,4 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 def _written(reason: str) -> str:
     """Put a reason into a line that any file can hold; names of files may be no UTF-8."""
-    return " ".join(str(reason).split()).encode("utf-8", "backslashreplace").decode()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(reason, limit=None).encode("utf-8", "backslashreplace").decode()

@@ -23,6 +23,7 @@ from clip2clap.cli.paint import paint
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
 from clip2clap.core.allocator import keep_freed_memory
+from clip2clap.core.errors import one_line
 from clip2clap.core.version import __version__
 
 # What torch says on the processor, and on GPUs.
@@ -94,7 +95,7 @@ def _mistake(error: Exception) -> str | None:
     # typer's own errors derive from click's in older versions and from its own copy in newer.
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        return _one_line(format_message())
+        return one_line(format_message(), limit=None)
     is_users = isinstance(error, OptionError) or _is_user_error(error)
     if not is_users or "torchvision" in _with_causes(error):
         # A torchvision that does not fit torch breaks imports far from here: name it instead.
@@ -103,7 +104,7 @@ def _mistake(error: Exception) -> str | None:
         for problem in broken_companions():
             return str(problem)
     if is_users or isinstance(error, OSError):
-        return _one_line(str(error))
+        return one_line(error, limit=None)
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return "There is not enough memory. Lower --batch-size or --seconds, or use --dtype bf16."
     return None
@@ -121,7 +122,3 @@ def _with_causes(error: BaseException | None) -> str:
         messages.append(str(error))
         error = error.__cause__ or error.__context__
     return " ".join(messages)
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())

@@ -83,12 +83,12 @@ def parse_mix(
 
 
 def _read(index: int, source: str, start: float, seconds: float | None) -> Recording:
-    from clip2clap.core.errors import UserError
+    from clip2clap.core.errors import UserError, one_line
     from clip2clap.media.audio import load_audio, require_audible
 
     try:
         audio = load_audio(source, start=start, seconds=seconds)
         require_audible(audio[0], source)
     except (UserError, OSError) as error:
-        return Recording(index, source, reason=" ".join(str(error).split()))
+        return Recording(index, source, reason=one_line(error, limit=None))
     return Recording(index, source, audio=audio)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from clip2clap.core.errors import one_line
 from clip2clap.core.presets import (
     CLAP_PRESETS,
     CLIP_PRESETS,
@@ -194,7 +195,7 @@ def _import_failure(module: str) -> str | None:
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken binary fails in whatever way it likes
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return one_line(error)
     return None
 
 

@@ -48,7 +48,7 @@ def stem_of(source: str) -> str:
 
 def read_batches(sources: Sequence[str], size: int) -> Iterator[list[Photograph]]:
     """Read photographs, `size` at a time; one that cannot be read bears the reason."""
-    from clip2clap.core.errors import UserError
+    from clip2clap.core.errors import UserError, one_line
     from clip2clap.media.images import load_image
 
     for start in range(0, len(sources), size):
@@ -57,5 +57,5 @@ def read_batches(sources: Sequence[str], size: int) -> Iterator[list[Photograph]
             try:
                 batch.append(Photograph(index, source, image=load_image(source)))
             except (UserError, OSError) as error:
-                batch.append(Photograph(index, source, reason=" ".join(str(error).split())))
+                batch.append(Photograph(index, source, reason=one_line(error, limit=None)))
         yield batch

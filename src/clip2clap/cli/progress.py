@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from clip2clap.core.errors import one_line
 from clip2clap.core.version import __version__
 
 
@@ -42,7 +43,7 @@ class RunReport:
 
     def skip(self, source: Any, reason: object) -> None:
         """Note an input that could not be used, and say so."""
-        line = " ".join(str(reason).split())
+        line = one_line(reason, limit=None)
         self.skipped.append({"input": source, "reason": line})
         typer.echo(f"skipped: {line}", err=True)
 

@@ -22,16 +22,22 @@ class MissingExtraError(UserError, ImportError):
     """Error of a feature that needs a package which is not installed."""
 
 
-def one_line(error: BaseException | str, *, limit: int = 300) -> str:
-    """Fold an error's message to one line.
+def one_line(error: object, *, limit: int | None = 300) -> str:
+    """Fold an error to one line.
 
     Args:
         error: An exception or its message.
-        limit: Longest line, in characters; a longer one ends in an ellipsis.
+        limit: Most characters; a longer line ends in an ellipsis. None keeps all of it.
 
     Returns:
         The message with every run of white space as one space, or the exception's class name if
         the message is empty.
+
+    Examples:
+        >>> one_line("Broken checkpoint:  weights   missing.")
+        'Broken checkpoint: weights missing.'
     """
     message = " ".join(str(error).split()) or type(error).__name__
-    return message if len(message) <= limit else message[: limit - 1] + "…"
+    if limit is None or len(message) <= limit:
+        return message
+    return message[: limit - 1] + "…"

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 
 MAX_PIXELS = 100_000_000
 """Pixels above which a picture is refused: decoding it would take gigabytes."""
@@ -135,7 +135,7 @@ def _explained(name: str) -> Iterator[None]:
         raise UnreadableImageError(f"{name}: {_too_large()}") from error
     except Exception as error:  # a damaged file can make PIL raise almost anything
         raise UnreadableImageError(
-            f"{name} is damaged or not fully there ({' '.join(str(error).split())[:120]}). "
+            f"{name} is damaged or not fully there ({one_line(error, limit=120)}). "
             "Fetch or save it again."
         ) from error
 
@@ -207,7 +207,6 @@ def _download(url: str) -> bytes:
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise UnreadableImageError(
-            f"{url} can't be fetched ({' '.join(str(error).split()) or type(error).__name__}). "
-            "Check the address and the network."
+            f"{url} can't be fetched ({one_line(error)}). Check the address and the network."
         ) from error
     return bytes(data)
