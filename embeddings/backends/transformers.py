@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+import clip2clap.models.sfx_clap  # noqa: F401 - registers the demo CLAP with AutoModel
 from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.embeddings.backends.base import Backend, Inputs, PixelRecipe, Recipe
 from clip2clap.embeddings.checkpoint import (
