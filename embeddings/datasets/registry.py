@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-import httpx
-
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 from clip2clap.embeddings.datasets.rows import Source
 from clip2clap.embeddings.datasets.sources import (
@@ -40,7 +38,7 @@ _HOMES: dict[Published, str] = {
 }
 _WIT_FILES: dict[Split, int] = {"train": 10, "val": 5, "test": 5}
 _TABLES = (".csv", ".tsv", ".parquet")
-_FETCH_SECONDS = 30.0
+_MOST_FILE_BYTES = 10_000_000_000
 
 
 def open_source(
@@ -200,21 +198,19 @@ def _found_or_fetched(names: Sequence[str], url: str, folder: Path, dataset: Pub
     for name in names:
         if (folder / name).is_file():
             return folder / name
+    from clip2clap.core.http import FetchError, fetch
+
     target = folder / names[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
             replacing(target) as partial,
-            httpx.stream("GET", url, timeout=_FETCH_SECONDS, follow_redirects=True) as response,
             partial.open("wb") as file,
         ):
-            response.raise_for_status()
-            for part in response.iter_raw():
-                file.write(part)
-    except httpx.HTTPError as error:
-        reason = one_line(error, limit=100)
+            fetch(url, max_bytes=_MOST_FILE_BYTES, allow_private=True, write=file.write)
+    except FetchError as error:
         raise UserError(
-            f"{target} is not there and can't be fetched ({reason}). Get it from "
+            f"{target} is not there and can't be fetched ({error}). Get it from "
             f"{_HOMES[dataset]} and name it with --captions."
         ) from error
     except OSError as error:

@@ -7,10 +7,8 @@ a bounded time and a bounded memory, and ends as one line of reason.
 import asyncio
 import contextlib
 import hashlib
-import ipaddress
 import os
 import random
-import socket
 import tempfile
 import threading
 import time
@@ -18,25 +16,21 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 from weakref import WeakValueDictionary
 
-import httpcore
 import httpx
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
-from clip2clap.core.version import __version__
+from clip2clap.core.http import BusyError, Client, FetchError
 from clip2clap.media.images import UnreadableImageError, load_image
 
 MAX_BYTES = 20_000_000
 """Bytes of one picture above which its download is given up."""
 
-_RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 # Downloads stay this many times the concurrency ahead of the reader, so that one slow picture, for
 # which the order makes the others wait, leaves the connections busy.
 _AHEAD = 4
@@ -47,7 +41,6 @@ _DECODING_THREADS = min(4, os.cpu_count() or 1)
 _PATIENCE = 8
 # Failed rows whose servers are remembered: over millions of rows all servers would pile up.
 _REMEMBERED = 10_000
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
@@ -65,19 +58,6 @@ class Download:
 
     reason: str | None
     """Why it could not be had, in one line; None if it was."""
-
-
-class _FailedError(Exception):
-    """A row that can't be had; the message is its reason."""
-
-
-class _BusyError(Exception):
-    """A server that may answer another time."""
-
-    def __init__(self, reason: str, *, pause: float | None = None, overloaded: bool = False):
-        super().__init__(reason)
-        self.pause = pause
-        self.overloaded = overloaded
 
 
 @dataclass(eq=False)
@@ -108,7 +88,7 @@ class _Budget:
             async with asyncio.timeout(max(self._left, 0)):
                 yield
         except TimeoutError as error:
-            raise _FailedError(f"not there within {self._limit:g} s") from error
+            raise FetchError(f"not there within {self._limit:g} s") from error
         finally:
             self._left -= time.monotonic() - start
 
@@ -190,8 +170,7 @@ class ImageDownloader:
         self._retries = retries
         self._backoff_seconds = backoff_seconds
         self._allow_private = allow_private
-        purpose = "image downloads for a data set" + (f"; {contact}" if contact else "")
-        self._user_agent = f"clip2clap/{__version__} ({purpose}) python-httpx/{httpx.__version__}"
+        self._purpose = "image downloads for a data set" + (f"; {contact}" if contact else "")
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> Self:
@@ -199,20 +178,14 @@ class ImageDownloader:
         # A server is known for as long as a row asks it, or it is among those that failed last.
         self._hosts: WeakValueDictionary[str, _Host] = WeakValueDictionary()
         self._failing: deque[_Host] = deque(maxlen=_REMEMBERED)
-        self._client = httpx.AsyncClient(
-            transport=_CheckedTransport(
-                connections=self._concurrency, allow_private=self._allow_private
-            ),
-            timeout=httpx.Timeout(self._read_seconds, connect=self._connect_seconds, pool=None),
-            headers={
-                "User-Agent": self._user_agent,
-                "Accept": "image/*,*/*;q=0.5",
-                # A compressed body can unpack to any size, and pictures gain nothing by it.
-                "Accept-Encoding": "identity",
-            },
-            # None kept: over millions of rows they would pile up.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            trust_env=False,
+        self._client = Client(
+            max_bytes=self._max_bytes,
+            connections=self._concurrency,
+            connect_seconds=self._connect_seconds,
+            read_seconds=self._read_seconds,
+            allow_private=self._allow_private,
+            purpose=self._purpose,
+            accept="image/*,*/*;q=0.5",
         )
         loop = asyncio.new_event_loop()
         # The loop resolves names in these threads. More than there are connections, since a thread
@@ -248,7 +221,7 @@ class ImageDownloader:
         for task in downloads:
             task.cancel()
         await asyncio.gather(*downloads, return_exceptions=True)
-        await self._client.aclose()
+        await self._client.close()
 
     def __call__(self, rows: Iterable[tuple[str, str]]) -> Iterator[Download]:
         """Download rows, a bounded number of them ahead of what is asked for.
@@ -297,7 +270,7 @@ class ImageDownloader:
     async def _download(self, key: str, url: str) -> Download:
         try:
             return Download(key, url, await self._picture(url), None)
-        except (_FailedError, UnreadableImageError) as error:
+        except (FetchError, UnreadableImageError) as error:
             reason = str(error)
         except UserError:  # of the cache: no row's fault
             raise
@@ -321,28 +294,25 @@ class ImageDownloader:
 
     async def _fetch(self, url: str) -> bytes:
         budget = _Budget(self._total_seconds)
-        request = self._client.build_request("GET", url.strip())
+        request = self._client.request(url)
         for _ in range(self._max_redirects + 1):
             answer = await self._ask(request, budget)
             if isinstance(answer, bytes):
                 return answer
             request = answer
-        raise _FailedError(f"redirected more than {self._max_redirects} times")
+        raise FetchError(f"redirected more than {self._max_redirects} times")
 
     async def _ask(self, request: httpx.Request, budget: _Budget) -> bytes | httpx.Request:
         """Ask a server, again if it is busy; gives the body or where it redirects to."""
-        url = request.url
-        if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65_535:
-            raise _FailedError(f"{one_line(url, limit=200)!r} is no http or https address")
-        host = self._hosts.setdefault(url.host, _Host(asyncio.Semaphore(self._per_host)))
+        host = self._hosts.setdefault(request.url.host, _Host(asyncio.Semaphore(self._per_host)))
         retry = 0
         while True:
             try:
                 async with self._turn(host), budget.spending():
-                    answer = await self._send(request)
+                    answer = await self._client.send(request)
                 host.failed_in_a_row = 0
                 return answer
-            except _BusyError as busy:
+            except BusyError as busy:
                 pause = busy.pause
                 if pause is None:
                     pause = self._backoff_seconds * 2**retry * random.uniform(0.5, 1.5)
@@ -351,7 +321,7 @@ class ImageDownloader:
                     host.failed_in_a_row += 1
                     self._failing.append(host)
                     asks = f" and asks to wait {pause:.0f} s" if too_long else ""
-                    raise _FailedError(f"{busy}{asks}") from busy
+                    raise FetchError(f"{busy}{asks}") from busy
                 if busy.overloaded:
                     host.resume_at = max(host.resume_at, time.monotonic() + pause)
                 else:
@@ -366,147 +336,6 @@ class ImageDownloader:
                 await asyncio.sleep(pause)
             async with self._slots:
                 yield
-
-    async def _send(self, request: httpx.Request) -> bytes | httpx.Request:
-        try:
-            response = await self._client.send(request, stream=True)
-            try:
-                return await self._read(response)
-            finally:
-                await response.aclose()
-        except httpx.ConnectTimeout as error:
-            raise _FailedError(f"no connection within {self._connect_seconds:g} s") from error
-        except httpx.TimeoutException as error:
-            raise _FailedError(f"the server is silent for {self._read_seconds:g} s") from error
-        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
-            raise _BusyError(f"the connection broke off ({one_line(error, limit=200)})") from error
-        except httpx.HTTPError as error:
-            raise _FailedError(f"can't be fetched ({one_line(error, limit=200)})") from error
-
-    async def _read(self, response: httpx.Response) -> bytes | httpx.Request:
-        if response.next_request is not None:
-            return response.next_request
-        status = response.status_code
-        if status in _RETRIED_STATUSES:
-            pause = _retry_after(response.headers)
-            raise _BusyError(
-                f"the server answers {status}",
-                pause=pause,
-                overloaded=status == 429 or pause is not None,
-            )
-        if status != 200:
-            raise _FailedError(f"the server answers {status}")
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding.strip().lower() not in ("", "identity"):
-            raise _FailedError(f"sent in the encoding {encoding[:40]!r}, which was not asked for")
-        too_large = f"larger than {self._max_bytes:,} bytes"
-        # The header is believed where it says too much, never where it says little.
-        if int(response.headers.get("content-length", 0)) > self._max_bytes:
-            raise _FailedError(too_large)
-        parts, size = [], 0
-        async for part in response.aiter_raw():
-            size += len(part)
-            if size > self._max_bytes:
-                raise _FailedError(too_large)
-            parts.append(part)
-        return b"".join(parts)
-
-
-class _CheckedTransport(httpx.AsyncHTTPTransport):
-    """httpx's own transport, over connections to checked addresses."""
-
-    def __init__(self, *, connections: int, allow_private: bool):
-        context = httpx.create_ssl_context()
-        super().__init__(verify=context)
-        # httpx takes no network backend, but its pool does.
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=connections,
-            network_backend=_CheckedBackend(allow_private=allow_private),
-        )
-
-
-class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connect to the very address that was checked.
-
-    A name that is checked first and resolved again by whoever connects can point elsewhere the
-    second time (DNS rebinding). Every connection is made here, those after redirects too.
-    """
-
-    def __init__(self, *, allow_private: bool):
-        self._allow_private = allow_private
-        self._backend = cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Resolve a name, check what it resolves to, and connect."""
-        try:
-            async with asyncio.timeout(timeout):
-                addresses = await self._addresses(host, port)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(f"no address of {host} in time") from error
-        # One of each family, since a machine may be able to use only one of the two.
-        by_family = {":" in address: address for address in reversed(addresses)}
-        *first, last = sorted(by_family.values(), key=addresses.index)
-        share = None if timeout is None else timeout / (len(first) + 1)
-        for address in first:
-            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._backend.connect_tcp(
-                    address, port, share, local_address, socket_options
-                )
-        return await self._backend.connect_tcp(last, port, share, local_address, socket_options)
-
-    async def _addresses(self, host: str, port: int) -> list[str]:
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise httpcore.ConnectError(f"no address of {host} is known") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        allowed = [a for a in addresses if self._allow_private or _is_public(a)]
-        if not allowed:
-            raise _FailedError(f"{host} is at {addresses[0]}, which is no public address")
-        return allowed
-
-    async def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Refuse: no URL leads to a local socket."""
-        raise httpcore.UnsupportedProtocol("local sockets are not connected to")
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait between httpcore's own tries."""
-        await asyncio.sleep(seconds)
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        # These carry an IPv4 address, which is where the connection ends up.
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
-        if ip in _NAT64:
-            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.is_global and not ip.is_multicast
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Give the seconds that a server asks to wait, as a number or as a date."""
-    value = headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
 
 
 def _writable(cache: Path) -> Path:

@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 
 from clip2clap.cli.app import main
+from clip2clap.core import http
 from clip2clap.embeddings import checkpoint
 from clip2clap.embeddings.datasets import registry as opening
 from clip2clap.embeddings.table.reader import EmbeddingTable
@@ -159,9 +159,9 @@ def test_a_published_file_that_is_not_there_is_fetched(server, tmp_path, monkeyp
     assert path.read_text().endswith("Rain\n")
 
     def unreachable(*_: Any, **__: Any) -> None:
-        raise httpx.ConnectError("no network")
+        raise http.FetchError("no network")
 
-    monkeypatch.setattr(httpx, "stream", unreachable)
+    monkeypatch.setattr(http, "fetch", unreachable)
     assert run("extract", "audiocaps", "--split", "test", "--demo") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

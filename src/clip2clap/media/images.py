@@ -2,13 +2,11 @@
 
 import contextlib
 import io
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-import httpx
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -36,13 +34,16 @@ class UnreadableImageError(UserError):
     """A picture that can't be read; the message names it and says what to do."""
 
 
-def load_image(source: str | Path | Image.Image | bytes) -> Image.Image:
+def load_image(
+    source: str | Path | Image.Image | bytes, *, allow_private: bool = True
+) -> Image.Image:
     """Read a picture into 8-bit RGB, upright, on white where it is transparent.
 
     JPEG, PNG, WebP, GIF (its first frame) and TIFF, with palettes and 16-bit greys.
 
     Args:
         source: A path, an http(s) URL, an opened picture, or a file's bytes.
+        allow_private: Also fetch URLs of private addresses: this machine and its network.
 
     Returns:
         The picture in mode RGB.
@@ -58,7 +59,7 @@ def load_image(source: str | Path | Image.Image | bytes) -> Image.Image:
         return _decode(source, "the picture")
     name = str(source)
     if is_url(name):
-        return _decode(_download(name), name)
+        return _decode(_download(name, allow_private), name)
     path = Path(source).expanduser()
     if path.is_dir():
         raise UnreadableImageError(f"{name} is a folder; give a picture's file.")
@@ -181,32 +182,14 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(grey * scale, 0, 255).round().astype(np.uint8))
 
 
-def _download(url: str) -> bytes:
-    """Fetch a URL's bytes within limits of time and size."""
-    data = bytearray()
-    give_up = time.monotonic() + DOWNLOAD_SECONDS
+def _download(url: str, allow_private: bool) -> bytes:
+    from clip2clap.core.http import FetchError, fetch
+
+    limits = {"max_bytes": MAX_DOWNLOAD_BYTES, "seconds": DOWNLOAD_SECONDS}
     try:
-        with httpx.stream("GET", url, timeout=DOWNLOAD_SECONDS, follow_redirects=True) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if time.monotonic() > give_up:
-                    raise httpx.ReadTimeout("too slow")
-                if len(data) > MAX_DOWNLOAD_BYTES:
-                    raise UnreadableImageError(
-                        f"{url} is larger than {MAX_DOWNLOAD_BYTES // 1_000_000} MB. Download and "
-                        "scale it down first."
-                    )
-    except httpx.HTTPStatusError as error:
+        return fetch(url, **limits, allow_private=allow_private)
+    except FetchError as error:
         raise UnreadableImageError(
-            f"{url} can't be fetched: the server answers {error.response.status_code}."
+            f"{url} can't be fetched: {error}. Check the address and the network, or download the "
+            "image first."
         ) from error
-    except httpx.TimeoutException as error:
-        raise UnreadableImageError(
-            f"{url} can't be fetched within {DOWNLOAD_SECONDS:.0f} s. Download it first."
-        ) from error
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        raise UnreadableImageError(
-            f"{url} can't be fetched ({one_line(error)}). Check the address and the network."
-        ) from error
-    return bytes(data)

@@ -1,0 +1,321 @@
+"""The HTTP client for files of unknown origin: checked addresses, bounded bytes and time.
+
+A request ends with the file's bytes or with one line of reason, whatever the server does.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import cast
+
+import httpcore
+import httpx
+
+from clip2clap.core.errors import one_line
+from clip2clap.core.version import __version__
+
+MAX_REDIRECTS = 5
+"""Redirects that are followed, one after the other."""
+
+_BUSY_STATUSES = frozenset({429, 500, 502, 503, 504})
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class FetchError(Exception):
+    """Failed request; the message is the reason, in one line."""
+
+
+class BusyError(FetchError):
+    """Failed request that may succeed later.
+
+    Args:
+        reason: The message.
+        pause: Seconds that the server asks to wait.
+        overloaded: The server asks for fewer requests.
+    """
+
+    def __init__(self, reason: str, *, pause: float | None = None, overloaded: bool = False):
+        super().__init__(reason)
+        self.pause = pause
+        self.overloaded = overloaded
+
+
+class Client:
+    """Asynchronous HTTP client that connects to public addresses only.
+
+    Args:
+        max_bytes: Bytes of a body above which a request fails; None for no limit.
+        connections: Connections in use at once.
+        connect_seconds: Limit for finding a server's address and connecting to it.
+        read_seconds: Limit for a server's silence.
+        allow_private: Also connect to private addresses: this machine and its network.
+        use_proxy: Use the proxy that the environment names, if any. The proxy then resolves host
+            names, so that addresses are not checked.
+        purpose: Note in the User-Agent.
+        accept: The Accept header.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int | None,
+        connections: int = 1,
+        connect_seconds: float = 10.0,
+        read_seconds: float = 10.0,
+        allow_private: bool = False,
+        use_proxy: bool = False,
+        purpose: str = "",
+        accept: str = "*/*",
+    ):
+        self._max_bytes = max_bytes
+        self._connect_seconds = connect_seconds
+        self._read_seconds = read_seconds
+        proxied = use_proxy and bool(urllib.request.getproxies())
+        note = f"({purpose}) " if purpose else ""
+        self._client = httpx.AsyncClient(
+            transport=None if proxied else _CheckedTransport(connections, allow_private),
+            timeout=httpx.Timeout(read_seconds, connect=connect_seconds, pool=None),
+            headers={
+                "User-Agent": f"clip2clap/{__version__} {note}python-httpx/{httpx.__version__}",
+                "Accept": accept,
+                # A compressed body can unpack to any size, and images gain nothing by it.
+                "Accept-Encoding": "identity",
+            },
+            # None kept: over millions of requests they would pile up.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            trust_env=proxied,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    def request(self, url: str) -> httpx.Request:
+        """Create a request for `send`."""
+        return self._client.build_request("GET", url.strip())
+
+    async def send(
+        self, request: httpx.Request, *, write: Callable[[bytes], object] | None = None
+    ) -> bytes | httpx.Request:
+        """Send a request once.
+
+        Args:
+            request: From `request`, or a redirect that this method returned.
+            write: Called with each part of the body, which is then not returned.
+
+        Returns:
+            The body, or the request that the server redirects to.
+
+        Raises:
+            BusyError: If the server is busy (429, 500, 502, 503, 504) or the connection breaks.
+            FetchError: If it fails for good.
+        """
+        url = request.url
+        if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65_535:
+            raise FetchError(f"{one_line(url, limit=200)!r} is no http or https address")
+        try:
+            response = await self._client.send(request, stream=True)
+            try:
+                return await self._read(response, write)
+            finally:
+                await response.aclose()
+        except httpx.ConnectTimeout as error:
+            raise FetchError(f"no connection within {self._connect_seconds:g} s") from error
+        except httpx.TimeoutException as error:
+            raise FetchError(f"the server is silent for {self._read_seconds:g} s") from error
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+            reason = one_line(error, limit=200)
+            raise BusyError(f"the connection broke off ({reason})") from error
+        except httpx.HTTPError as error:
+            raise FetchError(f"can't be fetched ({one_line(error, limit=200)})") from error
+
+    async def _read(
+        self, response: httpx.Response, write: Callable[[bytes], object] | None
+    ) -> bytes | httpx.Request:
+        if response.next_request is not None:
+            return response.next_request
+        status = response.status_code
+        if status in _BUSY_STATUSES:
+            pause = _retry_after(response.headers)
+            overloaded = status == 429 or pause is not None
+            raise BusyError(f"the server answers {status}", pause=pause, overloaded=overloaded)
+        if status != 200:
+            raise FetchError(f"the server answers {status}")
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.strip().lower() not in ("", "identity"):
+            raise FetchError(f"sent in the encoding {encoding[:40]!r}, which was not requested")
+        limit = float("inf") if self._max_bytes is None else self._max_bytes
+        # The header is believed where it says too much, never where it says little.
+        size = int(response.headers.get("content-length", 0))
+        parts, received = [], 0
+        if size <= limit:
+            async for part in response.aiter_raw():
+                received += len(part)
+                if received > limit:
+                    break
+                (write or parts.append)(part)
+        if max(size, received) > limit:
+            raise FetchError(f"larger than {limit:,} bytes")
+        return b"".join(parts)
+
+
+def fetch(
+    url: str,
+    *,
+    max_bytes: int | None,
+    seconds: float | None = None,
+    allow_private: bool = False,
+    write: Callable[[bytes], object] | None = None,
+) -> bytes:
+    """Fetch a file, following redirects.
+
+    Args:
+        url: The http or https address.
+        max_bytes: Bytes above which it fails; None for no limit.
+        seconds: Limit for the whole fetch; None for one of 30 s on the server's silence alone.
+        allow_private: Also connect to private addresses: this machine and its network.
+        write: Called with each part of the file, which is then not returned.
+
+    Returns:
+        The file's bytes; empty if they went to `write`.
+
+    Raises:
+        FetchError: If the file cannot be fetched; the message is the reason, in one line.
+    """
+
+    async def run() -> bytes:
+        limit = seconds or 30.0
+        client = Client(
+            max_bytes=max_bytes,
+            connect_seconds=limit,
+            read_seconds=limit,
+            allow_private=allow_private,
+            use_proxy=True,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                request = client.request(url)
+                for _ in range(MAX_REDIRECTS + 1):
+                    answer = await client.send(request, write=write)
+                    if isinstance(answer, bytes):
+                        return answer
+                    request = answer
+            raise FetchError(f"redirected more than {MAX_REDIRECTS} times")
+        except TimeoutError as error:
+            raise FetchError(f"not there within {seconds:g} s") from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise FetchError(one_line(error, limit=200)) from error
+        finally:
+            await client.close()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    # A notebook's loop runs in this thread already.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, run()).result()
+
+
+class _CheckedTransport(httpx.AsyncHTTPTransport):
+    """httpx's own transport, over connections to checked addresses."""
+
+    def __init__(self, connections: int, allow_private: bool):
+        context = httpx.create_ssl_context()
+        super().__init__(verify=context)
+        # httpx takes no network backend, but its pool does.
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=connections,
+            network_backend=_CheckedBackend(allow_private=allow_private),
+        )
+
+
+class _CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Network backend that connects to the very address that was checked.
+
+    A name that is checked first and resolved again by whoever connects can point elsewhere the
+    second time (DNS rebinding). Every connection is made here, those after redirects too.
+    """
+
+    def __init__(self, *, allow_private: bool):
+        self._allow_private = allow_private
+        self._backend = cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Resolve a name, check what it resolves to, and connect."""
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = await self._addresses(host, port)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(f"no address of {host} in time") from error
+        # One of each family, since a machine may be able to use only one of the two.
+        by_family = {":" in address: address for address in reversed(addresses)}
+        *first, last = sorted(by_family.values(), key=addresses.index)
+        share = None if timeout is None else timeout / (len(first) + 1)
+        for address in first:
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._backend.connect_tcp(
+                    address, port, share, local_address, socket_options
+                )
+        return await self._backend.connect_tcp(last, port, share, local_address, socket_options)
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise httpcore.ConnectError(f"no address of {host} is known") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        allowed = [a for a in addresses if self._allow_private or _is_public(a)]
+        if not allowed:
+            raise FetchError(f"{host} is at {addresses[0]}, which is no public address")
+        return allowed
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Refuse: no URL leads to a local socket."""
+        raise httpcore.UnsupportedProtocol("local sockets are not connected to")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait between httpcore's own attempts."""
+        await asyncio.sleep(seconds)
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        # These carry an IPv4 address, which is where the connection ends up.
+        ip = ip.ipv4_mapped or ip.sixtofour or ip
+        if ip in _NAT64:
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.is_global and not ip.is_multicast
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Return the seconds that a server asks to wait, as a number or as a date."""
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
