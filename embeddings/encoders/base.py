@@ -1,10 +1,10 @@
 """The encoders: the only place where a CLIP or a CLAP is called."""
 
+import itertools
 import json
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.core.presets import DEMO_FOLDER
@@ -42,9 +43,8 @@ _RECIPES: dict[str, Callable[[Checkpoint, Family], Recipe]] = {
     "laion_clap": LaionClapRecipe,
 }
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Batches are prepared this far ahead of the tower, each by as many threads as torch has, or fewer:
-# beyond these the threads wait for one another.
-_BATCHES_AHEAD = 1
+# A batch is preprocessed by as many threads as torch has, or fewer: beyond these the threads wait
+# for one another.
 _MOST_WORKERS = 8
 
 
@@ -386,7 +386,7 @@ class _Encoder(nn.Module):
     ) -> Tensor:
         """Embed batch by batch, while threads prepare the batch to come."""
         embeds = torch.empty(len(items), self._space.dim)
-        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        batches = list(batched(items, batch_size))
         position = 0
         for inputs in _prepared(batches, prepare, in_pieces=modality != "text"):
             batch = self(modality, inputs)
@@ -402,23 +402,15 @@ def _prepared(
     *,
     in_pieces: bool,
 ) -> Iterator[Inputs]:
-    """Prepare batches in threads, a few ahead of what is asked for, and give them in order."""
+    """Preprocess batches in threads, one batch ahead of the one yielded."""
     workers = min(torch.get_num_threads(), _MOST_WORKERS)
+    count = workers if in_pieces else 1
+    pieces = [list(batched(batch, math.ceil(len(batch) / count))) for batch in batches]
     with ThreadPoolExecutor(workers) as pool:
-
-        def submit(batch: Sequence[Item]) -> list[Future[Inputs]]:
-            size = math.ceil(len(batch) / workers) if in_pieces else len(batch)
-            pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
-            return [pool.submit(prepare, piece) for piece in pieces]
-
-        ahead: deque[list[Future[Inputs]]] = deque()
+        ready = map_ahead(prepare, itertools.chain.from_iterable(pieces), pool, ahead=count)
         try:
-            for batch in batches:
-                ahead.append(submit(batch))
-                if len(ahead) > _BATCHES_AHEAD:
-                    yield _joined([piece.result() for piece in ahead.popleft()])
-            while ahead:
-                yield _joined([piece.result() for piece in ahead.popleft()])
+            for group in pieces:
+                yield _joined(list(itertools.islice(ready, len(group))))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -2,17 +2,16 @@
 
 import itertools
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from clip2clap.core.concurrency import map_ahead, read_ahead
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.datasets.rows import Row, Source
 from clip2clap.embeddings.download.downloader import ImageDownloader
@@ -24,11 +23,10 @@ from clip2clap.embeddings.extraction.stages import (
     downloaded,
     embedded,
     grouped,
-    in_order,
+    prepared,
 )
 from clip2clap.embeddings.table.reader import Dtype, TableError, TableWriter
 
-Item = TypeVar("Item")
 Engine = Literal["local", "ray"]
 
 # What was embedded is on disk after so many rows or seconds, whichever come first.
@@ -214,46 +212,14 @@ def _embed_here(
         pool = ThreadPoolExecutor(workers, "clip2clap-preparing")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         rows = downloaded(rows, lambda: stack.enter_context(ImageDownloader(**downloads)))
-        ready = in_order(rows, encoders, pool, ahead=2 * workers)
-        stopped = threading.Event()
-        stack.callback(stopped.set)
-        groups = _ahead(grouped(ready, encoders), stopped)
+        ready = map_ahead(partial(prepared, encoders=encoders), rows, pool, ahead=2 * workers - 1)
+        groups = stack.enter_context(closing(read_ahead(grouped(ready, encoders))))
         start: float | None = None
         for group in groups:
             if start is not None:
                 waiting.seconds += time.monotonic() - start
             yield embedded(group, encoders)
             start = time.monotonic()
-
-
-def _ahead(items: Iterable[Item], stopped: threading.Event) -> Iterator[Item]:
-    """Make the next item in a thread while the caller works on this one."""
-    made: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
-
-    def put(what: str, value: Any) -> None:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                made.put((what, value), timeout=0.1)
-                return
-
-    def make() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stopped.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:  # handed over to the caller, whatever it is
-            put("error", error)
-
-    threading.Thread(target=make, name="clip2clap-reading", daemon=True).start()
-    while True:
-        what, value = made.get()
-        if what == "end":
-            return
-        if what == "error":
-            raise value
-        yield value
 
 
 def _store(batch: Embedded, writer: TableWriter, partner: Partner | None) -> None:

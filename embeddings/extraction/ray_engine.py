@@ -7,16 +7,17 @@ has its groups done again by another.
 
 import contextlib
 import copy
-import itertools
 import logging
 import os
 import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import MissingExtraError, UserError, one_line
 from clip2clap.embeddings.datasets.rows import Row
 from clip2clap.embeddings.download.downloader import ImageDownloader
@@ -26,7 +27,7 @@ from clip2clap.embeddings.extraction.stages import (
     as_group,
     downloaded,
     embedded,
-    in_order,
+    prepared,
     rows_in_group,
 )
 
@@ -167,8 +168,7 @@ class _Groups(Datasource):
         read_rows, size = self._read_rows, self._size
 
         def read() -> Iterator[pa.Table]:
-            rows = iter(read_rows())
-            while group := list(itertools.islice(rows, size)):
+            for group in batched(read_rows(), size):
                 yield pa.table({"group": pa.array([pickle.dumps(group)], pa.binary())})
 
         metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
@@ -192,6 +192,6 @@ class _Embed:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         group: list[Row] = pickle.loads(row["group"])
-        ready = list(in_order(group, self._encoders, self._pool, ahead=len(group)))
+        ready = list(self._pool.map(partial(prepared, encoders=self._encoders), group))
         batch = embedded(as_group(ready, self._encoders), self._encoders)
         return {"group": pickle.dumps(batch)}

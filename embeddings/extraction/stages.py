@@ -3,7 +3,6 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,23 +131,6 @@ def prepared(row: Row, encoders: Encoders) -> PreparedRow:
         return PreparedRow(row, {}, one_line(error, limit=None))
     except Exception as error:  # a damaged file can make a library raise almost anything
         return PreparedRow(row, {}, f"{type(error).__name__}: {one_line(error, limit=200)}")
-
-
-def in_order(
-    rows: Iterable[Row], encoders: Encoders, pool: Executor, *, ahead: int
-) -> Iterator[PreparedRow]:
-    """Prepare rows in a pool, a bounded number of them ahead, and give them in their order."""
-    pending: deque[Future[PreparedRow]] = deque()
-    try:
-        for row in rows:
-            pending.append(pool.submit(prepared, row, encoders))
-            if len(pending) >= ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
 
 
 def grouped(rows: Iterable[PreparedRow], encoders: Encoders) -> Iterator[Group]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from clip2clap.core.concurrency import read_ahead
+from clip2clap.core.concurrency import batched, read_ahead
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 from clip2clap.core.math import unit_norm
@@ -498,7 +498,7 @@ def _heard(
     windows: Iterable[tuple[float, np.ndarray]], embed: Embed
 ) -> Iterator[tuple[float, Tensor | None]]:
     """Embed windows batch by batch; silent ones have no vector."""
-    for batch in _in_batches(windows):
+    for batch in batched(windows, _BATCH):
         audible = [waveform for _, waveform in batch if not is_silent(waveform)]
         with torch.no_grad():
             vectors = iter(unit_norm(embed(audible)).cpu() if audible else [])
@@ -555,17 +555,6 @@ def _between(before: tuple[float, Tensor], after: tuple[float, Tensor], moment: 
     return slerp(before[1], after[1], share)
 
 
-def _in_batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _pictures(vectors: Generator[Tensor], make_frames: MakeFrames) -> Iterator[np.ndarray]:
     with closing(vectors):
         for batch in vectors:
@@ -573,7 +562,7 @@ def _pictures(vectors: Generator[Tensor], make_frames: MakeFrames) -> Iterator[n
 
 
 def _batches(vectors: Iterable[Tensor]) -> Iterator[Tensor]:
-    return (torch.stack(batch) for batch in _in_batches(vectors))
+    return (torch.stack(batch) for batch in batched(vectors, _BATCH))
 
 
 def _title_frames(options: FilmOptions) -> int:

@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from skimage.data import chelsea
 
 from clip2clap.cli.image_inputs import stem_of
-from clip2clap.core.concurrency import read_ahead
 from clip2clap.core.presets import GENERATOR_PRESETS
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.encoders.base import read_space
@@ -119,26 +118,6 @@ def test_one_file_name_for_several_photographs_is_refused(run: Run, tmp_path: Pa
 )
 def test_a_sound_is_named_after_its_photograph(source: str, stem: str) -> None:
     assert stem_of(source) == stem
-
-
-def test_reading_ahead_keeps_order_stays_close_and_hands_over_errors() -> None:
-    made: list[int] = []
-    got: list[int] = []
-
-    def numbers() -> Iterator[int]:
-        for number in range(100):
-            made.append(number)
-            yield number
-        raise OSError("the disk is gone")
-
-    def consume() -> None:
-        for number in read_ahead(numbers()):
-            got.append(number)
-            assert len(made) <= len(got) + 1
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        consume()
-    assert got == list(range(100))
 
 
 def write_translator(folder: Path, clip: Path, generator: Path) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.adam import adam
 
+from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError
 from clip2clap.training.batches import Batches, generator_for
 from clip2clap.training.config import TrainingConfig
@@ -125,7 +125,7 @@ class Group:
         stretch = max(1, _STRETCH // self.batches.batch_size)
         with self._one_after_another() if self.batched else self._side_by_side() as start:
             wait = start(lambda stack: stack.begin(number))
-            while part := list(islice(batches, stretch)):
+            for part in batched(batches, stretch):
                 # Begun before the last stretch is over, so that no thread waits for another.
                 following = start(
                     lambda stack, part=part, at=done: stack.train(part, self.bank, at, steps)

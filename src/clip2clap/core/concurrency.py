@@ -1,44 +1,83 @@
-"""Make the next thing while this one is used."""
+"""Read-ahead in threads, and batches."""
 
 import threading
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield items in lists of `size`, the last one shorter if need be.
+
+    Examples:
+        >>> list(batched("abcde", 2))
+        [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], pool: Executor, *, ahead: int
+) -> Generator[Result]:
+    """Yield `function(item)` in the order of the items, computed in a pool.
+
+    Args:
+        function: Called in the pool.
+        items: Read in the caller's thread.
+        pool: Left open.
+        ahead: Most results in work beside the one yielded.
+    """
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 def read_ahead(items: Iterable[Item]) -> Generator[Item]:
-    """Make the next item in a thread while the caller works on this one.
+    """Yield items while a thread reads the next one, and no more than one.
 
-    Beside the item given out there is never more than one. The thread dies with the process, so
-    that an interrupted run does not wait for a slow server; if the caller goes no further, it
-    ends with the item at hand.
+    The thread is a daemon, so that an interrupted run does not wait for a slow server; when the
+    generator is closed, the thread ends with the item at hand and closes the iterator.
     """
     wanted = threading.Semaphore(1)
-    made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-    given_up = threading.Event()
+    results: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    closed = threading.Event()
 
-    def make() -> None:
+    def read() -> None:
         iterator = iter(items)
         try:
             while True:
                 wanted.acquire()
-                if given_up.is_set():
+                if closed.is_set():
                     return
-                made.put(("item", next(iterator)))
+                results.put(("item", next(iterator)))
         except StopIteration:
-            made.put(("end", None))
-        except BaseException as error:  # handed over to the caller, whatever it is
-            made.put(("error", error))
+            results.put(("end", None))
+        except BaseException as error:  # raised again in the caller's thread, whatever it is
+            results.put(("error", error))
         finally:
-            # Generators let go of their files and threads.
+            # Generators release their files and threads.
             getattr(iterator, "close", bool)()
 
-    threading.Thread(target=make, daemon=True).start()
+    threading.Thread(target=read, name="clip2clap-reading", daemon=True).start()
     try:
         while True:
-            what, value = made.get()
+            what, value = results.get()
             if what == "end":
                 return
             if what == "error":
@@ -46,5 +85,5 @@ def read_ahead(items: Iterable[Item]) -> Generator[Item]:
             wanted.release()
             yield value
     finally:
-        given_up.set()
+        closed.set()
         wanted.release()
