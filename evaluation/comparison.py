@@ -8,7 +8,7 @@ import numpy as np
 
 from clip2clap.core.errors import UserError
 from clip2clap.evaluation.results import Results
-from clip2clap.metrics.bootstrap import CONFIDENCE, Figure, Resamples
+from clip2clap.metrics.bootstrap import CONFIDENCE, Estimate, Resamples
 from clip2clap.metrics.retrieval import RECALLS
 
 RESAMPLES = 5000
@@ -34,7 +34,7 @@ class Difference:
     other_value: float
     """The other's figure."""
 
-    difference: Figure
+    difference: Estimate
     """The first one's less the other's, with its interval."""
 
     p: float
@@ -132,7 +132,7 @@ def _compare(
     for (one, these), (other, those) in pairs:
         drawn = getattr(draws, method)(these) - getattr(draws, method)(those)
         values = float(summarise(these)), float(summarise(those))
-        found.append((one, other, values, Figure.of(values[0] - values[1], drawn)))
+        found.append((one, other, values, Estimate.of(values[0] - values[1], drawn)))
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
         raw.append(min(1.0, float(2 * (tail + 1) / (len(drawn) + 1))))
     return [

@@ -14,7 +14,7 @@ from clip2clap.evaluation.encoding import hear_files, see_files
 from clip2clap.evaluation.translation import nearest_labels
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.metrics.bootstrap import Figure, Resamples
+from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.retrieval import distinct_rows
 
 
@@ -22,10 +22,10 @@ from clip2clap.metrics.retrieval import distinct_rows
 class RoundTripScores:
     """How much ends are like starts."""
 
-    similarity: Figure
+    similarity: Estimate
     """Mean cosine similarity of end and start, in the encoder of the start."""
 
-    kind: Figure | None
+    kind: Estimate | None
     """Share of the ends that are nearest to their own kind's mean start; None without labels. A
     thing's own start is left out of that mean, unless it is the kind's only one."""
 

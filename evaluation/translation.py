@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
-from clip2clap.metrics.bootstrap import Figure, Resamples
+from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.retrieval import RECALLS, Retrieval, distinct_rows, measure_retrieval
 from clip2clap.training.pairs import Pairs
 from clip2clap.translator.base import Translator
@@ -36,7 +36,7 @@ class LabelSet:
     names: list[str]
     """All kinds, in alphabetical order."""
 
-    accuracy: Figure
+    accuracy: Estimate
     """Share of the rows whose prediction is nearest to their own kind."""
 
     balanced: float
@@ -53,29 +53,29 @@ class Scores:
     name: str
     """The translator's, or the control's."""
 
-    forward: dict[str, Figure]
+    forward: dict[str, Estimate]
     """From prediction to target: `recall_at_1`, `recall_at_5`, `recall_at_10`, `median_rank`,
     `mrr`."""
 
-    backward: dict[str, Figure]
+    backward: dict[str, Estimate]
     """The same from target to prediction."""
 
-    csls: dict[str, Figure]
+    csls: dict[str, Estimate]
     """The same from prediction to target, ranked by CSLS."""
 
-    cosine: Figure
+    cosine: Estimate
     """Mean cosine similarity of prediction and target."""
 
-    hubness: Figure
+    hubness: Estimate
     """Skewness of the 10-occurrence: 0 if all targets are found equally often."""
 
-    csls_hubness: Figure
+    csls_hubness: Estimate
     """The same among neighbours by CSLS."""
 
-    gap_distance: Figure
+    gap_distance: Estimate
     """Distance between the means of predictions and targets (the modality gap), 0 to 2."""
 
-    gap_angle: Figure
+    gap_angle: Estimate
     """Angle between the two means, in degrees."""
 
     kinds: LabelSet | None
@@ -115,7 +115,7 @@ class EmbeddingEvaluation:
     resamples: int
     """Draws of the bootstrap."""
 
-    gap_before: dict[str, Figure] | None
+    gap_before: dict[str, Estimate] | None
     """`distance` and `angle` between the means of source and target, where they are of one size;
     across two models these axes have nothing to do with each other."""
 
@@ -265,7 +265,7 @@ class _Bench:
             kinds=kinds,
         )
 
-    def gap_before(self) -> dict[str, Figure] | None:
+    def gap_before(self) -> dict[str, Estimate] | None:
         """Measure the gap between the two sides as they are, where they are of one size."""
         if self.source.shape[1] != self.target.shape[1]:
             return None
@@ -287,21 +287,21 @@ class _Bench:
         both = torch.cat([predicted[self.shown], self.target[self.shown]])
         return _plane(both).reshape(2, len(self.shown), 2)
 
-    def _summary(self, ranks: np.ndarray) -> dict[str, Figure]:
+    def _summary(self, ranks: np.ndarray) -> dict[str, Estimate]:
         return {
             **{f"recall_at_{k}": self.resamples.share(ranks <= k) for k in RECALLS},
             "mrr": self.resamples.mean(1 / ranks),
             "median_rank": self.resamples.median(ranks),
         }
 
-    def _hubness(self, found: Retrieval) -> tuple[Figure, Figure]:
+    def _hubness(self, found: Retrieval) -> tuple[Estimate, Estimate]:
         draws = Resamples(range(len(found.occurrences)), resamples=self.resamples.resamples)
         return (
             _skewness(found.occurrences.numpy(), draws),
             _skewness(found.csls_occurrences.numpy(), draws),
         )
 
-    def _gap(self, one: Tensor, other: Tensor) -> tuple[Figure, Figure]:
+    def _gap(self, one: Tensor, other: Tensor) -> tuple[Estimate, Estimate]:
         """Give the distance and the angle between two means (Liang et al. 2022, 2203.02053).
 
         Chance adds length across the many dimensions, so intervals are those of the gap seen in
@@ -315,8 +315,8 @@ class _Bench:
         angle = _angle(values.mean(0, keepdims=True))[0]
         turns = _angle(self.resamples.means(values)) * (1 if angle >= 0 else -1)
         return (
-            Figure.of(gap.norm().item(), self.resamples.means(along)),
-            Figure.of(abs(angle), turns),
+            Estimate.of(gap.norm().item(), self.resamples.means(along)),
+            Estimate.of(abs(angle), turns),
         )
 
     def _kinds(
@@ -413,7 +413,7 @@ def _plane(vectors: Tensor) -> np.ndarray:
     return PCA(2, svd_solver="covariance_eigh").fit_transform(vectors.numpy())
 
 
-def _skewness(occurrences: np.ndarray, draws: Resamples) -> Figure:
+def _skewness(occurrences: np.ndarray, draws: Resamples) -> Estimate:
     """Give the skewness of the k-occurrence (Radovanovic et al. 2010) with its interval."""
     x = occurrences.astype(np.float64)
 
@@ -428,7 +428,7 @@ def _skewness(occurrences: np.ndarray, draws: Resamples) -> Figure:
         )
 
     value = stats.skew(x) if np.ptp(x) else 0.0
-    return Figure.of(float(value), skewness(draws.means(np.stack([x, x**2, x**3], axis=1))))
+    return Estimate.of(float(value), skewness(draws.means(np.stack([x, x**2, x**3], axis=1))))
 
 
 def _angle(coordinates: np.ndarray) -> np.ndarray:

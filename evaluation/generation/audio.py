@@ -23,7 +23,7 @@ from clip2clap.evaluation.translation import other_items
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import load_audio
-from clip2clap.metrics.bootstrap import Figure, Resamples
+from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.translator.base import Translator
 
@@ -50,17 +50,17 @@ class AudioScores:
     kd: float | None
     """Kernel distance from the recordings."""
 
-    clap_score: Figure | None
+    clap_score: Estimate | None
     """Mean cosine similarity of sound and words in the measuring CLAP."""
 
-    translated: Figure | None
+    translated: Estimate | None
     """Mean cosine similarity of sound and translated vector, where the measuring CLAP is the
     generator's own: how well the generator does what it is told, right or wrong."""
 
-    classifier: Figure | None
+    classifier: Estimate | None
     """Share of the sounds whose kind the judge names."""
 
-    clip_score: Figure | None
+    clip_score: Estimate | None
     """100 times the mean cosine similarity of photograph and sound in CLIP, the sound carried
     there by a translator of the way back."""
 
@@ -440,7 +440,7 @@ class _Bench:
         names = self.image_items.labels
         return confusion_matrix(self.labels, kinds, labels=names).tolist()
 
-    def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:
+    def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Estimate | None:
         return self.draws.mean(rows[figure]) if figure in rows else None
 
 

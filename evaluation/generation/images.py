@@ -29,7 +29,7 @@ from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import load_audio, require_audible
 from clip2clap.media.images import load_image
-from clip2clap.metrics.bootstrap import Figure, Resamples
+from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.metrics.retrieval import distinct_rows
 from clip2clap.translator.base import Translator
@@ -51,14 +51,14 @@ class ImageScores:
     kd: float | None
     """Kernel distance from the real pictures."""
 
-    classifier: Figure | None
+    classifier: Estimate | None
     """Share of the pictures whose kind the judge names."""
 
-    translated: Figure | None
+    translated: Estimate | None
     """Mean cosine similarity of picture and translated vector, where the measuring CLIP is the
     decoder's own: how well the decoder does what it is told, right or wrong."""
 
-    true_picture: Figure | None
+    true_picture: Estimate | None
     """Mean cosine similarity of picture and the recording's own picture; of recordings that have
     none, with all real pictures of their kind."""
 
@@ -468,7 +468,7 @@ class _Bench:
     def _confusion(self, kinds: Sequence[str]) -> list[list[int]]:
         return confusion_matrix(self.labels, kinds, labels=self.audio_items.labels).tolist()
 
-    def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Figure | None:
+    def _mean(self, rows: Mapping[str, np.ndarray], figure: str) -> Estimate | None:
         return self.draws.mean(rows[figure]) if figure in rows else None
 
 

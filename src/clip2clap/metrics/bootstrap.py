@@ -22,7 +22,7 @@ _AT_ONCE = 50
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A measured value with its 95 % interval."""
 
     value: float
@@ -35,7 +35,7 @@ class Figure:
     """Where it ends."""
 
     @classmethod
-    def of(cls, value: float, draws: np.ndarray) -> "Figure":
+    def of(cls, value: float, draws: np.ndarray) -> "Estimate":
         """Put the percentile interval of bootstrap draws beside a value."""
         tail = (1 - CONFIDENCE) / 2
         low, high = np.quantile(draws, [tail, 1 - tail])
@@ -100,24 +100,26 @@ class Resamples:
             medians.append((ordered[middle[0]] + ordered[middle[1]]) / 2)
         return np.concatenate(medians)
 
-    def mean(self, values: np.ndarray) -> Figure:
+    def mean(self, values: np.ndarray) -> Estimate:
         """Give a mean with its interval."""
-        return Figure.of(float(np.mean(values)), self.means(values))
+        return Estimate.of(float(np.mean(values)), self.means(values))
 
-    def share(self, values: np.ndarray) -> Figure:
+    def share(self, values: np.ndarray) -> Estimate:
         """Give the share of rows that are true with its interval, the wider of two.
 
         Where hardly any row is true, or hardly any is not, all draws look alike and the bootstrap
         is sure of itself; Wilson's interval (1927) for as many trials as there are items is not.
         """
-        figure = self.mean(values)
-        trials = stats.binomtest(round(figure.value * self.items), self.items)
+        estimate = self.mean(values)
+        trials = stats.binomtest(round(estimate.value * self.items), self.items)
         wilson = trials.proportion_ci(CONFIDENCE, method="wilson")
-        return Figure(figure.value, min(figure.low, wilson.low), max(figure.high, wilson.high))
+        return Estimate(
+            estimate.value, min(estimate.low, wilson.low), max(estimate.high, wilson.high)
+        )
 
-    def median(self, values: np.ndarray) -> Figure:
+    def median(self, values: np.ndarray) -> Estimate:
         """Give a median with its interval."""
-        return Figure.of(float(np.median(values)), self.medians(values))
+        return Estimate.of(float(np.median(values)), self.medians(values))
 
     def _parts(self, dtype: Any) -> Iterator[np.ndarray]:
         for start in range(0, self.resamples, _AT_ONCE):
