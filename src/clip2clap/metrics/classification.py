@@ -1,0 +1,62 @@
+"""Classification metrics."""
+
+import torch
+from torch import Tensor
+
+from clip2clap.core.math import unit_norm
+
+
+def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Count how often each class is predicted for each.
+
+    Args:
+        predicted: Class indices, shape (n,).
+        target: True class indices, shape (n,).
+        num_classes: Number of classes.
+
+    Returns:
+        Counts by true class (rows) and predicted class (columns), shape (classes, classes), int64.
+    """
+    pairs = target * num_classes + predicted
+    return pairs.bincount(minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def balanced_accuracy(predicted: Tensor, target: Tensor) -> float:
+    """Compute the accuracy averaged over the classes that occur.
+
+    Args:
+        predicted: Class indices, shape (n,).
+        target: True class indices, shape (n,).
+    """
+    right = (predicted == target).float()
+    return torch.stack([right[target == label].mean() for label in target.unique()]).mean().item()
+
+
+def nearest_class_means(predicted: Tensor, target: Tensor, same: Tensor, labels: Tensor) -> Tensor:
+    """Find the class whose mean target is nearest to each prediction.
+
+    A prediction's own target is left out of the mean of its class, unless it is the only one, so
+    that no prediction is found by its own answer. Equal targets count once in a class's mean.
+
+    Args:
+        predicted: Shape (n, d), unit norm.
+        target: Shape (n, d), unit norm.
+        same: Index of each row's distinct target, as `distinct_rows` returns it, shape (n,).
+        labels: Class of each row, from 0, shape (n,).
+
+    Returns:
+        Nearest class of each row, shape (n,).
+    """
+    count = int(labels.max()) + 1
+    marks = torch.stack([labels, same], dim=1)  # (n, 2)
+    pairs, inverse = marks.unique(dim=0, return_inverse=True)
+    first = torch.full((len(pairs),), len(labels)).scatter_reduce(
+        0, inverse, torch.arange(len(labels)), "amin"
+    )
+    sums = torch.zeros(count, target.shape[1]).index_add_(0, pairs[:, 0], target[first])
+    sizes = pairs[:, 0].bincount(minlength=count)
+    scores = predicted @ unit_norm(sums).T  # (n, classes)
+    alone = sizes[labels] == 1
+    without = unit_norm(sums[labels] - target)
+    own = torch.where(alone, scores.gather(1, labels[:, None])[:, 0], (predicted * without).sum(1))
+    return scores.scatter(1, labels[:, None], own[:, None]).argmax(1)

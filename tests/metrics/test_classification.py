@@ -1,0 +1,37 @@
+"""Classification metrics with known values."""
+
+import pytest
+import torch
+from sklearn import metrics
+
+from clip2clap.metrics.classification import (
+    balanced_accuracy,
+    confusion_matrix,
+    nearest_class_means,
+)
+
+
+def test_confusion_and_balanced_accuracy_match_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randint(5, (2, 200), generator=generator)
+    expected = metrics.confusion_matrix(target, predicted)
+    assert confusion_matrix(predicted, target, 5).tolist() == expected.tolist()
+    assert balanced_accuracy(predicted, target) == pytest.approx(
+        metrics.balanced_accuracy_score(target, predicted)
+    )
+
+
+def test_confusion_has_a_row_for_a_class_that_does_not_occur() -> None:
+    found = confusion_matrix(torch.tensor([2, 0]), torch.tensor([0, 0]), 3)
+    assert found.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
+
+
+def test_a_class_is_not_found_by_its_own_answer() -> None:
+    # Two of a class, opposite to each other: without its own, each is nearer to the other class.
+    target = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 1.0, 0], [0, 0.8, 0.6]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert nearest_class_means(target, target, torch.arange(4), labels).tolist() == [1, 1, 1, 1]
+    # Rows of one recording are one answer, and a class's only answer stays.
+    same = torch.tensor([0, 0, 1, 2])
+    alike = torch.stack([target[0], target[0], target[2], target[3]])
+    assert nearest_class_means(alike, alike, same, labels).tolist() == [0, 0, 1, 1]
