@@ -4,10 +4,12 @@ import pytest
 import torch
 from sklearn import metrics
 
+from clip2clap.core.errors import UserError
 from clip2clap.metrics.classification import (
     balanced_accuracy,
     confusion_matrix,
     nearest_class_means,
+    nearest_labels,
 )
 
 
@@ -35,3 +37,15 @@ def test_a_class_is_not_found_by_its_own_answer() -> None:
     same = torch.tensor([0, 0, 1, 2])
     alike = torch.stack([target[0], target[0], target[2], target[3]])
     assert nearest_class_means(alike, alike, same, labels).tolist() == [0, 0, 1, 1]
+
+
+def test_nearest_labels_ignore_norms_and_come_in_order() -> None:
+    label_embeds = torch.tensor([[1.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])
+    (found,) = nearest_labels(torch.tensor([[2.0, 1.0]]), label_embeds, ["a", "b", "c"], k=2)
+    assert [label for label, _ in found] == ["a", "b"]
+    assert found[0][1] == pytest.approx(2 / 5**0.5)
+
+
+def test_labels_of_another_space_are_refused() -> None:
+    with pytest.raises(UserError, match="of one size"):
+        nearest_labels(torch.ones(1, 3), torch.ones(2, 2), ["a", "b"])

@@ -1,9 +1,51 @@
-"""Classification metrics."""
+"""Zero-shot classification: prompts of labels, nearest labels, accuracy and confusion."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
+
+IMAGE_PROMPT = "a photo of a {}"
+"""Text by which CLIP knows a label."""
+
+AUDIO_PROMPT = "the sound of a {}"
+"""Text by which CLAP knows a label."""
+
+
+def nearest_labels(
+    embeds: Tensor, label_embeds: Tensor, labels: Sequence[str], k: int | None = None
+) -> list[list[tuple[str, float]]]:
+    """Return the labels nearest to each embedding.
+
+    Args:
+        embeds: Embeddings, shape (n, d), of any norm.
+        label_embeds: Embeddings of the labels in the same space, shape (labels, d), of any norm.
+        labels: The labels.
+        k: Labels per embedding; all if None.
+
+    Returns:
+        For each embedding, labels with their cosine similarities, the nearest first.
+
+    Raises:
+        UserError: If the shapes differ.
+
+    Examples:
+        >>> nearest_labels(torch.tensor([[1.0, 0.1]]), torch.eye(2), ["dog", "rain"], k=1)
+        [[('dog', 0.99...)]]
+    """
+    if label_embeds.ndim != 2 or embeds.ndim != 2 or embeds.shape[1] != label_embeds.shape[1]:
+        raise UserError(
+            f"Expected embeds and label_embeds of one size, shapes (n, d) and (labels, d), got "
+            f"{tuple(embeds.shape)} and {tuple(label_embeds.shape)}."
+        )
+    rows = (unit_norm(embeds).cpu() @ unit_norm(label_embeds).cpu().T).tolist()
+    return [
+        sorted(zip(labels, row, strict=True), key=lambda pair: pair[1], reverse=True)[:k]
+        for row in rows
+    ]
 
 
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+from clip2clap.metrics.classification import balanced_accuracy
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, SoundBank
 from clip2clap.training.recipes.demo.audio_classifier import Classifier, name_kinds, sound_features
 from clip2clap.training.recipes.demo.data import DemoData, Photo, Split, read_recording
@@ -30,17 +31,6 @@ if TYPE_CHECKING:
 
 PHOTOS_OF_A_KIND, RECORDINGS_OF_A_KIND, SEEDS = 9, 8, 8
 WINDOWS = 4
-
-
-def balanced_accuracy(named: Tensor, kinds: Tensor) -> float:
-    """Give the share named right, averaged over the kinds that occur.
-
-    Args:
-        named: Numbers of the kinds that were named, shape (n,).
-        kinds: Numbers of the true kinds, shape (n,).
-    """
-    right = (named == kinds).float()
-    return torch.stack([right[kinds == kind].mean() for kind in kinds.unique()]).mean().item()
 
 
 def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> dict[str, float]:
