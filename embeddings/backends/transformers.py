@@ -28,6 +28,7 @@ from clip2clap.embeddings.checkpoint import (
 )
 from clip2clap.embeddings.fingerprint import describe_processor, describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
+from clip2clap.models import sfx_clap as sfx_clap  # registers the demo CLAP with AutoModel
 from clip2clap.models.efficientnet import shorten
 
 _CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "sfx_clap"}
