@@ -68,7 +68,7 @@ def encode(clip: ClipEncoder) -> Callable[[], Any]:
 
 def demo_clip() -> ClipEncoder:
     """Load the demo's image tower."""
-    return ClipEncoder.from_pretrained("demo", towers=["image"])
+    return ClipEncoder.from_pretrained("demo", modalities=["image"])
 
 
 def full_size_clip() -> ClipEncoder:
@@ -76,7 +76,7 @@ def full_size_clip() -> ClipEncoder:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "clip"
         write_clip(folder, made_up_captions(100))
-        return ClipEncoder.from_pretrained(folder, towers=["image"])
+        return ClipEncoder.from_pretrained(folder, modalities=["image"])
 
 
 def make_sounds() -> Callable[[], Any]:

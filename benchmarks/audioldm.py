@@ -167,7 +167,7 @@ def run_variant(
     from diffusers import AudioLDMPipeline, DDIMScheduler
     from PIL import Image
 
-    from clip2clap.embeddings.encoders.base import ClipEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
     from clip2clap.translator.auto import AutoTranslator
 
@@ -199,7 +199,7 @@ def run_variant(
         steps = steps or pipe.config["default_num_inference_steps"]
         dtype = pipe.unet.dtype
     else:
-        clip = ClipEncoder.from_pretrained(folder / "clip", towers=("image",))
+        clip = ClipEncoder.from_pretrained(folder / "clip", modalities=("image",))
         translator = AutoTranslator.from_pretrained(folder / "translator")
         pipe = AudioLDMPipeline.from_pretrained(checkpoint, torch_dtype=dtype)
     pipe.set_progress_bar_config(disable=True)

@@ -32,8 +32,8 @@ GOALS = {"CLIP": (1, 7.0, 13.0), "CLAP": (10, 5.0, 9.0)}
 
 def baseline(encoder: ClipEncoder | ClapEncoder, batch_size: int) -> Callable[[Sequence[str]], Any]:
     """Encode batch by batch in the order given, all padded to 77 tokens."""
-    towers: Any = encoder.towers
-    model, tokenizer = towers.model, towers.processors.tokenizer
+    backend: Any = encoder.backend
+    model, tokenizer = backend.model, backend.processors.tokenizer
 
     @torch.no_grad()
     def encode(captions: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder), texts, tiny=tiny)
             encoders = [
-                encoder_class.from_pretrained(folder, dtype=dtype, towers=("text",))
+                encoder_class.from_pretrained(folder, torch_dtype=dtype, modalities=("text",))
                 for dtype in (torch.float32, torch.bfloat16)
             ]
         jobs: list[tuple[Callable[[Sequence[str]], Any], Sequence[str]]] = [

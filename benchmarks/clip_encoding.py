@@ -44,7 +44,7 @@ def main(
                 picture.save(path, quality=90)
             pictures = list(paths)
         encoder = ClipEncoder.from_pretrained(folder)
-        model: Any = encoder.towers.model
+        model: Any = encoder.backend.model
 
         @torch.no_grad()
         def bare() -> None:

@@ -111,14 +111,14 @@ def measure_images(folder: Path, rows: int, setup: Setup) -> None:
     for number, picture in enumerate(photographs(rows)):
         picture.save(pictures / f"{number:06d}.jpg", quality=90)
     plan = setup.plan("clip_image", model)
-    towers: Any = plan.load().of("clip_image").towers
-    ready = towers.prepare_images(photographs(IMAGE_BATCH))["pixel_values"]
+    backend: Any = plan.load().of("clip_image").backend
+    ready = backend.preprocess_images(photographs(IMAGE_BATCH))["pixel_values"]
     ready = ready.to(setup.device, setup.dtype)
 
     @torch.no_grad()
     def bare() -> None:
         for start in range(0, rows, IMAGE_BATCH):
-            towers.model.get_image_features(pixel_values=ready[: min(IMAGE_BATCH, rows - start)])
+            backend.model.get_image_features(pixel_values=ready[: min(IMAGE_BATCH, rows - start)])
 
     compare("images", rows, 0.9, setup, bare, pictures, plan)
 
@@ -133,14 +133,14 @@ def measure_audio(folder: Path, rows: int, setup: Setup) -> None:
     for number in range(rows):
         soundfile.write(sounds / f"{number:06d}.wav", waves[number % SOUND_BATCH], SOUND_RATE)
     plan = setup.plan("clap_audio", model)
-    towers: Any = plan.load().of("clap_audio").towers
+    backend: Any = plan.load().of("clap_audio").backend
 
     @torch.no_grad()
     def bare() -> None:
         for start in range(0, rows, SOUND_BATCH):
-            inputs = towers.prepare_audios(list(waves[: min(SOUND_BATCH, rows - start)]))
+            inputs = backend.preprocess_audio(list(waves[: min(SOUND_BATCH, rows - start)]))
             features = inputs.pop("input_features").to(setup.device, setup.dtype)
-            towers.model.get_audio_features(input_features=features, **inputs)
+            backend.model.get_audio_features(input_features=features, **inputs)
 
     compare("audio", rows, 0.85, setup, bare, sounds, plan)
 

@@ -32,8 +32,8 @@ from clip2clap.training.recipes.demo.image_decoder import STEPS, build_unet
 def demo_sized() -> AudioToImagePipeline:
     """Build a pipeline of the demo's sizes."""
     torch.manual_seed(0)
-    clap = ClapEncoder.from_pretrained("demo", towers=["audio"])
-    clip = ClipEncoder.from_pretrained("demo", towers=["image"])
+    clap = ClapEncoder.from_pretrained("demo", modalities=["audio"])
+    clip = ClipEncoder.from_pretrained("demo", modalities=["image"])
     translator = MLPTranslator(
         clap.space("audio").dim,
         clip.space("image").dim,

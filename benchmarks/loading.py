@@ -12,7 +12,7 @@ def import_libraries() -> None:
 
 def load_models() -> None:
     """Load the picture's way to sound, the CLAP that ranks candidates, and the way back."""
-    from clip2clap.embeddings.encoders.base import ClapEncoder
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 

@@ -36,7 +36,7 @@ def main(
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    clip = ClipEncoder.from_pretrained("demo", towers=["image"])
+    clip = ClipEncoder.from_pretrained("demo", modalities=["image"])
     canvas = Canvas(PatchAutoencoder())
     side = cut_size or default_cut_size(clip)
     options = PaintingOptions(cutouts=cutouts, cut_size=side)
@@ -52,7 +52,7 @@ def main(
 
     def gradient(count: int) -> Tensor:
         cut = cut_out(pixels, count, side, generator=generator)
-        seen = clip.pixels(cut, size=side) @ target.embed
+        seen = clip.encode_pixels(cut, size=side) @ target.embed
         return torch.autograd.grad(seen.sum(), pixels)[0]
 
     def one_by_one() -> None:

@@ -1,5 +1,7 @@
 from .datasets.registry import open_source
-from .encoders.base import ClapEncoder, ClipEncoder, read_space
+from .encoders.base import read_space
+from .encoders.clap import ClapEncoder
+from .encoders.clip import ClipEncoder
 from .extraction.pipeline import extract
 from .norms.measure import measure_norms
 from .space import EmbeddingSpace

@@ -280,13 +280,16 @@ def _in_folder(source: _Source) -> Checkpoint:
             f"{source.name} is no {source.family.upper()} checkpoint: expected a config.json "
             f"beside the weights. {_suggestion(source.name, source.family)}"
         )
+    note = read_json(file) if (file := model_folder / NOTE_FILE).is_file() else {}
+    if "towers" in note:  # the key until version 0.2
+        note["modalities"] = note.pop("towers")
     return Checkpoint(
         name=source.name,
         library=library,
         weights=source.weights(subfolder, choices),
         folder=model_folder,
         processor_folders=tuple(folder / name for name in processors if (folder / name).is_dir()),
-        note=read_json(note) if (note := model_folder / NOTE_FILE).is_file() else {},
+        note=note,
     )
 
 

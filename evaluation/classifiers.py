@@ -10,7 +10,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.evaluation.datasets.images import words_for
 
 Sound = tuple[np.ndarray, int]

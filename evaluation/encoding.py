@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.evaluation.classifiers import Sound
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image

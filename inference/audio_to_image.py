@@ -22,7 +22,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.core.presets import companions_of, resolve
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )

@@ -11,7 +11,9 @@ from clip2clap.embeddings.checkpoint import (
     ModelNotFoundError,
     find_checkpoint,
 )
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
+from clip2clap.embeddings.encoders.base import read_space
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClapEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.inference.compatibility import clap_on_disk
 
@@ -77,7 +77,7 @@ class GeneratorClap:
                 "vectors instead of words, or make it with clap_id=... and clap_space=..."
             )
         encoder = ClapEncoder.from_pretrained(
-            config["clap_id"], revision=config["clap_revision"], towers=(tower,)
+            config["clap_id"], revision=config["clap_revision"], modalities=(tower,)
         )
         if self.space is not None:
             require_same_model(self.space, encoder.space(tower), what="The generator's own CLAP")

@@ -21,7 +21,9 @@ from transformers import SpeechT5HifiGan
 
 from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.core.presets import resolve
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
+from clip2clap.embeddings.encoders.base import read_space
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.compatibility import (
     PathOrId,
@@ -299,7 +301,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         }
         dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
-            **load_encoders(given, dtypes, towers={"clip": ("image",)}, **access),
+            **load_encoders(given, dtypes, modalities={"clip": ("image",)}, **access),
             **load_sound_parts(folder, index, dtypes, variant),
             **small,
             scheduler=scheduler or load_scheduler(folder, index),
@@ -398,7 +400,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         negative = None
         if text_encoder_at_hand:
             text_encoder = ClapEncoder.from_pretrained(
-                name, towers=("text",), revision=revision, **access
+                name, modalities=("text",), revision=revision, **access
             )
             negative = LearnedNegativeEmbedding.from_vector(
                 text_encoder.encode_text([""])[0], origin="empty prompt"
@@ -406,7 +408,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             del text_encoder
         dtypes = part_dtypes(torch_dtype)
         pipeline = cls(
-            **load_encoders(given, dtypes, towers={"clip": ("image",)}, **access),
+            **load_encoders(given, dtypes, modalities={"clip": ("image",)}, **access),
             **load_sound_parts(folder, index, dtypes, variant),
             scheduler=scheduler or few_step_scheduler(load_scheduler(folder, index)),
             negative_embedding=negative,

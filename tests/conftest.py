@@ -12,7 +12,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding

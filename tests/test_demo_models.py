@@ -48,7 +48,7 @@ def test_clip_names_the_cat(cat):
     [("a kitten", "cat"), ("waves on the seashore", "sea"), ("a locomotive", "train")],
 )
 def test_both_text_towers_know_other_words_for_a_kind(clap, words, kind):
-    for encoder in (clap, ClipEncoder.from_pretrained("demo", towers=("text",))):
+    for encoder in (clap, ClipEncoder.from_pretrained("demo", modalities=("text",))):
         assert nearest_kind(encoder.encode_text([words]), encoder.encode_text(KINDS)) == kind
 
 
@@ -91,7 +91,7 @@ def test_weights_are_half_precision_and_nothing_is_a_pickle():
 def test_the_spaces_name_the_demo_models_not_the_folder_they_were_made_in(pipeline, clap):
     translator = pipeline.translator
     spaces = [translator.source_space, translator.target_space, clap.space("audio")]
-    spaces.append(ClipEncoder.from_pretrained("demo", towers=("image",)).space("image"))
+    spaces.append(ClipEncoder.from_pretrained("demo", modalities=("image",)).space("image"))
     assert [space.model_id for space in spaces] == ["demo"] * 4
     texts = [path.read_text() for path in DEMO_FOLDER.rglob("*config.json")]
     named = re.findall(r'"_name_or_path": "(.*)"', "\n".join(texts))

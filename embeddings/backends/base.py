@@ -1,4 +1,4 @@
-"""What every library's model comes down to: a recipe on disk, and towers in memory."""
+"""Interfaces of a backend: the spec of a checkpoint on disk, and the model in memory."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,145 +12,159 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.embeddings.checkpoint import Checkpoint
 from clip2clap.embeddings.fingerprint import fingerprint_model, fingerprint_weights
-from clip2clap.embeddings.space import Modality
+from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 
 Inputs = dict[str, Tensor]
+"""Model inputs of a batch by name."""
 
 
 @dataclass(frozen=True)
-class PixelRecipe:
-    """A checkpoint's preprocessing of pictures, as steps that a gradient goes through."""
+class PixelTransform:
+    """Differentiable image preprocessing: resize, center crop and normalize."""
 
     height: int
-    """Rows that the tower sees."""
+    """Height of the model input, in pixels."""
 
     width: int
-    """Columns that the tower sees."""
+    """Width of the model input, in pixels."""
 
     short_side: int | None
-    """What the short side is scaled to before the middle is cut out; None if the whole picture is
-    squeezed into height and width."""
+    """Short side after resizing, before the center crop; None to resize to height and width."""
 
     interpolation: Literal["bilinear", "bicubic"]
-    """How pixels are scaled, always with antialiasing, as PIL does."""
+    """Interpolation mode, always with antialiasing as in PIL."""
 
     mean: tuple[float, ...]
-    """What is subtracted from each channel of pixels in [0, 1]."""
+    """Mean of each channel, for pixels in [0, 1]."""
 
     std: tuple[float, ...]
-    """What each channel is divided by."""
+    """Standard deviation of each channel."""
 
     any_size: bool
-    """Whether the tower takes pictures of other sizes than its own, as convolutions do."""
+    """True if the model accepts other input sizes, as convolutional networks do."""
 
     def __call__(self, pixels: Tensor, size: int | None = None) -> Tensor:
-        """Prepare pixels for the tower.
+        """Preprocess images.
 
         Args:
-            pixels: Shape (n, 3, h, w), in [0, 1].
-            size: Side of the square that the tower shall see instead of its own size.
+            pixels: RGB images, shape (n, 3, h, w), in [0, 1].
+            size: Side of a square model input, in place of height and width.
 
         Returns:
-            The tower's input, shape (n, 3, height, width) or (n, 3, size, size).
+            Model input, shape (n, 3, height, width) or (n, 3, size, size).
         """
         height, width = (self.height, self.width) if size is None else (size, size)
         scaled = (height, width)
         if size is None and self.short_side is not None:
             short = min(pixels.shape[-2:])
-            # Cut off, not rounded, as the processors of transformers and torchvision do.
+            # Truncated, not rounded, as the processors of transformers and torchvision do.
             rows, columns = (self.short_side * side // short for side in pixels.shape[-2:])
             scaled = (rows, columns)
         if scaled != tuple(pixels.shape[-2:]):
             pixels = F.interpolate(pixels, scaled, mode=self.interpolation, antialias=True)
-            # PIL's bicubic stays within what eight bits hold.
+            # PIL's bicubic clips to the range of 8 bits.
             pixels = pixels.clamp(0, 1)
         top, left = ((a - b) // 2 for a, b in zip(scaled, (height, width), strict=True))
-        pixels = pixels[..., top : top + height, left : left + width]
+        pixels = pixels[..., top : top + height, left : left + width]  # (n, 3, height, width)
         mean, std = (pixels.new_tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         return (pixels - mean) / std
 
 
-class Recipe(ABC):
-    """What a checkpoint says of itself, read without building the model."""
-
-    checkpoint: Checkpoint
+class CheckpointSpec(ABC):
+    """Config and preprocessing of a checkpoint, read without building the model."""
 
     dim: int
-    """Values in a vector."""
+    """Dimension of the embeddings."""
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, family: Family):
         self.checkpoint = checkpoint
+        self.family: Family = family
         self.weights_fingerprint = fingerprint_weights(checkpoint.weights)
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells this model and its preprocessing from any other."""
-        return fingerprint_model(self.weights_fingerprint, self.describe())
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Give the preprocessing that changes a vector."""
+        """Return the preprocessing settings that change an embedding."""
 
     @abstractmethod
     def build(self, dtype: torch.dtype) -> "Backend":
         """Build the model with exactly the weights of the checkpoint.
 
         Raises:
-            CheckpointError: If the weights don't fit the configuration, or anything is damaged.
+            CheckpointError: If the weights do not fit the config, or a file is damaged.
         """
+
+    def space(self, modality: Modality) -> EmbeddingSpace:
+        """Return the embedding space; a folder saved by an encoder keeps the original space."""
+        model_id = self.checkpoint.name
+        fingerprint = fingerprint_model(self.weights_fingerprint, self.describe())
+        if DEMO_FOLDER in Path(model_id).absolute().parents:
+            model_id = "demo"
+        note = self.checkpoint.note
+        # The note holds for the weights it was written with, not for any that replaced them.
+        if note.get("saved_weights") == self.weights_fingerprint:
+            model_id, fingerprint = note["model_id"] or model_id, note["fingerprint"]
+        return EmbeddingSpace(
+            family=self.family,
+            model_id=model_id,
+            modality=modality,
+            dim=self.dim,
+            unit_norm=True,
+            fingerprint=fingerprint,
+        )
 
 
 class Backend(nn.Module, ABC):
-    """A model's towers and the checkpoint's own preprocessing."""
+    """Model of one library with the checkpoint's own preprocessing."""
 
     modalities: tuple[Modality, ...]
-    """What can be embedded: the tower and its preprocessing are both there."""
+    """Modalities with both weights and preprocessing."""
 
-    def prepare_images(self, images: Sequence[Image.Image]) -> Inputs:
-        """Preprocess RGB pictures."""
+    def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
+        """Preprocess RGB images."""
         raise NotImplementedError
 
     @property
-    def pixel_recipe(self) -> PixelRecipe:
-        """The preprocessing of pictures, for those that are tensors with a gradient.
+    def pixel_transform(self) -> PixelTransform:
+        """Differentiable form of the image preprocessing.
 
         Raises:
-            UserError: If the checkpoint's preprocessing has steps that are not known here.
+            UserError: If the preprocessing has steps without a differentiable form here.
         """
         raise NotImplementedError
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into token ids, cut to the length that the tower takes."""
+        """Tokenize texts, truncated to the model's maximum length."""
 
     @abstractmethod
     def pad(self, ids: Sequence[list[int]]) -> Inputs:
-        """Make a batch of tokenized texts."""
+        """Pad tokenized texts to a batch."""
 
-    def prepare_audios(self, windows: Sequence[np.ndarray]) -> Inputs:
-        """Preprocess windows of sound at the tower's own rate, each at most `window` long."""
+    def preprocess_audio(self, windows: Sequence[np.ndarray]) -> Inputs:
+        """Preprocess waveforms at `sampling_rate`, each at most `window` samples long."""
         raise NotImplementedError
 
     @property
     def sampling_rate(self) -> int:
-        """The rate that the audio tower takes, in Hz."""
+        """Sampling rate of the audio encoder, in Hz."""
         raise NotImplementedError
 
     @property
     def window(self) -> int:
-        """Samples that the audio tower takes at once."""
+        """Longest audio input, in samples."""
         raise NotImplementedError
 
     @abstractmethod
-    def embed(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Run a tower, shape (n, dim), of any norm."""
+    def encode(self, modality: Modality, inputs: Inputs) -> Tensor:
+        """Encode a batch, shape (n, dim), not normalized."""
 
-    @abstractmethod
-    def keep(self, towers: Sequence[Modality]) -> None:
-        """Let go of all but the given towers."""
+    def keep(self, modalities: Sequence[Modality]) -> None:
+        """Restrict the model to the given modalities and free the others' weights if possible."""
+        self.modalities = tuple(m for m in self.modalities if m in modalities)
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write weights and preprocessing so that they load again."""
+        """Save weights and preprocessing to a folder."""

@@ -1,4 +1,4 @@
-"""CLAPs of the laion_clap package, which needs an environment of its own (it wants numpy<2)."""
+"""CLAP models of the laion_clap package, which needs a separate environment (numpy<2)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,28 +9,22 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError, one_line
-from clip2clap.embeddings.backends.base import Backend, Inputs, Recipe
-from clip2clap.embeddings.checkpoint import (
-    Checkpoint,
-    refuse_misfits,
-)
+from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs
+from clip2clap.embeddings.checkpoint import refuse_misfits
 from clip2clap.embeddings.fingerprint import load_legacy_weights
-from clip2clap.embeddings.space import Family, Modality
+from clip2clap.embeddings.space import Modality
 
 _HTSAT = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}
 _TEXT_LENGTH = 77
 
 
-class LaionClapRecipe(Recipe):
-    """A file of laion_clap's weights."""
+class LaionClapSpec(CheckpointSpec):
+    """Weight file of laion_clap."""
 
     dim = 512
 
-    def __init__(self, checkpoint: Checkpoint, family: Family):
-        super().__init__(checkpoint)
-
     def describe(self) -> dict[str, Any]:
-        """Give the preprocessing that changes a vector: it is the package's, always the same."""
+        """Return the preprocessing settings; the package's are fixed."""
         return {"type": "laion_clap"}
 
     def build(self, dtype: torch.dtype) -> "LaionClapBackend":
@@ -43,7 +37,7 @@ class LaionClapRecipe(Recipe):
         patches = weights.get("audio_branch.patch_embed.proj.weight")
         if patches is None or patches.shape[0] not in _HTSAT:
             raise CheckpointError(
-                f"{self.checkpoint.name} holds no HTSAT audio tower of laion_clap. Give one of "
+                f"{self.checkpoint.name} holds no HTSAT audio encoder of laion_clap. Use one of "
                 "the checkpoints of https://huggingface.co/lukewys/laion_clap."
             )
         clap = module.CLAP_Module(
@@ -66,31 +60,27 @@ def _import_laion_clap(name: str) -> Any:
         import laion_clap  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
-            f"{name!r} needs laion_clap: pip install 'clip2clap[laion-clap]' in an environment of "
-            f"its own, as it wants numpy<2 ({one_line(error)})."
+            f"{name!r} needs laion_clap: pip install 'clip2clap[laion-clap]' in a separate "
+            f"environment, as it requires numpy<2 ({one_line(error)})."
         ) from error
     return laion_clap
 
 
 class LaionClapBackend(Backend):
-    """A model of laion_clap, given windows that fit, so that it draws no random crop."""
+    """Model of laion_clap; its windows fit, so that it never crops at random."""
 
     def __init__(self, module: Any):
         super().__init__()
         self.module: Any = module
         self.modalities = ("audio", "text")
 
-    def keep(self, towers: Sequence[Modality]) -> None:
-        """Offer the given towers only; laion_clap's model can't be taken apart."""
-        self.modalities = tuple(m for m in self.modalities if m in towers)
-
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into token ids, cut to laion_clap's 77."""
+        """Tokenize texts, truncated to laion_clap's 77 tokens."""
         encoded = self.module.tokenize(list(texts), truncation=True, max_length=_TEXT_LENGTH)
         return encoded["input_ids"]
 
     def pad(self, ids: Sequence[list[int]]) -> Inputs:
-        """Make a batch of tokenized texts."""
+        """Pad tokenized texts to a batch."""
         padded = self.module.tokenize.pad(
             {"input_ids": list(ids)},
             padding="max_length",
@@ -99,38 +89,38 @@ class LaionClapBackend(Backend):
         )
         return {name: padded[name] for name in ("input_ids", "attention_mask")}
 
-    def prepare_audios(self, windows: Sequence[np.ndarray]) -> Inputs:
-        """Stack the windows, short ones repeated and then padded as laion_clap itself does."""
+    def preprocess_audio(self, windows: Sequence[np.ndarray]) -> Inputs:
+        """Stack the windows; short ones are repeated, then padded, as laion_clap does."""
         batch = np.zeros((len(windows), self.window), np.float32)
-        for row, sound in zip(batch, windows, strict=True):
-            repeated = np.tile(sound, self.window // len(sound))
+        for row, waveform in zip(batch, windows, strict=True):
+            repeated = np.tile(waveform, self.window // len(waveform))
             row[: len(repeated)] = repeated
         return {"waveforms": torch.from_numpy(batch)}
 
     @property
     def sampling_rate(self) -> int:
-        """The rate that the audio tower takes, in Hz."""
+        """Sampling rate of the audio encoder, in Hz."""
         return 48_000
 
     @property
     def window(self) -> int:
-        """Samples that the audio tower takes at once."""
+        """Longest audio input, in samples."""
         return 480_000
 
-    def embed(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Run a tower, shape (n, dim), of any norm."""
+    def encode(self, modality: Modality, inputs: Inputs) -> Tensor:
+        """Encode a batch, shape (n, dim), not normalized."""
         if modality == "text":
             return self.module.model.get_text_embedding(inputs)
-        sounds = inputs["waveforms"].cpu().numpy()
-        return torch.from_numpy(self.module.get_audio_embedding_from_data(x=sounds))
+        waveforms = inputs["waveforms"].cpu().numpy()
+        return torch.from_numpy(self.module.get_audio_embedding_from_data(x=waveforms))
 
     def save(self, folder: Path) -> None:
-        """Refuse: laion_clap has no folder format.
+        """Raise: laion_clap has no folder format.
 
         Raises:
-            UserError: Always; the message says what to do instead.
+            UserError: Always.
         """
         raise UserError(
-            "A laion_clap checkpoint can't be saved as a folder: keep its file and load it as "
+            "A laion_clap checkpoint cannot be saved as a folder: keep its file and load it as "
             "laion_clap:FILE, or use the same model in transformers' format."
         )

@@ -1,4 +1,4 @@
-"""CLIPs of open_clip."""
+"""CLIP models of open_clip."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from safetensors.torch import save_model
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, UserError, one_line
-from clip2clap.embeddings.backends.base import Backend, Inputs, PixelRecipe, Recipe
+from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs, PixelTransform
 from clip2clap.embeddings.checkpoint import (
     Checkpoint,
     import_open_clip,
@@ -25,7 +25,7 @@ _PRECISIONS = {
     torch.float16: "pure_fp16",
     torch.bfloat16: "pure_bf16",
 }
-# open_clip's defaults for what a checkpoint's own configuration may say.
+# open_clip's defaults, which a checkpoint's config may override.
 _PREPROCESSING = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
@@ -34,13 +34,13 @@ _PREPROCESSING = {
 }
 
 
-class OpenClipRecipe(Recipe):
-    """An architecture and its weights, or a folder with an open_clip_config.json."""
+class OpenClipSpec(CheckpointSpec):
+    """Architecture with a weight file, or a folder with an open_clip_config.json."""
 
     def __init__(self, checkpoint: Checkpoint, family: Family):
-        super().__init__(checkpoint)
+        super().__init__(checkpoint, family)
         if family != "clip":
-            raise CheckpointError(f"{checkpoint.name} is a CLIP; a CLAP is wanted here.")
+            raise CheckpointError(f"{checkpoint.name} is a CLIP; expected a CLAP.")
         self.open_clip = import_open_clip(checkpoint.name)
         if checkpoint.folder is not None:
             self.source = f"local-dir:{checkpoint.folder}"
@@ -57,7 +57,7 @@ class OpenClipRecipe(Recipe):
             self.tokenizer = self.open_clip.get_tokenizer(self.source)
         except Exception as error:
             raise CheckpointError(
-                f"open_clip can't load the tokenizer of {checkpoint.name}: {one_line(error)}"
+                f"open_clip cannot load the tokenizer of {checkpoint.name}: {one_line(error)}"
             ) from error
 
     def _named_config(self, architecture: str, tag: str | None) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class OpenClipRecipe(Recipe):
         # open_clip only warns when weights trained with one activation run with the other.
         if tag and model.get("quick_gelu") and not weights.get("quick_gelu"):
             raise UserError(
-                f"The weights {tag} were trained without QuickGELU: ask for them as "
+                f"The weights {tag} were trained without QuickGELU. Load them as "
                 f"open_clip:{architecture.removesuffix('-quickgelu')}/{tag}."
             )
         if weights.get("quick_gelu"):
@@ -75,7 +75,7 @@ class OpenClipRecipe(Recipe):
         return {"model_cfg": model, "preprocess_cfg": preprocessing}
 
     def describe(self) -> dict[str, Any]:
-        """Give the preprocessing that changes a vector."""
+        """Return the preprocessing settings that change an embedding."""
         model = self.config["model_cfg"]
         preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
         return {
@@ -102,14 +102,14 @@ class OpenClipRecipe(Recipe):
             )
         except Exception as error:
             raise CheckpointError(
-                f"open_clip can't load {self.checkpoint.name}: {one_line(error)} Fetch the "
-                "checkpoint again, or give the architecture it was trained with."
+                f"open_clip cannot load {self.checkpoint.name}: {one_line(error)} Fetch the "
+                "checkpoint again, or name the architecture it was trained with."
             ) from error
         return OpenClipBackend(model, transform, self.tokenizer, self.config)
 
 
 class OpenClipBackend(Backend):
-    """A model of open_clip with its own transform and tokenizer."""
+    """Model of open_clip with its own transform and tokenizer."""
 
     def __init__(
         self,
@@ -125,28 +125,24 @@ class OpenClipBackend(Backend):
         self.config = config
         self.modalities = ("image", "text")
 
-    def keep(self, towers: Sequence[Modality]) -> None:
-        """Offer the given towers only; open_clip's checkpoints hold both."""
-        self.modalities = tuple(m for m in self.modalities if m in towers)
-
-    def prepare_images(self, images: Sequence[Image.Image]) -> Inputs:
-        """Preprocess RGB pictures."""
+    def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
+        """Preprocess RGB images."""
         return {"pixel_values": torch.stack([self.transform(image) for image in images])}
 
     @property
-    def pixel_recipe(self) -> PixelRecipe:
-        """The preprocessing of pictures, for those that are tensors with a gradient."""
+    def pixel_transform(self) -> PixelTransform:
+        """Differentiable form of the image preprocessing."""
         preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
         mode, interpolation = preprocessing["resize_mode"], preprocessing["interpolation"]
         if mode not in ("shortest", "squash") or interpolation not in ("bilinear", "bicubic"):
             raise UserError(
-                "This CLIP prepares pictures in a way that can't be followed for a gradient: "
+                "The image preprocessing of this CLIP has no differentiable form here: "
                 f"expected resize_mode shortest or squash, got {mode!r}, and bilinear or bicubic "
                 f"interpolation, got {interpolation!r}."
             )
         size = self.model.visual.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        return PixelRecipe(
+        return PixelTransform(
             height=height,
             width=width,
             short_side=min(height, width) if mode == "shortest" else None,
@@ -157,21 +153,21 @@ class OpenClipBackend(Backend):
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into token ids, cut and padded to the length that the tower takes."""
+        """Tokenize texts, truncated and padded to the model's maximum length."""
         return self.tokenizer(list(texts)).tolist()
 
     def pad(self, ids: Sequence[list[int]]) -> Inputs:
-        """Make a batch of tokenized texts."""
+        """Stack tokenized texts to a batch."""
         return {"input_ids": torch.tensor(ids)}
 
-    def embed(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Run a tower, shape (n, dim), of any norm."""
+    def encode(self, modality: Modality, inputs: Inputs) -> Tensor:
+        """Encode a batch, shape (n, dim), not normalized."""
         if modality == "image":
             return self.model.encode_image(inputs["pixel_values"])
         return self.model.encode_text(inputs["input_ids"])
 
     def save(self, folder: Path) -> None:
-        """Write a folder that open_clip opens as `local-dir:FOLDER`."""
+        """Save a folder that open_clip loads as `local-dir:FOLDER`."""
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / "open_clip_model.safetensors"))
         (folder / "open_clip_config.json").write_text(json.dumps(self.config, indent=2))

@@ -1,4 +1,4 @@
-"""CLIPs and CLAPs of transformers, and the demo CLAP, which is made like one."""
+"""CLIP and CLAP models of transformers, and the demo CLAP, which follows their interface."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,20 +6,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoModel,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
-import clip2clap.models.sfx_clap  # noqa: F401 - registers the demo CLAP with AutoModel
 from clip2clap.core.errors import CheckpointError, UserError, one_line
-from clip2clap.embeddings.backends.base import Backend, Inputs, PixelRecipe, Recipe
+from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs, PixelTransform
 from clip2clap.embeddings.checkpoint import (
     Checkpoint,
     quiet,
@@ -28,12 +20,10 @@ from clip2clap.embeddings.checkpoint import (
 )
 from clip2clap.embeddings.fingerprint import describe_processor, describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
-from clip2clap.models import sfx_clap as sfx_clap  # registers the demo CLAP with AutoModel
-from clip2clap.models.efficientnet import shorten
 
 _CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "sfx_clap"}
-# AutoModel would build these towers without their projection into the joint space.
-_SINGLE_TOWERS = (
+# AutoModel would build these encoders without their projection into the joint space.
+_SINGLE_ENCODERS = (
     "CLIPTextModelWithProjection",
     "CLIPVisionModelWithProjection",
     "ClapAudioModelWithProjection",
@@ -41,41 +31,41 @@ _SINGLE_TOWERS = (
     "SiglipTextModel",
     "SiglipVisionModel",
 )
-# PIL's numbers for what torch can do as well.
+# PIL's numbers of the modes that torch has as well.
 _INTERPOLATIONS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 _OUTPUTS = {"image": "image_embeds", "text": "text_embeds", "audio": "audio_embeds"}
-_TOWER_MODULES: dict[Modality, tuple[str, ...]] = {
+_MODULES: dict[Modality, tuple[str, ...]] = {
     "image": ("vision_model", "visual_projection"),
     "text": ("text_model", "text_projection"),
     "audio": ("audio_model", "audio_projection"),
 }
 # SigLIP was trained on texts padded to the full length, without a mask.
 _FULL_LENGTH_TYPES = {"siglip", "siglip2", "siglip_text_model"}
-# RoBERTa counts positions from the one after the padding token's.
+# RoBERTa's positions start after the padding token's.
 _OFFSET_TYPES = {"clap_text_model", "roberta", "xlm-roberta", "camembert"}
 
 
 class _Processors:
-    """The preprocessing files of a transformers checkpoint, whichever there are."""
+    """Image processor, feature extractor and tokenizer of a checkpoint, where it has them."""
 
     def __init__(self, checkpoint: Checkpoint, config: Any):
         self.image = self.feature_extractor = self.tokenizer = None
         for folder in checkpoint.processor_folders:
             options = {"local_files_only": True, "trust_remote_code": False}
-            kinds = _processor_kinds(folder)
+            found = _processor_modalities(folder)
             try:
-                if "image" in kinds:
-                    # PIL's way, whether or not torchvision is there: the same vector everywhere.
+                if "image" in found:
+                    # PIL's resizing with or without torchvision: the same embedding everywhere.
                     self.image = AutoImageProcessor.from_pretrained(
                         folder, backend="pil", **options
                     )
-                if "audio" in kinds:
+                if "audio" in found:
                     self.feature_extractor = AutoFeatureExtractor.from_pretrained(folder, **options)
-                if "text" in kinds:
+                if "text" in found:
                     self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             except Exception as error:
                 raise CheckpointError(
-                    f"The preprocessing files in {folder} can't be loaded: {one_line(error)}"
+                    f"The preprocessing files in {folder} cannot be loaded: {one_line(error)}"
                 ) from error
         self.text_length = self._text_length(config)
         self.full_length = config.model_type in _FULL_LENGTH_TYPES
@@ -93,7 +83,7 @@ class _Processors:
         return encoded["input_ids"]
 
     def describe(self) -> dict[str, Any]:
-        """Give what changes a vector, for the fingerprint."""
+        """Return the settings that change an embedding, for the fingerprint."""
         described: dict[str, Any] = {}
         if self.image is not None:
             described["image"] = describe_processor(self.image)
@@ -104,27 +94,27 @@ class _Processors:
         return described
 
 
-def _processor_kinds(folder: Path) -> set[str]:
-    """Tell from the files which of the three kinds of preprocessing a folder holds."""
-    kinds = set()
+def _processor_modalities(folder: Path) -> set[str]:
+    """Return the modalities that a folder has preprocessing files for."""
+    found = set()
     names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
     if any((folder / name).is_file() for name in names):
-        kinds.add("text")
+        found.add("text")
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             values = read_json(folder / name)
             if {"image_processor", "image_processor_type", "image_mean"} & values.keys():
-                kinds.add("image")
+                found.add("image")
             if "sampling_rate" in {*values, *values.get("feature_extractor", {})}:
-                kinds.add("audio")
-    return kinds
+                found.add("audio")
+    return found
 
 
-class TransformersRecipe(Recipe):
-    """A folder of transformers' format."""
+class TransformersSpec(CheckpointSpec):
+    """Folder in transformers' format."""
 
     def __init__(self, checkpoint: Checkpoint, family: Family):
-        super().__init__(checkpoint)
+        super().__init__(checkpoint, family)
         self.config = _read_config(checkpoint, family)
         self.processors = _Processors(checkpoint, self.config)
         self.dim = getattr(self.config, "projection_dim", 0)
@@ -133,48 +123,47 @@ class TransformersRecipe(Recipe):
         if not self.dim:
             raise CheckpointError(
                 f"{checkpoint.name} ({self.config.model_type}) has no projection into a joint "
-                "space of pictures and texts, or of sounds and texts: it is no CLIP and no CLAP."
+                "space of images and texts, or of audio and texts: it is no CLIP and no CLAP."
             )
 
     def describe(self) -> dict[str, Any]:
-        """Give the preprocessing that changes a vector."""
+        """Return the preprocessing settings that change an embedding."""
         return self.processors.describe()
 
     def build(self, dtype: torch.dtype) -> "TransformersBackend":
         """Build the model with exactly the weights of the checkpoint."""
-        towers = TransformersBackend(
-            _load_strictly(self.checkpoint, self.config, dtype), self.processors
-        )
-        towers.keep([m for m in towers.modalities if m in self.checkpoint.note.get("towers", [m])])
-        if not towers.modalities:
+        model = _load_strictly(self.checkpoint, self.config, dtype)
+        backend = TransformersBackend(model, self.processors)
+        backend.keep(self.checkpoint.note.get("modalities", backend.modalities))
+        if not backend.modalities:
             raise CheckpointError(
-                f"{self.checkpoint.name} holds a {type(towers.model).__name__} but no "
-                "preprocessing for it: expected a preprocessor_config.json or a tokenizer beside "
-                "the weights."
+                f"{self.checkpoint.name} holds a {type(model).__name__} but no preprocessing for "
+                "it: expected a preprocessor_config.json or a tokenizer beside the weights."
             )
-        return towers
+        return backend
 
 
 def _read_config(checkpoint: Checkpoint, family: Family) -> Any:
     assert checkpoint.folder is not None
     file = checkpoint.folder / "config.json"
     model_type = read_json(file).get("model_type")
+    if model_type == "sfx_clap":
+        from clip2clap.models import sfx_clap as sfx_clap  # registers the demo CLAP's classes
     other = {"clip": "CLAP", "clap": "CLIP"}[family]
     if isinstance(model_type, str) and (model_type in _CLAP_TYPES) != (family == "clap"):
         raise CheckpointError(
-            f"{checkpoint.name} ({model_type}) is no {family.upper()}: give it as the {other}, and "
-            f"a {family.upper()} here."
+            f"{checkpoint.name} ({model_type}) is a {other}; expected a {family.upper()}."
         )
     try:
         return AutoConfig.from_pretrained(
             checkpoint.folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
-        raise CheckpointError(f"{file} is not understood: {one_line(error)}") from error
+        raise CheckpointError(f"{file} cannot be read: {one_line(error)}") from error
 
 
 class TransformersBackend(Backend):
-    """A model of transformers, or the demo CLAP."""
+    """Model of transformers, or the demo CLAP."""
 
     def __init__(self, model: nn.Module, processors: _Processors):
         super().__init__()
@@ -182,6 +171,8 @@ class TransformersBackend(Backend):
         self.processors = processors
         self.modalities = tuple(self._modalities())
         if self._vision_config.model_type == "efficientnet":
+            from clip2clap.models.efficientnet import shorten
+
             shorten(model)
 
     def _modalities(self) -> Iterator[Modality]:
@@ -190,29 +181,30 @@ class TransformersBackend(Backend):
             ("audio", self.processors.feature_extractor),
             ("text", self.processors.tokenizer),
         ):
-            if processor is not None and self._tower(modality) is not None:
+            if processor is not None and self._encoder(modality) is not None:
                 yield cast(Modality, modality)
 
-    def _tower(self, modality: str) -> Callable[..., Any] | None:
-        whole = getattr(self.model, f"get_{modality}_features", None)
-        if whole is not None:
-            tower = _TOWER_MODULES[cast(Modality, modality)][0]
-            return whole if getattr(self.model, tower, None) is not None else None
-        kind = {"image": "Vision", "text": "Text", "audio": "Audio"}[modality]
-        is_tower = kind in type(self.model).__name__ and not hasattr(self.model, "logit_scale")
-        return self.model if is_tower else None
+    def _encoder(self, modality: str) -> Callable[..., Any] | None:
+        """Return the function that encodes a modality, None if its weights are absent."""
+        features = getattr(self.model, f"get_{modality}_features", None)
+        if features is not None:
+            module = _MODULES[cast(Modality, modality)][0]
+            return features if getattr(self.model, module, None) is not None else None
+        word = {"image": "Vision", "text": "Text", "audio": "Audio"}[modality]
+        is_single = word in type(self.model).__name__ and not hasattr(self.model, "logit_scale")
+        return self.model if is_single else None
 
-    def keep(self, towers: Sequence[Modality]) -> None:
-        """Let go of all but the given towers."""
-        for name in _parts_without(towers):
+    def keep(self, modalities: Sequence[Modality]) -> None:
+        """Restrict the model to the given modalities and free the others' weights."""
+        super().keep(modalities)
+        for name in _modules_outside(modalities):
             if isinstance(getattr(self.model, name, None), nn.Module):
                 setattr(self.model, name, None)
-        self.modalities = tuple(m for m in self.modalities if m in towers)
 
-    def prepare_images(self, images: Sequence[Image.Image]) -> Inputs:
-        """Preprocess RGB pictures.
+    def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
+        """Preprocess RGB images.
 
-        The scaling of values is ours: the processor's goes over every picture several times.
+        Rescaling and normalization are one step here; the processor makes several passes.
         """
         processor = self.processors.image
         assert processor is not None
@@ -226,8 +218,8 @@ class TransformersBackend(Backend):
         return {"pixel_values": pixels.mul_(processor.rescale_factor / std).sub_(mean / std)}
 
     @property
-    def pixel_recipe(self) -> PixelRecipe:
-        """The preprocessing of pictures, for those that are tensors with a gradient."""
+    def pixel_transform(self) -> PixelTransform:
+        """Differentiable form of the image preprocessing."""
         processor = self.processors.image
         assert processor is not None
         interpolation = _INTERPOLATIONS.get(int(processor.resample))
@@ -237,11 +229,11 @@ class TransformersBackend(Backend):
         plain = processor.do_resize and processor.do_rescale and processor.do_normalize
         if not plain or interpolation is None or not (seen.height and seen.width):
             raise UserError(
-                "This CLIP prepares pictures in a way that can't be followed for a gradient: "
-                "expected it to resize (bilinear or bicubic), rescale and normalize them."
+                "The image preprocessing of this CLIP has no differentiable form here: "
+                "expected it to resize (bilinear or bicubic), rescale and normalize."
             )
         scale = 255 * processor.rescale_factor
-        return PixelRecipe(
+        return PixelTransform(
             height=seen.height,
             width=seen.width,
             short_side=short_side,
@@ -257,15 +249,15 @@ class TransformersBackend(Backend):
 
     @property
     def _is_convolutional(self) -> bool:
-        """Whether the image tower has no grid of patches with a position embedding for each."""
+        """True if the image encoder has no patch grid with position embeddings."""
         return not hasattr(self._vision_config, "patch_size")
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into token ids, cut to the length that the tower takes."""
+        """Tokenize texts, truncated to the model's maximum length."""
         return self.processors.tokenize(texts)
 
     def pad(self, ids: Sequence[list[int]]) -> Inputs:
-        """Make a batch of tokenized texts."""
+        """Pad tokenized texts to a batch."""
         assert self.processors.tokenizer is not None
         padded = self.processors.tokenizer.pad(
             {"input_ids": list(ids)},
@@ -276,49 +268,49 @@ class TransformersBackend(Backend):
         names = ("input_ids",) if self.processors.full_length else ("input_ids", "attention_mask")
         return {name: padded[name] for name in names}
 
-    def prepare_audios(self, windows: Sequence[np.ndarray]) -> Inputs:
-        """Preprocess windows of sound at the tower's own rate, each at most `window` long."""
+    def preprocess_audio(self, windows: Sequence[np.ndarray]) -> Inputs:
+        """Preprocess waveforms at `sampling_rate`, each at most `window` samples long."""
         assert self.processors.feature_extractor is not None
         outputs = self.processors.feature_extractor(
             list(windows), sampling_rate=self.sampling_rate, return_tensors="pt"
         )
         inputs = {"input_features": outputs["input_features"]}
         if "is_longer" in outputs:
-            # Without a long sound in the batch, ClapFeatureExtractor calls a random one long. No
-            # window is: what is long was cut.
+            # ClapFeatureExtractor marks a random item as longer if none is. No window is longer:
+            # longer audio was split.
             inputs["is_longer"] = torch.zeros(len(windows), 1, dtype=torch.bool)
         return inputs
 
     @property
     def sampling_rate(self) -> int:
-        """The rate that the audio tower takes, in Hz."""
+        """Sampling rate of the audio encoder, in Hz."""
         assert self.processors.feature_extractor is not None
         return self.processors.feature_extractor.sampling_rate
 
     @property
     def window(self) -> int:
-        """Samples that the audio tower takes at once."""
+        """Longest audio input, in samples."""
         assert self.processors.feature_extractor is not None
         return int(self.processors.feature_extractor.nb_max_samples)
 
-    def embed(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Run a tower, shape (n, dim), of any norm."""
-        tower = self._tower(modality)
-        assert tower is not None
+    def encode(self, modality: Modality, inputs: Inputs) -> Tensor:
+        """Encode a batch, shape (n, dim), not normalized."""
+        encoder = self._encoder(modality)
+        assert encoder is not None
         if modality == "image" and self._is_convolutional:
-            # Depthwise convolutions are faster on pixels whose channels lie side by side.
+            # Depthwise convolutions are faster in channels-last memory format.
             inputs = {
                 name: value.contiguous(memory_format=torch.channels_last)
                 for name, value in inputs.items()
             }
-        outputs = tower(**inputs)
+        outputs = encoder(**inputs)
         if isinstance(outputs, Tensor):
             return outputs
         embeds = getattr(outputs, _OUTPUTS[modality], None)
         return outputs.pooler_output if embeds is None else embeds
 
     def save(self, folder: Path) -> None:
-        """Write weights and preprocessing so that they load again."""
+        """Save weights and preprocessing to a folder."""
         with quiet():
             self.model.save_pretrained(folder)
             for processor in (
@@ -330,19 +322,16 @@ class TransformersBackend(Backend):
                     processor.save_pretrained(folder)
 
 
-def _parts_without(towers: Sequence[Modality]) -> list[str]:
-    """Name the modules of all towers but the given ones."""
-    return [
-        name
-        for modality, names in _TOWER_MODULES.items()
-        if modality not in towers
-        for name in names
-    ]
+def _modules_outside(modalities: Sequence[Modality]) -> list[str]:
+    """Return the names of the modules of all other modalities."""
+    return [name for other in _MODULES if other not in modalities for name in _MODULES[other]]
 
 
 def _load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module:
-    names = [name for name in config.architectures or [] if name in _SINGLE_TOWERS]
-    model_class = getattr(transformers, names[0]) if names else AutoModel
+    import transformers
+
+    names = [name for name in config.architectures or [] if name in _SINGLE_ENCODERS]
+    model_class = getattr(transformers, names[0] if names else "AutoModel")
     assert checkpoint.folder is not None
     try:
         model, report = model_class.from_pretrained(
@@ -356,13 +345,14 @@ def _load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> n
         )
     except Exception as error:
         raise CheckpointError(
-            f"The checkpoint {checkpoint.name} can't be loaded: {one_line(error)}"
+            f"The checkpoint {checkpoint.name} cannot be loaded: {one_line(error)}"
         ) from error
     mismatched = [
         entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]
     ]
-    # An encoder that was saved without one of its towers has none of its weights either.
-    absent = _parts_without(checkpoint.note["towers"]) if "towers" in checkpoint.note else []
+    # An encoder saved with some of its modalities lacks the weights of the others.
+    saved = checkpoint.note.get("modalities")
+    absent = _modules_outside(saved) if saved is not None else []
     missing = [key for key in report["missing_keys"] if key.split(".")[0] not in absent]
     refuse_misfits(
         checkpoint,

@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
+from clip2clap.embeddings.encoders.base import read_space
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 
 Column = Literal["clip_image", "clip_text", "clap_text", "clap_audio"]
@@ -109,14 +111,14 @@ class EncoderPlan:
         loaded: dict[Family, ClipEncoder | ClapEncoder] = {}
         families: list[Family] = ["clip", "clap"]
         for family in families:
-            towers: list[Modality] = [
+            modalities: list[Modality] = [
                 modality_of(c) for c in self.columns if family_of(c) == family
             ]
-            if not towers:
+            if not modalities:
                 continue
             kind, name = (ClipEncoder, self.clip) if family == "clip" else (ClapEncoder, self.clap)
             loaded[family] = kind.from_pretrained(
-                name, device=self.device, dtype=self.weights_dtype, towers=towers
+                name, device=self.device, torch_dtype=self.weights_dtype, modalities=modalities
             )
         return Encoders(self, loaded)
 

@@ -13,7 +13,7 @@ from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.datasets.rows import Row, Url, problem_of
 from clip2clap.embeddings.download.downloader import ImageDownloader
-from clip2clap.embeddings.encoders.base import Prepared
+from clip2clap.embeddings.encoders.base import Preprocessed
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan, Encoders, modality_of
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
@@ -29,7 +29,7 @@ class PreparedRow:
     """A row made ready for the encoders, or the reason why it can't be."""
 
     row: Row
-    prepared: Mapping[Column, Prepared]
+    prepared: Mapping[Column, Preprocessed]
     reason: str | None = None
 
 
@@ -38,7 +38,7 @@ class Group:
     """Rows that are embedded together, and failures that stand between them."""
 
     rows: Sequence[PreparedRow]
-    texts: Mapping[Column, Sequence[Prepared]]
+    texts: Mapping[Column, Sequence[Preprocessed]]
     """The captions of the rows that are no failures, made ready together."""
 
 
@@ -123,7 +123,7 @@ def prepared(row: Row, encoders: Encoders) -> PreparedRow:
                 continue
             content = row.content[modality]
             opened = load_image(content) if modality == "image" else load_audio(content)
-            (ready[column],) = encoders.of(column).prepare(modality, [opened])
+            (ready[column],) = encoders.of(column).preprocess(modality, [opened])
         return PreparedRow(row, ready)
     except MemoryError:
         raise
@@ -158,7 +158,7 @@ def as_group(rows: Sequence[PreparedRow], encoders: Encoders) -> Group:
     return Group(
         rows,
         {
-            column: encoders.of(column).prepare("text", [row.content["text"] for row in good])
+            column: encoders.of(column).preprocess("text", [row.content["text"] for row in good])
             for column in encoders.plan.columns
             if modality_of(column) == "text"
         },
@@ -174,7 +174,7 @@ def embedded(group: Group, encoders: Encoders) -> Embedded:
     for column in encoders.plan.columns:
         texts = group.texts.get(column)
         ready = [row.prepared[column] for row in good] if texts is None else texts
-        output = encoders.of(column).embed(
+        output = encoders.of(column).encode_preprocessed(
             modality_of(column), ready, batch_size=encoders.plan.rows_in_batch, normalize=False
         )
         norms[column] = output.norm(dim=-1)

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClapEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.evaluation.cache import MadeFiles, make_sounds
 from clip2clap.evaluation.classifiers import Classifier, Sound

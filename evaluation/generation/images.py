@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClipEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import require_same_model
 from clip2clap.evaluation.cache import MadeFiles, make_pictures
 from clip2clap.evaluation.classifiers import Classifier, Sound, ZeroShotClassifier

@@ -21,7 +21,7 @@ from clip2clap.embeddings.checkpoint import (
     ModelNotFoundError,
     find_checkpoint,
 )
-from clip2clap.embeddings.encoders.base import ClipEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.fingerprint import holds_weights
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.compatibility import PathOrId, clip_space
@@ -270,7 +270,7 @@ def zero_picture_embedding(clip: ClipEncoder | None) -> LearnedNegativeEmbedding
     """Embed a picture of zeros, which Kandinsky was trained to guide away from."""
     if clip is None or "image" not in clip.modalities:
         return None
-    grey = clip.prepare("image", [Image.new("RGB", (64, 64))])[0]
+    grey = clip.preprocess("image", [Image.new("RGB", (64, 64))])[0]
     pixels = torch.zeros_like(cast(dict[str, Tensor], grey)["pixel_values"])
     with torch.no_grad():
         vector = clip("image", {"pixel_values": pixels})[0].float().cpu()

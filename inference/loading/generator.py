@@ -26,7 +26,8 @@ from clip2clap.embeddings.checkpoint import (
     quiet,
     read_json,
 )
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import Modality
 from clip2clap.models.autoencoders import autoencoder_class
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
@@ -267,7 +268,7 @@ def load_encoders(
     given: dict[str, Any],
     dtypes: Callable[[str], torch.dtype],
     *,
-    towers: dict[str, Sequence[Modality]] | None = None,
+    modalities: dict[str, Sequence[Modality]] | None = None,
     **access: Any,
 ) -> dict[str, Any]:
     """Load encoders and translators that were given by name; those given as such stay.
@@ -275,7 +276,7 @@ def load_encoders(
     Args:
         given: The parts by their names in a pipeline; a CLIP, a CLAP or a translator each.
         dtypes: The dtype of each part.
-        towers: Which towers of an encoder are wanted, where not all are.
+        modalities: Modalities of an encoder by its part name; all by default.
         **access: As for `ClipEncoder.from_pretrained`.
 
     Returns:
@@ -287,7 +288,10 @@ def load_encoders(
             continue
         if part in _ENCODERS:
             loaded[part] = _ENCODERS[part].from_pretrained(
-                os.fspath(value), dtype=dtypes(part), towers=(towers or {}).get(part), **access
+                os.fspath(value),
+                torch_dtype=dtypes(part),
+                modalities=(modalities or {}).get(part),
+                **access,
             )
         else:
             loaded[part] = AutoTranslator.from_pretrained(

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClipEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.painting.canvas import to_image
 from clip2clap.inference.painting.cutouts import cut_out
 
@@ -35,8 +35,8 @@ class Surface(Protocol):
 class PixelEncoder(Protocol):
     """What looks at the picture; `ClipEncoder` is one."""
 
-    def pixels(self, pixels: Tensor, *, size: int | None = None) -> Tensor:
-        """Embed pixels of shape (n, 3, h, w) in [0, 1] as unit vectors, shape (n, d)."""
+    def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
+        """Encode images of shape (n, 3, h, w) in [0, 1] as unit vectors, shape (n, d)."""
         ...
 
 
@@ -185,7 +185,7 @@ class Painting:
             generator=self.generator,
             augment=options.augment,
         )
-        loss = self._distances(self.clip.pixels(cut, size=options.cut_size)).mean()
+        loss = self._distances(self.clip.encode_pixels(cut, size=options.cut_size)).mean()
         if options.total_variation:
             loss = loss + options.total_variation * total_variation(pixels)
         if options.codebook:
@@ -204,7 +204,7 @@ class Painting:
             It; `best` is it from now on, if it is the nearest.
         """
         pixels = self.surface.pixels(self._latent)
-        embeds = self.clip.pixels(pixels)
+        embeds = self.clip.encode_pixels(pixels)
         similarities = (embeds @ self._vectors.T)[0].tolist()
         seen = Painted(
             self.latent,

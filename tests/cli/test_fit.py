@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from clip2clap.cli.app import main
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
+from clip2clap.embeddings.encoders.base import read_space
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.extraction import pipeline
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
@@ -79,7 +81,7 @@ def test_one_command_leads_from_captions_to_sound(
     first = table.source("caption")[:2]
     for encoder, column in (
         (ClipEncoder.from_pretrained(reading_clip_folder), "clip_text"),
-        (ClapEncoder.from_pretrained(audioldm_folder, towers=("text",)), "clap_text"),
+        (ClapEncoder.from_pretrained(audioldm_folder, modalities=("text",)), "clap_text"),
     ):
         torch.testing.assert_close(
             table.tensor(column)[:2].float(), encoder.encode_text(first), rtol=0, atol=1e-3

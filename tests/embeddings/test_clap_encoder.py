@@ -26,7 +26,9 @@ from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError
 from clip2clap.embeddings.checkpoint import (
     ModelNotFoundError,
 )
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder, read_space
+from clip2clap.embeddings.encoders.base import read_space
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 
 RATE = 16_000
@@ -187,7 +189,7 @@ def test_a_round_trip_keeps_vectors_and_space(hearing, audioldm_folder, tmp_path
 
 
 def test_one_tower_of_two_can_be_kept(musicldm_folder, hearing):
-    encoder = ClapEncoder.from_pretrained(musicldm_folder, towers=("audio",))
+    encoder = ClapEncoder.from_pretrained(musicldm_folder, modalities=("audio",))
     assert encoder.modalities == ("audio",)
     assert torch.equal(
         encoder.encode_audio([(noise(1), RATE)]), hearing.encode_audio([(noise(1), RATE)])
@@ -238,9 +240,9 @@ def test_a_clap_like_the_demos_equals_its_own_parts(tmp_path):
 
 
 def test_a_clip_is_no_clap_and_the_other_way_round(clip_folder, audioldm_folder):
-    with pytest.raises(CheckpointError, match="is no CLAP: give it as the CLIP"):
+    with pytest.raises(CheckpointError, match="is a CLIP; expected a CLAP"):
         ClapEncoder.from_pretrained(clip_folder)
-    with pytest.raises(CheckpointError, match="is no CLIP: give it as the CLAP"):
+    with pytest.raises(CheckpointError, match="is a CLAP; expected a CLIP"):
         ClipEncoder.from_pretrained(audioldm_folder / "text_encoder")
     with pytest.raises(CheckpointError, match="AudioLDMPipeline without a CLIP"):
         ClipEncoder.from_pretrained(audioldm_folder)
@@ -256,20 +258,20 @@ def test_a_pipeline_without_a_clap_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (noise(1), r"\(waveform, sampling_rate\) for sound 1, got ndarray"),
-        ((noise(1),), r"\(waveform, sampling_rate\) for sound 1, got tuple"),
+        (noise(1), r"\(waveform, sampling_rate\) for audio 1, got ndarray"),
+        ((noise(1),), r"\(waveform, sampling_rate\) for audio 1, got tuple"),
         (((noise(1) * 32_767).astype(np.int16), RATE), "floats in .* got int16"),
         ((np.zeros((2, 100), np.float32), RATE), r"shape \(samples,\), got \(2, 100\)"),
         ((np.zeros(0, np.float32), RATE), r"got \(0,\)"),
         ((np.full(100, np.nan, np.float32), RATE), "NaN"),
-        ((noise(1), 0), "in whole Hz, got 0"),
-        ((noise(1), "16k"), "in whole Hz, got '16k'"),
+        ((noise(1), 0), "an integer in Hz, got 0"),
+        ((noise(1), "16k"), "an integer in Hz, got '16k'"),
     ],
 )
 def test_sounds_that_cannot_be_embedded_are_named(hearing, audio, message):
     with pytest.raises(UserError, match=message) as error:
         hearing.encode_audio([(noise(1), RATE), audio])
-    assert "sound 1" in str(error.value)
+    assert "audio 1" in str(error.value)
 
 
 def test_tensors_and_doubles_are_sounds_too(hearing):
@@ -329,7 +331,7 @@ def test_laion_clap_gets_exactly_its_weights_and_whole_windows(laion_file, monke
     package.CLAP_Module = StandInClap  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "laion_clap", package)
     encoder = ClapEncoder.from_pretrained(f"laion_clap:{laion_file}")
-    module: Any = encoder.towers.module
+    module: Any = encoder.backend.module
     assert module.asked_for == (False, "HTSAT-tiny")
     expected = torch.load(laion_file, weights_only=False)["state_dict"]
     assert torch.equal(

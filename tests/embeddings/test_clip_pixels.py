@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClipEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 
 
-def smooth_picture(height: int, width: int, seed: int = 0) -> Image.Image:
+def smooth_image(height: int, width: int, seed: int = 0) -> Image.Image:
     """A picture of soft patches, as photographs are."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
@@ -26,15 +26,15 @@ def as_pixels(image: Image.Image) -> Tensor:
 
 @pytest.fixture(scope="module")
 def demo() -> ClipEncoder:
-    return ClipEncoder.from_pretrained("demo", towers=["image"])
+    return ClipEncoder.from_pretrained("demo", modalities=["image"])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (90, 61), (40, 77), (20, 33)])
 def test_pixels_embed_as_the_picture_itself_does(clip_folder: Path, shape: tuple[int, int]):
     clip = ClipEncoder.from_pretrained(clip_folder)
-    image, other = smooth_picture(*shape), smooth_picture(*shape, seed=1)
+    image, other = smooth_image(*shape), smooth_image(*shape, seed=1)
     expected = clip.encode_image([image, other])
-    got = clip.pixels(as_pixels(image))
+    got = clip.encode_pixels(as_pixels(image))
     assert (got @ expected[0]).item() > 0.9999
     assert (got @ expected[1]).item() < 0.999  # the control: another picture is told apart
 
@@ -46,30 +46,32 @@ def test_pixels_follow_another_processor_s_options(clip_folder: Path, tmp_path: 
     options |= {"resample": 2, "image_mean": [0.2, 0.3, 0.4], "rescale_factor": 1 / 127.5}
     CLIPImageProcessorPil(**options).save_pretrained(tmp_path)
     clip = ClipEncoder.from_pretrained(tmp_path)
-    image = smooth_picture(70, 50)
-    assert (clip.pixels(as_pixels(image)) @ clip.encode_image([image])[0]).item() > 0.9999
+    image = smooth_image(70, 50)
+    assert (clip.encode_pixels(as_pixels(image)) @ clip.encode_image([image])[0]).item() > 0.9999
 
 
 def test_the_demo_clip_takes_pixels_of_any_size(demo: ClipEncoder):
-    image = smooth_picture(80, 80)
+    image = smooth_image(80, 80)
     pixels = as_pixels(image)
     assert demo.takes_any_size
-    expected = demo.encode_image([image, smooth_picture(80, 80, seed=1)])
-    own, other = (demo.pixels(pixels) @ expected.T)[0].tolist()
+    expected = demo.encode_image([image, smooth_image(80, 80, seed=1)])
+    own, other = (demo.encode_pixels(pixels) @ expected.T)[0].tolist()
     assert own > 0.95 > 0.8 > other
-    at_own_size = demo.pixels(pixels, size=demo.image_size)
-    assert torch.allclose(at_own_size, demo.pixels(pixels), atol=1e-5)
-    assert not torch.allclose(demo.pixels(pixels, size=64), at_own_size, atol=1e-2)
+    at_own_size = demo.encode_pixels(pixels, size=demo.image_size)
+    assert torch.allclose(at_own_size, demo.encode_pixels(pixels), atol=1e-5)
+    assert not torch.allclose(demo.encode_pixels(pixels, size=64), at_own_size, atol=1e-2)
 
 
 def test_the_gradient_is_the_slope_of_the_similarity(clip_folder: Path):
     clip = ClipEncoder.from_pretrained(clip_folder)
-    target = clip.encode_image([smooth_picture(48, 48, seed=1)])[0]
-    pixels = as_pixels(smooth_picture(48, 48)).requires_grad_()
-    (slope,) = torch.autograd.grad((clip.pixels(pixels) @ target).sum(), pixels)
+    target = clip.encode_image([smooth_image(48, 48, seed=1)])[0]
+    pixels = as_pixels(smooth_image(48, 48)).requires_grad_()
+    (slope,) = torch.autograd.grad((clip.encode_pixels(pixels) @ target).sum(), pixels)
     with torch.no_grad():
         step = 1e-3 * slope / slope.norm()
-        rise = ((clip.pixels(pixels + step) - clip.pixels(pixels - step)) @ target).sum() / 2
+        rise = (
+            (clip.encode_pixels(pixels + step) - clip.encode_pixels(pixels - step)) @ target
+        ).sum() / 2
     assert rise.item() == pytest.approx(1e-3 * slope.norm().item(), rel=0.05)
 
 
@@ -86,4 +88,4 @@ def test_pixels_that_do_not_fit_are_refused(
     clip_folder: Path, pixels: Tensor, size: int | None, says: str
 ):
     with pytest.raises(UserError, match=says):
-        ClipEncoder.from_pretrained(clip_folder).pixels(pixels, size=size)
+        ClipEncoder.from_pretrained(clip_folder).encode_pixels(pixels, size=size)

@@ -44,7 +44,8 @@ from clip2clap.embeddings.datasets.sources import (
     WebDataset,
     Wit,
 )
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.extraction import pipeline
 from clip2clap.embeddings.extraction.pipeline import ExtractionReport, extract
 from clip2clap.embeddings.extraction.plan import PAIRS, EncoderPlan
@@ -175,8 +176,8 @@ def test_a_caption_embeds_alike_in_any_batch_and_padded_to_the_full_length(plan,
     assert close(vectors[0], vectors[1])
     assert close(vectors[0], vectors[2])
     encoder = ClipEncoder.from_pretrained(clip)
-    ids = encoder.towers.tokenize(many_captions(60))
-    model: Any = encoder.towers.model
+    ids = encoder.backend.tokenize(many_captions(60))
+    model: Any = encoder.backend.model
     end = model.config.text_config.eos_token_id
     full = torch.full((60, 77), end)
     for row, tokens in enumerate(ids):

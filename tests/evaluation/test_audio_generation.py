@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
 from clip2clap.evaluation.datasets.images import read_image_dataset

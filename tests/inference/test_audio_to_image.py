@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClapEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.mixing import mix_embeds

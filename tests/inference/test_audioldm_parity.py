@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clip2clap.embeddings.encoders.base import ClapEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
 SECONDS = 0.064

@@ -328,7 +328,7 @@ def test_painted_frames_go_on_from_the_last_towards_their_vectors(pipeline):
     frames = paint(target[[0, 0, 0, 1, 1, 1, 1, 1]])
     pixels = torch.tensor(frames).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        near = pipeline.clip.pixels(pixels) @ target[0]
+        near = pipeline.clip.encode_pixels(pixels) @ target[0]
     assert near[7] < near[2] - 0.1
     steps = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
     unrelated = np.abs(frames[7].astype(int) - frames[2]).mean()

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from clip2clap.core.errors import CheckpointError, UserError
-from clip2clap.embeddings.encoders.base import ClipEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.decoders.decoders import ImageDecoder

@@ -25,7 +25,8 @@ from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.embeddings.checkpoint import (
     ModelNotFoundError,
 )
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.loading import generator as generator_checkpoint

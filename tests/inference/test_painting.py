@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.base import ClipEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.painting.canvas import Canvas
 from clip2clap.inference.painting.cutouts import cut_out
 from clip2clap.inference.painting.paint import (
@@ -76,8 +76,8 @@ class LinearSurface:
 class LinearEncoder:
     """An encoder that is the pixels' direction."""
 
-    def pixels(self, pixels: Tensor, *, size: int | None = None) -> Tensor:
-        return F.normalize(pixels.flatten(1), dim=-1)
+    def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
+        return F.normalize(pixel_values.flatten(1), dim=-1)
 
 
 def random_target(dim: int, seed: int, weight: float = 1.0) -> Target:
@@ -120,7 +120,7 @@ def test_the_loss_falls_and_each_picture_is_nearest_to_its_own_target(canvas, cl
         ).look()
         own, control = painted(canvas, clip, target), painted(canvas, clip, other)
         assert own.loss < start.loss - 0.05
-        seen = clip.pixels(canvas.pixels(control.latent))[0] @ target.embed
+        seen = clip.encode_pixels(canvas.pixels(control.latent))[0] @ target.embed
         assert own.similarities[0] > seen.item() + 0.1
 
 

@@ -142,7 +142,7 @@ def measure_sounds(
     Returns:
         What was measured, and what to show beside it.
     """
-    from clip2clap.embeddings.encoders.base import ClapEncoder
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
     from clip2clap.evaluation.datasets.images import read_image_dataset
     from clip2clap.evaluation.generation.audio import audio_results, evaluate_audio
@@ -235,7 +235,7 @@ def measure_pictures(
     Returns:
         What was measured, and what to show beside it.
     """
-    from clip2clap.embeddings.encoders.base import ClipEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
     from clip2clap.evaluation.datasets.audio import audio_dataset_of_rows, read_audio_dataset
     from clip2clap.evaluation.generation.images import evaluate_images, image_results

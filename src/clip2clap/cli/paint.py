@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.inference.painting.canvas import Canvas
     from clip2clap.inference.painting.paint import Painted, PaintingOptions, Target
     from clip2clap.translator.base import Translator
@@ -397,7 +398,8 @@ def load_painter(
         UserError: If a part cannot be had, or two were not made for one another.
     """
     from clip2clap.core.presets import resolve
-    from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.inference.loading.generator import fetch_folder, read_index
     from clip2clap.inference.painting.canvas import Canvas
     from clip2clap.translator.auto import AutoTranslator
@@ -421,7 +423,7 @@ def load_painter(
         canvas=Canvas.from_pretrained(str(names["autoencoder"]), device=device),
         clip=ClipEncoder.from_pretrained(str(names["clip"]), device=device),
         clap=(
-            ClapEncoder.from_pretrained(str(names["clap"]), device=device, towers=["audio"])
+            ClapEncoder.from_pretrained(str(names["clap"]), device=device, modalities=["audio"])
             if hears
             else None
         ),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import BertModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
 from clip2clap.embeddings.checkpoint import NOTE_FILE
-from clip2clap.embeddings.encoders.base import ClapEncoder, ClipEncoder
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.table.reader import TableWriter
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
@@ -56,8 +57,8 @@ def package(recipe: Recipe, target: Path) -> None:
     clip_folder, clap_folder = recipe.folder / "clip_model", target / "clap"
     _save_clip(recipe, clip_folder)
     _save_clap(recipe, clap_folder)
-    clip = ClipEncoder.from_pretrained(str(clip_folder), dtype=torch.float16)
-    clap = ClapEncoder.from_pretrained(str(clap_folder), dtype=torch.float32)
+    clip = ClipEncoder.from_pretrained(str(clip_folder), torch_dtype=torch.float16)
+    clap = ClapEncoder.from_pretrained(str(clap_folder), torch_dtype=torch.float32)
     spaces = {
         "clip_image": replace(clip.space("image"), model_id=MODEL_ID),
         "clap_audio": replace(clap.space("audio"), model_id=MODEL_ID),
