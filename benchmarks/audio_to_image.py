@@ -29,7 +29,7 @@ def build() -> Any:
     pipeline = AudioToImagePipeline(
         clap=clap,
         clip=clip,
-        translator=MLPTranslator(clap.space("audio").dim, clip.space("image").dim, hidden=512),
+        translator=MLPTranslator(clap.space("audio").dim, clip.space("image").dim, hidden_size=512),
         unet=build_unet().eval(),
         vae=PatchAutoencoder().eval(),
         scheduler=few_step_scheduler(build_scheduler().config),

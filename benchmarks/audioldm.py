@@ -70,6 +70,7 @@ def build_checkpoint(folder: Path) -> int:
     )
 
     from clip2clap.embeddings.encoders.base import read_space
+    from clip2clap.translator.metadata import Provenance
     from clip2clap.translator.mlp import MLPTranslator
 
     torch.manual_seed(0)
@@ -140,8 +141,10 @@ def build_checkpoint(folder: Path) -> int:
     ).save_pretrained(folder / "clip")
     CLIPImageProcessorPil().save_pretrained(folder / "clip")
     MLPTranslator(
-        source_space=read_space(folder / "clip", family="clip", modality="image").to_dict(),
-        target_space=read_space(generator, family="clap", modality="text").to_dict(),
+        provenance=Provenance(
+            read_space(folder / "clip", family="clip", modality="image"),
+            read_space(generator, family="clap", modality="text"),
+        )
     ).save_pretrained(folder / "translator")
     weights = (generator / "text_encoder").glob("*.safetensors")
     return sum(path.stat().st_size for path in weights)

@@ -114,7 +114,7 @@ def page(table: Path, output: Path, translators: int = 1) -> None:
     names = []
     for number in range(translators):
         names.append(str(output / f"translator {number}"))
-        MLPTranslator(DIM, DIM, hidden=DIM).save_pretrained(names[-1])
+        MLPTranslator(DIM, DIM, hidden_size=DIM).save_pretrained(names[-1])
 
     options = ["--table", str(table), "--labels", "kind", "-o", str(output / "report"), "--json"]
 

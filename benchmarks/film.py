@@ -27,6 +27,7 @@ from clip2clap.media.video import FILM_RATE
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.recipes.demo.diffusion import build_scheduler
 from clip2clap.training.recipes.demo.image_decoder import STEPS, build_unet
+from clip2clap.translator import Provenance
 
 
 def demo_sized() -> AudioToImagePipeline:
@@ -37,9 +38,8 @@ def demo_sized() -> AudioToImagePipeline:
     translator = MLPTranslator(
         clap.space("audio").dim,
         clip.space("image").dim,
-        hidden=512,
-        source_space=clap.space("audio"),
-        target_space=clip.space("image"),
+        hidden_size=512,
+        provenance=Provenance(clap.space("audio"), clip.space("image")),
     )
     pipeline = AudioToImagePipeline(
         clap=clap,

@@ -125,7 +125,7 @@ def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
             members = [
                 Member(
                     f"{hidden}-{loss}",
-                    TrainingConfig.reference(hidden=hidden, loss=loss).resolved(len(rows)),
+                    TrainingConfig.reference(hidden_size=hidden, loss=loss).resolved(len(rows)),
                 )
                 for hidden, loss in RECIPES
             ]

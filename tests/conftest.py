@@ -17,6 +17,7 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
+from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 
 from .builders import (
@@ -84,9 +85,8 @@ def painter_folder(
         translator=MLPTranslator(
             source_dim=CLAP_DIM,
             target_dim=CLIP_DIM,
-            hidden=16,
-            source_space=clap.space("audio").to_dict(),
-            target_space=clip.space("image").to_dict(),
+            hidden_size=16,
+            provenance=Provenance(clap.space("audio"), clip.space("image")),
         ),
         **image_decoder_parts(),
         scheduler=few_step_scheduler(ddim_scheduler()),

@@ -1,238 +1,255 @@
-"""The settings of one training run."""
+"""Settings of one training run: the only declaration of its options. Imports no torch."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.training.losses import check_loss
+from clip2clap.training.loss_names import check_loss
 
-ModelName = Literal["mlp", "residual", "prior", "ridge", "procrustes"]
+Architecture = Literal["mlp", "residual", "prior", "ridge", "procrustes"]
 Monitor = Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
-Start = Literal["auto", "ridge", "random"]
+Init = Literal["auto", "ridge", "random"]
 
-# What the reference does, which our default departs from to be faster.
+# The reference's recipe; the defaults differ from it to be faster.
 REFERENCE_RECIPE: dict[str, Any] = {
     "batch_size": 64,
     "learning_rate": 1e-3,
     "schedule": "constant",
     "warmup": 0.0,
-    "start": "random",
+    "init": "random",
     "noise": 0.0,
     "epochs": 50,
     "precision": "fp32",
 }
 
-# Larger batches give no more speed; in an epoch of fewer steps than these too little is learnt.
-_MOST_A_BATCH = 2_048
-_STEPS_AN_EPOCH = 64
+# Larger batches are no faster; an epoch of fewer steps than these learns too little.
+_MAX_BATCH_SIZE = 2_048
+_STEPS_PER_EPOCH = 64
 
 # Adam's rate at batches of 64; it grows with the square root of the batch (Malladi et al. 2022,
 # https://arxiv.org/abs/2205.10287).
-_RATE = 1.5e-3
+_BASE_LEARNING_RATE = 1.5e-3
 
-# For pictures on a translator of captions; docs/results.md says what it does.
+# For images on a translator of captions; docs/results.md has the effect.
 _TEXT_NOISE = 0.05
+
+# Names of fields in the settings that older versions wrote.
+_RENAMED = {"hidden": "hidden_size", "centre": "center", "model": "architecture", "start": "init"}
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What to train, on what, and how; the defaults are a fast recipe, with early stopping."""
+    """Settings of a training run; the defaults are a fast recipe with early stopping.
+
+    Examples:
+        >>> from clip2clap import TrainingConfig
+        >>> TrainingConfig(hidden_size=256).resolved(10_000).batch_size
+        128
+        >>> TrainingConfig.reference().epochs
+        50
+    """
 
     source: str | None = None
-    """Column to map from, such as `clip_text`; `clip`, or None, takes the only CLIP column, and
-    `clap` the only CLAP column."""
+    """Source column, such as `clip_text`; `clip` or None is the only CLIP column, and `clap` the
+    only CLAP column."""
 
     target: str | None = None
-    """Column to map to, such as `clap_text`; `clap`, or None, takes the only CLAP column, and
-    `clip` the only CLIP column."""
+    """Target column, such as `clap_text`; `clap` or None is the only CLAP column, and `clip` the
+    only CLIP column."""
 
     item: str | None = None
-    """Column that says which rows come from one thing and so stay on one side of the split; None
-    takes the first there is of `item`, `file`, `url`, `caption` and `id`."""
+    """Column of the items, whose rows stay on one side of the split; None is the first that exists
+    of `item`, `file`, `url`, `caption` and `id`."""
 
-    model: ModelName = "mlp"
-    """`mlp`, `residual` and `prior` are trained, `ridge` and `procrustes` are fitted in closed
-    form."""
+    architecture: Architecture = "mlp"
+    """Translator to train: `mlp`, `residual` and `prior` are trained, `ridge` and `procrustes` are
+    fitted in closed form."""
 
-    hidden: int = 512
+    hidden_size: int = 512
     """Width of the hidden layers, or of the residual blocks of `residual` and `prior`."""
 
     blocks: int = 3
     """Number of residual blocks."""
 
     dropout: float = 0.1
-    """Share of the residual blocks' hidden values that is set to 0 in training."""
+    """Dropout probability in the residual blocks."""
 
     condition_dropout: float = 0.1
-    """Share of the pairs of which the prior isn't told the source, to make guidance possible."""
+    """Share of the pairs on which the prior is trained without its condition, which makes
+    classifier-free guidance possible."""
 
     prior_guidance_scale: float = 1.0
-    """The prior's guidance where a call doesn't say another; 1 is none."""
+    """Default guidance scale of the prior; 1 is no guidance."""
 
     alpha: float | None = None
-    """Ridge's penalty, also where it is only the start; None tries several and keeps the best on
-    held-out pairs."""
+    """Penalty of ridge, also of the ridge that an mlp starts from; None picks the best of several
+    on held-out pairs."""
 
-    centre: bool | None = None
-    """Whether each side's mean is taken off first, which closes the gap between modalities (C3,
-    Zhang et al. 2024, https://arxiv.org/abs/2401.08567). None does so for ridge and Procrustes
-    only. The means are kept in the translator."""
+    center: bool | None = None
+    """Subtract each side's mean first, which closes the modality gap (C3, Zhang et al. 2024,
+    https://arxiv.org/abs/2401.08567); None does so for ridge and Procrustes only. The means are
+    saved with the translator."""
 
     scale: bool = False
-    """Whether ridge and Procrustes divide each dimension by its deviation first."""
+    """Divide each dimension by its standard deviation first; for ridge and Procrustes."""
 
     loss: str = "cosine"
-    """What training makes small: `cosine`, `mse`, `contrastive`, `infonce`, `bank`, or a
-    weighted sum such as `cosine:1+contrastive:0.1`. The prior has a loss of its own."""
+    """Training loss: `cosine`, `mse`, `contrastive`, `infonce`, `bank`, or a weighted sum such as
+    `cosine:1+contrastive:0.1`. The prior has a denoising loss of its own."""
 
     temperature: float | None = None
-    """Of the `contrastive`, `infonce` and `bank` losses; None is 0.5, 0.07 and 0.07."""
+    """Temperature of the `contrastive`, `infonce` and `bank` losses; None is 0.5, 0.07 and 0.07."""
 
     learn_temperature: bool = False
-    """Whether these losses adjust their temperature."""
+    """Learn the temperature."""
 
     noise: float | None = None
-    """Standard deviation of the Gaussian noise on each value of the source's unit vectors while
-    training, so that a translator trained on captions takes pictures (CapDec, Nukrai et al. 2022,
-    https://arxiv.org/abs/2211.00575, takes 0.126). Ridge adds the penalty that amounts to it;
-    Procrustes would not change. None is 0.05 where the source is embedded text, else 0."""
+    """Standard deviation of the Gaussian noise on the source's unit vectors in training, which lets
+    a translator trained on captions map images (CapDec, Nukrai et al. 2022,
+    https://arxiv.org/abs/2211.00575, has 0.126). Ridge adds the equivalent penalty; Procrustes
+    would not change. None is 0.05 for text embeddings, else 0."""
 
-    start: Start = "auto"
-    """What `mlp` starts as: the linear map that `ridge` would give, as far as its width can hold
-    it, or `random` weights. `auto` is `ridge` for `mlp` without `init_from`, else `random`."""
+    init: Init = "auto"
+    """Initial weights of an `mlp`: the linear map that `ridge` fits, as far as its width can hold
+    it, or `random`. `auto` is `ridge` for an `mlp` without `init_from`, else `random`."""
 
     init_from: str | None = None
-    """Translator to go on from, such as one trained on captions that is to be tuned on a few true
-    pairs; its width counts."""
+    """Translator to continue from, such as one trained on captions that is fine-tuned on a few
+    pairs of images and audio; its width counts."""
 
     epochs: int = 20
-    """How often all pairs are gone through, at most."""
+    """Largest number of epochs."""
 
     batch_size: int | None = None
-    """Pairs a step; the last, partial batch counts too. None takes a 64th of the pairs, down to a
-    power of two, but at least 64 and at most 2,048."""
+    """Pairs per step; the last, partial batch counts too. None is a 64th of the pairs, rounded down
+    to a power of two, but at least 64 and at most 2,048."""
 
     learning_rate: float | None = None
-    """Adam's, at its highest. None is 1.5e-3 times the square root of `batch_size` / 64, and a
+    """Peak learning rate of Adam. None is 1.5e-3 times the square root of `batch_size` / 64, and a
     tenth of that with `init_from`."""
 
     schedule: Schedule = "cosine"
-    """How the learning rate falls: along a cosine to zero over all epochs, or not at all."""
+    """Learning rate schedule: cosine decay to zero over all epochs, or constant."""
 
     warmup: float = 0.02
     """Share of all steps in which the learning rate rises from zero."""
 
     precision: Precision = "auto"
-    """Of the network's arithmetic; the weights stay in float32. `auto` is bfloat16 where the
-    processor or GPU multiplies it faster."""
+    """Precision of the network's arithmetic; the weights stay in float32. `auto` is bfloat16 where
+    the CPU or GPU multiplies it faster."""
 
     patience: int | None = 10
-    """Stop after so many epochs without a better `monitor`; None never stops early."""
+    """Epochs without a better `monitor` before training stops; None never stops early."""
 
     monitor: Monitor = "mrr"
-    """Held-out figure that picks the epoch to keep, and ridge's penalty."""
+    """Held-out metric that picks the epoch to keep, and ridge's penalty."""
 
     validation: float = 0.1
-    """Share of the items held out, if the table has no `split` column that says which."""
+    """Share of the items held out, if the table has no `split` column."""
 
     seed: int = 0
-    """Of the weights, the order of the pairs and the split."""
+    """Seed of the weights, the order of the pairs and the split."""
 
     def __post_init__(self) -> None:
         for name, options in (
-            ("model", ModelName),
+            ("architecture", Architecture),
             ("monitor", Monitor),
             ("schedule", Schedule),
             ("precision", Precision),
-            ("start", Start),
+            ("init", Init),
         ):
-            if getattr(self, name) not in get_args(options):
-                raise UserError(
-                    f"Expected {name} to be one of {', '.join(get_args(options))}, got "
-                    f"{getattr(self, name)!r}."
-                )
+            self._check(
+                name, get_args(options).__contains__, f"one of {', '.join(get_args(options))}"
+            )
         check_loss(
             self.loss, temperature=self.temperature, learn_temperature=self.learn_temperature
         )
-        for name in ("hidden", "blocks", "epochs", "batch_size", "patience"):
-            value = getattr(self, name)
-            if value is None and name in ("patience", "batch_size"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"Expected {name} to be a positive whole number, got {value!r}.")
-        rate = self.learning_rate
-        if rate is not None and not (math.isfinite(rate) and rate > 0):
-            raise UserError(f"Expected a positive learning_rate, got {rate!r}.")
-        for name in ("alpha", "noise"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UserError(f"Expected {name} to be 0 or a positive number, got {value!r}.")
-        for name in ("dropout", "condition_dropout"):
-            share = getattr(self, name)
-            if not 0 <= share < 1:
-                raise UserError(f"Expected {name} to be a share from 0 to below 1, got {share!r}.")
-        if not 0 <= self.prior_guidance_scale < math.inf:
+        for name in ("hidden_size", "blocks", "epochs", "batch_size", "patience"):
+            self._check(name, _is_count, "a positive whole number", optional=name[0] in "bp")
+        positive = "a positive number"
+        self._check("learning_rate", lambda x: 0 < x < math.inf, positive, optional=True)
+        for name in ("alpha", "noise", "prior_guidance_scale"):
+            self._check(name, lambda x: 0 <= x < math.inf, f"0 or {positive}", optional=True)
+        for name in ("dropout", "condition_dropout", "warmup"):
+            self._check(name, lambda x: 0 <= x < 1, "from 0 to below 1")
+        self._check("validation", lambda x: 0 < x < 1, "between 0 and 1")
+        self._check(
+            "seed", lambda x: isinstance(x, int) and 0 <= x < 2**63, "a whole number from 0"
+        )
+        if self.init == "ridge" and not self._can_start_as_ridge:
             raise UserError(
-                f"Expected prior_guidance_scale to be 0 or more, got {self.prior_guidance_scale!r}."
+                "Only an mlp of width 2 or more can start as ridge, and only without init_from.",
+                param="init",
             )
-        if not 0 < self.validation < 1:
+        is_fitted = self.architecture in ("ridge", "procrustes")
+        if self.init_from is not None and (is_fitted or self.center):
             raise UserError(
-                f"Expected validation to be a share between 0 and 1, got {self.validation!r}."
-            )
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"Expected warmup to be a share below 1, got {self.warmup!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise UserError(f"Expected seed to be a whole number from 0, got {self.seed!r}.")
-        if self.start == "ridge" and not self._can_start_as_ridge:
-            raise UserError(
-                "Only an mlp of width 2 or more can start as ridge, and only without init_from."
-            )
-        if self.init_from is not None and (self.model in ("ridge", "procrustes") or self.centre):
-            raise UserError(
-                "init_from goes on training a network, with its own means: it goes with neither "
-                "ridge, procrustes nor centre."
+                "init_from continues training a network, with its own means: it goes with neither "
+                "ridge, procrustes nor center.",
+                param="init_from",
             )
 
     @classmethod
     def reference(cls, **changes: Any) -> Self:
-        """Give the reference's recipe: Adam at 1e-3, batches of 64, 50 epochs, all of them.
+        """Return the reference's recipe: Adam at 1e-3, batches of 64, all of 50 epochs.
 
         Args:
             **changes: Settings that differ.
         """
         return cls(**{**REFERENCE_RECIPE, "patience": None, **changes})
 
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Read settings as `training.json` has them, written by this version or an older one."""
+        settings = upgrade_settings(settings)
+        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
+
     def resolved(self, pairs: int, source: EmbeddingSpace | None = None) -> Self:
-        """Fill in what is chosen by the pairs.
+        """Return the settings with everything filled in that depends on the pairs.
 
         Args:
-            pairs: Number of pairs to train on.
-            source: The space to map from, if it is known.
+            pairs: Number of training pairs.
+            source: Source space, if known.
 
         Returns:
-            The same with a `batch_size`, a `learning_rate`, a `noise`, a `start` and a `centre`.
+            Settings with a `batch_size`, a `learning_rate`, a `noise`, an `init` and a `center`.
         """
-        of_text = source is not None and source.modality == "text"
-        power = 2 ** math.floor(math.log2(max(1, pairs / _STEPS_AN_EPOCH)))
-        batch_size = self.batch_size or min(max(power, 64), _MOST_A_BATCH)
-        rate = _RATE * math.sqrt(batch_size / 64)
+        is_text = source is not None and source.modality == "text"
+        power = 2 ** math.floor(math.log2(max(1, pairs / _STEPS_PER_EPOCH)))
+        batch_size = self.batch_size or min(max(power, 64), _MAX_BATCH_SIZE)
+        rate = _BASE_LEARNING_RATE * math.sqrt(batch_size / 64)
         if self.init_from is not None:
             rate /= 10
+        init = "ridge" if self._can_start_as_ridge else "random"
+        is_fitted = self.architecture in ("ridge", "procrustes")
         return replace(
             self,
             batch_size=batch_size,
             learning_rate=self.learning_rate or rate,
-            noise=(_TEXT_NOISE if of_text else 0.0) if self.noise is None else self.noise,
-            start=("ridge" if self._can_start_as_ridge else "random")
-            if self.start == "auto"
-            else self.start,
-            centre=self.model in ("ridge", "procrustes") if self.centre is None else self.centre,
+            noise=(_TEXT_NOISE if is_text else 0.0) if self.noise is None else self.noise,
+            init=init if self.init == "auto" else self.init,
+            center=is_fitted if self.center is None else self.center,
         )
 
     @property
     def _can_start_as_ridge(self) -> bool:
-        return self.model == "mlp" and self.hidden > 1 and self.init_from is None
+        return self.architecture == "mlp" and self.hidden_size > 1 and self.init_from is None
+
+    def _check(self, name: str, is_valid: Any, expected: str, *, optional: bool = False) -> None:
+        value = getattr(self, name)
+        if not (optional and value is None) and not is_valid(value):
+            raise UserError(f"Expected {name} to be {expected}, got {value!r}.", param=name)
+
+
+def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of any version under today's names."""
+    return {_RENAMED.get(name, name): value for name, value in settings.items()}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.math import unit_norm
-from clip2clap.training.losses import LossName, TranslationLoss
+from clip2clap.training.loss_names import LossName
+from clip2clap.training.losses import TranslationLoss
 
 # As torch.nn.functional.normalize has it.
 _SMALLEST_NORM = 1e-12

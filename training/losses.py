@@ -1,7 +1,7 @@
 """What a translator is trained to make small: five losses over a batch, or a weighted sum."""
 
 import math
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
-
-LossName = Literal["cosine", "mse", "contrastive", "infonce", "bank"]
-
-DEFAULT_TEMPERATURES: dict[LossName, float] = {"contrastive": 0.5, "infonce": 0.07, "bank": 0.07}
+from clip2clap.training.loss_names import DEFAULT_TEMPERATURES, LossName, check_loss, parse_loss
 
 # As open_clip does: a learnt scale above this lets single pairs dominate the gradient.
 _MAX_LOGIT_SCALE = 100.0
@@ -247,52 +244,6 @@ class TranslationLoss(nn.Module):
         if bank is None:
             raise UserError("The bank loss needs the bank of all targets: give `bank`.")
         return bank_loss(predicted, target, bank, logit_scale=scale)
-
-
-def parse_loss(spec: str) -> dict[LossName, float]:
-    """Read a loss such as `cosine`, or a weighted sum such as `cosine:1+contrastive:0.1`.
-
-    Args:
-        spec: Names joined by `+`, each with `:` and its weight, which is 1 if left out.
-
-    Returns:
-        The weight of every term, in the order given.
-
-    Raises:
-        UserError: If there is no such loss, one is named twice, or a weight isn't positive.
-    """
-    terms: dict[LossName, float] = {}
-    for part in str(spec).split("+"):
-        name, colon, number = part.strip().partition(":")
-        if name not in get_args(LossName):
-            names = ", ".join(get_args(LossName))
-            raise UserError(
-                f"Expected loss to be one of {names}, or a sum such as cosine:1+contrastive:0.1, "
-                f"got {spec!r}."
-            )
-        try:
-            weight = float(number) if colon else 1.0
-        except ValueError:
-            weight = math.nan
-        if not 0 < weight < math.inf:
-            raise UserError(f"Expected a positive weight after {name}:, got {number!r}.")
-        if name in terms:
-            raise UserError(f"The loss {spec!r} names {name} twice.")
-        terms[cast(LossName, name)] = weight
-    return terms
-
-
-def check_loss(name: str, *, temperature: float | None, learn_temperature: bool) -> None:
-    """Refuse a loss that doesn't exist, or a temperature that makes no sense for it.
-
-    Raises:
-        UserError: As said.
-    """
-    has_temperature = any(term in DEFAULT_TEMPERATURES for term in parse_loss(name))
-    if temperature is not None:
-        _check_temperature(temperature)
-    if not has_temperature and (temperature is not None or learn_temperature):
-        raise UserError(f"The {name} loss has no temperature: leave it out.")
 
 
 def _log_sum_exp(queries: Tensor, part: Tensor) -> Tensor:

@@ -46,4 +46,4 @@ def prior_loss(
     noisy = prior.add_noise(target, noise, timesteps)
     predicted = prior.predict(noisy, timesteps, source, known)
     errors = (predicted - target * target.shape[1] ** 0.5).square().mean(1, keepdim=True)
-    return (errors / prior.noise_share(timesteps) ** _WEIGHT_POWER).mean()
+    return (errors / prior.noise_variance(timesteps) ** _WEIGHT_POWER).mean()

@@ -142,7 +142,15 @@ class SweepResult:
         if self.report is None:
             return {"name": self.name, "data": self.data, "status": "diverged"}
         report, settings = self.report, self.report.settings
-        kept = ("hidden", "loss", "learning_rate", "batch_size", "temperature", "noise", "centre")
+        kept = (
+            "hidden_size",
+            "loss",
+            "learning_rate",
+            "batch_size",
+            "temperature",
+            "noise",
+            "center",
+        )
         return {
             "name": self.name,
             "data": self.data,

@@ -155,7 +155,7 @@ def _train(
     settled = config.resolved(len(split.train), pairs.source_space)
     course: TrainerState | None = None
     resumed_after: int | None = None
-    if config.model in _NETWORKS:
+    if config.architecture in _NETWORKS:
         run = _Run(pairs, split, settled, _device(device), folder)
         run.to_the_end(checkpoint_seconds, on_progress)
         translator, recipe = run.best_translator(), run.recipe()
@@ -458,11 +458,11 @@ def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Bat
     dims = pairs.source.shape[1], pairs.target.shape[1]
     if config.init_from is not None:
         network = AutoTranslator.from_pretrained(config.init_from)
-        kind = _NETWORKS[config.model]
+        kind = _NETWORKS[config.architecture]
         if not isinstance(network, kind):
             raise UserError(
                 f"{config.init_from} is a {type(network).__name__}, and the model to go on with is "
-                f"{config.model}, a {kind.__name__}. Give another one of the two."
+                f"{config.architecture}, a {kind.__name__}. Give another one of the two."
             )
         if (network.source_dim, network.target_dim) != dims:
             raise UserError(
@@ -474,21 +474,21 @@ def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Bat
         if pairs.target_space is not None:
             network.check_target(pairs.target_space)
         return network.float()
-    shape: dict[str, Any] = {"hidden": config.hidden, "centred": bool(config.centre)}
-    if config.model in ("residual", "prior"):
+    shape: dict[str, Any] = {"hidden_size": config.hidden_size, "centered": bool(config.center)}
+    if config.architecture in ("residual", "prior"):
         shape |= {"blocks": config.blocks, "dropout": config.dropout}
-    if config.model == "prior":
+    if config.architecture == "prior":
         shape["default_guidance_scale"] = config.prior_guidance_scale
-    network = _NETWORKS[config.model](*dims, **shape)
-    network.initialise(torch.Generator().manual_seed(config.seed))
-    if config.centre:
-        network.centre(*batches.means())
+    network = _NETWORKS[config.architecture](*dims, **shape)
+    network.initialize(torch.Generator().manual_seed(config.seed))
+    if config.center:
+        network.center(*batches.means())
     if isinstance(network, PriorTranslator):
         mean, covariance = batches.target_moments()
         if network.target_mean is not None:
             mean = mean - network.target_mean
-        network.expect(mean, covariance)
-    if config.start == "ridge":
+        network.fit_whitening(mean, covariance)
+    if config.init == "ridge":
         assert isinstance(network, MLPTranslator)
         _start_as_ridge(network, pairs, split, config, batches)
     return network
@@ -504,7 +504,7 @@ def _start_as_ridge(
         fitter.update(network.prepare(source.cpu()), target.cpu())
     held_out = thin_out(split.validation)
     source, target = network.prepare(unit_norm(pairs.source[held_out])), pairs.target[held_out]
-    linear = _best_ridge(fitter, source, target, config, rank=config.hidden // 2)
+    linear = _best_ridge(fitter, source, target, config, rank=config.hidden_size // 2)
     if network.target_mean is not None:
         # The network adds it at the end.
         linear.linear.bias.sub_(network.target_mean)
@@ -544,14 +544,14 @@ def recipe_of(
         temperatures: Of the terms of the loss, as they ended.
     """
     return {
-        "method": config.model,
+        "method": config.architecture,
         "loss": config.loss,
         "temperature": next(iter(temperatures.values()), None),
         **({"temperatures": temperatures} if len(temperatures) > 1 else {}),
         "learn_temperature": config.learn_temperature,
-        "start": config.start,
+        "init": config.init,
         "noise": config.noise,
-        "centre": bool(config.centre),
+        "center": bool(config.center),
         "init_from": config.init_from,
         "optimizer": "adam",
         "learning_rate": config.learning_rate,
@@ -570,8 +570,8 @@ def _fit(pairs: Pairs, split: Split, config: TrainingConfig) -> tuple[Translator
     fitter = LinearFitter()
     for rows in split.train.split(_ROWS):
         fitter.update(pairs.source[rows], pairs.target[rows])
-    options = {"centre": bool(config.centre), "scale": config.scale}
-    if config.model == "procrustes":
+    options = {"center": bool(config.center), "scale": config.scale}
+    if config.architecture == "procrustes":
         fitted = fitter.procrustes(**options)
     else:
         held_out = thin_out(split.validation)

@@ -86,7 +86,7 @@ class TrainerState:
         self.best_weights = best_weights
 
     def _score(self, record: EpochRecord) -> tuple[float, float]:
-        if self.config.model == "prior":
+        if self.config.architecture == "prior":
             # A draw from many right answers is rarely the nearest, and the better the rarer.
             return -record.validation_loss, 0.0
         # Retrieval among few or easy pairs is soon perfect; the loss then still tells epochs apart.

@@ -11,7 +11,9 @@ from clip2clap.embeddings.space import EmbeddingSpace
 
 def library_versions() -> dict[str, str]:
     """Return the versions of clip2clap and of the libraries that a translator depends on."""
-    versions = {name: metadata.version(name) for name in ("torch", "diffusers")}
+    import torch
+
+    versions = {"torch": torch.__version__, "diffusers": metadata.version("diffusers")}
     return {"clip2clap": __version__, **versions}
 
 

@@ -70,6 +70,10 @@ class PriorTranslator(Translator):
     objective: ClassVar[Literal["regression", "diffusion"]] = "diffusion"
     renamed_weights: ClassVar[dict[str, str]] = {"middle": "mean", "axes": "eigenvectors"}
 
+    mean: Tensor
+    eigenvectors: Tensor
+    variances: Tensor
+
     def __init__(
         self,
         source_dim: int = 512,

@@ -29,6 +29,7 @@ from clip2clap.embeddings.table.reader import TableWriter
 from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
 from clip2clap.media.audio import load_audio
 from clip2clap.translator.auto import AutoTranslator
+from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 
 Run = Callable[..., tuple[int, str, str]]
@@ -127,9 +128,8 @@ def write_translator(folder: Path, clip: Path, generator: Path) -> Path:
     translator = MLPTranslator(
         clip_space.dim,
         clap_space.dim,
-        hidden=16,
-        source_space=clip_space,
-        target_space=clap_space,
+        hidden_size=16,
+        provenance=Provenance(clip_space, clap_space),
     )
     translator.save_pretrained(folder)
     return folder

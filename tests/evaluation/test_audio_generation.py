@@ -227,8 +227,8 @@ def clap(musicldm_folder: Path) -> ClapEncoder:
 
 @pytest.fixture(scope="module")
 def translator(clip_folder: Path, clap: ClapEncoder) -> Translator:
-    made = MLPTranslator(12, 16, hidden=8)
-    made.initialise(torch.Generator().manual_seed(0))
+    made = MLPTranslator(12, 16, hidden_size=8)
+    made.initialize(torch.Generator().manual_seed(0))
     clip = ClipEncoder.from_pretrained(clip_folder)
     made.record(source_space=clip.space("image"), target_space=clap.space("text"))
     return made.eval()
@@ -355,8 +355,8 @@ def test_a_way_back_gives_the_clip_score(
     pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
 ) -> None:
     assert pipeline.clip is not None
-    back = MLPTranslator(16, 12, hidden=8)
-    back.initialise(torch.Generator().manual_seed(1))
+    back = MLPTranslator(16, 12, hidden_size=8)
+    back.initialize(torch.Generator().manual_seed(1))
     back.record(source_space=clap.space("audio"), target_space=pipeline.clip.space("image"))
     found = measure(pipeline, translator, clap, folder, back=back).translators[0]
     heard = clap.encode_audio([load_audio(file) for file in found.files])
@@ -452,8 +452,8 @@ def test_the_command_shows_sounds_and_compares_them(
     musicldm_folder: Path, clip_folder: Path, translator: Translator, folder: Path, run: Run
 ) -> None:
     translator.save_pretrained(folder / "one")
-    other = MLPTranslator(12, 16, hidden=8)
-    other.initialise(torch.Generator().manual_seed(5))
+    other = MLPTranslator(12, 16, hidden_size=8)
+    other.initialize(torch.Generator().manual_seed(5))
     other.record(source_space=translator.source_space, target_space=translator.target_space)
     other.save_pretrained(folder / "two")
     shared = [
@@ -502,8 +502,8 @@ def test_a_mistake_about_sounds_is_one_line(
     folder: Path,
     run: Run,
 ) -> None:
-    made = MLPTranslator(12, 16, hidden=8)
-    made.initialise(torch.Generator().manual_seed(0))
+    made = MLPTranslator(12, 16, hidden_size=8)
+    made.initialize(torch.Generator().manual_seed(0))
     made.save_pretrained(folder / "plain")
     places: dict[str, Any] = {
         "IMAGES": folder / "images",

@@ -87,8 +87,8 @@ def generator(musicldm_folder: Path, reading_clip_folder: Path) -> ImageToAudioP
     """The way back, from a photograph to a sound."""
     clip = ClipEncoder.from_pretrained(reading_clip_folder)
     clap = ClapEncoder.from_pretrained(musicldm_folder)
-    there = MLPTranslator(12, 16, hidden=8)
-    there.initialise(torch.Generator().manual_seed(3))
+    there = MLPTranslator(12, 16, hidden_size=8)
+    there.initialize(torch.Generator().manual_seed(3))
     there.record(source_space=clip.space("image"), target_space=clap.space("text"))
     made = ImageToAudioPipeline.from_pretrained(
         musicldm_folder, clip=clip, translator=there.eval(), torch_dtype=None
@@ -341,7 +341,7 @@ def test_silence_and_models_that_were_not_made_for_each_other_are_refused(
     write_audio(folder / "sounds" / "dog" / "3.wav", np.zeros(RATE, np.float32), RATE)
     with pytest.raises(UserError, match=r"dog/3\.wav is silent"):
         measure(pipeline, folder)
-    strange = MLPTranslator(16, 12, hidden=8)
+    strange = MLPTranslator(16, 12, hidden_size=8)
     other = EmbeddingSpace("clap", "another", "audio", 16, True, "0ther")
     strange.record(source_space=other)
     with pytest.raises(SpaceMismatchError):
@@ -559,8 +559,8 @@ def test_the_demo_s_way_back_has_a_name_of_its_own() -> None:
 
 
 def back_translator(pipeline: AudioToImagePipeline, folder: Path, *, seed: int) -> Translator:
-    made = MLPTranslator(16, 12, hidden=8)
-    made.initialise(torch.Generator().manual_seed(seed))
+    made = MLPTranslator(16, 12, hidden_size=8)
+    made.initialize(torch.Generator().manual_seed(seed))
     assert pipeline.translator is not None
     made.record(
         source_space=pipeline.translator.source_space,

@@ -113,7 +113,7 @@ def test_identical_sides_are_perfect() -> None:
     pairs, labels = pairs_of(60)
     target = sides(pairs)[1]
     same = Pairs(target, target)
-    identity = fit_ridge(target, target, alpha=0.0, centre=False)
+    identity = fit_ridge(target, target, alpha=0.0, center=False)
     scores = evaluate({"same": identity}, same, labels=labels).translators[0].scores
     for direction in (scores.forward, scores.backward):
         assert {direction[name].value for name in direction} == {1}
@@ -161,7 +161,7 @@ def test_hubness_and_gap_have_their_known_values() -> None:
     gap = torch.tensor([0.0, 1.0])
     target = unit_norm(torch.cat([noise(50, 2) * 0.1 + torch.tensor([1.0, 0.0]), gap[None]]))
     same = Pairs(unit_norm(target @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])), target)
-    turn = fit_ridge(target, target, alpha=0.0, centre=False)
+    turn = fit_ridge(target, target, alpha=0.0, center=False)
     found = evaluate({"none": turn}, same)
     assert found.gap_before is not None
     # A quarter turn between the means, whose lengths are alike.
@@ -249,20 +249,22 @@ def test_test_rows_are_taken_first_then_validation(tmp_path: Path) -> None:
 def test_rows_that_a_translator_was_trained_on_are_left_out(tmp_path: Path) -> None:
     pairs, _ = pairs_of(100)
     table = write_table(tmp_path / "table", pairs)
-    train(table, tmp_path / "one", TrainingConfig(model="ridge", validation=0.2, seed=4))
+    train(table, tmp_path / "one", TrainingConfig(architecture="ridge", validation=0.2, seed=4))
     chosen = choose_rows(table, [tmp_path / "one"])
     assert chosen.split == "held-out"
     held = split_pairs(read_pairs(table, TrainingConfig()), validation=0.2, seed=4).validation
     assert chosen.ids == [f"row{i}" for i in held.tolist()]
     # Two draws have little in common, and another table has nothing to do with it.
-    train(table, tmp_path / "two", TrainingConfig(model="ridge", validation=0.02, seed=5))
+    train(table, tmp_path / "two", TrainingConfig(architecture="ridge", validation=0.02, seed=5))
     with pytest.raises(UserError, match="different parts"):
         choose_rows(table, [tmp_path / "one", tmp_path / "two"])
     # Of tables that are learnt from together, as in a sweep, the same rows are held out of each.
     more = write_table(tmp_path / "more", pairs_of(30, seed=90)[0])
     both = [read_pairs(folder, TrainingConfig()) for folder in (table, more)]
     train(
-        join_pairs(both), tmp_path / "both", TrainingConfig(model="ridge", validation=0.2, seed=4)
+        join_pairs(both),
+        tmp_path / "both",
+        TrainingConfig(architecture="ridge", validation=0.2, seed=4),
     )
     assert choose_rows(table, [tmp_path / "both"]).split == "all, perhaps seen in training"
     chosen = choose_rows(table, [tmp_path / "both"], split="held-out")
@@ -303,10 +305,12 @@ def trained(tmp_path: Path) -> Path:
     """A table with kinds, one translator trained on it and one on shuffled pairs."""
     pairs, labels = pairs_of(200)
     write_table(tmp_path / "table", pairs, kind=labels, caption=[f"<{i}>" for i in range(200)])
-    config = TrainingConfig(hidden=32, epochs=12, batch_size=16, learning_rate=5e-3, validation=0.3)
+    config = TrainingConfig(
+        hidden_size=32, epochs=12, batch_size=16, learning_rate=5e-3, validation=0.3
+    )
     train(tmp_path / "table", tmp_path / "mlp", config)
     lost = write_table(tmp_path / "shuffled", shuffled(pairs))
-    train(lost, tmp_path / "lost", replace(config, model="ridge"))
+    train(lost, tmp_path / "lost", replace(config, architecture="ridge"))
     return tmp_path
 
 

@@ -37,6 +37,7 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.decoders.decoders import ImageDecoder
+from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 
 DIM = 12
@@ -380,7 +381,7 @@ def test_a_saved_ip_adapter_comes_back(stable_diffusion_folder, adapter_file, tm
 
 def translator_into(space: Any) -> MLPTranslator:
     torch.manual_seed(0)
-    return MLPTranslator(16, DIM, hidden=8, target_space=space)
+    return MLPTranslator(16, DIM, hidden_size=8, provenance=Provenance(target_space=space))
 
 
 def test_kandinsky_guides_away_from_the_zero_picture_of_its_clip(
@@ -516,7 +517,7 @@ def test_a_decoder_refuses_what_it_cannot_take(
             stable_diffusion_folder,
             training_schedule(),
             ip_adapter=adapter_file,
-            translator=MLPTranslator(12, 16, hidden=8),
+            translator=MLPTranslator(12, 16, hidden_size=8),
         )
 
 

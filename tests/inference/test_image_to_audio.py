@@ -36,6 +36,7 @@ from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.media.images import UnreadableImageError
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
+from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 from clip2clap.translator.prior import PriorTranslator
 
@@ -62,9 +63,11 @@ def make_translator(clip_folder, clap_folder, *, seed=0):
     return MLPTranslator(
         source_dim=12,
         target_dim=16,
-        hidden=16,
-        source_space=ClipEncoder.from_pretrained(clip_folder).space("image").to_dict(),
-        target_space=ClapEncoder.from_pretrained(clap_folder).space("text").to_dict(),
+        hidden_size=16,
+        provenance=Provenance(
+            ClipEncoder.from_pretrained(clip_folder).space("image"),
+            ClapEncoder.from_pretrained(clap_folder).space("text"),
+        ),
     )
 
 
@@ -401,9 +404,8 @@ def test_the_generators_own_clap_keeps_the_candidate_it_hears_best(hearing_pipe)
 
 def test_a_prior_gives_every_candidate_and_every_seed_a_vector_of_its_own(hearing_pipe):
     translator = hearing_pipe.translator
-    spaces = {"source_space": translator.source_space, "target_space": translator.target_space}
-    prior = PriorTranslator(12, 16, hidden=8, **spaces).eval()
-    prior.initialise(seeded(3))
+    prior = PriorTranslator(12, 16, hidden_size=8, provenance=translator.provenance).eval()
+    prior.initialize(seeded(3))
     pipe = joined(hearing_pipe, translator=prior)
     used = []
     options = {

@@ -28,7 +28,7 @@ from clip2clap.translator.base import Translator
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 16, True, "c11p")
 CLAP = EmbeddingSpace("clap", "some/clap", "text", 12, True, "c1a9")
 BASE = TrainingConfig.reference(patience=10)
-GRID = SweepGrid(hidden=(8, 12), epochs=(4,), batch_size=(32,), learning_rate=(5e-3,))
+GRID = SweepGrid(hidden_size=(8, 12), epochs=(4,), batch_size=(32,), learning_rate=(5e-3,))
 
 
 def unit(x: Tensor) -> Tensor:
@@ -110,13 +110,13 @@ def test_training_together_equals_training_each_alone(batched: bool):
     split = split_pairs(made, validation=0.1, seed=0)
     settings = {
         f"{hidden}-{loss}-{mark}": replace(
-            BASE, hidden=hidden, loss=loss, epochs=4, batch_size=32, **extra
+            BASE, hidden_size=hidden, loss=loss, epochs=4, batch_size=32, **extra
         )
         for hidden in (8, 12)
         for loss in ("cosine", "mse", "contrastive")
         for mark, extra in {
             "plain": {},
-            "bridged": {"noise": 0.1, "centre": True},
+            "bridged": {"noise": 0.1, "center": True},
             "fast": {"learning_rate": 1e-2, "schedule": "cosine", "warmup": 0.1},
         }.items()
     }
@@ -140,7 +140,7 @@ def test_each_model_stops_by_itself_and_the_others_go_on_as_if_alone(batched: bo
     settings = {
         str(seconds): replace(
             BASE,
-            hidden=8,
+            hidden_size=8,
             epochs=25,
             batch_size=32,
             loss=loss,
@@ -166,11 +166,11 @@ def test_each_model_stops_by_itself_and_the_others_go_on_as_if_alone(batched: bo
 
 
 def test_a_model_that_diverges_leaves_the_others_alone(tmp_path: Path):
-    grid = SweepGrid(hidden=(8,), loss=("mse",), learning_rate=(1e-3, 1e30), epochs=(2,))
+    grid = SweepGrid(hidden_size=(8,), loss=("mse",), learning_rate=(1e-3, 1e30), epochs=(2,))
     good, bad = sweep(Pairs(*sides(100)), tmp_path, grid=grid)
     assert good.report is not None
     assert bad.report is None
-    alone = train_translator(Pairs(*sides(100)), replace(BASE, hidden=8, loss="mse", epochs=2))
+    alone = train_translator(Pairs(*sides(100)), replace(BASE, hidden_size=8, loss="mse", epochs=2))
     own = AutoTranslator.from_pretrained(tmp_path / good.name)
     assert largest_difference(alone, own) < 1e-5
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
@@ -196,10 +196,10 @@ def test_the_default_grid_is_the_references_18():
 
 def test_a_name_says_what_differs_and_a_temperature_only_what_has_one():
     grid = SweepGrid(
-        hidden=(8,),
+        hidden_size=(8,),
         loss=("cosine", "infonce", "cosine:1+bank:0.5"),
         temperature=(0.1, 0.2),
-        centre=(False, True),
+        center=(False, True),
         seeds=(3,),
     )
     names = list(grid.settings(BASE))
@@ -211,7 +211,7 @@ def test_a_name_says_what_differs_and_a_temperature_only_what_has_one():
             ("cosine1+bank0.5", ["-temperature0.1", "-temperature0.2"]),
         )
         for temperature in marks
-        for mark in (temperature, f"{temperature}-centred")
+        for mark in (temperature, f"{temperature}-centered")
     ]
 
 
@@ -238,7 +238,7 @@ def test_a_sweep_leaves_a_folder_a_translator_a_table_and_a_page(
         translator = AutoTranslator.from_pretrained(out / result.name)
         assert result.report is not None
         assert (translator.source_space, translator.target_space) == (CLIP, CLAP)
-        assert translator.config["hidden"] == int(result.name.split("-")[1])
+        assert translator.config["hidden_size"] == int(result.name.split("-")[1])
         assert float(rows[result.name]["mrr"]) == translator.config["metrics"]["mrr"]
         assert set(result.held_out) == {"captions", "wit", "cc"}
         assert f">{result.name}<" in page
@@ -252,7 +252,7 @@ def test_a_sweep_leaves_a_folder_a_translator_a_table_and_a_page(
 
 
 def test_the_other_direction(tables: list[Path], tmp_path: Path):
-    grid = SweepGrid(hidden=(8,), loss=("cosine",), epochs=(2,))
+    grid = SweepGrid(hidden_size=(8,), loss=("cosine",), epochs=(2,))
     base = replace(BASE, source="clap", target="clip")
     sweep(tables[0], tmp_path / "out", grid=grid, base=base)
     translator = AutoTranslator.from_pretrained(tmp_path / "out" / "captions-8-cosine")
@@ -329,7 +329,7 @@ def test_a_killed_sweep_goes_on_and_one_on_two_processes_ends_alike(
 def test_a_finished_sweep_is_not_repeated_and_a_larger_grid_trains_only_what_is_new(
     tables: list[Path], tmp_path: Path
 ):
-    small = replace(GRID, hidden=(8,))
+    small = replace(GRID, hidden_size=(8,))
     sweep(tables[0], tmp_path / "out", grid=small, base=BASE)
     before = {
         path.parent.name: path.stat().st_mtime_ns
@@ -397,8 +397,8 @@ def test_tables_that_do_not_go_together_are_refused(tables: list[Path], tmp_path
 
 
 def test_grids_that_make_no_sense_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="at least one value of hidden"):
-        SweepGrid(hidden=())
+    with pytest.raises(UserError, match="at least one value of hidden_size"):
+        SweepGrid(hidden_size=())
     with pytest.raises(UserError, match="of loss is given twice"):
         SweepGrid(loss=("mse", "mse"))
     made = Pairs(*sides(30))
@@ -407,12 +407,12 @@ def test_grids_that_make_no_sense_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="'paper' isn't installed"):
         sweep(made, tmp_path, trackers=["paper"])
     with pytest.raises(UserError, match="trains perceptrons"):
-        sweep(made, tmp_path, base=TrainingConfig(model="ridge"))
+        sweep(made, tmp_path, base=TrainingConfig(architecture="ridge"))
 
 
 def test_a_tracker_gets_every_models_curves(tables: list[Path], tmp_path: Path):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    grid = replace(GRID, hidden=(8,), loss=("cosine", "mse"))
+    grid = replace(GRID, hidden_size=(8,), loss=("cosine", "mse"))
     results = sweep(tables[0], tmp_path / "out", grid=grid, base=BASE, trackers=["tensorboard"])
     events = reading.EventAccumulator(str(tmp_path / "out" / "tracking" / "out"))
     events.Reload()

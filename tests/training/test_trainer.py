@@ -32,7 +32,7 @@ from clip2clap.translator.mlp import MLPTranslator
 
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 16, True, "c11p")
 CLAP = EmbeddingSpace("clap", "some/clap", "text", 12, True, "c1a9")
-QUICK = TrainingConfig.reference(hidden=32, epochs=6, batch_size=16, learning_rate=5e-3)
+QUICK = TrainingConfig.reference(hidden_size=32, epochs=6, batch_size=16, learning_rate=5e-3)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("model", ["mlp", "residual", "ridge", "procrustes"])
 def test_a_translator_beats_chance_and_the_mean_and_one_of_shuffled_pairs_does_not(model):
-    config = replace(QUICK, model=model, validation=0.3)
+    config = replace(QUICK, architecture=model, validation=0.3)
     real = train_translator(learnable(), config).config["metrics"]
     assert real["gallery"] == 90
     assert real["recall_at_1"] > 10 * real["shuffled_pairs"]["recall_at_1"]
@@ -107,8 +107,8 @@ def test_every_loss_falls_on_both_sides_of_the_split(loss, tmp_path: Path):
 
 def references_weights(made: Pairs, loss: str, epochs: int) -> list[dict[str, Tensor]]:
     """The reference's training, in plain torch: the weights after every epoch."""
-    start = MLPTranslator(16, 12, hidden=8)
-    start.initialise(torch.Generator().manual_seed(0))
+    start = MLPTranslator(16, 12, hidden_size=8)
+    start.initialize(torch.Generator().manual_seed(0))
     layers = nn.Sequential(
         nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 12)
     )
@@ -142,7 +142,7 @@ def references_weights(made: Pairs, loss: str, epochs: int) -> list[dict[str, Te
 @pytest.mark.parametrize("loss", ["cosine", "mse", "contrastive"])
 def test_the_references_options_give_the_references_weights(loss: str, tmp_path: Path):
     made = learnable(200)
-    config = TrainingConfig.reference(hidden=8, epochs=3, loss=loss, monitor="cosine")
+    config = TrainingConfig.reference(hidden_size=8, epochs=3, loss=loss, monitor="cosine")
     report = train(made, tmp_path, config)
     assert report.pairs["train"] % 64 != 0
     assert (config.epochs, report.best_epoch) == (3, 3)
@@ -158,7 +158,7 @@ def test_the_reference_recipe_is_the_references():
     config = TrainingConfig.reference().resolved(45_000)
     assert (config.epochs, config.batch_size, config.learning_rate) == (50, 64, 1e-3)
     assert (config.schedule, config.warmup, config.patience) == ("constant", 0.0, None)
-    assert (config.noise, config.centre, config.precision) == (0.0, False, "fp32")
+    assert (config.noise, config.center, config.precision) == (0.0, False, "fp32")
 
 
 def test_a_learnt_temperature_ends_up_in_the_recipe():
@@ -177,7 +177,7 @@ def test_the_seed_decides_everything():
 
 @pytest.mark.parametrize("model", ["mlp", "residual"])
 def test_the_global_generator_has_no_influence(model):
-    config = replace(QUICK, model=model, dropout=0.5)
+    config = replace(QUICK, architecture=model, dropout=0.5)
     with torch.random.fork_rng():
         first = train_translator(learnable(), config)
         torch.manual_seed(5)
@@ -189,7 +189,7 @@ def test_a_residual_run_that_was_stopped_ends_with_the_weights_it_would_have_had
         if progress.epoch == 3:
             raise KeyboardInterrupt
 
-    config = replace(QUICK, model="residual", blocks=2)
+    config = replace(QUICK, architecture="residual", blocks=2)
     with pytest.raises(KeyboardInterrupt):
         train(learnable(), tmp_path, config, checkpoint_seconds=0, on_progress=stop)
     assert train(learnable(), tmp_path, config).resumed_after == 2
@@ -209,7 +209,7 @@ def test_half_precision_tables_train_almost_alike():
 
 
 def test_patience_ends_a_run_that_no_longer_gets_better_and_the_best_epoch_is_kept(tmp_path: Path):
-    config = replace(QUICK, epochs=60, patience=3, hidden=64)
+    config = replace(QUICK, epochs=60, patience=3, hidden_size=64)
     report = train(learnable(shuffled=True), tmp_path, config)
     assert report.stopped_early
     assert report.best_epoch is not None
@@ -220,10 +220,10 @@ def test_patience_ends_a_run_that_no_longer_gets_better_and_the_best_epoch_is_ke
 
 def test_ridge_tries_penalties_and_keeps_the_best_on_held_out_pairs():
     made = learnable(60)
-    chosen = train_translator(made, TrainingConfig(model="ridge", validation=0.5))
+    chosen = train_translator(made, TrainingConfig(architecture="ridge", validation=0.5))
     mrrs = {
         alpha: train_translator(
-            made, TrainingConfig(model="ridge", validation=0.5, alpha=alpha)
+            made, TrainingConfig(architecture="ridge", validation=0.5, alpha=alpha)
         ).config["metrics"]["mrr"]
         for alpha in (0.01, 0.1, 1.0, 10.0, 100.0)
     }
@@ -242,12 +242,12 @@ def test_centring_is_kept_in_the_translator_and_can_be_moved_to_another_modality
     away = unit(torch.randn(16, generator=torch.Generator().manual_seed(3)))
     seen = unit(made.source + away)
     shifted = replace(made, source=seen)
-    train(shifted, tmp_path, replace(QUICK, centre=True))
+    train(shifted, tmp_path, replace(QUICK, center=True))
     loaded = AutoTranslator.from_pretrained(tmp_path)
     assert loaded.source_mean is not None
     rows = split_pairs(shifted, validation=0.1, seed=0).train
     torch.testing.assert_close(loaded.source_mean, seen[rows].mean(0))
-    assert loaded.config["recipe"]["centre"]
+    assert loaded.config["recipe"]["center"]
     # The other modality: the same things, with the gap on the other side.
     other = unit(made.source - away)
 
@@ -256,12 +256,12 @@ def test_centring_is_kept_in_the_translator_and_can_be_moved_to_another_modality
             return (loaded(source) * made.target).sum(-1).mean().item()
 
     before = cosine(other)
-    loaded.centre(other.mean(0))
+    loaded.center(other.mean(0))
     assert cosine(other) > before + 0.1
     with pytest.raises(UserError, match=r"source mean of shape \(16,\), got \(3,\)"):
-        loaded.centre(torch.zeros(3))
+        loaded.center(torch.zeros(3))
     with pytest.raises(UserError, match="keeps no means"):
-        MLPTranslator(16, 12, hidden=8).centre(torch.zeros(16))
+        MLPTranslator(16, 12, hidden_size=8).center(torch.zeros(16))
 
 
 def test_captions_are_trained_with_noise_so_that_pictures_can_take_their_place():
@@ -278,16 +278,16 @@ def test_captions_are_trained_with_noise_so_that_pictures_can_take_their_place()
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_a_perceptron_starts_as_ridge_and_goes_on_from_there(noise: float, centre: bool):
     made = learnable(600)
-    standing = TrainingConfig(noise=noise, centre=centre, epochs=1, learning_rate=1e-12)
+    standing = TrainingConfig(noise=noise, center=centre, epochs=1, learning_rate=1e-12)
     first = train_translator(made, standing)
-    ridge = train_translator(made, TrainingConfig(model="ridge", noise=noise))
-    assert first.config["recipe"]["start"] == "ridge"
+    ridge = train_translator(made, TrainingConfig(architecture="ridge", noise=noise))
+    assert first.config["recipe"]["init"] == "ridge"
     if not centre:
         torch.testing.assert_close(first(made.source), ridge(made.source), rtol=0, atol=1e-4)
     # Centred vectors are scaled to unit norm again, so that is another linear map, as good a one.
     scores = [one.config["metrics"]["mrr"] for one in (first, ridge)]
     assert scores[0] == pytest.approx(scores[1], rel=0.1)
-    random = train_translator(made, replace(standing, start="random"))
+    random = train_translator(made, replace(standing, init="random"))
     assert random.config["metrics"]["mrr"] < scores[0] / 2
     learnt = train_translator(
         made, replace(standing, learning_rate=None, epochs=30, monitor="cosine")
@@ -296,18 +296,22 @@ def test_a_perceptron_starts_as_ridge_and_goes_on_from_there(noise: float, centr
 
 
 def test_what_starts_as_ridge_is_a_perceptron_of_its_own():
-    assert TrainingConfig().resolved(100).start == "ridge"
+    assert TrainingConfig().resolved(100).init == "ridge"
     for other in (
-        TrainingConfig(model="residual"),
+        TrainingConfig(architecture="residual"),
         TrainingConfig(init_from="somewhere"),
-        TrainingConfig(hidden=1),
+        TrainingConfig(hidden_size=1),
         TrainingConfig.reference(),
     ):
-        assert other.resolved(100).start == "random"
-    refused: list[dict[str, Any]] = [{"model": "prior"}, {"init_from": "somewhere"}, {"hidden": 1}]
+        assert other.resolved(100).init == "random"
+    refused: list[dict[str, Any]] = [
+        {"architecture": "prior"},
+        {"init_from": "somewhere"},
+        {"hidden_size": 1},
+    ]
     for options in refused:
         with pytest.raises(UserError, match="Only an mlp"):
-            TrainingConfig(start="ridge", **options)
+            TrainingConfig(init="ridge", **options)
 
 
 def test_noise_in_training_makes_a_translator_steadier_under_noise():
@@ -332,7 +336,7 @@ def test_tuning_goes_on_from_a_translator_at_a_tenth_of_the_rate(tmp_path: Path)
     config = TrainingConfig(init_from=str(tmp_path / "captions"), epochs=1, validation=0.5)
     assert config.resolved(40).learning_rate == pytest.approx(1.5e-4)
     tuned = train_translator(few, config)
-    assert tuned.config["hidden"] == 32
+    assert tuned.config["hidden_size"] == 32
     assert tuned.config["recipe"]["init_from"] == str(tmp_path / "captions")
     changes = [
         (weight - weights(start)[name]).abs().max() for name, weight in weights(tuned).items()
@@ -534,7 +538,7 @@ def test_the_folder_holds_the_translator_its_facts_and_nothing_else(table: Path,
     assert (loaded.source_space, loaded.target_space) == (CLIP, CLAP)
     recipe = loaded.config["recipe"]
     assert (recipe["loss"], recipe["learning_rate"], recipe["pairs"]) == ("cosine", 5e-3, 90)
-    assert loaded.config["hidden"] == 32
+    assert loaded.config["hidden_size"] == 32
     assert report.metrics.items() <= loaded.config["metrics"].items()
     assert TrainingReport.read(tmp_path / "out" / "training.json") == report
     assert report.pairs == {"train": 90, "validation": 10, "test": 0}
@@ -552,13 +556,13 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path):
 
 def test_other_settings_or_pairs_do_not_overwrite_unless_asked_to(tmp_path: Path):
     train(learnable(), tmp_path, QUICK)
-    other = replace(QUICK, hidden=16)
-    with pytest.raises(UserError, match="hidden 32 in place of 16"):
+    other = replace(QUICK, hidden_size=16)
+    with pytest.raises(UserError, match="hidden_size 32 in place of 16"):
         train(learnable(), tmp_path, other)
     with pytest.raises(UserError, match="other pairs"):
         train(learnable(200), tmp_path, QUICK)
     train(learnable(), tmp_path, other, overwrite=True)
-    assert AutoTranslator.from_pretrained(tmp_path).config["hidden"] == 16
+    assert AutoTranslator.from_pretrained(tmp_path).config["hidden_size"] == 16
 
 
 def test_a_config_of_something_else_is_left_alone(tmp_path: Path):
@@ -621,7 +625,7 @@ def test_progress_covers_every_step_with_the_last_and_the_best_epoch():
 
 
 def test_the_report_is_plain_json(tmp_path: Path):
-    report = train(learnable(), tmp_path, replace(QUICK, model="procrustes"))
+    report = train(learnable(), tmp_path, replace(QUICK, architecture="procrustes"))
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
     assert report.history == []
     assert report.best is None
@@ -630,13 +634,13 @@ def test_the_report_is_plain_json(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "tree"}, "mlp, residual, prior, ridge, procrustes, got 'tree'"),
+        ({"architecture": "tree"}, "mlp, residual, prior, ridge, procrustes, got 'tree'"),
         ({"loss": "l1"}, "got 'l1'"),
         ({"monitor": "loss"}, "mrr"),
         ({"epochs": 0}, "epochs to be a positive whole number"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"patience": 0}, "patience"),
-        ({"learning_rate": float("nan")}, "positive learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate to be a positive"),
         ({"alpha": -1.0}, "alpha"),
         ({"validation": 1.0}, "between 0 and 1"),
         ({"seed": -1}, "seed"),

@@ -33,7 +33,7 @@ def rotation(dim: int) -> Tensor:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 10.0])
 def test_ridge_matches_sklearn(alpha: float, centre: bool):
     source, target = pairs()
-    fitted = fit_ridge(source, target, alpha=alpha, centre=centre)
+    fitted = fit_ridge(source, target, alpha=alpha, center=centre)
     theirs = Ridge(alpha=alpha, fit_intercept=centre).fit(
         unit(source).double().numpy(), unit(target).double().numpy()
     )
@@ -59,9 +59,9 @@ def test_scaled_ridge_matches_sklearns_on_standardised_dimensions(centre: bool):
     scaled = scaler.fit_transform(x) if centre else x / np.sqrt((x**2).mean(0) + (x == 0).all(0))
     theirs = Ridge(alpha=3, fit_intercept=centre).fit(scaled, y)
     predicted = torch.from_numpy(theirs.predict(scaled)).float()
-    fitted = fit_ridge(source, target, alpha=3, centre=centre, scale=True)
+    fitted = fit_ridge(source, target, alpha=3, center=centre, scale=True)
     torch.testing.assert_close(fitted(source), unit(predicted), rtol=1e-4, atol=1e-5)
-    plain = fit_ridge(source, target, alpha=3, centre=centre)(source)
+    plain = fit_ridge(source, target, alpha=3, center=centre)(source)
     assert not torch.allclose(plain, fitted(source), atol=1e-3)
 
 
@@ -78,7 +78,7 @@ def test_procrustes_matches_scipy(centre: bool, scale: bool):
         sides.append(values / scales[-1])
     known, _ = orthogonal_procrustes(*sides)
     expected = torch.from_numpy(sides[0] @ known * scales[1] + means[1]).float()
-    fitted = fit_procrustes(source, target, centre=centre, scale=scale)
+    fitted = fit_procrustes(source, target, center=centre, scale=scale)
     torch.testing.assert_close(fitted(source), unit(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -116,9 +116,9 @@ def test_noise_gives_the_fit_of_many_noisy_copies():
     weight, *_ = np.linalg.lstsq(noisy, np.tile(y, (copies, 1)), rcond=None)
     fitter = LinearFitter().update(source, target)
     for scale in (False, True):
-        fitted = fitter.ridge(alpha=0, noise=0.3, centre=False, scale=scale).linear.weight.detach()
+        fitted = fitter.ridge(alpha=0, noise=0.3, center=False, scale=scale).linear.weight.detach()
         np.testing.assert_allclose(fitted.T, weight, atol=0.005)
-    plain = fitter.ridge(alpha=0, centre=False).linear.weight.detach()
+    plain = fitter.ridge(alpha=0, center=False).linear.weight.detach()
     assert np.abs(plain.T.numpy() - weight).max() > 0.05
 
 
@@ -160,7 +160,7 @@ def test_summing_in_pieces_changes_nothing(fit, monkeypatch: pytest.MonkeyPatch)
 def test_procrustes_recovers_a_known_rotation(centre: bool):
     source, _ = pairs()
     known = rotation(8)
-    fitted = fit_procrustes(source, source @ known, centre=centre)
+    fitted = fit_procrustes(source, source @ known, center=centre)
     torch.testing.assert_close(fitted.linear.weight.data.T, known, rtol=0, atol=1e-5)
     torch.testing.assert_close(fitted(source), unit(source @ known), rtol=0, atol=1e-5)
 
@@ -172,14 +172,14 @@ def test_centred_procrustes_recovers_a_rotation_after_the_means_were_moved():
     # Two small circles on the sphere, at other places and turned: the modality gap in miniature.
     source = unit(torch.cat([0.5 * circle, torch.ones(50, 1)], dim=1))
     target = unit(torch.cat([-torch.ones(50, 1), 0.5 * circle], dim=1))
-    with_centring = fit_procrustes(source, target, centre=True)
+    with_centring = fit_procrustes(source, target, center=True)
     torch.testing.assert_close(with_centring(source), target, rtol=0, atol=1e-5)
 
 
 def test_procrustes_into_a_larger_space_keeps_all_angles():
     source, _ = pairs()
     known = rotation(12)[:8]
-    fitted = fit_procrustes(source, source @ known, centre=False)
+    fitted = fit_procrustes(source, source @ known, center=False)
     weight = fitted.linear.weight.data
     torch.testing.assert_close(weight.T @ weight, torch.eye(8), rtol=0, atol=1e-5)
     torch.testing.assert_close(fitted(source), unit(source @ known), rtol=0, atol=1e-5)
@@ -187,7 +187,7 @@ def test_procrustes_into_a_larger_space_keeps_all_angles():
 
 def test_procrustes_into_a_smaller_space_is_a_rotation_cut_short():
     source, target = pairs()
-    weight = fit_procrustes(source, target, centre=False).linear.weight.data
+    weight = fit_procrustes(source, target, center=False).linear.weight.data
     torch.testing.assert_close(weight @ weight.T, torch.eye(6), rtol=0, atol=1e-5)
     # No other such map has a larger inner product with the pairs.
     fitted = (unit(source) @ weight.T * unit(target)).sum()
@@ -215,16 +215,16 @@ def test_half_precision_tables_are_summed_in_full_precision():
 
 def test_how_it_was_fitted_is_recorded():
     source, target = pairs()
-    assert fit_ridge(source, target, alpha=2, centre=False).config["recipe"] == {
+    assert fit_ridge(source, target, alpha=2, center=False).config["recipe"] == {
         "method": "ridge",
         "alpha": 2.0,
         "noise": 0.0,
-        "centre": False,
+        "center": False,
         "scale": False,
     }
     assert fit_procrustes(source, target, scale=True).config["recipe"] == {
         "method": "procrustes",
-        "centre": True,
+        "center": True,
         "scale": True,
     }
 

@@ -23,7 +23,13 @@ SHARE = 0.7
 CENTRES = unit_norm(torch.randn(2, 2, DIM, generator=torch.Generator().manual_seed(1)))
 SOURCES = torch.eye(2)
 QUICK = TrainingConfig(
-    model="prior", hidden=16, blocks=1, epochs=3, batch_size=64, learning_rate=3e-3, patience=None
+    architecture="prior",
+    hidden_size=16,
+    blocks=1,
+    epochs=3,
+    batch_size=64,
+    learning_rate=3e-3,
+    patience=None,
 )
 
 
@@ -56,7 +62,7 @@ def describe(drawn: Tensor, source: int) -> tuple[float, Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def trained() -> PriorTranslator:
-    config = replace(QUICK, hidden=64, blocks=2, dropout=0.0, epochs=80, batch_size=256)
+    config = replace(QUICK, hidden_size=64, blocks=2, dropout=0.0, epochs=80, batch_size=256)
     translator = train_translator(pairs(4000), config)
     assert isinstance(translator, PriorTranslator)
     return translator
@@ -112,18 +118,18 @@ def test_without_options_it_is_a_function_of_each_row_alone(trained):
 
 def test_before_it_learns_it_draws_from_the_gaussian_it_expects():
     mean, ways = 0.3 * CENTRES[0, 0], torch.randn(DIM, 3, generator=seeded()) / 5
-    prior = PriorTranslator(2, DIM, hidden=16, blocks=1).eval()
+    prior = PriorTranslator(2, DIM, hidden_size=16, blocks=1).eval()
     with torch.no_grad():
         for parameter in prior.leave[1].parameters():
             parameter.zero_()
-    prior.expect(mean, ways @ ways.T)
+    prior.fit_whitening(mean, ways @ ways.T)
     drawn = prior(SOURCES[:1], num_samples=4000, num_inference_steps=100, generator=seeded())[0]
     # Of the Gaussian's vectors, too, only the directions are given.
     known = unit_norm(mean + torch.randn(4000, 3, generator=seeded(1)) @ ways.T)
     torch.testing.assert_close(drawn.mean(0), known.mean(0), rtol=0, atol=0.03)
     torch.testing.assert_close(drawn.T.cov(), known.T.cov(), rtol=0, atol=0.02)
     with pytest.raises(UserError, match="mean and a covariance of 8 values"):
-        prior.expect(mean, ways)
+        prior.fit_whitening(mean, ways)
 
 
 def test_a_single_vector_without_a_generator_is_more_typical_than_a_drawn_one(trained):

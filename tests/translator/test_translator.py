@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
 from clip2clap.translator.linear import LinearTranslator
+from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 from clip2clap.translator.prior import PriorTranslator
 from clip2clap.translator.residual import ResidualTranslator
@@ -42,7 +42,7 @@ def embeds(n: int = 5, dim: int = 8) -> Tensor:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_perceptron_starts_as_a_linear_map(hidden: int, bias: bool):
     linear = LinearTranslator(8, 6, bias=bias)
-    network = MLPTranslator(8, 6, hidden=hidden)
+    network = MLPTranslator(8, 6, hidden_size=hidden)
     network.start_as(linear)
     torch.testing.assert_close(network.translate(embeds()), linear.translate(embeds()))
     # It can learn from there: every weight that has an influence has a gradient.
@@ -52,7 +52,7 @@ def test_a_perceptron_starts_as_a_linear_map(hidden: int, bias: bool):
 
 
 def test_a_narrow_perceptron_starts_as_the_larger_part_of_a_linear_map():
-    linear, network = LinearTranslator(8, 6), MLPTranslator(8, 6, hidden=5)
+    linear, network = LinearTranslator(8, 6), MLPTranslator(8, 6, hidden_size=5)
     network.start_as(linear)
     left, sizes, right = torch.linalg.svd(linear.linear.weight.detach(), full_matrices=False)
     part = embeds() @ (left[:, :2] * sizes[:2] @ right[:2]).T + linear.linear.bias
@@ -60,28 +60,28 @@ def test_a_narrow_perceptron_starts_as_the_larger_part_of_a_linear_map():
     with pytest.raises(UserError, match="linear map of 8 values to 6, got one of 6 to 8"):
         network.start_as(LinearTranslator(6, 8))
     with pytest.raises(UserError, match="width 1 can't start"):
-        MLPTranslator(8, 6, hidden=1).start_as(linear)
+        MLPTranslator(8, 6, hidden_size=1).start_as(linear)
 
 
 def mlp() -> MLPTranslator:
-    translator = MLPTranslator(8, 6, hidden=16, source_space=CLIP, target_space=CLAP)
-    translator.initialise(seeded())
+    translator = MLPTranslator(8, 6, hidden_size=16, provenance=Provenance(CLIP, CLAP))
+    translator.initialize(seeded())
     return translator.eval()
 
 
 def linear() -> LinearTranslator:
-    return LinearTranslator(8, 6, source_space=CLIP, target_space=CLAP).eval()
+    return LinearTranslator(8, 6, provenance=Provenance(CLIP, CLAP)).eval()
 
 
 def residual() -> ResidualTranslator:
-    translator = ResidualTranslator(8, 6, hidden=16, source_space=CLIP, target_space=CLAP)
-    translator.initialise(seeded())
+    translator = ResidualTranslator(8, 6, hidden_size=16, provenance=Provenance(CLIP, CLAP))
+    translator.initialize(seeded())
     return translator.eval()
 
 
 def prior() -> PriorTranslator:
-    translator = PriorTranslator(8, 6, hidden=16, source_space=CLIP, target_space=CLAP)
-    translator.initialise(seeded())
+    translator = PriorTranslator(8, 6, hidden_size=16, provenance=Provenance(CLIP, CLAP))
+    translator.initialize(seeded())
     return translator.eval()
 
 
@@ -99,7 +99,7 @@ def weights_of(folder: Path) -> Path:
 
 @pytest.mark.parametrize("hidden", [256, 512])
 def test_mlp_equals_the_reference_network(hidden: int):
-    translator = MLPTranslator(hidden=hidden)
+    translator = MLPTranslator(hidden_size=hidden)
     network = nn.Sequential(
         nn.Linear(512, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
         nn.Linear(hidden, 512),
@@ -149,15 +149,15 @@ def test_output_has_unit_norm_and_ignores_the_length_of_the_input(translator: Tr
     torch.testing.assert_close(translator(x * torch.logspace(-20, 15, 5)[:, None]), y)
 
 
-def test_initialise_draws_as_linear_layers_do_and_from_the_generator_alone():
+def test_initialize_draws_as_linear_layers_do_and_from_the_generator_alone():
     first, second = MLPTranslator(), MLPTranslator()
-    first.initialise(seeded(7))
+    first.initialize(seeded(7))
     torch.manual_seed(3)
-    second.initialise(seeded(7))
+    second.initialize(seeded(7))
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name])
         torch.testing.assert_close(weight.abs().max().item(), 512**-0.5, rtol=0.02, atol=0)
-    second.initialise(seeded(8))
+    second.initialize(seeded(8))
     assert not torch.equal(first(torch.ones(1, 512)), second(torch.ones(1, 512)))
 
 
@@ -186,7 +186,9 @@ def test_perturbed_weights_survive_saving_exactly(translator: Translator, tmp_pa
 
 
 def test_the_versions_that_made_a_translator_stay_in_its_config(tmp_path: Path):
-    MLPTranslator(8, 6, hidden=4, versions={"clip2clap": "0.0.9"}).save_pretrained(tmp_path)
+    MLPTranslator(
+        8, 6, hidden_size=4, provenance=Provenance(versions={"clip2clap": "0.0.9"})
+    ).save_pretrained(tmp_path)
     assert AutoTranslator.from_pretrained(tmp_path).config["versions"] == {"clip2clap": "0.0.9"}
 
 
@@ -218,7 +220,7 @@ def test_a_checkpoint_of_format_1_is_upgraded_on_load(tmp_path: Path):
     assert "_format_version" not in written
     assert written["clip2clap_version"] == "0.1.0"
     for config in (read_config(FORMAT_1), AutoTranslator.from_pretrained(FORMAT_1).config):
-        assert config["_format_version"] == 2
+        assert config["_format_version"] == 3
         assert config["versions"] == {"clip2clap": "0.1.0", "diffusers": "0.42.1"}
         assert config["data"] is None
         assert config["metrics"] == {"mrr": 0.25}
@@ -230,7 +232,7 @@ def test_a_checkpoint_of_format_1_is_upgraded_on_load(tmp_path: Path):
     assert loaded.source_space == EmbeddingSpace("clip", "some/clip", "text", 3, True, "c11p")
     loaded.save_pretrained(tmp_path)
     rewritten = json.loads((tmp_path / "config.json").read_text())
-    assert rewritten["_format_version"] == 2
+    assert rewritten["_format_version"] == 3
     assert rewritten["versions"] == {"clip2clap": "0.1.0", "diffusers": "0.42.1"}
 
 
@@ -243,14 +245,14 @@ def test_loading_an_older_format_says_nothing(caplog: pytest.LogCaptureFixture, 
 def test_a_format_of_the_future_is_refused(tmp_path: Path):
     mlp().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "_format_version": 3}))
-    with pytest.raises(UserError, match=r"format 3; .*up to 2\. Install a newer"):
+    (tmp_path / "config.json").write_text(json.dumps({**config, "_format_version": 4}))
+    with pytest.raises(UserError, match=r"format 4; .*up to 3\. Install a newer"):
         AutoTranslator.from_pretrained(tmp_path)
 
 
 def test_from_config_keeps_what_was_given_by_position():
     copy: Any = MLPTranslator.from_config(mlp().config)
-    assert (copy.source_dim, copy.target_dim, copy.config["hidden"]) == (8, 6, 16)
+    assert (copy.source_dim, copy.target_dim, copy.config["hidden_size"]) == (8, 6, 16)
     assert copy.target_space == CLAP
 
 
@@ -259,7 +261,7 @@ def test_read_config_needs_no_weights(tmp_path: Path):
     weights_of(tmp_path).unlink()
     config = read_config(tmp_path)
     assert EmbeddingSpace.from_dict(config["target_space"]) == CLAP
-    assert config["hidden"] == 16
+    assert config["hidden_size"] == 16
 
 
 def test_a_variant_and_a_subfolder_are_found(tmp_path: Path):
@@ -314,7 +316,7 @@ def test_bad_input_is_refused_in_one_line(translator: Translator, bad: Tensor, m
 @pytest.mark.parametrize("size", [0, -1, 2.0, True])
 def test_sizes_must_be_positive_whole_numbers(size: int):
     with pytest.raises(UserError, match="hidden"):
-        MLPTranslator(hidden=size)
+        MLPTranslator(hidden_size=size)
 
 
 def test_another_clap_of_the_same_size_is_refused_and_both_are_named(translator: Translator):
@@ -331,7 +333,7 @@ def test_the_other_tower_of_the_same_model_is_welcome(translator: Translator):
 
 
 def test_without_a_known_space_the_sizes_still_count():
-    translator = MLPTranslator(8, 6, hidden=4)
+    translator = MLPTranslator(8, 6, hidden_size=4)
     translator.check_target(CLAP)
     with pytest.raises(SpaceMismatchError, match="8 values"):
         translator.check_source(CLAP)
@@ -339,11 +341,11 @@ def test_without_a_known_space_the_sizes_still_count():
 
 def test_a_space_of_another_size_is_refused_at_construction():
     with pytest.raises(SpaceMismatchError, match="8 values"):
-        MLPTranslator(8, 6, source_space=CLAP)
+        MLPTranslator(8, 6, provenance=Provenance(CLAP))
 
 
 def test_record_takes_known_facts_only(translator: Translator):
-    with pytest.raises(UserError, match="'loss'"):
+    with pytest.raises(TypeError, match="'loss'"):
         translator.record(loss="cosine")
 
 
@@ -356,7 +358,7 @@ def test_missing_extra_and_wrongly_sized_weights_are_named(tmp_path: Path):
     with pytest.raises(
         UserError,
         match=r"missing layers\.0\.weight; unknown layers\.7\.weight; "
-        r"wrongly sized layers\.4\.bias \(3,\) where \(6,\)",
+        r"of the wrong shape layers\.4\.bias \(3,\) where \(6,\)",
     ):
         AutoTranslator.from_pretrained(tmp_path)
 
@@ -452,19 +454,15 @@ def test_without_network_what_was_downloaded_before_is_taken_and_nothing_waits(
 def test_pushing_uploads_the_config_and_the_safetensors(monkeypatch: pytest.MonkeyPatch):
     pushed: dict[str, list[str]] = {}
 
-    class Repo:
-        repo_id = "me/translator"
+    def upload(self: object, *, folder_path: str, repo_id: str, **_: object) -> SimpleNamespace:
+        pushed[repo_id] = sorted(p.name for p in Path(folder_path).iterdir())
+        return SimpleNamespace(commit_url="https://hub/commit")
 
-    def upload(self: object, folder: str, repo_id: str, **_: object) -> None:
-        pushed[repo_id] = sorted(p.name for p in Path(folder).iterdir())
-
-    monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", lambda *_, **__: Repo())
-    monkeypatch.setattr(MLPTranslator, "_upload_folder", upload)
-    monkeypatch.setattr(
-        "diffusers.utils.hub_utils.load_or_create_model_card",
-        lambda *_, **__: ModelCard("---\nlicense: mit\n---\n"),
-    )
-    mlp().push_to_hub("translator")
+    created = SimpleNamespace(repo_id="me/translator")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: created)
+    monkeypatch.setattr("huggingface_hub.HfApi.file_exists", lambda *_, **__: False)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    assert mlp().push_to_hub("translator") == "https://hub/commit"
     assert pushed == {
         "me/translator": ["README.md", "config.json", "diffusion_pytorch_model.safetensors"]
     }

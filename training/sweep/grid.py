@@ -22,7 +22,7 @@ from clip2clap.core.files import replacing
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.losses import DEFAULT_TEMPERATURES, parse_loss
+from clip2clap.training.loss_names import DEFAULT_TEMPERATURES, parse_loss
 from clip2clap.training.pairs import Pairs, Split, join_pairs, read_pairs, split_together, thin_out
 from clip2clap.training.report import SweepResult, TrainingReport
 from clip2clap.training.run_folder import RunFolder
@@ -43,7 +43,7 @@ _LONGEST_WAIT = timedelta(days=30)
 class SweepGrid:
     """What is varied: every combination is trained on every data set."""
 
-    hidden: tuple[int, ...] = (256, 512)
+    hidden_size: tuple[int, ...] = (256, 512)
     """Widths of the hidden layers."""
 
     loss: tuple[str, ...] = ("cosine", "mse", "contrastive")
@@ -67,7 +67,7 @@ class SweepGrid:
     noise: tuple[float, ...] = (0.0,)
     """Deviation of the noise on the source."""
 
-    centre: tuple[bool, ...] = (False,)
+    center: tuple[bool, ...] = (False,)
     """Whether each side's mean is taken off."""
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class SweepGrid:
         return found
 
     def _name(self, chosen: dict[str, Any]) -> str:
-        marks = [str(chosen["hidden"]), chosen["loss"].replace(":", "")]
+        marks = [str(chosen["hidden_size"]), chosen["loss"].replace(":", "")]
         for key, values, mark in (
             ("learning_rate", self.learning_rate, "lr"),
             ("batch_size", self.batch_size, "batch"),
@@ -108,8 +108,8 @@ class SweepGrid:
         ):
             if len(values) > 1 and chosen[key] is not None:
                 marks.append(f"{mark}{chosen[key]:g}")
-        if len(self.centre) > 1 and chosen["centre"]:
-            marks.append("centred")
+        if len(self.center) > 1 and chosen["center"]:
+            marks.append("centered")
         return "-".join(marks)
 
 
@@ -149,7 +149,7 @@ class _Job:
     def cost(self) -> float:
         dims = sum((self.data.pairs.source.shape[1], self.data.pairs.target.shape[1]))
         return len(self.data.split.train) * sum(
-            member.config.epochs * member.config.hidden * (dims + member.config.hidden)
+            member.config.epochs * member.config.hidden_size * (dims + member.config.hidden_size)
             for member in self.members
         )
 
@@ -208,7 +208,7 @@ def sweep(
     """
     grid = grid or SweepGrid()
     base = base or TrainingConfig.reference(patience=10)
-    if base.model != "mlp" or base.init_from is not None:
+    if base.architecture != "mlp" or base.init_from is not None:
         raise UserError("A sweep trains perceptrons from the start: model mlp, no init_from.")
     settings = grid.settings(base)
     _check_trackers(trackers)

@@ -67,7 +67,7 @@ def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
         cells = [
             result.name,
             result.data,
-            str(report.settings["hidden"]),
+            str(report.settings["hidden_size"]),
             str(report.settings["loss"]),
             f"{report.pairs['train']:,}",
             f"{report.best_epoch} of {report.epochs_run}",

@@ -101,7 +101,7 @@ class Group:
             member.loss.to(device)
         stacks: dict[Any, list[Member]] = {}
         # The widest first, so that at the end of a stretch no thread waits long for another.
-        for member in sorted(members, key=lambda member: -member.config.hidden):
+        for member in sorted(members, key=lambda member: -member.config.hidden_size):
             kind = _kind(member.config) if self.batched else member.name
             stacks.setdefault(kind, []).append(member)
         self.stacks = [self._stack(stack) for stack in stacks.values()]
@@ -488,13 +488,13 @@ class Lone(Stack):
 def _kind(config: TrainingConfig) -> tuple[Any, ...]:
     """Give what models of one stack have in common, beside the pairs and their order."""
     return (
-        config.hidden,
+        config.hidden_size,
         config.learning_rate,
         config.schedule,
         config.warmup,
         config.epochs,
         config.noise,
-        config.centre,
+        config.center,
         config.precision,
     )
 

@@ -157,7 +157,7 @@ def sweep(
     from clip2clap.training.sweep.grid import sweep as run_sweep
 
     grid = SweepGrid(
-        hidden=_values(int, "--hidden", hidden),
+        hidden_size=_values(int, "--hidden", hidden),
         loss=tuple(part.strip() for part in loss.split(",")),
         learning_rate=_values(float, "--lr", learning_rate),
         batch_size=_values(int, "--batch-size", batch_size),
@@ -167,7 +167,7 @@ def sweep(
         epochs=_values(int, "--epochs", epochs),
         seeds=_values(int, "--seeds", seeds),
         noise=_values(float, "--noise", noise),
-        centre={"no": (False,), "yes": (True,), "both": (False, True)}[centre],
+        center={"no": (False,), "yes": (True,), "both": (False, True)}[centre],
     )
     base = TrainingConfig.reference(
         source=origin,

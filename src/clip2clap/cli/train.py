@@ -236,7 +236,7 @@ def train(
     from clip2clap.training.config import TrainingConfig
 
     options = {
-        "start": start,
+        "init": start,
         "noise": noise,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -250,14 +250,14 @@ def train(
         source=source,
         target=target,
         item=item,
-        model=model,
-        hidden=hidden,
+        architecture=model,
+        hidden_size=hidden,
         blocks=blocks,
         dropout=dropout,
         condition_dropout=condition_dropout,
         prior_guidance_scale=prior_guidance_scale,
         alpha=alpha,
-        centre=centre,
+        center=centre,
         scale=scale,
         init_from=init_from,
         loss=loss,

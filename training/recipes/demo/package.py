@@ -34,7 +34,7 @@ from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 
 TRANSLATOR = TrainingConfig.reference(
-    loss="cosine", hidden=512, epochs=10, batch_size=256, patience=10
+    loss="cosine", hidden_size=512, epochs=10, batch_size=256, patience=10
 )
 MODEL_ID = "demo"
 KIND_PROMPT = "the sound of a {}"
@@ -177,7 +177,7 @@ def _translator(table: Path, folder: Path, source: str, target: str) -> Translat
     shutil.rmtree(folder, ignore_errors=True)
     train(table, folder, replace(TRANSLATOR, source=source, target=target))
     translator = AutoTranslator.from_pretrained(folder)
-    translator.register_to_config(_name_or_path=MODEL_ID)
+    translator.name_or_path = MODEL_ID
     return _compact(translator)
 
 
