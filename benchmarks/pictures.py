@@ -77,7 +77,7 @@ def judge_pictures(checkpoint: Path, kinds: list[str], folder: Path) -> dict[str
         return [kinds[n] for n in classifier.names([load_image(file) for file in files]).tolist()]
 
     real = sorted((folder / "photographs").rglob("*.jpg"))
-    made = sorted((folder / "report/pictures/demo-back").glob("*.png"))
+    made = sorted((folder / "report/images/demo-back").glob("*.png"))
     truth = [path.parent.name for path in sorted((folder / "recordings").rglob("*.ogg"))]
     seen = named(made)
     after = {kind: kinds[(at + 1) % len(kinds)] for at, kind in enumerate(kinds)}
@@ -114,13 +114,15 @@ def picture_lines(part: dict[str, Any]) -> list[str]:
     for name, scores in (
         ("real photographs", part["real"]),
         ("made of recordings", one["scores"]),
-        ("*held against a wrong sound*", one["wrong_sound"]),
+        ("*held against a wrong sound*", one["wrong_source"]),
     ):
         seconds = "" if scores["seconds"] is None else f"{scores['seconds']:.2f}"
+        distances, metrics = scores["distances"], scores["metrics"]
         lines.append(
-            f"| {name} | {scores['pictures']} | {scores['fd']:.3f} | {scores['kd']:.3f} | "
-            f"{spread(scores['judge'], percent=True)} | {spread(scores['translated'])} | "
-            f"{spread(scores['true_picture'])} | {seconds} |"
+            f"| {name} | {scores['files']} | {distances['fd']:.3f} | {distances['kd']:.3f} | "
+            f"{spread(metrics.get('classifier'), percent=True)} | "
+            f"{spread(metrics.get('translated_similarity'))} | "
+            f"{spread(metrics.get('real_similarity'))} | {seconds} |"
         )
     return lines
 
@@ -137,7 +139,7 @@ def trip_lines(trips: dict[str, dict[str, Any]]) -> list[str]:
             scores = trip[key]
             lines.append(
                 f"| {name} | {spread(scores['similarity'])} | "
-                f"{spread(scores['kind'], percent=True)} |"
+                f"{spread(scores['nearest_label'], percent=True)} |"
             )
     return lines
 
@@ -156,12 +158,12 @@ def main(
         output,
         *("evaluate", "demo-back", "--pipeline", "demo", "--recordings", "recordings"),
         *("--images", "photographs", "--round-trip", "demo", "--contact-sheet", "-o", "report"),
-    )["pictures"]
+    )["images"]
     other = run(
         output,
         *("evaluate", "demo", "--pipeline", "demo", "--images", "starts"),
         *("--round-trip", "demo", "-o", "report-of-sounds"),
-    )["sounds"]
+    )["audio"]
     trips = {
         "recording, picture, sound": there["translators"][0]["round_trip"],
         "photograph, sound, picture": other["translators"][0]["round_trip"],

@@ -22,7 +22,7 @@ from pictures import write_folders
 
 from clip2clap import ClapEncoder, ClipEncoder
 from clip2clap.embeddings.table.reader import TableWriter
-from clip2clap.evaluation.report.page import leaderboard
+from clip2clap.evaluation.results import leaderboard
 from clip2clap.training.recipes.demo.data import DemoData, Split
 
 CAPTIONS = 10_000
@@ -143,7 +143,7 @@ def markdown(results: dict[str, Any]) -> str:
             percent(forward["recall_at_10"]),
             f"{forward['mrr']['value']:.3f}",
             f"{scores['cosine']['value']:.3f}",
-            percent(scores["kinds"]["accuracy"]),
+            percent(scores["nearest_label"]["accuracy"]),
         ]
         lines.append(f"| {name.removeprefix('translators/')} | " + " | ".join(figures) + " |")
     return "\n".join(lines) + "\n"
@@ -152,14 +152,18 @@ def markdown(results: dict[str, Any]) -> str:
 def sound_lines(part: dict[str, Any]) -> str:
     """Lay the figures of sounds out as a table, the controls last."""
     rows = [part["real"], *(one["scores"] for one in part["translators"])]
-    rows += [{**part["translators"][0]["wrong_picture"], "name": "*the first, wrong pictures*"}]
+    rows += [{**part["translators"][0]["wrong_source"], "name": "*the first, wrong pictures*"}]
     titles = ["Fréchet", "kernel", "named right by CLAP", "CLAP score", "translated", "seconds"]
     lines = ["| sounds | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for scores in rows:
-        figures = [f"{scores['fd']:.3f}", f"{scores['kd']:.3f}", percent(scores["classifier"])]
+        distances, metrics = scores["distances"], scores["metrics"]
+        figures = [f"{distances[key]:.3f}" for key in ("fd", "kd")]
         figures += [
-            "" if scores[key] is None else f"{scores[key]['value']:.3f}"
-            for key in ("clap_score", "translated")
+            percent(metrics["classifier"]),
+            *(
+                f"{metrics[key]['value']:.3f}" if key in metrics else ""
+                for key in ("clap_score", "translated_similarity")
+            ),
         ]
         figures.append("" if scores["seconds"] is None else f"{scores['seconds']:.2f}")
         name = scores["name"].removeprefix("translators/")
@@ -194,7 +198,7 @@ def main(
     folders = ("--images", "starts", "--recordings", "recordings")
     run(output, "evaluate", *made_with, "--pipeline", "demo", *folders, "-o", "heard")
     results = json.loads((output / "heard" / "results.json").read_text())
-    (output / "heard.md").write_text(sound_lines(results["sounds"]))
+    (output / "heard.md").write_text(sound_lines(results["audio"]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
+from .cache import GenerationConfig
 from .classifiers import TransformersClassifier, ZeroShotClassifier
 from .comparison import compare_results
-from .cycle import measure_round_trip
-from .datasets.audio import read_audio_dataset
-from .datasets.images import read_image_dataset
+from .datasets import read_audio_dataset, read_image_dataset
 from .generation.audio import evaluate_audio
 from .generation.images import evaluate_images
 from .report.page import write_evaluation_page
@@ -11,6 +10,7 @@ from .rows import choose_rows
 from .translation import evaluate
 
 __all__ = [
+    "GenerationConfig",
     "Results",
     "TransformersClassifier",
     "ZeroShotClassifier",
@@ -19,7 +19,6 @@ __all__ = [
     "evaluate",
     "evaluate_audio",
     "evaluate_images",
-    "measure_round_trip",
     "read_audio_dataset",
     "read_image_dataset",
     "write_evaluation_page",

@@ -1,9 +1,10 @@
-"""What pipelines make in an evaluation, kept in files so that a run that was stopped goes on."""
+"""Generation cache: generated files in a folder, so that an interrupted run resumes."""
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
-from clip2clap.evaluation.encoding import parts
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio_writer import write_audio
 from clip2clap.media.image_writer import write_image
 
-_MADE_FILE = "made.json"
+CACHE_FILE = "generation.json"
+
+Pipeline = ImageToAudioPipeline | AudioToImagePipeline
 
 
-class MadeFiles:
-    """A folder of what was made from vectors, a file each.
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Options of an evaluation of generated audio or images.
+
+    Examples:
+        >>> from clip2clap.evaluation import GenerationConfig
+        >>> GenerationConfig(num_inference_steps=10, batch_size=4).seed
+        0
+    """
+
+    seed: int = 0
+    """Seed of the noise: item i is generated with seed + i."""
+
+    num_inference_steps: int | None = None
+    """Denoising steps; the pipeline's default if None."""
+
+    audio_length_in_s: float | None = None
+    """Length of generated audio; the pipeline's default if None. Images have none."""
+
+    batch_size: int = 8
+    """Items generated at a time."""
+
+    resamples: int = 1000
+    """Bootstrap draws."""
+
+
+class GenerationCache:
+    """Folder of files generated from embeddings, one file per embedding.
 
     Args:
-        folder: The folder; files in it that were made otherwise are replaced.
-        names: What each is made of.
-        suffix: What the files' names end in.
-        settings: All that decides what comes out, beside the vectors.
-        vectors: What each is made from, shape (n, d).
+        folder: The folder; files in it that were generated with other settings are replaced.
+        names: Names of the inputs.
+        suffix: Suffix of the files.
+        settings: Everything that decides the outputs, beside the embeddings.
+        embeds: Conditions, shape (n, d).
     """
 
     def __init__(
@@ -39,167 +68,134 @@ class MadeFiles:
         names: Sequence[str],
         suffix: str,
         settings: dict[str, Any],
-        vectors: Tensor,
+        embeds: Tensor,
     ):
         self.folder = folder
-        digest = hashlib.blake2b(vectors.numpy().tobytes(), digest_size=8).hexdigest()
-        self.settings = {**settings, "vectors": digest}
+        digest = hashlib.blake2b(embeds.numpy().tobytes(), digest_size=8).hexdigest()
+        self.settings = {**settings, "embeds": digest}
         plain = [name.replace("/", "-") for name in names]
         self.files = [folder / f"{at:05d}-{name}{suffix}" for at, name in enumerate(plain)]
         self.seconds: dict[str, float] = self._read()
 
     @property
-    def seconds_each(self) -> float:
-        """The mean time one took to make."""
+    def mean_seconds(self) -> float:
+        """Mean time to generate one file."""
         return sum(self.seconds.values()) / len(self.seconds)
 
-    def make_missing(
+    def generate_missing(
         self,
-        make: Callable[[list[int]], Sequence[Any]],
+        generate: Callable[[list[int]], Sequence[Any]],
         write: Callable[[Path, Any], None],
         *,
         batch_size: int,
         advance: Callable[[float], None],
     ) -> None:
-        """Make what isn't there yet.
+        """Generate the files that are missing.
 
         Args:
-            make: Makes those at some places.
-            write: Writes one to a file.
-            batch_size: How many to make at a time.
+            generate: Generates the outputs at some indices.
+            write: Writes one output to a file.
+            batch_size: Outputs generated at a time.
             advance: Called with the share that is done.
 
         Raises:
-            UserError: If the folder can't be written to.
+            UserError: If the folder cannot be written to.
         """
         missing = [
             at
             for at, file in enumerate(self.files)
             if file.name not in self.seconds or not file.is_file()
         ]
-        for batch in parts(missing, batch_size):
+        for batch in batched(missing, batch_size):
             start = time.perf_counter()
-            made = make(batch)
+            outputs = generate(batch)
             seconds = (time.perf_counter() - start) / len(batch)
             try:
-                self._write(batch, made, write, seconds)
+                self._write(batch, outputs, write, seconds)
             except OSError as error:
                 raise UserError(
-                    f"{self.folder} can't be written to: {error.strerror or error}. Give another "
-                    "folder."
+                    f"{self.folder} can't be written to: {error.strerror or error}. Choose "
+                    "another folder.",
+                    param="folder",
                 ) from error
             advance((batch[-1] + 1) / len(self.files))
 
     def _read(self) -> dict[str, float]:
         try:
-            made = json.loads((self.folder / _MADE_FILE).read_text(encoding="utf-8"))
-            return made["seconds"] if made["settings"] == self.settings else {}
+            kept = json.loads((self.folder / CACHE_FILE).read_text(encoding="utf-8"))
+            return kept["seconds"] if kept["settings"] == self.settings else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     def _write(
         self,
         batch: Sequence[int],
-        made: Sequence[Any],
+        outputs: Sequence[Any],
         write: Callable[[Path, Any], None],
         seconds: float,
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for at, one in zip(batch, made, strict=True):
-            write(self.files[at], one)
+        for at, output in zip(batch, outputs, strict=True):
+            write(self.files[at], output)
             self.seconds[self.files[at].name] = seconds
         kept = {"settings": self.settings, "seconds": self.seconds}
-        with replacing(self.folder / _MADE_FILE) as partial:
+        with replacing(self.folder / CACHE_FILE) as partial:
             partial.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def make_sounds(
-    pipeline: ImageToAudioPipeline,
-    vectors: Tensor,
+def generate(
+    pipeline: Pipeline,
+    embeds: Tensor,
     folder: Path,
     names: Sequence[str],
     *,
-    seed: int,
-    num_inference_steps: int | None,
-    audio_length_in_s: float | None,
-    batch_size: int,
+    config: GenerationConfig,
     advance: Callable[[float], None],
-) -> MadeFiles:
-    """Make sounds of CLAP vectors, and keep them as WAV files.
+) -> GenerationCache:
+    """Generate audio (WAV) or images (PNG) from translated embeddings, and keep them in a folder.
 
-    One sound is made of a vector, whatever the pipeline's default: a choice among candidates by the
-    CLAP that measures would flatter what is measured.
+    Audio is generated without candidates, whatever the pipeline's default: a choice by the CLAP
+    that also measures would bias the metrics.
 
     Args:
-        pipeline: Makes them.
-        vectors: Shape (n, d), on the CPU.
-        folder: Where they go.
-        names: What each is made of.
-        seed: The sound at place i gets the noise of seed + i.
-        num_inference_steps: Denoising steps; the pipeline's default if None.
-        audio_length_in_s: Their length; the pipeline's default if None.
-        batch_size: Sounds made at a time.
+        pipeline: Pipeline of either direction.
+        embeds: Conditions, shape (n, d), on the CPU.
+        folder: Folder of the files.
+        names: Names of the inputs.
+        config: Seed, steps, length and batch size.
         advance: Called with the share that is done.
     """
+    steps = config.num_inference_steps or pipeline.config["default_num_inference_steps"]
     settings = {
         "pipeline": str(pipeline.config.get("_name_or_path")),
-        "seed": seed,
-        "steps": num_inference_steps or pipeline.config["default_num_inference_steps"],
-        "seconds": audio_length_in_s or pipeline.default_audio_length_in_s,
+        "seed": config.seed,
+        "steps": steps,
     }
+    if isinstance(pipeline, ImageToAudioPipeline):
+        settings["seconds"] = config.audio_length_in_s or pipeline.default_audio_length_in_s
 
-    def make(batch: list[int]) -> list[tuple[np.ndarray, int]]:
-        made = pipeline(
-            prompt_embeds=vectors[batch],
-            generator=_generators(seed, batch),
-            num_inference_steps=settings["steps"],
+    def call(batch: list[int]) -> list[Any]:
+        shared: dict[str, Any] = {
+            "generator": [torch.Generator().manual_seed(config.seed + at) for at in batch],
+            "num_inference_steps": steps,
+            "batch_size": config.batch_size,
+        }
+        if isinstance(pipeline, AudioToImagePipeline):
+            return list(pipeline(image_embeds=embeds[batch], **shared).images)
+        output = pipeline(
+            prompt_embeds=embeds[batch],
             audio_length_in_s=settings["seconds"],
             num_candidates=1,
-            batch_size=batch_size,
+            **shared,
         )
-        return [(sound, made.sampling_rate) for sound in np.asarray(made.audios)]
+        return [(waveform, output.sampling_rate) for waveform in np.asarray(output.audios)]
 
-    made = MadeFiles(folder, names, ".wav", settings, vectors)
-    made.make_missing(
-        make,
-        lambda path, sound: write_audio(path, *sound),
-        batch_size=batch_size,
+    is_image = isinstance(pipeline, AudioToImagePipeline)
+    cache = GenerationCache(folder, names, ".png" if is_image else ".wav", settings, embeds)
+    cache.generate_missing(
+        call,
+        write_image if is_image else lambda path, audio: write_audio(path, *audio),
+        batch_size=config.batch_size,
         advance=advance,
     )
-    return made
-
-
-def make_pictures(
-    pipeline: AudioToImagePipeline,
-    vectors: Tensor,
-    folder: Path,
-    names: Sequence[str],
-    *,
-    seed: int,
-    num_inference_steps: int | None,
-    batch_size: int,
-    advance: Callable[[float], None],
-) -> MadeFiles:
-    """Make pictures of CLIP vectors, and keep them as PNG files; arguments as in `make_sounds`."""
-    settings = {
-        "pipeline": str(pipeline.config.get("_name_or_path")),
-        "seed": seed,
-        "steps": num_inference_steps or pipeline.config["default_num_inference_steps"],
-    }
-
-    def make(batch: list[int]) -> list[Any]:
-        made = pipeline(
-            image_embeds=vectors[batch],
-            generator=_generators(seed, batch),
-            num_inference_steps=settings["steps"],
-            batch_size=batch_size,
-        )
-        return list(made.images)
-
-    made = MadeFiles(folder, names, ".png", settings, vectors)
-    made.make_missing(make, write_image, batch_size=batch_size, advance=advance)
-    return made
-
-
-def _generators(seed: int, places: Sequence[int]) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed + at) for at in places]
+    return cache

@@ -1,122 +1,132 @@
-"""Who says what kind of thing a sound or a picture is of."""
+"""Classifiers of generated audio and images."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import soxr
-from PIL.Image import Image
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.evaluation.datasets.images import words_for
+from clip2clap.metrics.classification import AUDIO_PROMPT, IMAGE_PROMPT, nearest_labels
 
-Sound = tuple[np.ndarray, int]
-"""A waveform of shape (samples,) and its sampling rate in Hz."""
+Audio = tuple[np.ndarray, int]
+"""Waveform, shape (samples,), and sampling rate in Hz."""
 
 Task = Literal["audio-classification", "image-classification"]
 
 
 class Classifier(Protocol):
-    """Names the kind of each sound, or of each picture."""
+    """Classifier of audio or of images."""
 
     name: str
-    """Who judges."""
+    """Name in reports."""
 
-    def __call__(self, things: Sequence[Any], embeds: Tensor) -> list[str]:
-        """Give the likeliest of the kinds for each thing.
+    def __call__(self, inputs: Sequence[Any], embeds: Tensor) -> list[str]:
+        """Return the most likely label of each input.
 
         Args:
-            things: Waveforms with sampling rates, or pictures.
-            embeds: Their vectors in the encoder that measures, shape (n, d), unit norm.
+            inputs: Waveforms with sampling rates, or images.
+            embeds: Their embeddings in the measuring encoder, shape (n, d), unit norm.
         """
         ...
 
 
 class ZeroShotClassifier:
-    """The measuring CLAP or CLIP, which takes the kind whose words lie nearest.
+    """Zero-shot classifier: the label whose prompt is most similar to the embedding.
 
     Args:
-        encoder: What sounds or pictures are measured with.
-        kinds: What there is to choose from.
+        encoder: CLIP or CLAP with a text encoder, which measures the images or audio.
+        labels: Labels to choose from.
+
+    Examples:
+        >>> from clip2clap import ClapEncoder
+        >>> from clip2clap.evaluation import ZeroShotClassifier
+        >>> clap = ClapEncoder.from_pretrained("demo")
+        >>> classifier = ZeroShotClassifier(clap, ["dog", "rain"])
+        >>> classifier([], clap.encode_text(["the sound of a dog"]))
+        ['dog']
     """
 
-    def __init__(self, encoder: ClapEncoder | ClipEncoder, kinds: Sequence[str]):
-        hears = encoder.family == "clap"
-        self.name = f"zero-shot by {encoder.space('audio' if hears else 'image').model_id}"
-        self._kinds = list(kinds)
-        words = words_for if hears else _words_for_picture
-        self._texts = encoder.encode_text([words(kind) for kind in kinds])
+    def __init__(self, encoder: ClapEncoder | ClipEncoder, labels: Sequence[str]):
+        is_audio = encoder.family == "clap"
+        self.name = f"zero-shot by {encoder.space('audio' if is_audio else 'image').model_id}"
+        self._labels = list(labels)
+        prompt = AUDIO_PROMPT if is_audio else IMAGE_PROMPT
+        self._text_embeds = encoder.encode_text([prompt.format(label) for label in labels])
 
-    def __call__(self, things: Sequence[Any], embeds: Tensor) -> list[str]:
-        """Give the likeliest of the kinds for each vector; things aren't looked at."""
-        nearest = (embeds @ self._texts.T).argmax(1)
-        return [self._kinds[place] for place in nearest.tolist()]
+    def __call__(self, inputs: Sequence[Any], embeds: Tensor) -> list[str]:
+        """Return the most similar label of each embedding; `inputs` are not used."""
+        rows = nearest_labels(embeds, self._text_embeds, self._labels, k=1)
+        return [label for ((label, _),) in rows]
 
 
 class TransformersClassifier:
-    """A classifier of transformers, of whose labels the kinds are taken.
+    """Audio or image classifier of transformers, restricted to some of its labels.
 
     Args:
-        folder: A folder or hub id.
-        kinds: What there is to choose from; each must be one of the classifier's labels, whatever
-            its case, with spaces or underscores.
-        task: What it classifies.
+        model: Folder or hub id.
+        labels: Labels to choose from; each must be one of the model's, whatever its case, with
+            spaces or underscores.
+        task: `audio-classification` or `image-classification`.
 
     Raises:
-        UserError: If it can't be loaded, or doesn't know a kind.
+        UserError: If the model cannot be loaded, or lacks a label.
+
+    Examples:
+        >>> from clip2clap.evaluation import TransformersClassifier
+        >>> classifier = TransformersClassifier("MIT/ast-finetuned-audioset-10-10-0.4593",
+        ...     ["dog", "rain"])  # doctest: +SKIP
     """
 
     def __init__(
-        self, folder: str | Path, kinds: Sequence[str], *, task: Task = "audio-classification"
+        self, model: str | Path, labels: Sequence[str], *, task: Task = "audio-classification"
     ):
         from transformers import pipeline
 
-        self.name = str(folder)
-        self._hears = task == "audio-classification"
+        self.name = str(model)
+        self._is_audio = task == "audio-classification"
         try:
             # The overloads know each task by itself, not the choice of two.
-            self._classify: Any = pipeline(task, model=str(folder))  # pyright: ignore
+            self._classify: Any = pipeline(task, model=str(model))  # pyright: ignore
         except (OSError, ValueError) as error:
             raise UserError(
-                f"The judge {folder} can't be loaded as an {task.replace('-classification', '')} "
-                f"classifier: {one_line(error, limit=200)}"
+                f"The classifier {model} can't be loaded as an "
+                f"{task.replace('-classification', '')} classifier: {one_line(error, limit=200)}",
+                param="classifier",
             ) from error
-        known = {_plain(label) for label in self._classify.model.config.id2label.values()}
-        self._kinds = {_plain(kind): kind for kind in kinds}
-        strange = [kind for plain, kind in self._kinds.items() if plain not in known]
-        if strange:
+        known = {_normalized(label) for label in self._classify.model.config.id2label.values()}
+        self._labels = {_normalized(label): label for label in labels}
+        unknown = [label for key, label in self._labels.items() if key not in known]
+        if unknown:
             raise UserError(
-                f"The judge {folder} doesn't know {', '.join(strange[:5])}; it knows "
-                f"{', '.join(sorted(known)[:10])}. Name folders after its labels, or leave "
-                "--classifier out."
+                f"The classifier {model} doesn't know {', '.join(unknown[:5])}; it knows "
+                f"{', '.join(sorted(known)[:10])}. Name folders after its labels, or choose "
+                "another classifier.",
+                param="classifier",
             )
 
-    def __call__(self, things: Sequence[Any], embeds: Tensor) -> list[str]:
-        """Give the likeliest of the kinds for each sound or picture."""
-        inputs = self._at_its_rate(things) if self._hears else [_as_rgb(one) for one in things]
+    def __call__(self, inputs: Sequence[Any], embeds: Tensor) -> list[str]:
+        """Return the most likely label of each waveform or image; `embeds` are not used."""
+        if self._is_audio:
+            prepared: list[Any] = [self._resampled(*audio) for audio in inputs]
+        else:
+            prepared = [image.convert("RGB") for image in inputs]
         named = []
-        for scores in self._classify(inputs, top_k=self._classify.model.config.num_labels):
-            ours = [score for score in scores if _plain(score["label"]) in self._kinds]
-            best = max(ours, key=lambda score: score["score"])
-            named.append(self._kinds[_plain(best["label"])])
+        for scores in self._classify(prepared, top_k=self._classify.model.config.num_labels):
+            known = [score for score in scores if _normalized(score["label"]) in self._labels]
+            best = max(known, key=lambda score: score["score"])
+            named.append(self._labels[_normalized(best["label"])])
         return named
 
-    def _at_its_rate(self, sounds: Sequence[Sound]) -> list[np.ndarray]:
+    def _resampled(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+        import soxr
+
         rate = self._classify.feature_extractor.sampling_rate
-        return [wave if had == rate else soxr.resample(wave, had, rate) for wave, had in sounds]
+        return waveform if sampling_rate == rate else soxr.resample(waveform, sampling_rate, rate)
 
 
-def _words_for_picture(label: str) -> str:
-    return f"a photo of a {label}"
-
-
-def _as_rgb(picture: Image) -> Image:
-    return picture.convert("RGB")
-
-
-def _plain(label: str) -> str:
+def _normalized(label: str) -> str:
     return " ".join(label.replace("_", " ").split()).casefold()

@@ -1,4 +1,4 @@
-"""Which differences between two evaluations are real."""
+"""Comparison of evaluations by the paired bootstrap."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,43 +7,42 @@ from itertools import combinations
 import numpy as np
 
 from clip2clap.core.errors import UserError
-from clip2clap.evaluation.results import Results
+from clip2clap.evaluation.results import LEVELS, Results
 from clip2clap.metrics.bootstrap import CONFIDENCE, Estimate, Resamples
 from clip2clap.metrics.retrieval import RECALLS
 
 RESAMPLES = 5000
-"""Draws of the paired bootstrap: enough that the smallest p-value survives 100 comparisons."""
+"""Bootstrap draws: enough that the smallest p-value survives 100 comparisons."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of two translators, measured on the same rows."""
+    """Difference of two translators in one metric, measured on the same rows."""
 
-    figure: str
-    """Such as `recall_at_10`; `reverse_` is from target to prediction."""
+    metric: str
+    """Name of the metric, such as `recall_at_10`; `reverse_` is from target to prediction."""
 
     one: str
-    """A translator."""
+    """First translator."""
 
     other: str
-    """Another."""
+    """Second translator."""
 
     one_value: float
-    """The first one's figure."""
+    """Value of the first."""
 
     other_value: float
-    """The other's figure."""
+    """Value of the second."""
 
     difference: Estimate
-    """The first one's less the other's, with its interval."""
+    """First minus second, with its interval."""
 
     p: float
-    """How often chance alone would give such a difference, over all comparisons of this figure
-    (Holm 1979)."""
+    """p-value, adjusted for all comparisons of this metric (Holm 1979)."""
 
     @property
-    def is_real(self) -> bool:
-        """Whether chance is no good explanation."""
+    def is_significant(self) -> bool:
+        """True if the p-value is below 0.05."""
         return self.p < 1 - CONFIDENCE
 
 
@@ -52,35 +51,39 @@ def compare_results(
 ) -> list[Difference]:
     """Compare translators that were measured on the same rows, by the paired bootstrap.
 
-    Both are measured on the same draws of items (Koehn 2004), so that what makes a row hard for
-    both cancels out.
+    Both are measured on the same draws of items (Koehn 2004), so that the difficulty of a row
+    cancels out.
 
     Args:
-        one: An evaluation.
-        other: Another, each of whose translators is compared with each of the first; None compares
-            every two translators of the first.
-        resamples: Draws.
-        seed: Of the draws.
+        one: Results of an evaluation.
+        other: Results of another, each of whose translators is compared with each of the first;
+            None compares every two translators of the first.
+        resamples: Bootstrap draws.
+        seed: Seed of the draws.
 
     Returns:
-        The differences figure by figure.
+        Differences, metric by metric.
 
     Raises:
-        UserError: If they were measured on other rows, or there is nothing to compare.
+        UserError: If they were measured on different rows, or there is nothing to compare.
+
+    Examples:
+        >>> from clip2clap.evaluation import Results, compare_results
+        >>> compare_results(Results.read("report/results.json"))  # doctest: +SKIP
     """
     found: list[Difference] = []
-    for level in ("embeddings", "sounds", "pictures"):
-        if one.figures[level] is None or (other is not None and other.figures[level] is None):
+    for level in LEVELS:
+        if one.metrics[level] is None or (other is not None and other.metrics[level] is None):
             continue
         if other is not None:
             _check_same(one, other, level)
         draws = Resamples(one.per_row[f"{level}/items"], resamples=resamples, seed=seed)
-        for figure, get, statistic in _FIGURES:
+        for metric, get, statistic in _METRICS:
             pairs = list(_pairs(one, other, level, get))
-            found += _compare(figure, pairs, _STATISTICS[statistic], draws)
+            found += _compare(metric, pairs, _STATISTICS[statistic], draws)
     if not found:
         raise UserError(
-            "There are no two translators to compare. Give two results.json, or one of several "
+            "There are no two translators to compare. Expected two results.json, or one of several "
             "translators."
         )
     return found
@@ -94,7 +97,7 @@ _STATISTICS: dict[str, _Statistic] = {
     "median": (np.median, "medians"),
 }
 
-_FIGURES: list[tuple[str, Callable[[dict[str, np.ndarray]], np.ndarray], str]] = [
+_METRICS: list[tuple[str, Callable[[dict[str, np.ndarray]], np.ndarray], str]] = [
     *(
         (f"{prefix}{name}", get, statistic)
         for prefix, side in (("", "forward"), ("reverse_", "backward"))
@@ -108,35 +111,35 @@ _FIGURES: list[tuple[str, Callable[[dict[str, np.ndarray]], np.ndarray], str]] =
         )
     ),
     *(
-        (name, lambda rows, key=key: rows[key], "mean")
-        for name, key in (
-            ("cosine", "cosine"),
-            ("nearest_kind", "kind"),
-            ("clap_score", "clap_score"),
-            ("translated_similarity", "translated"),
-            ("classifier", "classifier"),
-            ("clip_score", "clip_score"),
-            ("true_picture_similarity", "true_picture"),
-            ("round_trip_similarity", "round_trip"),
-            ("round_trip_nearest_kind", "round_trip_kind"),
+        (name, lambda rows, name=name: rows[name], "mean")
+        for name in (
+            "cosine",
+            "nearest_label",
+            "clap_score",
+            "translated_similarity",
+            "classifier",
+            "clip_score",
+            "real_similarity",
+            "round_trip",
+            "round_trip_nearest_label",
         )
     ),
 ]
 
 
 def _compare(
-    figure: str, pairs: list[tuple[_Values, _Values]], statistic: _Statistic, draws: Resamples
+    metric: str, pairs: list[tuple[_Values, _Values]], statistic: _Statistic, draws: Resamples
 ) -> list[Difference]:
-    summarise, method = statistic
+    summarize, method = statistic
     found, raw = [], []
     for (one, these), (other, those) in pairs:
         drawn = getattr(draws, method)(these) - getattr(draws, method)(those)
-        values = float(summarise(these)), float(summarise(those))
+        values = float(summarize(these)), float(summarize(those))
         found.append((one, other, values, Estimate.of(values[0] - values[1], drawn)))
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
         raw.append(min(1.0, float(2 * (tail + 1) / (len(drawn) + 1))))
     return [
-        Difference(figure, one, other, values[0], values[1], difference, p)
+        Difference(metric, one, other, values[0], values[1], difference, p)
         for (one, other, values, difference), p in zip(found, _holm(raw), strict=True)
     ]
 
@@ -157,7 +160,7 @@ def _pairs(
     level: str,
     get: Callable[[dict[str, np.ndarray]], np.ndarray],
 ) -> Iterator[tuple[_Values, _Values]]:
-    """Give every two translators that have a figure, row by row."""
+    """Yield every two translators that have a metric, with its values per row."""
     these = list(_rows(one, level, get))
     if other is None:
         yield from combinations(these, 2)
@@ -171,7 +174,7 @@ def _pairs(
 def _rows(
     results: Results, level: str, get: Callable[[dict[str, np.ndarray]], np.ndarray]
 ) -> Iterator[_Values]:
-    for entry in results.figures[level]["translators"]:
+    for entry in results.metrics[level]["translators"]:
         name = entry["scores"]["name"]
         prefix = f"{level}/{name}/"
         rows = {
@@ -186,9 +189,10 @@ def _rows(
 
 
 def _check_same(one: Results, other: Results, level: str) -> None:
-    if one.figures[level]["fingerprint"] != other.figures[level]["fingerprint"]:
+    these, those = one.metrics[level], other.metrics[level]
+    if these["fingerprint"] != those["fingerprint"]:
         raise UserError(
-            f"The two were measured on different rows ({level}: {one.figures[level]['rows']} and "
-            f"{other.figures[level]['rows']}), so their differences say nothing. Evaluate both on "
-            "the same table, split and limit."
+            f"The two were measured on different rows ({level}: {these['rows']} and "
+            f"{those['rows']}), so their differences have no meaning. Evaluate both on the same "
+            "table, split and limit."
         )

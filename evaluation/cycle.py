@@ -1,7 +1,7 @@
-"""What is left of a thing that went into the other sense and came back."""
+"""Round trips: image to audio to image, and audio to image to audio."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,175 +9,154 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.evaluation.cache import MadeFiles, make_pictures, make_sounds
-from clip2clap.evaluation.encoding import hear_files, see_files
-from clip2clap.evaluation.translation import nearest_labels
-from clip2clap.inference.audio_to_image import AudioToImagePipeline
+from clip2clap.evaluation.cache import GenerationCache, GenerationConfig, Pipeline, generate
+from clip2clap.evaluation.encoding import encode_files, translate
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.metrics.bootstrap import Estimate, Resamples
+from clip2clap.metrics.classification import nearest_class_means
 from clip2clap.metrics.retrieval import distinct_rows
 
 
 @dataclass(frozen=True)
 class RoundTripScores:
-    """How much ends are like starts."""
+    """Similarity of the ends of round trips to their sources."""
 
     similarity: Estimate
-    """Mean cosine similarity of end and start, in the encoder of the start."""
+    """Mean cosine similarity of end and source, in the encoder of the source."""
 
-    kind: Estimate | None
-    """Share of the ends that are nearest to their own kind's mean start; None without labels. A
-    thing's own start is left out of that mean, unless it is the kind's only one."""
+    nearest_label: Estimate | None
+    """Share of the ends that are nearest to the mean source of their own class; None without
+    labels. An item's own source is left out of that mean, unless it is the class's only one."""
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """A way there and back, beside its controls."""
+    """Round trips beside their controls."""
 
     scores: RoundTripScores
-    """Of the ends."""
+    """Ends compared with their own sources."""
 
     wrong_source: RoundTripScores
-    """The same ends held against the start of another, of another kind if there are labels."""
+    """Ends compared with the source of another item, of another class if there are labels."""
 
     real: RoundTripScores | None
-    """The other starts of a kind in place of the ends: how alike two real ones are; None without
-    labels, or if no kind has two."""
+    """Other sources of the class in place of the ends: similarity of two real ones; None without
+    labels, or if no class has two."""
 
 
 def measure_round_trip(
-    starts: Tensor,
+    sources: Tensor,
     ends: Tensor,
     *,
     labels: Sequence[str] | None,
     others: Sequence[int],
     draws: Resamples,
 ) -> tuple[RoundTrip, dict[str, np.ndarray]]:
-    """Hold ends against starts, in the encoder of the starts.
+    """Compare the ends of round trips with their sources, in the encoder of the sources.
 
     Args:
-        starts: Shape (n, d), unit norm.
+        sources: Shape (n, d), unit norm.
         ends: Shape (n, d), unit norm.
-        labels: The kind of each row, at least two in all; None if they aren't known.
-        others: For each row another, of another kind.
-        draws: Of the rows.
+        labels: Class of each row, at least two in all; None if unknown.
+        others: For each row the index of another, of another class.
+        draws: Bootstrap draws of the rows.
 
     Returns:
-        Figures; and those of single rows: `round_trip` and, with labels, `round_trip_kind`, shape
-        (n,).
+        Scores; and metrics per row, shape (n,): `round_trip` and, with labels,
+        `round_trip_nearest_label`.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.evaluation.cycle import measure_round_trip
+        >>> from clip2clap.metrics.bootstrap import Resamples
+        >>> sources = torch.eye(4)
+        >>> found, rows = measure_round_trip(
+        ...     sources, sources, labels=None, others=[1, 2, 3, 0], draws=Resamples(range(4)))
+        >>> found.scores.similarity.value, found.wrong_source.similarity.value
+        (1.0, 0.0)
     """
-    rows = {"round_trip": (ends * starts).sum(1).numpy()}
-    wrong = {"round_trip": (ends * starts[list(others)]).sum(1).numpy()}
+    rows = {"round_trip": (ends * sources).sum(1).numpy()}
+    wrong = {"round_trip": (ends * sources[list(others)]).sum(1).numpy()}
     real = None
     if labels is not None:
         names = sorted(set(labels))
-        kinds = torch.tensor([names.index(label) for label in labels])
-        same = distinct_rows(starts)[1]
-        nearest = nearest_labels(ends, starts, same, kinds)
-        rows["round_trip_kind"] = (nearest == kinds).numpy()
-        wrong["round_trip_kind"] = (nearest == kinds[list(others)]).numpy()
-        alike = similarity_within_kinds(starts, labels)
+        truth = torch.tensor([names.index(label) for label in labels])
+        same = distinct_rows(sources)[1]
+        nearest = nearest_class_means(ends, sources, same, truth)
+        rows["round_trip_nearest_label"] = (nearest == truth).numpy()
+        wrong["round_trip_nearest_label"] = (nearest == truth[list(others)]).numpy()
+        alike = similarity_within_labels(sources, labels)
         known = ~np.isnan(alike)
         if known.any():
-            right = (nearest_labels(starts, starts, same, kinds) == kinds).numpy()
+            right = (nearest_class_means(sources, sources, same, truth) == truth).numpy()
             again = Resamples(range(int(known.sum())), resamples=draws.resamples)
             real = RoundTripScores(again.mean(alike[known]), again.share(right[known]))
     return RoundTrip(_scores(rows, draws), _scores(wrong, draws), real), rows
 
 
-def similarity_within_kinds(embeds: Tensor, labels: Sequence[str]) -> np.ndarray:
-    """Tell how much each thing is like the others of its kind.
+def similarity_within_labels(embeds: Tensor, labels: Sequence[str]) -> np.ndarray:
+    """Compute the mean similarity of each embedding to the others of its class.
 
     Args:
-        embeds: Shape (n, d), unit norm; equal vectors are one thing.
-        labels: The kind of each.
+        embeds: Shape (n, d), unit norm; equal embeddings are one item.
+        labels: Class of each.
 
     Returns:
-        Mean cosine similarity with the others, shape (n,); NaN where there are none.
+        Mean cosine similarity, shape (n,); NaN where the class has no other.
     """
     first, same = distinct_rows(embeds)
-    kinds = np.unique(np.array(labels), return_inverse=True)[1]
-    similar = (embeds @ embeds[first].T).double().numpy()
-    counts = (kinds[:, None] == kinds[first.numpy()]) & (
+    places = np.unique(np.array(labels), return_inverse=True)[1]
+    similar = (embeds @ embeds[first].T).double().numpy()  # (n, distinct)
+    counts = (places[:, None] == places[first.numpy()]) & (
         same.numpy()[:, None] != np.arange(len(first))
     )
     with np.errstate(invalid="ignore"):
         return (similar * counts).sum(1) / counts.sum(1)
 
 
-def back_to_sounds(
-    pipeline: ImageToAudioPipeline,
-    pictures: Sequence[Path],
+def generate_back(
+    pipeline: Pipeline,
+    files: Sequence[Path],
     folder: Path,
     *,
-    seed: int,
-    batch_size: int,
+    config: GenerationConfig,
     advance: Callable[[float], None],
-) -> MadeFiles:
-    """Make sounds of pictures that were made of sounds.
+) -> GenerationCache:
+    """Generate audio from generated images, or images from generated audio.
 
     Args:
-        pipeline: With its CLIP and its translator.
-        pictures: Their files.
-        folder: Where sounds go.
-        seed: The sound at place i gets the noise of seed + i.
-        batch_size: Sounds made at a time.
+        pipeline: Pipeline of the way back, with its encoder and its translator; it uses its own
+            steps and length.
+        files: Generated files.
+        folder: Folder of the results.
+        config: Seed and batch size.
         advance: Called with the share that is done.
 
     Raises:
-        UserError: If the pipeline has no CLIP or no translator.
+        UserError: If the pipeline has no encoder or no translator.
     """
-    if pipeline.clip is None or pipeline.translator is None:
-        raise UserError("The way back lacks its CLIP or its translator. Load it with both.")
-    seen = see_files(pipeline.clip, pictures)
-    with torch.no_grad():
-        vectors = pipeline.translator(seen.to(pipeline.translator.device)).float().cpu()
-    return make_sounds(
+    is_audio = isinstance(pipeline, ImageToAudioPipeline)
+    encoder = pipeline.clip if is_audio else pipeline.clap
+    if encoder is None or pipeline.translator is None:
+        raise UserError(
+            f"The round trip's pipeline has no {'CLIP' if is_audio else 'CLAP'} or no translator. "
+            "Load it with both.",
+            param="round_trip",
+        )
+    # Without a check for silence: generated audio may be silent, which is bad but measured.
+    embeds = translate(pipeline.translator, encode_files(encoder, files))
+    return generate(
         pipeline,
-        vectors,
+        embeds,
         folder,
-        [file.stem for file in pictures],
-        seed=seed,
-        num_inference_steps=None,
-        audio_length_in_s=None,
-        batch_size=batch_size,
-        advance=advance,
-    )
-
-
-def back_to_pictures(
-    pipeline: AudioToImagePipeline,
-    sounds: Sequence[Path],
-    folder: Path,
-    *,
-    seed: int,
-    batch_size: int,
-    advance: Callable[[float], None],
-) -> MadeFiles:
-    """Make pictures of sounds that were made of pictures; the arguments as in `back_to_sounds`.
-
-    Raises:
-        UserError: If the pipeline has no CLAP or no translator.
-    """
-    if pipeline.clap is None or pipeline.translator is None:
-        raise UserError("The way back lacks its CLAP or its translator. Load it with both.")
-    # Straight from the CLAP: a made sound may be silent, which is bad but measured.
-    with torch.no_grad():
-        vectors = pipeline.translate(hear_files(pipeline.clap, sounds))
-    return make_pictures(
-        pipeline,
-        vectors,
-        folder,
-        [file.stem for file in sounds],
-        seed=seed,
-        num_inference_steps=None,
-        batch_size=batch_size,
+        [file.stem for file in files],
+        config=replace(config, num_inference_steps=None, audio_length_in_s=None),
         advance=advance,
     )
 
 
 def _scores(rows: Mapping[str, np.ndarray], draws: Resamples) -> RoundTripScores:
-    kind = rows.get("round_trip_kind")
+    right = rows.get("round_trip_nearest_label")
     return RoundTripScores(
-        draws.mean(rows["round_trip"]), None if kind is None else draws.share(kind)
+        draws.mean(rows["round_trip"]), None if right is None else draws.share(right)
     )

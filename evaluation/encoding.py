@@ -1,43 +1,47 @@
-"""Files into vectors, some at a time."""
+"""Encoding of files in batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clip2clap.core.concurrency import batched
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.evaluation.classifiers import Sound
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
+from clip2clap.translator.base import Translator
 
-SOUNDS_AT_ONCE = 16
-PICTURES_AT_ONCE = 64
-
-
-def parts(values: Sequence[Any], size: int) -> Iterator[Any]:
-    """Give a sequence in parts of some size, the last one what is left."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+AUDIO_BATCH_SIZE = 16
+IMAGE_BATCH_SIZE = 64
 
 
-def see_files(clip: ClipEncoder, files: Sequence[Path]) -> Tensor:
-    """Embed pictures, at least one; shape (n, d), unit norm."""
-    seen = parts(files, PICTURES_AT_ONCE)
-    return torch.cat([clip.encode_image([load_image(file) for file in part]) for part in seen])
-
-
-def hear_files(
-    clap: ClapEncoder, files: Sequence[Path], *, load: Callable[[Path], Sound] = load_audio
+def encode_files(
+    encoder: ClipEncoder | ClapEncoder,
+    files: Sequence[Path],
+    *,
+    load: Callable[[Path], Any] | None = None,
 ) -> Tensor:
-    """Embed sounds, at least one; shape (n, d), unit norm.
+    """Encode image files with a CLIP, or audio files with a CLAP.
 
     Args:
-        clap: Hears them.
-        files: The sounds.
-        load: Reads one of them.
+        encoder: Encoder.
+        files: At least one.
+        load: Reader of one file; `load_image` or `load_audio` if None.
+
+    Returns:
+        Embeddings, shape (n, d), float32, unit norm.
     """
-    heard = parts(files, SOUNDS_AT_ONCE)
-    return torch.cat([clap.encode_audio([load(file) for file in part]) for part in heard])
+    if isinstance(encoder, ClapEncoder):
+        encode, load, size = encoder.encode_audio, load or load_audio, AUDIO_BATCH_SIZE
+    else:
+        encode, load, size = encoder.encode_image, load or load_image, IMAGE_BATCH_SIZE
+    return torch.cat([encode([load(file) for file in batch]) for batch in batched(files, size)])
+
+
+@torch.no_grad()
+def translate(translator: Translator, embeds: Tensor) -> Tensor:
+    """Translate embeddings on the translator's device; shape (n, d), float32, on the CPU."""
+    return translator(embeds.to(translator.device)).float().cpu()

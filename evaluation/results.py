@@ -1,4 +1,4 @@
-"""What an evaluation found, as files that can be compared later."""
+"""Results of an evaluation as files that can be compared later."""
 
 import json
 from collections.abc import Mapping
@@ -12,43 +12,62 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.rows import EvaluatedRows, read_training
-from clip2clap.evaluation.translation import EmbeddingEvaluation
+from clip2clap.evaluation.translation import EmbeddingEvaluation, TranslatorScores
 from clip2clap.translator.base import Translator
 
 RESULTS_FILE = "results.json"
 PER_ROW_FILE = "results.npz"
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files' layout."""
 
-_THINGS = {"image": "pictures", "audio": "sounds", "text": "captions"}
+LEVELS = ("embeddings", "audio", "images")
+"""Parts of an evaluation."""
+
+Part = tuple[dict[str, Any], dict[str, np.ndarray]]
+"""Plain values for `results.json`, and arrays for `results.npz`."""
+
+_NAMES = {"image": "images", "audio": "audio", "text": "captions"}
+
+# Names of format 1, of which only what `compare_results` reads is mapped.
+_OLD_LEVELS = {"sounds": "audio", "pictures": "images"}
+_OLD_METRICS = {
+    "kind": "nearest_label",
+    "judge": "classifier",
+    "translated": "translated_similarity",
+    "true_picture": "real_similarity",
+    "round_trip_kind": "round_trip_nearest_label",
+}
 
 
 @dataclass(frozen=True)
 class Results:
-    """All figures, and those of single rows."""
+    """Metrics of an evaluation, as a whole and per row.
 
-    figures: dict[str, Any]
-    """What `results.json` holds."""
+    Examples:
+        >>> from clip2clap.evaluation import Results
+        >>> results = Results({"format": 2, "embeddings": None, "audio": None, "images": None}, {})
+        >>> results.write("report").name
+        'results.json'
+        >>> Results.read("report").metrics == results.metrics
+        True
+    """
+
+    metrics: dict[str, Any]
+    """Content of `results.json`."""
 
     per_row: dict[str, np.ndarray] = field(repr=False)
-    """What `results.npz` holds: `embeddings/ids` and `embeddings/items`, and for each translator
-    `embeddings/NAME/FIGURE`; the same under `sounds` and `pictures`."""
-
-    @property
-    def names(self) -> list[str]:
-        """The translators measured on embeddings."""
-        part = self.figures["embeddings"]
-        return [] if part is None else [one["scores"]["name"] for one in part["translators"]]
+    """Content of `results.npz`: `embeddings/ids` and `embeddings/items`, and for each translator
+    `embeddings/NAME/METRIC`; likewise under `audio` and `images`."""
 
     def write(self, folder: str | Path) -> Path:
         """Write `results.json` and `results.npz`.
 
         Returns:
-            The path of `results.json`.
+            Path of `results.json`.
 
         Raises:
-            UserError: If the folder can't be written to.
+            UserError: If the folder cannot be written to.
         """
         folder = Path(folder).expanduser()
         path = folder / RESULTS_FILE
@@ -57,45 +76,44 @@ class Results:
             with replacing(folder / PER_ROW_FILE) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **self.per_row)  # pyright: ignore[reportArgumentType]
             with replacing(path) as partial:
-                partial.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
+                partial.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(
-                f"The results can't be written to {folder}: {error.strerror or error}. Give "
-                "another folder."
+                f"The results can't be written to {folder}: {error.strerror or error}. Choose "
+                "another folder.",
+                param="folder",
             ) from error
         return path
 
     @classmethod
     def read(cls, path: str | Path) -> "Results":
-        """Read what `write` wrote.
+        """Read the files that `write` wrote, or an earlier version of the package.
 
         Args:
-            path: `results.json`, or the folder that holds it.
+            path: `results.json`, or its folder.
 
         Raises:
-            UserError: If it isn't there, or is something else.
+            UserError: If there are no such files.
         """
         path = Path(path).expanduser()
         if path.is_dir():
             path = path / RESULTS_FILE
         try:
-            figures = json.loads(path.read_text(encoding="utf-8"))
-            version = figures["format"]
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            version = metrics["format"]
             with np.load(path.with_name(PER_ROW_FILE), allow_pickle=False) as file:
                 per_row = dict(file)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} with {PER_ROW_FILE} beside it can't be read as the results of an "
-                "evaluation. Give a results.json that clip2clap evaluate wrote."
+                "evaluation. Expected a results.json that clip2clap evaluate wrote."
             ) from error
-        if version != FORMAT:
+        if version not in (1, FORMAT):
             raise UserError(
                 f"{path} has format {version}, and this version of clip2clap reads {FORMAT}. "
                 "Evaluate again."
             )
-        # Written before pictures were measured.
-        figures.setdefault("pictures", None)
-        return cls(figures, per_row)
+        return cls(metrics, per_row) if version == FORMAT else _upgraded(metrics, per_row)
 
 
 def embedding_results(
@@ -105,35 +123,18 @@ def embedding_results(
     *,
     table: str,
     labels: str | None,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Bring an evaluation on embeddings into the form of `results.json` and `results.npz`.
+) -> Part:
+    """Convert an evaluation on embeddings to plain values and arrays.
 
     Args:
-        rows: What was measured on.
-        evaluation: What was measured.
-        translators: By name, where each was loaded from and what it is.
-        table: The table's folder.
-        labels: The column of kinds.
-
-    Returns:
-        Plain values, and arrays.
+        rows: Evaluated rows.
+        evaluation: The evaluation.
+        translators: By name, the folder and the translator.
+        table: Folder of the table.
+        labels: Column of labels.
     """
-    pairs = rows.pairs
-    measured = []
-    for one in evaluation.translators:
-        folder, translator = translators[one.scores.name]
-        training = read_training(folder) or {}
-        measured.append(
-            {
-                **asdict(one),
-                "folder": folder,
-                "kind": type(translator).__name__,
-                "recipe": dict(translator.config.get("recipe") or {}),
-                "history": training.get("history", []),
-                "best_epoch": training.get("best_epoch"),
-            }
-        )
-    figures = {
+    pairs, gap = rows.pairs, evaluation.gap_before
+    metrics = {
         "table": table,
         "split": rows.split,
         "fingerprint": rows.fingerprint(),
@@ -146,11 +147,13 @@ def embedding_results(
         "source_space": pairs.source_space and pairs.source_space.to_dict(),
         "target_space": pairs.target_space and pairs.target_space.to_dict(),
         "labels": labels,
-        "mean_of": "the rows left out" if rows.mean is not None else "the rows measured on",
-        "gap_before": evaluation.gap_before
-        and {name: asdict(figure) for name, figure in evaluation.gap_before.items()},
+        "mean_of": "the rows left out" if rows.mean is not None else "the evaluated rows",
+        "gap_before": gap and {name: asdict(value) for name, value in gap.items()},
         "mean_vector": asdict(evaluation.mean_vector),
-        "translators": measured,
+        "translators": [
+            _translator_metrics(one, *translators[one.scores.name])
+            for one in evaluation.translators
+        ],
     }
     items = rows.ids if pairs.items is None else pairs.items
     per_row = {
@@ -161,17 +164,17 @@ def embedding_results(
             for name, values in evaluation.per_row.items()
         },
     }
-    return figures, {f"embeddings/{name}": values for name, values in per_row.items()}
+    return metrics, {f"embeddings/{name}": values for name, values in per_row.items()}
 
 
-def sought(embeddings: Mapping[str, Any]) -> str:
-    """Say what is retrieved by what, such as "pictures by translated sounds".
+def retrieval_direction(embeddings: Mapping[str, Any]) -> str:
+    """Return what is retrieved by what, such as "images by translated audio".
 
     Args:
         embeddings: That part of `results.json`.
     """
     target, source = (
-        _THINGS[space["modality"]] if space else embeddings[f"{side}_column"]
+        _NAMES[space["modality"]] if space else embeddings[f"{side}_column"]
         for side, space in (
             ("target", embeddings["target_space"]),
             ("source", embeddings["source_space"]),
@@ -180,18 +183,44 @@ def sought(embeddings: Mapping[str, Any]) -> str:
     return f"{target} by translated {source}"
 
 
-def join_results(
-    embeddings: tuple[dict[str, Any], dict[str, np.ndarray]] | None,
-    sounds: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None,
-    pictures: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None,
-    *,
-    seed: int,
-) -> Results:
-    """Put all levels of an evaluation together; any may be missing."""
-    figures: dict[str, Any] = {"format": FORMAT, "clip2clap": __version__, "seed": seed}
+def leaderboard(embeddings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Sort the translators of `results.json` by mean reciprocal rank, the highest first."""
+    return sorted(
+        embeddings["translators"], key=lambda one: -one["scores"]["forward"]["mrr"]["value"]
+    )
+
+
+def join_results(*, seed: int, **parts: Part | None) -> Results:
+    """Join the parts of an evaluation, `embeddings`, `audio` and `images`; any may be missing."""
+    metrics: dict[str, Any] = {"format": FORMAT, "clip2clap": __version__, "seed": seed}
     per_row: dict[str, np.ndarray] = {}
-    levels = {"embeddings": embeddings, "sounds": sounds, "pictures": pictures}
-    for name, part in levels.items():
-        figures[name] = None if part is None else part[0]
+    for name in LEVELS:
+        part = parts.get(name)
+        metrics[name] = None if part is None else part[0]
         per_row |= {} if part is None else part[1]
-    return Results(figures, per_row)
+    return Results(metrics, per_row)
+
+
+def _translator_metrics(
+    scores: TranslatorScores, folder: str, translator: Translator
+) -> dict[str, Any]:
+    training = read_training(folder) or {}
+    return {
+        **asdict(scores),
+        "folder": folder,
+        "architecture": type(translator).__name__,
+        "recipe": dict(translator.config.get("recipe") or {}),
+        "history": training.get("history", []),
+        "best_epoch": training.get("best_epoch"),
+    }
+
+
+def _upgraded(metrics: dict[str, Any], per_row: dict[str, np.ndarray]) -> Results:
+    """Rename what `compare_results` reads of format 1."""
+    metrics = {_OLD_LEVELS.get(name, name): part for name, part in metrics.items()}
+    renamed = {}
+    for key, values in per_row.items():
+        level, *name, metric = key.split("/")
+        key = [_OLD_LEVELS.get(level, level), *name, _OLD_METRICS.get(metric, metric)]
+        renamed["/".join(key)] = values
+    return Results({**dict.fromkeys(LEVELS), **metrics}, renamed)

@@ -1,4 +1,4 @@
-"""Which rows of a table an evaluation is about."""
+"""Rows of a table to evaluate translators on."""
 
 import hashlib
 import json
@@ -21,38 +21,38 @@ from clip2clap.training.run_folder import REPORT_FILE
 SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
 
 UNKNOWN = "all, perhaps seen in training"
-"""What rows are called of which nobody says whether translators have learnt from them."""
+"""Name of rows that translators may have been trained on."""
 
 MOST_ROWS = 50_000
-"""Rows measured on unless asked otherwise: every two are compared, which takes half a minute."""
+"""Default limit of rows: every two are compared, which takes half a minute."""
 
-_AT_ONCE = 65_536
+_BATCH_SIZE = 65_536
 
 
 @dataclass(frozen=True)
 class EvaluatedRows:
-    """Pairs to measure on, and what is known of them."""
+    """Pairs to evaluate on, with what is known of them."""
 
     pairs: Pairs
     """The pairs."""
 
     ids: list[str]
-    """Their ids in the table."""
+    """Ids in the table."""
 
     split: str
-    """Which rows these are, in words for people."""
+    """Description of the rows, such as `held-out`."""
 
     labels: list[str] | None
-    """The kind of each row, if a column was named."""
+    """Class of each row, if there is a column of labels."""
 
     texts: list[str]
-    """What each row is, for people: its caption, file or id."""
+    """Caption, file or id of each row, for display."""
 
     mean: Tensor | None
     """Mean target of the rows left out, shape (d,); None if there are none."""
 
     def fingerprint(self) -> str:
-        """Give a name for what is to be found: ranks can be compared where it is the same."""
+        """Return a hash of the rows: ranks can be compared where it is the same."""
         digest = hashlib.blake2b("\n".join(self.ids).encode(), digest_size=8)
         for _, part in self.pairs.in_order():
             digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
@@ -70,75 +70,74 @@ def choose_rows(
     labels: str | None = None,
     limit: int = MOST_ROWS,
 ) -> EvaluatedRows:
-    """Take from a table what translators should be measured on.
+    """Read the rows of a table that translators are to be evaluated on.
 
-    `auto` takes the rows that the table's split column calls test, else those it calls validation;
-    without such a column the rows that were held out when the translators were trained on this
-    very table; and if none of them was, all rows, which may have been part of another table they
-    learnt from. `held-out` takes the rows that the translators' training holds out of this table,
-    be it their only one or one of several.
+    `auto` reads the rows that the table's split column calls test, else validation; without such a
+    column the rows that were held out when the translators were trained on this very table; else
+    all rows, which may be part of another training table. `held-out` reads the rows that the
+    translators' training held out of this table, their only one or one of several.
 
     Args:
-        table: The table or its folder.
-        translators: Their folders, whose `training.json` says what they have seen.
-        split: Which rows to take.
-        source: Column to map from; None takes the only CLIP column.
-        target: Column to map to; None takes the only CLAP column.
-        item: Column that says which rows come from one thing; as in training.
-        labels: Column of kinds.
-        limit: Rows at most; of more, evenly spaced ones are taken.
-
-    Returns:
-        The pairs with their ids, labels and texts.
+        table: Table or its folder.
+        translators: Folders of the translators, with their `training.json`.
+        split: Rows to read.
+        source: Source column; the only CLIP column if None.
+        target: Target column; the only CLAP column if None.
+        item: Column whose equal values come from one item, as in training.
+        labels: Column of labels.
+        limit: Maximum number of rows; evenly spaced ones are kept.
 
     Raises:
-        UserError: If a column or the split isn't there.
+        UserError: If there is no such column or split.
+
+    Examples:
+        >>> from clip2clap.evaluation import choose_rows
+        >>> rows = choose_rows("audiocaps-val", split="all", limit=1000)  # doctest: +SKIP
     """
-    if split not in get_args(SplitName):
-        raise UserError(f"Expected split to be one of {get_args(SplitName)}, got {split!r}.")
-    if limit < 2:
-        raise UserError(f"Expected a limit of at least 2 rows, got {limit}.")
-    if not isinstance(table, EmbeddingTable):
-        table = EmbeddingTable.open(table)
-    if labels is not None and labels not in table.sources:
-        raise UserError(
-            f"{table.folder} has no column {labels!r} for labels, only "
-            f"{', '.join(table.sources) or 'ids'}."
-        )
+    table = table if isinstance(table, EmbeddingTable) else EmbeddingTable.open(table)
+    _check(table, split, labels, limit)
     pairs = read_pairs(table, TrainingConfig(source=source, target=target, item=item))
     chosen, name = _rows_of(pairs, split, translators)
     if not len(chosen):
-        raise UserError(f"{table.folder} has no {name} rows. Choose another --split, or all.")
+        raise UserError(
+            f'{table.folder} has no {name} rows. Choose another split, such as "all".',
+            param="split",
+        )
     left_out = np.setdiff1d(np.arange(len(pairs)), chosen, assume_unique=True)
-    rows = _thinned(chosen, limit)
+    rows = _evenly_spaced(chosen, limit)
     if len(rows) < len(chosen):
         name = f"{len(rows):,} of the {len(chosen):,} {name} rows"
-    at = torch.from_numpy(rows)
-    kinds = None if labels is None else _named_kinds(table.source(labels), rows, labels)
     return EvaluatedRows(
-        pairs=Pairs(
-            source=pairs.source[at],
-            target=pairs.target[at],
-            items=None if pairs.items is None else _taken(pairs.items, rows),
-            source_space=pairs.source_space,
-            target_space=pairs.target_space,
-            source_column=pairs.source_column,
-            target_column=pairs.target_column,
-        ),
-        ids=_taken(table.ids, rows),
+        pairs=_subset(pairs, rows),
+        ids=_select(table.ids, rows),
         split=name,
-        labels=kinds,
+        labels=None if labels is None else _labels(table.source(labels), rows, labels),
         texts=_texts(table, rows),
         mean=_mean(pairs.target, left_out) if len(left_out) else None,
     )
 
 
 def read_training(folder: str | Path) -> dict[str, Any] | None:
-    """Give what `training.json` beside a translator says; None if there is none to be read."""
+    """Read the `training.json` beside a translator; None if there is none."""
     try:
         return json.loads((Path(folder).expanduser() / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _check(table: EmbeddingTable, split: str, labels: str | None, limit: int) -> None:
+    if split not in get_args(SplitName):
+        raise UserError(
+            f"Expected split to be one of {get_args(SplitName)}, got {split!r}.", param="split"
+        )
+    if limit < 2:
+        raise UserError(f"Expected a limit of at least 2 rows, got {limit}.", param="limit")
+    if labels is not None and labels not in table.sources:
+        raise UserError(
+            f"{table.folder} has no column {labels!r} for labels, only "
+            f"{', '.join(table.sources) or 'ids'}.",
+            param="labels",
+        )
 
 
 def _rows_of(
@@ -152,37 +151,39 @@ def _rows_of(
         held_out = _held_out(pairs, translators, None)
         if held_out is None:
             raise UserError(
-                f"None of the translators has a {REPORT_FILE} that says what was held out. Choose "
-                "another --split."
+                f"None of the translators has a {REPORT_FILE} with its held-out rows. Choose "
+                "another split.",
+                param="split",
             )
         return held_out, split
     if split != "auto":
         if pairs.splits is None:
-            raise UserError(f"The table has no split column that says which rows are {split}.")
+            raise UserError(
+                f"The table has no split column that names {split} rows.", param="split"
+            )
         return np.flatnonzero(names == split), split
-    # A table of one split alone may have been trained on, but for what was held out of it.
+    # A table of a single split may be training data, except for its held-out rows.
     named = ("test", "validation") if (names != names[0]).any() else ()
     for name in named:
         if (names == name).any():
             return np.flatnonzero(names == name), name
     held_out = _held_out(pairs, translators, pairs.fingerprint())
-    # Another table may still hold what translators were trained on.
+    # Another table may still hold the translators' training data.
     return (everything, UNKNOWN) if held_out is None else (held_out, "held-out")
 
 
 def _held_out(
     pairs: Pairs, translators: Sequence[str | Path], data: str | None
 ) -> np.ndarray | None:
-    """Give the rows that no translator was trained on.
+    """Find the rows that no translator was trained on.
 
     Args:
-        pairs: The table's.
-        translators: Their folders.
-        data: The fingerprint of the pairs they were trained on; of others nothing is held out.
-            None takes all translators for trained on these pairs.
+        pairs: Pairs of the table.
+        translators: Folders of the translators.
+        data: Fingerprint of the pairs; translators of other pairs do not count. None counts all.
 
     Returns:
-        Indices; None if no translator counts.
+        Indices, ascending; None if no translator counts.
     """
     kept = None
     for folder in translators:
@@ -196,28 +197,45 @@ def _held_out(
         kept = rows if kept is None else np.intersect1d(kept, rows)
         if not len(kept):
             raise UserError(
-                "The translators were trained on different parts of this table, so that there is "
-                "no row none of them has seen. Evaluate on another table, or with --split all."
+                "The translators were trained on different parts of this table, so that no row is "
+                'held out of all. Choose another table, or split="all".',
+                param="split",
             )
     return kept
 
 
-def _thinned(rows: np.ndarray, limit: int) -> np.ndarray:
+def _subset(pairs: Pairs, rows: np.ndarray) -> Pairs:
+    at = torch.from_numpy(rows)
+    return Pairs(
+        source=pairs.source[at],
+        target=pairs.target[at],
+        items=None if pairs.items is None else _select(pairs.items, rows),
+        source_space=pairs.source_space,
+        target_space=pairs.target_space,
+        source_column=pairs.source_column,
+        target_column=pairs.target_column,
+    )
+
+
+def _evenly_spaced(rows: np.ndarray, limit: int) -> np.ndarray:
     if len(rows) <= limit:
         return rows
     return rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
 
 
-def _named_kinds(values: Sequence[Any], rows: np.ndarray, column: str) -> list[str]:
-    kinds = ["" if values[row] is None else str(values[row]).strip() for row in rows]
-    if not all(kinds):
+def _labels(values: Sequence[Any], rows: np.ndarray, column: str) -> list[str]:
+    labels = ["" if values[row] is None else str(values[row]).strip() for row in rows]
+    if not all(labels):
         raise UserError(
-            f"{kinds.count('')} of {len(kinds)} rows have no label in the column {column!r}. Give "
-            "each row one, or leave --labels out."
+            f"{labels.count('')} of {len(labels)} rows have no label in the column {column!r}. "
+            "Expected one in each row, or no column of labels.",
+            param="labels",
         )
-    if len(set(kinds)) < 2:
-        raise UserError(f"The column {column!r} holds one label only, so there is nothing to tell.")
-    return kinds
+    if len(set(labels)) < 2:
+        raise UserError(
+            f"The column {column!r} holds one label only. Expected at least two.", param="labels"
+        )
+    return labels
 
 
 def _texts(table: EmbeddingTable, rows: np.ndarray) -> list[str]:
@@ -225,16 +243,18 @@ def _texts(table: EmbeddingTable, rows: np.ndarray) -> list[str]:
         if column in table.sources:
             values = table.source(column)
             return ["" if values[row] is None else str(values[row]) for row in rows]
-    return _taken(table.ids, rows)
+    return _select(table.ids, rows)
 
 
-def _taken(values: Sequence[str], rows: np.ndarray) -> list[str]:
+def _select(values: Sequence[str], rows: np.ndarray) -> list[str]:
     places: list[int] = rows.tolist()
     return [values[place] for place in places]
 
 
 def _mean(target: Vectors, rows: np.ndarray) -> Tensor:
     total = torch.zeros(target.shape[1], dtype=torch.float64)
-    for start in range(0, len(rows), _AT_ONCE):
-        total += unit_norm(target[torch.from_numpy(rows[start : start + _AT_ONCE])]).double().sum(0)
+    for start in range(0, len(rows), _BATCH_SIZE):
+        total += (
+            unit_norm(target[torch.from_numpy(rows[start : start + _BATCH_SIZE])]).double().sum(0)
+        )
     return (total / len(rows)).float()

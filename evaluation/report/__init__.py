@@ -1,1 +1,1 @@
-"""Evaluation report page."""
+"""Report of an evaluation."""

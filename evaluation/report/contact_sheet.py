@@ -1,98 +1,95 @@
-"""One picture that shows what each kind of recording became."""
+"""Contact sheet: a recording of each class and the images generated from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
-from clip2clap.evaluation.datasets.audio import AudioDataset
+from clip2clap.evaluation.cache import GenerationConfig
+from clip2clap.evaluation.classifiers import Audio
+from clip2clap.evaluation.datasets import AudioDataset
+from clip2clap.evaluation.encoding import translate
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.media.audio import load_audio
 from clip2clap.media.spectrogram import draw_spectrogram
 from clip2clap.translator.base import Translator
 
-PICTURES = 3
-"""How many pictures of a recording are shown."""
+IMAGES_PER_ROW = 3
+"""Images per recording."""
 
 _COLUMNS = 2
 _GAP = 6
 _WORDS_WIDTH = 78
 _FONT_SIZE = 13
 _LARGEST_SIDE = 96
-# Enough to tell things apart, and few enough bytes to be sent around.
-_COLOURS = 128
+# Enough to recognize things, in a small file.
+_COLORS = 128
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A recording and its pictures."""
+    """Recording and the images generated from it."""
 
     name: str
-    """What sounds."""
+    """Class."""
 
-    sound: tuple[np.ndarray, int]
-    """The recording: samples of shape (samples,) and their rate in Hz."""
+    audio: Audio
+    """Waveform, shape (samples,), and sampling rate in Hz."""
 
-    pictures: Sequence[Image.Image]
-    """What was made of it."""
+    images: Sequence[Image.Image]
+    """Generated images."""
 
 
 def sheet_rows(
     pipeline: AudioToImagePipeline,
     translator: Translator,
-    audio_items: AudioDataset,
+    dataset: AudioDataset,
     *,
-    pictures: int = PICTURES,
-    seed: int = 0,
-    num_inference_steps: int | None = None,
-    batch_size: int = 8,
+    num_images: int = IMAGES_PER_ROW,
+    config: GenerationConfig | None = None,
 ) -> list[SheetRow]:
-    """Make pictures of the first recording of each kind.
+    """Generate images from the first recording of each class.
 
     Args:
-        pipeline: Makes them, and hears the recordings.
-        translator: From the pipeline's CLAP into the decoder's CLIP.
-        audio_items: Recordings with labels.
-        pictures: How many of each; the first is the one that `evaluate_images` measures.
-        seed: The recording at place i of all takes gets the noise of seed + i.
-        num_inference_steps: Denoising steps; the pipeline's default if None.
-        batch_size: Pictures made at a time.
+        pipeline: Generator, whose CLAP encodes the recordings.
+        translator: Translator from the pipeline's CLAP into the decoder's CLIP.
+        dataset: Recordings with labels.
+        num_images: Images per recording; the first is the one that `evaluate_images` measures.
+        config: Seed, steps and batch size.
 
     Returns:
-        A row for each kind, in alphabetical order.
+        One row per class, in alphabetical order.
 
     Raises:
-        UserError: If the recordings have no labels, or are vectors of a table without files.
+        UserError: If the recordings have no labels, or are a table's rows without files.
     """
+    config = config or GenerationConfig()
     chosen = {}
-    for place, audio_item in enumerate(audio_items.audio_items):
-        if audio_item.label is not None and audio_item.recording is not None:
-            chosen.setdefault(audio_item.label, (place, audio_item.recording))
+    for place, item in enumerate(dataset.items):
+        if item.label is not None and item.path is not None:
+            chosen.setdefault(item.label, (place, item.path))
     if not chosen:
         raise UserError(
-            "A contact sheet shows a recording of each kind: give a folder of recordings with a "
-            "folder for each class in it."
+            "A contact sheet shows a recording of each class. Expected a folder of recordings "
+            "with one subfolder per class.",
+            param="recordings",
         )
     order = [chosen[label] for label in sorted(chosen)]
-    heard = pipeline.encode_audio([file for _, file in order])
-    with torch.no_grad():
-        vectors = translator(heard.to(translator.device)).float().cpu()
-    made = pipeline(
-        image_embeds=vectors,
-        num_images_per_prompt=pictures,
-        generator=[torch.Generator().manual_seed(seed + place) for place, _ in order],
-        num_inference_steps=num_inference_steps,
-        batch_size=batch_size,
+    output = pipeline(
+        image_embeds=translate(translator, pipeline.encode_audio([file for _, file in order])),
+        num_images_per_prompt=num_images,
+        generator=[torch.Generator().manual_seed(config.seed + place) for place, _ in order],
+        num_inference_steps=config.num_inference_steps,
+        batch_size=config.batch_size,
     )
-    images: list[Any] = list(made.images)
+    images: list[Any] = list(output.images)
     return [
-        SheetRow(label, load_audio(file), images[at * pictures : (at + 1) * pictures])
+        SheetRow(label, load_audio(file), images[at * num_images : (at + 1) * num_images])
         for at, (label, (_, file)) in enumerate(zip(sorted(chosen), order, strict=True))
     ]
 
@@ -100,25 +97,25 @@ def sheet_rows(
 def write_contact_sheet(
     path: str | Path, rows: Sequence[SheetRow], *, side: int | None = None, columns: int = _COLUMNS
 ) -> None:
-    """Lay recordings' spectrograms out beside their pictures, in a PNG of few colours.
+    """Write recordings' spectrograms beside their images as a PNG of 128 colors.
 
     Args:
-        path: The PNG to write; its folder must exist. A file of that name is replaced.
-        rows: What to show, column by column; each with as many pictures.
-        side: Of a picture, in pixels; by default its own width, or 96 if that is less.
-            Spectrograms are twice as wide.
-        columns: Of rows, side by side.
+        path: PNG file; its folder must exist. A file of that name is replaced.
+        rows: Rows, column by column, with equal numbers of images.
+        side: Width of an image, in pixels; by default its own width, at most 96. Spectrograms are
+            twice as wide.
+        columns: Columns of rows.
 
     Raises:
-        UserError: If there are no rows, or they hold unlike numbers of pictures.
+        UserError: If there are no rows, or their numbers of images differ.
     """
-    numbers = {len(row.pictures) for row in rows}
+    numbers = {len(row.images) for row in rows}
     if len(numbers) != 1 or numbers == {0}:
         raise UserError(
-            f"Expected rows with as many pictures each, got {sorted(numbers) or 'no rows'}."
+            f"Expected rows with equal numbers of images, got {sorted(numbers) or 'no rows'}."
         )
     (number,) = numbers
-    side = side or min(rows[0].pictures[0].width, _LARGEST_SIDE)
+    side = side or min(rows[0].images[0].width, _LARGEST_SIDE)
     deep = -(-len(rows) // columns)
     width = _WORDS_WIDTH + (2 + number) * (side + _GAP) + _GAP
     height = side + _GAP
@@ -128,11 +125,11 @@ def write_contact_sheet(
         left, top = at // deep * width + _GAP, at % deep * height + _GAP
         draw.text((left, top + side // 2), row.name, "black", font, anchor="lm")
         left += _WORDS_WIDTH
-        sheet.paste(draw_spectrogram(*row.sound, width=2 * side, height=side), (left, top))
+        sheet.paste(draw_spectrogram(*row.audio, width=2 * side, height=side), (left, top))
         left += 2 * side + _GAP
-        for picture in row.pictures:
-            shown = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        for image in row.images:
+            shown = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             sheet.paste(shown, (left, top))
             left += side + _GAP
     with replacing(Path(path)) as partial:
-        sheet.quantize(_COLOURS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
+        sheet.quantize(_COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)

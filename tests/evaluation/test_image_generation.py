@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ from clip2clap.embeddings.space import (
     SpaceMismatchError,
 )
 from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
 from clip2clap.evaluation.cycle import measure_round_trip
-from clip2clap.evaluation.datasets.audio import audio_dataset_of_rows, read_audio_dataset
-from clip2clap.evaluation.datasets.images import read_image_dataset
+from clip2clap.evaluation.datasets import (
+    audio_dataset_from_rows,
+    read_audio_dataset,
+    read_image_dataset,
+)
 from clip2clap.evaluation.generation.audio import evaluate_audio
-from clip2clap.evaluation.generation.images import ImageEvaluation, evaluate_images
+from clip2clap.evaluation.generation.base import GenerationEvaluation
+from clip2clap.evaluation.generation.images import evaluate_images
 from clip2clap.evaluation.report.contact_sheet import SheetRow, sheet_rows, write_contact_sheet
-from clip2clap.evaluation.report.examples import best_and_worst_images
+from clip2clap.evaluation.report.examples import select_examples
 from clip2clap.evaluation.rows import choose_rows
 from clip2clap.inference.audio_to_image import AudioToImageOutput, AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
@@ -42,6 +48,7 @@ Run = Callable[..., tuple[int, str, str]]
 KINDS = ("dog", "sea_wave")
 COLOURS = ((200, 30, 30), (30, 30, 200))
 RATE = 16_000
+CONFIG = GenerationConfig(num_inference_steps=2, resamples=200)
 
 
 def picture(path: Path, colour: Sequence[int]) -> None:
@@ -65,7 +72,7 @@ def nearest(embeds: Tensor, among: Tensor) -> list[int]:
     return (embeds[:, None] - among).norm(dim=-1).argmin(1).tolist()
 
 
-class ColourJudge:
+class ColorClassifier:
     """Knows a dog, which is red, from a wave, which is blue."""
 
     name = "colour"
@@ -109,17 +116,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def measure(pipeline: AudioToImagePipeline, folder: Path, **options: Any) -> ImageEvaluation:
+def measure(pipeline: AudioToImagePipeline, folder: Path, **options: Any) -> GenerationEvaluation:
     assert pipeline.clip is not None
     assert pipeline.translator is not None
+    changes = {name: options.pop(name) for name in ("seed", "batch_size") if name in options}
     return evaluate_images(
         pipeline,
         options.pop("translators", {"one": pipeline.translator}),
-        options.pop("audio_items", None) or read_audio_dataset(folder / "sounds", folder / "real"),
+        options.pop("dataset", None) or read_audio_dataset(folder / "sounds", folder / "real"),
         folder / "made",
-        num_inference_steps=2,
-        resamples=200,
-        **{"clip": pipeline.clip, "classifier": ColourJudge(), **options},
+        config=replace(CONFIG, **changes),
+        **{"clip": pipeline.clip, "classifier": ColorClassifier(), **options},
     )
 
 
@@ -141,20 +148,22 @@ def test_figures_are_those_of_the_pictures_that_were_kept(
     seen = clip.encode_image([Image.open(file) for file in one.files])
     photographs = sorted((folder / "real").rglob("*.png"))
     real = clip.encode_image([Image.open(file) for file in photographs])
-    assert one.scores.fd == pytest.approx(frechet_distance(seen.numpy(), real.numpy()))
-    assert one.scores.kd == pytest.approx(kernel_distance(seen.numpy(), real.numpy()))
+    assert one.scores.distances["fd"] == pytest.approx(frechet_distance(seen.numpy(), real.numpy()))
+    assert one.scores.distances["kd"] == pytest.approx(kernel_distance(seen.numpy(), real.numpy()))
     files = sorted((folder / "sounds").rglob("*.wav"))
     told = pipeline.translate(pipeline.encode_audio(files)).detach()
-    assert value(one.scores.translated) == pytest.approx(
+    assert value(one.scores.metrics.get("translated_similarity")) == pytest.approx(
         (seen * told).sum(1).mean().item(), abs=1e-5
     )
     # Held against the four photographs of its own kind, and for control against the other's.
     alike = (seen @ real.T).reshape(2, 3, 2, 4).mean((1, 3))
-    assert value(one.scores.true_picture) == pytest.approx(alike.diagonal().mean().item(), abs=1e-6)
-    assert value(one.wrong_sound.true_picture) == pytest.approx(
+    assert value(one.scores.metrics.get("real_similarity")) == pytest.approx(
+        alike.diagonal().mean().item(), abs=1e-6
+    )
+    assert value(one.wrong_source.metrics.get("real_similarity")) == pytest.approx(
         alike.flip(1).diagonal().mean().item(), abs=1e-6
     )
-    assert one.wrong_sound.fd == one.scores.fd
+    assert one.wrong_source.distances["fd"] == one.scores.distances["fd"]
     assert one.scores.seconds is not None
     assert one.scores.seconds > 0
     assert any("flatters" in note for note in found.notes)
@@ -165,24 +174,26 @@ def test_figures_are_those_of_the_pictures_that_were_kept(
     assert np.asarray(again[0]) == pytest.approx(np.asarray(Image.open(one.files[4])), abs=1)
 
 
-def test_real_pictures_are_named_right_and_the_wrong_sound_is_of_the_other_kind(
+def test_real_pictures_are_named_right_and_the_wrong_source_is_of_the_other_kind(
     pipeline: AudioToImagePipeline, folder: Path
 ) -> None:
     picture(folder / "real" / "stranger" / "0.png", (0, 200, 0))
     found = measure(pipeline, folder)
     assert found.real is not None
-    assert found.real.pictures == 9
+    assert found.real.files == 9
     # The stranger is of no recording's kind, so that nobody can name it.
-    assert value(found.real.classifier) == 1
+    assert value(found.real.metrics.get("classifier")) == 1
     (one,) = found.translators
-    assert value(one.scores.classifier) + value(one.wrong_sound.classifier) == pytest.approx(1)
+    assert value(one.scores.metrics.get("classifier")) + value(
+        one.wrong_source.metrics.get("classifier")
+    ) == pytest.approx(1)
     assert one.confusion is not None
-    assert np.trace(one.confusion) == round(6 * value(one.scores.classifier))
+    assert np.trace(one.confusion) == round(6 * value(one.scores.metrics.get("classifier")))
     assert np.sum(one.confusion, axis=1).tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_pictures_beat_the_wrong_sound_only_where_the_pipeline_listens(
+def test_pictures_beat_the_wrong_source_only_where_the_pipeline_listens(
     listens: bool,
     pipeline: AudioToImagePipeline,
     generator: ImageToAudioPipeline,
@@ -215,8 +226,14 @@ def test_pictures_beat_the_wrong_sound_only_where_the_pipeline_listens(
     monkeypatch.setattr(ImageToAudioPipeline, "__call__", make)
     (one,) = measure(pipeline, folder, round_trip=generator).translators
     assert one.round_trip is not None
-    judged = value(one.scores.classifier), value(one.wrong_sound.classifier)
-    alike = value(one.scores.true_picture), value(one.wrong_sound.true_picture)
+    judged = (
+        value(one.scores.metrics.get("classifier")),
+        value(one.wrong_source.metrics.get("classifier")),
+    )
+    alike = (
+        value(one.scores.metrics.get("real_similarity")),
+        value(one.wrong_source.metrics.get("real_similarity")),
+    )
     trips = one.round_trip.scores, one.round_trip.wrong_source
     if listens:
         assert judged == (1, 0)
@@ -225,7 +242,7 @@ def test_pictures_beat_the_wrong_sound_only_where_the_pipeline_listens(
     else:
         assert judged == (0.5, 0.5)
         assert alike[0] == pytest.approx(alike[1], abs=1e-6)
-        assert value(trips[0].kind) == value(trips[1].kind)
+        assert value(trips[0].nearest_label) == value(trips[1].nearest_label)
         assert trips[0].similarity.value == pytest.approx(trips[1].similarity.value, abs=1e-6)
 
 
@@ -274,31 +291,33 @@ def test_a_table_s_pictures_are_made_of_its_vectors_and_held_against_its_own(
 ) -> None:
     table = write_table(tmp_path / "table", pipeline, rows=8)
     rows = choose_rows(table, source="clap", target="clip", labels="kind", split="all")
-    audio_items = audio_dataset_of_rows(rows)
+    dataset = audio_dataset_from_rows(rows)
     assert pipeline.clip is not None
-    classifier = ZeroShotClassifier(pipeline.clip, audio_items.labels)
-    found = measure(pipeline, tmp_path, audio_items=audio_items, classifier=classifier)
+    classifier = ZeroShotClassifier(pipeline.clip, dataset.labels)
+    found = measure(pipeline, tmp_path, dataset=dataset, classifier=classifier)
     (one,) = found.translators
     seen = pipeline.clip.encode_image([Image.open(file) for file in one.files])
     own, heard = rows.pairs.target, rows.pairs.source
-    assert value(one.scores.true_picture) == pytest.approx(
+    assert value(one.scores.metrics.get("real_similarity")) == pytest.approx(
         (seen * own).sum(1).mean().item(), abs=1e-6
     )
-    assert value(one.scores.translated) == pytest.approx(
+    assert value(one.scores.metrics.get("translated_similarity")) == pytest.approx(
         (seen * pipeline.translate(heard)).sum(1).mean().item(), abs=1e-5
     )
     # Two rows share their picture, which counts once.
     assert found.real is not None
-    assert found.real.pictures == 7
-    assert one.scores.kd == pytest.approx(kernel_distance(seen.numpy(), own[:7].numpy()))
-    assert found.real.classifier is not None
-    assert best_and_worst_images(found, audio_items)[0][0].sound is None
+    assert found.real.files == 7
+    assert one.scores.distances["kd"] == pytest.approx(
+        kernel_distance(seen.numpy(), own[:7].numpy())
+    )
+    assert found.real.metrics.get("classifier") is not None
+    assert select_examples(found, dataset)[0][0].audio is None
     # Another CLIP than the table's knows nothing of its pictures, and there are no files of them.
     another = ClipEncoder.from_pretrained(foreign_clip_folder)
-    blind = measure(pipeline, tmp_path, audio_items=audio_items, classifier=None, clip=another)
+    blind = measure(pipeline, tmp_path, dataset=dataset, classifier=None, clip=another)
     assert blind.real is None
-    assert blind.translators[0].scores.translated is None
-    assert blind.translators[0].scores.true_picture is None
+    assert blind.translators[0].scores.metrics.get("translated_similarity") is None
+    assert blind.translators[0].scores.metrics.get("real_similarity") is None
 
 
 def write_table(
@@ -325,11 +344,11 @@ def test_a_table_without_pictures_is_refused(
 ) -> None:
     table = write_table(tmp_path / "table", pipeline, rows=4, modality="text")
     rows = choose_rows(table, source="clap", target="clip", split="all")
-    with pytest.raises(UserError, match="'clip_text' holds vectors of text, not of pictures"):
-        audio_dataset_of_rows(rows)
+    with pytest.raises(UserError, match="'clip_text' holds embeddings of text, not of image"):
+        audio_dataset_from_rows(rows)
     rows = choose_rows(table, source="clip", target="clap", split="all")
-    with pytest.raises(UserError, match="not of sounds"):
-        audio_dataset_of_rows(rows)
+    with pytest.raises(UserError, match="not of audio"):
+        audio_dataset_from_rows(rows)
 
 
 def test_silence_and_models_that_were_not_made_for_each_other_are_refused(
@@ -354,32 +373,30 @@ def test_silence_and_models_that_were_not_made_for_each_other_are_refused(
 def test_folders_of_recordings_say_what_belongs_to_them(folder: Path, tmp_path: Path) -> None:
     classes = read_audio_dataset(folder / "sounds", folder / "real")
     assert (classes.protocol, classes.labels) == ("classes", ["dog", "sea wave"])
-    assert [audio_item.name for audio_item in classes.audio_items][:4] == [
+    assert [item.name for item in classes.items][:4] == [
         "dog/0",
         "dog/1",
         "dog/2",
         "sea_wave/0",
     ]
-    assert [photograph.label for photograph in classes.photographs] == ["dog"] * 4 + [
-        "sea wave"
-    ] * 4
+    assert [photograph.label for photograph in classes.references] == ["dog"] * 4 + ["sea wave"] * 4
     assert read_audio_dataset(folder / "sounds" / "dog").protocol == "recordings"
     for number in range(3):
         picture(folder / "own" / "dog" / f"{number}.jpg", COLOURS[0])
         picture(folder / "own" / "sea_wave" / f"{number}.jpg", COLOURS[1])
     own = read_audio_dataset(folder / "sounds", folder / "own")
     assert own.protocol == "pairs"
-    assert [(p.path.parent.name, p.label) for p in own.photographs][2:4] == [
+    assert [(p.path.parent.name, p.label) for p in own.references][2:4] == [
         ("dog", "dog"),
         ("sea_wave", "sea wave"),
     ]
     (folder / "own" / "dog" / "1.jpg").unlink()
-    with pytest.raises(UserError, match=r"Only 5 of 6 .* picture"):
+    with pytest.raises(UserError, match=r"Only 5 of 6 .* image"):
         read_audio_dataset(folder / "sounds", folder / "own")
     sound(folder / "sounds" / "alone.wav", 400)
     with pytest.raises(UserError, match=r"Only 6 of 7 .* label"):
         read_audio_dataset(folder / "sounds")
-    with pytest.raises(UserError, match="at least two sounds"):
+    with pytest.raises(UserError, match="at least two audio files"):
         read_audio_dataset(folder / "real")
     sound(folder / "sounds" / "alone.flac", 400)
     with pytest.raises(UserError, match="called alone"):
@@ -389,7 +406,7 @@ def test_folders_of_recordings_say_what_belongs_to_them(folder: Path, tmp_path: 
 # Judges
 
 
-def write_judge(folder: Path) -> Path:
+def write_classifier(folder: Path) -> Path:
     """Write a classifier that always says person, then wave, then dog."""
     torch.manual_seed(0)
     model = ViTForImageClassification(
@@ -413,7 +430,7 @@ def write_judge(folder: Path) -> Path:
 
 
 def test_a_classifier_of_pictures_judges_among_the_kinds(tmp_path: Path) -> None:
-    write_judge(tmp_path)
+    write_classifier(tmp_path)
     # Of the kinds, wave is the likeliest.
     classifier = TransformersClassifier(tmp_path, ["dog", "sea wave"], task="image-classification")
     shown = [Image.new("RGB", (20, 30)), Image.new("L", (9, 9))]
@@ -434,13 +451,13 @@ def test_ends_that_came_back_are_told_from_those_that_did_not() -> None:
     options: dict[str, Any] = {"labels": labels, "others": others, "draws": draws}
     perfect, rows = measure_round_trip(starts, starts, **options)
     assert perfect.scores.similarity.value == pytest.approx(1, abs=1e-6)
-    assert value(perfect.scores.kind) == 1
+    assert value(perfect.scores.nearest_label) == 1
     assert perfect.wrong_source.similarity.high < perfect.scores.similarity.low
-    assert value(perfect.wrong_source.kind) == 0
+    assert value(perfect.wrong_source.nearest_label) == 0
     assert rows["round_trip"] == pytest.approx(np.ones(40), abs=1e-6)
     lost, _ = measure_round_trip(starts, vectors(40, 32, seed=2), **options)
     assert lost.scores.similarity.low < lost.wrong_source.similarity.high
-    assert value(lost.scores.kind) < 0.5
+    assert value(lost.scores.nearest_label) < 0.5
     # What two real ones of a kind have in common, by loops.
     assert perfect.real is not None
     alike = [
@@ -450,9 +467,9 @@ def test_ends_that_came_back_are_told_from_those_that_did_not() -> None:
         if a != b and labels[a] == labels[b]
     ]
     assert perfect.real.similarity.value == pytest.approx(np.mean(alike), abs=1e-6)
-    assert value(perfect.real.kind) == 1
+    assert value(perfect.real.nearest_label) == 1
     unknown, rows = measure_round_trip(starts, starts, labels=None, others=others, draws=draws)
-    assert (unknown.real, unknown.scores.kind, set(rows)) == (None, None, {"round_trip"})
+    assert (unknown.real, unknown.scores.nearest_label, set(rows)) == (None, None, {"round_trip"})
 
 
 def test_recordings_go_there_and_back(
@@ -493,9 +510,7 @@ def test_photographs_go_there_and_back(
         folder / "heard",
         clap=pipeline.clap,
         round_trip=pipeline,
-        num_inference_steps=1,
-        audio_length_in_s=0.1,
-        resamples=100,
+        config=GenerationConfig(num_inference_steps=1, audio_length_in_s=0.1, resamples=100),
     )
     (one,) = found.translators
     assert one.round_trip is not None
@@ -509,7 +524,7 @@ def test_photographs_go_there_and_back(
         (starts * ends).sum(1).mean().item(), abs=1e-6
     )
     assert one.round_trip.real is not None
-    assert value(one.round_trip.real.kind) == 1
+    assert value(one.round_trip.real.nearest_label) == 1
 
 
 # Contact sheet
@@ -518,15 +533,15 @@ def test_photographs_go_there_and_back(
 def test_a_contact_sheet_shows_the_first_recording_of_each_kind(
     pipeline: AudioToImagePipeline, folder: Path
 ) -> None:
-    audio_items = read_audio_dataset(folder / "sounds", folder / "real")
+    dataset = read_audio_dataset(folder / "sounds", folder / "real")
     assert pipeline.translator is not None
-    rows = sheet_rows(pipeline, pipeline.translator, audio_items, num_inference_steps=2)
-    assert [(row.name, len(row.pictures)) for row in rows] == [("dog", 3), ("sea wave", 3)]
+    rows = sheet_rows(pipeline, pipeline.translator, dataset, config=CONFIG)
+    assert [(row.name, len(row.images)) for row in rows] == [("dog", 3), ("sea wave", 3)]
     (one,) = measure(pipeline, folder).translators
-    assert np.asarray(rows[1].pictures[0]) == pytest.approx(
+    assert np.asarray(rows[1].images[0]) == pytest.approx(
         np.asarray(Image.open(one.files[3])), abs=1
     )
-    with pytest.raises(UserError, match="folder for each class"):
+    with pytest.raises(UserError, match="subfolder per class"):
         sheet_rows(pipeline, pipeline.translator, read_audio_dataset(folder / "sounds" / "dog"))
 
 
@@ -544,7 +559,7 @@ def test_rows_of_a_contact_sheet_stand_one_below_the_other(tmp_path: Path) -> No
     assert tops == [0, 1, 2]
     assert [lefts[1] - lefts[0], lefts[2] - lefts[0]] == [2 * 46, 46]
     for wrong in ([], [rows[0], SheetRow("x", tone, plain[:2])]):
-        with pytest.raises(UserError, match="as many pictures"):
+        with pytest.raises(UserError, match="equal numbers of images"):
             write_contact_sheet(tmp_path / "sheet.png", wrong)
 
 
@@ -587,29 +602,30 @@ def test_the_command_shows_pictures_and_round_trips_and_compares_them(
         *("-o", folder / "out", "--resamples", 100),
     )
     assert code == 0
-    words = ("real pictures", "one", "wrong sound", "two", "there and back", "wrong source")
+    words = ("real images", "one", "wrong source", "two", "round trip")
     places = [out.index(word) for word in words]
     assert places == sorted(places)
     figures = json.loads((folder / "out" / "results.json").read_text())
-    assert (figures["embeddings"], figures["sounds"]) == (None, None)
-    part = figures["pictures"]
+    assert (figures["embeddings"], figures["audio"]) == (None, None)
+    part = figures["images"]
     assert part["protocol"] == "classes"
     assert part["classifier"].startswith("zero-shot")
     page = (folder / "out" / "report.html").read_text()
     # Three best and three worst: a spectrogram, a player and the picture that was made.
     assert page.count("<audio") == 6
     assert page.count("data:image/jpeg") == 12
-    assert "From recording to picture to sound" in page
+    assert "Audio to image to audio" in page
     with Image.open(folder / "out" / "contact-sheet.png") as sheet:
         assert sheet.width > sheet.height
     code, out, _ = run("evaluate", "--compare", folder / "out", "--json")
     assert code == 0
-    by_name = {one["figure"]: one for one in json.loads(out)}
+    by_name = {one["metric"]: one for one in json.loads(out)}
     one, two = (entry["scores"] for entry in part["translators"])
-    assert by_name["true_picture_similarity"]["difference"]["value"] == pytest.approx(
-        one["true_picture"]["value"] - two["true_picture"]["value"], abs=1e-6
+    assert by_name["real_similarity"]["difference"]["value"] == pytest.approx(
+        one["metrics"]["real_similarity"]["value"] - two["metrics"]["real_similarity"]["value"],
+        abs=1e-6,
     )
-    assert {"classifier", "translated_similarity", "round_trip_similarity"} <= set(by_name)
+    assert {"classifier", "translated_similarity", "round_trip"} <= set(by_name)
 
 
 def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
@@ -620,13 +636,12 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     code, out, _ = run(
         *("evaluate", tmp_path / "one", "--table", table, "--labels", "kind", "--split", "all"),
         *("--pipeline", painter_folder, "--steps", 1, "--dtype", "fp32", "--resamples", 100),
-        *("--classifier", write_judge(tmp_path / "classifier"), "-o", tmp_path / "out"),
+        *("--classifier", write_classifier(tmp_path / "classifier"), "-o", tmp_path / "out"),
     )
     assert code == 0
-    assert "pictures by translated sounds" in out
+    assert "images by translated audio" in out
     assert (
-        "What is sought: pictures by translated sounds"
-        in (tmp_path / "out" / "report.html").read_text()
+        "Retrieval of images by translated audio" in (tmp_path / "out" / "report.html").read_text()
     )
     figures = json.loads((tmp_path / "out" / "results.json").read_text())
     part = figures["embeddings"]
@@ -638,12 +653,12 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     ranks = [int((row > row[at]).sum()) + 1 for row, at in zip(similar, truth, strict=True)]
     found = part["translators"][0]["scores"]["forward"]["mrr"]["value"]
     assert found == pytest.approx(np.mean([1 / rank for rank in ranks]))
-    made = figures["pictures"]
+    made = figures["images"]
     assert (made["protocol"], made["rows"]) == ("table", 8)
     # It takes all for waves, which half of them are; the real ones are vectors, which it can't see.
     assert made["classifier"] == str(tmp_path / "classifier")
-    assert made["translators"][0]["scores"]["classifier"]["value"] == 0.5
-    assert made["real"]["classifier"] is None
+    assert made["translators"][0]["scores"]["metrics"]["classifier"]["value"] == 0.5
+    assert "classifier" not in made["real"]["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -667,7 +682,7 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
         (["THERE", "BACK", "--table", "TABLE"], "of one direction"),
         (
             ["BACK", "--pipeline", "PAINTER", "--table", "CAPTIONS", "--split", "all"],
-            "not of pictures",
+            "not of image",
         ),
         (
             ["BACK", "--pipeline", "PAINTER", "--table", "TABLE", "--contact-sheet"],

@@ -23,14 +23,13 @@ from clip2clap.embeddings.space import (
 )
 from clip2clap.embeddings.table.reader import TableWriter
 from clip2clap.evaluation.comparison import compare_results
+from clip2clap.evaluation.geometry import hubness
 from clip2clap.evaluation.report.page import write_evaluation_page
 from clip2clap.evaluation.results import Results, embedding_results, join_results
 from clip2clap.evaluation.rows import EvaluatedRows, choose_rows
 from clip2clap.evaluation.translation import (
     EmbeddingEvaluation,
-    _skewness,
     evaluate,
-    nearest_labels,
 )
 from clip2clap.metrics.bootstrap import Resamples
 from clip2clap.training.config import TrainingConfig
@@ -138,15 +137,15 @@ def test_a_fitted_translator_beats_its_controls_and_one_of_shuffled_pairs_does_n
 
 def test_kinds_are_told_apart_unless_pairs_are_shuffled(evaluation: EmbeddingEvaluation) -> None:
     good, lost = evaluation.translators
-    kinds = good.scores.kinds
+    kinds = good.scores.nearest_label
     assert kinds is not None
     assert kinds.names == list(KINDS)
     assert kinds.accuracy.low > 0.8
     assert kinds.accuracy.value == pytest.approx(np.trace(kinds.confusion) / 240)
     assert kinds.balanced == pytest.approx(kinds.accuracy.value)
     for control in (good.shuffled, evaluation.mean_vector, lost.scores):
-        assert control.kinds is not None
-        assert control.kinds.accuracy.value == pytest.approx(0.25, abs=0.1)
+        assert control.nearest_label is not None
+        assert control.nearest_label.accuracy.value == pytest.approx(0.25, abs=0.1)
 
 
 def test_figures_are_those_of_the_rows(evaluation: EmbeddingEvaluation) -> None:
@@ -171,21 +170,10 @@ def test_hubness_and_gap_have_their_known_values() -> None:
     for figure in found.gap_before.values():
         assert figure.low < figure.value < figure.high
     counts = np.bincount([0] * 30 + [1] * 5 + [2] * 5, minlength=40)
-    skewness = _skewness(counts, Resamples(range(40), resamples=2000))
+    skewness = hubness(counts, Resamples(range(40), resamples=2000))
     assert skewness.value == pytest.approx(float(stats.skew(counts)))
     assert skewness.low <= skewness.value <= skewness.high
-    assert _skewness(np.ones(40), Resamples(range(40))).value == 0
-
-
-def test_a_kind_is_not_found_by_its_own_answer() -> None:
-    # Two of a kind, opposite to each other: without its own, each is nearer to the other kind.
-    target = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 1.0, 0], [0, 0.8, 0.6]])
-    kinds = torch.tensor([0, 0, 1, 1])
-    assert nearest_labels(target, target, torch.arange(4), kinds).tolist() == [1, 1, 1, 1]
-    # Rows of one recording are one answer, and a kind's only answer stays.
-    same = torch.tensor([0, 0, 1, 2])
-    alike = torch.stack([target[0], target[0], target[2], target[3]])
-    assert nearest_labels(alike, alike, same, kinds).tolist() == [0, 0, 1, 1]
+    assert hubness(np.ones(40), Resamples(range(40))).value == 0
 
 
 def test_rows_of_one_item_widen_the_interval() -> None:
@@ -326,7 +314,7 @@ def test_the_command_writes_a_report_that_stands_alone(trained: Path, run: Run) 
     part = figures["embeddings"]
     assert part["split"] == "held-out"
     mlp, lost = part["translators"]
-    assert mlp["kind"] == "MLPTranslator"
+    assert mlp["architecture"] == "MLPTranslator"
     assert len(mlp["history"]) == 12
     assert mlp["scores"]["forward"]["mrr"]["low"] > lost["scores"]["forward"]["mrr"]["high"]
 
@@ -407,7 +395,7 @@ def results_of(
     found = evaluate(translators, pairs)
     named = {name: ("folder", translator) for name, translator in translators.items()}
     part = embedding_results(rows, found, named, table="table", labels=None)
-    return join_results(part, None, seed=0)
+    return join_results(seed=0, embeddings=part)
 
 
 def test_a_real_difference_is_told_from_chance(tmp_path: Path) -> None:
@@ -417,16 +405,16 @@ def test_a_real_difference_is_told_from_chance(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     results_of({"good": good}).write(tmp_path / "a")
     one = Results.read(tmp_path / "a" / "results.json")
-    by_name = {d.figure: d for d in compare_results(one, results_of({"lost": lost}))}
+    by_name = {d.metric: d for d in compare_results(one, results_of({"lost": lost}))}
     for figure in ("recall_at_1", "recall_at_10", "mrr", "median_rank", "cosine", "reverse_mrr"):
-        assert by_name[figure].is_real
+        assert by_name[figure].is_significant
         assert by_name[figure].difference.low * by_name[figure].difference.high > 0
     assert by_name["mrr"].difference.value > 0 > by_name["median_rank"].difference.value
     again = compare_results(one, results_of({"good": good}))
     assert {d.difference.value for d in again} == {0.0}
-    assert not any(d.is_real for d in again)
+    assert not any(d.is_significant for d in again)
     alike = compare_results(one, results_of({"nearly": nearly}))
-    assert sum(d.is_real for d in alike) <= 1
+    assert sum(d.is_significant for d in alike) <= 1
 
 
 def test_pairing_sees_what_two_intervals_hide() -> None:
@@ -445,9 +433,9 @@ def test_differences_by_chance_alone_are_rarely_called_real() -> None:
     nothing = Pairs(noise(100, 16, seed=70), noise(100, 12, seed=71))
     translators = {str(seed): fitted(pairs_of(seed=seed)[0]) for seed in range(8)}
     found = compare_results(results_of(translators, pairs=nothing), resamples=2000)
-    retrieval = [d for d in found if d.figure in ("recall_at_5", "mrr", "reverse_mrr")]
+    retrieval = [d for d in found if d.metric in ("recall_at_5", "mrr", "reverse_mrr")]
     assert len(retrieval) == 3 * 28
-    assert not any(d.is_real for d in retrieval)
+    assert not any(d.is_significant for d in retrieval)
 
 
 def test_evaluations_of_other_rows_are_not_compared(tmp_path: Path, run: Run) -> None:
@@ -465,7 +453,7 @@ def test_evaluations_of_other_rows_are_not_compared(tmp_path: Path, run: Run) ->
     )
     code, out, _ = run("evaluate", "--compare", tmp_path / "a", tmp_path / "c" / "results.json")
     assert code == 0
-    assert re.search(r"mrr +good - lost .* real", out)
+    assert re.search(r"mrr +good - lost .* significant", out)
     assert re.search(r"mrr +good - good \(second\) +\+0 ", out)
 
 
@@ -473,13 +461,29 @@ def test_a_page_of_results_read_again_holds_the_same_figures(tmp_path: Path) -> 
     made = results_of({"good": fitted(pairs_of()[0])})
     made.write(tmp_path)
     read = Results.read(tmp_path)
-    assert read.figures == json.loads(json.dumps(made.figures))
+    assert read.metrics == json.loads(json.dumps(made.metrics))
     pages = [
         write_evaluation_page(results, tmp_path / name).read_text()
         for name, results in (("one", made), ("two", read))
     ]
     assert pages[0] == pages[1]
-    # Before pictures were measured, there was no word of them.
-    older = {name: part for name, part in made.figures.items() if name != "pictures"}
-    (tmp_path / "results.json").write_text(json.dumps(older))
-    assert Results.read(tmp_path).figures == read.figures
+
+
+def test_results_of_format_1_can_be_compared(tmp_path: Path) -> None:
+    results = results_of({"good": fitted(pairs_of()[0]), "lost": fitted(shuffled(pairs_of()[0]))})
+    part, renamed = results.metrics["embeddings"], {}
+    for name in ("good", "lost"):
+        for old in ("kind", "cosine"):
+            values = results.per_row[f"embeddings/{name}/cosine"]
+            renamed[f"embeddings/{name}/{old}"] = values
+            renamed[f"sounds/{name}/{old}"] = values
+    items = {f"{level}/items": np.arange(240) for level in ("embeddings", "sounds")}
+    old = {"format": 1, "embeddings": part, "sounds": part}
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    np.savez(tmp_path / "results.npz", **items, **renamed)
+    read = Results.read(tmp_path)
+    assert read.metrics["images"] is None
+    found = compare_results(read)
+    assert [d.metric for d in found] == ["cosine", "nearest_label"] * 2
+    expected = {d.metric: d for d in compare_results(results)}["cosine"]
+    assert found[0].difference.value == pytest.approx(expected.difference.value)

@@ -9,19 +9,18 @@ import typer
 from rich.console import Console
 
 from clip2clap.cli.measuring import (
+    GenerationRequest,
     SplitName,
     families_of,
     load_translators,
     measure_embeddings,
-    measure_pictures,
-    measure_sounds,
+    measure_generation,
 )
 from clip2clap.cli.metric_tables import (
     difference_table,
     embedding_table,
-    picture_table,
+    generation_table,
     round_trip_table,
-    sound_table,
 )
 from clip2clap.cli.options import (
     Device,
@@ -248,7 +247,8 @@ def evaluate(
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
 
-    from clip2clap.evaluation.report.page import Exhibits, write_evaluation_page
+    from clip2clap.evaluation.cache import GenerationConfig
+    from clip2clap.evaluation.report.page import Illustrations, write_evaluation_page
     from clip2clap.evaluation.results import join_results
 
     console = Console(stderr=True)
@@ -259,10 +259,11 @@ def evaluate(
         given = {"images": images, "recordings": recordings, "table": table, "back": back}
         given |= {"seconds": seconds, "contact_sheet": contact_sheet}
         (_check_pictures if paints else _check_sounds)(given)
-    exhibits = Exhibits()
-    rows = embeddings = sounds = pictures = None
+    illustrations = Illustrations()
+    rows = embeddings = generated = None
+    level = "images" if paints else "audio"
     if table is not None:
-        rows, embeddings, exhibits = measure_embeddings(
+        rows, embeddings, illustrations = measure_embeddings(
             console,
             translators,
             table,
@@ -277,76 +278,48 @@ def evaluate(
             resamples=resamples,
             seed=seed,
         )
-    if pipeline is not None and paints:
-        pictures, exhibits = measure_pictures(
+    if pipeline is not None:
+        generated, illustrations = measure_generation(
             console,
             translators,
-            exhibits,
-            recordings=recordings,
-            images=images,
+            illustrations,
+            output,
+            request=GenerationRequest(
+                pipeline=pipeline,
+                config=GenerationConfig(
+                    seed=seed,
+                    num_inference_steps=steps,
+                    audio_length_in_s=seconds,
+                    batch_size=batch_size,
+                    resamples=resamples,
+                ),
+                device=torch_device,
+                dtype=torch_dtype,
+                images=images,
+                recordings=recordings,
+                clip=clip,
+                clap=clap,
+                classifier=classifier,
+                back=back,
+                round_trip=round_trip,
+                contact_sheet=contact_sheet,
+            ),
             rows=rows,
-            folder=output,
-            models={
-                "pipeline": pipeline,
-                "clip": clip,
-                "clap": clap,
-                "classifier": classifier,
-                "round_trip": round_trip,
-            },
-            device=torch_device,
-            dtype=torch_dtype,
-            contact_sheet=contact_sheet,
-            calls={
-                "seed": seed,
-                "num_inference_steps": steps,
-                "batch_size": batch_size,
-                "resamples": resamples,
-            },
         )
-    elif pipeline is not None:
-        assert images is not None
-        sounds, exhibits = measure_sounds(
-            console,
-            translators,
-            exhibits,
-            images=images,
-            recordings=recordings,
-            folder=output / "sounds",
-            models={
-                "pipeline": pipeline,
-                "clip": clip,
-                "clap": clap,
-                "classifier": classifier,
-                "back": back,
-                "round_trip": round_trip,
-            },
-            device=torch_device,
-            dtype=torch_dtype,
-            calls={
-                "seed": seed,
-                "num_inference_steps": steps,
-                "audio_length_in_s": seconds,
-                "batch_size": batch_size,
-                "resamples": resamples,
-            },
-        )
-    results = join_results(embeddings, sounds, pictures, seed=seed)
+    results = join_results(seed=seed, embeddings=embeddings, **{level: generated})
     with console.status("Writing the report"):
         results.write(output)
-        page = write_evaluation_page(results, output, exhibits)
+        page = write_evaluation_page(results, output, illustrations)
     if as_json:
-        typer.echo(json.dumps(results.figures, indent=2))
+        typer.echo(json.dumps(results.metrics, indent=2))
         return
     out = _stdout()
     if embeddings is not None:
         out.print(embedding_table(results))
-    if sounds is not None:
-        out.print(sound_table(results))
-    if pictures is not None:
-        out.print(picture_table(results))
-    for part in (sounds, pictures):
-        if part is not None and round_trip is not None:
-            out.print(round_trip_table(part[0]))
+    if generated is not None:
+        out.print(generation_table(results, level))
+        if round_trip is not None:
+            out.print(round_trip_table(generated[0]))
     out.print(f"The whole report: {page}", soft_wrap=True)
 
 
@@ -366,7 +339,7 @@ def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> P
     from clip2clap.evaluation.results import join_results
 
     console = Console(stderr=True)
-    _, embeddings, exhibits = measure_embeddings(
+    _, embeddings, illustrations = measure_embeddings(
         console,
         load_translators([str(translator)]),
         table,
@@ -376,10 +349,10 @@ def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> P
         resamples=1000,
         seed=seed,
     )
-    results = join_results(embeddings, seed=seed)
+    results = join_results(seed=seed, embeddings=embeddings)
     with console.status("Writing the report"):
         results.write(output)
-        return write_evaluation_page(results, output, exhibits)
+        return write_evaluation_page(results, output, illustrations)
 
 
 def _check_pictures(given: dict[str, Any]) -> None:
@@ -429,13 +402,13 @@ def _compare(paths: list[str], *, seed: int, as_json: bool) -> None:
 
     differences = compare_results(*(Results.read(path) for path in paths), seed=seed)
     if as_json:
-        found = [{**asdict(one), "is_real": one.is_real} for one in differences]
+        found = [{**asdict(one), "is_significant": one.is_significant} for one in differences]
         typer.echo(json.dumps(found, indent=2))
         return
     out = _stdout()
     out.print(difference_table(differences))
-    real = sum(one.is_real for one in differences)
-    out.print(f"{real} of {len(differences)} differences are real; chance explains the others.")
+    significant = sum(one.is_significant for one in differences)
+    out.print(f"{significant} of {len(differences)} differences are significant.")
 
 
 def _stdout() -> Console:

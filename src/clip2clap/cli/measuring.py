@@ -1,6 +1,6 @@
-"""The work of `clip2clap evaluate`: loads what was named, and measures it."""
+"""Work of `clip2clap evaluate`: loading the models, and measuring with progress bars."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,19 +11,62 @@ from clip2clap.cli.options import require
 from clip2clap.cli.progress import share_bar
 
 if TYPE_CHECKING:
-    from clip2clap.evaluation.report.page import Exhibits
+    from clip2clap.evaluation.cache import GenerationConfig
+    from clip2clap.evaluation.classifiers import Classifier
+    from clip2clap.evaluation.report.page import Illustrations
+    from clip2clap.evaluation.results import Part
     from clip2clap.evaluation.rows import EvaluatedRows
     from clip2clap.translator.base import Translator
 
 SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
-Part = tuple[dict[str, Any], dict[str, Any]]
 Loaded = dict[str, "tuple[str, Translator]"]
 
 SHEET_FILE = "contact-sheet.png"
 
 
-def load_translators(names: list[str]) -> "dict[str, tuple[str, Translator]]":
-    """Load translators under the shortest names that tell them apart."""
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Models, folders and options of an evaluation of generated audio or images."""
+
+    pipeline: str
+    """Pipeline: demo, a preset, a hub id or a folder."""
+
+    config: "GenerationConfig"
+    """Seed, steps, length, batch size and bootstrap draws."""
+
+    device: Any
+    """Device."""
+
+    dtype: Any
+    """Data type of the generator."""
+
+    images: Path | None = None
+    """Folder of images."""
+
+    recordings: Path | None = None
+    """Folder of audio; for images without it, a table's rows."""
+
+    clip: str | None = None
+    """CLIP: of audio the image encoder, of images the measuring one."""
+
+    clap: str | None = None
+    """CLAP: of audio the measuring one, of images the audio encoder."""
+
+    classifier: str | None = None
+    """Classifier of transformers; zero-shot if None."""
+
+    back: str | None = None
+    """Translator from the measuring CLAP into the CLIP."""
+
+    round_trip: str | None = None
+    """Pipeline of the way back."""
+
+    contact_sheet: bool = False
+    """True to write a contact sheet."""
+
+
+def load_translators(names: list[str]) -> Loaded:
+    """Load translators by the shortest distinct ends of their paths."""
     from clip2clap.translator.auto import AutoTranslator
 
     parts = {name: Path(name).parts for name in names}
@@ -38,14 +81,13 @@ def load_translators(names: list[str]) -> "dict[str, tuple[str, Translator]]":
 
 
 def families_of(translators: Loaded) -> tuple[str, str]:
-    """Tell which way translators go; those that don't know it go from CLIP to CLAP.
+    """Return the translators' source and target family; CLIP and CLAP if they do not say.
 
     Returns:
-        `("clip", "clap")`, which makes sounds of photographs, or `("clap", "clip")`, which makes
-        pictures of recordings.
+        `("clip", "clap")` for audio from images, `("clap", "clip")` for images from audio.
 
     Raises:
-        OptionError: If they go both ways.
+        OptionError: If they have both directions.
     """
     ways: dict[bool, str] = {}
     for name, (_, translator) in translators.items():
@@ -73,30 +115,30 @@ def measure_embeddings(
     limit: int,
     resamples: int,
     seed: int,
-) -> "tuple[EvaluatedRows, Part, Exhibits]":
-    """Measure translators on a table's pairs.
+) -> "tuple[EvaluatedRows, Part, Illustrations]":
+    """Evaluate translators on the pairs of a table.
 
     Args:
-        console: Shows the progress.
-        translators: As `load_translators` gives them.
-        table: The table's folder.
+        console: Console of the progress bar.
+        translators: Translators from `load_translators`.
+        table: Folder of the table.
         columns: `source`, `target`, `item` and `labels`.
-        split: Which rows to take.
-        limit: Rows at most.
-        resamples: Draws of the bootstrap.
-        seed: Of the bootstrap.
+        split: Rows to evaluate on.
+        limit: Maximum number of rows.
+        resamples: Bootstrap draws.
+        seed: Seed of the bootstrap.
 
     Returns:
-        The rows, what was measured on them, and what to show beside it.
+        Rows, results, and illustrations of the report.
     """
-    from clip2clap.evaluation.report.page import Exhibits
+    from clip2clap.evaluation.report.page import Illustrations
     from clip2clap.evaluation.results import embedding_results
     from clip2clap.evaluation.rows import choose_rows
     from clip2clap.evaluation.translation import evaluate
 
     folders = [folder for folder, _ in translators.values()]
     rows = choose_rows(table, folders, split=split, limit=limit, **columns)
-    with share_bar(console, "Measuring") as advance:
+    with share_bar(console, "Evaluating") as advance:
         evaluation = evaluate(
             {name: translator for name, (_, translator) in translators.items()},
             rows.pairs,
@@ -109,196 +151,164 @@ def measure_embeddings(
     part = embedding_results(
         rows, evaluation, translators, table=str(table), labels=columns["labels"]
     )
-    return rows, part, Exhibits(clouds=evaluation.clouds, texts=rows.texts)
+    return rows, part, Illustrations(clouds=evaluation.clouds, texts=rows.texts)
 
 
-def measure_sounds(
+def measure_generation(
     console: Console,
     translators: Loaded,
-    exhibits: "Exhibits",
-    *,
-    images: Path,
-    recordings: Path | None,
+    illustrations: "Illustrations",
     folder: Path,
-    models: dict[str, Any],
-    device: Any,
-    dtype: Any,
-    calls: dict[str, Any],
-) -> "tuple[Part, Exhibits]":
-    """Make sounds of photographs by each translator, and measure them.
+    *,
+    request: GenerationRequest,
+    rows: "EvaluatedRows | None" = None,
+) -> "tuple[Part, Illustrations]":
+    """Generate audio from images, or images from audio, with each translator, and measure it.
 
     Args:
-        console: Shows the progress.
-        translators: As `load_translators` gives them.
-        exhibits: What is shown so far.
-        images: The folder of photographs.
-        recordings: The folder of real sounds.
-        folder: Where sounds go.
-        models: `pipeline`, `clip`, `clap`, `classifier`, `back` and `round_trip`, by their names.
-        device: Where to compute.
-        dtype: The generator's number format.
-        calls: What else `evaluate_audio` is called with.
+        console: Console of the progress bar.
+        translators: Translators from `load_translators`, all of one direction.
+        illustrations: Illustrations so far.
+        folder: Folder of the report; generated files go into `audio` or `images` in it.
+        request: Models, folders and options.
+        rows: Rows of the table, for images without a folder of recordings.
 
     Returns:
-        What was measured, and what to show beside it.
+        Results, and illustrations with the examples.
     """
+    from clip2clap.evaluation.datasets import (
+        audio_dataset_from_rows,
+        read_audio_dataset,
+        read_image_dataset,
+    )
+    from clip2clap.evaluation.generation.base import generation_results
+    from clip2clap.evaluation.report.examples import select_examples
+
+    named = {name: translator for name, (_, translator) in translators.items()}
+    first = next(iter(translators.values()))[0]
+    if families_of(translators) == ("clip", "clap"):
+        assert request.images is not None
+        dataset = read_image_dataset(request.images, request.recordings)
+        source = str(request.images)
+        evaluation = _generate_audio(console, first, named, dataset, folder / "audio", request)
+    else:
+        if request.recordings is not None:
+            dataset = read_audio_dataset(request.recordings, request.images)
+            source = str(request.recordings)
+        else:
+            assert rows is not None
+            dataset = audio_dataset_from_rows(rows)
+            source = f"column {rows.pairs.source_column} of the table"
+        evaluation = _generate_images(console, first, named, dataset, folder, request)
+    best, worst = select_examples(evaluation, dataset)
+    part = generation_results(evaluation, dataset, folder=source, pipeline=request.pipeline)
+    return part, replace(illustrations, best=best, worst=worst)
+
+
+def _generate_audio(
+    console: Console,
+    first: str,
+    translators: "dict[str, Translator]",
+    dataset: Any,
+    folder: Path,
+    request: GenerationRequest,
+) -> Any:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
-    from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
-    from clip2clap.evaluation.datasets.images import read_image_dataset
-    from clip2clap.evaluation.generation.audio import audio_results, evaluate_audio
-    from clip2clap.evaluation.report.examples import best_and_worst
+    from clip2clap.evaluation.generation.audio import evaluate_audio
     from clip2clap.translator.auto import AutoTranslator
 
-    image_items = read_image_dataset(images, recordings)
+    models = {"device": request.device, "dtype": request.dtype}
     with console.status("Loading the models"):
-        pipeline = load_generator(
-            models["pipeline"],
-            clip=models["clip"],
-            translator=next(iter(translators.values()))[0],
-            device=device,
-            dtype=dtype,
-        )
-        measuring = models["clap"] or pipeline.config["clap_id"]
+        pipeline = load_generator(request.pipeline, clip=request.clip, translator=first, **models)
+        name = request.clap or pipeline.config["clap_id"]
         require(
-            measuring is not None,
+            name is not None,
             "--clap",
-            f"{models['pipeline']} doesn't say which CLAP it listens to. Name one to measure with.",
+            f"{request.pipeline} does not name its CLAP. Name one to measure with.",
         )
-        clap = ClapEncoder.from_pretrained(measuring, device=device)
+        clap = ClapEncoder.from_pretrained(name, device=request.device)
         require(
             "audio" in clap.modalities,
             "--clap",
-            f"{measuring} reads but does not hear. Name a CLAP with an audio tower, such as "
+            f"{name} is a text-only CLAP. Name one with an audio encoder, such as "
             "clap-htsat-unfused.",
         )
-        named = None
-        if len(image_items.labels) > 1:
-            classifier = models["classifier"]
-            named = (
-                TransformersClassifier(classifier, image_items.labels)
-                if classifier
-                else ZeroShotClassifier(clap, image_items.labels)
-            )
-        back = models["back"] and AutoTranslator.from_pretrained(models["back"])
-        round_trip = models["round_trip"] and load_decoder(
-            models["round_trip"], device=device, dtype=dtype
-        )
-    with share_bar(console, "Making sounds") as advance:
-        evaluation = evaluate_audio(
+        classifier = _load_classifier(request, clap, dataset.labels, "audio-classification")
+        back = request.back and AutoTranslator.from_pretrained(request.back)
+        round_trip = request.round_trip and load_decoder(request.round_trip, **models)
+    with share_bar(console, "Generating audio") as advance:
+        return evaluate_audio(
             pipeline,
-            {name: translator for name, (_, translator) in translators.items()},
-            image_items,
+            translators,
+            dataset,
             folder,
             clap=clap,
-            classifier=named,
-            back=back,
-            round_trip=round_trip,
+            classifier=classifier,
+            back=back or None,
+            round_trip=round_trip or None,
+            config=request.config,
             on_progress=advance,
-            **calls,
         )
-    best, worst = best_and_worst(evaluation, image_items)
-    part = audio_results(evaluation, image_items, images=str(images), pipeline=models["pipeline"])
-    return part, replace(exhibits, best=best, worst=worst)
 
 
-def measure_pictures(
+def _generate_images(
     console: Console,
-    translators: Loaded,
-    exhibits: "Exhibits",
-    *,
-    recordings: Path | None,
-    images: Path | None,
-    rows: "EvaluatedRows | None",
+    first: str,
+    translators: "dict[str, Translator]",
+    dataset: Any,
     folder: Path,
-    models: dict[str, Any],
-    device: Any,
-    dtype: Any,
-    contact_sheet: bool,
-    calls: dict[str, Any],
-) -> "tuple[Part, Exhibits]":
-    """Make pictures of recordings by each translator, and measure them.
-
-    Args:
-        console: Shows the progress.
-        translators: As `load_translators` gives them.
-        exhibits: What is shown so far.
-        recordings: The folder of recordings; None to take those of `rows`.
-        images: The folder of real pictures.
-        rows: A table's.
-        folder: Of the report; pictures go into `pictures` in it.
-        models: `pipeline`, `clip`, `clap`, `classifier` and `round_trip`, by their names.
-        device: Where to compute.
-        dtype: The decoder's number format.
-        contact_sheet: Whether to write one.
-        calls: What else `evaluate_images` is called with.
-
-    Returns:
-        What was measured, and what to show beside it.
-    """
+    request: GenerationRequest,
+) -> Any:
     from clip2clap.embeddings.encoders.clip import ClipEncoder
-    from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
-    from clip2clap.evaluation.datasets.audio import audio_dataset_of_rows, read_audio_dataset
-    from clip2clap.evaluation.generation.images import evaluate_images, image_results
+    from clip2clap.evaluation.generation.images import evaluate_images
     from clip2clap.evaluation.report.contact_sheet import sheet_rows, write_contact_sheet
-    from clip2clap.evaluation.report.examples import best_and_worst_images
 
-    if recordings is not None:
-        audio_items, place = read_audio_dataset(recordings, images), str(recordings)
-    else:
-        assert rows is not None
-        audio_items, place = audio_dataset_of_rows(rows), f"{rows.pairs.source_column} of the table"
-    named = {name: translator for name, (_, translator) in translators.items()}
+    models = {"device": request.device, "dtype": request.dtype}
     with console.status("Loading the models"):
-        pipeline = load_decoder(
-            models["pipeline"],
-            clap=models["clap"],
-            translator=next(iter(translators.values()))[0],
-            device=device,
-            dtype=dtype,
-        )
-        named_clip = models["clip"]
-        clip = (
-            ClipEncoder.from_pretrained(named_clip, device=device) if named_clip else pipeline.clip
-        )
+        pipeline = load_decoder(request.pipeline, clap=request.clap, translator=first, **models)
+        clip = pipeline.clip
+        if request.clip is not None:
+            clip = ClipEncoder.from_pretrained(request.clip, device=request.device)
         require(
             clip is not None and "image" in clip.modalities,
             "--clip",
-            f"{named_clip or models['pipeline']} brings no CLIP that sees. Name one to measure "
-            "with, with a picture tower.",
+            f"{request.clip or request.pipeline} has no CLIP image encoder. Name one to measure "
+            "with.",
         )
         assert clip is not None
-        classifier = None
-        if len(audio_items.labels) > 1:
-            who, kinds = models["classifier"], audio_items.labels
-            if who:
-                classifier = TransformersClassifier(who, kinds, task="image-classification")
-            elif "text" in clip.modalities:
-                classifier = ZeroShotClassifier(clip, kinds)
-        round_trip = models["round_trip"] and load_generator(
-            models["round_trip"], device=device, dtype=dtype
-        )
-    with share_bar(console, "Making pictures") as advance:
+        classifier = _load_classifier(request, clip, dataset.labels, "image-classification")
+        round_trip = request.round_trip and load_generator(request.round_trip, **models)
+    with share_bar(console, "Generating images") as advance:
         evaluation = evaluate_images(
             pipeline,
-            named,
-            audio_items,
-            folder / "pictures",
+            translators,
+            dataset,
+            folder / "images",
             clip=clip,
             classifier=classifier,
-            round_trip=round_trip,
+            round_trip=round_trip or None,
+            config=request.config,
             on_progress=advance,
-            **calls,
         )
-    if contact_sheet:
-        options = ("seed", "num_inference_steps", "batch_size")
-        with console.status("Making the contact sheet"):
-            shown = sheet_rows(
-                pipeline,
-                next(iter(named.values())),
-                audio_items,
-                **{option: calls[option] for option in options},
-            )
+    if request.contact_sheet:
+        with console.status("Generating the contact sheet"):
+            translator = next(iter(translators.values()))
+            shown = sheet_rows(pipeline, translator, dataset, config=request.config)
             write_contact_sheet(folder / SHEET_FILE, shown)
-    best, worst = best_and_worst_images(evaluation, audio_items)
-    part = image_results(evaluation, audio_items, recordings=place, pipeline=models["pipeline"])
-    return part, replace(exhibits, best=best, worst=worst)
+    return evaluation
+
+
+def _load_classifier(
+    request: GenerationRequest,
+    encoder: Any,
+    labels: list[str],
+    task: Literal["audio-classification", "image-classification"],
+) -> "Classifier | None":
+    """Load the requested classifier, or a zero-shot one; None without labels."""
+    from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
+
+    if len(labels) < 2:
+        return None
+    if request.classifier is not None:
+        return TransformersClassifier(request.classifier, labels, task=task)
+    return ZeroShotClassifier(encoder, labels) if "text" in encoder.modalities else None

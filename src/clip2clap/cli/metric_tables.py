@@ -1,5 +1,6 @@
-"""The figures of evaluations as tables for a terminal."""
+"""Metrics of evaluations as tables for a terminal."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -8,22 +9,20 @@ if TYPE_CHECKING:
     from clip2clap.evaluation.comparison import Difference
     from clip2clap.evaluation.results import Results
 
-_SIMILARITIES = ("clap_score", "translated")
+_INPUTS = {"audio": "images", "images": "recordings"}
 
 
 def embedding_table(results: "Results") -> Table:
-    """Lay the translators out, the best first, above what chance and a constant answer give."""
-    from clip2clap.evaluation.report.page import leaderboard
-    from clip2clap.evaluation.results import sought
+    """Return a table of the translators, the best first, and of the controls."""
+    from clip2clap.evaluation.results import leaderboard, retrieval_direction
 
-    part = results.figures["embeddings"]
+    part = results.metrics["embeddings"]
     ranked = leaderboard(part)
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{sought(part)}, {part['rows']} rows ({part['split']})")
-    kinds = ranked[0]["scores"]["kinds"] is not None
-    titles = ["recall at 1", "at 10", "mrr", "cosine", *(["nearest kind"] if kinds else [])]
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
+    has_labels = ranked[0]["scores"]["nearest_label"] is not None
+    table = _table(
+        f"{retrieval_direction(part)}, {part['rows']} rows ({part['split']})",
+        *("recall at 1", "at 10", "mrr", "cosine", *(["nearest label"] if has_labels else [])),
+    )
     lines = [
         *((one["scores"]["name"], one["scores"]) for one in ranked),
         ("shuffled pairs", ranked[0]["shuffled"]),
@@ -32,117 +31,90 @@ def embedding_table(results: "Results") -> Table:
     for name, scores in lines:
         forward = scores["forward"]
         cells = [
-            _share(forward["recall_at_1"]),
-            _share(forward["recall_at_10"]),
-            _spread(forward["mrr"]),
-            _spread(scores["cosine"]),
+            _percent(forward["recall_at_1"]),
+            _percent(forward["recall_at_10"]),
+            _number(forward["mrr"]),
+            _number(scores["cosine"]),
+            *([_percent(scores["nearest_label"]["accuracy"])] if has_labels else []),
         ]
-        table.add_row(name, *cells, *([_share(scores["kinds"]["accuracy"])] if kinds else []))
+        table.add_row(name, *cells)
     return table
 
 
-def sound_table(results: "Results") -> Table:
-    """Lay the sounds out below the real ones, each above the control."""
-    part = results.figures["sounds"]
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"sounds of {part['rows']} photographs, by {part['clap']}")
-    for title in (
-        "FD",
-        "FAD",
-        "kernel",
-        "CLAP score",
-        "translated",
-        "classifier",
-        "CLIP-score",
-        "s",
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
-    lines = [] if part["real"] is None else [part["real"]]
-    for one in part["translators"]:
-        lines += [one["scores"], one["wrong_picture"]]
-    for scores in lines:
-        name = scores["name"]
-        table.add_row(
-            "wrong picture" if name.endswith("/wrong picture") else name,
-            *("" if scores[key] is None else f"{scores[key]:.3f}" for key in ("fd", "fad", "kd")),
-            *("" if scores[key] is None else _spread(scores[key]) for key in _SIMILARITIES),
-            "" if scores["classifier"] is None else _share(scores["classifier"]),
-            "" if scores["clip_score"] is None else f"{scores['clip_score']['value']:.1f}",
-            "" if scores["seconds"] is None else f"{scores['seconds']:.2f}",
-        )
-    return table
+def generation_table(results: "Results", level: str) -> Table:
+    """Return a table of generated files below the real ones, each above its control.
 
+    Args:
+        results: Results of the evaluation.
+        level: `audio` or `images`.
+    """
+    from clip2clap.evaluation.report.tables import COLUMNS, generation_rows
 
-def picture_table(results: "Results") -> Table:
-    """Lay the pictures out below the real ones, each above the control."""
-    part = results.figures["pictures"]
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"pictures of {part['rows']} recordings, by {part['clip']}")
-    for title in ("FD", "kernel", "classifier", "translated", "true pictures", "s"):
-        table.add_column(title, justify="right", no_wrap=True)
-    lines = [] if part["real"] is None else [part["real"]]
-    for one in part["translators"]:
-        lines += [one["scores"], one["wrong_sound"]]
-    for scores in lines:
-        name = scores["name"]
-        table.add_row(
-            "wrong sound" if name.endswith("/wrong sound") else name,
-            *("" if scores[key] is None else f"{scores[key]:.3f}" for key in ("fd", "kd")),
-            "" if scores["classifier"] is None else _share(scores["classifier"]),
-            "" if scores["translated"] is None else _spread(scores["translated"]),
-            "" if scores["true_picture"] is None else _spread(scores["true_picture"]),
-            "" if scores["seconds"] is None else f"{scores['seconds']:.2f}",
-        )
+    part, columns = results.metrics[level], COLUMNS[level]
+    table = _table(
+        f"{level} from {part['rows']} {_INPUTS[level]}, by {part['encoder']}",
+        *(column.short for column in columns),
+    )
+    for name, scores, _ in generation_rows(part, level):
+        cells = []
+        for column in columns:
+            value = column.value(scores)
+            if isinstance(value, Mapping):
+                value = _percent(value) if column.percent else _number(value, column.digits)
+            elif value is not None:
+                value = f"{value:.{min(column.digits, 3)}f}"
+            cells.append(value or "")
+        table.add_row(name, *cells)
     return table
 
 
 def round_trip_table(part: dict[str, Any]) -> Table:
-    """Lay out how much of sounds, or of pictures, came back from the other sense.
+    """Return a table of round trips.
 
     Args:
-        part: `sounds` or `pictures` of the results.
+        part: `audio` or `images` of the results.
     """
-    table = Table(box=None, pad_edge=False)
-    table.add_column("there and back")
-    for title in ("similarity", "nearest kind"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for one in part["translators"]:
-        trip = one["round_trip"]
-        lines = (
-            (one["scores"]["name"], trip["scores"]),
-            ("wrong source", trip["wrong_source"]),
-            ("real ones of a kind", trip["real"]),
-        )
-        for name, scores in lines:
-            if scores is not None:
-                kind = "" if scores["kind"] is None else _share(scores["kind"])
-                table.add_row(name, _spread(scores["similarity"]), kind)
+    from clip2clap.evaluation.report.tables import round_trip_rows
+
+    table = _table("round trip", "similarity", "nearest label")
+    for name, scores, _ in round_trip_rows(part):
+        label = scores["nearest_label"]
+        table.add_row(name, _number(scores["similarity"]), "" if label is None else _percent(label))
     return table
 
 
 def difference_table(differences: "list[Difference]") -> Table:
-    """Lay out which figures differ, by how much, and whether that is real."""
+    """Return a table of differences with their intervals and p-values."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("of")
     for title in ("difference", "95 %", "p", ""):
         table.add_column(title, justify="right", no_wrap=True)
     for one in differences:
         by = one.difference
         table.add_row(
-            one.figure,
+            one.metric,
             f"{one.one} - {one.other}",
             f"{by.value:+.3g}",
             f"{by.low:+.3g} to {by.high:+.3g}",
             f"{one.p:.3g}",
-            "real" if one.is_real else "",
+            "significant" if one.is_significant else "",
         )
     return table
 
 
-def _share(figure: dict[str, float]) -> str:
-    return f"{100 * figure['value']:.1f} ± {50 * (figure['high'] - figure['low']):.1f} %"
+def _table(title: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
-def _spread(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} ± {(figure['high'] - figure['low']) / 2:.3f}"
+def _percent(estimate: Mapping[str, float]) -> str:
+    return f"{100 * estimate['value']:.1f} ± {50 * (estimate['high'] - estimate['low']):.1f} %"
+
+
+def _number(estimate: Mapping[str, float], digits: int = 3) -> str:
+    half = (estimate["high"] - estimate["low"]) / 2
+    return f"{estimate['value']:.{digits}f} ± {half:.{digits}f}"

@@ -1,1 +1,0 @@
-"""Audio and image data sets to evaluate pipelines on."""

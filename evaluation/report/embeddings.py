@@ -1,0 +1,176 @@
+"""Report sections on embeddings."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from clip2clap.evaluation.report.tables import html_table, number, paragraph, percent
+from clip2clap.evaluation.results import Results, leaderboard, retrieval_direction
+from clip2clap.report.page import card, picture
+
+SHOWN_ROWS = 10
+"""Best and worst rows that are shown."""
+
+
+def embedding_sections(
+    results: Results, *, clouds: Mapping[str, Any] | None, texts: Sequence[str]
+) -> list[str]:
+    """Write the sections on embeddings as HTML.
+
+    Args:
+        results: Results of the evaluation.
+        clouds: Points of the principal planes.
+        texts: Text of each row.
+    """
+    part = results.metrics["embeddings"]
+    ranked = leaderboard(part)
+    best = ranked[0]["scores"]["name"]
+    sections = [
+        paragraph(_summary(part)),
+        "<h2>Leaderboard</h2>",
+        paragraph(
+            "The 95 % interval is below each metric. Forward: rank of the true target among all "
+            "distinct targets by similarity to the prediction; reverse: rank of a target's own "
+            "prediction among those of other targets. Ties count as worse ranks."
+        ),
+        card("Leaderboard", _leaderboard_table(part, ranked)),
+        card("Hubness, gap and CSLS", _geometry_table(part, ranked)),
+        *_chart_sections(results, ranked, clouds),
+    ]
+    return sections + (_row_sections(best, results, texts) if len(texts) else [])
+
+
+def _summary(part: Mapping[str, Any]) -> str:
+    gap = part["gap_before"]
+    before = (
+        ""
+        if gap is None
+        else f" Before translation the means of the two sides are {gap['distance']['value']:.2f} "
+        f"apart, at {gap['angle']['value']:.0f}°."
+    )
+    return (
+        f"{part['source_column']} to {part['target_column']} of {part['table']}: "
+        f"{part['rows']:,} rows ({part['split']}) of {part['items']:,} items, "
+        f"{part['gallery']:,} distinct targets. Retrieval of {retrieval_direction(part)}.{before}"
+    )
+
+
+def _chart_sections(
+    results: Results, ranked: Sequence[Mapping[str, Any]], clouds: Mapping[str, Any] | None
+) -> list[str]:
+    from clip2clap.report import charts
+
+    part, names = results.metrics["embeddings"], [one["scores"]["name"] for one in ranked]
+    rows, shuffled = (
+        {
+            metric: {
+                name: results.per_row[f"embeddings/{name}{control}/{metric}"] for name in names
+            }
+            for metric in ("forward", "cosine")
+        }
+        for control in ("", "/shuffled")
+    )
+    sections = []
+    histories = {one["scores"]["name"]: one["history"] for one in ranked if one["history"]}
+    if histories:
+        chart = charts.learning_curves(histories)
+        sections += ["<h2>Learning curves</h2>", picture(chart, "Losses")]
+    recalls = charts.recall_curves(rows["forward"], shuffled["forward"][names[0]], part["gallery"])
+    sections += [
+        "<h2>Recall</h2>",
+        picture(recalls, "Recall at k for every k, by translator"),
+        "<h2>Similarity of pairs</h2>",
+        picture(
+            charts.cosine_histograms(rows["cosine"], shuffled["cosine"]),
+            "Histograms of the cosine similarity of predictions to their targets",
+        ),
+    ]
+    if clouds is not None:
+        sections += [
+            "<h2>Both spaces</h2>",
+            paragraph(
+                "On two principal axes: the spaces before translation, each on its own axes, and "
+                "then predictions among targets on shared ones."
+            ),
+            picture(charts.planes(clouds), "Scatter plots of the spaces before and after"),
+        ]
+    labels = ranked[0]["scores"]["nearest_label"]
+    if labels is not None:
+        chart = charts.confusion_matrix(labels["names"], labels["confusion"])
+        sections += [
+            f"<h2>Nearest labels, {escape(names[0])}</h2>",
+            picture(chart, "Confusion matrix"),
+        ]
+    return sections
+
+
+def _leaderboard_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
+    has_labels = ranked[0]["scores"]["nearest_label"] is not None
+    header = ["", "Recall at 1", "at 5", "at 10", "Median rank", "MRR", "Cosine"]
+    header += ["Reverse at 1", "at 10", "MRR", *(["Nearest label"] if has_labels else [])]
+    rows = []
+    for name, scores, is_control in _with_controls(part, ranked):
+        forward, backward = scores["forward"], scores["backward"]
+        cells = [
+            *(percent(forward[f"recall_at_{k}"]) for k in (1, 5, 10)),
+            number(forward["median_rank"], 1),
+            number(forward["mrr"], 3),
+            number(scores["cosine"], 3),
+            *(percent(backward[f"recall_at_{k}"]) for k in (1, 10)),
+            number(backward["mrr"], 3),
+        ]
+        if has_labels:
+            cells.append(percent(scores["nearest_label"]["accuracy"]))
+        rows.append((name, cells, is_control))
+    return html_table(header, rows)
+
+
+def _geometry_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
+    header = ["", "Hubness", "with CSLS", "Recall at 10 with CSLS", "Gap", "Angle", "Weights"]
+    weights = {one["scores"]["name"]: f"{one['parameters']:,}" for one in ranked}
+    rows = [
+        (
+            name,
+            [
+                number(scores["hubness"], 2),
+                number(scores["csls_hubness"], 2),
+                percent(scores["csls"]["recall_at_10"]),
+                number(scores["gap_distance"], 3),
+                number(scores["gap_angle"], 1, "°"),
+                weights.get(name, ""),
+            ],
+            is_control,
+        )
+        for name, scores, is_control in _with_controls(part, ranked)
+    ]
+    return html_table(header, rows)
+
+
+def _with_controls(
+    part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]
+) -> Iterable[tuple[str, Mapping[str, Any], bool]]:
+    for one in ranked:
+        yield one["scores"]["name"], one["scores"], False
+        yield "shuffled pairs", one["shuffled"], True
+    yield part["mean_vector"]["name"], part["mean_vector"], True
+
+
+def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str]:
+    """Write the rows with the best and the worst predictions."""
+    ranks = results.per_row[f"embeddings/{name}/forward"]
+    cosines = results.per_row[f"embeddings/{name}/cosine"]
+    ids = results.per_row["embeddings/ids"]
+    order = np.lexsort((-cosines, ranks))
+    sections = [f"<h2>Rows, {escape(name)}</h2>"]
+    for title, rows in (("Best", order[:SHOWN_ROWS]), ("Worst", order[::-1][:SHOWN_ROWS])):
+        body = "".join(
+            f"<tr><td>{ranks[row]:,}</td><td>{cosines[row]:.3f}</td>"
+            f"<td>{escape(str(ids[row]))}</td><td>{escape(str(texts[row]))}</td></tr>"
+            for row in rows
+        )
+        head = "<tr><th>Rank</th><th>Cosine</th><th>Id</th><th></th></tr>"
+        table = f'<table class="words">{head}{body}</table>'
+        sections += [f"<h3>{title}</h3>", card(f"{title} rows", table)]
+    return sections
