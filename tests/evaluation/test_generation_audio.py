@@ -1,8 +1,8 @@
-"""Measures of sounds against known distances, and evaluations of tiny pipelines."""
+"""Evaluation of generated audio by pipelines of known worth, and its command."""
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,201 +10,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
-from scipy.linalg import sqrtm
 from torch import Tensor
-from transformers import (
-    ASTConfig,
-    ASTFeatureExtractor,
-    ASTForAudioClassification,
-)
 
-from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.evaluation.cache import GenerationConfig
-from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
+from clip2clap.evaluation.classifiers import ZeroShotClassifier
 from clip2clap.evaluation.datasets import read_image_dataset
 from clip2clap.evaluation.generation.audio import evaluate_audio
 from clip2clap.evaluation.generation.base import GenerationEvaluation
 from clip2clap.evaluation.report.examples import select_examples
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import load_audio
-from clip2clap.media.audio_writer import write_audio
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.translator.base import Translator
 from clip2clap.translator.mlp import MLPTranslator
 
-Run = Callable[..., tuple[int, str, str]]
-KINDS = ("dog", "sea_wave")
-RATE = 16_000
+from .builders import (
+    LABELS,
+    Run,
+    write_color,
+    write_tone,
+)
+
 CONFIG = GenerationConfig(num_inference_steps=2, audio_length_in_s=0.1, resamples=200)
-
-
-# Distances
-
-
-def gaussian(n: int, mean: np.ndarray, factor: np.ndarray, seed: int) -> np.ndarray:
-    """Draw vectors whose mean and covariance are exactly those asked for."""
-    d = len(mean)
-    white = np.random.default_rng(seed).normal(size=(n, d))
-    white -= white.mean(0)
-    white = white @ np.linalg.inv(np.linalg.cholesky(np.cov(white.T)).T)
-    return mean + white @ factor.T
-
-
-def test_frechet_distance_has_its_closed_form_on_gaussians() -> None:
-    # Covariances that share their axes: the distance is that of means and deviations.
-    rng = np.random.default_rng(0)
-    axes = np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    means, deviations = rng.normal(size=(2, 6)), rng.uniform(0.2, 2, size=(2, 6))
-    sides = [gaussian(300 + 50 * at, means[at], axes * deviations[at], seed=at) for at in range(2)]
-    expected = ((means[0] - means[1]) ** 2).sum() + ((deviations[0] - deviations[1]) ** 2).sum()
-    assert frechet_distance(*sides) == pytest.approx(expected, rel=1e-9)
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(3, 60), st.integers(3, 60), st.integers(2, 12), st.integers(0, 100))
-def test_frechet_distance_equals_the_matrix_roots(n: int, m: int, d: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    one = rng.normal(size=(n, d)) @ rng.normal(size=(d, d))
-    other = rng.normal(size=(m, d)) + rng.normal(size=d)
-    covariances = [np.cov(side.T) + 1e-9 * np.eye(d) for side in (one, other)]
-    root = np.real(sqrtm(covariances[0] @ covariances[1]))
-    expected = (
-        ((one.mean(0) - other.mean(0)) ** 2).sum()
-        + sum(np.trace(covariance) for covariance in covariances)
-        - 2 * np.trace(root)
-    )
-    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-3, abs=2e-3)
-    assert frechet_distance(other, one) == pytest.approx(frechet_distance(one, other))
-
-
-def test_a_set_is_at_no_distance_from_itself_though_it_is_small() -> None:
-    few = np.random.default_rng(0).normal(size=(5, 40))
-    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-10)
-    assert frechet_distance(few, few + 1) == pytest.approx(40)
-
-
-def test_kernel_distance_equals_loops_and_tells_sets_apart_whatever_their_size() -> None:
-    rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(7, 3)) + 0.5, rng.normal(size=(9, 3))
-    apart = [np.linalg.norm(a - b) for i, a in enumerate(other) for b in other[:i]]
-    width = np.median(apart)
-
-    def mean(left: np.ndarray, right: np.ndarray, skip: bool) -> np.floating:
-        return np.mean(
-            [
-                np.exp(-(np.linalg.norm(a - b) ** 2) / (2 * width**2))
-                for i, a in enumerate(left)
-                for j, b in enumerate(right)
-                if not (skip and i == j)
-            ]
-        )
-
-    expected = mean(one, one, True) + mean(other, other, True) - 2 * mean(one, other, False)
-    assert kernel_distance(one, other) == pytest.approx(expected)
-    alike = [
-        kernel_distance(rng.normal(size=(n, 8)), rng.normal(size=(60, 8)))
-        for n in (10, 60)
-        for _ in range(40)
-    ]
-    assert np.mean(alike[:40]) == pytest.approx(0, abs=0.01)
-    assert np.mean(alike[40:]) == pytest.approx(0, abs=0.01)
-    assert kernel_distance(rng.normal(size=(10, 8)) + 1, rng.normal(size=(60, 8))) > 0.1
-
-
-@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
-def test_sets_without_a_distance_are_refused(distance: Any) -> None:
-    some = np.ones((3, 2))
-    for one, other in ((some[:1], some), (some, np.ones((3, 4))), (some[0], some)):
-        with pytest.raises(UserError, match="two sets"):
-            distance(one, other)
-    with pytest.raises(UserError, match="NaN"):
-        distance(some * np.nan, some)
-
-
-# Stills
-
-
-def picture(path: Path, colour: Sequence[int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (32, 32), tuple(colour)).save(path)  # pyright: ignore[reportArgumentType]
-
-
-def sound(path: Path, hertz: float, seconds: float = 1.5) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    times = np.arange(round(seconds * RATE)) / RATE
-    write_audio(path, 0.5 * np.sin(2 * np.pi * hertz * times).astype(np.float32), RATE)
-
-
-def test_folders_of_classes_are_imagehears_protocol(tmp_path: Path) -> None:
-    for kind in KINDS:
-        for number in range(2):
-            picture(tmp_path / "images" / kind / f"{number}.png", (9, 9, 9))
-            sound(tmp_path / "sounds" / kind / f"other {number}.wav", 300)
-    (tmp_path / "images" / "dog" / "1.txt").write_text(" a dog barks \n")
-    alone = read_image_dataset(tmp_path / "images")
-    assert (alone.protocol, alone.references) == ("imagehear", [])
-    assert alone.labels == ["dog", "sea wave"]
-    assert [item.name for item in alone.items] == [
-        "dog/0",
-        "dog/1",
-        "sea_wave/0",
-        "sea_wave/1",
-    ]
-    assert [item.text for item in alone.items][:3] == [
-        "the sound of a dog",
-        "a dog barks",
-        "the sound of a sea wave",
-    ]
-    beside = read_image_dataset(tmp_path / "images", tmp_path / "sounds")
-    assert beside.protocol == "imagehear"
-    assert [recording.label for recording in beside.references] == ["dog"] * 2 + ["sea wave"] * 2
-
-
-@pytest.mark.parametrize("apart", [False, True])
-def test_frames_beside_their_sounds_are_vggsounds_protocol(apart: bool, tmp_path: Path) -> None:
-    images, sounds = tmp_path / "a", tmp_path / ("b" if apart else "a")
-    for stem in ("x_1", "x_2"):
-        picture(images / f"{stem}.jpg", (9, 9, 9))
-        sound(sounds / f"{stem}.flac", 300)
-        (images / f"{stem}.txt").write_text(f"words of {stem}")
-    found = read_image_dataset(images, sounds if apart else None)
-    assert found.protocol == "vggsound"
-    assert found.labels == []
-    assert [(r.path.name, r.text) for r in found.references] == [
-        ("x_1.flac", "words of x_1"),
-        ("x_2.flac", "words of x_2"),
-    ]
-
-
-def test_folders_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", (1, 1, 1))
-    with pytest.raises(UserError, match="at least two images"):
-        read_image_dataset(tmp_path)
-    with pytest.raises(UserError, match="not a folder"):
-        read_image_dataset(tmp_path / "none")
-    picture(tmp_path / "b.png", (1, 1, 1))
-    with pytest.raises(UserError, match="at least two audio files"):
-        read_image_dataset(tmp_path, tmp_path)
-    sound(tmp_path / "a.wav", 300)
-    with pytest.raises(UserError, match=r"Only 1 of 2 .* recording"):
-        read_image_dataset(tmp_path)
-    (tmp_path / "a.wav").unlink()
-    picture(tmp_path / "dog" / "c.png", (1, 1, 1))
-    with pytest.raises(UserError, match=r"Only 1 of 3 .* label"):
-        read_image_dataset(tmp_path)
-    (tmp_path / "dog" / "c.png").unlink()
-    picture(tmp_path / "b.jpg", (1, 1, 1))
-    with pytest.raises(UserError, match="called b"):
-        read_image_dataset(tmp_path)
-
-
-# Sound level
 
 
 class PitchClassifier:
@@ -241,10 +71,10 @@ def translator(clip_folder: Path, clap: ClapEncoder) -> Translator:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three photographs and recordings of each kind; dogs sound high, waves low."""
-    for at, kind in enumerate(KINDS):
+    for at, kind in enumerate(LABELS):
         for number in range(3):
-            picture(tmp_path / "images" / kind / f"{number}.png", (200 * at, 80 * number, 50))
-            sound(tmp_path / "real" / kind / f"own {number}.wav", (900, 200)[at] + 20 * number)
+            write_color(tmp_path / "images" / kind / f"{number}.png", (200 * at, 80 * number, 50))
+            write_tone(tmp_path / "real" / kind / f"own {number}.wav", (900, 200)[at] + 20 * number)
     return tmp_path
 
 
@@ -383,8 +213,8 @@ def test_one_sound_is_made_of_a_vector_whatever_the_pipelines_own_number(
         (one,) = measure(pipeline, translator, clap, folder).translators
     finally:
         pipeline.register_to_config(default_num_candidates=1)
-    for sound, expected in zip(one.files, kept, strict=True):
-        np.testing.assert_array_equal(load_audio(sound)[0], expected)
+    for file, expected in zip(one.files, kept, strict=True):
+        np.testing.assert_array_equal(load_audio(file)[0], expected)
 
 
 def test_a_foreign_clap_measures_all_but_the_translated_vector(
@@ -417,37 +247,6 @@ def test_a_foreign_clap_measures_all_but_the_translated_vector(
     assert best[0].images[0][1].startswith(b"\xff\xd8")
     assert best[0].audio is not None
     assert best[0].audio.startswith(b"OggS")
-
-
-def test_a_classifier_of_transformers_judges_among_the_kinds(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = ASTForAudioClassification(
-        ASTConfig(
-            hidden_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=8,
-            max_length=16,
-            num_mel_bins=16,
-            patch_size=16,
-            id2label={0: "Dog", 1: "Sea_wave", 2: "Speech"},
-        )
-    )
-    # It always says speech, then wave, then dog: of the kinds, wave is the likeliest.
-    last: Any = model.classifier.dense
-    torch.nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        last.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
-    model.save_pretrained(tmp_path)
-    extractor = ASTFeatureExtractor(num_mel_bins=16, max_length=16, sampling_rate=8000)
-    extractor.save_pretrained(tmp_path)
-    classifier = TransformersClassifier(tmp_path, ["dog", "sea wave"])
-    wave = np.sin(np.arange(RATE) / 5).astype(np.float32)
-    assert classifier([(wave, RATE), (wave, 8000)], torch.zeros(2, 1)) == ["sea wave"] * 2
-    with pytest.raises(UserError, match="doesn't know frog"):
-        TransformersClassifier(tmp_path, ["dog", "frog"])
-    with pytest.raises(UserError, match="can't be loaded"):
-        TransformersClassifier(tmp_path / "none", ["dog"])
 
 
 def test_the_command_shows_sounds_and_compares_them(
