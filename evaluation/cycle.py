@@ -64,16 +64,6 @@ def measure_round_trip(
     Returns:
         Scores; and metrics per row, shape (n,): `round_trip` and, with labels,
         `round_trip_nearest_label`.
-
-    Examples:
-        >>> import torch
-        >>> from clip2clap.evaluation.cycle import measure_round_trip
-        >>> from clip2clap.metrics.bootstrap import Resamples
-        >>> sources = torch.eye(4)
-        >>> found, rows = measure_round_trip(
-        ...     sources, sources, labels=None, others=[1, 2, 3, 0], draws=Resamples(range(4)))
-        >>> found.scores.similarity.value, found.wrong_source.similarity.value
-        (1.0, 0.0)
     """
     rows = {"round_trip": (ends * sources).sum(1).numpy()}
     wrong = {"round_trip": (ends * sources[list(others)]).sum(1).numpy()}

@@ -8,19 +8,17 @@ is a frame of each clip beside the clip's own audio.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
-from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.evaluation.rows import EvaluatedRows
 from clip2clap.media.audio import SUFFIXES as AUDIO_SUFFIXES
 from clip2clap.media.images import SUFFIXES as IMAGE_SUFFIXES
 from clip2clap.metrics.classification import AUDIO_PROMPT
+from clip2clap.training.pairs import Pairs
 
 Modality = Literal["image", "audio"]
 Protocol = Literal["imagehear", "vggsound", "images", "pairs", "classes", "recordings", "table"]
@@ -68,23 +66,6 @@ class ReferenceItem:
 
 
 @dataclass(frozen=True)
-class TableEmbeddings:
-    """Embeddings of a table's rows."""
-
-    audio_embeds: Tensor
-    """Of the recordings, shape (n, d), unit norm."""
-
-    image_embeds: Tensor
-    """Of their own images, shape (n, d), unit norm."""
-
-    audio_space: EmbeddingSpace | None
-    """Space of the former."""
-
-    image_space: EmbeddingSpace | None
-    """Space of the latter."""
-
-
-@dataclass(frozen=True)
 class EvaluationDataset:
     """Inputs of a pipeline, and real files of the other modality."""
 
@@ -97,8 +78,8 @@ class EvaluationDataset:
     references: list[ReferenceItem]
     """Real files of the same classes; may be empty."""
 
-    embeddings: TableEmbeddings | None = field(default=None, repr=False)
-    """Embeddings of a table's rows."""
+    embeddings: Pairs | None = field(default=None, repr=False)
+    """Embeddings of a table's recordings and their own images, unit norm."""
 
     @property
     def labels(self) -> list[str]:
@@ -110,7 +91,7 @@ class EvaluationDataset:
         known = ["\t".join(self._facts(item)) for item in self.items]
         digest = hashlib.blake2b("\n".join(known).encode(), digest_size=8)
         if self.embeddings is not None:
-            for side in (self.embeddings.audio_embeds, self.embeddings.image_embeds):
+            for side in (self.embeddings.source, self.embeddings.target):
                 digest.update(side.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -147,13 +128,8 @@ def read_image_dataset(images: str | Path, recordings: str | Path | None = None)
             have a label or a recording.
 
     Examples:
-        >>> from pathlib import Path
-        >>> import shutil
-        >>> for label in ("cat", "dog"):
-        ...     Path("stills", label).mkdir(parents=True)
-        ...     _ = shutil.copy("dog.jpg", Path("stills", label))
-        >>> read_image_dataset("stills").labels
-        ['cat', 'dog']
+        >>> read_image_dataset("classes", "classes-audio").labels
+        ['dog', 'sea', 'train']
     """
     paired, items, references = _read(images, recordings, "image")
     named = items[0].label is not None
@@ -178,12 +154,7 @@ def read_audio_dataset(recordings: str | Path, images: str | Path | None = None)
             some have a label or an image.
 
     Examples:
-        >>> from pathlib import Path
-        >>> import shutil
-        >>> for label in ("cat", "dog"):
-        ...     Path("clips", label).mkdir(parents=True)
-        ...     _ = shutil.copy("bark.wav", Path("clips", label))
-        >>> read_audio_dataset("clips").protocol
+        >>> read_audio_dataset("classes-audio", "classes").protocol
         'classes'
     """
     paired, items, references = _read(recordings, images, "audio")
@@ -220,11 +191,8 @@ def audio_dataset_from_rows(rows: EvaluatedRows) -> AudioDataset:
         )
         for at in range(len(pairs))
     ]
-    embeddings = TableEmbeddings(
-        unit_norm(pairs.source.float()),
-        unit_norm(pairs.target.float()),
-        pairs.source_space,
-        pairs.target_space,
+    embeddings = replace(
+        pairs, source=unit_norm(pairs.source.float()), target=unit_norm(pairs.target.float())
     )
     return AudioDataset("table", items, [], embeddings)
 

@@ -64,14 +64,14 @@ def evaluate_audio(
         UserError: If a file cannot be read or written, or a model lacks an encoder.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from clip2clap import AutoTranslator, ClapEncoder, ImageToAudioPipeline
-        >>> from clip2clap.evaluation.datasets import DatasetItem, ImageDataset
-        >>> items = [DatasetItem(text, Path("dog.jpg"), text=text) for text in ("dog", "rain")]
+        >>> from clip2clap import AutoTranslator
+        >>> from clip2clap.evaluation import read_image_dataset
         >>> evaluation = evaluate_audio(
         ...     ImageToAudioPipeline.from_pretrained("demo"),
         ...     {"demo": AutoTranslator.from_pretrained("demo")},
-        ...     ImageDataset("images", items, []), "out", clap=ClapEncoder.from_pretrained("demo"))
+        ...     read_image_dataset("classes", "classes-audio"), "out",
+        ...     clap=ClapEncoder.from_pretrained("demo"),
+        ...     config=GenerationConfig(num_inference_steps=2))
         >>> evaluation.translators[0].scores.metrics["clap_score"]
         Estimate(value=..., low=..., high=...)
     """

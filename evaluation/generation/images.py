@@ -62,14 +62,13 @@ def evaluate_images(
         UserError: If a file cannot be read or written, a recording is silent, or there is no CLAP.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from clip2clap import AudioToImagePipeline, AutoTranslator
-        >>> from clip2clap.evaluation.datasets import AudioDataset, DatasetItem
-        >>> items = [DatasetItem(name, Path("bark.wav")) for name in ("first", "second")]
+        >>> from clip2clap import AutoTranslator
+        >>> from clip2clap.evaluation import read_audio_dataset
         >>> pipeline = AudioToImagePipeline.from_pretrained("demo")
         >>> evaluation = evaluate_images(
         ...     pipeline, {"demo": AutoTranslator.from_pretrained("demo-back")},
-        ...     AudioDataset("recordings", items, []), "out", clip=pipeline.clip)
+        ...     read_audio_dataset("classes-audio", "classes"), "out", clip=pipeline.clip,
+        ...     config=GenerationConfig(num_inference_steps=2))
         >>> evaluation.translators[0].scores.metrics["translated_similarity"]
         Estimate(value=..., low=..., high=...)
     """
@@ -96,7 +95,7 @@ def _check(
     if clap is None and (table is None or needs_clap):
         raise UserError("The pipeline has no CLAP to encode recordings. Load it with clap=.")
     source = clap.space("audio") if table is None and clap is not None else None
-    source = table.audio_space if table is not None else source
+    source = table.source_space if table is not None else source
     for translator in translators.values():
         if source is not None:
             translator.check_source(source)
@@ -126,7 +125,7 @@ class _ImageEvaluator(GenerationEvaluator):
 
     def encode_sources(self) -> Tensor:
         if self.dataset.embeddings is not None:
-            return self.dataset.embeddings.audio_embeds
+            return self.dataset.embeddings.source
         assert self.source_encoder is not None
         files = [item.path for item in self.dataset.items if item.path is not None]
         return encode_files(self.source_encoder, files, load=_load_audible)
@@ -147,11 +146,11 @@ class _ImageEvaluator(GenerationEvaluator):
             real, labels = super().encode_references()
             self.own_embeds = real.embeds if self.dataset.protocol == "pairs" else None
             return real, labels
-        if table.image_space is not None and not table.image_space.same_model_as(space):
+        if table.target_space is not None and not table.target_space.same_model_as(space):
             return EncodedFiles(torch.empty(0, space.dim)), None
-        self.own_embeds = table.image_embeds
-        first = distinct_rows(table.image_embeds)[0]
-        embeds = table.image_embeds[first]
+        self.own_embeds = table.target
+        first = distinct_rows(table.target)[0]
+        embeds = table.target[first]
         labels = [self.labels[at] for at in first.tolist()]
         # A table has no images for any other classifier.
         zero_shot = self.classifier if isinstance(self.classifier, ZeroShotClassifier) else None
