@@ -34,7 +34,7 @@ def write_table(folder: Path, rows: int) -> None:
     from clip2clap.embeddings.space import (
         EmbeddingSpace,
     )
-    from clip2clap.embeddings.table.reader import TableWriter
+    from clip2clap.embeddings.table.writer import TableWriter
 
     generator = torch.Generator().manual_seed(0)
     way = torch.randn(DIM, DIM, generator=generator)

@@ -21,7 +21,7 @@ import typer
 from pictures import write_folders
 
 from clip2clap import ClapEncoder, ClipEncoder
-from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.evaluation.results import leaderboard
 from clip2clap.training.recipes.demo.data import DemoData, Split
 

@@ -28,7 +28,8 @@ from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 
 DIM = 512
 BATCH = 4096

@@ -35,7 +35,7 @@ from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )
-from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.metrics.retrieval import recall_at_k, retrieval_ranks
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.losses import contrastive_loss

@@ -5,8 +5,9 @@ from .encoders.clip import ClipEncoder
 from .extraction.pipeline import extract
 from .norms.measure import measure_norms
 from .space import EmbeddingSpace
-from .table.convert import export_table, import_table
-from .table.reader import EmbeddingTable, TableWriter, concatenate
+from .table.convert import concatenate, export_table, import_table
+from .table.reader import EmbeddingTable
+from .table.writer import TableWriter
 
 __all__ = [
     "ClapEncoder",

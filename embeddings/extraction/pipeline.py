@@ -25,7 +25,8 @@ from clip2clap.embeddings.extraction.stages import (
     grouped,
     prepared,
 )
-from clip2clap.embeddings.table.reader import Dtype, TableError, TableWriter
+from clip2clap.embeddings.table.format import Dtype, TableError
+from clip2clap.embeddings.table.writer import TableWriter
 
 Engine = Literal["local", "ray"]
 

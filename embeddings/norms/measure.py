@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableError
+from clip2clap.embeddings.table.format import TableError
+from clip2clap.embeddings.table.reader import EmbeddingTable
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 a norm may be to count as unit norm."""

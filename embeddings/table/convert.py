@@ -1,7 +1,7 @@
-"""Tables for other programs: Parquet, NumPy, CSV, and a text file a pair; and back.
+"""Conversion of embedding tables: export to and import from other formats, and concatenation.
 
-What none of these formats holds of a table (ids, captions, the spaces of the embeddings) goes into
-`rows.parquet` beside the vectors, from which it comes back.
+Ids, captions and spaces, which NumPy, CSV and text files cannot hold, are written to
+`rows.parquet` beside the vectors and read back from there.
 """
 
 import csv
@@ -17,19 +17,18 @@ import torch
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.core.math import unit_norm
-from clip2clap.embeddings.space import (
-    EmbeddingSpace,
-    Family,
-)
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableError, TableWriter, read_spaces
+from clip2clap.embeddings.space import EmbeddingSpace, Family, require_same_model
+from clip2clap.embeddings.table.format import TableError, dtype_of, read_spaces, spaces_metadata
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 
 ExportFormat = Literal["parquet", "numpy", "csv", "text"]
 
 _PARQUET = "table.parquet"
 _ROWS = "rows.parquet"
 _CSV_FILES: dict[Family, str] = {"clip": "CLIP.csv", "clap": "CLAP.csv"}
-# Vectors turned into text at once.
-_ROWS_AT_ONCE = 1024
+# Vectors converted to text at once.
+_BATCH_ROWS = 1024
 
 
 def export_table(
@@ -40,41 +39,51 @@ def export_table(
     clip: str | None = None,
     clap: str | None = None,
 ) -> Path:
-    """Write a table for another program.
+    """Export a table for other programs.
 
     - `parquet`: `table.parquet`, everything in one file.
-    - `numpy`: one `COLUMN.npy` a space, shape (n, d), in the table's dtype.
-    - `csv`: `CLIP.csv`, a header and a row of values a vector, and `CLAP.csv`, a column of lists;
-      these and the following are what the reference project's programs read.
-    - `text`: `muestra_0.txt`, `muestra_1.txt`, ... in the folder, a pair each: the line
-      "CLIP Embedding:", a value a line, two line ends, the line "CLAP Embedding:", a value a line.
-      Their ids and captions go to `FOLDER.rows.parquet`, since readers take every file of the
-      folder for a pair.
+    - `numpy`: one `COLUMN.npy` per space, shape (n, dim), in the table's dtype.
+    - `csv`: `CLIP.csv`, a header and one row of values per vector, and `CLAP.csv`, a column of
+      lists; the reference project's programs read this and the next format.
+    - `text`: one file per pair, `muestra_0.txt`, `muestra_1.txt`, ...: the line "CLIP Embedding:",
+      one value per line, two line ends, the line "CLAP Embedding:", one value per line. Ids and
+      captions go to `FOLDER.rows.parquet`, since readers take every file of the folder for a pair.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.embeddings import EmbeddingSpace, EmbeddingTable, TableWriter
+        >>> space = EmbeddingSpace("clip", "a/clip", "text", 4, True, "weights")
+        >>> with TableWriter("captions", {"clip_text": space}) as writer:
+        ...     writer.append(["a", "b"], {}, {"clip_text": torch.eye(2, 4)})
+        >>> folder = export_table(EmbeddingTable.open("captions"), "arrays", "numpy")
+        >>> sorted(file.name for file in folder.iterdir())
+        ['clip_text.npy', 'rows.parquet']
 
     Args:
-        table: The table.
-        folder: Where to write; it is made if it is not there.
-        format: What to write.
-        clip: For csv and text: the CLIP column; by default the only one.
-        clap: For csv and text: the CLAP column; by default the only one.
+        table: Embedding table.
+        folder: Output folder; created if needed.
+        format: Output format.
+        clip: CLIP column of csv and text; by default the only one.
+        clap: CLAP column of csv and text; by default the only one.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: If the format is unknown, the table has no pair of columns to write, or the
-            folder can't be written to or holds other files.
+        UserError: If the format is unknown, the table lacks a pair of columns, or the folder can't
+            be written to or holds other files.
     """
     if format not in get_args(ExportFormat):
         raise UserError(
-            f"Expected format as one of {', '.join(get_args(ExportFormat))}, got {format!r}."
+            f"Expected format as one of {', '.join(get_args(ExportFormat))}, got {format!r}.",
+            param="format",
         )
     target = Path(folder).expanduser()
     pair: dict[Family, str] = {}
     if format in ("csv", "text"):
         pair = {
-            "clip": _only_column(table, "clip", clip),
-            "clap": _only_column(table, "clap", clap),
+            "clip": _pair_column(table, "clip", clip),
+            "clap": _pair_column(table, "clap", clap),
         }
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -90,7 +99,7 @@ def export_table(
             _write_rows(table, target / _ROWS, list(pair.values()))
         else:
             _write_texts(table, target, pair)
-            _write_rows(table, _beside(target), list(pair.values()))
+            _write_rows(table, _rows_beside(target), list(pair.values()))
     except OSError as error:
         raise UserError(f"{target} can't be written to: {error.strerror or error}.") from error
     return target
@@ -102,16 +111,24 @@ def import_table(
     *,
     spaces: Mapping[str, EmbeddingSpace] | None = None,
 ) -> EmbeddingTable:
-    """Make a table of what `export_table` wrote, or of the reference project's files.
+    """Import what `export_table` wrote, or the reference project's files.
+
+    Examples:
+        >>> import numpy as np
+        >>> from clip2clap.embeddings import EmbeddingSpace, import_table
+        >>> np.save("clip_text.npy", np.eye(2, 4))
+        >>> space = EmbeddingSpace("clip", "a/clip", "text", 4, True, "weights")
+        >>> import_table(".", "captions", spaces={"clip_text": space}).ids
+        ['0', '1']
 
     Args:
-        source: The folder that was written: of Parquet, NumPy, CSV or text files.
-        folder: Where the table goes.
-        spaces: The spaces of "clip_..." and "clap_..." columns where no `rows.parquet` tells them,
-            as of files that another program wrote; their vectors are scaled to unit norm.
+        source: Folder of Parquet, NumPy, CSV or text files.
+        folder: Folder of the new table.
+        spaces: Spaces of "clip_..." and "clap_..." columns, for files of other programs without a
+            `rows.parquet`; their vectors are scaled to unit norm.
 
     Returns:
-        The table, of float32, with the rows in their order.
+        The table, in float32, rows in their order.
 
     Raises:
         UserError: If the folder holds none of the formats, or a file is damaged.
@@ -119,80 +136,139 @@ def import_table(
     path = Path(source).expanduser()
     if (path / _PARQUET).is_file():
         return EmbeddingTable.from_parquet(path / _PARQUET, folder)
-    rows_file = path / _ROWS if (path / _ROWS).is_file() else _beside(path)
+    rows_file = path / _ROWS if (path / _ROWS).is_file() else _rows_beside(path)
     rows = pq.read_table(rows_file) if rows_file.is_file() else None
     if rows is not None:
         spaces = read_spaces(rows.schema, rows_file)
     if not spaces:
         raise UserError(
-            f"Nothing says which models the vectors in {path} come from. Give their spaces, as "
-            "from read_space."
+            f"No file says which models the vectors in {path} come from. Give their spaces, as "
+            "from read_space.",
+            param="spaces",
         )
-    columns: dict[Family, str] = {
-        family: name for name in spaces for family in _CSV_FILES if name.startswith(family)
-    }
-    if any(path.glob("*.npy")):
-        batches = _read_numpy(path, list(spaces))
-    elif all((path / name).is_file() for name in _CSV_FILES.values()):
-        batches = _read_csv(path, columns)
-    elif any(path.glob("*.txt")):
-        batches = _read_texts(path, columns)
-    else:
-        raise UserError(f"{path} holds no .npy, .txt, {' and '.join(_CSV_FILES.values())} files.")
     start = 0
     with TableWriter(folder, spaces, dtype="float32") as writer:
-        for batch in batches:
+        for batch in _read_batches(path, spaces):
             count = len(next(iter(batch.values())))
             vectors = {name: torch.from_numpy(values).float() for name, values in batch.items()}
+            sources: dict[str, list[Any]] = {}
             if rows is None:
-                ids: list[str] = [str(place) for place in range(start, start + count)]
+                ids = [str(index) for index in range(start, start + count)]
                 vectors = {name: unit_norm(values) for name, values in vectors.items()}
-                sources: dict[str, list[Any]] = {}
             else:
-                told = rows.slice(start, count).to_pydict()
-                ids = told.pop("id")
-                sources = told
+                sources = rows.slice(start, count).to_pydict()
+                ids = sources.pop("id")
             if len(ids) != count:
-                raise UserError(f"{rows_file} tells of fewer rows than there are vectors.")
+                raise UserError(f"{rows_file} has fewer rows than there are vectors.")
             writer.append(ids, sources, vectors)
             start += count
         if rows is not None and start != len(rows):
-            raise UserError(f"{path} holds {start} vectors, {rows_file} tells of {len(rows)} rows.")
+            raise UserError(f"{path} holds {start} vectors, {rows_file} has {len(rows)} rows.")
     return EmbeddingTable.open(folder)
 
 
-def _beside(folder: Path) -> Path:
+def _read_batches(
+    folder: Path, spaces: Mapping[str, EmbeddingSpace]
+) -> Iterator[dict[str, np.ndarray]]:
+    columns: dict[Family, str] = {
+        family: name for name in spaces for family in _CSV_FILES if name.startswith(family)
+    }
+    if any(folder.glob("*.npy")):
+        return _read_numpy(folder, list(spaces))
+    if all((folder / name).is_file() for name in _CSV_FILES.values()):
+        return _read_csv(folder, columns)
+    if any(folder.glob("*.txt")):
+        return _read_texts(folder, columns)
+    raise UserError(f"{folder} holds no .npy, .txt, {' and '.join(_CSV_FILES.values())} files.")
+
+
+def concatenate(
+    tables: Sequence[EmbeddingTable], folder: str | Path, *, rows_per_shard: int = 65_536
+) -> EmbeddingTable:
+    """Concatenate the rows and failures of several tables into a new one.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.embeddings import EmbeddingSpace, EmbeddingTable, TableWriter
+        >>> space = EmbeddingSpace("clip", "a/clip", "text", 4, True, "weights")
+        >>> for name in ("one", "two"):
+        ...     with TableWriter(name, {"clip_text": space}) as writer:
+        ...         writer.append([name], {}, {"clip_text": torch.eye(1, 4)})
+        >>> concatenate([EmbeddingTable.open(name) for name in ("one", "two")], "both").ids
+        ['one', 'two']
+
+    Args:
+        tables: Tables with the same columns, of the same spaces.
+        folder: Folder of the new table: empty or not yet there.
+        rows_per_shard: Rows in memory at once.
+
+    Returns:
+        The new table, rows in the order of the tables.
+
+    Raises:
+        SpaceMismatchError: If the embeddings of a column come from different models.
+        TableError: If the columns or dtypes differ, or an id is in two tables.
+    """
+    if not tables:
+        raise TableError("Expected at least one table to concatenate, got none.")
+    first = tables[0]
+    columns = first.data.column_names
+    dtype = dtype_of(first.data.schema, next(iter(first.spaces)))
+    for table in tables[1:]:
+        if table.data.column_names != columns:
+            raise TableError(
+                f"{table.folder} has the columns {', '.join(table.data.column_names)}, "
+                f"{first.folder} has {', '.join(columns)}: they can't be concatenated."
+            )
+        for column, space in first.spaces.items():
+            what = f"{column} of {table.folder} joined to {first.folder}"
+            require_same_model(space, table.spaces[column], what=what)
+            if (got := dtype_of(table.data.schema, column)) != dtype:
+                raise TableError(f"{table.folder} holds {got}, {first.folder} holds {dtype}.")
+    with TableWriter(folder, first.spaces, dtype=dtype) as writer:
+        for table in tables:
+            for start in range(0, len(table), rows_per_shard):
+                writer.append_table(table.rows(start, min(start + rows_per_shard, len(table))))
+        for table in tables:
+            for row_id, reason in table.failures().items():
+                if row_id not in writer:
+                    writer.fail(row_id, reason)
+    return EmbeddingTable.open(folder)
+
+
+def _rows_beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.{_ROWS}")
 
 
-def _only_column(table: EmbeddingTable, family: Family, named: str | None) -> str:
+def _pair_column(table: EmbeddingTable, family: Family, named: str | None) -> str:
     columns = [name for name in table.spaces if name.startswith(family)]
     if named is not None:
         if named not in columns:
             raise UserError(
                 f"{table.folder} has no {family.upper()} column {named!r}, only "
-                f"{', '.join(columns) or 'none'}."
+                f"{', '.join(columns) or 'none'}.",
+                param=family,
             )
         return named
     if len(columns) != 1:
         raise UserError(
             f"{table.folder} has {len(columns)} {family.upper()} columns "
-            f"({', '.join(columns) or 'none'}); a pair takes one. Name it."
+            f"({', '.join(columns) or 'none'}); a pair takes one. Name it.",
+            param=family,
         )
     return columns[0]
 
 
 def _write_rows(table: EmbeddingTable, path: Path, columns: Sequence[str]) -> None:
-    """Write everything but the vectors, with the spaces of these columns."""
+    """Write the rows without their vectors, with the spaces of these columns."""
     with replacing(path) as partial:
         rows = table.rows(0, len(table)).select(["id", *table.sources])
-        pq.write_table(table.described(rows, columns), partial)
+        spaces = {column: table.spaces[column] for column in columns}
+        pq.write_table(rows.replace_schema_metadata(spaces_metadata(spaces)), partial)
 
 
 def _batches(table: EmbeddingTable, column: str) -> Iterator[np.ndarray]:
-    yield from np.array_split(
-        table.to_numpy(column), range(_ROWS_AT_ONCE, len(table), _ROWS_AT_ONCE)
-    )
+    yield from np.array_split(table.to_numpy(column), range(_BATCH_ROWS, len(table), _BATCH_ROWS))
 
 
 def _write_csv(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]) -> None:
@@ -202,8 +278,8 @@ def _write_csv(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]) 
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
-            # The reference project's reader of the one side takes values, of the other a list.
-            names = [str(place) for place in range(table.spaces[column].dim)]
+            # The reference project reads values on the CLIP side, a list on the CLAP side.
+            names = [str(index) for index in range(table.spaces[column].dim)]
             writer.writerow(names if family == "clip" else ["embedding"])
             for vectors in _batches(table, column):
                 for values in vectors.astype(np.float64).tolist():
@@ -232,15 +308,15 @@ def _write_texts(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]
     for path in folder.iterdir():
         if not re.fullmatch(r"muestra_\d+\.txt", path.name):
             raise TableError(f"{folder} holds something else ({path.name}). Give an empty folder.")
-    place = 0
+    index = 0
     for clips, claps in zip(*(_batches(table, column) for column in pair.values()), strict=True):
         for clip, clap in zip(clips, claps, strict=True):
-            with (folder / f"muestra_{place}.txt").open("w", encoding="ascii") as file:
+            with (folder / f"muestra_{index}.txt").open("w", encoding="ascii") as file:
                 file.write("CLIP Embedding:\n")
                 np.savetxt(file, clip.astype(np.float64))
                 file.write("\n\nCLAP Embedding:\n")
                 np.savetxt(file, clap.astype(np.float64))
-            place += 1
+            index += 1
 
 
 def _read_texts(folder: Path, columns: Mapping[Family, str]) -> Iterator[dict[str, np.ndarray]]:
@@ -260,10 +336,9 @@ def _read_numpy(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, np.n
     try:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in columns}
     except (OSError, ValueError) as error:
-        reason = one_line(error)
-        raise UserError(f"{folder} can't be read as NumPy files ({reason}).") from error
+        raise UserError(f"{folder} can't be read as NumPy files ({one_line(error)}).") from error
     count = len(next(iter(arrays.values())))
-    for start in range(0, count, _ROWS_AT_ONCE):
+    for start in range(0, count, _BATCH_ROWS):
         yield {
-            name: np.array(values[start : start + _ROWS_AT_ONCE]) for name, values in arrays.items()
+            name: np.array(values[start : start + _BATCH_ROWS]) for name, values in arrays.items()
         }

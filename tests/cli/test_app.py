@@ -25,7 +25,7 @@ from clip2clap.core.presets import GENERATOR_PRESETS
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
 from clip2clap.media.audio import load_audio
 from clip2clap.translator.auto import AutoTranslator

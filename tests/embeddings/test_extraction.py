@@ -50,7 +50,10 @@ from clip2clap.embeddings.extraction import pipeline
 from clip2clap.embeddings.extraction.pipeline import ExtractionReport, extract
 from clip2clap.embeddings.extraction.plan import PAIRS, EncoderPlan
 from clip2clap.embeddings.space import Modality, SpaceMismatchError
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableError, TableWriter
+from clip2clap.embeddings.table import writer
+from clip2clap.embeddings.table.format import TableError
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 CAPTIONS = [
@@ -278,7 +281,7 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "replace", counted(os.replace))
     monkeypatch.setattr(pipeline, "embedded", counted(pipeline.embedded))
     monkeypatch.setattr(TableWriter, "append", counted(TableWriter.append))
-    monkeypatch.setattr(TableWriter, "_write", counted(TableWriter._write))
+    monkeypatch.setattr(writer, "write_shard", counted(writer.write_shard))
 
 
 def small_steps(monkeypatch: pytest.MonkeyPatch, plan: EncoderPlan) -> None:

@@ -26,7 +26,9 @@ from clip2clap.embeddings.norms.report import verdict, write_norm_report
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableError, TableWriter
+from clip2clap.embeddings.table.format import TableError
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 
 Run = Callable[..., tuple[int, str, str]]
 

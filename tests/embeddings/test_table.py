@@ -21,7 +21,10 @@ from clip2clap.embeddings.space import (
     EmbeddingSpace,
     SpaceMismatchError,
 )
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableError, TableWriter, concatenate
+from clip2clap.embeddings.table.convert import concatenate
+from clip2clap.embeddings.table.format import TableError
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 
 DIM = 8
 CLIP = EmbeddingSpace("clip", "a/clip", "text", DIM, True, "c1")
@@ -219,9 +222,16 @@ def test_a_run_killed_while_its_failures_are_put_together_has_each_once(tmp_path
     writer.fail("c", "dead link")
     writer.flush()
     # The next step is cut off between the new failures.parquet and the state that names it.
-    monkeypatch.setattr(writer, "_commit", lambda state: None)
-    writer._compact()
-    writer._lock.release()
+    replace = os.replace
+
+    def cut_off(source: Path, target: Path) -> None:
+        if Path(target).name == "dataset_info.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", cut_off)
+        writer.close()
     assert pq.read_table(tmp_path / "failures.parquet")["id"].to_pylist() == ["b", "c"]
     assert list(EmbeddingTable.open(tmp_path).failures()) == ["b", "c"]
     with TableWriter(tmp_path, SPACES) as again:

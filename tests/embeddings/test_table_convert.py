@@ -14,7 +14,8 @@ from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )
 from clip2clap.embeddings.table.convert import export_table, import_table
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 
 DIM, ROWS = 7, 12
 SPACES = {

@@ -15,7 +15,7 @@ from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )
-from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.datasets import read_audio_dataset
 from clip2clap.evaluation.generation.base import GenerationEvaluation

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError
-from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs, split_pairs, split_together
 from clip2clap.training.report import SweepResult, TrainingReport

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.training import batches, pairs
 from clip2clap.training.batches import Batches, generator_for
 from clip2clap.training.config import TrainingConfig

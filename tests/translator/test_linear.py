@@ -9,7 +9,8 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.embeddings.table.reader import EmbeddingTable, TableWriter
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.translator import linear
 from clip2clap.translator.linear import LinearFitter, fit_procrustes, fit_ridge
 

@@ -15,7 +15,7 @@ from clip2clap.embeddings.checkpoint import NOTE_FILE
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.embeddings.table.reader import TableWriter
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.schedulers import few_step_scheduler

@@ -1,0 +1,345 @@
+"""On-disk format of embedding tables: schema, state, memory mapping and atomic writes.
+
+A table is a folder of `data-*.arrow` (Arrow streams with one fixed-size list of float16 or float32
+per embedding column, and the spaces in the schema's metadata), `state.json` and
+`dataset_info.json` (read by `datasets.load_from_disk`), and `failures.parquet` if rows failed.
+`state.json` names the files that count and is replaced last, in one step: after a killed run each
+batch of rows and failures is either complete or absent.
+"""
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import io
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import replacing
+from clip2clap.embeddings.space import EmbeddingSpace
+
+Dtype = Literal["float16", "float32"]
+
+STATE_FILE = "state.json"
+INFO_FILE = "dataset_info.json"
+FAILURES_FILE = "failures.parquet"
+LOCK_FILE = ".lock"
+FAILURES_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
+ARROW_DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
+TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+# Key of clip2clap's own state in state.json, beside what `datasets` reads from it.
+_STATE_KEY = "clip2clap"
+_SPACES_KEY = b"clip2clap.spaces"
+# Largest deviation from 1 of the norm of a unit-norm vector in half precision, with a margin.
+_NORM_TOLERANCE = 1e-2
+# Rows whose norms are computed at once, in a float32 copy.
+_CHECKED_ROWS = 16_384
+_NO_SPACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class TableError(UserError):
+    """Error of a table that cannot be read, or of rows that do not fit it."""
+
+
+@dataclass
+class TableState:
+    """Content of `state.json`: the files that count, in order, and the settings of the run."""
+
+    files: list[Path]
+    failures: list[tuple[Path, int]]
+    """Files of failures, each with its number of valid rows."""
+
+    settings: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "TableState | None":
+        """Read a folder's state; None if the folder holds no table."""
+        path = folder / STATE_FILE
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            names = [entry["filename"] for entry in values["_data_files"]]
+            ours = values.get(_STATE_KEY, {"failures": [], "settings": None})
+            failures = [(entry["filename"], int(entry["rows"])) for entry in ours["failures"]]
+            return cls(
+                [folder / Path(name).name for name in names],
+                [(folder / Path(name).name, rows) for name, rows in failures],
+                ours["settings"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TableError(f"{path} is damaged ({one_line(error)}).") from error
+
+    def write(self, folder: Path, *, rows: int) -> None:
+        """Write `dataset_info.json`, then replace `state.json`: these files are now the table."""
+        schema = map_file(self.files[0])[0].schema.remove_metadata()
+        info = {"citation": "", "description": "", "features": _features(schema)}
+        _write_json(folder / INFO_FILE, {**info, "homepage": "", "license": ""})
+        names = [file.name for file in self.files]
+        state = {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": hashlib.sha256(f"{names}{rows}".encode()).hexdigest()[:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+            _STATE_KEY: {
+                "failures": [{"filename": file.name, "rows": n} for file, n in self.failures],
+                "settings": self.settings,
+            },
+        }
+        _write_json(folder / STATE_FILE, state)
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """Return the `datasets` features of a schema; plain columns do not need the import."""
+    plain = {pa.string(): "string", pa.bool_(): "bool", pa.int64(): "int64"}
+    plain |= {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64"}
+    list_name = "List" if int(importlib.metadata.version("datasets")[0]) >= 4 else "Sequence"
+    features: dict[str, Any] = {}
+    for field in schema:
+        is_list = pa.types.is_fixed_size_list(field.type)
+        dtype = plain.get(field.type.value_type if is_list else field.type)
+        if dtype is None:
+            import datasets
+
+            return datasets.Features.from_arrow_schema(schema).to_dict()
+        value = {"dtype": dtype, "_type": "Value"}
+        if is_list:
+            value = {"feature": value, "length": field.type.list_size, "_type": list_name}
+        features[field.name] = value
+    return features
+
+
+def spaces_metadata(spaces: Mapping[str, EmbeddingSpace]) -> dict[bytes, bytes]:
+    """Return the schema metadata that holds the spaces of embedding columns."""
+    values = {column: space.to_dict() for column, space in spaces.items()}
+    return {_SPACES_KEY: json.dumps(values).encode()}
+
+
+def read_spaces(schema: pa.Schema, where: str | Path) -> dict[str, EmbeddingSpace]:
+    """Read the spaces of a table's embedding columns from its schema's metadata.
+
+    Raises:
+        TableError: If the metadata holds none.
+    """
+    try:
+        values = json.loads((schema.metadata or {})[_SPACES_KEY])
+        return {column: EmbeddingSpace.from_dict(space) for column, space in values.items()}
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise TableError(
+            f"{where} does not say which models its embeddings come from: it was not written by "
+            "clip2clap. Append its vectors to a TableWriter that is given their spaces."
+        ) from error
+
+
+def dtype_of(schema: pa.Schema, column: str) -> Dtype:
+    """Return the dtype in which an embedding column is stored."""
+    return "float16" if schema.field(column).type.value_type == pa.float16() else "float32"
+
+
+def map_file(file: Path) -> tuple[pa.Table, mmap.mmap]:
+    """Map an Arrow file privately: writes to the memory stay in this process."""
+    try:
+        with file.open("rb") as stream:
+            memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        return pa.ipc.open_stream(pa.py_buffer(memory)).read_all(), memory
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise TableError(
+            f"{file} is missing or damaged ({one_line(error)}). Extract the table again."
+        ) from error
+
+
+def read_file(file: Path) -> pa.Table:
+    """Read an Arrow file into memory that is freed with the table, unlike mapped pages."""
+    with pa.OSFile(str(file), "rb") as source:
+        return pa.ipc.open_stream(source).read_all()
+
+
+def locate(data: pa.Table, memory: mmap.mmap, column: str) -> Iterator[tuple[int, int]]:
+    """Yield the chunks of a column in a mapped file: offset in bytes, number of values."""
+    if not len(data):
+        return
+    start = pa.py_buffer(memory).address
+    for chunk in data[column].chunks:
+        values = chunk.flatten()
+        width = values.type.bit_width // 8
+        yield values.buffers()[1].address - start + values.offset * width, len(values)
+
+
+class _SparseFile(io.RawIOBase):
+    """Binary file that skips the buffers at some addresses, leaving holes of their size."""
+
+    def __init__(self, file: BinaryIO, holes: Set[int]):
+        self._file = file
+        self._holes = holes
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if isinstance(data, pa.Buffer) and data.address in self._holes:
+            self._file.seek(data.size, os.SEEK_CUR)
+            return data.size
+        return self._file.write(data)
+
+
+def write_stream(data: pa.Table, path: Path, *, holes: Set[int] = frozenset()) -> None:
+    """Write an Arrow stream; buffers at the addresses `holes` are left as holes in the file."""
+    with (
+        path.open("wb") as file,
+        pa.PythonFile(_SparseFile(file, holes), "w") as sink,
+        pa.ipc.new_stream(sink, data.schema) as stream,
+    ):
+        stream.write_table(data)
+
+
+def write_shard(
+    path: Path,
+    parts: Callable[[], Iterable[pa.Table]],
+    schema: pa.Schema,
+    columns: Iterable[str],
+    dtype: Dtype,
+) -> None:
+    """Write rows to one file as one batch, so that a column is one contiguous buffer.
+
+    The file is first written with holes for the embedding columns, which are then copied in part by
+    part: at most one part's embeddings are in memory.
+    """
+    with replacing_durably(path) as temporary:
+        placeholder = _without_embeds(parts(), schema, set(columns), dtype)
+        values = [placeholder[name].chunk(0).flatten().buffers()[1] for name in columns]
+        write_stream(placeholder, temporary, holes={buffer.address for buffer in values})
+        data, memory = map_file(temporary)
+        offsets = {name: next(locate(data, memory, name))[0] for name in columns}
+        del data, memory
+        with temporary.open("r+b") as file:
+            for part in parts():
+                for column in columns:
+                    file.seek(offsets[column])
+                    for chunk in part[column].chunks:
+                        offsets[column] += file.write(chunk.flatten().to_numpy().data)
+
+
+def _without_embeds(
+    parts: Iterable[pa.Table], schema: pa.Schema, columns: Set[str], dtype: Dtype
+) -> pa.Table:
+    """Concatenate parts, with zeros for their embeddings: untouched zeros need no memory."""
+    chunks: dict[str, list[pa.Array]] = {name: [] for name in schema.names if name not in columns}
+    rows = 0
+    for part in parts:
+        rows += len(part)
+        for name, found in chunks.items():
+            # Copied: a slice would keep the memory of the whole part.
+            found += [c.take(pa.array(np.arange(len(c)))) for c in part[name].chunks]
+    arrays = []
+    for field in schema:
+        if field.name in chunks:
+            arrays.append(pa.concat_arrays(chunks.pop(field.name)))
+        else:
+            zeros = pa.array(np.zeros(rows * field.type.list_size, dtype))
+            arrays.append(pa.FixedSizeListArray.from_arrays(zeros, field.type.list_size))
+    return pa.table(arrays, schema=schema)
+
+
+def read_failures(files: Iterable[tuple[Path, int]]) -> Iterator[pa.RecordBatch]:
+    """Yield the valid rows of files of failures."""
+    for path, rows in files:
+        try:
+            for batch in pq.ParquetFile(path).iter_batches():
+                yield batch.slice(0, rows)
+                rows -= min(rows, len(batch))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise TableError(f"{path} is missing or damaged ({one_line(error)}).") from error
+
+
+@contextlib.contextmanager
+def explain_write_errors(folder: Path, consequence: str = "") -> Iterator[None]:
+    """Raise a write error as a one-line `TableError` that ends with the consequence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE_ERRORS:
+            message = f"There is no room left to write to {folder}. Make some. {consequence}"
+        else:
+            reason = error.strerror or one_line(error)
+            message = f"{folder} can't be written to: {reason}. {consequence}"
+        raise TableError(message.rstrip()) from error
+
+
+@contextlib.contextmanager
+def replacing_durably(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` once its content is on disk."""
+    with replacing(path) as temporary:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with replacing_durably(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def is_table_file(name: str) -> bool:
+    """Return whether a file name is one that a table's folder may hold."""
+    return name.startswith((LOCK_FILE, STATE_FILE, INFO_FILE, "data-", "failures")) or (
+        name.startswith(".") and name.endswith(".part")
+    )
+
+
+def check_ids(ids: Sequence[str]) -> pa.Array:
+    """Return ids as an Arrow array.
+
+    Raises:
+        TableError: If one of them is no string.
+    """
+    try:
+        array = pa.array(ids, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError("Expected ids as strings; use str(id).") from error
+    if array.null_count:
+        raise TableError("Expected ids as strings, got None; use str(id).")
+    return array
+
+
+def check_embeds(embeds: Tensor, rows: int, column: str, space: EmbeddingSpace) -> Tensor:
+    """Return embeddings on the CPU.
+
+    Raises:
+        TableError: If their shape, their norms or a value do not fit the space.
+    """
+    if not isinstance(embeds, Tensor) or tuple(embeds.shape) != (rows, space.dim):
+        got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise TableError(f"Expected {column} of shape ({rows}, {space.dim}), got {got}.")
+    embeds = embeds.detach().cpu()
+    for part in embeds.split(_CHECKED_ROWS):
+        norms = part.float().norm(dim=1)
+        # The norm is finite only if every value is.
+        if not torch.isfinite(norms).all():
+            raise TableError(f"An embedding of {column} holds NaN or infinity.")
+        if space.unit_norm and len(norms) and (norms - 1).abs().max() > _NORM_TOLERANCE:
+            worst = norms[(norms - 1).abs().argmax()].item()
+            raise TableError(
+                f"{column} should be unit norm, as its space says; got a vector of norm "
+                f"{worst:.3g}. Embed with ClipEncoder or ClapEncoder, or set unit_norm=False in "
+                "the space."
+            )
+    return embeds

@@ -1,0 +1,420 @@
+"""Writing of embedding tables: in order, shard by shard, resumable after a killed run."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, get_args
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from clip2clap.core.errors import UserError, one_line
+from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
+from clip2clap.embeddings.table.format import (
+    ARROW_DTYPES,
+    FAILURES_FILE,
+    FAILURES_SCHEMA,
+    LOCK_FILE,
+    TORCH_DTYPES,
+    Dtype,
+    TableError,
+    TableState,
+    check_embeds,
+    check_ids,
+    dtype_of,
+    explain_write_errors,
+    is_table_file,
+    read_failures,
+    read_file,
+    replacing_durably,
+    spaces_metadata,
+    write_shard,
+    write_stream,
+)
+from clip2clap.embeddings.table.ids import IdSet
+from clip2clap.embeddings.table.reader import EmbeddingTable
+
+# Closing merges shards into files of this size: few enough to map, and a column of a file is one
+# contiguous buffer that a tensor can share.
+_FILE_BYTES = 2**30
+
+
+class TableWriter:
+    """Append-only writer of an embedding table; on an existing table it continues that one.
+
+    Examples:
+        >>> from clip2clap import ClipEncoder
+        >>> from clip2clap.embeddings import TableWriter
+        >>> clip = ClipEncoder.from_pretrained("demo")
+        >>> captions = ["rain on a roof", "a dog barks"]
+        >>> with TableWriter("captions", {"clip_text": clip.space("text")}) as writer:
+        ...     embeds = {"clip_text": clip.encode_text(captions)}
+        ...     writer.append(["rain", "dog"], {"caption": captions}, embeds)
+        ...     writer.fail("cat", "the file is empty")
+        ...     print(len(writer), writer.failed, "dog" in writer)
+        3 1 True
+
+    Args:
+        folder: Folder of the table.
+        spaces: Space of every embedding column; a column's name begins with its space's family and
+            modality, such as "clip_text".
+        dtype: Dtype of the stored embeddings.
+        rows_per_shard: Rows after which appended rows are written; a killed run loses fewer than
+            these. Closing the table merges the shards.
+        settings: Plain values by name that determine the rows; stored with the table, which is
+            continued with equal settings only.
+
+    Raises:
+        TableError: If the folder holds other files, can't be written to, is being written to by
+            another run, or holds a table with other settings.
+        SpaceMismatchError: If the folder holds a table of other spaces.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        spaces: Mapping[str, EmbeddingSpace],
+        *,
+        dtype: Dtype = "float16",
+        rows_per_shard: int = 4096,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        if dtype not in get_args(Dtype):
+            raise UserError(f"Expected dtype float16 or float32, got {dtype!r}.", param="dtype")
+        if rows_per_shard < 1:
+            raise UserError(
+                f"Expected rows_per_shard of at least 1, got {rows_per_shard}.",
+                param="rows_per_shard",
+            )
+        if not spaces:
+            raise TableError("Expected at least one space to write embeddings of, got none.")
+        for column, space in spaces.items():
+            prefix = f"{space.family}_{space.modality}"
+            if not column.startswith(prefix):
+                raise TableError(f"A column of {space} begins with {prefix!r}, got {column!r}.")
+        self.folder = Path(folder).expanduser()
+        self.spaces = dict(spaces)
+        self.dtype: Dtype = dtype
+        self._rows_per_shard = rows_per_shard
+        # Through JSON, as they come back from the file: tuples become lists.
+        self._settings = None if settings is None else json.loads(json.dumps(settings))
+        self._pending: list[tuple[pa.Table | None, dict[str, str]]] = []
+        self._pending_rows = 0
+        # None until the first rows bring the source columns.
+        self._schema: pa.Schema | None = None
+        self._has_rows = False
+        self._ids = IdSet()
+        with explain_write_errors(self.folder, "Nothing was written."):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.folder / LOCK_FILE, timeout=0)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout as error:
+                raise TableError(
+                    f"Another run is writing to {folder}. Wait for it, or give another folder."
+                ) from error
+        try:
+            self._resume()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _resume(self) -> None:
+        state = TableState.read(self.folder)
+        if state is None:
+            others = [p.name for p in self.folder.iterdir() if not is_table_file(p.name)]
+            if others:
+                raise TableError(
+                    f"{self.folder} holds something else ({others[0]}). Give an empty folder or "
+                    "one that a table was written to."
+                )
+            self._state = TableState([], [], self._settings)
+        else:
+            self._check_settings(state.settings)
+            self._state = state
+            self._resume_rows()
+        self._remove_stale_files()
+
+    def _check_settings(self, before: dict[str, Any] | None) -> None:
+        now = self._settings
+        if now is None:
+            self._settings = before
+            return
+        if before == now:
+            return
+        if before is None:
+            raise TableError(
+                f"{self.folder} holds a table of unknown origin, which can't be continued. Give "
+                "another folder."
+            )
+        changed = [
+            f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        raise TableError(
+            f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. "
+            "Continue with the same settings, or give another folder."
+        )
+
+    def _remove_stale_files(self) -> None:
+        """Remove files of an interrupted run that the state does not name."""
+        named = {*self._state.files, *(file for file, _ in self._state.failures)}
+        for pattern in ("data-*", "failures-*", ".*.part"):
+            for file in self.folder.glob(pattern):
+                if file not in named:
+                    file.unlink()
+
+    def _resume_rows(self) -> None:
+        table = EmbeddingTable.open(self.folder)
+        if set(table.spaces) != set(self.spaces):
+            raise TableError(
+                f"{self.folder} holds embeddings of {', '.join(table.spaces)}, not "
+                f"{', '.join(self.spaces)}. Give another folder."
+            )
+        for column, space in table.spaces.items():
+            require_same_model(space, self.spaces[column], what=f"{column} in {self.folder}")
+            dtype = dtype_of(table.data.schema, column)
+            if dtype != self.dtype:
+                raise TableError(
+                    f"{self.folder} holds {dtype}; open it with dtype={dtype!r} or give another "
+                    "folder."
+                )
+        self.spaces = table.spaces
+        for ids in table.data["id"].chunks:
+            self._ids.add(ids.to_pylist())
+        for batch in read_failures(self._state.failures):
+            self._ids.add(batch["id"].to_pylist())
+        if len(table):
+            self._has_rows = True
+            self._schema = table.data.schema
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._lock.release)
+            # Report the original error, not the flush failure it caused.
+            stack.enter_context(contextlib.suppress(TableError))
+            self.flush()
+
+    def __len__(self) -> int:
+        """Return the number of rows and failures, including those not yet written."""
+        return len(self._ids)
+
+    @property
+    def failed(self) -> int:
+        """Number of failures, including those not yet written."""
+        pending = sum(len(failures) for _, failures in self._pending)
+        return pending + sum(count for _, count in self._state.failures)
+
+    def __contains__(self, row_id: object) -> bool:
+        """Return whether an id has a row or a failure already."""
+        return isinstance(row_id, str) and self.known([row_id])[0]
+
+    def known(self, ids: Sequence[str]) -> list[bool]:
+        """Return for each id whether it is `in` the writer."""
+        return self._ids.known(ids).tolist()
+
+    def append(
+        self,
+        ids: Sequence[str],
+        sources: Mapping[str, Sequence[Any]],
+        embeds: Mapping[str, Tensor],
+        *,
+        failures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Append rows.
+
+        Args:
+            ids: Id of every row, each new to the table.
+            sources: Values by column that name each row's origin: captions, files, URLs, splits.
+                Every call gives the same columns.
+            embeds: Embeddings by column, each of shape (n, dim); unit norm if the space says so.
+            failures: Reasons by id of rows that failed; stored in the same step as the rows.
+
+        Raises:
+            TableError: If lengths, columns, shapes or norms do not fit, an id is in the table
+                already, an embedding holds NaN, or the disk is full.
+        """
+        if set(embeds) != set(self.spaces):
+            raise TableError(
+                f"Expected embeddings of {', '.join(self.spaces)}, got {', '.join(embeds)}."
+            )
+        arrays: dict[str, pa.Array] = {"id": check_ids(ids)}
+        for name, values in sources.items():
+            if name == "id" or name in self.spaces:
+                raise TableError(f"A source can't be named {name!r}: that column is taken.")
+            if len(values) != len(ids):
+                raise TableError(f"Expected {len(ids)} values of {name!r}, got {len(values)}.")
+            arrays[name] = self._source_array(name, values)
+        for column, space in self.spaces.items():
+            vectors = check_embeds(embeds[column], len(ids), column, space)
+            flat = vectors.to(TORCH_DTYPES[self.dtype]).reshape(-1).numpy()
+            arrays[column] = pa.FixedSizeListArray.from_arrays(
+                pa.array(flat, ARROW_DTYPES[self.dtype]), space.dim
+            )
+        self._append(pa.table(arrays), list(ids), failures or {})
+
+    def append_table(self, rows: pa.Table) -> None:
+        """Append the rows of an Arrow table that has this table's columns.
+
+        Raises:
+            TableError: If the columns differ, an id is in the table already, or the disk is full.
+        """
+        self._append(rows, rows["id"].to_pylist(), {})
+
+    def fail(self, row_id: str, reason: str) -> None:
+        """Record a row that failed, with the reason.
+
+        Raises:
+            TableError: If the id is in the table or has failed already.
+        """
+        check_ids([row_id])
+        self._append(None, [], {row_id: reason})
+
+    def _source_array(self, name: str, values: Sequence[Any]) -> pa.Array:
+        known = None
+        if self._schema is not None and name in self._schema.names:
+            known = self._schema.field(name).type
+        try:
+            array = pa.array(list(values), type=known)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise TableError(f"The values of {name!r} don't fit: {one_line(error)}") from error
+        # A first batch without any value does not tell the type; strings are the likeliest.
+        return array.cast(pa.string()) if pa.types.is_null(array.type) else array
+
+    def _append(self, rows: pa.Table | None, ids: list[str], failures: Mapping[str, str]) -> None:
+        if rows is not None and rows.num_rows:
+            schema = self._schema or rows.schema.with_metadata(spaces_metadata(self.spaces))
+            if rows.column_names != schema.names:
+                raise TableError(
+                    f"Expected the columns {', '.join(schema.names)}, got "
+                    f"{', '.join(rows.column_names)}."
+                )
+            rows = rows.cast(schema)
+            self._schema = schema
+        else:
+            rows = None
+        self._ids.add([*ids, *failures])
+        # Reasons may hold file names that are not UTF-8.
+        reasons = {
+            row_id: " ".join(str(reason).split()).encode("utf-8", "backslashreplace").decode()
+            for row_id, reason in failures.items()
+        }
+        self._pending.append((rows, reasons))
+        self._pending_rows += len(ids) + len(failures)
+        if self._pending_rows >= self._rows_per_shard:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was appended; from here on it survives the end of the process.
+
+        Raises:
+            TableError: If the disk is full; rows written before are safe.
+        """
+        if not self._pending and self._state.files:
+            return
+        rows = [part for part, _ in self._pending if part is not None]
+        failures = {i: reason for _, failed in self._pending for i, reason in failed.items()}
+        written = len(self._ids) - self._pending_rows
+        consequence = f"The {written} rows before are safe: start again."
+        with explain_write_errors(self.folder, consequence):
+            files = list(self._state.files)
+            if rows:
+                # A file without rows lacks the source columns, so the first rows replace it.
+                files = [*(files if self._has_rows else []), self._write(lambda: rows)]
+            if not files:
+                files = [self._new_file("data", ".arrow")]
+                with replacing_durably(files[0]) as temporary:
+                    write_stream(self._empty(), temporary)
+            failed = list(self._state.failures)
+            if failures:
+                failed.append((self._write_failures(failures), len(failures)))
+            self._commit(TableState(files, failed, self._settings))
+        self._has_rows = self._has_rows or bool(rows)
+        self._pending = []
+        self._pending_rows = 0
+
+    def close(self) -> None:
+        """Write what was appended and merge the shards into one file, or few large ones.
+
+        Raises:
+            TableError: If the disk is full.
+        """
+        try:
+            self.flush()
+            # Without room for a copy the shards stay: the table is valid all the same.
+            with contextlib.suppress(TableError), explain_write_errors(self.folder):
+                self._merge_shards()
+            self._remove_stale_files()
+        finally:
+            self._lock.release()
+
+    def _merge_shards(self) -> None:
+        groups: list[list[Path]] = []
+        size = 0
+        for file in self._state.files:
+            file_bytes = file.stat().st_size
+            if not groups or size + file_bytes > _FILE_BYTES:
+                groups.append([])
+                size = 0
+            groups[-1].append(file)
+            size += file_bytes
+        failures = self._state.failures
+        if failures and [file.name for file, _ in failures] != [FAILURES_FILE]:
+            # Its first rows are the old ones, so the state of before still reads it correctly.
+            with replacing_durably(self.folder / FAILURES_FILE) as temporary:
+                target = pq.ParquetWriter(temporary, FAILURES_SCHEMA)
+                with target:
+                    for batch in read_failures(failures):
+                        target.write_batch(batch)
+            failures = [(self.folder / FAILURES_FILE, sum(count for _, count in failures))]
+        if failures != self._state.failures or any(len(group) > 1 for group in groups):
+            files = [
+                self._write(partial(map, read_file, group)) if len(group) > 1 else group[0]
+                for group in groups
+            ]
+            self._commit(TableState(files, failures, self._settings))
+
+    def _empty(self) -> pa.Table:
+        columns = {"id": pa.array([], pa.string())}
+        for column, space in self.spaces.items():
+            columns[column] = pa.array([], pa.list_(ARROW_DTYPES[self.dtype], space.dim))
+        return pa.table(columns).replace_schema_metadata(spaces_metadata(self.spaces))
+
+    def _new_file(self, stem: str, suffix: str) -> Path:
+        files = self.folder.glob(f"{stem}-*{suffix}")
+        numbers = [int(file.stem.split("-")[1]) for file in files]
+        return self.folder / f"{stem}-{max(numbers, default=-1) + 1:06d}{suffix}"
+
+    def _write(self, parts: Callable[[], Iterable[pa.Table]]) -> Path:
+        assert self._schema is not None
+        path = self._new_file("data", ".arrow")
+        write_shard(path, parts, self._schema, self.spaces, self.dtype)
+        return path
+
+    def _write_failures(self, failures: Mapping[str, str]) -> Path:
+        path = self._new_file("failures", ".parquet")
+        columns = [list(failures), list(failures.values())]
+        with replacing_durably(path) as temporary:
+            pq.write_table(pa.table(columns, schema=FAILURES_SCHEMA), temporary)
+        return path
+
+    def _commit(self, state: TableState) -> None:
+        state.write(self.folder, rows=len(self._ids))
+        self._state = state
