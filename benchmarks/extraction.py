@@ -39,6 +39,7 @@ from full_size import made_up_captions, photographs, write_clap, write_clip
 from transformers.utils import logging
 
 from clip2clap.embeddings.datasets.registry import open_source
+from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.download.downloader import ImageDownloader
 from clip2clap.embeddings.extraction.pipeline import ExtractionReport, extract
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan
@@ -203,7 +204,9 @@ def measure_downloads(folder: Path, rows: int, setup: Setup) -> None:
         failed: list[str | None] = []
 
         def download(cache: Path = cache, failed: list[str | None] = failed) -> None:
-            with ImageDownloader(cache=cache, per_host=32, allow_private=True) as downloader:
+            with ImageDownloader(
+                DownloadConfig(cache=cache, per_host=32, allow_private=True)
+            ) as downloader:
                 failed += [done.reason for done in downloader(urls) if done.content is None]
 
         times.append(setup.seconds(download))

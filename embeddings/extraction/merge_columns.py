@@ -1,4 +1,4 @@
-"""Take over the columns of a table that was made from the same rows with another encoder."""
+"""Merging of embedding columns from a table of the same rows made with another encoder."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,72 +10,66 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.datasets.rows import Row
+from clip2clap.embeddings.datasets.base import Row
+from clip2clap.embeddings.table.ids import hash_ids
 from clip2clap.embeddings.table.reader import EmbeddingTable
 
 
-class Partner:
-    """A table to be joined by id, looked up in 16 bytes a row."""
+class ColumnMerger:
+    """Table whose embedding columns are merged into a new one by id, with 16 bytes per row.
+
+    Args:
+        folder: Folder of the table.
+        columns: Embedding columns that the new table computes itself.
+
+    Raises:
+        UserError: If the table has one of these columns already, or can't be read.
+    """
 
     def __init__(self, folder: str | Path, columns: Sequence[str]):
-        """Open the table.
-
-        Args:
-            folder: The table.
-            columns: The columns that the new table is to have of its own.
-
-        Raises:
-            UserError: If it has one of these columns already, or can't be read.
-        """
         self._table = EmbeddingTable.open(folder)
-        double = sorted(set(columns) & set(self._table.spaces))
+        self.spaces = self._table.spaces
+        double = sorted(set(columns) & set(self.spaces))
         if double:
             raise UserError(
                 f"{folder} has {' and '.join(double)} already: pair the embeddings of a CLIP with "
-                "those of a CLAP."
+                "those of a CLAP.",
+                param="pair_with",
             )
-        self.spaces = self._table.spaces
-        ids = self._table.rows(0, len(self._table))["id"]
-        hashes = np.concatenate(
-            [
-                np.zeros(0, np.int64),
-                *(np.fromiter(map(hash, c.to_pylist()), np.int64, len(c)) for c in ids.chunks),
-            ]
-        )
+        chunks = (hash_ids(chunk.to_pylist()) for chunk in self._table.data["id"].chunks)
+        hashes = np.concatenate([np.zeros(0, np.int64), *chunks])
         self._order = hashes.argsort(kind="stable")
         self._hashes = hashes[self._order]
         self._vectors = {name: self._table.tensor(name) for name in self.spaces}
-        self._kept = [f"{name}_norm" for name in self.spaces if self._has(f"{name}_norm")]
+        norms = (f"{name}_norm" for name in self.spaces)
+        self._norms = [name for name in norms if name in self._table.sources]
 
-    def _has(self, column: str) -> bool:
-        return column in self._table.sources
-
-    def _place(self, row_id: str) -> int | None:
+    def _index(self, row_id: str) -> int | None:
         at = int(self._hashes.searchsorted(hash(row_id)))
         if at == len(self._hashes) or self._hashes[at] != hash(row_id):
             return None
         return int(self._order[at])
 
-    def checked(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Note on each row whether it has a partner."""
+    def check(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows, with a problem if the table lacks the row or has another caption."""
         for row in rows:
-            problem = row.problem or self._why_not(row)
+            problem = row.problem or self._problem(row)
             yield row if problem is None else replace(row, problem=problem)
 
-    def _why_not(self, row: Row) -> str | None:
-        place = self._place(row.id)
-        if place is None:
+    def _problem(self, row: Row) -> str | None:
+        index = self._index(row.id)
+        if index is None:
             return f"not in {self._table.folder}"
-        if self._has("caption") and "caption" in row.columns:
-            caption = self._table.rows(place, place + 1)["caption"][0].as_py()
+        if "caption" in self._table.sources and "caption" in row.columns:
+            caption = self._table.data["caption"][index].as_py()
             if caption != row.columns["caption"]:
                 return f"another caption in {self._table.folder}"
         return None
 
     def columns(self, ids: Sequence[str]) -> tuple[dict[str, Tensor], Mapping[str, Sequence[Any]]]:
-        """Give the rows' embeddings and norms by column."""
-        places = torch.tensor([self._place(row_id) for row_id in ids], dtype=torch.long)
-        embeds = {name: vectors[places] for name, vectors in self._vectors.items()}
-        everything = self._table.rows(0, len(self._table))
-        kept = {name: everything[name].take(places.numpy()).to_pylist() for name in self._kept}
-        return embeds, kept
+        """Return the rows' embeddings and norms by column."""
+        indices = torch.tensor([self._index(row_id) for row_id in ids], dtype=torch.long)
+        embeds = {name: vectors[indices] for name, vectors in self._vectors.items()}
+        data = self._table.data
+        norms = {name: data[name].take(indices.numpy()).to_pylist() for name in self._norms}
+        return embeds, norms

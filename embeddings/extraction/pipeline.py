@@ -1,44 +1,40 @@
-"""From a source to a table: one run, which goes on where it was stopped."""
+"""Extraction of embeddings from a data set into a table, resumable after a killed run."""
 
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from clip2clap.core.concurrency import map_ahead, read_ahead
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.datasets.rows import Row, Source
-from clip2clap.embeddings.download.downloader import ImageDownloader
-from clip2clap.embeddings.extraction.merge_columns import Partner
-from clip2clap.embeddings.extraction.plan import EncoderPlan, Encoders
+from clip2clap.embeddings.datasets.base import Row, Source
+from clip2clap.embeddings.download.config import DownloadConfig
+from clip2clap.embeddings.extraction.merge_columns import ColumnMerger
+from clip2clap.embeddings.extraction.plan import EncoderPlan, Encoders, RayConfig
 from clip2clap.embeddings.extraction.stages import (
-    Embedded,
-    checked,
-    downloaded,
-    embedded,
-    grouped,
-    prepared,
+    EmbeddedGroup,
+    check_rows,
+    download_images,
+    embed_group,
+    group_rows,
+    preprocess_row,
 )
 from clip2clap.embeddings.table.format import Dtype, TableError
 from clip2clap.embeddings.table.writer import TableWriter
 
-Engine = Literal["local", "ray"]
-
-# What was embedded is on disk after so many rows or seconds, whichever come first.
-_ROWS_PER_SHARD = 4096
-_SECONDS_PER_SHARD = 30.0
-_MOST_WORKERS = 16
+_MAX_WORKERS = 16
+_SKIPPED_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """State of a running extraction."""
 
     rows: int
     """Rows in the table."""
@@ -49,25 +45,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What a run did."""
+    """Outcome of an extraction."""
 
     folder: Path
-    """The table."""
+    """Folder of the table."""
 
     rows: int
-    """Rows in the table, those of earlier runs among them."""
+    """Rows in the table, including those of earlier runs."""
 
     failures: int
-    """Rows that failed; the reasons stand in `failures.parquet`."""
+    """Rows that failed; `failures.parquet` has the reasons."""
 
     new_rows: int
     """Rows that this run embedded."""
 
     seconds: float
-    """How long this run took, without loading the models."""
+    """Duration of this run, without loading the models."""
 
     waiting_seconds: float | None
-    """How long the encoders waited for rows, beyond the first batch's; not known of Ray's."""
+    """Time that the encoders waited for rows after the first batch; None with Ray."""
 
 
 def extract(
@@ -78,179 +74,196 @@ def extract(
     pair_with: str | Path | None = None,
     dtype: Dtype = "float16",
     limit: int | None = None,
-    downloads: Mapping[str, Any] | None = None,
-    engine: Engine = "local",
-    ray_address: str | None = None,
-    ray_actors: int | None = None,
+    download: DownloadConfig | None = None,
+    ray: RayConfig | None = None,
+    rows_per_shard: int = 4096,
+    seconds_per_shard: float = 30.0,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExtractionReport:
-    """Embed a data set into a table, every row once; a run that was stopped goes on where it was.
+    """Embed a data set into a table; a run that was stopped continues where it was.
 
-    Reading, downloading, decoding and preprocessing go on in threads while the encoders work. Rows
-    keep the order of the source. What can't be embedded stands in `failures.parquet` with the
-    reason. Beside a column such as "clip_text" its "clip_text_norm" holds the length of the
-    encoder's own output, before it was scaled to unit norm.
+    Rows keep the order of the source; `failures.parquet` has those that could not be embedded, with
+    the reason. A column `clip_text_norm` holds the norm of the encoder's output before it was
+    scaled to unit norm.
+
+    Examples:
+        >>> from clip2clap.embeddings import extract, open_source
+        >>> from clip2clap.embeddings.extraction.plan import EncoderPlan
+        >>> plan = EncoderPlan(("clip_image",), clip="demo")
+        >>> source = open_source(["."], wanted=plan.wanted, format="folder")
+        >>> report = extract(source, "images", plan)
+        >>> report.rows, report.failures
+        (1, 0)
 
     Args:
-        source: The data set; see `open_source`.
-        folder: Where the table is written.
-        plan: The columns to make, and the encoders that make them.
-        pair_with: A table made from the same data set with other encoders. Its embeddings are taken
-            over into the rows of the same id; a row that it lacks is noted as failed.
-        dtype: Of the stored embeddings.
-        limit: Stop after this many rows of the data set; None embeds all.
-        downloads: Options of `ImageDownloader`, by name.
-        engine: Where the steps run: in threads of this process, or as stages of Ray Data.
-        ray_address: A Ray cluster to run on; by default one that is started on this machine.
-        ray_actors: Encoders that work side by side with Ray; by default one a GPU, or two.
+        source: Data set; see `open_source`.
+        folder: Folder of the table.
+        plan: Embedding columns and their encoders.
+        pair_with: Table of the same data set made with other encoders, whose columns are merged.
+        dtype: Dtype of the stored embeddings.
+        limit: Rows of the data set to embed; None for all.
+        download: Options of image downloads.
+        ray: Cluster to run on; None runs in threads of this process.
+        rows_per_shard: Rows after which a shard is written.
+        seconds_per_shard: Seconds after which a shard is written.
         on_progress: Called after every batch.
 
-    Returns:
-        What was done.
-
     Raises:
-        UserError: If models, source, tables and options don't fit together, the folder holds
-            another run's table, another run is writing to it, or the disk is full. What was
-            embedded until then stays.
+        UserError: If models, source, table and options do not fit together, another run writes to
+            the folder, or the disk is full. Rows embedded until then stay.
     """
+    _check_inputs(source, plan, limit)
+    merger = None if pair_with is None else ColumnMerger(pair_with, plan.columns)
+    spaces = {**plan.spaces(), **({} if merger is None else merger.spaces)}
+    settings = {**source.settings, "weights": str(plan.weights_dtype).removeprefix("torch.")}
+    options: dict[str, Any] = {"dtype": dtype, "rows_per_shard": rows_per_shard}
+    with TableWriter(folder, spaces, settings=settings, **options) as writer:
+        run = _Run(source, plan, writer, merger, limit, download or DownloadConfig())
+        return run(ray, pair_with, seconds_per_shard, on_progress)
+
+
+def _check_inputs(source: Source, plan: EncoderPlan, limit: int | None) -> None:
     if limit is not None and limit < 1:
-        raise UserError(f"Expected limit of at least 1, got {limit}.")
+        raise UserError(f"Expected limit of at least 1, got {limit}.", param="limit")
     lacking = plan.wanted - source.modalities
     if lacking:
         raise UserError(
             f"The columns {', '.join(plan.columns)} need {' and '.join(sorted(lacking))}, which "
             "the data set does not hold."
         )
-    partner = None if pair_with is None else Partner(pair_with, plan.columns)
-    spaces = {**plan.spaces(), **({} if partner is None else partner.spaces)}
-    settings = {**source.settings, "weights": str(plan.weights_dtype).removeprefix("torch.")}
-    with TableWriter(
-        folder, spaces, dtype=dtype, rows_per_shard=_ROWS_PER_SHARD, settings=settings
-    ) as writer:
+
+
+@dataclass
+class _Run:
+    """One run of an extraction into an open table."""
+
+    source: Source
+    plan: EncoderPlan
+    writer: TableWriter
+    merger: ColumnMerger | None
+    limit: int | None
+    download: DownloadConfig
+    waiting_seconds: float | None = 0.0
+
+    def __call__(
+        self,
+        ray: RayConfig | None,
+        pair_with: str | Path | None,
+        seconds_per_shard: float,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> ExtractionReport:
+        writer = self.writer
         done, rows_before = len(writer), len(writer) - writer.failed
-        left = _left(itertools.islice(iter(source), limit), done, writer)
-        first = next(left, None)
+        rows = skip_done(itertools.islice(iter(self.source), self.limit), done, writer)
+        first = next(rows, None)
         if first is None:
             return ExtractionReport(writer.folder, rows_before, writer.failed, 0, 0.0, 0.0)
-        waiting = Waiting()
-        if engine == "ray":
+        if ray is not None:
             from clip2clap.embeddings.extraction.ray_engine import embed_on_ray
 
-            left.close()
-            batches = embed_on_ray(
-                partial(_rows, source, plan, done, limit, pair_with),
-                plan,
-                downloads or {},
-                address=ray_address,
-                actors=ray_actors,
+            rows.close()
+            self.waiting_seconds = None
+            remaining = partial(
+                _remaining_rows, self.source, self.plan, done, self.limit, pair_with
             )
+            batches = embed_on_ray(remaining, self.plan, self.download, ray)
         else:
-            encoders = plan.load()
-            rows = checked(itertools.chain([first], left), plan)
-            rows = rows if partner is None else partner.checked(rows)
-            batches = _embed_here(rows, encoders, downloads or {}, waiting)
+            encoders = self.plan.load()
+            checked = check_rows(itertools.chain([first], rows), self.plan)
+            checked = checked if self.merger is None else self.merger.check(checked)
+            batches = self._embed_locally(checked, encoders)
         start = flushed = time.monotonic()
         with closing(batches):
             for batch in batches:
-                _store(batch, writer, partner)
-                if time.monotonic() - flushed > _SECONDS_PER_SHARD:
+                store_group(batch, writer, self.merger)
+                if time.monotonic() - flushed > seconds_per_shard:
                     writer.flush()
                     flushed = time.monotonic()
                 if on_progress is not None:
                     on_progress(Progress(len(writer) - writer.failed, writer.failed))
-        rows_now = len(writer) - writer.failed
-        seconds = time.monotonic() - start
+        total, seconds = len(writer) - writer.failed, time.monotonic() - start
+        new = total - rows_before
         return ExtractionReport(
-            writer.folder,
-            rows_now,
-            writer.failed,
-            rows_now - rows_before,
-            seconds,
-            None if engine == "ray" else waiting.seconds,
+            writer.folder, total, writer.failed, new, seconds, self.waiting_seconds
         )
 
+    def _embed_locally(self, rows: Iterable[Row], encoders: Encoders) -> Generator[EmbeddedGroup]:
+        """Run the stages in this process: threads read ahead while the encoders work."""
+        workers = min(os.cpu_count() or 1, _MAX_WORKERS)
+        with ExitStack() as stack:
+            pool = ThreadPoolExecutor(workers, "clip2clap-preprocessing")
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            rows = download_images(rows, self.download, stack)
+            preprocess = partial(preprocess_row, encoders=encoders)
+            ready = map_ahead(preprocess, rows, pool, ahead=2 * workers - 1)
+            groups = stack.enter_context(closing(read_ahead(group_rows(ready, encoders))))
+            waiting, start = 0.0, None
+            for group in groups:
+                waiting += 0.0 if start is None else time.monotonic() - start
+                self.waiting_seconds = waiting
+                yield embed_group(group, encoders)
+                start = time.monotonic()
 
-def _left(rows: Iterable[Row], done: int, writer: TableWriter) -> Generator[Row]:
-    """Skip the rows that an earlier run did, and make sure that they are the same."""
+
+def skip_done(rows: Iterable[Row], done: int, writer: TableWriter) -> Generator[Row]:
+    """Yield the rows after those of earlier runs.
+
+    Raises:
+        TableError: If the rows before are not those in the table.
+    """
     rows = iter(rows)
     skipped = 0
     while skipped < done:
-        batch = list(itertools.islice(rows, min(_ROWS_PER_SHARD, done - skipped)))
+        batch = list(itertools.islice(rows, min(_SKIPPED_ROWS, done - skipped)))
         if not batch:
-            return  # a smaller limit than the earlier run's
+            return  # the limit is smaller than an earlier run's
         skipped += len(batch)
         for row, known in zip(batch, writer.known([row.id for row in batch]), strict=True):
             if not known:
                 raise TableError(
-                    f"{writer.folder} was made from other rows: {row.id!r} is not in it, though "
-                    f"it stands among the first {done} of the data set. Go on with the same file, "
-                    "or give another folder."
+                    f"{writer.folder} was made from other rows: it lacks {row.id!r}, one of the "
+                    f"first {done} of the data set. Continue with the same data set, or give "
+                    "another folder."
                 )
     yield from rows
 
 
-def _rows(
+def _remaining_rows(
     source: Source, plan: EncoderPlan, done: int, limit: int | None, pair_with: str | Path | None
 ) -> Iterator[Row]:
-    """Read the rows that are left, in any process."""
-    rows = checked(itertools.islice(iter(source), done, limit), plan)
-    return rows if pair_with is None else Partner(pair_with, plan.columns).checked(rows)
+    """Read the rows after those of earlier runs, in any process."""
+    rows = check_rows(itertools.islice(iter(source), done, limit), plan)
+    return rows if pair_with is None else ColumnMerger(pair_with, plan.columns).check(rows)
 
 
-@dataclass
-class Waiting:
-    """Counts how long the encoders wait, in s."""
-
-    seconds: float = 0.0
-
-
-def _embed_here(
-    rows: Iterable[Row], encoders: Encoders, downloads: Mapping[str, Any], waiting: Waiting
-) -> Generator[Embedded]:
-    """Run the steps in this process: a thread reads ahead while this one embeds."""
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-    with ExitStack() as stack:
-        pool = ThreadPoolExecutor(workers, "clip2clap-preparing")
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        rows = downloaded(rows, lambda: stack.enter_context(ImageDownloader(**downloads)))
-        ready = map_ahead(partial(prepared, encoders=encoders), rows, pool, ahead=2 * workers - 1)
-        groups = stack.enter_context(closing(read_ahead(grouped(ready, encoders))))
-        start: float | None = None
-        for group in groups:
-            if start is not None:
-                waiting.seconds += time.monotonic() - start
-            yield embedded(group, encoders)
-            start = time.monotonic()
-
-
-def _store(batch: Embedded, writer: TableWriter, partner: Partner | None) -> None:
-    """Add a batch's rows and failures; an id that comes twice is a failure the second time."""
+def store_group(group: EmbeddedGroup, writer: TableWriter, merger: ColumnMerger | None) -> None:
+    """Append a group's rows and failures; a repeated id becomes a failure."""
     seen: set[str] = set()
     kept: list[int] = []
     failures: dict[str, str] = {}
 
     def fail(row_id: str, reason: str) -> None:
-        place = len(writer) + len(kept) + len(failures)
-        failures[f"{row_id} (row {place})" if row_id in seen else row_id] = reason
+        index = len(writer) + len(kept) + len(failures)
+        failures[f"{row_id} (row {index})" if row_id in seen else row_id] = reason
 
-    ids = [*batch.ids, *(row_id for row_id, _ in batch.failures)]
+    ids = [*group.ids, *(row_id for row_id, _ in group.failures)]
     seen.update(i for i, known in zip(ids, writer.known(ids), strict=True) if known)
-    for place, row_id in enumerate(batch.ids):
+    for index, row_id in enumerate(group.ids):
         if row_id in seen:
-            fail(row_id, f"the id {row_id!r} has come before")
+            fail(row_id, f"the id {row_id!r} is repeated")
         else:
             seen.add(row_id)
-            kept.append(place)
-    for row_id, reason in batch.failures:
+            kept.append(index)
+    for row_id, reason in group.failures:
         fail(row_id, reason)
         seen.add(row_id)
-    ids = [batch.ids[place] for place in kept]
+    ids = [group.ids[index] for index in kept]
     columns: dict[str, Sequence[Any]] = {
-        name: [values[at] for at in kept] for name, values in batch.columns.items()
+        name: [values[index] for index in kept] for name, values in group.columns.items()
     }
-    embeds = {name: values[kept] for name, values in batch.embeds.items()}
-    if partner is not None:
-        joined, norms = partner.columns(ids)
-        embeds |= joined
+    embeds = {name: values[kept] for name, values in group.embeds.items()}
+    if merger is not None:
+        merged, norms = merger.columns(ids)
+        embeds |= merged
         columns |= norms
     writer.append(ids, columns, embeds, failures=failures)

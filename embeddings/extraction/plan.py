@@ -1,4 +1,4 @@
-"""What is to be embedded, and by which models: what can be known before one is loaded."""
+"""Plan of an extraction: embedding columns and the encoders that compute them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,75 +21,78 @@ PAIRS: dict[Pair, tuple[Column, Column]] = {
     "caption-caption": ("clip_text", "clap_text"),
     "audio-caption": ("clip_text", "clap_audio"),
 }
-"""The CLIP side and the CLAP side of a pair. A sound's caption is embedded by the CLIP."""
+"""CLIP column and CLAP column of a pair; the caption of an audio is embedded by the CLIP."""
 
 DEFAULT_CLIP = "clip-vit-base-patch32"
-# The text tower inside the default generator's checkpoint, so that what is learnt fits what sounds.
+# The text tower in the default generator's checkpoint, so that translators fit that generator.
 DEFAULT_CLAP = "audioldm-s-full-v2"
-# HTSAT takes memory: a batch of 64 sounds would need gigabytes.
+# A batch of 64 audios would need gigabytes in HTSAT.
 _BATCH_SIZES: dict[Modality, int] = {"text": 64, "image": 64, "audio": 16}
 
 
 def modality_of(column: Column) -> Modality:
-    """Give what a column is made from."""
+    """Return the modality that a column is computed from."""
     modality: Any = column.split("_")[1]
     return modality
 
 
 def family_of(column: Column) -> Family:
-    """Give which of the two encoders makes a column."""
+    """Return the family of the encoder that computes a column."""
     family: Any = column.split("_")[0]
     return family
 
 
 def modalities_of(columns: Sequence[Column]) -> frozenset[Modality]:
-    """Give what a row must have for these columns."""
+    """Return the modalities that a row needs for these columns."""
     return frozenset(modality_of(column) for column in columns)
 
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """The encoders of a run, by name, so that any process can load them."""
+    """Columns of a run and the names of their encoders, which any process can load."""
 
     columns: tuple[Column, ...]
-    """The columns of embeddings to make."""
+    """Embedding columns."""
 
     clip: str = DEFAULT_CLIP
-    """Anything that `ClipEncoder.from_pretrained` takes."""
+    """CLIP: preset, hub id or folder."""
 
     clap: str = DEFAULT_CLAP
-    """Anything that `ClapEncoder.from_pretrained` takes."""
+    """CLAP: preset, hub id or folder."""
 
     device: str = "cpu"
-    """Where to compute."""
+    """Device of the encoders."""
 
     weights_dtype: torch.dtype = torch.float32
-    """The number format that the encoders compute in."""
+    """Dtype of the encoders' weights."""
 
     batch_size: int | None = None
-    """Things in a batch; by default 64 captions or pictures, or 16 sounds."""
+    """Batch size; by default 64 captions or images, or 16 audios."""
 
     def __post_init__(self) -> None:
         known = get_args(Column)
         if not self.columns or not set(self.columns) <= set(known):
             raise UserError(
-                f"Expected columns among {', '.join(known)}, got {', '.join(self.columns)}."
+                f"Expected columns among {', '.join(known)}, got {', '.join(self.columns)}.",
+                param="columns",
             )
         if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"Expected batch_size of at least 1, got {self.batch_size}.")
+            raise UserError(
+                f"Expected batch_size of at least 1, got {self.batch_size}.", param="batch_size"
+            )
 
     @property
     def wanted(self) -> frozenset[Modality]:
-        """What a row must have."""
+        """Modalities that a row needs."""
         return modalities_of(self.columns)
 
     @property
     def rows_in_batch(self) -> int:
-        """Rows that fill a batch of the encoders."""
+        """Rows in a batch of the encoders."""
         return self.batch_size or min(_BATCH_SIZES[modality] for modality in self.wanted)
 
     def spaces(self) -> dict[str, EmbeddingSpace]:
-        """Give every column's space, without building a model.
+        """Return every column's space, without building a model.
 
         Raises:
             UserError: If a model can't be found, or has no tower for a column.
@@ -103,7 +106,7 @@ class EncoderPlan:
         }
 
     def load(self) -> "Encoders":
-        """Load the encoders, each with the towers that are needed.
+        """Load the encoders with the towers that the columns need.
 
         Raises:
             UserError: If a model can't be loaded, or has no tower for a column.
@@ -124,14 +127,30 @@ class EncoderPlan:
 
 
 class Encoders:
-    """The loaded encoders of a plan, column by column."""
+    """Loaded encoders of a plan, by column."""
 
     def __init__(self, plan: EncoderPlan, loaded: Mapping[Family, ClipEncoder | ClapEncoder]):
         self.plan = plan
         self._loaded = loaded
-        # Asked for here, so that a missing tower is told before any row is read.
+        # Raises for a missing tower before any row is read.
         self.spaces = {c: self.of(c).space(modality_of(c)) for c in plan.columns}
 
     def of(self, column: Column) -> ClipEncoder | ClapEncoder:
-        """Give the encoder that makes a column."""
+        """Return the encoder that computes a column."""
         return self._loaded[family_of(column)]
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Ray cluster that runs an extraction as stages of Ray Data."""
+
+    address: str | None = None
+    """Address of a cluster that has clip2clap and sees the same files; None starts one on this
+    machine."""
+
+    actors: int | None = None
+    """Encoders side by side; by default one per GPU, or two."""
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise UserError(f"Expected at least 1 actor, got {self.actors}.", param="actors")

@@ -1,8 +1,8 @@
-"""The same steps as stages of Ray Data, with a pool of encoders, on this machine or a cluster.
+"""Extraction on Ray Data: the stages with a pool of encoders, on this machine or a cluster.
 
-A reader gives the rows that are left in groups of a batch, tasks download their pictures, actors
-prepare and embed them; groups come back in the order of the source. An actor or a machine that dies
-has its groups done again by another.
+One task reads the remaining rows in groups, tasks download their images, actors preprocess and
+embed them; groups come back in the order of the source. Ray repeats the groups of an actor or a
+machine that dies.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import copy
 import logging
 import os
 import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,15 +19,15 @@ import pyarrow as pa
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import MissingExtraError, UserError, one_line
-from clip2clap.embeddings.datasets.rows import Row
-from clip2clap.embeddings.download.downloader import ImageDownloader
-from clip2clap.embeddings.extraction.plan import EncoderPlan
+from clip2clap.embeddings.datasets.base import Row
+from clip2clap.embeddings.download.config import DownloadConfig
+from clip2clap.embeddings.extraction.plan import EncoderPlan, RayConfig
 from clip2clap.embeddings.extraction.stages import (
-    Embedded,
-    as_group,
-    downloaded,
-    embedded,
-    prepared,
+    EmbeddedGroup,
+    download_images,
+    embed_group,
+    make_group,
+    preprocess_row,
     rows_in_group,
 )
 
@@ -38,13 +38,13 @@ try:
     from ray.data.datasource import ReadTask  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise MissingExtraError(
-        "--engine ray needs Ray: install it with `pip install 'clip2clap[ray]'`."
+        "Extraction on Ray needs the package ray: install it with `pip install 'clip2clap[ray]'`."
     ) from error
 
 _DEFAULT_ACTORS = 2
-_PREPARING_THREADS = 4
-# Shares of a processor by which Ray tells the stages apart: with equal ones it would melt them into
-# one, and download in the task that reads.
+_PREPROCESSING_THREADS = 4
+# Shares of a CPU that differ between stages: Ray would fuse stages with equal ones, and download in
+# the task that reads.
 _READING_CPUS = 0.25
 _DOWNLOADING_CPUS = 0.5
 
@@ -52,31 +52,26 @@ _DOWNLOADING_CPUS = 0.5
 def embed_on_ray(
     read_rows: Callable[[], Iterable[Row]],
     plan: EncoderPlan,
-    downloads: Mapping[str, Any],
-    *,
-    address: str | None = None,
-    actors: int | None = None,
-) -> Generator[Embedded]:
-    """Run the steps on Ray.
+    download: DownloadConfig,
+    config: RayConfig,
+) -> Generator[EmbeddedGroup]:
+    """Run the stages on Ray.
 
     Args:
-        read_rows: Reads the rows that are left; called on the machine where Ray puts the reader.
-        plan: The columns to make, and the encoders that every actor loads.
-        downloads: Options of `ImageDownloader`; they hold for one download task.
-        address: A cluster to run on, which has clip2clap and sees the same files; by default one
-            that is started on this machine for this run.
-        actors: Encoders side by side; by default one a GPU, or two.
+        read_rows: Reads the remaining rows; called on the machine that Ray chooses.
+        plan: Embedding columns, and the encoders that every actor loads.
+        download: Options of each download task.
+        config: Cluster and number of actors.
 
     Yields:
-        What became of every group of rows, in their order.
+        The groups of rows, in their order.
 
     Raises:
-        UserError: If the cluster can't be reached, or one of the steps meets a user's mistake.
+        UserError: If the cluster can't be reached, or a stage raises one.
     """
-    if actors is not None and actors < 1:
-        raise UserError(f"Expected at least 1 actor, got {actors}.")
+    actors = config.actors
     on_gpu = plan.device.startswith("cuda")
-    with _connected(address, actors or _DEFAULT_ACTORS):
+    with _connected(config.address, actors or _DEFAULT_ACTORS):
         if actors is None:
             gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else 0
             actors = gpus or _DEFAULT_ACTORS
@@ -86,7 +81,7 @@ def embed_on_ray(
                 override_num_blocks=1,
                 num_cpus=_READING_CPUS,
             )
-            full = read.map(_download, fn_args=(dict(downloads),), num_cpus=_DOWNLOADING_CPUS)
+            full = read.map(_download, fn_args=(download,), num_cpus=_DOWNLOADING_CPUS)
             groups = full.map(
                 _Embed,
                 fn_constructor_args=(plan,),
@@ -98,15 +93,16 @@ def embed_on_ray(
             for row in groups.iter_rows():
                 yield pickle.loads(row["group"])
         except Exception as error:
-            raise _mistake(error) from error
+            raise _user_error(error) from error
 
 
-def _mistake(error: BaseException) -> BaseException:
-    """Find a user's mistake among the causes of what Ray raises; otherwise give that."""
+def _user_error(error: BaseException) -> BaseException:
+    """Return the `UserError` among the causes of an error of Ray, otherwise the error itself."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
-            return UserError(str(getattr(cause, "cause", cause)))
+            original = getattr(cause, "cause", cause)
+            return UserError(str(original), param=getattr(original, "param", None))
         cause = getattr(cause, "cause", None) or cause.__cause__
     return error
 
@@ -119,7 +115,7 @@ def _connected(address: str | None, actors: int) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Beside the actors there is room for the reader and a download on the smallest machine.
+        # One more than the actors, for the reader and a download on the smallest machine.
         cpus = max(os.cpu_count() or 1, actors + 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
@@ -127,7 +123,9 @@ def _connected(address: str | None, actors: int) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         where = "a Ray cluster on this machine" if address is None else address
         reason = one_line(error, limit=200)
-        raise UserError(f"{where} can't be used ({reason}). Check --ray-address.") from error
+        raise UserError(
+            f"{where} can't be used ({reason}). Check the address.", param="address"
+        ) from error
     try:
         yield
     finally:
@@ -136,7 +134,7 @@ def _connected(address: str | None, actors: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_group_a_block() -> Iterator[None]:
-    """Keep Ray Data from gathering groups, and give them in order."""
+    """Keep Ray Data from merging groups, and preserve their order."""
     context = DataContext.get_current()
     before = copy.copy(context.execution_options), context.target_max_block_size
     bars = context.enable_progress_bars
@@ -152,7 +150,7 @@ def _one_group_a_block() -> Iterator[None]:
 
 
 class _Groups(Datasource):
-    """The rows that are left, pickled a group a row, by one task that reads them in order."""
+    """Datasource of the remaining rows in order: one pickled group per row."""
 
     def __init__(self, read_rows: Callable[[], Iterable[Row]], size: int):
         super().__init__()
@@ -175,23 +173,22 @@ class _Groups(Datasource):
         return [ReadTask(read, metadata)]
 
 
-def _download(row: dict[str, Any], downloads: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace a group's addresses by what lies there."""
+def _download(row: dict[str, Any], config: DownloadConfig) -> dict[str, Any]:
+    """Download the images of a group."""
     group: list[Row] = pickle.loads(row["group"])
     with contextlib.ExitStack() as stack:
-        rows = downloaded(group, lambda: stack.enter_context(ImageDownloader(**downloads)))
-        return {"group": pickle.dumps(list(rows))}
+        return {"group": pickle.dumps(list(download_images(group, config, stack)))}
 
 
 class _Embed:
-    """An actor: the loaded encoders."""
+    """Actor that holds the loaded encoders."""
 
     def __init__(self, plan: EncoderPlan):
         self._encoders = plan.load()
-        self._pool = ThreadPoolExecutor(_PREPARING_THREADS, "clip2clap-preparing")
+        self._pool = ThreadPoolExecutor(_PREPROCESSING_THREADS, "clip2clap-preprocessing")
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         group: list[Row] = pickle.loads(row["group"])
-        ready = list(self._pool.map(partial(prepared, encoders=self._encoders), group))
-        batch = embedded(as_group(ready, self._encoders), self._encoders)
+        ready = list(self._pool.map(partial(preprocess_row, encoders=self._encoders), group))
+        batch = embed_group(make_group(ready, self._encoders), self._encoders)
         return {"group": pickle.dumps(batch)}

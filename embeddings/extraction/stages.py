@@ -1,105 +1,113 @@
-"""The steps from rows to embeddings, which every engine runs: open, prepare, embed."""
+"""Stages of an extraction, shared by all engines: check, download, preprocess, group, embed."""
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.math import unit_norm
-from clip2clap.embeddings.datasets.rows import Row, Url, problem_of
-from clip2clap.embeddings.download.downloader import ImageDownloader
+from clip2clap.embeddings.datasets.base import Row, Url, check_row
+from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.encoders.base import Preprocessed
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan, Encoders, modality_of
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
 
-# Captions alone are sorted by length over this many batches, so that little is padded.
+if TYPE_CHECKING:
+    from clip2clap.embeddings.download.downloader import ImageDownloader
+
+# Captions alone are sorted by length over this many batches, to pad little.
 _TEXT_BATCHES = 8
-# So many rows in a row without a full batch are put away as they are: failures alone.
-_MOST_FAILURES = 8
+# Groups of failures alone end after this many batches' rows.
+_MAX_FAILED_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class PreparedRow:
-    """A row made ready for the encoders, or the reason why it can't be."""
+class PreprocessedRow:
+    """Row with its encoder inputs, or the reason of its failure."""
 
     row: Row
-    prepared: Mapping[Column, Preprocessed]
+    inputs: Mapping[Column, Preprocessed]
     reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are embedded together, and failures that stand between them."""
+    """Rows that are embedded together, and the failures between them."""
 
-    rows: Sequence[PreparedRow]
+    rows: Sequence[PreprocessedRow]
     texts: Mapping[Column, Sequence[Preprocessed]]
-    """The captions of the rows that are no failures, made ready together."""
+    """Preprocessed captions of the rows that did not fail."""
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A batch's outcome: every row of it is among the rows or among the failures."""
+class EmbeddedGroup:
+    """Outcome of a group: each of its rows is embedded or failed."""
 
     ids: Sequence[str]
     columns: Mapping[str, Sequence[Any]]
-    """What is kept beside the embeddings, the norms of the encoders' own output among it."""
+    """Source columns, and the norms of the encoders' output."""
 
     embeds: Mapping[str, Tensor]
-    """Embeddings by column, shape (n, d), float32, unit norm."""
+    """Embeddings by column, shape (n, dim), float32, unit norm."""
 
     failures: Sequence[tuple[str, str]]
-    """Ids with the reason."""
+    """Ids with the reason of failure."""
 
 
 def rows_in_group(plan: EncoderPlan) -> int:
-    """Give how many rows are embedded together."""
+    """Return the number of rows that are embedded together."""
     texts_only = plan.wanted == {"text"}
     return plan.rows_in_batch * (_TEXT_BATCHES if texts_only else 1)
 
 
-def checked(rows: Iterable[Row], plan: EncoderPlan) -> Iterator[Row]:
-    """Note on each row why it can't be embedded, as far as that shows without opening anything.
+def check_rows(rows: Iterable[Row], plan: EncoderPlan) -> Iterator[Row]:
+    """Yield the rows with their problems, as far as these show without opening a file.
 
-    What no encoder wants of a row is left out, so that no picture is fetched for its caption.
+    Content that no encoder needs is dropped, so that no image is downloaded for its caption.
     """
     for row in rows:
-        wanted = {what: value for what, value in row.content.items() if what in plan.wanted}
-        yield replace(row, content=wanted, problem=problem_of(row, sorted(plan.wanted)))
+        wanted = {name: value for name, value in row.content.items() if name in plan.wanted}
+        yield replace(row, content=wanted, problem=check_row(row, sorted(plan.wanted)))
 
 
-def downloaded(
-    rows: Iterable[Row], open_downloader: Callable[[], ImageDownloader]
-) -> Iterator[Row]:
-    """Replace addresses by what lies there, in the order of the rows."""
-    downloader: ImageDownloader | None = None
+def download_images(rows: Iterable[Row], config: DownloadConfig, stack: ExitStack) -> Iterator[Row]:
+    """Yield the rows, URLs replaced by image files; the stack closes the downloader."""
+    downloader = None
     for remote, run in itertools.groupby(rows, _is_remote):
         if remote:
-            downloader = downloader or open_downloader()
-            yield from _fetched(run, downloader)
+            downloader = downloader or _open_downloader(config, stack)
+            yield from _download(run, downloader)
         else:
             yield from run
+
+
+def _open_downloader(config: DownloadConfig, stack: ExitStack) -> "ImageDownloader":
+    from clip2clap.embeddings.download.downloader import ImageDownloader
+
+    return stack.enter_context(ImageDownloader(config))
 
 
 def _is_remote(row: Row) -> bool:
     return isinstance(row.content.get("image"), Url)
 
 
-def _fetched(rows: Iterable[Row], downloader: ImageDownloader) -> Iterator[Row]:
+def _download(rows: Iterable[Row], downloader: "ImageDownloader") -> Iterator[Row]:
     waiting: deque[Row] = deque()
 
-    def addresses() -> Iterator[tuple[str, str]]:
+    def urls() -> Iterator[tuple[str, str]]:
         for row in rows:
             waiting.append(row)
             if row.problem is None:
                 yield row.id, row.content["image"]
 
-    for download in downloader(addresses()):
+    for download in downloader(urls()):
         while waiting[0].problem is not None:
             yield waiting.popleft()
         row = waiting.popleft()
@@ -108,13 +116,13 @@ def _fetched(rows: Iterable[Row], downloader: ImageDownloader) -> Iterator[Row]:
     yield from waiting
 
 
-def prepared(row: Row, encoders: Encoders) -> PreparedRow:
-    """Open and preprocess a row's picture and sound; captions wait for their batch.
+def preprocess_row(row: Row, encoders: Encoders) -> PreprocessedRow:
+    """Open and preprocess a row's image and audio; captions are preprocessed with their group.
 
-    Whatever is wrong with the row becomes its reason.
+    Any error becomes the row's reason of failure.
     """
     if row.problem is not None:
-        return PreparedRow(row, {}, row.problem)
+        return PreprocessedRow(row, {}, row.problem)
     try:
         ready = {}
         for column in encoders.plan.columns:
@@ -124,36 +132,36 @@ def prepared(row: Row, encoders: Encoders) -> PreparedRow:
             content = row.content[modality]
             opened = load_image(content) if modality == "image" else load_audio(content)
             (ready[column],) = encoders.of(column).preprocess(modality, [opened])
-        return PreparedRow(row, ready)
+        return PreprocessedRow(row, ready)
     except MemoryError:
         raise
     except UserError as error:
-        return PreparedRow(row, {}, one_line(error, limit=None))
+        return PreprocessedRow(row, {}, one_line(error, limit=None))
     except Exception as error:  # a damaged file can make a library raise almost anything
-        return PreparedRow(row, {}, f"{type(error).__name__}: {one_line(error, limit=200)}")
+        return PreprocessedRow(row, {}, f"{type(error).__name__}: {one_line(error, limit=200)}")
 
 
-def grouped(rows: Iterable[PreparedRow], encoders: Encoders) -> Iterator[Group]:
-    """Put together as many rows as the encoders take at once, and the failures between them.
+def group_rows(rows: Iterable[PreprocessedRow], encoders: Encoders) -> Iterator[Group]:
+    """Yield groups of as many rows as the encoders embed at once, and the failures between them.
 
-    Where a group ends depends on nothing but the rows since the last one, so that a run that goes
-    on embeds the same rows together as one that was never stopped.
+    The end of a group depends on nothing but the rows since the last one, so that a resumed run
+    embeds the same rows together as an uninterrupted one.
     """
     size = rows_in_group(encoders.plan)
-    group: list[PreparedRow] = []
+    group: list[PreprocessedRow] = []
     good = 0
     for row in rows:
         group.append(row)
         good += row.reason is None
-        if good == size or len(group) == _MOST_FAILURES * size:
-            yield as_group(group, encoders)
+        if good == size or len(group) == _MAX_FAILED_BATCHES * size:
+            yield make_group(group, encoders)
             group, good = [], 0
     if group:
-        yield as_group(group, encoders)
+        yield make_group(group, encoders)
 
 
-def as_group(rows: Sequence[PreparedRow], encoders: Encoders) -> Group:
-    """Prepare the captions of rows that are embedded together."""
+def make_group(rows: Sequence[PreprocessedRow], encoders: Encoders) -> Group:
+    """Preprocess the captions of rows that are embedded together."""
     good = [row.row for row in rows if row.reason is None]
     return Group(
         rows,
@@ -165,7 +173,7 @@ def as_group(rows: Sequence[PreparedRow], encoders: Encoders) -> Group:
     )
 
 
-def embedded(group: Group, encoders: Encoders) -> Embedded:
+def embed_group(group: Group, encoders: Encoders) -> EmbeddedGroup:
     """Embed a group's rows, each column by its encoder."""
     failures = [(row.row.id, row.reason) for row in group.rows if row.reason is not None]
     good = [row for row in group.rows if row.reason is None]
@@ -173,7 +181,7 @@ def embedded(group: Group, encoders: Encoders) -> Embedded:
     norms: dict[str, Tensor] = {}
     for column in encoders.plan.columns:
         texts = group.texts.get(column)
-        ready = [row.prepared[column] for row in good] if texts is None else texts
+        ready = [row.inputs[column] for row in good] if texts is None else texts
         output = encoders.of(column).encode_preprocessed(
             modality_of(column), ready, batch_size=encoders.plan.rows_in_batch, normalize=False
         )
@@ -185,15 +193,18 @@ def embedded(group: Group, encoders: Encoders) -> Embedded:
     kept = finite.nonzero().flatten()
     for row, is_finite in zip(good, finite.tolist(), strict=True):
         if not is_finite:
-            reason = "the encoder gave no vector of finite length; use --dtype fp32"
+            reason = (
+                "the norm of the encoder's output is zero or not finite; use "
+                "weights_dtype=torch.float32"
+            )
             failures.append((row.row.id, reason))
-    rows = [good[place].row for place in kept.tolist()]
+    rows = [good[index].row for index in kept.tolist()]
     names = list(group.rows[0].row.columns)
     columns: dict[str, Sequence[Any]] = {
         name: [row.columns.get(name) for row in rows] for name in names
     }
     columns |= {f"{name}_norm": norm[kept].tolist() for name, norm in norms.items()}
-    return Embedded(
+    return EmbeddedGroup(
         [row.id for row in rows],
         columns,
         {name: values[kept] for name, values in embeds.items()},

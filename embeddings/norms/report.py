@@ -1,14 +1,12 @@
-"""A norm report as files: JSON, a picture, and one web page that holds all it shows."""
+"""Norm report as files: JSON, a chart, and a self-contained web page."""
 
 import json
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
@@ -20,7 +18,11 @@ from clip2clap.embeddings.norms.measure import (
 )
 from clip2clap.report.page import card, picture, table, write_page
 
-# A list of ids may be long.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Lists of ids may be long.
 _STYLE = """\
   td:last-child { min-width: 6rem; white-space: normal; overflow-wrap: anywhere; }
 """
@@ -30,27 +32,27 @@ _CONTENT = Template("""\
   <h2>Norms</h2>
   $norms
   <h2>Distance between the columns</h2>
-  <p>The modality gap: how far the means of two columns lie apart, each vector scaled to unit norm
-  first. Only in the joint space of one model does the angle say something about the model.</p>
+  <p>The modality gap: the distance between the means of two columns of unit-norm vectors. The angle
+  is meaningful only in the joint space of one model.</p>
   $gaps
   <h2>Near-duplicates</h2>
   <p>Rows with a cosine similarity of $cosine and more. Keep a group on one side of a split.</p>
   $duplicates""")
 _FOOTER = (
-    "Written by clip2clap norms. The file norms.json beside this page holds every figure, the mean "
-    "and the deviation of every dimension among them."
+    "Written by clip2clap norms. The file norms.json beside this page holds all values, including "
+    "the mean and the standard deviation of every dimension."
 )
 
 
 def write_norm_report(report: NormReport, folder: str | Path) -> dict[str, Path]:
-    """Write a report for people and for programs; files of the same names are replaced.
+    """Write a norm report as JSON, PNG and HTML, replacing earlier files.
 
     Args:
-        report: What `measure_norms` found.
-        folder: Where `norms.json`, `norms.png` and `norms.html` go; made if it is not there.
+        report: Report of `measure_norms`.
+        folder: Output folder of `norms.json`, `norms.png` and `norms.html`.
 
     Returns:
-        The three paths by their suffix: "json", "png" and "html".
+        The three paths by suffix: "json", "png" and "html".
 
     Raises:
         UserError: If the folder can't be written to.
@@ -73,16 +75,19 @@ def write_norm_report(report: NormReport, folder: str | Path) -> dict[str, Path]
 
 
 def verdict(column: ColumnReport) -> str:
-    """Say in a few words whether the encoder's vectors have to be normalised."""
+    """Return in a few words whether the encoder's output has to be normalized."""
     if column.raw is None:
         return "raw norms not stored"
     if column.raw.share_of_unit_norm == 1:
-        return "the encoder gives unit norm"
-    return "normalise the encoder's output"
+        return "the encoder's output is unit norm"
+    return "normalize the encoder's output"
 
 
-def _draw(report: NormReport) -> Figure:
-    """Draw a row for each column: raw norms, stored norms, and every dimension."""
+def _draw(report: NormReport) -> "Figure":
+    """Draw one row of panels per column: raw norms, stored norms, and every dimension."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 3.4 * len(report.columns)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(report.columns), 3, squeeze=False)
@@ -95,7 +100,7 @@ def _draw(report: NormReport) -> Figure:
     return figure
 
 
-def _draw_norms(axes: Axes, norms: NormStatistics | None, title: str) -> None:
+def _draw_norms(axes: "Axes", norms: NormStatistics | None, title: str) -> None:
     axes.set_title(title, fontsize=10)
     if norms is None:
         axes.text(0.5, 0.5, "not stored", ha="center", va="center", transform=axes.transAxes)
@@ -110,25 +115,25 @@ def _draw_norms(axes: Axes, norms: NormStatistics | None, title: str) -> None:
     axes.set_ylabel("Rows")
 
 
-def _draw_dimensions(axes: Axes, column: ColumnReport, title: str) -> None:
+def _draw_dimensions(axes: "Axes", column: ColumnReport, title: str) -> None:
     means = np.array(column.dimension_means)
-    deviations = np.array(column.dimension_deviations)
-    places = np.arange(len(means))
+    deviations = np.array(column.dimension_standard_deviations)
+    dimensions = np.arange(len(means))
     axes.set_title(title, fontsize=10)
     axes.fill_between(
-        places, means - deviations, means + deviations, color="#4c72b0", alpha=0.35, linewidth=0
+        dimensions, means - deviations, means + deviations, color="#4c72b0", alpha=0.35, linewidth=0
     )
-    axes.plot(places, means, color="#1f3a63", linewidth=0.8)
+    axes.plot(dimensions, means, color="#1f3a63", linewidth=0.8)
     axes.set_xlabel("Dimension")
-    axes.set_ylabel("Mean, and one deviation about it")
+    axes.set_ylabel("Mean ± standard deviation")
 
 
 def _write_page(path: Path, report: NormReport, png: bytes) -> None:
     models = "; ".join(f"{column} from {c.space}" for column, c in report.columns.items())
     cosines = {column.near_duplicates.cosine for column in report.columns.values()}
     text = (
-        "For each column the histogram of its norms and the mean of every dimension; the figures "
-        "stand in the table below."
+        "For each column the histogram of its norms and the mean of every dimension; the table "
+        "below has the values."
     )
     write_page(
         path,
@@ -160,7 +165,7 @@ def _norms_table(report: NormReport) -> str:
                     name,
                     what,
                     f"{norms.mean:.5g}",
-                    f"{norms.deviation:.3g}",
+                    f"{norms.standard_deviation:.3g}",
                     f"{norms.minimum:.5g}",
                     f"{quantiles['0.05']:.5g}",
                     f"{quantiles['0.5']:.5g}",
@@ -170,7 +175,7 @@ def _norms_table(report: NormReport) -> str:
                 ]
             )
     verdicts = "; ".join(f"{name}: {verdict(c)}" for name, c in report.columns.items())
-    header = ["Column", "Norms of", "Mean", "Deviation", "Least", "5 %", "Median", "95 %", "Most"]
+    header = ["Column", "Norms of", "Mean", "Std. dev.", "Min", "5 %", "Median", "95 %", "Max"]
     return table(verdicts, [*header, f"1 ± {UNIT_TOLERANCE:g}"], rows)
 
 
@@ -185,7 +190,7 @@ def _gaps_table(report: NormReport) -> str:
         for gap in report.gaps
     ]
     spread = "; ".join(
-        f"{name}: mean of length {column.mean_resultant_length:.3f}"
+        f"{name}: norm of the mean {column.mean_resultant_length:.3f}"
         for name, column in report.columns.items()
     )
     header = ["Columns", "One model", "Angle between means", "Distance between means"]

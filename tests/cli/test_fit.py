@@ -16,8 +16,8 @@ from clip2clap.cli.app import main
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.embeddings.extraction import pipeline
 from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.training.config import TrainingConfig
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.checkpoint import read_config
@@ -81,7 +81,7 @@ def test_one_command_leads_from_captions_to_sound(
     first = table.source("caption")[:2]
     for encoder, column in (
         (ClipEncoder.from_pretrained(reading_clip_folder), "clip_text"),
-        (ClapEncoder.from_pretrained(audioldm_folder, modalities=("text",)), "clap_text"),
+        (ClapEncoder.from_pretrained(audioldm_folder, towers=("text",)), "clap_text"),
     ):
         torch.testing.assert_close(
             table.tensor(column)[:2].float(), encoder.encode_text(first), rtol=0, atol=1e-3
@@ -142,8 +142,13 @@ def test_killed_while_embedding_and_while_training_it_goes_on(
     arguments += ["--batch-size", "1"]
 
     def die_while_embedding() -> None:
-        pipeline._SECONDS_PER_SHARD = 0.0
-        pipeline._store = dying_at(3, pipeline._store)
+        append = TableWriter.append
+
+        def append_and_flush(writer: TableWriter, *positional, **named) -> None:
+            append(writer, *positional, **named)
+            writer.flush()
+
+        TableWriter.append = dying_at(3, append_and_flush)
         main(arguments)
 
     def die_while_training() -> None:

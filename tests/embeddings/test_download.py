@@ -22,7 +22,7 @@ from PIL import Image
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.version import __version__
-from clip2clap.embeddings.download import downloader as download
+from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.download.downloader import Download, ImageDownloader
 from clip2clap.media.images import load_image
 
@@ -201,7 +201,7 @@ def server() -> Iterator[Server]:
 
 
 def fetch(*urls: str, **options: Any) -> list[Download]:
-    with ImageDownloader(**{**LIMITS, **options}) as downloader:
+    with ImageDownloader(DownloadConfig(**{**LIMITS, **options})) as downloader:
         return list(downloader((str(place), url) for place, url in enumerate(urls)))
 
 
@@ -261,7 +261,7 @@ def test_all_good_pictures_arrive_in_order_among_all_bad_ones_and_on_time(server
         rows += [(f"good {place}", server.url(f"/good/{place}")), (f"bad {place}", url)]
         reasons[f"bad {place}"] = words
     start = time.monotonic()
-    with ImageDownloader(**LIMITS, per_host=64) as downloader:
+    with ImageDownloader(DownloadConfig(**LIMITS, per_host=64)) as downloader:
         done = list(downloader(rows))
     assert time.monotonic() - start < 20
     assert [(row.key, row.url) for row in done] == rows
@@ -318,13 +318,12 @@ def test_retry_after_is_waited_for_by_all_who_ask_that_server(server: Server, fo
 
 
 def test_a_server_that_keeps_failing_gets_no_more_retries_until_it_answers(
-    server: Server, monkeypatch
+    server: Server,
 ) -> None:
-    # One row after the other: of rows under way together, time decides which still retry.
-    monkeypatch.setattr(download, "_AHEAD", 1)
     rows = [server.url("/busy")] * 40 + [server.url(f"/good/{n}") for n in range(8)]
     rows += [server.url("/busy/again")]
-    done = fetch(*rows, concurrency=1, retries=2)
+    # One row after the other: of rows under way together, time decides which still retry.
+    done = fetch(*rows, concurrency=1, rows_ahead=1, retries=2)
     assert [row.content is not None for row in done] == [False] * 40 + [True] * 8 + [False]
     # Eight rows with all their retries.
     assert len(server.times("/busy")) == 40 + 8 * 2
@@ -350,7 +349,7 @@ def test_rows_are_read_as_downloads_begin(server: Server) -> None:
             read += 1
             yield str(number), server.url("/good/1")
 
-    with ImageDownloader(**LIMITS, concurrency=2, per_host=2) as downloader:
+    with ImageDownloader(DownloadConfig(**LIMITS, concurrency=2, per_host=2)) as downloader:
         done = downloader(rows())
         assert next(done).key == "0"
         assert read <= 10
@@ -358,11 +357,10 @@ def test_rows_are_read_as_downloads_begin(server: Server) -> None:
 
 
 def test_finished_pictures_that_nobody_reads_stop_the_downloads(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server,
 ) -> None:
-    size = len(jpeg(0, side=256))
-    monkeypatch.setattr(download, "_WAITING_BYTES", 3 * size)
-    with ImageDownloader(**LIMITS, concurrency=2, per_host=2) as downloader:
+    limits = {**LIMITS, "bytes_ahead": 3 * len(jpeg(0, side=256))}
+    with ImageDownloader(DownloadConfig(**limits, concurrency=2, per_host=2)) as downloader:
         slow_reader = downloader((str(n), server.url(f"/large/{n}")) for n in range(40))
         asked_before = []
         for place, row in enumerate(slow_reader):
@@ -374,7 +372,9 @@ def test_finished_pictures_that_nobody_reads_stop_the_downloads(
 
 def test_leaving_early_stops_at_once(server: Server) -> None:
     start = time.monotonic()
-    with ImageDownloader(**{**LIMITS, "read_seconds": 15.0, "total_seconds": 15.0}) as downloader:
+    with ImageDownloader(
+        DownloadConfig(**{**LIMITS, "read_seconds": 15.0, "total_seconds": 15.0})
+    ) as downloader:
         rows = [("0", server.url("/good/1"))] + [(str(n), server.url("/silent")) for n in range(9)]
         assert next(downloader(rows)).content == jpeg(1)
     assert time.monotonic() - start < 5
@@ -488,7 +488,7 @@ def test_a_killed_run_leaves_whole_pictures_in_the_cache(
     server: Server, tmp_path: Path, in_a_fork: Callable[..., int]
 ) -> None:
     def die_after_ten() -> None:
-        with ImageDownloader(cache=tmp_path, allow_private=True) as download:
+        with ImageDownloader(DownloadConfig(cache=tmp_path, allow_private=True)) as download:
             rows = ((str(n), server.url(f"/large/{n}")) for n in range(10**6))
             for n, _ in enumerate(download(rows), 1):
                 if n == 10:
@@ -508,8 +508,8 @@ def test_a_cache_that_can_not_be_written_to_is_no_fault_of_the_rows(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="can't be written to"):
-        ImageDownloader(cache=tmp_path / "file")
-    with ImageDownloader(**LIMITS, cache=tmp_path / "cache") as downloader:
+        ImageDownloader(DownloadConfig(cache=tmp_path / "file"))
+    with ImageDownloader(DownloadConfig(**LIMITS, cache=tmp_path / "cache")) as downloader:
         (tmp_path / "cache").rmdir()
         (tmp_path / "cache").touch()
         with pytest.raises(UserError, match="cache"):
@@ -522,8 +522,8 @@ def test_a_cache_that_can_not_be_written_to_is_no_fault_of_the_rows(
         ({"concurrency": 0}, "concurrency of at least 1, got 0"),
         ({"per_host": 0}, "per_host of at least 1, got 0"),
         ({"max_bytes": 0}, "max_bytes of at least 1, got 0"),
-        ({"retries": -1}, "retries of 0 or more, got -1"),
-        ({"max_redirects": -1}, "max_redirects of 0 or more, got -1"),
+        ({"retries": -1}, "retries of at least 0, got -1"),
+        ({"max_redirects": -1}, "max_redirects of at least 0, got -1"),
         ({"total_seconds": float("nan")}, "total_seconds above 0, got nan"),
         ({"read_seconds": 0}, "read_seconds above 0, got 0"),
         ({"contact": "a\r\nHost: b"}, "on one line"),
@@ -531,7 +531,7 @@ def test_a_cache_that_can_not_be_written_to_is_no_fault_of_the_rows(
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        ImageDownloader(**options)
+        ImageDownloader(DownloadConfig(**options))
 
 
 def test_outside_its_with_block_a_downloader_says_what_is_missing() -> None:

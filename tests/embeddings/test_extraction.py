@@ -33,22 +33,21 @@ from transformers import (
 )
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.datasets.registry import open_source, published_files
-from clip2clap.embeddings.datasets.sources import (
-    AudioCaps,
-    ConceptualCaptions,
-    Fields,
-    Folder,
-    HubDataset,
-    TableFile,
-    WebDataset,
-    Wit,
-)
+from clip2clap.embeddings.datasets.audiocaps import AudioCaps
+from clip2clap.embeddings.datasets.conceptual_captions import ConceptualCaptions
+from clip2clap.embeddings.datasets.folder import Folder
+from clip2clap.embeddings.datasets.hub import HubDataset
+from clip2clap.embeddings.datasets.published import published_files
+from clip2clap.embeddings.datasets.registry import open_source
+from clip2clap.embeddings.datasets.tables import ColumnNames, TableFile
+from clip2clap.embeddings.datasets.webdataset import WebDataset
+from clip2clap.embeddings.datasets.wit import Wit
+from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.extraction import pipeline
 from clip2clap.embeddings.extraction.pipeline import ExtractionReport, extract
-from clip2clap.embeddings.extraction.plan import PAIRS, EncoderPlan
+from clip2clap.embeddings.extraction.plan import PAIRS, EncoderPlan, RayConfig
 from clip2clap.embeddings.space import Modality, SpaceMismatchError
 from clip2clap.embeddings.table import writer
 from clip2clap.embeddings.table.format import TableError
@@ -179,8 +178,8 @@ def test_a_caption_embeds_alike_in_any_batch_and_padded_to_the_full_length(plan,
     assert close(vectors[0], vectors[1])
     assert close(vectors[0], vectors[2])
     encoder = ClipEncoder.from_pretrained(clip)
-    ids = encoder.backend.tokenize(many_captions(60))
-    model: Any = encoder.backend.model
+    ids = encoder.towers.tokenize(many_captions(60))
+    model: Any = encoder.towers.model
     end = model.config.text_config.eos_token_id
     full = torch.full((60, 77), end)
     for row, tokens in enumerate(ids):
@@ -279,14 +278,13 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fsync", counted(os.fsync))
     monkeypatch.setattr(os, "replace", counted(os.replace))
-    monkeypatch.setattr(pipeline, "embedded", counted(pipeline.embedded))
+    monkeypatch.setattr(pipeline, "embed_group", counted(pipeline.embed_group))
     monkeypatch.setattr(TableWriter, "append", counted(TableWriter.append))
     monkeypatch.setattr(writer, "write_shard", counted(writer.write_shard))
 
 
 def small_steps(monkeypatch: pytest.MonkeyPatch, plan: EncoderPlan) -> None:
     """Write after every few rows, and load the models once for all processes."""
-    monkeypatch.setattr(pipeline, "_ROWS_PER_SHARD", 40)
     encoders, spaces = plan.load(), plan.spaces()
     monkeypatch.setattr(EncoderPlan, "load", lambda self: encoders)
     monkeypatch.setattr(EncoderPlan, "spaces", lambda self: spaces)
@@ -312,7 +310,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_one_that_was_not(
     source = AudioCaps(write_audiocaps(tmp_path / "train.csv", captions))
     pair = plan("clip_text", "clap_text", batch_size=2)
     small_steps(monkeypatch, pair)
-    run = partial(extract, source, plan=pair, dtype="float32")
+    run = partial(extract, source, plan=pair, dtype="float32", rows_per_shard=40)
     run(tmp_path / "whole")
     random = Random(0)
 
@@ -339,7 +337,7 @@ def test_a_run_killed_at_each_step_of_its_end_loses_and_doubles_nothing(
     source = AudioCaps(write_audiocaps(tmp_path / "train.csv", captions))
     one = plan("clip_text", batch_size=2)
     small_steps(monkeypatch, one)
-    run = partial(extract, source, plan=one, dtype="float32")
+    run = partial(extract, source, plan=one, dtype="float32", rows_per_shard=40)
     run(tmp_path / "whole")
 
     def run_until(step: int, folder: Path) -> None:
@@ -396,7 +394,7 @@ def test_a_changed_encoder_or_changed_arguments_are_refused_and_lose_nothing(pla
         extract(moved, folder, plan("clip_text"))
     lines = (tmp_path / "train.csv").read_text("utf-8")
     (tmp_path / "train.csv").write_text(lines.replace("\n899,", "\n7,"), "utf-8")
-    with pytest.raises(TableError, match="made from other rows: '7' is not in it"):
+    with pytest.raises(TableError, match="made from other rows: it lacks '7'"):
         extract(source, folder, plan("clip_text"))
     (tmp_path / "train.csv").write_text(lines, "utf-8")
     assert EmbeddingTable.open(folder).ids == ["900", "899", "898"]
@@ -414,8 +412,8 @@ def test_an_id_that_comes_twice_is_a_failure_the_second_time(plan, tmp_path):
     assert table.ids == ["a", "c"]
     assert next(iter(table.failures().values())) == "empty caption"
     assert [r for r in table.failures().values() if "come before" in r] == [
-        "the id 'a' has come before",
-        "the id 'b' has come before",
+        "the id 'a' is repeated",
+        "the id 'b' is repeated",
     ]
     assert extract(source, tmp_path / "table", plan("clip_text")).new_rows == 0
 
@@ -453,7 +451,7 @@ def test_a_folder_pairs_the_files_of_one_name(media, plan, clip, clap, tmp_path)
     assert close(table.tensor("clap_audio"), ClapEncoder.from_pretrained(clap).encode_audio(heard))
     failures = table.failures()
     assert set(failures) == {"broken.jpg", "lonely.png"}
-    assert "no sound of that name" in failures["lonely.png"]
+    assert "no audio of that name" in failures["lonely.png"]
     extract(
         open_source([media], wanted=frozenset({"image", "text"})),
         tmp_path / "captioned",
@@ -527,7 +525,7 @@ def test_conceptual_captions_are_downloaded_and_embedded(server, plan, clip, tmp
         tmp_path / "table",
         plan("clip_image", "clap_text"),
         dtype="float32",
-        downloads={"allow_private": True, "cache": tmp_path / "cache", "retries": 0},
+        download=DownloadConfig(allow_private=True, cache=tmp_path / "cache", retries=0),
     )
     table = EmbeddingTable.open(tmp_path / "table")
     assert table.source("caption") == CAPTIONS
@@ -586,7 +584,7 @@ def test_wit_takes_the_language_and_the_first_caption_in_order(tmp_path):
     assert chosen == ['alt "text"'] * 4 + [""]
     cut = tmp_path / "wit_v1.train.all-00001-of-00010.tsv.gz"
     cut.write_bytes(file.read_bytes()[:-30])
-    with pytest.raises(UserError, match="Fetch it again"):
+    with pytest.raises(UserError, match="Download it again"):
         list(Wit((cut,)))
 
 
@@ -600,7 +598,7 @@ def test_a_table_of_ones_own_takes_named_columns(media, plan, clip, server, tmp_
         "picture": ["a.png", f"{server}/7.png", "nowhere.png"],
         "stars": [3, 4, 5],
     }
-    fields = Fields("name", "words", "picture", keep=("stars",))
+    fields = ColumnNames("name", "words", "picture", keep=("stars",))
     wanted: frozenset[Modality] = frozenset({"image", "text"})
     pq.write_table(pa.table(rows), media / "own.parquet")
     with pytest.raises(UserError, match="has the columns name, words, picture, stars, not"):
@@ -613,11 +611,11 @@ def test_a_table_of_ones_own_takes_named_columns(media, plan, clip, server, tmp_
                 writer.writerow(rows)
                 writer.writerows(zip(*rows.values(), strict=True))
         extract(
-            open_source([file], wanted=wanted, fields=fields),
+            open_source([file], wanted=wanted, columns=fields),
             tmp_path / suffix,
             plan("clip_image", "clap_text"),
             dtype="float32",
-            downloads={"allow_private": True, "retries": 0},
+            download=DownloadConfig(allow_private=True, retries=0),
         )
         table = EmbeddingTable.open(tmp_path / suffix)
         assert table.ids == ["one", "two"]
@@ -691,7 +689,7 @@ def test_what_can_not_be_opened_is_told_in_a_line(tmp_path):
         ([tmp_path / "nowhere.csv"], "There is no file"),
         ([tmp_path / "*.tar"], "No file matches"),
         ([tmp_path / "other.csv"], "has the columns a, b, not caption or text"),
-        ([tmp_path], "captions alone are taken from a CSV"),
+        ([tmp_path], "captions alone are read from a CSV"),
     ):
         with pytest.raises(UserError, match=message):
             open_source(locations, wanted=text)
@@ -711,7 +709,7 @@ def test_where_ray_is_missing_it_is_named(plan, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, f"{pipeline.__package__}.ray_engine", raising=False)
     source = AudioCaps(write_audiocaps(tmp_path / "val.csv", CAPTIONS))
     with pytest.raises(UserError, match=r"pip install 'clip2clap\[ray\]'"):
-        extract(source, tmp_path / "table", plan("clip_text"), engine="ray")
+        extract(source, tmp_path / "table", plan("clip_text"), ray=RayConfig(actors=2))
 
 
 @pytest.fixture
@@ -729,7 +727,6 @@ def on_ray(plan, media, tmp_path) -> Callable[..., ExtractionReport]:
         source,
         plan=plan("clip_image", "clap_text", batch_size=4),
         dtype="float32",
-        ray_actors=2,
     )
 
 
@@ -744,8 +741,8 @@ def compare(here: Path, there: Path) -> None:
 
 def test_ray_gives_the_same_table_row_by_row(on_ray, tmp_path):
     on_ray(folder=tmp_path / "here")
-    on_ray(folder=tmp_path / "ray", engine="ray", limit=30)
-    on_ray(folder=tmp_path / "ray", engine="ray")  # goes on where it stopped
+    on_ray(folder=tmp_path / "ray", ray=RayConfig(actors=2), limit=30)
+    on_ray(folder=tmp_path / "ray", ray=RayConfig(actors=2))  # goes on where it stopped
     compare(tmp_path / "here", tmp_path / "ray")
 
 
@@ -764,6 +761,6 @@ def test_an_actor_killed_half_way_costs_no_row(on_ray, tmp_path):
                 process.kill()
                 return
 
-    on_ray(folder=tmp_path / "ray", engine="ray", on_progress=kill_an_actor)
+    on_ray(folder=tmp_path / "ray", ray=RayConfig(actors=2), on_progress=kill_an_actor)
     assert killed
     compare(tmp_path / "here", tmp_path / "ray")

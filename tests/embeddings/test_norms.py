@@ -69,7 +69,7 @@ def test_norms_of_one_to_a_hundred(tmp_path: Path) -> None:
     column = report.columns["clip_text"]
     norms = column.stored
     assert norms.mean == pytest.approx(50.5)
-    assert norms.deviation == pytest.approx(math.sqrt((100**2 - 1) / 12))
+    assert norms.standard_deviation == pytest.approx(math.sqrt((100**2 - 1) / 12))
     assert (norms.minimum, norms.maximum) == (1, 100)
     assert norms.quantiles["0.5"] == pytest.approx(50.5)
     assert norms.quantiles["0.25"] == pytest.approx(25.75)
@@ -78,7 +78,7 @@ def test_norms_of_one_to_a_hundred(tmp_path: Path) -> None:
     assert norms.counts == [10] * 10
     assert norms.edges == pytest.approx(np.linspace(1, 100, 11))
     assert column.dimension_means == pytest.approx([0, 0, 50.5, 0])
-    assert column.dimension_deviations == pytest.approx([0, 0, math.sqrt(833.25), 0])
+    assert column.dimension_standard_deviations == pytest.approx([0, 0, math.sqrt(833.25), 0])
     assert column.mean_resultant_length == pytest.approx(1)
     assert column.raw is None
     assert report.rows == 100
@@ -116,7 +116,7 @@ def test_statistics_equal_numpys_over_any_number_of_shards(
     assert column.stored.quantiles["0.05"] == pytest.approx(np.quantile(norms, 0.05), rel=1e-6)
     assert sum(column.stored.counts) == len(vectors)
     assert column.dimension_means == pytest.approx(exact.mean(axis=0), rel=1e-6, abs=1e-7)
-    assert column.dimension_deviations == pytest.approx(exact.std(axis=0), rel=1e-4, abs=1e-6)
+    assert column.dimension_standard_deviations == pytest.approx(exact.std(axis=0), rel=1e-4, abs=1e-6)
     directions = exact / norms[:, None]
     expected = np.linalg.norm(directions.mean(axis=0))
     assert column.mean_resultant_length == pytest.approx(expected, rel=1e-5)
@@ -134,16 +134,16 @@ def test_unit_norm_vectors_count_as_such_in_either_dtype(tmp_path: Path, dtype: 
 
 @pytest.mark.parametrize(
     ("scale", "words"),
-    [(7.0, "normalise the encoder's output"), (1.0, "the encoder gives unit norm")],
+    [(7.0, "normalize the encoder's output"), (1.0, "the encoder's output is unit norm")],
 )
-def test_raw_norms_tell_whether_to_normalise(tmp_path: Path, scale: float, words: str) -> None:
+def test_raw_norms_tell_whether_to_normalize(tmp_path: Path, scale: float, words: str) -> None:
     vectors = random_unit(4, 8)
     raw = np.full(4, scale, np.float32)
     report = measure_norms(write(tmp_path, {"clip_text": vectors}, raw={"clip_text": raw}))
     column = report.columns["clip_text"]
     assert column.raw is not None
     assert column.raw.mean == pytest.approx(scale)
-    assert column.raw.deviation == 0
+    assert column.raw.standard_deviation == 0
     assert sum(column.raw.counts) == 4
     assert column.raw.edges[0] < scale < column.raw.edges[-1]
     assert verdict(column) == words
@@ -329,7 +329,7 @@ def test_the_files_hold_the_report_and_need_nothing_else(
     assert "Norms of a <b> & c" in page.text
     assert "clip_image: 4 rows in 2 groups" in page.text
     assert "row 0, row 50" in page.text
-    assert "normalise the encoder's output" in page.text
+    assert "normalize the encoder's output" in page.text
     assert not re.search(r"https?://|url\(|@import", paths["html"].read_text())
 
 
@@ -348,7 +348,7 @@ def test_the_command_writes_beside_the_table_and_shows_a_small_one(
     assert (status, complaints) == (0, "")
     assert re.search(r"clip_image +1 ± \S+ +100.0% +3 ± 0 +0.0% +0\n", shown)
     assert re.search(r"clip_text +1 ± \S+ +100.0% +0\n", shown)
-    assert "clip_image: normalise the encoder's output" in shown
+    assert "clip_image: normalize the encoder's output" in shown
     assert "clip_text: raw norms not stored" in shown
     assert "clip_image and clip_text: angle between means" in shown
     assert (tmp_path / "pairs-norms" / "norms.html").is_file()

@@ -20,7 +20,7 @@ from PIL import Image
 from clip2clap.cli.app import main
 from clip2clap.core import http
 from clip2clap.embeddings import checkpoint
-from clip2clap.embeddings.datasets import registry as opening
+from clip2clap.embeddings.datasets.published import published_files
 from clip2clap.embeddings.table.reader import EmbeddingTable
 
 SCRIPTS = Path(__file__).parents[2] / "prior_steps"
@@ -153,8 +153,7 @@ def test_extract_pairs_pictures_with_sounds(tmp_path, capsys):
 
 def test_a_published_file_that_is_not_there_is_fetched(server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(opening, "_AUDIOCAPS_URL", f"{server}/")
-    (path,) = opening.published_files("audiocaps", "val", "data")
+    (path,) = published_files("audiocaps", "val", "data", base_url=f"{server}/")
     assert path == Path("data/val.csv")
     assert path.read_text().endswith("Rain\n")
 

@@ -27,8 +27,8 @@ from clip2clap.cli.progress import progress_bar
 if TYPE_CHECKING:
     import torch
 
-    from clip2clap.embeddings.datasets.registry import Published
-    from clip2clap.embeddings.datasets.rows import Source
+    from clip2clap.embeddings.datasets.base import Source
+    from clip2clap.embeddings.datasets.published import Published
     from clip2clap.embeddings.extraction.pipeline import ExtractionReport
     from clip2clap.embeddings.extraction.plan import Column, EncoderPlan
 
@@ -241,7 +241,8 @@ def extract(
         output = Path(f"{stem}-{only}" if only and pair_with is None else str(stem))
     partner = _partner(pair_with, only, stem)
 
-    from clip2clap.embeddings.extraction.plan import EncoderPlan
+    from clip2clap.embeddings.download.config import DownloadConfig
+    from clip2clap.embeddings.extraction.plan import EncoderPlan, RayConfig
 
     weights_dtype, on = dtype_and_device(dtype, device, cluster=ray_address is not None)
     plan = EncoderPlan(
@@ -273,13 +274,13 @@ def extract(
         language=language,
         caption_field=caption_field,
     )
-    downloads = {
-        "cache": cache,
-        "concurrency": connections,
-        "per_host": per_host,
-        "allow_private": allow_private,
-        "contact": contact,
-    }
+    download = DownloadConfig(
+        cache=cache,
+        concurrency=connections,
+        per_host=per_host,
+        allow_private=allow_private,
+        contact=contact,
+    )
     report = embed_with_bar(
         rows,
         output,
@@ -287,10 +288,8 @@ def extract(
         pair_with=partner,
         dtype=stored,
         limit=limit,
-        downloads=downloads,
-        engine=engine,
-        ray_address=ray_address,
-        ray_actors=actors,
+        download=download,
+        ray=RayConfig(ray_address, actors) if engine == "ray" else None,
     )
     if as_json:
         typer.echo(json.dumps(extraction_facts(report), indent=2))
@@ -418,11 +417,14 @@ def open_rows(
         OptionError: If the published data set has no such split.
         UserError: If there is no such data set, or its files can't be fetched.
     """
-    from clip2clap.embeddings.datasets.registry import Split, open_source, published_files
-    from clip2clap.embeddings.datasets.sources import Fields
+    from clip2clap.embeddings.datasets.published import Split, published_files
+    from clip2clap.embeddings.datasets.registry import open_source
+    from clip2clap.embeddings.datasets.tables import ColumnNames
 
     if published is None:
-        return open_source(source, format=format, fields=Fields(**fields), split=split, **options)
+        return open_source(
+            source, format=format, columns=ColumnNames(**fields), split=split, **options
+        )
     name = cast("Published", published)
     if not captions:
         require(split in get_args(Split), "--split", f"expected train, val or test, got {split}.")

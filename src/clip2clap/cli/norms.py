@@ -73,4 +73,4 @@ def _table(report: "NormReport") -> Table:
 
 
 def _figures(norms: "NormStatistics") -> tuple[str, str]:
-    return f"{norms.mean:.4g} ± {norms.deviation:.2g}", f"{norms.share_of_unit_norm:.1%}"
+    return f"{norms.mean:.4g} ± {norms.standard_deviation:.2g}", f"{norms.share_of_unit_norm:.1%}"

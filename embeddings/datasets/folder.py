@@ -1,0 +1,91 @@
+"""Folders of images, audio and captions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.datasets.base import Row, Source, walk
+from clip2clap.embeddings.space import Modality
+from clip2clap.media import audio as audio_files
+from clip2clap.media import images as image_files
+
+_SUFFIXES: dict[Modality, frozenset[str]] = {
+    "image": image_files.SUFFIXES,
+    "audio": audio_files.SUFFIXES,
+    "text": frozenset({".txt"}),
+}
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """Folder in which files of one stem are one row: `dog.jpg`, `dog.wav` and `dog.txt`.
+
+    There is one row per image if images are wanted, otherwise per audio file, sorted by name,
+    subfolder by subfolder.
+    """
+
+    folder: Path
+    wanted: frozenset[Modality]
+    """Modalities of a row; image or audio is among them."""
+
+    def __post_init__(self) -> None:
+        if not self.wanted & {"image", "audio"}:
+            raise UserError(
+                f"{self.folder} is a folder: captions alone are read from a CSV, TSV or Parquet "
+                "file."
+            )
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """Wanted modalities."""
+        return self.wanted
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Name of the folder."""
+        return {"source": "folder", "files": [self.folder.resolve().name]}
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows, with the file names of one subfolder in memory at a time."""
+        first: Modality = "image" if "image" in self.wanted else "audio"
+        others = sorted(self.wanted - {first})
+        for files in walk(self.folder):
+            companions: dict[str, dict[str, Path]] = {}
+            for path in files:
+                for modality in others:
+                    if path.suffix.lower() in _SUFFIXES[modality]:
+                        companions.setdefault(path.stem, {}).setdefault(modality, path)
+            for path in files:
+                if path.suffix.lower() in _SUFFIXES[first]:
+                    yield self._row(path, first, others, companions.get(path.stem, {}))
+
+    def _row(
+        self,
+        path: Path,
+        first: Modality,
+        others: Sequence[Modality],
+        companions: Mapping[str, Path],
+    ) -> Row:
+        name = path.relative_to(self.folder).as_posix()
+        columns: dict[str, Any] = {"file": name}
+        content: dict[Modality, Any] = {first: path}
+        problem = None
+        for modality in others:
+            file = companions.get(modality)
+            if file is None:
+                what = "caption" if modality == "text" else "audio"
+                problem = f"no {what} of that name beside it"
+            elif modality == "text":
+                try:
+                    content["text"] = file.read_text("utf-8", errors="surrogateescape").strip()
+                except OSError as error:
+                    problem = f"{file.name} can't be read: {error.strerror or error}"
+            else:
+                content[modality] = file
+            if modality == "text":
+                columns["caption"] = content.get("text")
+            else:
+                columns[f"{modality}_file"] = file and file.relative_to(self.folder).as_posix()
+        return Row(name, columns, content, problem)

@@ -1,0 +1,63 @@
+"""Data sets of the `datasets` library, from the hub or from disk."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clip2clap.core.errors import UserError, one_line
+from clip2clap.embeddings.datasets.base import Row
+from clip2clap.embeddings.datasets.tables import ColumnNames, Records
+from clip2clap.embeddings.space import Modality
+
+
+@dataclass(frozen=True)
+class HubDataset(Records):
+    """Data set of the `datasets` library: a hub id, streamed, or a saved folder."""
+
+    name: str
+    wanted: frozenset[Modality]
+    columns: ColumnNames = field(default_factory=ColumnNames)
+    split: str = "train"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Name, split and names of the columns."""
+        name = Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
+        return {**self._settings("datasets", [name]), "split": self.split}
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows; images and audio are not decoded."""
+        import datasets
+        from datasets.exceptions import DatasetsError
+
+        try:
+            if Path(self.name).is_dir():
+                loaded: Any = datasets.load_from_disk(self.name)
+                if isinstance(loaded, datasets.DatasetDict):
+                    loaded = loaded[self.split]
+            else:
+                loaded = datasets.load_dataset(self.name, split=self.split, streaming=True)
+            features = loaded.features or {}
+            for name, feature in features.items():
+                if isinstance(feature, datasets.Image | datasets.Audio):
+                    loaded = loaded.cast_column(name, type(feature)(decode=False))
+        except KeyError as error:
+            raise UserError(f"{self.name} has no split {self.split!r}.", param="split") from error
+        except (OSError, ValueError, DatasetsError) as error:
+            raise UserError(
+                f"The data set {self.name} can't be loaded ({one_line(error)}). Check its name and "
+                "the network, or give a folder that it was saved to."
+            ) from error
+
+        def records() -> Iterator[Mapping[str, Any]]:
+            try:
+                yield from loaded
+            except (OSError, ValueError, DatasetsError) as error:
+                raise UserError(
+                    f"Reading the data set {self.name} failed ({one_line(error)}). Rows embedded "
+                    "so far are safe: start again."
+                ) from error
+
+        columns = list(loaded.column_names or features)
+        return self._rows(records(), columns, where=self.name, base=Path(self.name))

@@ -1,0 +1,92 @@
+"""WIT: images of Wikipedia with captions in 108 languages."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.datasets.base import (
+    Row,
+    Source,
+    Url,
+    file_stem,
+    published_records,
+    split_columns,
+)
+from clip2clap.embeddings.space import Modality
+
+CaptionField = Literal["auto", "reference", "attribution", "alt"]
+
+# In the order in which "auto" looks for a caption.
+_CAPTIONS: dict[CaptionField, str] = {
+    "reference": "caption_reference_description",
+    "attribution": "caption_attribution_description",
+    "alt": "caption_alt_text_description",
+}
+_COLUMNS = ("language", "image_url", "mime_type", *_CAPTIONS.values())
+_READABLE_TYPES = {"image/jpeg", "image/png", "image/webp", "image/gif", "image/tiff"}
+
+
+@dataclass(frozen=True)
+class Wit(Source):
+    """WIT (Srinivasan et al., 2021): image URLs and captions in one language."""
+
+    files: tuple[Path, ...]
+    """Files as published, gzipped: `wit_v1.train.all-00000-of-00010.tsv.gz`."""
+
+    language: str = "en"
+    """Language of the rows, by Wikipedia's code: `en` is English, `uk` Ukrainian."""
+
+    caption_field: CaptionField = "auto"
+    """Caption to use; "auto" uses the first one of reference, attribution, alt text."""
+
+    def __post_init__(self) -> None:
+        if self.caption_field not in get_args(CaptionField):
+            raise UserError(
+                f"Expected caption_field as one of {', '.join(get_args(CaptionField))}, got "
+                f"{self.caption_field!r}.",
+                param="caption_field",
+            )
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """Images, to be downloaded, and captions."""
+        return frozenset({"image", "text"})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Names of the files, language and caption."""
+        return {
+            "source": "wit",
+            "files": [file.name for file in self.files],
+            "language": self.language,
+            "caption_field": self.caption_field,
+        }
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows of the language; the id is file and line."""
+        fields = list(_CAPTIONS) if self.caption_field == "auto" else [self.caption_field]
+        splits = split_columns(self.files)
+        for path in self.files:
+            stem = file_stem(path)
+            for number, values in enumerate(published_records(path, "\t", _COLUMNS, "WIT")):
+                if values["language"] != self.language:
+                    continue
+                found = ((f, values[_CAPTIONS[f]].strip()) for f in fields)
+                field, caption = next(((f, text) for f, text in found if text), (None, ""))
+                url, mime_type = values["image_url"], values["mime_type"]
+                if not mime_type and url.lower().endswith(".svg"):
+                    mime_type = "image/svg+xml"
+                problem = None
+                if mime_type and mime_type not in _READABLE_TYPES:
+                    problem = f"{mime_type} can't be read, only JPEG, PNG, WebP, GIF and TIFF"
+                columns = {
+                    "caption": caption,
+                    "caption_field": field,
+                    "url": url,
+                    "page_url": values.get("page_url"),
+                    **splits.get(path, {}),
+                }
+                content: dict[Modality, Any] = {"text": caption, "image": Url(url)}
+                yield Row(f"{stem}:{number}", columns, content, problem)
