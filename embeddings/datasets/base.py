@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 
 import pyarrow as pa
 
@@ -50,19 +50,23 @@ class Row:
 class Source(ABC):
     """Data set that is read row by row, always in the same order."""
 
+    format: ClassVar[str]
+    files: tuple[Path, ...]
+    wanted: frozenset[Modality]
+
     @abstractmethod
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows."""
 
     @property
-    @abstractmethod
     def modalities(self) -> frozenset[Modality]:
         """Modalities of the rows."""
+        return self.wanted
 
     @property
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Plain values that determine the rows; a run continues with equal settings only."""
+        return {"source": self.format, "files": [file.name for file in self.files]}
 
 
 def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:

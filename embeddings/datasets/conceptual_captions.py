@@ -20,18 +20,10 @@ from clip2clap.embeddings.space import Modality
 class ConceptualCaptions(Source):
     """Conceptual Captions (Sharma et al., 2018): caption and URL, separated by a tab, no header."""
 
+    format = "conceptual-captions"
+    wanted = frozenset[Modality]({"image", "text"})
     files: tuple[Path, ...]
     """Training or validation file as published."""
-
-    @property
-    def modalities(self) -> frozenset[Modality]:
-        """Images, to be downloaded, and captions."""
-        return frozenset({"image", "text"})
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Names of the files."""
-        return {"source": "conceptual-captions", "files": [file.name for file in self.files]}
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows of the files; the id is file and line."""

@@ -38,11 +38,6 @@ class Folder(Source):
             )
 
     @property
-    def modalities(self) -> frozenset[Modality]:
-        """Wanted modalities."""
-        return self.wanted
-
-    @property
     def settings(self) -> dict[str, Any]:
         """Name of the folder."""
         return {"source": "folder", "files": [self.folder.resolve().name]}

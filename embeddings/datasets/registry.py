@@ -44,8 +44,7 @@ def open_source(
         ['dog.jpg']
 
     Args:
-        locations: File, folder or hub id; several files, or a pattern such as `shards/*.tar`, for a
-            data set of several files.
+        locations: File, folder or hub id; or several files, or a pattern such as `shards/*.tar`.
         wanted: Modalities to embed.
         format: Format of the data set; "auto" detects it.
         columns: Column names of a table or a `datasets` data set.
@@ -59,27 +58,24 @@ def open_source(
         UserError: If there is no such data set, or it lacks a wanted modality.
     """
     if format not in get_args(Format):
-        raise UserError(
-            f"Expected format as one of {', '.join(get_args(Format))}, got {format!r}.",
-            param="format",
-        )
+        choices = ", ".join(get_args(Format))
+        raise UserError(f"Expected format as one of {choices}, got {format!r}.", param="format")
     names = [name for location in locations for name in _expand(str(location))]
     if not names:
         raise UserError("Expected a file, a folder or a hub id to read from, got none.")
     if format == "auto":
         format = _detect_format(names[0])
     columns = columns or ColumnNames()
+    paths = _existing_paths(names, format)
     source: Source
-    if format == "datasets" and len(names) == 1:
+    if format == "audiocaps":
+        source = AudioCaps(paths[0], audio, frames)
+    elif format == "wit":
+        source = Wit(paths, language, caption_field)
+    elif format == "datasets":
         source = HubDataset(names[0], wanted, columns, split or "train")
     else:
-        paths = _existing_paths(names, format)
-        if format == "audiocaps":
-            source = AudioCaps(paths[0], audio, frames)
-        elif format == "wit":
-            source = Wit(paths, language, caption_field)
-        else:
-            source = _open_files(paths, format, wanted, columns)
+        source = _open_files(paths, format, wanted, columns)
     lacking = wanted - source.modalities
     if lacking:
         raise UserError(
@@ -112,7 +108,7 @@ def _existing_paths(names: Sequence[str], format: Format) -> tuple[Path, ...]:
     elif format not in ("conceptual-captions", "wit") and len(paths) > 1:
         raise UserError(f"Expected one {format} to read from, got {len(paths)}: {names[0]}, ...")
     for path in paths:
-        if not path.exists():
+        if format != "datasets" and not path.exists():
             raise UserError(f"There is no file or folder {path}. Check the path.")
     return tuple(paths)
 

@@ -78,11 +78,6 @@ class Records(Source):
     columns: ColumnNames
     wanted: frozenset[Modality]
 
-    @property
-    def modalities(self) -> frozenset[Modality]:
-        """Wanted modalities."""
-        return self.wanted
-
     def _settings(self, source: str, files: Sequence[str]) -> dict[str, Any]:
         names = {name: value for name, value in vars(self.columns).items() if value}
         return {"source": source, "files": list(files), "fields": names}

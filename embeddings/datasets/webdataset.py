@@ -22,18 +22,9 @@ class WebDataset(Source):
     A caption is the `txt` file, or the value of "caption" in the `json` file.
     """
 
+    format = "webdataset"
     files: tuple[Path, ...]
     wanted: frozenset[Modality]
-
-    @property
-    def modalities(self) -> frozenset[Modality]:
-        """Wanted modalities."""
-        return self.wanted
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Names of the shards."""
-        return {"source": "webdataset", "files": [file.name for file in self.files]}
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows shard by shard, one row in memory at a time."""

@@ -32,6 +32,8 @@ _READABLE_TYPES = {"image/jpeg", "image/png", "image/webp", "image/gif", "image/
 class Wit(Source):
     """WIT (Srinivasan et al., 2021): image URLs and captions in one language."""
 
+    format = "wit"
+    wanted = frozenset[Modality]({"image", "text"})
     files: tuple[Path, ...]
     """Files as published, gzipped: `wit_v1.train.all-00000-of-00010.tsv.gz`."""
 
@@ -50,19 +52,10 @@ class Wit(Source):
             )
 
     @property
-    def modalities(self) -> frozenset[Modality]:
-        """Images, to be downloaded, and captions."""
-        return frozenset({"image", "text"})
-
-    @property
     def settings(self) -> dict[str, Any]:
         """Names of the files, language and caption."""
-        return {
-            "source": "wit",
-            "files": [file.name for file in self.files],
-            "language": self.language,
-            "caption_field": self.caption_field,
-        }
+        own = {"language": self.language, "caption_field": self.caption_field}
+        return {**super().settings, **own}
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows of the language; the id is file and line."""

@@ -43,11 +43,10 @@ def export_table(
 
     - `parquet`: `table.parquet`, everything in one file.
     - `numpy`: one `COLUMN.npy` per space, shape (n, dim), in the table's dtype.
-    - `csv`: `CLIP.csv`, a header and one row of values per vector, and `CLAP.csv`, a column of
-      lists; the reference project's programs read this and the next format.
-    - `text`: one file per pair, `muestra_0.txt`, `muestra_1.txt`, ...: the line "CLIP Embedding:",
-      one value per line, two line ends, the line "CLAP Embedding:", one value per line. Ids and
-      captions go to `FOLDER.rows.parquet`, since readers take every file of the folder for a pair.
+    - `csv`: `CLIP.csv` (one column per value) and `CLAP.csv` (one column of lists), as the
+      reference project's programs read them.
+    - `text`: one `muestra_N.txt` per pair, one value per line, as the reference project's training
+      reads them; ids and captions go to `FOLDER.rows.parquet`.
 
     Examples:
         >>> import torch
@@ -74,35 +73,37 @@ def export_table(
             be written to or holds other files.
     """
     if format not in get_args(ExportFormat):
-        raise UserError(
-            f"Expected format as one of {', '.join(get_args(ExportFormat))}, got {format!r}.",
-            param="format",
-        )
+        choices = ", ".join(get_args(ExportFormat))
+        raise UserError(f"Expected format as one of {choices}, got {format!r}.", param="format")
     target = Path(folder).expanduser()
     pair: dict[Family, str] = {}
     if format in ("csv", "text"):
-        pair = {
-            "clip": _pair_column(table, "clip", clip),
-            "clap": _pair_column(table, "clap", clap),
-        }
+        pair["clip"] = _pair_column(table, "clip", clip)
+        pair["clap"] = _pair_column(table, "clap", clap)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        if format == "parquet":
-            table.to_parquet(target / _PARQUET)
-        elif format == "numpy":
-            for column in table.spaces:
-                with replacing(target / f"{column}.npy") as partial, partial.open("wb") as file:
-                    np.save(file, table.to_numpy(column))
-            _write_rows(table, target / _ROWS, list(table.spaces))
-        elif format == "csv":
-            _write_csv(table, target, pair)
-            _write_rows(table, target / _ROWS, list(pair.values()))
-        else:
-            _write_texts(table, target, pair)
-            _write_rows(table, _rows_beside(target), list(pair.values()))
+        _write_files(table, target, format, pair)
     except OSError as error:
         raise UserError(f"{target} can't be written to: {error.strerror or error}.") from error
     return target
+
+
+def _write_files(
+    table: EmbeddingTable, folder: Path, format: ExportFormat, pair: Mapping[Family, str]
+) -> None:
+    if format == "parquet":
+        table.to_parquet(folder / _PARQUET)
+    elif format == "numpy":
+        for column in table.spaces:
+            with replacing(folder / f"{column}.npy") as partial, partial.open("wb") as file:
+                np.save(file, table.to_numpy(column))
+        _write_rows(table, folder / _ROWS, list(table.spaces))
+    elif format == "csv":
+        _write_csv(table, folder, pair)
+        _write_rows(table, folder / _ROWS, list(pair.values()))
+    else:
+        _write_texts(table, folder, pair)
+        _write_rows(table, _rows_beside(folder), list(pair.values()))
 
 
 def import_table(
@@ -237,6 +238,7 @@ def concatenate(
 
 
 def _rows_beside(folder: Path) -> Path:
+    folder = folder.resolve()
     return folder.with_name(f"{folder.name}.{_ROWS}")
 
 

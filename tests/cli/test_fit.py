@@ -81,7 +81,7 @@ def test_one_command_leads_from_captions_to_sound(
     first = table.source("caption")[:2]
     for encoder, column in (
         (ClipEncoder.from_pretrained(reading_clip_folder), "clip_text"),
-        (ClapEncoder.from_pretrained(audioldm_folder, towers=("text",)), "clap_text"),
+        (ClapEncoder.from_pretrained(audioldm_folder, modalities=("text",)), "clap_text"),
     ):
         torch.testing.assert_close(
             table.tensor(column)[:2].float(), encoder.encode_text(first), rtol=0, atol=1e-3

@@ -178,8 +178,8 @@ def test_a_caption_embeds_alike_in_any_batch_and_padded_to_the_full_length(plan,
     assert close(vectors[0], vectors[1])
     assert close(vectors[0], vectors[2])
     encoder = ClipEncoder.from_pretrained(clip)
-    ids = encoder.towers.tokenize(many_captions(60))
-    model: Any = encoder.towers.model
+    ids = encoder.backend.tokenize(many_captions(60))
+    model: Any = encoder.backend.model
     end = model.config.text_config.eos_token_id
     full = torch.full((60, 77), end)
     for row, tokens in enumerate(ids):

@@ -116,7 +116,8 @@ def test_statistics_equal_numpys_over_any_number_of_shards(
     assert column.stored.quantiles["0.05"] == pytest.approx(np.quantile(norms, 0.05), rel=1e-6)
     assert sum(column.stored.counts) == len(vectors)
     assert column.dimension_means == pytest.approx(exact.mean(axis=0), rel=1e-6, abs=1e-7)
-    assert column.dimension_standard_deviations == pytest.approx(exact.std(axis=0), rel=1e-4, abs=1e-6)
+    deviations = pytest.approx(exact.std(axis=0), rel=1e-4, abs=1e-6)
+    assert column.dimension_standard_deviations == deviations
     directions = exact / norms[:, None]
     expected = np.linalg.norm(directions.mean(axis=0))
     assert column.mean_resultant_length == pytest.approx(expected, rel=1e-5)
