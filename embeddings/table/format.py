@@ -117,7 +117,8 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
         if dtype is None:
             import datasets
 
-            return datasets.Features.from_arrow_schema(schema).to_dict()
+            nested: Any = datasets.Features.from_arrow_schema(schema).to_dict()
+            return nested
         value = {"dtype": dtype, "_type": "Value"}
         if is_list:
             value = {"feature": value, "length": field.type.list_size, "_type": list_name}

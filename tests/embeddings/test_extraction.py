@@ -271,7 +271,7 @@ def test_an_id_that_comes_twice_is_a_failure_the_second_time(plan, tmp_path):
     table = EmbeddingTable.open(tmp_path / "table")
     assert table.ids == ["a", "c"]
     assert next(iter(table.failures().values())) == "empty caption"
-    assert [r for r in table.failures().values() if "come before" in r] == [
+    assert [r for r in table.failures().values() if "repeated" in r] == [
         "the id 'a' is repeated",
         "the id 'b' is repeated",
     ]

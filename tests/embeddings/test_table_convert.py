@@ -112,7 +112,7 @@ def test_damaged_and_foreign_files_are_told_in_a_line(table, tmp_path):
     with pytest.raises(UserError, match=r"muestra_3\.txt holds no pair"):
         import_table(folder, tmp_path / "again")
     (folder / "muestra_3.txt").unlink()
-    with pytest.raises(UserError, match=f"holds {ROWS - 1} vectors, .+ tells of {ROWS} rows"):
+    with pytest.raises(UserError, match=f"holds {ROWS - 1} vectors, .+ has {ROWS} rows"):
         import_table(folder, tmp_path / "again2")
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
