@@ -1,27 +1,24 @@
 """Find the checkpoint that a name stands for, and say in one line why it can't be had."""
 
-import contextlib
 import difflib
 import json
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import huggingface_hub
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+from clip2clap.core.errors import (
+    CheckpointError,
+    HubUnreachableError,
+    MissingExtraError,
+    ModelNotFoundError,
+    UserError,
+    one_line,
 )
-from huggingface_hub.utils import tqdm as hub_tqdm
-from transformers.utils import logging as transformers_logging
-
-from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError, one_line
+from clip2clap.core.hub import Listing, fetch, list_hub_files
+from clip2clap.core.hub import fetch as fetch_from_hub  # noqa: F401
+from clip2clap.core.hub import quiet as quiet
 from clip2clap.core.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, resolve
 from clip2clap.embeddings.space import Family
 
@@ -40,19 +37,10 @@ _OPEN_CLIP_WEIGHTS = (
 _PRESETS = {"clip": CLIP_PRESETS, "clap": CLAP_PRESETS}
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 NOTE_FILE = "space.json"
-_LOCAL_ONLY = "local_files_only is set"
 _OPEN_CLIP_PREFIX = "open_clip:"
 _LAION_CLAP_PREFIX = "laion_clap:"
 # Buffers that count from 0 up, or are all 0: older versions of transformers stored them.
 _COUNTING_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
-
-
-class ModelNotFoundError(UserError, FileNotFoundError):
-    """A checkpoint that is neither on disk nor to be had from the hub."""
-
-
-class HubUnreachableError(ModelNotFoundError):
-    """A checkpoint that isn't on disk, while the hub can't be asked for it."""
 
 
 @dataclass(frozen=True)
@@ -82,42 +70,6 @@ class Checkpoint:
 
     note: dict[str, Any] = field(default_factory=dict)
     """What `save_pretrained` of ours wrote beside the weights: the space and the towers."""
-
-
-class _DownloadBar(hub_tqdm):
-    """A bar for the bytes of a download; nothing when everything is cached already."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        if kwargs.get("unit") != "B":
-            kwargs["disable"] = True
-        super().__init__(*args, **{**kwargs, "leave": False})
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Draw the bar, if there is anything to download."""
-        if self.total:
-            super().display(msg, pos)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' bars, reports and warnings from the user while a model loads."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    root = logging.getLogger()
-    # open_clip logs through the root logger's functions, which install a handler if there is none.
-    handler = logging.NullHandler()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    root.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.removeHandler(handler)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -190,20 +142,7 @@ class _Source:
     revision: str | None
     token: str | bool | None
     local_files_only: bool
-    answered: bool = False
-    refusal: Exception | None = None
-
-    def ask_hub(self) -> Exception | None:
-        """Ask the hub once whether it has the repository; give what speaks against fetching."""
-        if self.local_files_only:
-            return ConnectionError(_LOCAL_ONLY)
-        if not self.answered:
-            self.answered = True
-            try:
-                list_hub_files(self.location, revision=self.revision, token=self.token)
-            except Exception as error:
-                self.refusal = error
-        return self.refusal
+    listed: Listing | None = None
 
     def folder(self, *patterns: str) -> Path:
         """Give the folder, once the files that match have been fetched."""
@@ -224,7 +163,23 @@ class _Source:
             raise ModelNotFoundError(
                 f"There is no folder {self.name}. {_suggestion(self.name, self.family)}"
             )
-        return _fetch(self, patterns)
+        if self.listed is None:
+            self.listed = list_hub_files(
+                self.location,
+                revision=self.revision,
+                token=self.token,
+                local_files_only=self.local_files_only,
+            )
+        return fetch(
+            self.location,
+            lambda _: list(patterns),
+            name=self.name,
+            hint=_suggestion(self.name, self.family),
+            guess=_close_preset(self.name, self.family),
+            revision=self.revision,
+            token=self.token,
+            listed=self.listed,
+        )
 
     def weights(self, subfolder: str, choices: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
         """Give the weight files of the first format that is there."""
@@ -310,159 +265,6 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
     raise CheckpointError(
         f"{source.name} is a {pipeline} without a {source.family.upper()}. "
         f"{_suggestion(source.name, source.family)}"
-    )
-
-
-def list_hub_files(repo_id: str, *, revision: str | None, token: str | bool | None) -> list[str]:
-    """List a repository's files in one request with a time limit.
-
-    The hub client's own listing tries again for minutes, and its downloads wait for ever where a
-    network swallows what is sent.
-
-    Args:
-        repo_id: The repository on the hub.
-        revision: Branch, tag or commit.
-        token: Credentials for a private repository.
-
-    Returns:
-        The files' paths in the repository.
-
-    Raises:
-        Exception: What the hub's client raises where there is no such repository or no network.
-    """
-    info = huggingface_hub.HfApi().model_info(
-        repo_id,
-        revision=revision or "main",
-        token=token,
-        timeout=huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT,
-    )
-    return [file.rfilename for file in info.siblings or ()]
-
-
-def _fetch(source: _Source, patterns: tuple[str, ...]) -> Path:
-    refusal = source.ask_hub()
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                source.location,
-                revision=source.revision,
-                token=source.token,
-                local_files_only=refusal is not None,
-                allow_patterns=list(patterns),
-                tqdm_class=_DownloadBar,
-            )
-        )
-    except Exception as error:
-        raise explain_refusal(
-            refusal or error,
-            source.name,
-            hint=_suggestion(source.name, source.family),
-            repo_id=source.location,
-            guess=_close_preset(source.name, source.family),
-            revision=source.revision,
-        ) from error
-
-
-def fetch_from_hub(
-    repo_id: str,
-    choose_files: Callable[[list[str] | None], list[str]],
-    *,
-    hint: str,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-) -> Path:
-    """Give the local folder of a repository, and download what is missing of it.
-
-    The hub is asked once, with a time limit; where it refuses or can't be reached, what was
-    downloaded before is taken.
-
-    Args:
-        repo_id: The repository on the hub.
-        choose_files: Gives the names or patterns of the files wanted, from the files the
-            repository has, or from None where the hub can't be asked.
-        hint: What to give instead, a sentence for the message.
-        revision: Branch, tag or commit.
-        token: Credentials for a private repository.
-        local_files_only: Use what was downloaded before and ask no hub.
-        cache_dir: Where downloads are kept, in place of the hub's own cache.
-        force_download: Download even what is on disk already.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ModelNotFoundError: If there is no such repository, or the hub can't be reached and the
-            files are not on disk.
-    """
-    listed, refusal = None, None
-    if local_files_only:
-        refusal = ConnectionError(_LOCAL_ONLY)
-    else:
-        try:
-            listed = list_hub_files(repo_id, revision=revision, token=token)
-        except Exception as error:  # Which errors depends on the hub client's HTTP library.
-            refusal = error
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                allow_patterns=choose_files(listed),
-                local_files_only=refusal is not None,
-                cache_dir=cache_dir,
-                force_download=force_download and refusal is None,
-                tqdm_class=_DownloadBar,
-            )
-        )
-    except Exception as error:
-        raise explain_refusal(refusal or error, repo_id, hint=hint, revision=revision) from error
-
-
-def explain_refusal(
-    error: Exception,
-    name: str,
-    *,
-    hint: str,
-    repo_id: str | None = None,
-    guess: str | None = None,
-    revision: str | None = None,
-) -> ModelNotFoundError:
-    """Say in a line why a model is neither on disk nor to be had from the hub.
-
-    Args:
-        error: What the hub's client raised.
-        name: What was asked for.
-        hint: What to give instead, a sentence.
-        repo_id: The repository it stands for, if that is not its name.
-        guess: A name that may have been meant.
-        revision: The branch, tag or commit that was asked for.
-
-    Returns:
-        The error to raise.
-    """
-    if isinstance(error, HFValidationError):
-        return ModelNotFoundError(f"{name!r} is neither a folder nor a hub id. {hint}")
-    if isinstance(error, GatedRepoError):
-        return ModelNotFoundError(
-            f"{name!r} asks for its terms to be accepted: accept them on the hub's page, then log "
-            "in with `hf auth login`."
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return ModelNotFoundError(
-            f"The hub has no public model {name!r}. {hint} A private one needs `hf auth login`."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return ModelNotFoundError(f"{name!r} has no revision {revision!r}.")
-    return HubUnreachableError(
-        f"{name!r} is not on this machine and the model hub can't be reached "
-        f"({one_line(error, limit=80)}). "
-        + (f"Did you mean {guess!r}? Otherwise give" if guess else "Give")
-        + " a local folder, or connect to the network, or fetch it once with "
-        f"`hf download {repo_id or name}`."
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.embeddings.space import EmbeddingSpace
 
@@ -46,8 +46,6 @@ def find_folder(
     Raises:
         ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
     """
-    from clip2clap.embeddings.checkpoint import ModelNotFoundError
-
     if name is None:
         raise UserError("Expected a translator's folder or hub id, got None.")
     name = os.fspath(name)
@@ -199,8 +197,6 @@ def load_weights(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from clip2clap.embeddings.checkpoint import ModelNotFoundError
-
     path = folder / weights_file(variant)
     if variant is None and not path.is_file():
         # A whole pipeline that is saved with a variant loads its other components with it alone.
@@ -240,8 +236,8 @@ def _listing(keys: list[str], most: int = 4) -> str:
 
 
 def _download(repo_id: str, files: list[str], access: dict[str, Any]) -> Path:
-    from clip2clap.embeddings.checkpoint import ModelNotFoundError, fetch_from_hub
+    from clip2clap.core.hub import fetch
 
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
         raise ModelNotFoundError(f"There is no translator folder {repo_id!r}. {_HINT}")
-    return fetch_from_hub(repo_id, lambda _: files, hint=_HINT, **access)
+    return fetch(repo_id, lambda _: files, hint=_HINT, **access)

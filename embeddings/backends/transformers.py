@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
 from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.core.hub import quiet
 from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs, PixelTransform
 from clip2clap.embeddings.checkpoint import (
     Checkpoint,
-    quiet,
     read_json,
     refuse_misfits,
 )

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError
+from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.backends.base import Backend, Inputs
 from clip2clap.embeddings.backends.registry import read_spec
-from clip2clap.embeddings.checkpoint import NOTE_FILE, find_checkpoint, quiet
+from clip2clap.embeddings.checkpoint import NOTE_FILE, find_checkpoint
 from clip2clap.embeddings.fingerprint import fingerprint_weights
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 

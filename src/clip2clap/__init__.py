@@ -1,5 +1,6 @@
 """Images into sound and sound into images: translators between CLIP and CLAP embedding spaces."""
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -8,6 +9,11 @@ import lazy_loader
 from clip2clap.core.version import __version__ as __version__
 
 _public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+# transformers warns where torchvision is missing that it reads images with PIL, as we always do.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision" not in record.getMessage()
+)
 
 # diffusers looks up the components of a saved pipeline by the names in its model_index.json.
 _COMPONENTS = {

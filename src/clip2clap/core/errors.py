@@ -18,6 +18,14 @@ class CheckpointError(UserError):
     """Error of a checkpoint that was found but cannot be loaded as it is."""
 
 
+class ModelNotFoundError(UserError, FileNotFoundError):
+    """Error of a checkpoint that is neither on disk nor on the hub."""
+
+
+class HubUnreachableError(ModelNotFoundError):
+    """Error of a checkpoint that is not on disk while the hub cannot be reached."""
+
+
 class MissingExtraError(UserError, ImportError):
     """Error of a feature that needs a package which is not installed."""
 
