@@ -276,7 +276,7 @@ class _Evaluator:
             others: Rows whose targets and labels count as the true ones; each row's own if None.
         """
         target = self.target if others is None else self.target[others]
-        found = measure_retrieval(predicted, target, neighbours=NEIGHBORS)
+        found = measure_retrieval(predicted, target, neighbors=NEIGHBORS)
         forward, backward = found.forward.numpy(), found.backward.numpy()
         cosine = (predicted * target).sum(1).numpy()
         rows = {"forward": forward, "backward": backward, "cosine": cosine}

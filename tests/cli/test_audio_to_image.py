@@ -153,13 +153,13 @@ def test_what_cannot_be_heard_is_skipped_in_one_line_each_and_the_rest_is_painte
     )
     assert status == 1
     words = {
-        "cut.wav": "is damaged or not fully there",
+        "cut.wav": "is damaged or truncated",
         "empty.wav": "is empty",
-        "nan.wav": "no numbers (NaN or infinity)",
-        "silent.wav": "is silent: there is nothing to hear in it",
-        "text.mp3": "is not a recording",
+        "nan.wav": "not finite (NaN or infinity)",
+        "silent.wav": "is silent. Give audio",
+        "text.mp3": "is not an audio file",
         "zero.wav": "holds no samples",
-        "nothing": "holds no recording",
+        "nothing": "holds no audio",
         "absent.wav": "No such file",
     }
     assert [Path(skipped["input"]).name for skipped in report["skipped"]] == list(words)

@@ -531,7 +531,7 @@ def test_loading_and_encoding_print_nothing(folder, capfd):
 
 def test_one_picture_that_cannot_be_read_is_named(clip, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(UnreadableImageError, match=r"text\.jpg is not a picture"):
+    with pytest.raises(UnreadableImageError, match=r"text\.jpg is not an image"):
         clip.encode_image([*photographs(9), tmp_path / "text.jpg"], batch_size=2)
 
 

@@ -187,7 +187,7 @@ def test_offloading_changes_no_picture(pipe, painter_folder):
         ({}, "Give exactly one of audios, audio_embeds and image_embeds, got none of them"),
         ({"audios": []}, "audios is an empty list"),
         ({"audios": [tone(440)], "image_embeds": vectors(1)}, "got audios and image_embeds"),
-        ({"audios": [(np.zeros(800, np.float32), 8000)]}, "is silent: there is nothing to hear"),
+        ({"audios": [(np.zeros(800, np.float32), 8000)]}, "is silent. Give audio"),
         ({"audios": [tone(440), "absent.wav"]}, r"Recording 2 of 2: No such file: absent.wav"),
         ({"audios": [(np.full(800, np.nan, np.float32), 8000)]}, "NaN"),
         ({"audios": [tone(440)], "audio_start_in_s": 9}, "is to be heard from 9 s on"),

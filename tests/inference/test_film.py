@@ -225,9 +225,9 @@ def test_streaming_refuses_what_can_t_be_heard(tmp_path: Path):
     soundfile.write(tmp_path / "short.wav", tone(LOW, 1.0), 16_000)
     (tmp_path / "words.wav").write_text("these are words")
     for name, start, says in (
-        ("nan.wav", 0.0, "no numbers"),
+        ("nan.wav", 0.0, "not finite"),
         ("short.wav", 2.0, "lasts 1.0 s"),
-        ("words.wav", 0.0, "not a recording"),
+        ("words.wav", 0.0, "not an audio file"),
         ("missing.wav", 0.0, "No such file"),
     ):
         with pytest.raises(UnreadableAudioError, match=says):

@@ -110,7 +110,7 @@ def test_a_part_is_where_it_lies_in_the_whole(media, name):
 def test_a_file_that_was_cut_off_says_so(media, tmp_path, name):
     whole = (media / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) * 6 // 10])
-    with pytest.raises(UnreadableAudioError, match=f"{name} is damaged or not fully there"):
+    with pytest.raises(UnreadableAudioError, match=f"{name} is damaged or truncated"):
         load_audio(tmp_path / name)
 
 
@@ -141,13 +141,13 @@ def test_what_is_no_recording_says_what_it_is(tmp_path):
     (tmp_path / "empty.ogg").touch()
     (tmp_path / "folder").mkdir()
     for name, words in (
-        ("mute.mp4", "is a video without a sound track"),
-        ("picture.wav", "is not a recording"),
-        ("list.mp3", "is not a recording"),
-        ("text.m4a", "is not a recording"),
-        ("noise.raw", "is not a recording"),
+        ("mute.mp4", "is a video without an audio track"),
+        ("picture.wav", "is not an audio file"),
+        ("list.mp3", "is not an audio file"),
+        ("text.m4a", "is not an audio file"),
+        ("noise.raw", "is not an audio file"),
         ("empty.ogg", "is empty"),
-        ("folder", "holds no recording"),
+        ("folder", "holds no audio"),
         ("absent.wav", "No such file"),
     ):
         with pytest.raises(UnreadableAudioError, match=words) as caught:
@@ -160,7 +160,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path):
     samples = np.full(1000, 0.5)
     samples[400] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, 8000, subtype="FLOAT")
-    with pytest.raises(UnreadableAudioError, match="no numbers"):
+    with pytest.raises(UnreadableAudioError, match="not finite"):
         load_audio(tmp_path / "nan.wav")
     assert len(load_audio(tmp_path / "nan.wav", seconds=0.04)[0]) == 320
 
@@ -183,7 +183,7 @@ def test_of_eight_hours_only_the_part_asked_for_is_read(tmp_path):
     write_hours(path, 8)
     tracemalloc.start()
     try:
-        with pytest.raises(UnreadableAudioError, match=r"lasts 8.0 h; no more than 30 minutes"):
+        with pytest.raises(UnreadableAudioError, match=r"lasts 8.0 h; at most 30 minutes"):
             load_audio(path)
         samples, rate = load_audio(path, start=7 * 3600, seconds=10)
         most = tracemalloc.get_traced_memory()[1]
@@ -191,13 +191,13 @@ def test_of_eight_hours_only_the_part_asked_for_is_read(tmp_path):
         tracemalloc.stop()
     assert len(samples) == 10 * rate
     assert most < 20e6
-    with pytest.raises(UserError, match=f"from 0 to {MAX_SECONDS} s, got 7200"):
+    with pytest.raises(UserError, match=f"up to {MAX_SECONDS}, got 7200"):
         load_audio(path, seconds=7200)
 
 
 def test_a_part_beyond_the_end_names_the_length(media):
     for name in ("r.wav", "r.m4a", "v.webm"):
-        with pytest.raises(UnreadableAudioError, match=r"lasts 4\.0 s, .* from 60 s on"):
+        with pytest.raises(UnreadableAudioError, match=r"lasts 4\.0 s, less than start=60"):
             load_audio(media / name, start=60)
 
 

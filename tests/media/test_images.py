@@ -138,11 +138,11 @@ def test_one_pixel_is_a_picture():
     ("name", "content", "message"),
     [
         ("empty.jpg", b"", r"empty.jpg is empty"),
-        ("text.jpg", b"dear diary, today I saw a dog", r"text.jpg is not a picture"),
+        ("text.jpg", b"dear diary, today I saw a dog", r"text.jpg is not an image"),
         ("huge.png", png_header(20_000, 20_000), r"huge.png.*megapixels"),
         ("large.png", png_header(11_000, 10_000), r"11000 x 10000 pixels, larger than 100 mega"),
         ("bomb.png", png_header(2**31 - 1, 2**31 - 1), r"bomb.png.*megapixels"),
-        ("cut.png", png_header(100, 100), r"cut.png is damaged or not fully there"),
+        ("cut.png", png_header(100, 100), r"cut.png is damaged or truncated"),
         ("ribbon.png", png_header(10_000, 2), r"ribbon.png.*narrower than 1:100"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_photograph_that_breaks_off_is_refused(tmp_path):
     whole = io.BytesIO()
     Image.fromarray(noise).save(whole, "JPEG")
     (tmp_path / "half.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    with pytest.raises(UnreadableImageError, match="damaged or not fully there"):
+    with pytest.raises(UnreadableImageError, match="damaged or truncated"):
         load_image(tmp_path / "half.jpg")
 
 
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_breaks_the_program(kind, ch
 
 def test_a_picture_that_was_opened_but_not_read_yet_is_told_about_too(tmp_path):
     (tmp_path / "cut.png").write_bytes(png_header(100, 100))
-    with pytest.raises(UnreadableImageError, match="the picture is damaged"):
+    with pytest.raises(UnreadableImageError, match="the image is damaged"):
         load_image(Image.open(tmp_path / "cut.png"))
 
 
@@ -199,7 +199,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 def test_formats_of_other_kinds_are_not_opened(tmp_path):
     two_halves().save(tmp_path / "picture.eps")
-    with pytest.raises(UnreadableImageError, match="not a picture"):
+    with pytest.raises(UnreadableImageError, match="not an image"):
         load_image(tmp_path / "picture.eps")
 
 
@@ -254,7 +254,7 @@ def test_an_address_that_gives_no_picture_is_told_in_one_line(server, monkeypatc
     monkeypatch.setattr(images, "DOWNLOAD_SECONDS", 1.0)
     for address, message in (
         (f"{server}/missing.png", "answers 404"),
-        (f"{server}/page.html", "not a picture"),
+        (f"{server}/page.html", "not an image"),
         (f"{server}/endless.png", "larger than"),
         ("http://127.0.0.1:9/x.png", "Check the address and the network"),
         (f"{server}/drip.png", "within 1 s"),
@@ -289,5 +289,5 @@ def test_folders_are_replaced_by_their_pictures(tmp_path):
     found = find_images([url, str(tmp_path), "nowhere.jpg"])
     assert found == [url, *(str(tmp_path / n) for n in ("a.png", "b.JPG", "c.tif")), "nowhere.jpg"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="holds no image"):
         find_images([str(tmp_path / "empty")])

@@ -93,7 +93,7 @@ def test_neighbours_and_csls_equal_their_definition(monkeypatch: pytest.MonkeyPa
     predicted, target = noise(40, 6), noise(40, 6, seed=1)
     target[7] = target[3]
     monkeypatch.setattr(metrics, "_TILE", 9)
-    found = measure_retrieval(predicted, target, neighbours=3)
+    found = measure_retrieval(predicted, target, neighbors=3)
 
     kept = [i for i in range(40) if i != 7]
     unit = torch.nn.functional.normalize

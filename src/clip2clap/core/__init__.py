@@ -1,1 +1,1 @@
-"""Foundations that every package stands on: errors, files, hub, presets. No models."""
+"""Foundations of every package: errors, files, threads, HTTP, hub, presets. No models."""

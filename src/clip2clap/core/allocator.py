@@ -1,4 +1,4 @@
-"""How the C library treats memory that the networks free."""
+"""Memory allocator settings of the C library."""
 
 import os
 import sys
@@ -6,25 +6,28 @@ import sys
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-# The largest that mallopt takes: what is kept free at the end of the heap, in bytes.
+# The largest value of mallopt: bytes kept free at the end of the heap.
 _KEPT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have the process keep the memory that it frees, for the next buffer of a network.
+    """Set the C library to reuse freed memory rather than return it to the kernel.
 
-    A network on the processor allocates and frees buffers of many megabytes at every layer. glibc
-    gets each from the kernel and gives it back, so that the kernel clears every page again and
-    again; that can take longer than the arithmetic (`python benchmarks/allocator.py`). Instead up
-    to 2 GB now stay with the process, which therefore looks as large as it ever was.
+    On CPU a network allocates and frees buffers of many megabytes at every layer. By default glibc
+    returns each to the kernel, which clears every page again; that can take longer than the
+    arithmetic (`python benchmarks/allocator.py`). With this setting up to 2 GB of freed memory stay
+    with the process.
 
-    It holds for the whole process, so the command line does it and importing the library does not.
-    Call it before the models are loaded. A setting of the user's own, by `MALLOC_MMAP_MAX_` and
-    the like or by `GLIBC_TUNABLES`, is left as it is.
+    The setting is global to the process, so the command line makes it and importing the library
+    does not. Call it before loading models. The user's own settings (`MALLOC_MMAP_MAX_` and the
+    like, or `GLIBC_TUNABLES`) are respected.
 
     Returns:
-        Whether memory is kept from now on: False where the C library is not glibc, or has been
-        told otherwise.
+        True if the setting was made; False if the C library is not glibc, or the user has set it.
+
+    Examples:
+        >>> keep_freed_memory() in (True, False)
+        True
     """
     if sys.platform != "linux" or _is_set_by_user():
         return False
@@ -33,7 +36,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # All buffers come from the heap, not from a mapping each; and the heap does not shrink.
+    # All buffers come from the heap, not from a mapping each, and the heap does not shrink.
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT))
     return all([mallopt(parameter, value) == 1 for parameter, value in settings])
 

@@ -1,4 +1,4 @@
-"""Atomic writes and free file names."""
+"""Atomic writes and unused file names."""
 
 import contextlib
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write beside `path`; it takes `path`'s place once the block has ended well.
+    """Replace a file atomically, once the block has ended without an error.
 
-    A reader sees the old file or the new one, never half of either. Threads and processes may
-    write the same file at once: one of them wins.
+    A reader sees the old file or the new one. Threads and processes may write the same file at
+    once: one of them wins.
 
     Args:
-        path: The file to write; its folder must exist.
+        path: File to replace; its folder must exist.
 
     Yields:
-        A hidden path in the same folder to write to.
+        Hidden path in the same folder to write to.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
@@ -29,13 +29,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def free_stem(folder: Path, stem: str, suffixes: Sequence[str], *, taken: set[str]) -> str:
-    """Find a file name that neither lies in the folder nor has been given away.
+    """Find a file stem that is unused in a folder.
 
     Args:
-        folder: Where the files will lie.
-        stem: The name wanted.
-        suffixes: What follows the stem in each file that is written, such as `.wav`.
-        taken: Names already given away, compared without regard to case, as some file systems do.
+        folder: Folder of the files.
+        stem: Preferred stem.
+        suffixes: Suffixes of the files that will be written, such as `.wav`.
+        taken: Further used stems, case-folded, since some file systems ignore case.
 
     Returns:
         `stem` if it is free, otherwise `stem-2`, `stem-3` and so on.

@@ -1,4 +1,4 @@
-"""Vector arithmetic that every package shares."""
+"""Vector arithmetic of every package."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,5 +12,11 @@ def unit_norm(embeds: Tensor) -> Tensor:
 
     Returns:
         The same directions, shape (..., d), float32, unit norm.
+
+    Examples:
+        >>> import torch
+        >>> unit_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
     """
     return F.normalize(embeds.float(), dim=-1)

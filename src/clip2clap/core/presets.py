@@ -1,4 +1,4 @@
-"""The names of checkpoints that clip2clap knows: presets on the hub and the demo models."""
+"""Presets: short names of checkpoints on the hub, and of the demo models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,29 +6,29 @@ from pathlib import Path
 from typing import Literal
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
-"""Where the demo models lie once the package is installed."""
+"""Folder of the demo models in the installed package."""
 
 Kind = Literal["clip", "clap", "generator", "decoder"]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A checkpoint that can be asked for by a short name."""
+    """Checkpoint with a short name."""
 
     id: str
-    """The short name, as `--clip`, `--clap` and `--model` take it."""
+    """Short name."""
 
     repo_id: str
-    """The id on the model hub, or for the demo models the folder they were installed in."""
+    """Id on the model hub, or for the demo models their folder."""
 
     licence: str
-    """The terms of the weights, as their model card states them."""
+    """License of the weights, as their model card states it."""
 
     note: str
-    """What the checkpoint is good for, in a few words."""
+    """Description in a few words."""
 
     companions: Mapping[str, str] = field(default_factory=dict)
-    """Further checkpoints that it needs, by what they are: `clip`, `ip_adapter`."""
+    """Further checkpoints that it needs, by component: `clip`, `ip_adapter`."""
 
 
 def _by_id(*presets: Preset) -> dict[str, Preset]:
@@ -44,13 +44,13 @@ CLIP_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "image_to_audio" / "clip"),
         _DEMO_LICENCE,
-        "small, comes with the package, knows 23 kinds of things",
+        "small, comes with the package, knows 23 classes",
     ),
     Preset(
         "clip-vit-base-patch32",
         "openai/clip-vit-base-patch32",
         _OPENAI,
-        "512-d, the fastest of the real ones; the reference's CLIP",
+        "512-d, the fastest",
     ),
     Preset(
         "clip-vit-base-patch16",
@@ -63,7 +63,7 @@ CLIP_PRESETS = _by_id(
         "clip-vit-h-14",
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         "MIT",
-        "1024-d, the strongest and the slowest",
+        "1024-d, the most accurate and the slowest",
     ),
 )
 
@@ -72,7 +72,7 @@ CLAP_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "clap"),
         _DEMO_LICENCE,
-        "small, comes with the package, knows 23 kinds of things",
+        "small, comes with the package, knows 23 classes",
     ),
     Preset(
         "clap-htsat-unfused",
@@ -84,7 +84,7 @@ CLAP_PRESETS = _by_id(
         "larger-clap-general",
         "laion/larger_clap_general",
         "Apache-2.0",
-        "512-d, with an audio tower; general sound, music and speech",
+        "512-d, with an audio tower; general audio, music and speech",
     ),
 )
 
@@ -93,7 +93,7 @@ GENERATOR_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "image_to_audio"),
         _DEMO_LICENCE,
-        "small, comes with the package, knows 23 kinds of things",
+        "small, comes with the package, knows 23 classes",
     ),
     Preset("audioldm-s-full-v2", "cvssp/audioldm-s-full-v2", _CC_BY_NC_SA, "the smallest AudioLDM"),
     Preset("audioldm-m-full", "cvssp/audioldm-m-full", _CC_BY_NC_SA, "the medium AudioLDM"),
@@ -106,32 +106,32 @@ DECODER_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "audio_to_image"),
         _DEMO_LICENCE,
-        "small, comes with the package; an early one, whose pictures are blurred sketches",
+        "small, comes with the package; its images are blurred sketches",
     ),
     Preset(
         "kandinsky-2-2",
         "kandinsky-community/kandinsky-2-2-decoder",
         "Apache-2.0",
-        "takes a CLIP bigG image embedding and no words",
+        "takes a CLIP bigG image embedding and no text",
         {"clip": "kandinsky-community/kandinsky-2-2-prior"},
     ),
     Preset(
         "stable-unclip",
         "stabilityai/stable-diffusion-2-1-unclip",
         "CreativeML Open RAIL++-M",
-        "takes a CLIP ViT-H image embedding, and words",
+        "takes a CLIP ViT-H image embedding, and text",
     ),
     Preset(
         "stable-unclip-small",
         "stabilityai/stable-diffusion-2-1-unclip-small",
         "CreativeML Open RAIL++-M",
-        "takes a CLIP ViT-L image embedding, and words",
+        "takes a CLIP ViT-L image embedding, and text",
     ),
     Preset(
         "stable-diffusion-1-5",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "CreativeML Open RAIL-M",
-        "with an IP-Adapter: takes a CLIP ViT-H image embedding, and words",
+        "with an IP-Adapter: takes a CLIP ViT-H image embedding, and text",
         {
             "clip": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
             "ip_adapter": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors",
@@ -148,17 +148,21 @@ _PRESETS: dict[Kind, dict[str, Preset]] = {
 
 
 def resolve(name: str, kind: Kind) -> str:
-    """Turn a preset's name into the hub id or local folder it stands for.
+    """Resolve a preset's name to its hub id or local folder.
 
     Args:
         name: A preset's name, a hub id, or a folder.
-        kind: What sort of model is meant: the same name may stand for several ("demo").
+        kind: Type of model, since one name may stand for several ("demo").
 
     Returns:
-        The hub id or the demo models' folder for a preset; any other name as it is.
+        The preset's hub id or folder; any other name unchanged.
 
     Raises:
         ValueError: If `kind` is none of the four.
+
+    Examples:
+        >>> resolve("clip-vit-base-patch32", "clip")
+        'openai/clip-vit-base-patch32'
     """
     if kind not in _PRESETS:
         raise ValueError(f"Expected kind to be one of {', '.join(_PRESETS)}, got {kind!r}.")
@@ -167,11 +171,11 @@ def resolve(name: str, kind: Kind) -> str:
 
 
 def names_of(kind: Kind) -> tuple[str, ...]:
-    """Give the names of the presets of a kind."""
+    """Return the names of the presets of one type."""
     return tuple(_PRESETS[kind])
 
 
 def companions_of(repo_id: str, kind: Kind) -> Mapping[str, str]:
-    """Give the further checkpoints that a preset's checkpoint needs; none for any other."""
+    """Return the further checkpoints that a preset needs; none for other checkpoints."""
     presets = _PRESETS[kind].values()
     return next((p.companions for p in presets if p.repo_id == repo_id), {})

@@ -1,31 +1,40 @@
-"""Recordings: from a file of any kind, or a video's sound track, to a mono waveform."""
+"""Audio: reading of audio files and videos' audio tracks, whole or in blocks, and writing."""
 
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import soundfile
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import replacing
+from clip2clap.media.headers import is_media, is_truncated
+
+AudioFormat = Literal["wav", "flac", "ogg"]
+AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".m4a", ".aac", ".opus"})
-"""What is taken for a recording in a folder."""
+"""Suffixes of the audio files that are read from a folder."""
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
-"""What is taken for a video with a sound track in a folder."""
+"""Suffixes of the videos that are read from a folder."""
 
 MAX_SECONDS = 1800
-"""Length in s above which a recording is not read at once: hours of sound would take gigabytes."""
+"""Most seconds that are read at once; hours of audio would take gigabytes."""
 
 SILENCE = 2.0**-14
-"""The largest distance from its mean that a silent recording reaches, two steps of 16 bits."""
+"""Largest distance of a silent waveform's samples from their mean: two steps of 16 bits."""
 
 _BLOCK = 2**18
 _STREAM_BLOCK = 2**14
+# libsndfile's Vorbis encoder keeps a whole write on the stack.
+_WRITE_BLOCK = 2**16
+# Vorbis overshoots: 1 dB of headroom keeps the decoded waveform below full scale.
+_PEAKS = {"wav": 1.0, "flac": 1.0, "ogg": 10 ** (-1 / 20)}
 # Naming the formats keeps FFmpeg's rarer readers, some of which follow addresses in a file, away
 # from files of unknown origin.
 _CONTAINERS = "mov,matroska,aac,mp3,ogg,wav,flac,aiff,w64,caf,asf,avi,mpegts,mpeg,flv,amr"
@@ -33,45 +42,46 @@ _CONTAINERS = "mov,matroska,aac,mp3,ogg,wav,flac,aiff,w64,caf,asf,avi,mpegts,mpe
 _MEASURED_CONTAINERS = ("mov", "matroska")
 # Decoders of lossy formats need what comes before to get a sample right.
 _LEAD_IN_SECONDS = 0.5
-# A file that gives less than this share of what it announces was cut off.
+# A file that holds less than this share of what it announces was truncated.
 _WHOLE_SHARE = 0.95
-_UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
-_OGG_END_FLAG = 4
 
 
 class UnreadableAudioError(UserError):
-    """A recording that can't be read; the message names it and says what to do."""
+    """Error of audio that cannot be read; the message names it and what to do."""
 
 
 class SilentAudioError(UnreadableAudioError):
-    """A recording in which there is nothing to hear."""
+    """Error of audio that is silent."""
 
 
 def load_audio(
     source: str | Path | bytes, *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[np.ndarray, int]:
-    """Read a recording, or a part of it, as mono; no more is read than is wanted.
+    """Load audio, or a part of it, as a mono waveform.
 
     Args:
-        source: A path or a file's bytes: WAV, FLAC, OGG, MP3, AIFF and what else libsndfile reads;
-            M4A, and the first sound track of an MP4, MKV or WebM, by FFmpeg.
-        start: Where to begin, in s.
-        seconds: How much to read, in s; to the end if None. A recording that ends before gives
-            what there is.
+        source: A path or a file's bytes: WAV, FLAC, OGG, MP3, AIFF and whatever else libsndfile
+            reads; M4A and the first audio track of an MP4, MKV or WebM through FFmpeg.
+        start: Start of the part, in s.
+        seconds: Length of the part, in s; to the end if None. Audio that ends earlier gives less.
 
     Returns:
-        The waveform, float32 of shape (samples,), full scale at -1 and 1, channels averaged; and
-        its sampling rate in Hz.
+        The waveform, shape (samples,), float32, full scale at -1 and 1, channels averaged; and its
+        sampling rate in Hz.
 
     Raises:
-        UnreadableAudioError: If it is missing, is not a recording, is damaged or cut off, holds no
-            samples or some that are no numbers, ends before `start`, or is longer than
-            `MAX_SECONDS`.
+        UnreadableAudioError: If the file is missing, is no audio, is damaged or truncated, holds
+            no samples or non-finite ones, ends before `start`, or is longer than `MAX_SECONDS`.
+
+    Examples:
+        >>> waveform, sampling_rate = load_audio("bark.wav")
+        >>> waveform.ndim
+        1
     """
     _check_part(start, seconds)
-    name = "the recording" if isinstance(source, bytes) else str(source)
+    name = "the audio" if isinstance(source, bytes) else str(source)
     with _opened(source, name) as file:
-        if _is_cut_off(file):
+        if is_truncated(file):
             raise UnreadableAudioError(_damaged(name))
         file.seek(0)
         try:
@@ -81,11 +91,9 @@ def load_audio(
             file.seek(0)
             samples, sampling_rate = _by_ffmpeg(file, name, start, seconds)
     if not len(samples):
-        raise UnreadableAudioError(f"{name} holds no samples. Fetch or save it again.")
+        raise UnreadableAudioError(_no_samples(name))
     if not np.isfinite(samples).all():
-        raise UnreadableAudioError(
-            f"{name} holds samples that are no numbers (NaN or infinity). Save it again."
-        )
+        raise UnreadableAudioError(_not_finite(name))
     return samples, sampling_rate
 
 
@@ -96,35 +104,33 @@ def stream_audio(
     start: float = 0.0,
     seconds: float | None = None,
 ) -> Iterator[np.ndarray]:
-    """Read a recording of any length in stereo, block by block.
+    """Stream audio of any length in stereo.
 
     Args:
-        source: What `load_audio` takes.
-        sampling_rate: What to resample to, in Hz.
-        start: Where to begin, in s.
-        seconds: How much to read, in s; to the end if None.
+        source: As for `load_audio`.
+        sampling_rate: Sampling rate of the blocks, in Hz.
+        start: Start of the part, in s.
+        seconds: Length of the part, in s; to the end if None.
 
     Yields:
-        Blocks of float32, shape (2, samples), full scale at -1 and 1; a mono recording's two
-        channels are the same.
+        Blocks of samples, shape (2, samples), float32, full scale at -1 and 1; the two channels of
+        mono audio are equal.
 
     Raises:
-        UnreadableAudioError: As `load_audio`, but for the length; what is wrong in the middle is
+        UnreadableAudioError: As for `load_audio`, except for the length; damage in the middle is
             found on the way.
     """
     _check_part(start, seconds)
-    name = "the recording" if isinstance(source, bytes) else str(source)
+    name = "the audio" if isinstance(source, bytes) else str(source)
     with _opened(source, name) as file:
-        if _is_cut_off(file):
+        if is_truncated(file):
             raise UnreadableAudioError(_damaged(name))
         file.seek(0)
         most = None if seconds is None else round(seconds * sampling_rate)
         position, skipped = 0, round(start * sampling_rate)
         for block in _stereo_blocks(file, name, sampling_rate):
             if not np.isfinite(block).all():
-                raise UnreadableAudioError(
-                    f"{name} holds samples that are no numbers (NaN or infinity). Save it again."
-                )
+                raise UnreadableAudioError(_not_finite(name))
             kept = block[:, max(0, skipped - position) :]
             position += block.shape[1]
             if most is not None:
@@ -134,42 +140,100 @@ def stream_audio(
             if most is not None and position >= skipped + most:
                 break
         if not position:
-            raise UnreadableAudioError(f"{name} holds no samples. Fetch or save it again.")
+            raise UnreadableAudioError(_no_samples(name))
         if position <= skipped:
             raise UnreadableAudioError(_too_short(name, position / sampling_rate, start))
 
 
-def is_silent(waveform: np.ndarray) -> bool:
-    """Tell whether there is nothing to hear in a waveform, shape (samples,).
+def write_audio(
+    path: str | Path,
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    format: AudioFormat | None = None,
+) -> None:
+    """Write a waveform atomically, as 16-bit WAV or FLAC, or as OGG Vorbis.
 
-    That is so if no sample is further from their mean than `SILENCE`.
+    A waveform beyond full scale is scaled down as a whole rather than clipped; any other keeps its
+    level.
+
+    Args:
+        path: File to write, replaced if it exists; its folder must exist.
+        waveform: Samples, shape (samples,), full scale at -1 and 1: an array, or anything NumPy
+            converts to one, such as a tensor on the CPU.
+        sampling_rate: In Hz.
+        format: File format; by default that of the path's suffix.
+
+    Raises:
+        UserError: If the format is unknown, or the waveform is not of shape (samples,), is empty
+            or holds non-finite samples.
+
+    Examples:
+        >>> write_audio("tone.wav", np.sin(np.linspace(0, 2000, 16000)), 16_000)
+        >>> load_audio("tone.wav")[0].shape
+        (16000,)
     """
+    path = Path(path)
+    chosen: str = format or path.suffix.lstrip(".").lower()
+    if chosen not in AUDIO_FORMATS:
+        raise UserError(
+            f"Cannot write {path.name!r}: expected a name that ends in .wav, .flac or .ogg."
+        )
+    samples = np.asarray(waveform, dtype=np.float32)
+    if samples.ndim != 1 or samples.size == 0:
+        raise UserError(
+            f"Expected a waveform of shape (samples,), got {samples.shape}: write one per file."
+        )
+    if not np.isfinite(samples).all():
+        raise UserError(
+            f"The waveform for {path.name!r} has samples that are not finite. A generator in "
+            "float16 does that: use float32 or bfloat16."
+        )
+    if sampling_rate < 1:
+        raise UserError(f"Expected a sampling rate above 0 Hz, got {sampling_rate}.")
+    peak = float(np.abs(samples).max())
+    if peak > _PEAKS[chosen]:
+        samples = samples * (_PEAKS[chosen] / peak)
+    subtype = "VORBIS" if chosen == "ogg" else "PCM_16"
+    if subtype == "PCM_16":
+        samples = np.round(samples * 32767).astype(np.int16)
+    options = {"samplerate": int(sampling_rate), "channels": 1, "subtype": subtype}
+    with (
+        replacing(path) as partial,
+        soundfile.SoundFile(partial, "w", format=chosen.upper(), **options) as file,
+    ):
+        for start in range(0, len(samples), _WRITE_BLOCK):
+            file.write(samples[start : start + _WRITE_BLOCK])
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+    """Return True if no sample of a waveform, shape (samples,), exceeds `SILENCE`."""
     return float(np.abs(waveform - waveform.mean()).max()) < SILENCE
 
 
 def require_audible(waveform: np.ndarray, name: str) -> None:
-    """Refuse a recording in which there is nothing to hear.
+    """Raise an error for a silent waveform.
 
     Args:
         waveform: Samples, shape (samples,), at least one.
-        name: What to call it.
+        name: Name for the message.
 
     Raises:
         SilentAudioError: If it is silent.
     """
     if is_silent(waveform):
-        raise SilentAudioError(f"{name} is silent: there is nothing to hear in it.")
+        raise SilentAudioError(f"{name} is silent. Give audio with content.")
 
 
 def find_audio(inputs: Sequence[str]) -> list[str]:
-    """Replace every folder by the recordings and videos in it.
+    """Replace each folder by the audio files and videos in it, without its subfolders.
 
     Args:
         inputs: Files and folders.
 
     Returns:
-        Files in the order given, those of a folder sorted by name; folders in it are not entered.
-        A folder without any stays, for `load_audio` to say so.
+        Files in the order given, those of a folder sorted by name. A folder without any is kept,
+        so that `load_audio` raises its error.
     """
     found: list[str] = []
     for name in inputs:
@@ -186,9 +250,11 @@ def find_audio(inputs: Sequence[str]) -> list[str]:
 
 def _check_part(start: float, seconds: float | None) -> None:
     if not 0 <= start < float("inf"):
-        raise UserError(f"Expected a recording to start at 0 s or later, got {start!r}.")
+        raise UserError(f"Expected start of 0 s or later, got {start!r}.", param="start")
     if seconds is not None and not 0 < seconds <= MAX_SECONDS:
-        raise UserError(f"Expected to read from 0 to {MAX_SECONDS} s, got {seconds!r}.")
+        raise UserError(
+            f"Expected seconds above 0 and up to {MAX_SECONDS}, got {seconds!r}.", param="seconds"
+        )
 
 
 @contextlib.contextmanager
@@ -201,8 +267,8 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
     path = Path(source).expanduser()
     if path.is_dir():
         raise UnreadableAudioError(
-            f"The folder {name} holds no recording ({', '.join(sorted(SUFFIXES))}) and no video; "
-            "folders in it are not entered."
+            f"The folder {name} holds no audio ({', '.join(sorted(SUFFIXES))}) and no video; its "
+            "subfolders are not searched."
         )
     if not path.is_file():
         raise UnreadableAudioError(f"No such file: {name}. Check the path.")
@@ -218,22 +284,22 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[BinaryIO]:
 def _by_soundfile(
     file: BinaryIO, name: str, start: float, seconds: float | None
 ) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(file) as sound:
-        rate = sound.samplerate
+    with soundfile.SoundFile(file) as audio:
+        rate = audio.samplerate
         first = round(start * rate)
-        if sound.frames and first >= sound.frames:
-            raise UnreadableAudioError(_too_short(name, sound.frames / rate, start))
-        wanted = sound.frames - first
+        if audio.frames and first >= audio.frames:
+            raise UnreadableAudioError(_too_short(name, audio.frames / rate, start))
+        wanted = audio.frames - first
         if seconds is not None:
             wanted = min(wanted, round(seconds * rate))
         if wanted > MAX_SECONDS * rate:
             raise UnreadableAudioError(_too_long(name, wanted / rate))
         if first:
-            sound.seek(first)
+            audio.seek(first)
         samples = np.empty(wanted, dtype=np.float32)
         got = 0
         while got < wanted:
-            block = sound.read(min(_BLOCK, wanted - got), dtype="float32", always_2d=True)
+            block = audio.read(min(_BLOCK, wanted - got), dtype="float32", always_2d=True)
             if not len(block):
                 break
             samples[got : got + len(block)] = block.mean(axis=1)
@@ -262,7 +328,7 @@ def _stereo_blocks(file: BinaryIO, name: str, sampling_rate: int) -> Iterator[np
         )
         for frame in chain(container.decode(stream), [None]):
             if frame is not None:
-                # When a video's sound begins means nothing here.
+                # Where a video's audio starts does not matter here.
                 frame.pts = None
             for part in resampler.resample(frame):
                 yield np.broadcast_to(part.to_ndarray(), (2, part.samples))
@@ -270,22 +336,22 @@ def _stereo_blocks(file: BinaryIO, name: str, sampling_rate: int) -> Iterator[np
 
 @contextlib.contextmanager
 def _ffmpeg(file: BinaryIO, name: str) -> Iterator[Any]:
-    """Open a file that has a sound track; what FFmpeg finds wrong becomes one line."""
+    """Open a file with an audio track, and turn FFmpeg's errors into one line."""
     import av
 
     try:
         with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
             if not container.streams.audio:
-                raise UnreadableAudioError(f"{name} is a video without a sound track.")
+                raise UnreadableAudioError(f"{name} is a video without an audio track.")
             yield container
     except (av.FFmpegError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
-        if _is_media(file):
+        if is_media(file):
             raise UnreadableAudioError(_damaged(name)) from error
         raise UnreadableAudioError(
-            f"{name} is not a recording, or not a sound file that can be read. Give a WAV, FLAC, "
-            "OGG, MP3 or M4A, or a video with sound."
+            f"{name} is not an audio file that can be read. Give a WAV, FLAC, OGG, MP3 or M4A, or "
+            "a video with an audio track."
         ) from error
 
 
@@ -332,63 +398,25 @@ def _decode(
     return np.concatenate([np.empty(0, np.float32), *blocks]).astype(np.float32), rate
 
 
-def _is_media(file: BinaryIO) -> bool:
-    """Tell from its first bytes whether a file that can't be decoded is a sound or a video."""
-    file.seek(0)
-    head = file.read(12)
-    return head[4:8] == b"ftyp" or head.startswith(
-        (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"\x1aE\xdf\xa3")
-    )
-
-
-def _is_cut_off(file: BinaryIO) -> bool:
-    """Tell whether a file ends before it says; the readers play such files without a word."""
-    head = file.read(2**13)
-    size = file.seek(0, io.SEEK_END)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _riff_end(head) > size
-    if head[:4] == b"OggS":
-        file.seek(max(0, size - 2**17))
-        tail = file.read()
-        last = tail.rfind(b"OggS")
-        return last < 0 or not tail[last + 5 : last + 6] or not tail[last + 5] & _OGG_END_FLAG
-    return _mp3_end(head) > size
-
-
-def _riff_end(head: bytes) -> int:
-    """Give where a WAV's samples end by its header; 0 if it doesn't say."""
-    place = 12
-    while place + 8 <= len(head):
-        length = int.from_bytes(head[place + 4 : place + 8], "little")
-        if head[place : place + 4] == b"data":
-            return 0 if length in _UNKNOWN_RIFF_SIZES else place + 8 + length
-        place += 8 + length + length % 2
-    return 0
-
-
-def _mp3_end(head: bytes) -> int:
-    """Give where an MP3 ends by the Xing header in its first frame; 0 if it doesn't say."""
-    if head[:3] != b"ID3" and (len(head) < 2 or head[0] != 0xFF or head[1] < 0xE0):
-        return 0
-    for mark in (b"Xing", b"Info"):
-        place = head.find(mark)
-        if place >= 0 and head[place + 7 : place + 8] and head[place + 7] & 2:
-            field = place + 8 + (4 if head[place + 7] & 1 else 0)
-            return int.from_bytes(head[field : field + 4], "big")
-    return 0
-
-
 def _damaged(name: str) -> str:
-    return f"{name} is damaged or not fully there. Fetch or save it again."
+    return f"{name} is damaged or truncated. Fetch or save it again."
+
+
+def _no_samples(name: str) -> str:
+    return f"{name} holds no samples. Fetch or save it again."
+
+
+def _not_finite(name: str) -> str:
+    return f"{name} holds samples that are not finite (NaN or infinity). Save it again."
 
 
 def _too_short(name: str, length: float, start: float) -> str:
-    return f"{name} lasts {length:.1f} s, and is to be heard from {start:g} s on. Start earlier."
+    return f"{name} lasts {length:.1f} s, less than start={start:g}. Start earlier."
 
 
 def _too_long(name: str, length: float | None) -> str:
     lasts = "more" if length is None else f"{length / 3600:.1f} h"
     return (
-        f"{name} lasts {lasts}; no more than {MAX_SECONDS // 60} minutes are heard at once. Name "
-        "a part by its start and its length in seconds."
+        f"{name} lasts {lasts}; at most {MAX_SECONDS // 60} minutes are read at once. Choose a "
+        "part by start and seconds."
     )

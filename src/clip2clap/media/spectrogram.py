@@ -1,60 +1,53 @@
-"""A mel spectrogram as a picture, with its axes in seconds and Hz."""
+"""Mel spectrograms as images, with axes in seconds and Hz."""
 
+import math
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
-from transformers.audio_utils import hertz_to_mel, mel_filter_bank
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
+from clip2clap.media.mel import mel_filters
 
 DYNAMIC_RANGE_DB = 80.0
-"""How far below the loudest point the picture still tells quiet from silent."""
+"""Range of a spectrogram below its loudest point, in dB."""
 
 _MEL_BINS = 128
-# What 16 bits cannot hold: below half a step, all is rounding.
+# Below half a step of 16 bits all is rounding.
 _SILENCE = 2.0**-16
 _MOST_COLUMNS = 1200
 _FREQUENCY_TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
 
 
 def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Measure how loud each pitch is over time.
+    """Compute a log-mel power spectrogram.
 
-    A Hann window of 64 ms, and 128 triangular bands evenly spaced on the mel scale
-    (`2595 log10(1 + f / 700)`) from 0 Hz to half the sampling rate.
+    A Hann window of 64 ms, and 128 triangular filters evenly spaced on the HTK mel scale from 0 Hz
+    to half the sampling rate.
 
     Args:
         waveform: Samples, shape (samples,), full scale at -1 and 1.
-        sampling_rate: Samples a second, in Hz.
+        sampling_rate: In Hz.
 
     Returns:
-        Power in dB relative to the loudest point, shape (bands, frames), from `-DYNAMIC_RANGE_DB`
-        to 0; all `-DYNAMIC_RANGE_DB` for silence.
+        Power in dB relative to the loudest point, shape (mel bins, frames), from
+        `-DYNAMIC_RANGE_DB` to 0; all `-DYNAMIC_RANGE_DB` for silence.
+
+    Raises:
+        UserError: If the waveform is not of shape (samples,) or has no samples.
     """
     samples = np.asarray(waveform, dtype=np.float32)
     if samples.ndim != 1 or samples.size == 0:
         raise UserError(f"Expected a waveform of shape (samples,), got {samples.shape}.")
-    # A constant offset cannot be heard, yet would pass for the loudest point.
+    # A constant offset is inaudible, yet would count as the loudest point.
     samples = samples - samples.mean()
     window = 2 ** round(np.log2(0.064 * sampling_rate))
     hop = max(window // 8, len(samples) // _MOST_COLUMNS)
     padded = np.pad(samples, (window // 2, window // 2))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]  # (frames, window)
     power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32))) ** 2
-    bands = mel_filter_bank(
-        num_frequency_bins=window // 2 + 1,
-        num_mel_filters=_MEL_BINS,
-        min_frequency=0.0,
-        max_frequency=sampling_rate / 2,
-        sampling_rate=sampling_rate,
-        mel_scale="htk",
-    )
-    mel = (power @ bands).T
+    mel = (power @ mel_filters(window, _MEL_BINS, sampling_rate)).T  # (mel bins, frames)
     loudest = mel.max()
     if np.abs(samples).max() < _SILENCE:
         return np.full(mel.shape, -DYNAMIC_RANGE_DB)
@@ -65,36 +58,41 @@ def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
 def draw_spectrogram(
     waveform: np.ndarray, sampling_rate: int, *, width: int, height: int
 ) -> Image.Image:
-    """Draw a sound's mel spectrogram without axes, low pitches at the bottom.
+    """Draw a log-mel spectrogram without axes, low frequencies at the bottom.
 
     Args:
         waveform: Samples, shape (samples,), full scale at -1 and 1.
-        sampling_rate: Samples a second, in Hz.
-        width: Of the picture, in pixels.
-        height: Likewise.
+        sampling_rate: In Hz.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
 
     Raises:
         UserError: If the waveform is not of shape (samples,) or has no samples.
     """
+    from matplotlib import colormaps
+
     loudness = 1 + log_mel_spectrogram(waveform, sampling_rate)[::-1] / DYNAMIC_RANGE_DB
-    picture = Image.fromarray(colormaps["magma"](loudness, bytes=True)[..., :3])
-    return picture.resize((width, height), Image.Resampling.BOX)
+    image = Image.fromarray(colormaps["magma"](loudness, bytes=True)[..., :3])
+    return image.resize((width, height), Image.Resampling.BOX)
 
 
 def write_spectrogram(
     path: str | Path, waveform: np.ndarray, sampling_rate: int, *, title: str | None = None
 ) -> None:
-    """Draw a sound's mel spectrogram as a PNG, 1800 x 800 pixels, readable at half that size.
+    """Write a log-mel spectrogram with axes as a PNG of 1800 x 800 pixels.
 
     Args:
-        path: The PNG to write; its folder must exist. A file of that name is replaced.
+        path: File to write, replaced if it exists; its folder must exist.
         waveform: Samples, shape (samples,), full scale at -1 and 1.
-        sampling_rate: Samples a second, in Hz.
-        title: A line above the picture.
+        sampling_rate: In Hz.
+        title: Line above the spectrogram.
 
     Raises:
         UserError: If the waveform is not of shape (samples,) or has no samples.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     path = Path(path)
     decibels = log_mel_spectrogram(waveform, sampling_rate)
     figure = Figure(figsize=(9, 4), dpi=200, layout="constrained")
@@ -122,4 +120,4 @@ def write_spectrogram(
 
 
 def _mel(hertz: float) -> float:
-    return float(hertz_to_mel(float(hertz), mel_scale="htk"))
+    return 2595 * math.log10(1 + hertz / 700)

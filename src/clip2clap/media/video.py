@@ -1,4 +1,4 @@
-"""One MP4 from frames and sound, written as they come."""
+"""Writing of MP4 videos from frames and audio."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 from clip2clap.core.errors import UserError
 
 FILM_RATE = 48_000
-"""Samples a second of a film's sound, in Hz."""
+"""Sampling rate of a video's audio, in Hz."""
 
 _CHANNELS = "stereo"
 # Nearly without visible loss, at a speed that keeps up with any decoder.
@@ -19,30 +19,29 @@ _AUDIO_BITS = 192_000
 
 
 class FilmWriter:
-    """Writes H.264 (yuv420p) and AAC into an MP4 that plays while it loads.
+    """Writer of an MP4 with H.264 (yuv420p) video and AAC audio, playable while it downloads.
 
-    Nothing is kept but what the encoders look ahead at: memory does not grow with the film.
-    Used as a context manager; the file is complete once the block has ended well.
+    Memory does not grow with the length. A context manager: the file is complete once the block
+    has ended without an error.
 
     Args:
-        path: The file to write.
-        fps: Frames a second.
+        path: File to write.
+        fps: Frames per second.
         width: In pixels, even.
         height: In pixels, even.
 
     Raises:
-        UserError: If the size is odd or empty, or there are no frames a second.
+        UserError: If the size is odd or empty, or fps is not above 0.
     """
 
     def __init__(self, path: Path, *, fps: Fraction | int, width: int, height: int):
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise UserError(
-                f"Expected a film of even width and height, as yuv420p needs, got {width} x "
-                f"{height}."
+                f"Expected an even width and height, as yuv420p needs, got {width} x {height}."
             )
         if fps <= 0:
-            raise UserError(f"Expected frames a second above 0, got {fps}.")
-        import av  # takes its time, and only films need it
+            raise UserError(f"Expected fps above 0, got {fps}.", param="fps")
+        import av
 
         self.shape = (height, width, 3)
         self._av = av
@@ -56,7 +55,7 @@ class FilmWriter:
         self._frames = self._samples = 0
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -65,33 +64,32 @@ class FilmWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write what the encoders still hold, and the index."""
+        """Flush the encoders and write the index."""
         if error is None:
             for stream in (self._video, self._audio):
                 self._container.mux(stream.encode(None))
         self._container.close()
 
-    def add_frame(self, picture: np.ndarray) -> None:
+    def add_frame(self, image: np.ndarray) -> None:
         """Write the next frame.
 
         Args:
-            picture: RGB, shape (height, width, 3), uint8.
+            image: RGB, shape (height, width, 3), uint8.
 
         Raises:
-            UserError: If its shape or dtype is another than the film's.
+            UserError: If its shape or dtype does not match the video's.
         """
-        if picture.shape != self.shape or picture.dtype != np.uint8:
+        if image.shape != self.shape or image.dtype != np.uint8:
             raise UserError(
-                f"Expected frames of shape {self.shape}, uint8, got {picture.shape}, "
-                f"{picture.dtype}."
+                f"Expected frames of shape {self.shape}, uint8, got {image.shape}, {image.dtype}."
             )
-        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts, frame.time_base = self._frames, 1 / self._video.codec_context.framerate
         self._frames += 1
         self._container.mux(self._video.encode(frame))
 
     def add_sound(self, samples: np.ndarray) -> None:
-        """Write the next block of sound.
+        """Write the next block of audio.
 
         Args:
             samples: Shape (2, samples), float32, full scale at -1 and 1, at `FILM_RATE`.

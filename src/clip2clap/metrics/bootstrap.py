@@ -1,7 +1,7 @@
-"""How far a figure could lie off by chance: bootstrap intervals and paired differences.
+"""Bootstrap confidence intervals and paired differences.
 
 Whole items are drawn with replacement (Efron 1979; the cluster bootstrap), since five captions of
-one clip are not five independent trials. All figures of one evaluation share their draws, so that
+one clip are not five independent trials. All metrics of one evaluation share their draws, so that
 the difference of two of them has an interval of its own.
 """
 
@@ -15,41 +15,40 @@ from scipy import stats
 from clip2clap.core.errors import UserError
 
 CONFIDENCE = 0.95
-"""Share of the draws that an interval holds."""
+"""Confidence level of the intervals."""
 
-# Draws are worked on so many at a time, to bound memory.
+# Draws computed at once, to bound memory.
 _AT_ONCE = 50
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its 95 % interval."""
+    """Value with its 95 % confidence interval."""
 
     value: float
-    """What was measured."""
+    """Point estimate."""
 
     low: float
-    """Where the interval begins."""
+    """Lower end of the interval."""
 
     high: float
-    """Where it ends."""
+    """Upper end of the interval."""
 
     @classmethod
     def of(cls, value: float, draws: np.ndarray) -> "Estimate":
-        """Put the percentile interval of bootstrap draws beside a value."""
+        """Create an estimate with the percentile interval of bootstrap draws."""
         tail = (1 - CONFIDENCE) / 2
         low, high = np.quantile(draws, [tail, 1 - tail])
         return cls(float(value), float(low), float(high))
 
 
 class Resamples:
-    """Items drawn again and again with replacement; the same draws for every figure.
+    """Bootstrap draws of items with replacement, the same for every metric.
 
     Args:
-        items: What each row comes from, such as the clip a caption describes; rows of one item are
-            drawn together.
-        resamples: How many draws.
-        seed: Of the draws.
+        items: Item of each row, such as the clip of a caption; rows of one item are drawn together.
+        resamples: Number of draws.
+        seed: Seed of the draws.
 
     Raises:
         UserError: If there are no rows or no draws.
@@ -71,7 +70,7 @@ class Resamples:
             draw[:] = np.bincount(chosen, minlength=len(names))
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """Give the mean over the rows of every draw.
+        """Compute the mean over the rows of every draw.
 
         Args:
             values: Shape (n,) or (n, s).
@@ -89,7 +88,7 @@ class Resamples:
         return means.reshape(self.resamples, *np.shape(values)[1:])
 
     def medians(self, values: np.ndarray) -> np.ndarray:
-        """Give the median over the rows of every draw; values (n,) to medians (draws,)."""
+        """Compute the median over the rows of every draw; values (n,) to medians (draws,)."""
         order = np.argsort(values)
         ordered = np.asarray(values, np.float64)[order]
         medians = []
@@ -101,14 +100,14 @@ class Resamples:
         return np.concatenate(medians)
 
     def mean(self, values: np.ndarray) -> Estimate:
-        """Give a mean with its interval."""
+        """Estimate a mean."""
         return Estimate.of(float(np.mean(values)), self.means(values))
 
     def share(self, values: np.ndarray) -> Estimate:
-        """Give the share of rows that are true with its interval, the wider of two.
+        """Estimate the share of true rows, with the wider of two intervals.
 
-        Where hardly any row is true, or hardly any is not, all draws look alike and the bootstrap
-        is sure of itself; Wilson's interval (1927) for as many trials as there are items is not.
+        Near 0 and 1 all draws are alike and the bootstrap interval is too narrow; Wilson's interval
+        (1927), for as many trials as there are items, is not.
         """
         estimate = self.mean(values)
         trials = stats.binomtest(round(estimate.value * self.items), self.items)
@@ -118,7 +117,7 @@ class Resamples:
         )
 
     def median(self, values: np.ndarray) -> Estimate:
-        """Give a median with its interval."""
+        """Estimate a median."""
         return Estimate.of(float(np.median(values)), self.medians(values))
 
     def _parts(self, dtype: Any) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""How far two sets of sounds lie apart as wholes."""
+"""Distances between distributions of embeddings."""
 
 import numpy as np
 from scipy.linalg import svdvals
@@ -7,14 +7,14 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from clip2clap.core.errors import UserError
 
-# Enough pairs for a steady median, however many sounds there are.
+# Enough pairs for a stable median.
 _MOST_FOR_MEDIAN = 2000
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Give the squared Fréchet distance between Gaussians fitted to two sets of vectors.
+    """Compute the squared Fréchet distance between Gaussians fitted to two sets of embeddings.
 
-    Dowson and Landau 1982; of sounds since Kilgour et al. 2019, arXiv 1812.08466. The trace of the
+    Dowson and Landau 1982; for audio Kilgour et al. 2019, arXiv 1812.08466. The trace of the
     root of the covariances' product is the nuclear norm of the product of their factors, which
     stays exact where there are fewer vectors than dimensions and covariances are singular.
 
@@ -23,27 +23,27 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
         other: Embeddings, shape (m, d), m > 1.
 
     Returns:
-        0 or more. It grows as sets get smaller: compare sets of one size.
+        Distance, 0 or more. It grows as sets get smaller: compare sets of one size.
 
     Raises:
-        UserError: If the shapes don't fit together, or a value is not finite.
+        UserError: If the shapes do not match, or a value is not finite.
     """
     sides = _check(one, other)
     means = [side.mean(0) for side in sides]
     factors = []
     for side, mean in zip(sides, means, strict=True):
-        centred = (side - mean) / np.sqrt(len(side) - 1)
-        if len(centred) > centred.shape[1]:
-            # Of many vectors only the triangle matters, which has the same covariance.
-            centred = np.linalg.qr(centred, mode="r")
-        factors.append(centred)
+        centered = (side - mean) / np.sqrt(len(side) - 1)
+        if len(centered) > centered.shape[1]:
+            # The triangular factor has the same covariance and is smaller.
+            centered = np.linalg.qr(centered, mode="r")
+        factors.append(centered)
     traces = sum((factor**2).sum() for factor in factors)
     shared = np.sum(svdvals(factors[0] @ factors[1].T))
     return max(float(((means[0] - means[1]) ** 2).sum() + traces - 2 * shared), 0.0)
 
 
 def kernel_distance(one: np.ndarray, reference: np.ndarray) -> float:
-    """Give the squared maximum mean discrepancy of two sets of vectors, without bias.
+    """Compute the unbiased squared maximum mean discrepancy between two sets of embeddings.
 
     Gretton et al. 2012; with a Gaussian kernel as wide as the median distance in the reference it
     is the kernel audio distance (Chung et al. 2025, arXiv 2502.15602). Its expectation does not
@@ -51,18 +51,18 @@ def kernel_distance(one: np.ndarray, reference: np.ndarray) -> float:
 
     Args:
         one: Embeddings, shape (n, d), n > 1.
-        reference: Embeddings of what it is held against, shape (m, d), m > 1.
+        reference: Reference embeddings, shape (m, d), m > 1.
 
     Returns:
-        About 0 for two sets of one kind, where it may be negative by chance.
+        Distance: about 0, and possibly negative, for two sets of one distribution.
 
     Raises:
-        UserError: If the shapes don't fit together, or a value is not finite.
+        UserError: If the shapes do not match, or a value is not finite.
     """
     one, reference = _check(one, reference)
     step = -(-len(reference) // _MOST_FOR_MEDIAN)
     width = float(np.median(pdist(reference[::step])))
-    # Where all of the reference is one point, any width tells what differs from it.
+    # If the reference is a single point, any width works.
     gamma = 1 / (2 * width**2) if width > 0 else 1.0
     within = [_mean_off_diagonal(rbf_kernel(side, gamma=gamma)) for side in (one, reference)]
     return float(sum(within) - 2 * rbf_kernel(one, reference, gamma=gamma).mean())
@@ -79,9 +79,9 @@ def _check(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sides[0].shape[1] != sides[1].shape[1]
     ):
         raise UserError(
-            "Expected two sets of at least two vectors of one length, got shapes "
+            "Expected two sets of at least two embeddings of one size, got shapes "
             f"{sides[0].shape} and {sides[1].shape}."
         )
     if not all(np.isfinite(side).all() for side in sides):
-        raise UserError("Vectors that hold NaN or infinity have no distance from others.")
+        raise UserError("Expected finite embeddings, got NaN or infinity.")
     return sides

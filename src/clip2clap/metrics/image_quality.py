@@ -1,4 +1,4 @@
-"""How good a picture looks, without a picture to compare it with."""
+"""No-reference image quality."""
 
 from functools import cache
 from typing import Any
@@ -12,17 +12,17 @@ _SMALLEST_SIDE = 16
 
 
 def brisque(image: Image.Image) -> float | None:
-    """Score a picture by its natural scene statistics: 0 is a clean photograph, 100 a ruined one.
+    """Compute BRISQUE, a score from natural scene statistics: 0 is best, 100 is worst.
 
-    BRISQUE, Mittal, Moorthy and Bovik (2012), https://doi.org/10.1109/TIP.2012.2214050, as the
-    `brisque` package computes it. It was fitted to photographs of half a megapixel: among small
-    pictures it compares, and says little on its own.
+    Mittal, Moorthy and Bovik (2012), https://doi.org/10.1109/TIP.2012.2214050, as the `brisque`
+    package computes it. It was fitted to photographs of half a megapixel: for small images use it
+    for comparisons only.
 
     Args:
-        image: In mode RGB.
+        image: Image in mode RGB.
 
     Returns:
-        The score; None for a picture that is too small or too plain to have one.
+        The score; None for an image too small or too uniform to have one.
 
     Raises:
         MissingExtraError: If the package is not installed.
@@ -40,12 +40,12 @@ def _model() -> Any:
         from brisque import BRISQUE
     except ImportError as error:
         raise MissingExtraError(
-            "Scoring pictures by BRISQUE needs an extra: pip install 'clip2clap[scores]'."
+            "BRISQUE needs an extra: pip install 'clip2clap[scores]'."
         ) from error
 
     class Model(BRISQUE):
         def scale_features(self, features: Any) -> np.ndarray:
-            # Some are arrays of one number, which NumPy 2.4 no longer turns into that number.
+            # Some are arrays of one number, which NumPy 2.4 no longer converts.
             return super().scale_features([np.ravel(feature)[0] for feature in features])
 
     return Model(url=False)

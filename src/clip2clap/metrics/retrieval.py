@@ -1,6 +1,6 @@
-"""How well translated vectors find the vectors they stand for.
+"""Cross-modal retrieval metrics.
 
-Similarities are computed tile by tile, so memory grows with the pairs and not with their square.
+Similarities are computed tile by tile: memory is linear in the number of pairs.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ from torch import Tensor
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 
-# Tiles of so many queries by so many answers stay in the processor's cache.
+# A tile of this many queries and targets fits the CPU's cache.
 _TILE = 1024
 
-# Cosine similarities of float32 unit vectors that differ by less are equal but for rounding.
+# Rounding error of cosine similarities in float32.
 _ROUNDING = 1e-6
 
 RECALLS = (1, 5, 10)
@@ -25,7 +25,7 @@ RECALLS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Where the true vectors stand among all, in both directions, and who stands near whom."""
+    """Ranks of the true pairs in both directions, and k-occurrences of the targets."""
 
     forward: Tensor
     """Rank of each prediction's true target among the distinct targets, shape (n,), int32."""
@@ -34,27 +34,27 @@ class Retrieval:
     """Rank of each target's own prediction among those of other targets, shape (n,), int32."""
 
     csls: Tensor
-    """As `forward`, by cross-domain similarity local scaling in place of the cosine."""
+    """As `forward`, by CSLS in place of the cosine similarity."""
 
     occurrences: Tensor
-    """How many predictions each distinct target is a nearest neighbour of, shape (m,), int64."""
+    """Predictions that have each distinct target among their nearest, shape (m,), int64."""
 
     csls_occurrences: Tensor
-    """As `occurrences`, by cross-domain similarity local scaling."""
+    """As `occurrences`, by CSLS."""
 
 
 def retrieval_ranks(predicted: Tensor, target: Tensor) -> Tensor:
-    """Rank each true vector among all distinct ones by similarity to the prediction.
+    """Rank each true target among all distinct ones by similarity to the prediction.
 
-    Equal targets, such as one recording's vector beside each of its pictures, count once.
+    Equal targets, such as one audio embedding paired with several images, count once.
 
     Args:
-        predicted: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), of any norm but zero.
+        predicted: Predicted embeddings, shape (n, d), of any norm.
+        target: True embeddings, shape (n, d), of any norm but zero.
 
     Returns:
-        Ranks, shape (n,), int32; 1 is the best. Ties count against the true vector: others that
-        are exactly as similar, to rounding, stand before it.
+        Ranks, shape (n,), int32; 1 is the best. Ties, up to rounding, count against the true
+        target.
 
     Raises:
         UserError: If the shapes differ, there are no pairs, or a value is not finite.
@@ -64,17 +64,17 @@ def retrieval_ranks(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def reverse_ranks(predicted: Tensor, target: Tensor) -> Tensor:
-    """Rank each prediction by similarity to its true vector, among predictions of other vectors.
+    """Rank each prediction by similarity to its true target, among predictions of other targets.
 
-    Predictions that stand for an equal target are neither right nor wrong and left out ("filtered"
-    ranks, Bordes et al. 2013), so that a translator that answers always the same comes last.
+    Predictions of an equal target are left out ("filtered" ranks, Bordes et al. 2013), so that a
+    translator with a constant output ranks last.
 
     Args:
-        predicted: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), of any norm but zero.
+        predicted: Predicted embeddings, shape (n, d), of any norm.
+        target: True embeddings, shape (n, d), of any norm but zero.
 
     Returns:
-        Ranks, shape (n,), int32; 1 is the best, and ties count against the own prediction.
+        Ranks, shape (n,), int32; 1 is the best. Ties count against the own prediction.
 
     Raises:
         UserError: As in `retrieval_ranks`.
@@ -84,36 +84,36 @@ def reverse_ranks(predicted: Tensor, target: Tensor) -> Tensor:
     return _search(own, queries, queries, labels=_labels(gallery, truth)).ranks
 
 
-def measure_retrieval(predicted: Tensor, target: Tensor, *, neighbours: int = 10) -> Retrieval:
-    """Rank in both directions, and count how often each target is among the nearest.
+def measure_retrieval(predicted: Tensor, target: Tensor, *, neighbors: int = 10) -> Retrieval:
+    """Rank in both directions, and count k-occurrences, which show hubs.
 
-    Cross-domain similarity local scaling (CSLS, Conneau et al. 2018, arXiv 1710.04087) takes from
-    the cosine how near a target is to predictions in general, which hinders hubs.
+    Cross-domain similarity local scaling (CSLS, Conneau et al. 2018, arXiv 1710.04087) subtracts
+    from the cosine similarity a target's mean similarity to its nearest predictions.
 
     Args:
-        predicted: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), of any norm but zero.
-        neighbours: How many nearest neighbours count, for hubs and for CSLS.
+        predicted: Predicted embeddings, shape (n, d), of any norm.
+        target: True embeddings, shape (n, d), of any norm but zero.
+        neighbors: Number of nearest neighbors, for k-occurrences and CSLS.
 
     Returns:
         Ranks and k-occurrences.
 
     Raises:
-        UserError: As in `retrieval_ranks`, or if `neighbours` is less than 1.
+        UserError: As in `retrieval_ranks`, or if `neighbors` is less than 1.
     """
-    if neighbours < 1:
-        raise UserError(f"Expected neighbours to be at least 1, got {neighbours}.")
+    if neighbors < 1:
+        raise UserError(f"Expected neighbors to be at least 1, got {neighbors}.")
     queries, (gallery, truth) = _check(predicted, target)
     own, labels = _own(gallery, truth), _labels(gallery, truth)
-    back = _search(own, queries, queries, labels=labels, neighbours=neighbours)
+    back = _search(own, queries, queries, labels=labels, neighbors=neighbors)
     crowding = torch.empty(len(gallery), device=gallery.device)
     crowding[truth] = back.similarities.mean(1)
-    there = _search(queries, gallery, own, neighbours=neighbours)
+    there = _search(queries, gallery, own, neighbors=neighbors)
     scaled = _search(
         queries,
         gallery,
         own,
-        neighbours=neighbours,
+        neighbors=neighbors,
         crowding=crowding,
         own_crowding=crowding[truth],
     )
@@ -127,14 +127,14 @@ def measure_retrieval(predicted: Tensor, target: Tensor, *, neighbours: int = 10
 
 
 def distinct_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Find which rows are equal to the last bit.
+    """Find bitwise equal rows.
 
     Args:
         vectors: Shape (n, d).
 
     Returns:
-        The first row of each set of equals, ascending, shape (m,); and for each row the place of
-        its set among these, shape (n,).
+        Index of the first row of each distinct value, ascending, shape (m,); and for each row the
+        position of its value among these, shape (n,).
     """
     places: dict[bytes, int] = {}
     first, inverse = [], np.empty(len(vectors), np.int64)
@@ -151,14 +151,14 @@ def distinct_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def recall_at_k(ranks: Tensor, k: int) -> float:
-    """Give the share of true vectors that are among the k most similar.
+    """Compute recall at k: the share of ranks of at most k.
 
     Args:
-        ranks: What `retrieval_ranks` gives, shape (n,).
-        k: How many answers count, at least 1.
+        ranks: From `retrieval_ranks`, shape (n,).
+        k: At least 1.
 
     Returns:
-        From 0 to 1.
+        Recall from 0 to 1.
 
     Raises:
         UserError: If k is less than 1, or there are no ranks.
@@ -169,7 +169,7 @@ def recall_at_k(ranks: Tensor, k: int) -> float:
 
 
 def median_rank(ranks: Tensor) -> float:
-    """Give the middle rank, or the mean of the middle two.
+    """Compute the median rank.
 
     Raises:
         UserError: If there are no ranks.
@@ -178,7 +178,7 @@ def median_rank(ranks: Tensor) -> float:
 
 
 def mean_reciprocal_rank(ranks: Tensor) -> float:
-    """Give the mean of 1 / rank, from 0 to 1.
+    """Compute the mean reciprocal rank, from 0 to 1.
 
     Raises:
         UserError: If there are no ranks.
@@ -187,11 +187,11 @@ def mean_reciprocal_rank(ranks: Tensor) -> float:
 
 
 def retrieval_metrics(predicted: Tensor, target: Tensor) -> dict[str, float]:
-    """Sum up how well predictions find their targets.
+    """Compute the retrieval metrics of predictions.
 
     Args:
-        predicted: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), of any norm but zero.
+        predicted: Predicted embeddings, shape (n, d), of any norm.
+        target: True embeddings, shape (n, d), of any norm but zero.
 
     Returns:
         `mrr`, `recall_at_1`, `recall_at_5`, `recall_at_10`, `median_rank`, `cosine` (the mean
@@ -215,14 +215,14 @@ def retrieval_metrics(predicted: Tensor, target: Tensor) -> dict[str, float]:
 
 @dataclass
 class _Found:
-    """What a search gives for each query."""
+    """Result of a search for each query."""
 
     ranks: Tensor
     similarities: Tensor
     """Scores of the nearest, shape (n, k)."""
 
     nearest: Tensor
-    """Which these are, shape (n, k)."""
+    """Indices of the nearest, shape (n, k)."""
 
 
 @torch.no_grad()
@@ -232,23 +232,23 @@ def _search(
     own: Tensor,
     *,
     labels: Tensor | None = None,
-    neighbours: int = 0,
+    neighbors: int = 0,
     crowding: Tensor | None = None,
     own_crowding: Tensor | None = None,
 ) -> _Found:
-    """Rank each query's own vector in a gallery that holds it, and find the nearest.
+    """Rank each query's own target in a gallery, and find the nearest targets.
 
     Args:
         queries: Shape (n, d), unit norm.
         gallery: Shape (m, d), unit norm.
-        own: The vector each query should find, shape (n, d), unit norm.
-        labels: What queries and the gallery, row by row, stand for; others of the query's label
-            are left out of its rank. None if each row of the gallery stands for itself.
-        neighbours: How many of the nearest to give.
-        crowding: Taken from twice the similarity to a row of the gallery, shape (m,).
-        own_crowding: The same for the own vectors, shape (n,).
+        own: True target of each query, shape (n, d), unit norm.
+        labels: Labels of queries and gallery, row by row; others of the query's label are left out
+            of its rank. None if all rows of the gallery differ.
+        neighbors: Number of nearest targets to return.
+        crowding: Mean similarity subtracted from twice the similarity, shape (m,).
+        own_crowding: The same for the own targets, shape (n,).
     """
-    neighbours = min(neighbours, len(gallery))
+    neighbors = min(neighbors, len(gallery))
     found = []
     scores = torch.empty(_TILE, _TILE, device=queries.device)
     for rows in _slices(len(queries)):
@@ -269,13 +269,13 @@ def _search(
             if labels is not None:
                 better &= labels[rows, None] != labels[None, columns]
             ranks += better.sum(1, dtype=torch.int32)
-            if neighbours:
-                near, at = tile.topk(min(neighbours, tile.shape[1]), dim=1)
+            if neighbors:
+                near, at = tile.topk(min(neighbors, tile.shape[1]), dim=1)
                 best = torch.cat([best, near], dim=1)
                 where = torch.cat([where, at + columns.start], dim=1)
-                best, at = best.topk(min(neighbours, best.shape[1]), dim=1)
+                best, at = best.topk(min(neighbors, best.shape[1]), dim=1)
                 where = where.gather(1, at)
-        # Without labels the own vector was counted too.
+        # Without labels the own target was counted too.
         found.append(_Found(ranks if labels is None else ranks + 1, best, where))
     return _Found(*(torch.cat([getattr(f, name) for f in found]) for name in vars(found[0])))
 
@@ -294,7 +294,7 @@ def _labels(gallery: Tensor, truth: Tensor) -> Tensor | None:
 
 
 def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Give unit-norm predictions, and the distinct targets with the place of each row's own."""
+    """Return unit-norm predictions, and distinct targets with the index of each row's own."""
     if predicted.shape != target.shape or predicted.dim() != 2 or len(predicted) == 0:
         raise UserError(
             "Expected predictions and targets of one shape (n, d) with n > 0, got "
@@ -302,7 +302,7 @@ def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Ten
         )
     for name, side in (("predictions", predicted), ("targets", target)):
         if not all(part.isfinite().all() for part in side.split(_TILE)):
-            raise UserError(f"The {name} hold NaN or infinity, so they can't be ranked.")
+            raise UserError(f"The {name} hold NaN or infinity, so they cannot be ranked.")
     units = unit_norm(target)
     first, truth = distinct_rows(units)
     return unit_norm(predicted), (units if len(first) == len(units) else units[first], truth)

@@ -1,1 +1,1 @@
-"""Networks of our own that checkpoints of pipelines and encoders are made of."""
+"""Networks of our own: components of pipelines and encoders."""

@@ -1,4 +1,4 @@
-"""The autoencoders of pictures and of log-mel spectrograms."""
+"""Autoencoder classes of images and of log-mel spectrograms."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ Autoencoder = AutoencoderKL | VQModel | PatchAutoencoder
 AUTOENCODERS: dict[str, Any] = {
     model.__name__: model for model in (AutoencoderKL, VQModel, PatchAutoencoder)
 }
-"""By the names that their configs have for them."""
+"""Autoencoder classes by class name."""
 
 
 def autoencoder_class(index: dict[str, Any], part: str, folder: Path) -> Any:
-    """Give the class of the autoencoder that a pipeline's index names.
+    """Return the autoencoder class that a pipeline's index names.
 
     Raises:
-        CheckpointError: If it names none that is known.
+        CheckpointError: If it names no known one.
     """
     class_name = str((index.get(part) or [None, None])[1])
     if class_name not in AUTOENCODERS:
@@ -32,7 +32,7 @@ def autoencoder_class(index: dict[str, Any], part: str, folder: Path) -> Any:
 
 
 def vae_scale_factor(vae: Autoencoder) -> int:
-    """Give how many pixels along each side, or mel frames and bins, a latent stands for."""
+    """Return the pixels, or mel frames and bins, per latent along each side."""
     if isinstance(vae, PatchAutoencoder):
         return vae.config["patch_size"]
     return 2 ** (len(vae.config["block_out_channels"]) - 1)

@@ -1,4 +1,4 @@
-"""The image tower of transformers' EfficientNet, such as the demo CLIP's, in fewer steps."""
+"""Faster inference of transformers' EfficientNet, the demo CLIP's image tower."""
 
 from functools import partial
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Convolutions and what normalises their outputs, by their names in one block.
+# Convolutions and their normalizations, by their names in a block.
 _NORMALIZED = {
     "convolution": "batchnorm",
     "expand_conv": "expand_bn",
@@ -17,15 +17,14 @@ _NORMALIZED = {
 
 
 def shorten(model: nn.Module) -> None:
-    """Have an EfficientNet take fewer steps to the same vectors.
+    """Fuse operations of an EfficientNet, with equal outputs up to rounding.
 
-    - Normalisation of a trained network multiplies and shifts each channel: the convolution before
-      it does both at once, with weights that are scaled at each call.
-    - EfficientNet-Lite has no squeeze-and-excite gates and transformers' EfficientNet always has:
-      those that are 1 whatever they see, as the demo CLIP's, are passed by.
+    - In evaluation mode, batch normalization is folded into the convolution before it, at each
+      call.
+    - Squeeze-and-excite gates that are constantly 1 are skipped: transformers' EfficientNet always
+      has them, and EfficientNet-Lite, such as the demo CLIP's, does not.
 
-    Parameters stay as they are, for saving and for training; a model that has none of these blocks
-    is left alone.
+    Parameters are unchanged, for saving and training; models without these blocks are unchanged.
     """
     for block in model.modules():
         for name, norm_name in _NORMALIZED.items():
@@ -54,9 +53,9 @@ def _normalize(norm: Any, input: Tensor) -> Tensor:
 
 
 def _is_fixed(norm: Any) -> bool:
-    """Tell whether a convolution can count on the norm's values."""
-    # In training it follows the batch; under a hook of accelerate's it has its weights only while
-    # it runs itself.
+    """Return True if the norm's parameters can be folded."""
+    # In training it uses batch statistics; under accelerate's hooks its weights are there only
+    # while it runs.
     return not (norm.training or hasattr(norm, "_hf_hook"))
 
 

@@ -1,4 +1,4 @@
-"""The vector that stands for "no particular sound" in classifier-free guidance."""
+"""Unconditional embedding of classifier-free guidance."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -9,16 +9,20 @@ from clip2clap.core.errors import UserError
 
 
 class LearnedNegativeEmbedding(ModelMixin, ConfigMixin):
-    """One CLAP-sized vector that a generator was trained to take for the absence of a condition.
+    """Embedding that replaces a generator's condition in the unconditional branch.
 
-    A generator drops its condition for some of its training examples and puts this vector in its
-    place; guidance then steers away from it (Ho and Salimans 2022, arXiv 2207.12598). AudioLDM
-    was trained with the text embedding of the empty prompt there, so for its checkpoints this
-    holds that embedding, and no text encoder is needed to guide.
+    A generator is trained with this vector in place of a dropped condition, and guidance steers
+    away from it (Ho and Salimans 2022, arXiv 2207.12598). For AudioLDM it is the text embedding of
+    the empty prompt, so that guidance needs no text encoder.
 
     Args:
-        dim: Size of the vector, as the generator's CLAP has it.
-        origin: Where the vector comes from: `"learned"` in training, or `"empty prompt"`.
+        dim: Size of the vector, that of the generator's CLAP space.
+        origin: Origin of the vector: `"learned"`, or such as `"empty prompt"`.
+
+    Examples:
+        >>> import torch
+        >>> LearnedNegativeEmbedding.from_vector(torch.ones(4))(2).shape
+        torch.Size([2, 4])
     """
 
     @register_to_config
@@ -30,11 +34,11 @@ class LearnedNegativeEmbedding(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_vector(cls, vector: Tensor, *, origin: str = "learned") -> "LearnedNegativeEmbedding":
-        """Hold a vector that is known already.
+        """Create the embedding from a vector.
 
         Args:
-            vector: Shape (d,), in the generator's CLAP space, at the norm it is to be used with.
-            origin: Where it comes from, kept in the config.
+            vector: Shape (d,), in the generator's CLAP space, used at its norm.
+            origin: Origin of the vector, kept in the config.
 
         Raises:
             UserError: If `vector` is not a single vector of finite values.
@@ -49,5 +53,5 @@ class LearnedNegativeEmbedding(ModelMixin, ConfigMixin):
         return embedding
 
     def forward(self, count: int = 1) -> Tensor:
-        """Give the vector once for each item of a batch, shape (count, d)."""
+        """Return the vector for each item of a batch, shape (count, d)."""
         return self.vector.expand(count, -1)

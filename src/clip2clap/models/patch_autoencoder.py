@@ -1,4 +1,4 @@
-"""An autoencoder without a network: each patch of a picture by its principal components."""
+"""Linear autoencoder of image patches."""
 
 from collections.abc import Iterator
 from typing import Any, Self
@@ -15,19 +15,24 @@ from clip2clap.core.errors import UserError
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
-    """Encodes pictures patch by patch, called as diffusers' `AutoencoderKL` is.
+    """Autoencoder of image patches by principal components, called as diffusers' `AutoencoderKL`.
 
-    The components are the linear ones that lose least (Pearson 1901,
-    https://doi.org/10.1080/14786440109462720), as JPEG's cosines nearly are. They are known without
-    any training, and take no time to decode.
+    Principal components are the linear code of least error (Pearson 1901,
+    https://doi.org/10.1080/14786440109462720). They need no training, and decode fast.
 
     Args:
-        in_channels: Channels of a picture.
+        in_channels: Channels of an image.
         out_channels: The same.
-        latent_channels: Components that are kept of a patch.
-        patch_size: Pixels along each side of a patch, which becomes one place of the latents.
-        sample_size: Height and width of the pictures that it was made for.
-        scaling_factor: Latents times this are of unit scale.
+        latent_channels: Components kept per patch.
+        patch_size: Pixels along each side of a patch.
+        sample_size: Height and width of the images it was fitted to.
+        scaling_factor: Factor that brings latents to unit scale.
+
+    Examples:
+        >>> import torch
+        >>> vae = PatchAutoencoder(latent_channels=4, patch_size=8)
+        >>> vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode().shape
+        torch.Size([1, 4, 8, 8])
     """
 
     @register_to_config
@@ -53,25 +58,25 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def from_pictures(
         cls, pictures: Tensor, *, latent_channels: int = 32, patch_size: int = 8
     ) -> Self:
-        """Find the principal components of pictures' patches.
+        """Fit the principal components of images' patches.
 
-        A latent channel's deviation is the square root of its component's, up to a factor that
-        makes all of them together of unit scale: what shows most is what counts most.
+        A latent channel's standard deviation is the square root of its component's, up to a factor
+        that brings all of them together to unit scale: visible components weigh more.
 
         Args:
-            pictures: Shape (n, channels, height, width), sides multiples of the patch's: uint8,
-                whose 0 to 255 become -1 to 1, or floating point, such as log-mel spectrograms of
-                one channel, taken as they are.
+            pictures: Images, shape (n, channels, height, width), sides multiples of the patch
+                size: uint8, scaled from [0, 255] to [-1, 1], or floating point, such as log-mel
+                spectrograms of one channel, unscaled.
             latent_channels: Components to keep.
             patch_size: Pixels along each side of a patch.
 
         Raises:
-            UserError: If there are no such pictures.
+            UserError: If the shape or dtype is another.
         """
         is_bytes, is_floats = pictures.dtype == torch.uint8, pictures.is_floating_point()
         if pictures.ndim != 4 or not len(pictures) or not (is_bytes or is_floats):
             raise UserError(
-                "Expected pictures of shape (n, channels, height, width), uint8 or floating point, "
+                "Expected images of shape (n, channels, height, width), uint8 or floating point, "
                 f"got {tuple(pictures.shape)}, {pictures.dtype}."
             )
         channels, *sides = pictures.shape[1:]
@@ -89,33 +94,33 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         totals = torch.zeros(channels, dtype=torch.float64)
         for part in parts():
             totals += part.sum(dim=(0, 2, 3), dtype=torch.float64)
-        centre = (totals / (len(pictures) * sides[0] * sides[1])).float()
+        center = (totals / (len(pictures) * sides[0] * sides[1])).float()
         spread = torch.zeros(size, size, dtype=torch.float64)
         for part in parts():
-            centred = part - centre[:, None, None]
-            rows = F.unfold(centred, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
+            centerd = part - center[:, None, None]
+            rows = F.unfold(centerd, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
             spread += (rows.T @ rows).double() / (len(pictures) * len(rows) / len(part))
         variances, components = torch.linalg.eigh(spread)
-        deviations = variances.flip(0)[:latent_channels].clamp(min=1e-8).sqrt().float()
-        scale = (deviations * deviations.mean()).sqrt()[:, None, None, None]
+        stds = variances.flip(0)[:latent_channels].clamp(min=1e-8).sqrt().float()
+        scale = (stds * stds.mean()).sqrt()[:, None, None, None]
         kept = components.flip(1)[:, :latent_channels].T.float()
-        # Which of its two signs a component comes with differs from machine to machine.
+        # The sign of a component differs from machine to machine.
         kept *= kept.gather(1, kept.abs().argmax(dim=1, keepdim=True)).sign()
         kept = kept.view(latent_channels, channels, patch_size, patch_size)
-        bias = -(kept / scale * centre[:, None, None]).sum(dim=(1, 2, 3))
+        bias = -(kept / scale * center[:, None, None]).sum(dim=(1, 2, 3))
         model.encoder.load_state_dict({"weight": kept / scale, "bias": bias})
-        model.decoder.load_state_dict({"weight": kept * scale, "bias": centre})
+        model.decoder.load_state_dict({"weight": kept * scale, "bias": center})
         return model
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Encode pictures.
+        """Encode images.
 
         Args:
-            x: Shape (n, channels, height, width); of photographs, values from -1 to 1.
+            x: Shape (n, channels, height, width), in [-1, 1].
             return_dict: Return an object rather than a tuple.
 
         Returns:
-            An `AutoencoderKLOutput`, whose `latent_dist` has no spread.
+            An `AutoencoderKLOutput`, whose `latent_dist` is deterministic.
         """
         posterior = IdentityDistribution(self.encoder(x))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
@@ -128,7 +133,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             return_dict: Return an object rather than a tuple.
 
         Returns:
-            A `DecoderOutput` whose `sample` is scaled as the pictures were.
+            A `DecoderOutput` whose `sample` has the scale of the images.
         """
         sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)

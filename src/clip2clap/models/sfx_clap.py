@@ -1,9 +1,9 @@
-"""The demo CLAP: a convolutional sound-effect tower and a small BERT, in the manner of `ClapModel`.
+"""The demo CLAP: a convolutional audio tower and a small BERT, with the interface of `ClapModel`.
 
 The audio tower is aiSFX's network (Ma and Lerch, "Representation Learning for the Automatic
 Indexing of Sound Effects Libraries", ISMIR 2022, https://arxiv.org/abs/2208.09096). Importing this
-module registers the classes with transformers' Auto classes, so that a demo checkpoint loads as any
-other does.
+module registers the classes with transformers' Auto classes, so that a demo checkpoint loads like
+any other.
 """
 
 from functools import cache
@@ -22,13 +22,13 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clap.modeling_clap import ClapOutput
 
 from clip2clap.core.errors import UserError
+from clip2clap.media.mel import mel_filters
 
 
 class SfxClapConfig(PreTrainedConfig):
@@ -38,7 +38,7 @@ class SfxClapConfig(PreTrainedConfig):
         text_config: Configuration of the BERT text tower.
         audio_channels: Channels of the audio tower's convolution blocks.
         num_mel_bins: Mel bins of the input.
-        block_frames: Frames that the audio tower sees at once; 100 in aiSFX (2.3 s).
+        block_frames: Frames of a block; 100 in aiSFX (2.3 s).
         num_blocks: Blocks, spread evenly over the window, whose features are averaged.
         projection_dim: Dimension of the joint space.
     """
@@ -68,12 +68,12 @@ class SfxClapConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
+        """Return a dictionary of JSON types."""
         return {**super().to_dict(), "text_config": self.text_config.to_dict()}
 
 
 class SfxConvBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation, then max pooling."""
+    """Two 3x3 convolutions with batch normalization, then max pooling."""
 
     def __init__(self, in_channels: int, out_channels: int, pool: int):
         super().__init__()
@@ -91,7 +91,7 @@ class SfxConvBlock(nn.Module):
 
 
 def pool_maps(maps: Tensor) -> Tensor:
-    """Average maps (n, channels, t, f) over f and take the highest over t: (n, channels)."""
+    """Average maps (n, channels, t, f) over f, and take the maximum over t: (n, channels)."""
     return maps.mean(dim=3).amax(dim=2)
 
 
@@ -110,7 +110,7 @@ class SfxAudioModel(nn.Module):
         self.num_blocks = config.num_blocks
 
     def lower_maps(self, input_features: Tensor) -> Tensor:
-        """Map windows (n, frames, num_mel_bins) to what all but the last block make of them.
+        """Map windows (n, frames, num_mel_bins) to the features of all blocks but the last.
 
         Returns:
             Shape (n, num_blocks, channels, block_frames / 8, num_mel_bins / 8) for four blocks.
@@ -125,7 +125,7 @@ class SfxAudioModel(nn.Module):
         return hidden_states.unflatten(0, windows.shape[:2])
 
     def upper_features(self, maps: Tensor) -> Tensor:
-        """Map what the lower blocks made (n, channels, t, f) to features (n, channels)."""
+        """Map features of the lower blocks (n, channels, t, f) to features (n, channels)."""
         return pool_maps(self.blocks[-1](maps))
 
     def forward(self, input_features: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class SfxProjection(nn.Module):
 
 
 class SfxClapModel(PreTrainedModel):
-    """Audio and text towers with one joint space, used as `ClapModel` is."""
+    """Audio and text towers with one joint space, with the interface of `ClapModel`."""
 
     config_class = SfxClapConfig
     base_model_prefix = "sfx_clap"
@@ -183,7 +183,7 @@ class SfxClapModel(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         **_: Any,
     ) -> BaseModelOutputWithPooling:
-        """Embed tokenised texts.
+        """Embed tokenized texts.
 
         Args:
             input_ids: Token ids, shape (n, tokens).
@@ -206,10 +206,10 @@ class SfxClapModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> ClapOutput:
-        """Compare texts with sounds.
+        """Compare texts with audio.
 
         Returns:
-            Embeddings of both, unit norm, and `logits_per_audio` of shape (n sounds, n texts).
+            Embeddings of both, unit norm, and `logits_per_audio` of shape (n audio, n texts).
         """
         audio_embeds = self.get_audio_features(input_features).pooler_output
         text_embeds = self.get_text_features(
@@ -227,21 +227,20 @@ class SfxClapModel(PreTrainedModel):
 
 
 class SfxClapFeatureExtractor(SequenceFeatureExtractor):
-    """aiSFX's input: `log10(10000 x + 1) / 9.4578` of an HTK mel power spectrogram.
+    """Feature extractor of aiSFX: `log10(10000 x + 1) / 9.4578` of an HTK mel power spectrogram.
 
-    A recording is scaled to a peak of 1, repeated until it fills the window of `max_length_s`
-    seconds, and cut there.
+    A waveform is scaled to a peak of 1, then repeated or cut to `max_length_s` seconds.
 
     Args:
         feature_size: Mel bins.
-        sampling_rate: Rate that the audio must have, in Hz.
+        sampling_rate: Sampling rate of the audio, in Hz.
         hop_length: Samples between frames.
-        fft_window_size: Samples of an FFT window.
+        fft_window_size: Samples of a Fourier transform's window.
         max_length_s: Seconds of a window.
     """
 
     model_input_names: ClassVar[list[str]] = ["input_features"]
-    # The largest log-mel value of aiSFX's training data, by which it scales its input.
+    # The largest log-mel value of aiSFX's training data.
     log_mel_range = 9.457798957824707
 
     def __init__(
@@ -270,27 +269,26 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
         """Compute the model's input.
 
         Args:
-            raw_speech: One mono recording or a list of them, float arrays in [-1, 1].
-            sampling_rate: Their rate in Hz.
+            raw_speech: One mono waveform or a list of them, float arrays in [-1, 1].
+            sampling_rate: Their sampling rate, in Hz.
             return_tensors: `"pt"` or `"np"`.
 
         Returns:
             `input_features` of shape (n, frames, feature_size).
 
         Raises:
-            UserError: If the rate is not the one that the model was trained with, or a recording
-                is empty.
+            UserError: If the sampling rate is not the model's, or a waveform is empty.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise UserError(
                 f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz. Resample it "
-                "first, or call ClapEncoder.audios, which does."
+                "first, or call ClapEncoder.encode_audio, which does."
             )
         single = isinstance(raw_speech, np.ndarray) and raw_speech.ndim == 1
-        recordings = [raw_speech] if single else list(raw_speech)
-        if not recordings or any(np.size(recording) == 0 for recording in recordings):
-            raise UserError("Expected recordings with at least one sample, got an empty one.")
-        windows = torch.stack([self._window(np.asarray(r, np.float32)) for r in recordings])
+        waveforms = [raw_speech] if single else list(raw_speech)
+        if not waveforms or any(np.size(waveform) == 0 for waveform in waveforms):
+            raise UserError("Expected waveforms of at least one sample, got an empty one.")
+        windows = torch.stack([self._window(np.asarray(r, np.float32)) for r in waveforms])
         spectra = torch.stft(
             windows,
             self.fft_window_size,
@@ -303,24 +301,16 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
         features = torch.log10(mels * 10_000 + 1) / self.log_mel_range
         return BatchFeature({"input_features": features}, tensor_type=return_tensors)
 
-    def _window(self, recording: np.ndarray) -> Tensor:
-        peak = np.abs(recording).max()
-        window = np.resize(recording, self.nb_max_samples)
+    def _window(self, waveform: np.ndarray) -> Tensor:
+        peak = np.abs(waveform).max()
+        window = np.resize(waveform, self.nb_max_samples)
         return torch.from_numpy(window / peak if peak > 0 else window)
 
 
 @cache
 def _mel_filters(fft_window_size: int, feature_size: int, sampling_rate: int) -> Tensor:
     """Return the filter bank, shape (fft_window_size // 2 + 1, feature_size)."""
-    filters = mel_filter_bank(
-        num_frequency_bins=fft_window_size // 2 + 1,
-        num_mel_filters=feature_size,
-        min_frequency=0.0,
-        max_frequency=sampling_rate / 2,
-        sampling_rate=sampling_rate,
-        norm=None,
-        mel_scale="htk",
-    )
+    filters = mel_filters(fft_window_size, feature_size, sampling_rate)
     return torch.from_numpy(filters / filters.sum(axis=0).clip(min=1e-10)).float()
 
 

@@ -1,4 +1,4 @@
-"""A small vocoder: a network fills in what a mel spectrogram leaves out, Griffin-Lim the phases."""
+"""Small vocoder: a network predicts magnitudes from mel spectrograms, Griffin-Lim the phases."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.audio_utils import mel_filter_bank
 
 from clip2clap.core.errors import UserError
+from clip2clap.media.mel import mel_filters
 
-# The bands of the mel scale overlap: one correction of a magnitude disturbs its neighbours'.
+# Mel filters overlap: correcting one magnitude changes its neighbors'.
 _BALANCING_STEPS = 3
 
 
 class SpectralVocoder(ModelMixin, ConfigMixin):
-    """Turns log-mel spectrograms into waveforms, called as transformers' `SpeechT5HifiGan` is.
+    """Vocoder of log-mel spectrograms, called as transformers' `SpeechT5HifiGan`.
 
     A few ConvNeXt blocks over time (as in Vocos, Siuzdak 2023, https://arxiv.org/abs/2306.00814)
     predict the magnitudes of a short-time Fourier transform from the mel amplitudes. Phases come
@@ -27,12 +27,12 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
     Args:
         model_in_dim: Mel bins.
         sampling_rate: In Hz.
-        upsample_rates: Samples a frame, as a product; one number here.
-        window_size: Samples of a Hann window and of its Fourier transform.
+        upsample_rates: Samples per frame, as one factor.
+        window_size: Samples of the Hann window and of its Fourier transform.
         hidden_dim: Channels of the network.
         num_blocks: ConvNeXt blocks.
         iterations: Griffin-Lim iterations.
-        momentum: How far each iteration overshoots, from 0 (plain Griffin-Lim) to below 1.
+        momentum: Overshoot of each iteration, from 0 (plain Griffin-Lim) to below 1.
     """
 
     @register_to_config
@@ -67,18 +67,18 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
 
     @property
     def config(self) -> Any:
-        """The settings, whose names are also attributes as in transformers' configs."""
+        """The config, with attribute access as in transformers."""
         return super().config
 
     def magnitudes(self, spectrogram: Tensor) -> Tensor:
-        """Predict the magnitudes of a short-time Fourier transform.
+        """Predict magnitudes of a short-time Fourier transform.
 
         Args:
             spectrogram: Natural logarithms of mel amplitudes, shape (n, frames, mel bins).
 
         Returns:
-            Magnitudes, shape (n, frames, window_size // 2 + 1), the amplitudes of the mel bins as a
-            smooth envelope times what the network adds.
+            Magnitudes, shape (n, frames, window_size // 2 + 1): the mel amplitudes as a smooth
+            envelope, times the network's output.
         """
         hidden = self.conv_in((spectrogram.transpose(1, 2) + 5) / 2.5)
         for block in self.blocks:
@@ -88,15 +88,15 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         return envelope * detail.exp()
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """Make waveforms.
+        """Generate waveforms.
 
         Args:
             spectrogram: Natural logarithms of mel amplitudes, shape (n, frames, mel bins), or
                 (frames, mel bins) for one.
 
         Returns:
-            Waveforms, shape (n, frames * hop), or (frames * hop,) for one. The same spectrogram
-            always gives the same waveform: the phases start from a fixed seed.
+            Waveforms, shape (n, frames * hop), or (frames * hop,) for one. Deterministic:
+            the phases start from a fixed seed.
 
         Raises:
             UserError: If the spectrogram has another number of mel bins.
@@ -122,23 +122,23 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
             ahead = rebuilt - weight * before
             before = rebuilt
             own = ahead.abs().clamp(min=1e-9)
-            # Half-way between what the phases allow, at the given mels, and what was predicted.
+            # The geometric mean of the magnitudes that the phases allow, and of the predicted.
             magnitudes = (own * self._gains(targets, own) * predicted).sqrt()
             spectra = ahead / own * magnitudes
         waveforms = self._istft(spectra)
         return waveforms if spectrogram.ndim == 3 else waveforms[0]
 
     def _gains(self, targets: Tensor, magnitudes: Tensor) -> Tensor:
-        """Find factors that bring magnitudes (n, frames, bins) nearer to mel amplitudes."""
+        """Compute factors that bring magnitudes (n, frames, bins) closer to mel amplitudes."""
         ratios = (targets / (magnitudes @ self.filters.float()).clamp(min=1e-7)).clamp(1e-3, 1e3)
         return (ratios.log() @ self.shares.float().T).exp()
 
     def stft(self, waveforms: Tensor) -> Tensor:
-        """Transform waveforms (n, frames * hop) to complex spectra (n, frames, bins)."""
+        """Compute complex spectra (n, frames, bins) of waveforms (n, frames * hop)."""
         return framed_spectra(waveforms, self.window.float(), self.hop_length)
 
     def _istft(self, spectra: Tensor) -> Tensor:
-        """Overlap and add; `torch.istft` wants centred frames, and a frame more than we have."""
+        """Overlap and add; `torch.istft` requires centered frames, and one frame more."""
         size, hop, frames = len(self.window), self.hop_length, spectra.shape[1]
         samples = size + (frames - 1) * hop
         window = self.window.float()
@@ -155,22 +155,14 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
 
 def slaney_filters(window_size: int, mel_bins: int, sampling_rate: int) -> Tensor:
     """Return AudioLDM's mel filter bank, shape (window_size // 2 + 1, mel_bins)."""
-    filters = mel_filter_bank(
-        num_frequency_bins=window_size // 2 + 1,
-        num_mel_filters=mel_bins,
-        min_frequency=0.0,
-        max_frequency=sampling_rate / 2,
-        sampling_rate=sampling_rate,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    filters = mel_filters(window_size, mel_bins, sampling_rate, scale="slaney", norm="slaney")
     return torch.from_numpy(filters).float()
 
 
 def framed_spectra(waveforms: Tensor, window: Tensor, hop_length: int) -> Tensor:
-    """Transform waveforms (n, frames * hop_length) to complex spectra (n, frames, bins).
+    """Compute complex spectra (n, frames, bins) of waveforms (n, frames * hop_length).
 
-    Frames are centred on the middles of their hops, as HiFi-GAN's are.
+    Frames are centered on the middles of their hops, as in HiFi-GAN.
     """
     padding = (len(window) - hop_length) // 2
     padded = F.pad(waveforms.unsqueeze(1), (padding, padding), mode="reflect").squeeze(1)
@@ -181,7 +173,7 @@ def framed_spectra(waveforms: Tensor, window: Tensor, hop_length: int) -> Tensor
 
 
 class _ConvNextBlock(nn.Module):
-    """A ConvNeXt block (Liu et al. 2022, https://arxiv.org/abs/2201.03545) over time."""
+    """ConvNeXt block over time (Liu et al. 2022, https://arxiv.org/abs/2201.03545)."""
 
     def __init__(self, dim: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation's page, each as the bytes of a PNG."""
+"""Charts of the reports, each as the bytes of a PNG."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Beyond these, curves can't be told apart and planes make the page heavy.
+# More curves cannot be distinguished, and more panels make the page large.
 MOST_CURVES = 10
 MOST_PLANES = 4
 
@@ -18,12 +18,12 @@ _CHANCE = {"color": "#8a8378", "linestyle": "--", "linewidth": 1}
 
 
 def recall_curves(ranks: Mapping[str, np.ndarray], chance: np.ndarray, gallery: int) -> bytes:
-    """Draw the share of true vectors among the first k, for every k.
+    """Draw recall at k against k.
 
     Args:
-        ranks: By translator, shape (n,); the first ten are drawn.
+        ranks: Ranks by translator, shape (n,); the first ten are drawn.
         chance: Ranks of the shuffled control, shape (n,).
-        gallery: Vectors to choose from.
+        gallery: Number of distinct targets.
     """
     figure, axes = _figure(7.5, 4.5)
     places = np.unique(np.geomspace(1, max(gallery, 2), 200).round().astype(int))
@@ -32,7 +32,7 @@ def recall_curves(ranks: Mapping[str, np.ndarray], chance: np.ndarray, gallery: 
     axes.plot(places, _share_below(chance, places), label="shuffled pairs", **_CHANCE)
     axes.set_xscale("log")
     axes.set_ylim(0, 1)
-    axes.set_xlabel("k, of " + f"{gallery:,} vectors")
+    axes.set_xlabel("k, of " + f"{gallery:,} embeddings")
     axes.set_ylabel("Recall at k")
     axes.legend(fontsize=8)
     return _png(figure)
@@ -41,7 +41,7 @@ def recall_curves(ranks: Mapping[str, np.ndarray], chance: np.ndarray, gallery: 
 def cosine_histograms(
     cosines: Mapping[str, np.ndarray], shuffled: Mapping[str, np.ndarray]
 ) -> bytes:
-    """Draw how similar predictions are to their own targets and to others', by translator."""
+    """Draw cosine similarities of predictions to their own and to other targets, by translator."""
     names = list(cosines)[:MOST_PLANES]
     figure, panels = _row_of(len(names), 3.4)
     for axes, name in zip(panels, names, strict=True):
@@ -57,15 +57,15 @@ def cosine_histograms(
 
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Draw losses and held-out reciprocal ranks by epoch, for translators that were trained."""
+    """Draw losses and held-out mean reciprocal ranks by epoch."""
     figure, (losses, ranks) = _row_of(2, 4)
-    colours = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    colors = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
     for at, (name, history) in enumerate(list(histories.items())[:MOST_CURVES]):
         epochs = [record["epoch"] for record in history]
-        colour = colours[at % len(colours)]
-        losses.plot(epochs, [r["validation_loss"] for r in history], color=colour, label=name)
-        losses.plot(epochs, [r["train_loss"] for r in history], ":", color=colour)
-        ranks.plot(epochs, [r["validation"]["mrr"] for r in history], color=colour, label=name)
+        color = colors[at % len(colors)]
+        losses.plot(epochs, [r["validation_loss"] for r in history], color=color, label=name)
+        losses.plot(epochs, [r["train_loss"] for r in history], ":", color=color)
+        ranks.plot(epochs, [r["validation"]["mrr"] for r in history], color=color, label=name)
     losses.set_ylabel("Loss (dotted: training)")
     ranks.set_ylabel("Held-out mean reciprocal rank")
     for axes in (losses, ranks):
@@ -75,16 +75,16 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> byt
 
 
 def planes(clouds: Mapping[str, Any]) -> bytes:
-    """Draw both spaces before translation, and predictions among targets after it."""
+    """Draw 2-D projections of both spaces, and of predictions among targets."""
     after = list(clouds["after"].items())[:MOST_PLANES]
     figure, panels = _row_of(2 + len(after), 3.6)
-    colours = _colours(clouds["labels"])
+    colors = _colors(clouds["labels"])
     for axes, side in zip(panels, ("source", "target"), strict=False):
-        axes.scatter(*clouds[side].T, s=5, c=colours, alpha=0.7, linewidths=0)
+        axes.scatter(*clouds[side].T, s=5, c=colors, alpha=0.7, linewidths=0)
         axes.set_title(f"before: {side}", fontsize=10)
     for axes, (name, (predicted, target)) in zip(panels[2:], after, strict=True):
         axes.scatter(*target.T, s=5, c="#bbb5a9", label="target", linewidths=0)
-        axes.scatter(*predicted.T, s=5, c=colours, alpha=0.7, label="prediction", linewidths=0)
+        axes.scatter(*predicted.T, s=5, c=colors, alpha=0.7, label="prediction", linewidths=0)
         axes.set_title(f"after: {name}", fontsize=10)
         axes.legend(fontsize=7)
     for axes in panels:
@@ -113,12 +113,12 @@ def _share_below(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(ranks), places, side="right") / len(ranks)
 
 
-def _colours(labels: Sequence[str] | None) -> Any:
+def _colors(labels: Sequence[str] | None) -> Any:
     if labels is None:
         return "#4c72b0"
     names = sorted(set(labels))
-    colours = colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
-    return [colours[names.index(label)] for label in labels]
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
+    return [colors[names.index(label)] for label in labels]
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

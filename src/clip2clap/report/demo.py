@@ -1,4 +1,4 @@
-"""One self-contained web page that shows a photograph, its sound and its spectrogram."""
+"""Page of the demo: an image, its audio and spectrogram, and the nearest labels."""
 
 import io
 from html import escape
@@ -36,15 +36,15 @@ _CONTENT = Template("""\
     <figcaption>$picture_text</figcaption>
   </figure>
   <figure>
-    <audio controls preload="auto" src="$sound" aria-label="The sound of the photograph"></audio>
-    <figcaption>The sound, $seconds s at $kilohertz kHz</figcaption>
+    <audio controls preload="auto" src="$sound" aria-label="The audio made from the image"></audio>
+    <figcaption>The audio, $seconds s at $kilohertz kHz</figcaption>
   </figure>
   <figure class="spectrogram">
     <div class="scroll" tabindex="0" role="region" aria-label="Spectrogram">
       <img src="$spectrogram" width="1800" height="800"
-        alt="Mel spectrogram of the sound: time in seconds to the right, frequency in Hz upwards">
+        alt="Mel spectrogram of the audio: time in seconds to the right, frequency in Hz upwards">
     </div>
-    <figcaption>The same sound as a picture: the brighter, the louder</figcaption>
+    <figcaption>Mel spectrogram: the brighter, the louder</figcaption>
   </figure>
   $nearest""")
 
@@ -62,20 +62,20 @@ def write_demo_page(
     seed: int,
     version: str,
 ) -> None:
-    """Write a page that holds all it shows, so that it can be sent around as one file.
+    """Write the demo's page as one self-contained file.
 
     Args:
-        path: The HTML file to write; its folder must exist. A file of that name is replaced.
-        photograph: The picture the sound was made from, shown at no more than 1200 pixels.
-        photograph_text: What to call the picture, below it and for those who cannot see it.
-        sound: The sound, a WAV file.
-        spectrogram: Its spectrogram, a PNG.
-        seconds: Length of the sound in s.
-        sampling_rate: Sampling rate of the sound in Hz.
-        nearest: The known kinds nearest to the sound's vector with their cosine similarities,
-            the nearest first; may be empty.
-        seed: The seed the sound was made from.
-        version: The version of clip2clap.
+        path: HTML file to write, replaced if it exists; its folder must exist.
+        photograph: Input image, shown at up to 1200 pixels.
+        photograph_text: Caption and alternative text of the image.
+        sound: Generated audio, a WAV file.
+        spectrogram: Spectrogram of the audio, a PNG.
+        seconds: Length of the audio, in s.
+        sampling_rate: Sampling rate of the audio, in Hz.
+        nearest: Labels nearest to the audio embedding with their cosine similarities, the nearest
+            first; may be empty.
+        seed: Seed of the audio.
+        version: Version of clip2clap.
     """
     picture = photograph.convert("RGB")
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
@@ -83,10 +83,9 @@ def write_demo_page(
     picture.save(jpeg, "JPEG", quality=90)
     content = _CONTENT.substitute(
         story=(
-            "A CLIP encoder looked at the photograph and put what it saw into a vector, which a "
-            "small network translated into a vector of CLAP, where sounds and their descriptions "
-            "lie. A diffusion model turned that vector into the sound below, as if it had been "
-            "asked for it in words."
+            "CLIP encoded the image as a vector, and a small network translated that vector into "
+            "the space of CLAP, which embeds audio and text. A diffusion model generated the audio "
+            "below from it, in place of a text prompt."
         ),
         picture=data_uri(jpeg.getvalue(), "image/jpeg"),
         picture_text=escape(photograph_text),
@@ -101,16 +100,16 @@ def write_demo_page(
     write_page(
         Path(path),
         verb="demo",
-        title="The sound of a photograph",
+        title="From image to audio",
         content=content,
-        footer=f"Made with clip2clap {escape(version)} from the seed {seed}.",
+        footer=f"Made with clip2clap {escape(version)} with seed {seed}.",
         style=_STYLE,
         width="56rem",
     )
 
 
 def is_demo_page(path: Path) -> bool:
-    """Tell whether a file is a page that `write_demo_page` wrote."""
+    """Return True for a page that `write_demo_page` wrote."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return generator_tag("demo") in file.read(1000)
@@ -128,6 +127,6 @@ def _nearest_table(nearest: list[tuple[str, float]]) -> str:
         for kind, similarity in nearest
     )
     return (
-        "<figure><table><caption>The known kinds nearest to the sound's vector, "
+        "<figure><table><caption>Labels nearest to the audio embedding, "
         f"by cosine similarity</caption>{rows}</table></figure>"
     )

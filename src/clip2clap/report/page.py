@@ -1,4 +1,4 @@
-"""The frame and the look of the reports: each is one web page that holds all it shows."""
+"""HTML kit of the reports: page frame, tables, images. Each page is one self-contained file."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -68,16 +68,16 @@ def write_page(
     style: str = "",
     width: str = "76rem",
 ) -> None:
-    """Write a page; a file of the same name is replaced.
+    """Write a page atomically.
 
     Args:
-        path: The page; its folder must exist.
-        verb: Which verb of the command it is from.
-        title: What it is called.
-        content: What stands below the title, as HTML.
-        footer: What stands at the end, as HTML.
-        style: CSS beside that of all reports.
-        width: How wide it may become, as CSS says it.
+        path: File to write, replaced if it exists; its folder must exist.
+        verb: Verb of the command that writes it.
+        title: Title.
+        content: HTML below the title.
+        footer: HTML at the end.
+        style: CSS in addition to that of all pages.
+        width: Largest width, in CSS.
     """
     page = _PAGE.substitute(
         generator=generator_tag(verb),
@@ -92,29 +92,29 @@ def write_page(
 
 
 def generator_tag(verb: str) -> str:
-    """Give the mark in a page's head that tells which verb wrote it."""
+    """Return the meta tag that names the verb that wrote a page."""
     return f'<meta name="generator" content="clip2clap {verb}">'
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Give an address that holds what it leads to, so that a page needs no other file."""
+    """Return content as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def card(label: str, content: str) -> str:
-    """Frame HTML that may be wider than the page, such as a table."""
+    """Wrap HTML, such as a wide table, in a scrollable card."""
     return (
         f'<div class="card" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
     )
 
 
 def picture(png: bytes, text: str, *, label: str | None = None) -> str:
-    """Show a picture; one with a label scrolls where the screen is too narrow for it.
+    """Return an image as HTML; with a label, in a scrollable region.
 
     Args:
-        png: The picture.
-        text: What it shows, for those who cannot see it.
-        label: What the region that scrolls is called.
+        png: Bytes of a PNG.
+        text: Alternative text.
+        label: Accessible name of the scrollable region.
     """
     image = f'<img src="{data_uri(png, "image/png")}" alt="{escape(text)}">'
     if label is None:
@@ -124,7 +124,7 @@ def picture(png: bytes, text: str, *, label: str | None = None) -> str:
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay text out in rows and columns."""
+    """Return an HTML table of text cells."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>" for row in rows

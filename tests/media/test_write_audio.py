@@ -11,8 +11,7 @@ from PIL import Image
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import free_stem, replacing
-from clip2clap.media.audio import UnreadableAudioError, load_audio
-from clip2clap.media.audio_writer import write_audio
+from clip2clap.media.audio import UnreadableAudioError, load_audio, write_audio
 from clip2clap.media.spectrogram import DYNAMIC_RANGE_DB, log_mel_spectrogram, write_spectrogram
 from clip2clap.report.demo import write_demo_page
 
@@ -94,7 +93,7 @@ def test_an_unreadable_sound_file_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("not a sound")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     for name, words in [
-        ("text.wav", "not a sound file"),
+        ("text.wav", "not an audio file"),
         ("empty.wav", "holds no samples"),
         ("absent.wav", "No such file"),
     ]:
