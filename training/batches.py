@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clip2clap.core.math import unit_norm
+from clip2clap.core.math import Moments, unit_norm
 from clip2clap.training.losses import distinct_targets
 from clip2clap.training.pairs import Pairs
 
@@ -68,15 +68,10 @@ class Batches:
 
     def target_moments(self) -> tuple[Tensor, Tensor]:
         """Give the mean and the covariance of the target's unit vectors, in float32."""
-        width = self.pairs.target.shape[1]
-        total = torch.zeros(width, dtype=torch.float64)
-        squares = torch.zeros(width, width, dtype=torch.float64)
+        moments = Moments(self.pairs.target.shape[1], covariance=True)
         for _, target in self.in_order():
-            wide = target.cpu().double()
-            total += wide.sum(0)
-            squares.addmm_(wide.T, wide)
-        mean = total / len(self.rows)
-        return mean.float(), (squares / len(self.rows) - torch.outer(mean, mean)).float()
+            moments.update(target)
+        return moments.mean.float(), moments.covariance.float()
 
     def bank(self) -> Tensor:
         """Give all distinct targets, shape (m, d), unit norm, float16."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.math import unit_norm
+from clip2clap.core.math import Moments, unit_norm
 from clip2clap.translator.base import Translator
 from clip2clap.translator.metadata import Provenance
 
@@ -145,7 +145,7 @@ class LinearFitter:
     def __init__(self) -> None:
         self.rows = 0
         """Number of pairs so far."""
-        self._moments = _Moments.zeros(0, 0)
+        self._start(0, 0)
 
     def update(self, source: Tensor, target: Tensor) -> Self:
         """Add pairs.
@@ -164,19 +164,17 @@ class LinearFitter:
         check_pairs(source, target, rows_before=self.rows)
         sizes = (source.shape[1], target.shape[1])
         if self.rows == 0:
-            self._moments = _Moments.zeros(*sizes)
-        elif (before := tuple(self._moments.source_target.shape)) != sizes:
+            self._start(*sizes)
+        elif (before := tuple(self._products.shape)) != sizes:
             raise UserError(
                 f"Expected pairs of {before[0]} and {before[1]} values, as the {self.rows} before, "
                 f"got {sizes[0]} and {sizes[1]}."
             )
         for chunk in zip(source.split(_ROWS), target.split(_ROWS), strict=True):
             x, y = (unit_norm(side.cpu()).double() for side in chunk)
-            self._moments.source_source.addmm_(x.T, x)
-            self._moments.source_target.addmm_(x.T, y)
-            self._moments.source += x.sum(0)
-            self._moments.target += y.sum(0)
-            self._moments.target_squares += y.square().sum(0)
+            self._source.update(x)
+            self._target.update(y)
+            self._products.addmm_(x.T, y)
         self.rows += len(source)
         return self
 
@@ -247,21 +245,27 @@ class LinearFitter:
         matrix = left @ right / problem.source_scale[:, None] * problem.target_scale
         return problem.translator(matrix, {"method": "procrustes"})
 
+    def _start(self, source_dim: int, target_dim: int) -> None:
+        self._source = Moments(source_dim, covariance=True)
+        self._target = Moments(target_dim)
+        self._products = torch.zeros(source_dim, target_dim, dtype=torch.float64)
+
     def _problem(self, *, center: bool, scale: bool) -> "_Problem":
         """Return the centered and scaled sums."""
         if self.rows == 0:
             raise UserError("There are no pairs to fit to: give some to `update` first.")
-        sums = self._moments
-        x_mean, y_mean = sums.source / self.rows, sums.target / self.rows
+        x_mean, y_mean = self._source.mean, self._target.mean
+        x_squares = self._source.variance + x_mean.square()
+        y_squares = self._target.variance + y_mean.square()
+        source_source = self._source.scatter
         if not center:
+            source_source = source_source + self.rows * torch.outer(x_mean, x_mean)
             x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)
-        source_source = sums.source_source - self.rows * torch.outer(x_mean, x_mean)
-        source_target = sums.source_target - self.rows * torch.outer(x_mean, y_mean)
+        source_target = self._products - self.rows * torch.outer(x_mean, y_mean)
         x_scale, y_scale = torch.ones_like(x_mean), torch.ones_like(y_mean)
         if scale:
-            x_squares = sums.source_source.diagonal()
-            x_scale = _standard_deviation(x_squares / self.rows, x_mean)
-            y_scale = _standard_deviation(sums.target_squares / self.rows, y_mean)
+            x_scale = _standard_deviation(x_squares, x_mean)
+            y_scale = _standard_deviation(y_squares, y_mean)
         return _Problem(
             source_source=source_source / torch.outer(x_scale, x_scale),
             source_target=source_target / torch.outer(x_scale, y_scale),
@@ -272,22 +276,6 @@ class LinearFitter:
             center=center,
             scale=scale,
         )
-
-
-@dataclass
-class _Moments:
-    """Sums over pairs of unit vectors, in float64."""
-
-    source_source: Tensor
-    source_target: Tensor
-    source: Tensor
-    target: Tensor
-    target_squares: Tensor
-
-    @classmethod
-    def zeros(cls, d_source: int, d_target: int) -> Self:
-        shapes = [(d_source, d_source), (d_source, d_target), d_source, d_target, d_target]
-        return cls(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
 
 
 @dataclass(frozen=True)

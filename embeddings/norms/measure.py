@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import Moments
 from clip2clap.embeddings.norms.duplicates import (
     NearDuplicates,
     Vectors,
@@ -205,53 +207,26 @@ def _measure_column(
 ) -> tuple[ColumnReport, np.ndarray]:
     """Return the report of a column, and the mean of its vectors at unit norm."""
     vectors = Vectors(table, name)
-    moments = _Moments(table.spaces[name].dim)
-    norms = _measure(vectors, moments, advance)
+    dim = table.spaces[name].dim
+    moments, directions, norms = Moments(dim), Moments(dim), []
+    for block in vectors.blocks():
+        norms.append(np.linalg.norm(block, axis=1))
+        moments.update(torch.from_numpy(block))
+        directions.update(torch.from_numpy(unit_rows(block)))
+        advance(len(block))
+    direction = directions.mean.numpy()
     raw = _raw_norms(table, name)
     report = ColumnReport(
         space=table.spaces[name],
         dtype=str(vectors.dtype),
-        stored=_statistics(norms, bins, name),
+        stored=_statistics(np.concatenate(norms), bins, name),
         raw=None if raw is None else _statistics(raw, bins, f"{name}_norm"),
         dimension_means=moments.mean.tolist(),
-        dimension_standard_deviations=np.sqrt(moments.squares / len(table)).tolist(),
-        mean_resultant_length=float(np.linalg.norm(moments.direction)),
-        near_duplicates=find_near_duplicates(vectors, table, moments.direction, cosine, advance),
+        dimension_standard_deviations=moments.variance.sqrt().tolist(),
+        mean_resultant_length=float(np.linalg.norm(direction)),
+        near_duplicates=find_near_duplicates(vectors, table, direction, cosine, advance),
     )
-    return report, moments.direction
-
-
-class _Moments:
-    """Running means and squared deviations, combined block by block (Chan et al., 1979)."""
-
-    def __init__(self, dim: int):
-        self.rows = 0
-        self.mean = np.zeros(dim)
-        self.squares = np.zeros(dim)
-        """Sum of the squared distances from the mean."""
-        self.direction = np.zeros(dim)
-        """Mean of the vectors at unit norm."""
-
-    def add(self, block: np.ndarray) -> None:
-        """Add vectors, shape (n, dim)."""
-        total = self.rows + len(block)
-        mean = block.mean(axis=0, dtype=np.float64)
-        squares = np.square(block - mean).sum(axis=0)
-        step = mean - self.mean
-        self.squares += squares + step**2 * (self.rows * len(block) / total)
-        self.mean += step * (len(block) / total)
-        direction = unit_rows(block).mean(axis=0, dtype=np.float64)
-        self.direction += (direction - self.direction) * (len(block) / total)
-        self.rows = total
-
-
-def _measure(vectors: Vectors, moments: _Moments, advance: Callable[[int], None]) -> np.ndarray:
-    norms = []
-    for block in vectors.blocks():
-        norms.append(np.linalg.norm(block, axis=1))
-        moments.add(block)
-        advance(len(block))
-    return np.concatenate(norms)
+    return report, direction
 
 
 def _raw_norms(table: EmbeddingTable, column: str) -> np.ndarray | None:

@@ -96,7 +96,7 @@ def test_a_folder_of_sounds_pairs_with_captions(media, plan, clap, tmp_path):
     assert table.ids == ["a.wav", "b.wav", "broken.wav", "more/c.wav"]
     heard = [soundfile.read(media / name, dtype="float32") for name in table.ids]
     assert close(table.tensor("clap_audio"), ClapEncoder.from_pretrained(clap).encode_audio(heard))
-    assert "not a recording" in table.failures()["noise.wav"]
+    assert "not an audio file" in table.failures()["noise.wav"]
 
 
 def test_audiocaps_takes_its_sounds_and_frames(plan, clip, clap, tmp_path):
@@ -280,7 +280,7 @@ def test_shards_of_img2dataset_are_read_in_order(plan, clip, tmp_path):
     images = ClipEncoder.from_pretrained(clip).encode_image([picture(n) for n in (0, 1, 2, 3, 5)])
     assert close(table.tensor("clip_image"), images)
     assert table.source("url")[3] == "https://a.org/3.png"
-    assert "not a picture" in table.failures()["00001/000010001"]
+    assert "not an image" in table.failures()["00001/000010001"]
     whole = (tmp_path / "shards" / "00001.tar").read_bytes()
     (tmp_path / "shards" / "00001.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"00001\.tar can't be read as a tar file"):
