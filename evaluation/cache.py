@@ -17,8 +17,8 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio_writer import write_audio
-from clip2clap.media.image_writer import write_image
+from clip2clap.media.audio import write_audio
+from clip2clap.media.images import write_image
 
 CACHE_FILE = "generation.json"
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from clip2clap.evaluation.datasets import DatasetItem, EvaluationDataset
 from clip2clap.evaluation.generation.base import GenerationEvaluation
-from clip2clap.media.audio import load_audio
-from clip2clap.media.audio_writer import write_audio
+from clip2clap.media.audio import load_audio, write_audio
 from clip2clap.media.images import load_image
 from clip2clap.media.spectrogram import draw_spectrogram
 from clip2clap.report.page import data_uri
