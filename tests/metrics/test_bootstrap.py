@@ -31,7 +31,7 @@ def test_means_and_medians_of_a_draw_are_those_of_its_rows() -> None:
     draws = Resamples(items, resamples=60, seed=3)
     names = sorted(set(items))
     for counts, mean, median in zip(
-        draws._counts, draws.means(values), draws.medians(values), strict=True
+        draws.counts, draws.means(values), draws.medians(values), strict=True
     ):
         assert counts.sum() == 4
         rows = [

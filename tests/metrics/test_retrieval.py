@@ -92,7 +92,7 @@ def test_both_directions_equal_loops_with_repeated_targets(n: int, m: int, seed:
 def test_neighbours_and_csls_equal_their_definition(monkeypatch: pytest.MonkeyPatch):
     predicted, target = noise(40, 6), noise(40, 6, seed=1)
     target[7] = target[3]
-    monkeypatch.setattr(metrics, "_TILE", 9)
+    monkeypatch.setattr(metrics, "TILE", 9)
     found = measure_retrieval(predicted, target, neighbors=3)
 
     kept = [i for i in range(40) if i != 7]
@@ -144,7 +144,7 @@ def test_reordering_pairs_together_reorders_the_ranks(order: list[int]):
 def test_ranking_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     predicted, target = noise(30, 8), noise(30, 8, seed=1)
     whole = retrieval_ranks(predicted, target)
-    monkeypatch.setattr(metrics, "_TILE", 7)
+    monkeypatch.setattr(metrics, "TILE", 7)
     assert torch.equal(retrieval_ranks(predicted, target), whole)
 
 

@@ -63,9 +63,10 @@ class Resamples:
         self.items, self.resamples = len(names), resamples
         self._codes = codes
         # Nearly always below 10; items are counted one by one, so 255 is out of reach.
-        self._counts = np.empty((resamples, len(names)), np.uint8)
+        self.counts = np.empty((resamples, len(names)), np.uint8)
+        """Count of each item in each draw, shape (draws, items)."""
         rng = np.random.default_rng(seed)
-        for draw in self._counts:
+        for draw in self.counts:
             chosen = rng.integers(len(names), size=len(names))
             draw[:] = np.bincount(chosen, minlength=len(names))
 
@@ -122,4 +123,4 @@ class Resamples:
 
     def _parts(self, dtype: Any) -> Iterator[np.ndarray]:
         for start in range(0, self.resamples, _AT_ONCE):
-            yield self._counts[start : start + _AT_ONCE].astype(dtype, copy=False)
+            yield self.counts[start : start + _AT_ONCE].astype(dtype, copy=False)

@@ -14,8 +14,8 @@ from torch import Tensor
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 
-# A tile of this many queries and targets fits the CPU's cache.
-_TILE = 1024
+TILE = 1024
+"""Queries and targets of a tile, which fits the CPU's cache."""
 
 # Rounding error of cosine similarities in float32.
 _ROUNDING = 1e-6
@@ -138,9 +138,9 @@ def distinct_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """
     places: dict[bytes, int] = {}
     first, inverse = [], np.empty(len(vectors), np.int64)
-    for start in range(0, len(vectors), _TILE):
+    for start in range(0, len(vectors), TILE):
         # Adding zero makes -0 to 0.
-        rows = np.ascontiguousarray((vectors[start : start + _TILE] + 0).cpu().numpy())
+        rows = np.ascontiguousarray((vectors[start : start + TILE] + 0).cpu().numpy())
         for at, row in enumerate(rows, start):
             key = hashlib.blake2b(row.data, digest_size=16).digest()
             inverse[at] = places.setdefault(key, len(places))
@@ -250,7 +250,7 @@ def _search(
     """
     neighbors = min(neighbors, len(gallery))
     found = []
-    scores = torch.empty(_TILE, _TILE, device=queries.device)
+    scores = torch.empty(TILE, TILE, device=queries.device)
     for rows in _slices(len(queries)):
         block = queries[rows]
         threshold = (block * own[rows]).sum(1) - _ROUNDING
@@ -281,8 +281,8 @@ def _search(
 
 
 def _slices(n: int) -> Iterator[slice]:
-    for start in range(0, n, _TILE):
-        yield slice(start, min(start + _TILE, n))
+    for start in range(0, n, TILE):
+        yield slice(start, min(start + TILE, n))
 
 
 def _own(gallery: Tensor, truth: Tensor) -> Tensor:
@@ -301,7 +301,7 @@ def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Ten
             f"{tuple(predicted.shape)} and {tuple(target.shape)}."
         )
     for name, side in (("predictions", predicted), ("targets", target)):
-        if not all(part.isfinite().all() for part in side.split(_TILE)):
+        if not all(part.isfinite().all() for part in side.split(TILE)):
             raise UserError(f"The {name} hold NaN or infinity, so they cannot be ranked.")
     units = unit_norm(target)
     first, truth = distinct_rows(units)

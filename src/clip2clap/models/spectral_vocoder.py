@@ -118,14 +118,14 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         weight = momentum / (1 + momentum)
         spectra, before = predicted * phases, torch.zeros((), device=predicted.device)
         for _ in range(self.config.iterations):
-            rebuilt = self.stft(self._istft(spectra))
+            rebuilt = self.stft(self.istft(spectra))
             ahead = rebuilt - weight * before
             before = rebuilt
             own = ahead.abs().clamp(min=1e-9)
             # The geometric mean of the magnitudes that the phases allow, and of the predicted.
             magnitudes = (own * self._gains(targets, own) * predicted).sqrt()
             spectra = ahead / own * magnitudes
-        waveforms = self._istft(spectra)
+        waveforms = self.istft(spectra)
         return waveforms if spectrogram.ndim == 3 else waveforms[0]
 
     def _gains(self, targets: Tensor, magnitudes: Tensor) -> Tensor:
@@ -137,8 +137,9 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         """Compute complex spectra (n, frames, bins) of waveforms (n, frames * hop)."""
         return framed_spectra(waveforms, self.window.float(), self.hop_length)
 
-    def _istft(self, spectra: Tensor) -> Tensor:
-        """Overlap and add; `torch.istft` requires centered frames, and one frame more."""
+    def istft(self, spectra: Tensor) -> Tensor:
+        """Compute waveforms (n, frames * hop) of complex spectra (n, frames, bins)."""
+        # `torch.istft` requires centered frames, and one frame more.
         size, hop, frames = len(self.window), self.hop_length, spectra.shape[1]
         samples = size + (frames - 1) * hop
         window = self.window.float()
