@@ -119,6 +119,11 @@ def stream_audio(
     Raises:
         UnreadableAudioError: As for `load_audio`, except for the length; damage in the middle is
             found on the way.
+
+    Examples:
+        >>> blocks = list(stream_audio("bark.wav", sampling_rate=16_000, seconds=0.25))
+        >>> sum(block.shape[1] for block in blocks)
+        4000
     """
     _check_part(start, seconds)
     name = "the audio" if isinstance(source, bytes) else str(source)
