@@ -156,12 +156,12 @@ def main(
     write_folders(demo, output)
     there = run(
         output,
-        *("evaluate", "demo-back", "--pipeline", "demo", "--recordings", "recordings"),
-        *("--images", "photographs", "--round-trip", "demo", "--contact-sheet", "-o", "report"),
+        *("evaluate", "demo-back", "--pipeline", "demo", "--audio-dir", "recordings"),
+        *("--image-dir", "photographs", "--round-trip", "demo", "--contact-sheet", "-o", "report"),
     )["images"]
     other = run(
         output,
-        *("evaluate", "demo", "--pipeline", "demo", "--images", "starts"),
+        *("evaluate", "demo", "--pipeline", "demo", "--image-dir", "starts"),
         *("--round-trip", "demo", "-o", "report-of-sounds"),
     )["audio"]
     trips = {

@@ -33,32 +33,34 @@ PARTNERS = {"train": 4, "test": 1}
 # What is trained, by the name of its folder: the table and the options of `clip2clap train`.
 RUNS = {
     "pairs-mlp": "pairs-train",
-    "pairs-mlp-random": "pairs-train --start random",
+    "pairs-mlp-random": "pairs-train --init random",
     "pairs-mlp-reference": "pairs-train --recipe reference",
     "pairs-mlp-contrastive": "pairs-train --loss contrastive",
     "pairs-mlp-bank": "pairs-train --loss bank",
     "pairs-mlp-cosine-and-bank": "pairs-train --loss cosine:1+bank:0.1",
-    "pairs-residual": "pairs-train --model residual",
-    "pairs-prior": "pairs-train --model prior",
-    "pairs-ridge": "pairs-train --model ridge",
-    "pairs-ridge-scaled": "pairs-train --model ridge --scale",
-    "pairs-procrustes": "pairs-train --model procrustes",
+    "pairs-residual": "pairs-train --architecture residual",
+    "pairs-prior": "pairs-train --architecture prior",
+    "pairs-ridge": "pairs-train --architecture ridge",
+    "pairs-ridge-scaled": "pairs-train --architecture ridge --scale",
+    "pairs-procrustes": "pairs-train --architecture procrustes",
     "captions-mlp": "audiocaps",
-    "captions-mlp-random": "audiocaps --start random",
+    "captions-mlp-random": "audiocaps --init random",
     "captions-mlp-noise-0.03": "audiocaps --noise 0.03",
     "captions-mlp-noise-0.1": "audiocaps --noise 0.1",
-    "captions-mlp-centred": "audiocaps --centre",
+    "captions-mlp-centred": "audiocaps --center yes",
     "captions-mlp-no-noise": "audiocaps --noise 0",
-    "captions-mlp-no-noise-centred": "audiocaps --noise 0 --centre",
+    "captions-mlp-no-noise-centred": "audiocaps --noise 0 --center yes",
     "captions-mlp-contrastive": "audiocaps --loss contrastive",
-    "captions-residual": "audiocaps --model residual",
-    "captions-residual-no-noise": "audiocaps --model residual --noise 0",
-    "captions-prior": "audiocaps --model prior",
-    "captions-prior-no-noise": "audiocaps --model prior --noise 0",
-    "captions-ridge": "audiocaps --model ridge",
-    "captions-ridge-no-noise": "audiocaps --model ridge --noise 0",
-    "captions-procrustes": "audiocaps --model procrustes",
-    "captions-then-pairs-mlp": "pairs-train --lr 1e-4 --init-from translators/captions-mlp",
+    "captions-residual": "audiocaps --architecture residual",
+    "captions-residual-no-noise": "audiocaps --architecture residual --noise 0",
+    "captions-prior": "audiocaps --architecture prior",
+    "captions-prior-no-noise": "audiocaps --architecture prior --noise 0",
+    "captions-ridge": "audiocaps --architecture ridge",
+    "captions-ridge-no-noise": "audiocaps --architecture ridge --noise 0",
+    "captions-procrustes": "audiocaps --architecture procrustes",
+    "captions-then-pairs-mlp": (
+        "pairs-train --learning-rate 1e-4 --init-from translators/captions-mlp"
+    ),
 }
 
 
@@ -195,7 +197,7 @@ def main(
         (output / f"{report}.md").write_text(markdown(results))
     write_folders(DemoData(data), output)
     made_with = [f"translators/{name}" for name in HEARD]
-    folders = ("--images", "starts", "--recordings", "recordings")
+    folders = ("--image-dir", "starts", "--audio-dir", "recordings")
     run(output, "evaluate", *made_with, "--pipeline", "demo", *folders, "-o", "heard")
     results = json.loads((output / "heard" / "results.json").read_text())
     (output / "heard.md").write_text(sound_lines(results["audio"]))

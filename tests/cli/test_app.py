@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage.data import chelsea
 
-from clip2clap.cli.image_inputs import stem_of
+from clip2clap.cli.inputs import image_stem
 from clip2clap.core.presets import GENERATOR_PRESETS
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.encoders.base import read_space
@@ -61,26 +61,25 @@ def test_help_imports_neither_torch_nor_the_libraries_above_it() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--seconds -3", "--seconds: expected a length above 0, got -3."),
-        ("--seconds nan", "--seconds: expected a length above 0, got nan."),
-        ("--steps 0", "--steps: expected at least 1, got 0."),
-        ("--guidance-scale -1", "--guidance-scale: expected 0 or more, got -1."),
-        ("--candidates 0", "--candidates: expected at least 1, got 0."),
+        ("--duration-s -3", "--duration-s: expected above 0, got -3."),
+        ("--num-inference-steps 0", "--num-inference-steps: expected at least 1, got 0."),
+        ("--guidance-scale -1", "--guidance-scale: expected at least 0, got -1."),
+        ("--num-candidates 0", "--num-candidates: expected at least 1, got 0."),
         ("--batch-size 0", "--batch-size: expected at least 1, got 0."),
-        ("--seed -1", "--seed: expected a number from 0"),
+        ("--seed -1", "--seed: expected at least 0, got -1."),
         ("--device gpu", "--device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'."),
-        ("--dtype fp16 --device cpu", "--dtype: fp16 is slow and overflows on the processor."),
-        ("--format mp3", "'mp3' is not one of 'wav', 'flac', 'ogg'"),
-        ("--candidates 1 --ranker x", "--ranker: there is nothing to rank with one candidate."),
-        ("--ranker-translator x", "--ranker-translator: it leads into the space of a ranker."),
+        ("--dtype fp16 --device cpu", "--dtype: fp16 is slow and overflows on the CPU."),
+        ("--audio-format mp3", "'mp3' is not one of 'wav', 'flac', 'ogg'"),
+        ("--num-candidates 1 --ranker x", "--ranker: there is nothing to rank with one candidate."),
+        ("--ranker-translator x", "--ranker-translator: it maps into the space of a ranker."),
         ("--seeds 1", "No such option: --seeds"),
         ("-o sound.mp3", "--output: .mp3 cannot be written. Use .wav, .flac or .ogg"),
-        ("-o sound.ogg --format wav", "--format: sound.ogg does not end in .wav."),
+        ("-o sound.ogg --audio-format wav", "--audio-format: sound.ogg does not end in .wav."),
         ("-o photo.png", "--output: photo.png is a file, not a folder."),
-        ("-o photo.png/sounds", "--output: photo.png/sounds cannot be made"),
-        ("--model no/such-model-anywhere", "no/such-model-anywhere"),
-        ("--model ./nowhere", "There is no generator folder './nowhere'."),
-        ("--model audioldm-s-full-v2", "audioldm-s-full-v2"),
+        ("-o photo.png/sounds", "--output: photo.png/sounds cannot be created"),
+        ("--generator no/such-model-anywhere", "no/such-model-anywhere"),
+        ("--generator ./nowhere", "There is no generator folder './nowhere'."),
+        ("--generator audioldm-s-full-v2", "audioldm-s-full-v2"),
     ],
 )
 def test_a_mistake_gets_one_line_with_the_reason_and_exit_code_2(
@@ -102,7 +101,7 @@ def test_one_file_name_for_several_photographs_is_refused(run: Run, tmp_path: Pa
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     status, _, complaint = run("image-to-audio", tmp_path, "-o", tmp_path / "sound.wav")
     assert status == 2
-    assert "sound.wav is one file, and there are 2 photographs" in complaint
+    assert "sound.wav is one file, and there are 2 inputs" in complaint
     assert not (tmp_path / "sound.wav").exists()
 
 
@@ -113,12 +112,12 @@ def test_one_file_name_for_several_photographs_is_refused(run: Run, tmp_path: Pa
         ("archive.tar.gz", "archive.tar"),
         ("https://example.org/a%20b/The%20dog.JPG?size=large#top", "The-dog"),
         ("http://example.org/..%2F..%2Fetc%2Fpasswd.png", "passwd"),
-        ("https://example.org/", "photograph"),
+        ("https://example.org/", "image"),
         ("https://example.org/" + "long" * 100, ("long" * 100)[:80]),
     ],
 )
 def test_a_sound_is_named_after_its_photograph(source: str, stem: str) -> None:
-    assert stem_of(source) == stem
+    assert image_stem(source) == stem
 
 
 def write_translator(folder: Path, clip: Path, generator: Path) -> Path:
@@ -176,7 +175,7 @@ def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
     run: Run, model: Path, photos: Path, tmp_path: Path, samples: int
 ) -> None:
     out = tmp_path / "deep" / "sounds"
-    status, shown, _ = run("image-to-audio", photos, "-o", out, "--model", model)
+    status, shown, _ = run("image-to-audio", photos, "-o", out, "--generator", model)
     assert status == 0
     names = ["cat.wav", "dog.wav", "dog-2.wav"]
     assert shown.splitlines() == [str(out / name) for name in names]
@@ -192,7 +191,7 @@ def test_a_sound_depends_on_its_seed_and_not_on_batches_or_neighbours(
 ) -> None:
     def make(*arguments: str | Path) -> dict:
         status, shown, _ = run(
-            "image-to-audio", *arguments, "--model", model, "--dtype", "fp32", "--json"
+            "image-to-audio", *arguments, "--generator", model, "--dtype", "fp32", "--json"
         )
         assert status == 0
         return json.loads(shown)
@@ -218,7 +217,14 @@ def test_an_unreadable_photograph_is_skipped_and_the_others_are_made(
 ) -> None:
     (photos / "broken.jpg").write_text("not a picture")
     status, shown, complaint = run(
-        "image-to-audio", photos, "absent.png", "-o", tmp_path / "out", "--model", model, "--json"
+        "image-to-audio",
+        photos,
+        "absent.png",
+        "-o",
+        tmp_path / "out",
+        "--generator",
+        model,
+        "--json",
     )
     assert status == 1
     report = json.loads(shown)
@@ -242,10 +248,10 @@ def test_files_are_never_overwritten_unless_asked_for(
     (out / "one.wav").write_text("mine")
     cat = photos / "cat.png"
     for arguments in (["-o", out], ["-o", out / "one.wav"]):
-        assert run("image-to-audio", cat, *arguments, "--model", model)[0] == 0
+        assert run("image-to-audio", cat, *arguments, "--generator", model)[0] == 0
     assert sorted(sounds_in(out)) == ["cat-2.wav", "cat.wav", "one-2.wav", "one.wav"]
     assert (out / "cat.wav").read_text() == (out / "one.wav").read_text() == "mine"
-    assert run("image-to-audio", cat, "-o", out, "--model", model, "--overwrite")[0] == 0
+    assert run("image-to-audio", cat, "-o", out, "--generator", model, "--overwrite")[0] == 0
     assert len(sounds_in(out)) == 4
     assert (out / "cat.wav").read_bytes() == (out / "cat-2.wav").read_bytes()
 
@@ -254,8 +260,12 @@ def test_files_are_never_overwritten_unless_asked_for(
     ("options", "name", "kind"),
     [
         (["-o", "one.flac"], "one.flac", b"fLaC"),
-        (["-o", "out", "--format", "ogg"], "out/cat.ogg", b"OggS"),
-        (["-o", "out", "--format", "flac", "--spectrogram"], "out/cat-spectrogram.png", b"\x89PNG"),
+        (["-o", "out", "--audio-format", "ogg"], "out/cat.ogg", b"OggS"),
+        (
+            ["-o", "out", "--audio-format", "flac", "--spectrogram"],
+            "out/cat-spectrogram.png",
+            b"\x89PNG",
+        ),
     ],
 )
 def test_formats_and_the_spectrogram_are_what_their_names_say(
@@ -269,7 +279,7 @@ def test_formats_and_the_spectrogram_are_what_their_names_say(
     kind: bytes,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run("image-to-audio", photos / "cat.png", *options, "--model", model)[0] == 0
+    assert run("image-to-audio", photos / "cat.png", *options, "--generator", model)[0] == 0
     assert (tmp_path / name).read_bytes()[:4] == kind
 
 
@@ -278,11 +288,20 @@ def test_a_sound_too_long_for_the_memory_gets_one_line(
 ) -> None:
     status, _, complaint = run(
         "image-to-audio",
-        *(photos / "cat.png", "-o", tmp_path / "out", "--model", model, "--seconds", "1e10"),
+        *(
+            photos / "cat.png",
+            "-o",
+            tmp_path / "out",
+            "--generator",
+            model,
+            "--duration-s",
+            "1e10",
+        ),
     )
     assert status == 2
     assert complaint.splitlines() == [
-        "error: There is not enough memory. Lower --batch-size or --seconds, or use --dtype bf16."
+        "error: There is not enough memory. Lower --batch-size or the length of the audio, or use "
+        "--dtype bf16."
     ]
 
 
@@ -293,8 +312,17 @@ def test_json_is_one_document_with_all_that_was_done(
     status, shown, _ = run(
         "image-to-audio",
         photos / "cat.png",
-        *("-o", out, "--model", model, "--json", "--spectrogram", "--seed", "3"),
-        *("--steps", "3", "--seconds", "0.016", "--dtype", "fp32", "--device", "cpu"),
+        *("-o", out, "--generator", model, "--json", "--spectrogram", "--seed", "3"),
+        *(
+            "--num-inference-steps",
+            "3",
+            "--duration-s",
+            "0.016",
+            "--dtype",
+            "fp32",
+            "--device",
+            "cpu",
+        ),
     )
     assert status == 0
     report = json.loads(shown)
@@ -340,7 +368,16 @@ def test_another_scheduler_makes_another_sound(
     made = set()
     for name in ("default", "ddim", "unipc", "euler", "pndm"):
         sound = tmp_path / f"{name}.wav"
-        arguments = ("-o", sound, "--model", model, "--scheduler", name, "--steps", "4")
+        arguments = (
+            "-o",
+            sound,
+            "--generator",
+            model,
+            "--scheduler",
+            name,
+            "--num-inference-steps",
+            "4",
+        )
         assert run("image-to-audio", photos / "cat.png", *arguments)[0] == 0
         made.add(sound.read_bytes())
     assert len(made) == 5
@@ -377,12 +414,12 @@ def test_photographs_come_from_the_web(
     out = tmp_path / "out"
     status, _, complaint = run(
         "image-to-audio",
-        *(f"{server}/cat.png?size=large", f"{server}/absent.png", "-o", out, "--model", model),
+        *(f"{server}/cat.png?size=large", f"{server}/absent.png", "-o", out, "--generator", model),
     )
     assert status == 1
     assert f"skipped: {server}/absent.png can't be fetched" in complaint
     assert list(sounds_in(out)) == ["cat.wav"]
-    assert run("image-to-audio", photos / "cat.png", "-o", out, "--model", model)[0] == 0
+    assert run("image-to-audio", photos / "cat.png", "-o", out, "--generator", model)[0] == 0
     assert (out / "cat.wav").read_bytes() == (out / "cat-2.wav").read_bytes()
 
 
@@ -395,7 +432,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "clip2clap", "image-to-audio"),
-            *(photos / "cat.png", *slow, "-o", out, "--model", model),
+            *(photos / "cat.png", *slow, "-o", out, "--generator", model),
             *("--batch-size", "1", "--json"),
         ],
         stdout=subprocess.PIPE,
@@ -421,7 +458,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     ("options", "words"),
     [
         ([], "--translator: "),
-        (["--translator", "x", "--candidates", "2"], "its CLAP is a text tower alone. Add"),
+        (["--translator", "x", "--num-candidates", "2"], "has a text-only CLAP. Add"),
     ],
 )
 def test_audioldm_needs_a_translator_and_for_candidates_a_ranker(
@@ -431,7 +468,7 @@ def test_audioldm_needs_a_translator_and_for_candidates_a_ranker(
     (tmp_path / "audioldm" / "model_index.json").write_text('{"_class_name": "AudioLDMPipeline"}')
     status, _, complaint = run(
         "image-to-audio",
-        *(photos, "-o", tmp_path / "out", "--model", tmp_path / "audioldm", *options),
+        *(photos, "-o", tmp_path / "out", "--generator", tmp_path / "audioldm", *options),
     )
     assert status == 2
     assert words in complaint
@@ -448,10 +485,10 @@ def test_an_audioldm_checkpoint_finds_the_clip_of_its_translator(
 ) -> None:
     translator = write_translator(tmp_path / "translator", clip_folder, audioldm_folder)
     for name, options in (
-        ("ours", ["--model", model]),
-        ("theirs", ["--model", audioldm_folder, "--translator", translator]),
+        ("ours", ["--generator", model]),
+        ("theirs", ["--generator", audioldm_folder, "--translator", translator]),
     ):
-        arguments = ("-o", tmp_path / f"{name}.wav", "--steps", "2", *options)
+        arguments = ("-o", tmp_path / f"{name}.wav", "--num-inference-steps", "2", *options)
         assert run("image-to-audio", photos / "cat.png", *arguments)[0] == 0
     assert (tmp_path / "ours.wav").read_bytes() == (tmp_path / "theirs.wav").read_bytes()
 
@@ -468,7 +505,7 @@ def test_a_translator_for_another_generator_is_refused_with_both_names(
     status, _, complaint = run(
         "image-to-audio",
         *(photos / "cat.png", "-o", tmp_path / "out"),
-        *("--model", audioldm_folder, "--translator", translator),
+        *("--generator", audioldm_folder, "--translator", translator),
     )
     assert (status, complaint.count("\n")) == (2, 1)
     assert str(audioldm_folder) in complaint
@@ -483,8 +520,22 @@ def test_candidates_are_ranked_by_a_generator_whose_clap_hears(
     def best_of(count: int) -> dict:
         status, shown, _ = run(
             "image-to-audio",
-            *(photos / "cat.png", "-o", tmp_path / f"{count}.wav", "--json", "--steps", "2"),
-            *("--model", musicldm_folder, "--translator", translator, "--candidates", count),
+            *(
+                photos / "cat.png",
+                "-o",
+                tmp_path / f"{count}.wav",
+                "--json",
+                "--num-inference-steps",
+                "2",
+            ),
+            *(
+                "--generator",
+                musicldm_folder,
+                "--translator",
+                translator,
+                "--num-candidates",
+                count,
+            ),
         )
         assert status == 0
         return json.loads(shown)["sounds"][0]
@@ -509,7 +560,7 @@ def test_a_torchvision_that_does_not_fit_is_named_in_one_line(
     done = subprocess.run(
         [
             *(sys.executable, "-m", "clip2clap", "image-to-audio"),
-            *(photos / "cat.png", "-o", tmp_path / "out", "--model", model),
+            *(photos / "cat.png", "-o", tmp_path / "out", "--generator", model),
         ],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -573,7 +624,7 @@ def test_the_demo_writes_its_files_and_tells_the_nearest_kinds(
 
     status, shown, _ = run("demo", "--seed", "4")
     assert status == 0
-    for word in [*stages, *similarities, "in all", "clip2clap-demo/index.html", "Next: clip2clap"]:
+    for word in [*stages, *similarities, "total", "clip2clap-demo/index.html", "Next: clip2clap"]:
         assert word in shown
 
 
@@ -615,23 +666,25 @@ def test_train_writes_a_translator_and_shows_it_beside_chance(
     run: Run, table: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "translator"
-    status, shown, _ = run("train", table, "-o", out, "--model", "procrustes")
+    status, shown, _ = run("train", table, "-o", out, "--architecture", "procrustes")
     assert status == 0
     rows = {line[:20].strip(): line[20:].split() for line in shown.splitlines()}
     assert rows["recall at 1"][0] == "1.000"
     assert float(rows["recall at 1"][1]) < 0.3
     assert f"{out}: clip_text -> clap_text, 180 pairs, fitted in" in shown
     assert (
-        "Next: clip2clap image-to-audio PHOTO -o sounds --model cvssp/audioldm-s-full-v2 "
+        "Next: clip2clap image-to-audio IMAGE -o audio --generator cvssp/audioldm-s-full-v2 "
         f"--translator {out}" in shown
     )
     translator = AutoTranslator.from_pretrained(out)
     assert translator.source_dim == translator.target_dim == 8
     # The way back is used with a decoder of pictures.
     columns = ("--source", "clap_text", "--target", "clip_text")
-    status, shown, _ = run("train", table, "-o", tmp_path / "b", "--model", "ridge", *columns)
+    status, shown, _ = run(
+        "train", table, "-o", tmp_path / "b", "--architecture", "ridge", *columns
+    )
     assert status == 0
-    assert "Next: clip2clap audio-to-image SOUND -o pictures --model DECODER" in shown
+    assert "Next: clip2clap audio-to-image AUDIO -o images --decoder DECODER" in shown
 
 
 def test_train_hands_its_options_over_and_gives_the_report_as_json(
@@ -639,10 +692,19 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
 ) -> None:
     status, shown, _ = run(
         *("train", table, "-o", tmp_path / "translator", "--json", "--source", "clip_text"),
-        *("--target", "clap_text", "--item", "caption", "--validation", "0.2", "--hidden", "32"),
+        *(
+            "--target",
+            "clap_text",
+            "--item",
+            "caption",
+            "--validation",
+            "0.2",
+            "--hidden-size",
+            "32",
+        ),
         *("--loss", "infonce", "--temperature", "0.1", "--epochs", "3", "--patience", "0"),
-        *("--monitor", "cosine", "--batch-size", "16", "--lr", "0.002", "--seed", "7"),
-        *("--noise", "0.02", "--start", "random"),
+        *("--monitor", "cosine", "--batch-size", "16", "--learning-rate", "0.002", "--seed", "7"),
+        *("--noise", "0.02", "--init", "random"),
     )
     assert status == 0
     report = json.loads(shown)
@@ -672,7 +734,7 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--lr", "-1"], "learning_rate"),
+        (["--learning-rate", "-1"], "learning_rate"),
         (["--source", "clip_image"], "clip_image"),
         (["--loss", "hinge"], "got 'hinge'"),
         (["--epochs", "0"], "epochs"),
@@ -698,8 +760,8 @@ def test_sweep_trains_the_way_back_and_says_which_model_is_best(
     run: Run, table: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
-    grid = ["--hidden", "4,8", "--loss", "cosine,cosine:1+infonce:0.1", "--epochs", "2"]
-    command = ["sweep", table, "-o", out, "--from", "clap", "--to", "clip", *grid]
+    grid = ["--hidden-size", "4,8", "--loss", "cosine,cosine:1+infonce:0.1", "--epochs", "2"]
+    command = ["sweep", table, "-o", out, "--source", "clap", "--target", "clip", *grid]
     status, shown, _ = run(*command)
     assert status == 0
     names = sorted(path.name for path in out.iterdir() if path.is_dir())
@@ -710,7 +772,7 @@ def test_sweep_trains_the_way_back_and_says_which_model_is_best(
     )
     assert str(out / "report.html") in shown.replace("\n", "")
     status, shown, _ = run(
-        "sweep", table, "-o", out, "--from", "clap", "--to", "clip", *grid, "--json"
+        "sweep", table, "-o", out, "--source", "clap", "--target", "clip", *grid, "--json"
     )
     rows = json.loads(shown)
     assert status == 0
@@ -721,10 +783,10 @@ def test_sweep_trains_the_way_back_and_says_which_model_is_best(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--hidden", "256,wide"], "--hidden: expected numbers separated by commas"),
+        (["--hidden-size", "256,wide"], "--hidden-size: expected numbers separated by commas"),
         (["--loss", "cosine,hinge"], "got 'hinge'"),
         (["--tracker", "paper"], "'paper' isn't installed"),
-        (["--from", "clip_image"], "no embeddings 'clip_image'"),
+        (["--source", "clip_image"], "no embeddings 'clip_image'"),
     ],
 )
 def test_sweep_refuses_what_makes_no_sense_in_one_line(

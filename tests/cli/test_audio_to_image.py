@@ -28,7 +28,7 @@ def paint(run: Run, painter_folder: Path) -> Callable[..., tuple[int, dict, str]
     """Run the command with the tiny model; gives the exit code, the report and stderr."""
 
     def command(*arguments: object) -> tuple[int, dict, str]:
-        options = ("--model", painter_folder, "--dtype", "fp32", "--json")
+        options = ("--decoder", painter_folder, "--dtype", "fp32", "--json")
         status, shown, complaint = run("audio-to-image", *arguments, *options)
         return status, json.loads(shown or "{}"), complaint
 
@@ -47,23 +47,23 @@ def sounds(tmp_path: Path) -> Path:
 
 def test_each_recording_gets_a_picture_of_its_name(run, painter_folder, sounds, tmp_path):
     out = tmp_path / "pictures"
-    status, shown, told = run("audio-to-image", sounds, "-o", out, "--model", painter_folder)
+    status, shown, told = run("audio-to-image", sounds, "-o", out, "--decoder", painter_folder)
     assert status == 0
     names = ["bark.png", "bark-2.png", "sea.png"]
     assert shown.splitlines() == [str(out / name) for name in names]
     assert all(pixels(out / name).shape == (16, 16, 3) for name in names)
     assert told.splitlines()[0].startswith("bark: ")
-    assert "3 pictures in" in told.splitlines()[-1]
+    assert "3 images in" in told.splitlines()[-1]
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_batches_or_neighbours(paint, sounds, tmp_path):
-    options = ("--images", 2, "--seed", 5)
+    options = ("--num-images", 2, "--seed", 5)
     _, together, _ = paint(sounds, "-o", tmp_path / "a", *options, "--batch-size", 6)
     paint(sounds, "-o", tmp_path / "b", *options, "--batch-size", 1)
-    paint(sounds, "-o", tmp_path / "c", "--images", 2, "--seed", 6)
+    paint(sounds, "-o", tmp_path / "c", "--num-images", 2, "--seed", 6)
     last = together["pictures"][2]
     assert (last["input"], last["seed"]) == (str(sounds / "sea.ogg"), 7)
-    paint(last["input"], "-o", tmp_path / "d", "--images", 2, "--seed", last["seed"])
+    paint(last["input"], "-o", tmp_path / "d", "--num-images", 2, "--seed", last["seed"])
     for name in ("bark-1.png", "bark-2-2.png", "sea-1.png", "sea-2.png"):
         first, batched, reseeded = (pixels(tmp_path / run / name) for run in "abc")
         assert np.abs(first - batched).max() <= 1
@@ -74,9 +74,9 @@ def test_a_picture_depends_on_its_seed_and_not_on_batches_or_neighbours(paint, s
 
 def test_the_best_candidates_are_kept_in_order_and_shown_in_a_grid(paint, sounds, tmp_path):
     bark = sounds / "bark.wav"
-    _, all_six, _ = paint(bark, "-o", tmp_path / "all", "--images", 6)
+    _, all_six, _ = paint(bark, "-o", tmp_path / "all", "--num-images", 6)
     _, report, _ = paint(
-        bark, "-o", tmp_path / "best.webp", "--images", 3, "--candidates", 6, "--grid"
+        bark, "-o", tmp_path / "best.webp", "--num-images", 3, "--num-candidates", 6, "--grid"
     )
     (entry,) = report["pictures"]
     similarities = [picture["similarity"] for picture in entry["pictures"]]
@@ -111,8 +111,8 @@ def test_only_the_part_asked_for_is_heard(paint, tmp_path):
     both = np.concatenate([soundfile.read(low)[0], soundfile.read(high)[0]])
     soundfile.write(tmp_path / "both.wav", both, RATE)
     _, alone, _ = paint(high, "-o", tmp_path / "out")
-    _, part, _ = paint(tmp_path / "both.wav", "-o", tmp_path / "out", "--start", 0.5)
-    _, other, _ = paint(tmp_path / "both.wav", "-o", tmp_path / "out", "--seconds", 0.5)
+    _, part, _ = paint(tmp_path / "both.wav", "-o", tmp_path / "out", "--start-s", 0.5)
+    _, other, _ = paint(tmp_path / "both.wav", "-o", tmp_path / "out", "--duration-s", 0.5)
     expected, got, control = (
         np.array([name["similarity"] for name in report["pictures"][0]["nearest"]])
         for report in (alone, part, other)
@@ -127,7 +127,7 @@ def test_only_the_part_asked_for_is_heard(paint, tmp_path):
 def test_names_of_ones_own_say_what_the_sound_was_taken_for(paint, sounds, tmp_path):
     (tmp_path / "names.txt").write_text("a bell\n\na goose\na bell\n")
     _, report, told = paint(
-        sounds / "bark.wav", "-o", tmp_path / "out", "--names", tmp_path / "names.txt"
+        sounds / "bark.wav", "-o", tmp_path / "out", "--label-file", tmp_path / "names.txt"
     )
     nearest = report["pictures"][0]["nearest"]
     assert {name["name"] for name in nearest} == {"a bell", "a goose"}
@@ -182,21 +182,22 @@ def test_nothing_is_painted_of_a_mix_that_lacks_an_ingredient(paint, sounds, tmp
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("bark.wav", "--output: say where the pictures go"),
-        ("-o out", "INPUT: give recordings, or --mix"),
-        ("bark.wav --mix bark.wav:1 -o out", "INPUT: give recordings, or --mix"),
+        ("-o out", "INPUT: give audio, or --mix"),
+        ("bark.wav --mix bark.wav:1 -o out", "INPUT: give audio, or --mix"),
         ("--mix bark.wav:loud -o out", "--mix: expected FILE:WEIGHT such as dog.wav:0.7"),
-        ("bark.wav -o out --start -1", "--start: expected 0 s or later, got -1."),
-        ("bark.wav -o out --seconds 0", "--seconds: expected a length above 0, got 0."),
-        ("bark.wav -o out --images 4 --candidates 2", "--candidates: expected at least as many"),
-        ("bark.wav -o out --strength 2", "--strength: expected 0 to 1, got 2.0."),
-        ("bark.wav -o out --prompt-weight 0.5", "--prompt-weight: it is the share of a prompt."),
+        ("bark.wav -o out --start-s -1", "--start-s: expected at least 0, got -1."),
+        (
+            "bark.wav -o out --num-images 4 --num-candidates 2",
+            "--num-candidates: expected at least --num-images, 4, got 2.",
+        ),
+        ("bark.wav -o out --strength 2", "--strength: expected 0 to 1, got 2."),
+        ("bark.wav -o out --prompt-weight 0.5", "--prompt-weight: it is the weight of a prompt."),
         ("bark.wav -o out --width 7", "Expected width to be a multiple of 2 pixels, got 7."),
         ("bark.wav -o out --negative-prompt x", "takes no words"),
         ("bark.wav -o out.bmp", "--output: .bmp cannot be written. Use .png, .jpg or .webp"),
-        ("bark.wav bark.wav -o out.png", "out.png is one file, and there are 2 recordings."),
+        ("bark.wav bark.wav -o out.png", "out.png is one file, and there are 2 inputs."),
         ("bark.wav -o out --offload model --device cpu", "--offload: there is nothing to offload"),
-        ("bark.wav -o out --model ./nowhere", "There is no decoder folder './nowhere'."),
+        ("bark.wav -o out --decoder ./nowhere", "There is no decoder folder './nowhere'."),
         ("absent.wav -o out", "INPUT: absent.wav does not exist."),
     ],
 )
@@ -205,7 +206,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
 ):
     monkeypatch.chdir(tmp_path)
     write_tone(tmp_path / "bark.wav")
-    model = () if "--model" in options else ("--model", painter_folder)
+    model = () if "--decoder" in options else ("--decoder", painter_folder)
     status, shown, complaint = run("audio-to-image", *options.split(), *model)
     assert (status, shown) == (2, "")
     assert complaint.startswith("error: ")
@@ -216,7 +217,12 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
 def test_a_published_decoder_needs_a_translator(run, audioldm_folder, tmp_path):
     write_tone(tmp_path / "bark.wav")
     status, _, complaint = run(
-        "audio-to-image", tmp_path / "bark.wav", "-o", tmp_path / "out", "--model", audioldm_folder
+        "audio-to-image",
+        tmp_path / "bark.wav",
+        "-o",
+        tmp_path / "out",
+        "--decoder",
+        audioldm_folder,
     )
     assert status == 2
     assert "--translator: " in complaint

@@ -31,7 +31,7 @@ def describe(path: Path) -> tuple[int, tuple[int, int], float]:
 def test_a_recording_becomes_a_film(run: Run, tmp_path: Path, painter_folder: Path, way):
     sound = write_tone(tmp_path / "song.wav", 440, 1.5)
     film = tmp_path / "song.mp4"
-    call = ("audio-to-image", sound, "--film", "-o", film, "--model", painter_folder, "--fps", 4)
+    call = ("audio-to-image", sound, "--film", "-o", film, "--decoder", painter_folder, "--fps", 4)
     status, shown, said = run(*call, *way)
     assert (status, shown) == (0, f"{film}\n"), said
     frames, size, seconds = describe(film)
@@ -41,7 +41,7 @@ def test_a_recording_becomes_a_film(run: Run, tmp_path: Path, painter_folder: Pa
 
 def test_several_recordings_make_one_film_or_one_each(run, tmp_path, painter_folder):
     sounds = [write_tone(tmp_path / f"{hertz}.wav", hertz, 1.0) for hertz in (300, 900)]
-    options = ("--film", "--model", painter_folder, "--fps", 4, "--size", "64x32", "--json")
+    options = ("--film", "--decoder", painter_folder, "--fps", 4, "--film-size", "64x32", "--json")
     call = ("audio-to-image", *sounds, tmp_path / "none.wav", *options)
     one = tmp_path / "one.mp4"
     joined = ("--crossfade", 0.5, "--title", "Two", "-o", one)
@@ -64,15 +64,23 @@ def test_several_recordings_make_one_film_or_one_each(run, tmp_path, painter_fol
     ("options", "says"),
     [
         (("--fps", "0"), "--fps"),
-        (("--size", "63x64"), "--size"),
+        (("--film-size", "63x64"), "--film-size"),
         (("--smoothing", "-1"), "--smoothing"),
-        (("--images", "2"), "--images"),
+        (("--num-images", "2"), "--num-images"),
         (("-o", "film.webm"), "--output"),
     ],
 )
 def test_mistakes_are_said_in_one_line(run, tmp_path, painter_folder, options, says):
     sound = write_tone(tmp_path / "song.wav", 440, 0.5)
-    call = ("audio-to-image", sound, "--film", "-o", tmp_path / "x.mp4", "--model", painter_folder)
+    call = (
+        "audio-to-image",
+        sound,
+        "--film",
+        "-o",
+        tmp_path / "x.mp4",
+        "--decoder",
+        painter_folder,
+    )
     status, _, said = run(*call, *options)
     assert status == 2
     assert said.startswith(f"error: {says}")

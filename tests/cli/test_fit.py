@@ -74,7 +74,7 @@ def test_one_command_leads_from_captions_to_sound(
     trained = json.loads((out / "training.json").read_text())
     assert evaluated["embeddings"]["rows"] == trained["pairs"]["validation"]
     assert "</html>" in (tmp_path / "mine-report" / "report.html").read_text()
-    assert f"image-to-audio PHOTO --generator {audioldm_folder} --translator {out}" in shown
+    assert f"image-to-audio IMAGE --generator {audioldm_folder} --translator {out}" in shown
 
     # What was embedded is what the encoders say, the CLAP being the generator's own.
     table = EmbeddingTable.open(f"{out}-table")
@@ -94,7 +94,16 @@ def test_one_command_leads_from_captions_to_sound(
 
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 40), "red").save(photo)
-    options = ("--translator", out, "-o", tmp_path / "sounds", "--seconds", "0.1", "--steps", "2")
+    options = (
+        "--translator",
+        out,
+        "-o",
+        tmp_path / "sounds",
+        "--duration-s",
+        "0.1",
+        "--num-inference-steps",
+        "2",
+    )
     status, shown, _ = run("image-to-audio", photo, "--generator", audioldm_folder, *options)
     assert status == 0
     waveform, sampling_rate = soundfile.read(shown.strip())
@@ -199,10 +208,10 @@ def test_other_rows_or_models_do_not_slip_into_what_is_there(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--limit", "0"], "--limit: expected 1 or more"),
-        (["--dataset", "mine.csv"], "--captions: name the file as --dataset"),
+        (["--limit", "0"], "--limit: expected at least 1"),
+        (["--dataset", "mine.csv"], "--captions: goes with a published data set"),
         (["-o", "val.csv"], "--output: val.csv is a file"),
-        (["--generator", "nowhere/at/all"], "There is no folder nowhere/at/all"),
+        (["--generator", "nowhere/at/all"], "There is no clap folder 'nowhere/at/all'"),
         (["--dtype", "fp16"], "--dtype: fp16 is slow"),
     ],
 )

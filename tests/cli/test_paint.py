@@ -13,7 +13,7 @@ from clip2clap.inference.painting import paint as painting
 from clip2clap.metrics.image_quality import brisque
 
 Run = Callable[..., tuple[int, str, str]]
-FEW = ("--iterations", 12, "--cutouts", 2, "--size", 16, "--device", "cpu")
+FEW = ("--num-iterations", 12, "--cutouts", 2, "--width", 16, "--height", 16, "--device", "cpu")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def bark(tmp_path: Path) -> Path:
 
 def test_a_sound_becomes_a_picture_with_its_scores_beside_it(run, bark, tmp_path, painter_folder):
     out = tmp_path / "out"
-    status, shown, _ = run("paint", bark, "-o", out, "--model", painter_folder, *FEW)
+    status, shown, _ = run("paint", bark, "-o", out, "--decoder", painter_folder, *FEW)
     assert (status, shown) == (0, f"{out / 'bark.png'}\n")
     assert Image.open(out / "bark.png").size == (16, 16)
     scores = json.loads((out / "bark.json").read_text())
@@ -44,8 +44,15 @@ def test_a_sound_becomes_a_picture_with_its_scores_beside_it(run, bark, tmp_path
 
 def test_words_and_pictures_are_targets_too_and_need_no_sound(run, tmp_path, painter_folder):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
-    targets = ("--text", "a dog:0.5", "--text", "a cat:-0.2", "--image", f"{tmp_path}/red.png")
-    call = ("paint", "-o", tmp_path / "x.png", "--model", painter_folder, "--json", *FEW)
+    targets = (
+        "--target-text",
+        "a dog:0.5",
+        "--target-text",
+        "a cat:-0.2",
+        "--target-image",
+        f"{tmp_path}/red.png",
+    )
+    call = ("paint", "-o", tmp_path / "x.png", "--decoder", painter_folder, "--json", *FEW)
     status, shown, _ = run(*call, *targets)
     assert status == 0
     (picture,) = json.loads(shown)["pictures"]
@@ -57,7 +64,7 @@ def test_the_same_seed_paints_the_same_picture(run, bark, tmp_path, painter_fold
     pictures = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         path = tmp_path / f"{name}.png"
-        run("paint", bark, "-o", path, "--model", painter_folder, "--seed", seed, *FEW)
+        run("paint", bark, "-o", path, "--decoder", painter_folder, "--seed", seed, *FEW)
         pictures.append(np.asarray(Image.open(path)))
     assert np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
@@ -76,14 +83,14 @@ def test_ctrl_c_keeps_the_best_so_far_and_init_goes_on_from_it(
         return step(self)
 
     monkeypatch.setattr(painting.Painting, "step", interrupted)
-    call = ("paint", bark, "-o", path, "--model", painter_folder, "--save-every", 5, *FEW)
+    call = ("paint", bark, "-o", path, "--decoder", painter_folder, "--save-every", 5, *FEW)
     status, _, _ = run(*call)
     assert status == 130
     assert written == [True]  # the picture was there before the end
     scores = json.loads(path.with_suffix(".json").read_text())
     assert scores["iteration"] <= 10
     monkeypatch.undo()
-    status, _, _ = run(*call, "--init", path, "--overwrite")
+    status, _, _ = run(*call, "--init-image", path, "--overwrite")
     assert status == 0
 
 
@@ -93,7 +100,7 @@ def test_a_sound_that_can_t_be_used_is_skipped_and_the_others_are_painted(
     soundfile.write(tmp_path / "quiet.wav", np.zeros(8000), 16_000)
     out = tmp_path / "out"
     inputs = (tmp_path / "quiet.wav", tmp_path / "none.wav", bark)
-    status, shown, said = run("paint", *inputs, "-o", out, "--model", painter_folder, *FEW)
+    status, shown, said = run("paint", *inputs, "-o", out, "--decoder", painter_folder, *FEW)
     assert (status, shown) == (1, f"{out / 'bark.png'}\n")
     assert said.count("skipped:") == 2
     assert "nothing to hear" in said or "silen" in said
@@ -102,13 +109,13 @@ def test_a_sound_that_can_t_be_used_is_skipped_and_the_others_are_painted(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "SOUND"),
-        (("--text", "a dog:-1"), "SOUND"),
-        (("--text", "a dog:much"), "--text"),
-        (("x.wav", "--size", "wide"), "--size"),
-        (("x.wav", "--cutouts", "0"), "cut-out"),
+        ((), "INPUT"),
+        (("--target-text", "a dog:-1"), "INPUT"),
+        (("--target-text", "a dog:much"), "--target-text"),
+        (("x.wav", "--width", "0"), "--width"),
+        (("x.wav", "--cutouts", "0"), "--cutouts"),
         (("x.wav", "--break-audio", "0"), "--break-audio"),
-        (("x.wav", "--init", "nowhere.png"), "--init"),
+        (("x.wav", "--init-image", "nowhere.png"), "--init-image"),
     ],
 )
 def test_mistakes_are_said_in_one_line(run: Run, tmp_path: Path, arguments, says: str):

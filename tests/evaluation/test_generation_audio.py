@@ -258,8 +258,17 @@ def test_the_command_shows_sounds_and_compares_them(
     other.record(source_space=translator.source_space, target_space=translator.target_space)
     other.save_pretrained(folder / "two")
     shared = [
-        *("--pipeline", musicldm_folder, "--clip", clip_folder, "--images", folder / "images"),
-        *("--recordings", folder / "real", "--steps", 1, "--seconds", 0.1, "--resamples", 100),
+        *("--pipeline", musicldm_folder, "--clip", clip_folder, "--image-dir", folder / "images"),
+        *(
+            "--audio-dir",
+            folder / "real",
+            "--num-inference-steps",
+            1,
+            "--duration-s",
+            0.1,
+            "--resamples",
+            100,
+        ),
     ]
     code, out, _ = run(
         "evaluate", folder / "one", folder / "two", *shared, "-o", folder / "out", "--dtype", "fp32"
@@ -288,11 +297,11 @@ def test_the_command_shows_sounds_and_compares_them(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "IMAGES"], "--pipeline"),
-        (["--table", "IMAGES", "--classifier", "x"], "--images"),
-        (["--images", "IMAGES", "--pipeline", "demo", "--batch-size", "0"], "--batch-size"),
-        (["--images", "none", "--pipeline", "demo"], "not a folder"),
-        (["--images", "IMAGES", "--pipeline", "AUDIOLDM", "--clip", "CLIP"], "text-only"),
+        (["--image-dir", "IMAGES"], "--pipeline"),
+        (["--table", "IMAGES", "--classifier", "x"], "--image-dir"),
+        (["--image-dir", "IMAGES", "--pipeline", "demo", "--batch-size", "0"], "--batch-size"),
+        (["--image-dir", "none", "--pipeline", "demo"], "not a folder"),
+        (["--image-dir", "IMAGES", "--pipeline", "AUDIOLDM", "--clip", "CLIP"], "text-only"),
     ],
 )
 def test_a_mistake_about_sounds_is_one_line(

@@ -41,7 +41,14 @@ def test_the_command_shows_pictures_and_round_trips_and_compares_them(
     generator.save_pretrained(folder / "generator")
     code, out, _ = run(
         *("evaluate", folder / "one", folder / "two", "--pipeline", painter_folder),
-        *("--recordings", folder / "sounds", "--images", folder / "real", "--steps", 1),
+        *(
+            "--audio-dir",
+            folder / "sounds",
+            "--image-dir",
+            folder / "real",
+            "--num-inference-steps",
+            1,
+        ),
         *("--round-trip", folder / "generator", "--contact-sheet", "--dtype", "fp32"),
         *("-o", folder / "out", "--resamples", 100),
     )
@@ -79,7 +86,16 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     back = back_translator(pipeline, tmp_path / "one", seed=0)
     code, out, _ = run(
         *("evaluate", tmp_path / "one", "--table", table, "--labels", "kind", "--split", "all"),
-        *("--pipeline", painter_folder, "--steps", 1, "--dtype", "fp32", "--resamples", 100),
+        *(
+            "--pipeline",
+            painter_folder,
+            "--num-inference-steps",
+            1,
+            "--dtype",
+            "fp32",
+            "--resamples",
+            100,
+        ),
         *("--classifier", write_classifier(tmp_path / "classifier"), "-o", tmp_path / "out"),
     )
     assert code == 0
@@ -109,18 +125,18 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     ("arguments", "message"),
     [
         (["BACK", "--pipeline", "PAINTER"], "--table"),
-        (["BACK", "--pipeline", "PAINTER", "--images", "REAL"], "--recordings"),
-        (["BACK", "--recordings", "SOUNDS"], "--pipeline"),
-        (["BACK", "--pipeline", "MUSIC", "--recordings", "SOUNDS"], "MusicLDMPipeline"),
+        (["BACK", "--pipeline", "PAINTER", "--image-dir", "REAL"], "--audio-dir"),
+        (["BACK", "--audio-dir", "SOUNDS"], "--pipeline"),
+        (["BACK", "--pipeline", "MUSIC", "--audio-dir", "SOUNDS"], "MusicLDMPipeline"),
         (
-            ["BACK", "--pipeline", "PAINTER", "--recordings", "SOUNDS", "--seconds", "1"],
-            "--seconds",
+            ["BACK", "--pipeline", "PAINTER", "--audio-dir", "SOUNDS", "--duration-s", "1"],
+            "--duration-s",
         ),
-        (["BACK", "--pipeline", "PAINTER", "--recordings", "none"], "not a folder"),
-        (["THERE", "--pipeline", "PAINTER", "--images", "REAL"], "AudioToImagePipeline"),
-        (["THERE", "--pipeline", "MUSIC", "--recordings", "SOUNDS"], "--images"),
+        (["BACK", "--pipeline", "PAINTER", "--audio-dir", "none"], "not a folder"),
+        (["THERE", "--pipeline", "PAINTER", "--image-dir", "REAL"], "AudioToImagePipeline"),
+        (["THERE", "--pipeline", "MUSIC", "--audio-dir", "SOUNDS"], "--image-dir"),
         (
-            ["THERE", "--pipeline", "MUSIC", "--images", "REAL", "--contact-sheet"],
+            ["THERE", "--pipeline", "MUSIC", "--image-dir", "REAL", "--contact-sheet"],
             "--contact-sheet",
         ),
         (["THERE", "BACK", "--table", "TABLE"], "of one direction"),

@@ -1,16 +1,21 @@
-"""`clip2clap demo`."""
+"""The verb `demo`."""
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from clip2clap.cli.image_inputs import stem_of
-from clip2clap.cli.options import Json, OptionError, Seed, check_seed, require
+from clip2clap.cli.checks import check_image, require
+from clip2clap.cli.inputs import image_stem
+from clip2clap.cli.options.common import Json, Output, Seed
+from clip2clap.cli.options.generation import DemoInput
+from clip2clap.cli.outputs import make_folder
+from clip2clap.cli.progress import plain_console
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.core.version import __version__
 
@@ -18,7 +23,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-_SHOWN_KINDS = 5
+    from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
+
+_LABELS_SHOWN = 5
 _LONGEST_SIDE = 1600
 _FILES = {
     "photograph": "photograph.jpg",
@@ -28,137 +35,130 @@ _FILES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoRun(Output, Seed, Json):
+    """Output and seed of the demo."""
+
+
 class Stopwatch:
-    """Adds up how long each stage takes, in s."""
+    """Duration of each stage in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Count the time since the last lap to a stage."""
+        """Add the time since the last lap to a stage."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
 
-def demo(
-    photo: Annotated[
-        str | None,
-        typer.Argument(metavar="PHOTO", help="A file or URL; by default a cat named Chelsea."),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files are written.")
-    ] = Path("clip2clap-demo"),
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Turn one photograph into sound with the demo models.
+def demo(image: DemoInput, run: DemoRun) -> None:
+    """Generate audio from one image with the demo models.
 
-    Writes the photograph, the sound, its spectrogram, and a page that shows all three.
+    Writes the image, the audio, its spectrogram, and a page that shows all three.
     """
     stopwatch = Stopwatch()
-    check_seed(seed)
+    check_image(image.image, "image")
+    paths = _prepare_folder(run.output or Path("clip2clap-demo"))
     console = Console(stderr=True)
     with console.status("Loading the models"):
-        paths = prepare_folder(output)
-        picture, title = load_photograph(photo)
+        loaded, title = load_demo_image(image.image)
 
-        import torch
-
-        from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
+        from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
         pipeline = ImageToAudioPipeline.from_pretrained("demo")
         pipeline.set_progress_bar_config(disable=True)
     stopwatch.lap("load")
-
-    def count_denoising(*_: Any) -> dict[str, Any]:
-        stopwatch.lap("denoise")
-        return {}
-
-    with console.status("Making the sound"), torch.no_grad():
-        assert pipeline.clip is not None
-        assert pipeline.translator is not None
-        image_embeds = pipeline.clip.encode_image([picture])
-        stopwatch.lap("encode")
-        audio_embeds = pipeline.translator(image_embeds)
-        stopwatch.lap("translate")
-        result = pipeline(
-            prompt_embeds=audio_embeds,
-            generator=[torch.Generator().manual_seed(seed)],
-            callback_on_step_end=count_denoising,
-        )
-        assert isinstance(result, ImageToAudioOutput)
-        stopwatch.lap("decode")
-        nearest = nearest_labels(audio_embeds[0])
-        waveform = result.audios[0]
-        _write_files(
-            paths, picture, title, waveform, result.sampling_rate, nearest=nearest, seed=seed
-        )
+    with console.status("Generating audio"):
+        result = _generate(pipeline, loaded, run.seed, stopwatch)
+        nearest = _nearest_labels(result.audio_embeds[0])
+        _write_files(paths, loaded, title, result, nearest, run.seed)
     stopwatch.lap("write")
 
-    if as_json:
+    if run.as_json:
         document = {
-            "photograph": photo or "skimage.data.chelsea",
-            "files": {what: str(path) for what, path in paths.items()},
-            "seed": seed,
+            "photograph": image.image or "skimage.data.chelsea",
+            "files": {name: str(path) for name, path in paths.items()},
+            "seed": run.seed,
             "nearest": [{"kind": kind, "similarity": round(value, 4)} for kind, value in nearest],
             "seconds": {stage: round(value, 3) for stage, value in stopwatch.seconds.items()},
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    out = Console(highlight=False, markup=False)
+    out = plain_console()
     out.print(_table(nearest, stopwatch.seconds))
     out.print(f"Open {paths['page']} in a browser to see and hear it.", soft_wrap=True)
-    out.print(
-        f"Next: clip2clap image-to-audio {photo or paths['photograph']} -o sounds", soft_wrap=True
-    )
+    shown = image.image or paths["photograph"]
+    out.print(f"Next: clip2clap image-to-audio {shown} -o sounds", soft_wrap=True)
 
 
-def prepare_folder(folder: Path) -> dict[str, Path]:
-    """Make the folder, and name the files in it.
+def _prepare_folder(folder: Path) -> dict[str, Path]:
+    """Create the folder, and return the files in it.
 
     Raises:
-        OptionError: If it cannot be made, or holds files of these names that are not from
-            an earlier demo.
+        UserError: If it cannot be created, or has such files that are not from a demo.
     """
     from clip2clap.report.demo import is_demo_page
 
-    paths = {what: folder / name for what, name in _FILES.items()}
+    paths = {name: folder / file for name, file in _FILES.items()}
     foreign = [path.name for path in paths.values() if path.exists()]
     require(
         not foreign or is_demo_page(paths["page"]),
-        "--output",
+        "output",
         f"{folder} already has {', '.join(foreign)}, not written by clip2clap demo. "
         "Name another folder.",
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"--output: {folder} cannot be made: {error.strerror}.") from error
+    make_folder(folder)
     return paths
 
 
-def load_photograph(source: str | None) -> "tuple[Image, str]":
-    """Read the photograph a user named, or the cat; give it with what to call it."""
+def load_demo_image(source: str | None) -> "tuple[Image, str]":
+    """Return an image and its title; by default a cat."""
     from clip2clap.media.images import load_image
 
     if source is not None:
-        return load_image(source), stem_of(source)
+        return load_image(source), image_stem(source)
     from PIL import Image
     from skimage.data import chelsea
 
     return Image.fromarray(chelsea()), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
 
 
-def nearest_labels(audio_embed: "Tensor") -> list[tuple[str, float]]:
-    """Compare a vector with the prompts of the kinds that the demo models know.
+def _generate(
+    pipeline: "ImageToAudioPipeline", image: "Image", seed: int, stopwatch: Stopwatch
+) -> "ImageToAudioOutput":
+    """Call the pipeline, and time its stages."""
+    import torch
+
+    translator = pipeline.translator
+    assert translator is not None
+    hooks = [
+        translator.register_forward_pre_hook(lambda *_: stopwatch.lap("encode")),
+        translator.register_forward_hook(lambda *_: stopwatch.lap("translate")),
+    ]
+
+    def on_step_end(*_: Any) -> dict[str, Any]:
+        stopwatch.lap("denoise")
+        return {}
+
+    result = pipeline(
+        image,
+        generator=[torch.Generator().manual_seed(seed)],
+        callback_on_step_end=on_step_end,
+    )
+    stopwatch.lap("decode")
+    for hook in hooks:
+        hook.remove()
+    return result
+
+
+def _nearest_labels(audio_embed: "Tensor") -> list[tuple[str, float]]:
+    """Return the demo models' classes with the cosine similarities of their prompts.
 
     Args:
-        audio_embed: A vector in the demo CLAP's space, shape (d,), unit norm.
-
-    Returns:
-        The kinds with their cosine similarities, the nearest first.
+        audio_embed: Embedding in the demo CLAP's space, shape (d,), unit norm.
     """
     from safetensors.torch import load_file
 
@@ -170,11 +170,9 @@ def nearest_labels(audio_embed: "Tensor") -> list[tuple[str, float]]:
 
 def _write_files(
     paths: dict[str, Path],
-    picture: "Image",
+    image: "Image",
     title: str,
-    waveform: Any,
-    sampling_rate: int,
-    *,
+    result: "ImageToAudioOutput",
     nearest: list[tuple[str, float]],
     seed: int,
 ) -> None:
@@ -183,7 +181,9 @@ def _write_files(
     from clip2clap.media.spectrogram import write_spectrogram
     from clip2clap.report.demo import write_demo_page
 
-    shown = picture.copy()
+    waveform: Any = result.audios[0]
+    sampling_rate = result.sampling_rate
+    shown = image.copy()
     shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     with replacing(paths["photograph"]) as partial:
         shown.save(partial, "JPEG", quality=95)
@@ -191,27 +191,27 @@ def _write_files(
     write_spectrogram(paths["spectrogram"], waveform, sampling_rate)
     write_demo_page(
         paths["page"],
-        photograph=picture,
+        photograph=image,
         photograph_text=title,
         sound=paths["sound"],
         spectrogram=paths["spectrogram"],
         seconds=len(waveform) / sampling_rate,
         sampling_rate=sampling_rate,
-        nearest=nearest[:_SHOWN_KINDS],
+        nearest=nearest[:_LABELS_SHOWN],
         seed=seed,
         version=__version__,
     )
 
 
 def _table(nearest: list[tuple[str, float]], seconds: dict[str, float]) -> Table:
-    """Lay the nearest kinds and the seconds of each stage side by side."""
-    kinds = Table("nearest kind", "similarity", box=None, pad_edge=False)
-    for kind, similarity in nearest[:_SHOWN_KINDS]:
-        kinds.add_row(kind, f"{similarity:.2f}")
+    """Return the nearest classes beside the seconds of each stage."""
+    labels = Table("nearest class", "similarity", box=None, pad_edge=False)
+    for label, similarity in nearest[:_LABELS_SHOWN]:
+        labels.add_row(label, f"{similarity:.2f}")
     stages = Table("stage", "seconds", box=None, pad_edge=False)
     for stage, value in seconds.items():
         stages.add_row(stage, f"{value:6.2f}")
-    stages.add_row("in all", f"{sum(seconds.values()):6.2f}", style="bold")
+    stages.add_row("total", f"{sum(seconds.values()):6.2f}", style="bold")
     both = Table.grid(padding=(0, 6))
-    both.add_row(kinds, stages)
+    both.add_row(labels, stages)
     return both

@@ -1,13 +1,21 @@
-"""`clip2clap evaluate`."""
+"""The verb `evaluate`."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, cast, get_args
 
 import typer
 from rich.console import Console
 
+from clip2clap.cli.checks import (
+    check_device,
+    check_exists,
+    check_translator,
+    choose_device,
+    choose_dtype,
+    require,
+)
 from clip2clap.cli.measuring import (
     GenerationRequest,
     SplitName,
@@ -22,295 +30,65 @@ from clip2clap.cli.metric_tables import (
     generation_table,
     round_trip_table,
 )
-from clip2clap.cli.options import (
-    Device,
-    Dtype,
-    Json,
-    Seed,
-    check_counts,
-    check_seed,
-    choose_device,
-    choose_dtype,
-    require,
+from clip2clap.cli.options.common import Output
+from clip2clap.cli.options.data import (
+    EvaluationInputs,
+    EvaluationRun,
+    GenerationToEvaluate,
+    PairsToEvaluate,
 )
+from clip2clap.cli.progress import plain_console
 
-_MADE = "Sounds and pictures"
+_DEFAULT_LIMIT = 50_000
+_DEFAULT_BATCH_SIZE = 8
 
 
 def evaluate(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TRANSLATOR...",
-            help="Translators: folders, hub ids, demo or demo-back. With --compare: one or two "
-            "results.json.",
-        ),
-    ],
-    table: Annotated[
-        Path | None,
-        typer.Option(metavar="TABLE", help="A folder of paired embeddings to measure on."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Where report.html, results.json and results.npz go.",
-        ),
-    ] = None,
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="Say which differences between two evaluations are real."),
-    ] = False,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Map from here; by default the only column of the translators' CLIP or CLAP.",
-            rich_help_panel="Pairs",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Map to here; by default the only column of the other.",
-            rich_help_panel="Pairs",
-        ),
-    ] = None,
-    item: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Rows equal here come from one thing; by default the item, file, url, caption or "
-            "id.",
-            rich_help_panel="Pairs",
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN", help="The kind of each row, such as dog.", rich_help_panel="Pairs"
-        ),
-    ] = None,
-    split: Annotated[
-        SplitName,
-        typer.Option(
-            help="Rows to measure on; auto takes what was held out.", rich_help_panel="Pairs"
-        ),
-    ] = "auto",
-    limit: Annotated[
-        int, typer.Option(metavar="N", help="Rows at most.", rich_help_panel="Pairs")
-    ] = 50_000,
-    pipeline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Make sounds or pictures too: demo, a preset, a hub id or a folder, as --model of "
-            "image-to-audio, or of audio-to-image if the translators go from CLAP to CLIP.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Photographs to make sounds of, or real ones to hold pictures against; a folder "
-            "in it names the class.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    recordings: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Recordings to make pictures of, by default the table's; or real ones to hold "
-            "sounds against. A folder in it names the class.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The CLIP: of sounds, what sees the photographs, by default the pipeline's or the "
-            "translator's; of pictures, what measures, by default the decoder's own, better "
-            "another.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    clap: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The CLAP: of sounds, what measures, by default the generator's own, better "
-            "another; of pictures, what hears the recordings, by default the pipeline's or the "
-            "translator's.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    classifier: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A classifier of sounds, or of pictures, that knows the classes; by default the "
-            "CLAP's, or the CLIP's, words.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    back: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TRANSLATOR",
-            help="From the measuring CLAP into the CLIP, for the CLIP-score of sounds.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    round_trip: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A pipeline of the way back, through which all that was made goes too; the end is "
-            "held against the start.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    contact_sheet: Annotated[
-        bool,
-        typer.Option(
-            "--contact-sheet",
-            help="Also write contact-sheet.png: a recording of each class and three pictures of "
-            "it, by the first translator.",
-            rich_help_panel=_MADE,
-        ),
-    ] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Denoising steps; 10 to 25 are enough.", rich_help_panel=_MADE
-        ),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            metavar="S",
-            help="Length of a sound; by default what the model learned.",
-            rich_help_panel=_MADE,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Sounds or pictures made at a time.", rich_help_panel="Running"
-        ),
-    ] = 8,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    resamples: Annotated[
-        int,
-        typer.Option(metavar="N", help="Draws of the bootstrap.", rich_help_panel="Running"),
-    ] = 1000,
-    seed: Seed = 0,
-    as_json: Json = False,
+    read: EvaluationInputs,
+    pairs: PairsToEvaluate,
+    generation: GenerationToEvaluate,
+    write: Output,
+    run: EvaluationRun,
 ) -> None:
-    """Measure translators beside chance, on pairs of embeddings, by what they make, or both.
+    """Evaluate translators against chance: on pairs of embeddings, by what is generated, or both.
 
-    Translators from CLIP to CLAP make sounds of --images, those from CLAP to CLIP pictures of
-    --recordings, or of the table's recordings.
+    Translators from CLIP to CLAP generate audio from --image-dir, those from CLAP to CLIP images
+    from --audio-dir, or from the table's audio.
 
-    With --compare, say which differences between evaluations are real.
+    With --compare, reports which differences between evaluations are significant.
     """
-    check_seed(seed)
-    require(resamples >= 100, "--resamples", f"expected at least 100, got {resamples}.")
-    if compare:
-        require(len(inputs) <= 2, "--compare", f"expected one or two, got {len(inputs)}.")
-        _compare(inputs, seed=seed, as_json=as_json)
+    if read.compare:
+        count = len(read.inputs)
+        require(count <= 2, "compare", f"expected one or two files, got {count}.")
+        _compare(read.inputs, seed=run.seed, as_json=run.as_json)
         return
-    require(
-        table is not None or images is not None or recordings is not None,
-        "--table",
-        "name the pairs to measure on, or --pipeline and --images or --recordings to measure what "
-        "is made of these.",
-    )
-    require(output is not None, "--output", "name the folder of the report.")
-    assert output is not None
-    require(not output.is_file(), "--output", f"{output} is a file, not a folder.")
-    require(
-        pipeline is not None
-        or not any((images, recordings, clap, classifier, back, round_trip, contact_sheet)),
-        "--pipeline",
-        "--images, --recordings, --clap, --classifier, --back, --round-trip and --contact-sheet "
-        "are about sounds or pictures. Name what makes them.",
-    )
-    check_counts(batch_size=batch_size, steps=steps)
-    torch_device = choose_device(device)
-    torch_dtype = choose_dtype(dtype, torch_device)
+    _check(read, pairs, generation, run)
+    output = write.output or _default_output(pairs)
+    require(not output.is_file(), "output", f"{output} is a file, not a folder.")
 
-    from clip2clap.evaluation.cache import GenerationConfig
     from clip2clap.evaluation.report.page import Illustrations, write_evaluation_page
     from clip2clap.evaluation.results import join_results
 
     console = Console(stderr=True)
-    translators = load_translators(inputs)
+    translators = load_translators(read.inputs)
     families = families_of(translators)
-    paints = families == ("clap", "clip")
-    if pipeline is not None:
-        given = {"images": images, "recordings": recordings, "table": table, "back": back}
-        given |= {"seconds": seconds, "contact_sheet": contact_sheet}
-        (_check_pictures if paints else _check_sounds)(given)
-    illustrations = Illustrations()
+    level = "images" if families == ("clap", "clip") else "audio"
+    if generation.pipeline is not None:
+        (_check_images if level == "images" else _check_audio)(pairs, generation)
     rows = embeddings = generated = None
-    level = "images" if paints else "audio"
-    if table is not None:
-        rows, embeddings, illustrations = measure_embeddings(
-            console,
-            translators,
-            table,
-            columns={
-                "source": source or families[0],
-                "target": target or families[1],
-                "item": item,
-                "labels": labels,
-            },
-            split=split,
-            limit=limit,
-            resamples=resamples,
-            seed=seed,
-        )
-    if pipeline is not None:
+    illustrations = Illustrations()
+    if pairs.table is not None:
+        rows, embeddings, illustrations = _measure_pairs(console, translators, pairs, run)
+    if generation.pipeline is not None:
+        request = _request(generation, run)
         generated, illustrations = measure_generation(
-            console,
-            translators,
-            illustrations,
-            output,
-            request=GenerationRequest(
-                pipeline=pipeline,
-                config=GenerationConfig(
-                    seed=seed,
-                    num_inference_steps=steps,
-                    audio_length_in_s=seconds,
-                    batch_size=batch_size,
-                    resamples=resamples,
-                ),
-                device=torch_device,
-                dtype=torch_dtype,
-                images=images,
-                recordings=recordings,
-                clip=clip,
-                clap=clap,
-                classifier=classifier,
-                back=back,
-                round_trip=round_trip,
-                contact_sheet=contact_sheet,
-            ),
-            rows=rows,
+            console, translators, illustrations, output, request=request, rows=rows
         )
-    results = join_results(seed=seed, embeddings=embeddings, **{level: generated})
+    results = join_results(seed=run.seed, embeddings=embeddings, **{level: generated})
     with console.status("Writing the report"):
         results.write(output)
         page = write_evaluation_page(results, output, illustrations)
-    if as_json:
+    if run.as_json:
         typer.echo(json.dumps(results.metrics, indent=2))
         return
     out = _stdout()
@@ -318,22 +96,66 @@ def evaluate(
         out.print(embedding_table(results))
     if generated is not None:
         out.print(generation_table(results, level))
-        if round_trip is not None:
+        if generation.round_trip is not None:
             out.print(round_trip_table(generated[0]))
-    out.print(f"The whole report: {page}", soft_wrap=True)
+    out.print(f"Report: {page}", soft_wrap=True)
+
+
+def _measure_pairs(
+    console: Console, translators: Any, pairs: PairsToEvaluate, run: EvaluationRun
+) -> Any:
+    assert pairs.table is not None
+    families = families_of(translators)
+    return measure_embeddings(
+        console,
+        translators,
+        pairs.table,
+        columns={
+            "source": pairs.source or families[0],
+            "target": pairs.target or families[1],
+            "item": pairs.item,
+            "labels": pairs.labels,
+        },
+        split=_split(pairs),
+        limit=pairs.limit or _DEFAULT_LIMIT,
+        resamples=run.resamples,
+        seed=run.seed,
+    )
+
+
+def _request(generation: GenerationToEvaluate, run: EvaluationRun) -> GenerationRequest:
+    from clip2clap.evaluation.cache import GenerationConfig
+
+    device = choose_device(run.device)
+    named = ("clip", "clap", "classifier", "back", "round_trip", "contact_sheet")
+    return GenerationRequest(
+        pipeline=str(generation.pipeline),
+        config=GenerationConfig(
+            seed=run.seed,
+            num_inference_steps=generation.num_inference_steps,
+            audio_length_in_s=generation.duration_s,
+            batch_size=run.batch_size or _DEFAULT_BATCH_SIZE,
+            resamples=run.resamples,
+        ),
+        device=device,
+        dtype=choose_dtype(run.dtype, device),
+        images=generation.image_dir,
+        recordings=generation.audio_dir,
+        **{name: getattr(generation, name) for name in named},
+    )
 
 
 def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> Path:
-    """Measure a translator on what was held out of its table, as the command does by default.
+    """Evaluate a translator on held-out pairs of its table, as the verb does by default.
 
     Args:
-        translator: Its folder.
-        table: The table it was trained on.
-        output: Where `report.html` and `results.json` go.
-        seed: Of the bootstrap.
+        translator: Folder of the translator.
+        table: Table that it was trained on.
+        output: Folder of `report.html` and `results.json`.
+        seed: Seed of the bootstrap.
 
     Returns:
-        The page.
+        Path of the page.
     """
     from clip2clap.evaluation.report.page import write_evaluation_page
     from clip2clap.evaluation.results import join_results
@@ -345,7 +167,7 @@ def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> P
         table,
         columns=dict.fromkeys(("source", "target", "item", "labels")),
         split="auto",
-        limit=50_000,
+        limit=_DEFAULT_LIMIT,
         resamples=1000,
         seed=seed,
     )
@@ -355,48 +177,94 @@ def write_report(translator: Path, table: Path, output: Path, *, seed: int) -> P
         return write_evaluation_page(results, output, illustrations)
 
 
-def _check_pictures(given: dict[str, Any]) -> None:
+def _check(
+    read: EvaluationInputs,
+    pairs: PairsToEvaluate,
+    generation: GenerationToEvaluate,
+    run: EvaluationRun,
+) -> None:
     require(
-        given["recordings"] or given["table"],
-        "--recordings",
-        "the translators go from CLAP to CLIP, so pictures are made of recordings. Name their "
-        "folder, or a --table of them.",
+        pairs.table or generation.image_dir or generation.audio_dir,
+        "table",
+        "name the pairs to evaluate on, or --pipeline and --image-dir or --audio-dir to evaluate "
+        "what is generated from these.",
     )
-    for name, reason in (
-        ("images", "a table's pictures are held against its own"),
-        ("contact_sheet", "a contact sheet shows recordings"),
+    about_generation = ("image_dir", "audio_dir", "clap", "classifier", "back", "round_trip")
+    require(
+        generation.pipeline is not None
+        or not any(getattr(generation, name) for name in (*about_generation, "contact_sheet")),
+        "pipeline",
+        "--image-dir, --audio-dir, --clap, --classifier, --back, --round-trip and --contact-sheet "
+        "are about generated audio or images. Name the pipeline that generates them.",
+    )
+    for owner, param in ((pairs, "table"), (generation, "image_dir"), (generation, "audio_dir")):
+        folder = getattr(owner, param)
+        require(folder is None or folder.is_dir(), param, f"{folder} is not a folder.")
+    for name in read.inputs:
+        check_translator(name, "inputs")
+    _split(pairs)
+    check_device(run.device, run.dtype)
+
+
+def _split(pairs: PairsToEvaluate) -> SplitName:
+    splits, split = get_args(SplitName), pairs.split or "auto"
+    require(split in splits, "split", f"expected one of {', '.join(splits)}, got {split!r}.")
+    return cast(SplitName, split)
+
+
+def _default_output(pairs: PairsToEvaluate) -> Path:
+    if pairs.table is None:
+        return Path("clip2clap-evaluate")
+    table = pairs.table.absolute()
+    return table.with_name(f"{table.name}-report")
+
+
+def _check_images(pairs: PairsToEvaluate, generation: GenerationToEvaluate) -> None:
+    require(
+        generation.audio_dir or pairs.table,
+        "audio_dir",
+        "the translators map from CLAP to CLIP, so images are generated from audio. Name its "
+        "folder, or a --table of it.",
+    )
+    for param, reason in (
+        ("image_dir", "a table's audio is compared with the table's own images"),
+        ("contact_sheet", "a contact sheet shows audio files"),
     ):
         require(
-            given["recordings"] or not given[name],
-            f"--{name.replace('_', '-')}",
-            f"{reason}. Name the folder of --recordings.",
+            generation.audio_dir or not getattr(generation, param),
+            param,
+            f"{reason}. Name the folder of --audio-dir.",
         )
-    for name, reason in (
-        ("back", "the CLIP-score is of sounds"),
-        ("seconds", "it is the length of sounds"),
+    for param, reason in (
+        ("back", "the CLIP-score is of audio"),
+        ("duration_s", "it is the length of generated audio"),
     ):
         require(
-            given[name] is None,
-            f"--{name}",
-            f"{reason}, and these translators, from CLAP to CLIP, make pictures.",
+            getattr(generation, param) is None,
+            param,
+            f"{reason}, and these translators, from CLAP to CLIP, generate images.",
         )
 
 
-def _check_sounds(given: dict[str, Any]) -> None:
+def _check_audio(pairs: PairsToEvaluate, generation: GenerationToEvaluate) -> None:
     require(
-        given["images"] is not None,
-        "--images",
-        "the translators go from CLIP to CLAP, so sounds are made of photographs. Name their "
-        "folder. Those of the way back, such as demo-back, make pictures of --recordings.",
+        generation.image_dir is not None,
+        "image_dir",
+        "the translators map from CLIP to CLAP, so audio is generated from images. Name their "
+        "folder. Translators of the opposite direction, such as demo-back, generate images from "
+        "--audio-dir.",
     )
     require(
-        not given["contact_sheet"],
-        "--contact-sheet",
-        "it shows pictures, and these translators, from CLIP to CLAP, make sounds.",
+        not generation.contact_sheet,
+        "contact_sheet",
+        "it shows images, and these translators, from CLIP to CLAP, generate audio.",
     )
 
 
 def _compare(paths: list[str], *, seed: int, as_json: bool) -> None:
+    for path in paths:
+        check_exists(path, "inputs")
+
     from clip2clap.evaluation.comparison import compare_results
     from clip2clap.evaluation.results import Results
 
@@ -412,6 +280,6 @@ def _compare(paths: list[str], *, seed: int, as_json: bool) -> None:
 
 
 def _stdout() -> Console:
-    """Give the console of stdout; a file has room for whole lines."""
-    out = Console(highlight=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
+    """Return the console of stdout; a file has wide lines."""
+    out = plain_console()
+    return out if out.is_terminal else plain_console(width=160)

@@ -1,25 +1,80 @@
-"""The pipelines that a user named, loaded on the device and with the solver that were asked for."""
+"""Pipelines loaded by name, with checks of the names before torch is imported."""
 
-from typing import TYPE_CHECKING, Any, Literal
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clip2clap.cli.options import require
+from clip2clap.cli.checks import check_translator, require
+from clip2clap.cli.options.generation import (
+    OffloadName,
+    SchedulerName,
+)
+from clip2clap.core.presets import Kind, check_name, resolve
 
 if TYPE_CHECKING:
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
-OffloadName = Literal["none", "model", "sequential"]
-SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm"]
 _SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
     "pndm": "PNDMScheduler",
 }
+_GENERATORS = ("ImageToAudioPipeline", "AudioLDMPipeline", "MusicLDMPipeline")
+
+
+def check_models(models: Any) -> None:
+    """Check the names of models, and of the folders that exist what they hold.
+
+    Raises:
+        UserError: If a name cannot be a model's, or a generator's folder holds something else.
+    """
+    for kind in ("generator", "decoder", "clip", "clap"):
+        name = getattr(models, kind, None)
+        if name is not None:
+            check_name(name, kind, param=kind)
+    if getattr(models, "ranker", None) is not None:
+        check_name(models.ranker, "clap", param="ranker")
+    if getattr(models, "generator", None) is not None:
+        own = _class_on_disk(models.generator, "generator")
+        require(
+            own is None or own in _GENERATORS,
+            "generator",
+            f"{models.generator} holds a {own}; expected an ImageToAudioPipeline, AudioLDMPipeline "
+            "or MusicLDMPipeline.",
+        )
+        if own is not None:
+            _require_translator(models.generator, models.translator, own, "ImageToAudioPipeline")
+    elif hasattr(models, "ip_adapter"):
+        own = _class_on_disk(models.decoder, "decoder")
+        if own is not None:
+            _require_translator(models.decoder, models.translator, own, "AudioToImagePipeline")
+    for param in ("translator", "ranker_translator"):
+        check_translator(getattr(models, param, None), param)
+
+
+def _class_on_disk(name: str, kind: Kind) -> str | None:
+    """Return the class of the pipeline in a folder; None if it is not on disk or not readable."""
+    index = Path(resolve(name, kind)).expanduser() / "model_index.json"
+    try:
+        return json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _require_translator(name: str, translator: str | None, own: str, complete: str) -> None:
+    sides = "CLIP into its CLAP" if complete == "ImageToAudioPipeline" else "CLAP into its CLIP"
+    require(
+        own == complete or translator is not None,
+        "translator",
+        f"{name} has no translator of its own. Give one from a {sides} (clip2clap train makes "
+        "one).",
+    )
 
 
 def load_generator(
-    model: str,
+    name: str,
     *,
     device: Any,
     dtype: Any,
@@ -27,46 +82,31 @@ def load_generator(
     translator: str | None = None,
     ranker: str | None = None,
     ranker_translator: str | None = None,
-    candidates: int = 1,
+    num_candidates: int = 1,
     scheduler: SchedulerName = "default",
 ) -> "ImageToAudioPipeline":
-    """Load what makes sounds of photographs, after checking that what was named suffices.
+    """Load an image-to-audio pipeline, after checking that the names suffice.
 
     Raises:
-        OptionError: If a generator without a translator of its own is named alone, or
-            candidates are wanted that nothing can rank.
-        UserError: If a model cannot be had, or two were not made for one another.
+        UserError: If a generator without a translator is named alone, candidates cannot be ranked,
+            a model cannot be found, or two models were not made for one another.
     """
-    from clip2clap.core.presets import resolve
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
     from clip2clap.inference.loading.generator import fetch_folder, read_index
-    from clip2clap.translator.checkpoint import read_config
 
-    index = read_index(fetch_folder(resolve(model, "generator"), []))
-    own = index.get("_class_name") == ImageToAudioPipeline.__name__
+    own = str(read_index(fetch_folder(resolve(name, "generator"), [])).get("_class_name"))
+    _require_translator(name, translator, own, ImageToAudioPipeline.__name__)
     require(
-        own or translator is not None,
-        "--translator",
-        f"{model} listens to CLAP vectors and brings no translator. Name one that was trained "
-        "from a CLIP into its CLAP (clip2clap train makes one).",
+        num_candidates == 1 or ranker is not None or own != "AudioLDMPipeline",
+        "num_candidates",
+        f"ranking candidates needs a CLAP with an audio encoder, and {name} has a text-only CLAP. "
+        "Add --ranker laion/clap-htsat-unfused and --ranker-translator, a translator from the same "
+        "CLIP into that CLAP.",
     )
-    require(
-        candidates == 1 or ranker is not None or index.get("_class_name") != "AudioLDMPipeline",
-        "--candidates",
-        f"choosing among candidates needs a CLAP that hears, and {model} has none: its CLAP is a "
-        "text tower alone. Add --ranker laion/clap-htsat-unfused and --ranker-translator, a "
-        "translator from the same CLIP into that CLAP.",
-    )
-    if clip is None and not own and translator is not None:
-        space = read_config(translator).get("source_space") or {}
-        clip = space.get("model_id")
-        require(
-            clip is not None,
-            "--clip",
-            f"the translator {translator} does not say which CLIP it was trained for. Name it.",
-        )
+    if clip is None and own != ImageToAudioPipeline.__name__:
+        clip = _source_model(translator, "clip")
     pipeline = ImageToAudioPipeline.from_pretrained(
-        model,
+        name,
         clip=clip,
         translator=translator,
         ranker=ranker,
@@ -79,7 +119,7 @@ def load_generator(
 
 
 def load_decoder(
-    model: str,
+    name: str,
     *,
     device: Any,
     dtype: Any,
@@ -87,39 +127,27 @@ def load_decoder(
     translator: str | None = None,
     clip: str | None = None,
     ip_adapter: str | None = None,
-    scheduler: SchedulerName = "default",
     offload: OffloadName = "none",
+    scheduler: SchedulerName = "default",
 ) -> "AudioToImagePipeline":
-    """Load what makes pictures of recordings, after checking that what was named suffices.
+    """Load an audio-to-image pipeline, after checking that the names suffice.
 
     Raises:
-        OptionError: If a decoder without a translator of its own is named alone, or nothing says
-            which CLAP the translator was trained for.
-        UserError: If a model cannot be had, or two were not made for one another.
+        UserError: If a decoder without a translator is named alone, nothing tells which CLAP the
+            translator was trained for, a model cannot be found, or two models were not made for
+            one another.
     """
-    from clip2clap.core.presets import resolve
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
     from clip2clap.inference.loading.generator import fetch_folder, read_index
-    from clip2clap.translator.checkpoint import read_config
 
-    folder = fetch_folder(resolve(model, "decoder"), [], kind="decoder")
+    folder = fetch_folder(resolve(name, "decoder"), [], kind="decoder")
     index = read_index(folder, expected="AudioToImagePipeline.save_pretrained")
-    own = index.get("_class_name") == AudioToImagePipeline.__name__
-    require(
-        own or translator is not None,
-        "--translator",
-        f"{model} paints CLIP vectors and brings no translator. Name one that was trained from a "
-        "CLAP into its CLIP (clip2clap train makes one).",
-    )
-    if clap is None and not own and translator is not None:
-        clap = (read_config(translator).get("source_space") or {}).get("model_id")
-        require(
-            clap is not None,
-            "--clap",
-            f"the translator {translator} does not say which CLAP it was trained for. Name it.",
-        )
+    own = str(index.get("_class_name"))
+    _require_translator(name, translator, own, AudioToImagePipeline.__name__)
+    if clap is None and own != AudioToImagePipeline.__name__:
+        clap = _source_model(translator, "clap")
     pipeline = AudioToImagePipeline.from_pretrained(
-        model,
+        name,
         clap=clap,
         translator=translator,
         clip=clip,
@@ -137,8 +165,22 @@ def load_decoder(
     return pipeline
 
 
+def _source_model(translator: str | None, param: str) -> str:
+    """Return the id of the model that a translator was trained for."""
+    from clip2clap.translator.checkpoint import read_config
+
+    space = (read_config(str(translator)).get("source_space") or {}) if translator else {}
+    model = space.get("model_id")
+    require(
+        model is not None,
+        param,
+        f"{translator} does not record which {param.upper()} it was trained for. Name it.",
+    )
+    return str(model)
+
+
 def _use_scheduler(pipeline: Any, name: SchedulerName) -> None:
-    """Give a pipeline the solver that a user named, on its own noise schedule."""
+    """Replace a pipeline's solver by another on its own noise schedule."""
     if name == "default":
         return
     import diffusers
@@ -146,8 +188,7 @@ def _use_scheduler(pipeline: Any, name: SchedulerName) -> None:
     from clip2clap.inference.loading.generator import quietly
 
     solver = getattr(diffusers, _SCHEDULERS[name])
-    # DDIM's and PNDM's usual spacing, which AudioLDM and Stable Diffusion were published with; the
-    # default solver's own does not suit them.
+    # AudioLDM and Stable Diffusion were published with DDIM and PNDM at this spacing.
     spacing = {"timestep_spacing": "leading"} if name in ("ddim", "pndm") else {}
     with quietly():
         pipeline.scheduler = solver.from_config(pipeline.scheduler.config, **spacing)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from clip2clap.cli.checks import require
 from clip2clap.cli.loading import load_decoder, load_generator
-from clip2clap.cli.options import require
 from clip2clap.cli.progress import share_bar
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def families_of(translators: Loaded) -> tuple[str, str]:
         `("clip", "clap")` for audio from images, `("clap", "clip")` for images from audio.
 
     Raises:
-        OptionError: If they have both directions.
+        UserError: If they have both directions.
     """
     ways: dict[bool, str] = {}
     for name, (_, translator) in translators.items():
@@ -98,7 +98,7 @@ def families_of(translators: Loaded) -> tuple[str, str]:
         ways.setdefault(back, name)
     require(
         len(ways) == 1,
-        "TRANSLATOR",
+        "inputs",
         f"{ways.get(True)} goes from CLAP to CLIP and {ways.get(False)} from CLIP to CLAP. "
         "Evaluate those of one direction at a time.",
     )
@@ -223,13 +223,13 @@ def _generate_audio(
         name = request.clap or pipeline.config["clap_id"]
         require(
             name is not None,
-            "--clap",
+            "clap",
             f"{request.pipeline} does not name its CLAP. Name one to measure with.",
         )
         clap = ClapEncoder.from_pretrained(name, device=request.device)
         require(
             "audio" in clap.modalities,
-            "--clap",
+            "clap",
             f"{name} is a text-only CLAP. Name one with an audio encoder, such as "
             "clap-htsat-unfused.",
         )
@@ -271,7 +271,7 @@ def _generate_images(
             clip = ClipEncoder.from_pretrained(request.clip, device=request.device)
         require(
             clip is not None and "image" in clip.modalities,
-            "--clip",
+            "clip",
             f"{request.clip or request.pipeline} has no CLIP image encoder. Name one to measure "
             "with.",
         )

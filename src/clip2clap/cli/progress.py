@@ -1,10 +1,10 @@
-"""What verbs share while they run: the bars, and the report of a run."""
+"""Progress bars, and the report of a run."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import typer
@@ -24,35 +24,35 @@ from clip2clap.core.version import __version__
 
 @dataclass
 class RunReport:
-    """What a verb that generates did, as `--json` gives it."""
-
-    clip2clap: str = field(default=__version__, init=False)
-    """The version."""
+    """Report of a run that generates, as `--json` prints it."""
 
     settings: dict[str, Any]
-    """The options, with what stood for those that were left out."""
+    """The options, with the defaults of those that were not given."""
+
+    results: dict[str, list[dict[str, Any]]]
+    """Entries of the outputs, by what they are."""
 
     skipped: list[dict[str, Any]] = field(default_factory=list)
-    """The inputs that could not be used, with the reasons."""
+    """Inputs that could not be used, with the reasons."""
 
     interrupted: bool = False
     """Whether Ctrl-C ended the run."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each stage took."""
+    """Duration of each stage in seconds."""
 
     def skip(self, source: Any, reason: object) -> None:
-        """Note an input that could not be used, and say so."""
+        """Add an input that could not be used, and print the reason."""
         line = one_line(reason, limit=None)
         self.skipped.append({"input": source, "reason": line})
         typer.echo(f"skipped: {line}", err=True)
 
     def summary(self, made: str, done: int, count: int) -> str:
-        """Say in a line what was made, with what was not.
+        """Return a line with what was made and what was not.
 
         Args:
             made: What was made.
-            done: Inputs of which something was made.
+            done: Inputs with an output.
             count: Inputs in all.
         """
         parts = [made]
@@ -63,13 +63,21 @@ class RunReport:
         return f"{', '.join(parts)} ({self.seconds['make']:.1f} s)"
 
     def end(self, *, as_json: bool, summary: str | None = None) -> None:
-        """Print the report, or the summary on stderr, and end the verb with its exit code.
+        """Print the report, or the summary on stderr, and exit.
 
         Raises:
             typer.Exit: With 130 if the run was interrupted, 1 if an input was skipped.
         """
         if as_json:
-            typer.echo(json.dumps(asdict(self), indent=2))
+            document = {
+                "clip2clap": __version__,
+                "settings": self.settings,
+                "skipped": self.skipped,
+                "interrupted": self.interrupted,
+                "seconds": self.seconds,
+                **self.results,
+            }
+            typer.echo(json.dumps(document, indent=2))
         elif summary is not None:
             typer.echo(summary, err=True)
         if self.interrupted:
@@ -78,10 +86,15 @@ class RunReport:
             raise typer.Exit(1)
 
 
-def progress_bar(console: Console, doing: str) -> Progress:
-    """Make the bar that shows how many items are done; nothing where there is no terminal."""
+def plain_console(width: int | None = None) -> Console:
+    """Return a console for stdout that prints text as it is."""
+    return Console(highlight=False, markup=False, width=width)
+
+
+def progress_bar(console: Console, description: str) -> Progress:
+    """Return a bar of the items that are done; it is hidden where there is no terminal."""
     return Progress(
-        TextColumn(doing),
+        TextColumn(description),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -89,17 +102,17 @@ def progress_bar(console: Console, doing: str) -> Progress:
         console=console,
         transient=True,
         disable=not console.is_terminal,
-        # What goes to a terminal is shown above the bar, what goes into a file goes there.
+        # On a terminal lines are printed above the bar, into a file they go as they are.
         redirect_stdout=sys.stdout.isatty(),
     )
 
 
 @contextmanager
-def share_bar(console: Console, doing: str) -> Iterator[Callable[..., None]]:
-    """Show how much of a job is done; nothing where there is no terminal.
+def share_bar(console: Console, description: str) -> Iterator[Callable[..., None]]:
+    """Show the share of a job that is done; hidden where there is no terminal.
 
     Yields:
-        What is called with the share that is done, and with what is being done if that changed.
+        Function of the share that is done, and of a new description if that changed.
     """
     with Progress(
         TextColumn("{task.description}"),
@@ -110,9 +123,9 @@ def share_bar(console: Console, doing: str) -> Iterator[Callable[..., None]]:
         transient=True,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task(doing, total=1.0)
+        task = progress.add_task(description, total=1.0)
 
-        def advance(share: float, doing: str | None = None) -> None:
-            progress.update(task, completed=share, description=doing)
+        def advance(share: float, description: str | None = None) -> None:
+            progress.update(task, completed=share, description=description)
 
         yield advance

@@ -1,12 +1,16 @@
-"""Presets: short names of checkpoints on the hub, and of the demo models."""
+"""Short names of checkpoints: presets on the hub and the demo models."""
 
+import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from clip2clap.core.errors import UserError
+
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
-"""Folder of the demo models in the installed package."""
+"""Folder of the demo models."""
 
 Kind = Literal["clip", "clap", "generator", "decoder"]
 
@@ -19,23 +23,23 @@ class Preset:
     """Short name."""
 
     repo_id: str
-    """Id on the model hub, or for the demo models their folder."""
+    """Hub id, or the folder of a demo model."""
 
-    licence: str
-    """License of the weights, as their model card states it."""
+    license: str
+    """License of the weights, as stated in their model card."""
 
     note: str
-    """Description in a few words."""
+    """Properties in a few words."""
 
     companions: Mapping[str, str] = field(default_factory=dict)
-    """Further checkpoints that it needs, by component: `clip`, `ip_adapter`."""
+    """Further checkpoints that it needs, by role: `clip`, `ip_adapter`."""
 
 
 def _by_id(*presets: Preset) -> dict[str, Preset]:
     return {preset.id: preset for preset in presets}
 
 
-_DEMO_LICENCE = "see the model card of the demo models"
+_DEMO_LICENSE = "see the model card of the demo models"
 _OPENAI = "MIT"
 _CC_BY_NC_SA = "CC BY-NC-SA 4.0"
 
@@ -43,14 +47,14 @@ CLIP_PRESETS = _by_id(
     Preset(
         "demo",
         str(DEMO_FOLDER / "image_to_audio" / "clip"),
-        _DEMO_LICENCE,
+        _DEMO_LICENSE,
         "small, comes with the package, knows 23 classes",
     ),
     Preset(
         "clip-vit-base-patch32",
         "openai/clip-vit-base-patch32",
         _OPENAI,
-        "512-d, the fastest",
+        "512-d, the fastest of the real ones",
     ),
     Preset(
         "clip-vit-base-patch16",
@@ -63,7 +67,7 @@ CLIP_PRESETS = _by_id(
         "clip-vit-h-14",
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         "MIT",
-        "1024-d, the most accurate and the slowest",
+        "1024-d, the strongest and the slowest",
     ),
 )
 
@@ -71,7 +75,7 @@ CLAP_PRESETS = _by_id(
     Preset(
         "demo",
         str(DEMO_FOLDER / "clap"),
-        _DEMO_LICENCE,
+        _DEMO_LICENSE,
         "small, comes with the package, knows 23 classes",
     ),
     Preset(
@@ -92,7 +96,7 @@ GENERATOR_PRESETS = _by_id(
     Preset(
         "demo",
         str(DEMO_FOLDER / "image_to_audio"),
-        _DEMO_LICENCE,
+        _DEMO_LICENSE,
         "small, comes with the package, knows 23 classes",
     ),
     Preset("audioldm-s-full-v2", "cvssp/audioldm-s-full-v2", _CC_BY_NC_SA, "the smallest AudioLDM"),
@@ -105,33 +109,33 @@ DECODER_PRESETS = _by_id(
     Preset(
         "demo",
         str(DEMO_FOLDER / "audio_to_image"),
-        _DEMO_LICENCE,
+        _DEMO_LICENSE,
         "small, comes with the package; its images are blurred sketches",
     ),
     Preset(
         "kandinsky-2-2",
         "kandinsky-community/kandinsky-2-2-decoder",
         "Apache-2.0",
-        "takes a CLIP bigG image embedding and no text",
+        "conditioned on a CLIP bigG image embedding, no text",
         {"clip": "kandinsky-community/kandinsky-2-2-prior"},
     ),
     Preset(
         "stable-unclip",
         "stabilityai/stable-diffusion-2-1-unclip",
         "CreativeML Open RAIL++-M",
-        "takes a CLIP ViT-H image embedding, and text",
+        "conditioned on a CLIP ViT-H image embedding, and text",
     ),
     Preset(
         "stable-unclip-small",
         "stabilityai/stable-diffusion-2-1-unclip-small",
         "CreativeML Open RAIL++-M",
-        "takes a CLIP ViT-L image embedding, and text",
+        "conditioned on a CLIP ViT-L image embedding, and text",
     ),
     Preset(
         "stable-diffusion-1-5",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "CreativeML Open RAIL-M",
-        "with an IP-Adapter: takes a CLIP ViT-H image embedding, and text",
+        "with an IP-Adapter: conditioned on a CLIP ViT-H image embedding, and text",
         {
             "clip": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
             "ip_adapter": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors",
@@ -147,22 +151,23 @@ _PRESETS: dict[Kind, dict[str, Preset]] = {
 }
 
 
+# A CLAP may be the one in a generator's checkpoint, a CLIP the one in a decoder's.
+_CONTAINERS: dict[Kind, Kind] = {"clap": "generator", "clip": "decoder"}
+_OTHER_LIBRARIES = ("open_clip:", "laion_clap:")
+
+
 def resolve(name: str, kind: Kind) -> str:
-    """Resolve a preset's name to its hub id or local folder.
+    """Return the hub id or local folder that a name stands for.
 
     Args:
-        name: A preset's name, a hub id, or a folder.
-        kind: Type of model, since one name may stand for several ("demo").
+        name: Preset, hub id or folder.
+        kind: Kind of the model; one name may be a preset of several ("demo").
 
     Returns:
-        The preset's hub id or folder; any other name unchanged.
+        Hub id or demo folder of a preset; any other name as it is.
 
     Raises:
-        ValueError: If `kind` is none of the four.
-
-    Examples:
-        >>> resolve("clip-vit-base-patch32", "clip")
-        'openai/clip-vit-base-patch32'
+        ValueError: If `kind` is unknown.
     """
     if kind not in _PRESETS:
         raise ValueError(f"Expected kind to be one of {', '.join(_PRESETS)}, got {kind!r}.")
@@ -170,12 +175,49 @@ def resolve(name: str, kind: Kind) -> str:
     return name if preset is None else preset.repo_id
 
 
+def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
+    """Check that a name can stand for a model, without loading it or asking the hub.
+
+    Args:
+        name: Preset, hub id or folder.
+        kind: Kind of the model.
+        param: Name of the parameter, for the error.
+
+    Raises:
+        UserError: If it is neither a preset, nor a folder, nor shaped like a hub id.
+    """
+    containers = _PRESETS[_CONTAINERS[kind]] if kind in _CONTAINERS else {}
+    if name in _PRESETS[kind] or name in containers or name.startswith(_OTHER_LIBRARIES):
+        return
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+    if not is_hub_id and not Path(name).expanduser().is_dir():
+        is_path = name.count("/") > 1 or re.match(r"[./~\\]|[A-Za-z]:", name)
+        what = "folder" if is_path else "preset or folder"
+        raise UserError(
+            f"There is no {kind} {what} {name!r}. {suggestion(name, kind)}", param=param
+        )
+
+
+def suggestion(name: str, kind: Kind) -> str:
+    """Return a sentence that suggests names of models in place of one that was not found.
+
+    Args:
+        name: The name that was not found; it is never suggested itself.
+        kind: Kind of the model.
+    """
+    presets = [each for each in _PRESETS[kind] if each != name]
+    close = difflib.get_close_matches(Path(name).name, presets, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Give a preset ({', '.join(presets)}), a hub id or a folder."
+
+
 def names_of(kind: Kind) -> tuple[str, ...]:
-    """Return the names of the presets of one type."""
+    """Return the names of the presets of a kind."""
     return tuple(_PRESETS[kind])
 
 
 def companions_of(repo_id: str, kind: Kind) -> Mapping[str, str]:
-    """Return the further checkpoints that a preset needs; none for other checkpoints."""
+    """Return the further checkpoints that a preset's checkpoint needs; none for any other."""
     presets = _PRESETS[kind].values()
     return next((p.companions for p in presets if p.repo_id == repo_id), {})

@@ -1,0 +1,147 @@
+"""Checks and conversions of option values. Those that can be made without torch import none."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from clip2clap.cli.options.common import DtypeName
+from clip2clap.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def require(condition: object, param: str, message: str) -> None:
+    """Raise `UserError` about a parameter if a condition does not hold."""
+    if not condition:
+        raise UserError(message, param=param)
+
+
+def check_exists(path: str | Path, param: str) -> None:
+    """Raise `UserError` if a file or folder does not exist."""
+    require(Path(path).expanduser().exists(), param, f"{path} does not exist.")
+
+
+def is_url(source: str) -> bool:
+    """Return whether a source is an http(s) URL."""
+    return source.startswith(("http://", "https://"))
+
+
+def check_image(source: str | None, param: str) -> None:
+    """Raise `UserError` if an image file does not exist; URLs are not opened."""
+    if source is not None and not is_url(source):
+        check_exists(source, param)
+
+
+def check_translator(name: str | None, param: str = "translator") -> None:
+    """Raise `UserError` if a name is a path to a translator that does not exist."""
+    is_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
+    require(
+        not is_path or Path(str(name)).expanduser().exists(), param, f"There is no folder {name}."
+    )
+
+
+def parse_size(size: str, param: str) -> tuple[int, int]:
+    """Return width and height of `WxH` in pixels; a single number is a square.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    width, _, height = size.lower().partition("x")
+    try:
+        shape = int(width), int(height or width)
+    except ValueError:
+        shape = 0, 0
+    expected = f"expected WxH such as 384x256, or one number, got {size!r}."
+    require(min(shape) >= 1, param, expected)
+    return shape
+
+
+def parse_weighted(
+    items: Sequence[str] | None, param: str, example: str = "FILE:WEIGHT such as dog.wav:0.7"
+) -> list[tuple[str, float]]:
+    """Return files or texts with their weights, 1 for those without one.
+
+    Args:
+        items: Values such as `dog.wav:0.7`.
+        param: Name of the option's field.
+        example: What is expected, for the message.
+
+    Raises:
+        UserError: If a weight is no number.
+    """
+    parsed = []
+    for item in items or ():
+        name, colon, weight = item.rpartition(":")
+        if not colon or Path(item).expanduser().exists():
+            parsed.append((item, 1.0))
+            continue
+        try:
+            parsed.append((name, float(weight)))
+        except ValueError as error:
+            raise UserError(f"expected {example}, got {item!r}.", param=param) from error
+    return parsed
+
+
+def check_device(name: str, dtype: DtypeName | None) -> None:
+    """Check the names of a device and a number format without importing torch.
+
+    Raises:
+        UserError: If there is no such device, or it cannot use the number format.
+    """
+    require(
+        re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name),
+        "device",
+        f"expected auto, cpu, cuda, cuda:N or mps, got {name!r}.",
+    )
+    require(
+        (name, dtype) != ("cpu", "fp16"),
+        "dtype",
+        "fp16 is slow and overflows on the CPU. Use bf16, fp32 or auto.",
+    )
+
+
+def choose_device(name: str) -> "torch.device":
+    """Return the device of a name, for `auto` the fastest one that is available.
+
+    Raises:
+        UserError: If the device is not available.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        require(
+            count > 0,
+            "device",
+            f"torch {torch.__version__} finds no CUDA device. Use --device cpu; "
+            "`clip2clap doctor` lists the devices.",
+        )
+        require(
+            (device.index or 0) < count, "device", f"there are {count} CUDA devices, from cuda:0."
+        )
+    if device.type == "mps":
+        require(torch.backends.mps.is_available(), "device", "no Apple GPU is available. Use cpu.")
+    return device
+
+
+def choose_dtype(name: DtypeName | None, device: "torch.device") -> 'torch.dtype | Literal["auto"]':
+    """Return the number format of a name, for `auto` the fastest one that is safe on the device.
+
+    Raises:
+        UserError: If the device cannot use it.
+    """
+    import torch
+
+    check_device(device.type, name)
+    if name not in (None, "auto"):
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[str(name)]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return "auto" if device.type == "cpu" else torch.float32

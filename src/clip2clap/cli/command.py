@@ -1,0 +1,187 @@
+"""Declaration of verbs: option groups as dataclasses, old spellings, errors that name options.
+
+typer reads the options of a verb from the signature of its function. Here a verb takes dataclasses,
+each a group of options whose fields are declared with `option` and `argument`. `add_verb` puts the
+fields of all groups into the signature that typer reads, and calls the verb with filled groups.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, field, fields
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from clip2clap.core.errors import UserError
+
+KEY = "clip2clap"
+"""Key of a field's metadata that holds its declaration."""
+
+
+def option(
+    help: str,
+    metavar: str | None = None,
+    *flags: str,
+    default: Any = None,
+    panel: str | None = None,
+    was: Sequence[str] = (),
+    api: Sequence[str] = (),
+    min: float | None = None,
+    max: float | None = None,
+    above: float | None = None,
+    **settings: Any,
+) -> Any:
+    """Declare a dataclass field that is an option.
+
+    Args:
+        help: Help text.
+        metavar: Placeholder of the value in the help; by default the type.
+        *flags: Spellings; by default the field's name, and `--no-NAME` for a bool that is not
+            False by default.
+        default: Value if the option is not given.
+        panel: Heading in the help.
+        was: Old spellings, accepted with a notice. `--old=value` is an old flag that now is a
+            value of the option.
+        api: Names of the library's parameters that the option sets, if not the field's name.
+        min: Smallest value.
+        max: Largest value.
+        above: Value that is too small by itself.
+        **settings: Further arguments of `typer.Option`.
+    """
+    settings |= {"help": help, "metavar": metavar, "rich_help_panel": panel}
+    settings.setdefault("show_default", default is not None and default is not False)
+    info = {"flags": flags, "was": tuple(was), "api": tuple(api), "settings": settings}
+    info["range"] = (min, max, above)
+    return field(default=default, metadata={KEY: info})
+
+
+def argument(help: str, metavar: str, *, required: bool = False, api: Sequence[str] = ()) -> Any:
+    """Declare a dataclass field that is a positional argument, None if it is not given."""
+    info = {"argument": typer.Argument(metavar=metavar, help=help, show_default=False), "api": api}
+    return field(default=MISSING if required else None, metadata={KEY: info})
+
+
+def add_verb(app: typer.Typer, verb: Callable[..., None]) -> None:
+    """Add a function that takes dataclasses of options as a verb of its name."""
+    groups = {each.name: each.annotation for each in inspect.signature(verb).parameters.values()}
+    declared = {each.name: each for group in groups.values() for each in fields(group)}
+
+    def run(**values: Any) -> None:
+        for each in declared.values():
+            _check_range(each, values[each.name])
+        verb(
+            **{
+                name: group(**{each.name: values[each.name] for each in fields(group)})
+                for name, group in groups.items()
+            }
+        )
+
+    class Verb(TyperCommand):
+        """Verb that accepts old spellings and names its own options in errors."""
+
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            return super().parse_args(ctx, _respell(args, declared.values()))
+
+        def invoke(self, ctx: Any) -> Any:
+            try:
+                return super().invoke(ctx)
+            except UserError as error:
+                error.args = (name_options(error, declared.values()),)
+                raise
+
+    annotations = {name: _annotation(each) for name, each in declared.items()}
+    run.__name__, run.__doc__, run.__annotations__ = verb.__name__, verb.__doc__, annotations
+    run.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if each.default is MISSING else each.default,
+                annotation=annotations[name],
+            )
+            for name, each in declared.items()
+        ]
+    )
+    app.command(verb.__name__.replace("_", "-"), cls=Verb)(run)
+
+
+def flag_of(each: Field[Any]) -> str:
+    """Return the spelling of a declared option or argument that messages use."""
+    info = each.metadata[KEY]
+    if "argument" in info:
+        return info["argument"].metavar.strip("[].")
+    return info["flags"][0].split("/")[0] if info["flags"] else f"--{each.name.replace('_', '-')}"
+
+
+def parameter_of(each: Field[Any]) -> str:
+    """Return the name of the library's parameter that a declared option sets."""
+    return (*each.metadata[KEY]["api"], each.name)[0]
+
+
+def name_options(error: UserError, declared: Any) -> str:
+    """Return an error's message with the library's parameters replaced by a verb's options."""
+    flags = {
+        name: flag_of(each) for each in declared for name in (each.name, *each.metadata[KEY]["api"])
+    }
+    message = str(error)
+    flag = flags.get(error.param or "")
+    if flag is not None and not message.startswith(flag):
+        plain = re.sub(rf"^Expected {error.param} to be ", "expected ", message)
+        message = f"{flag}: {re.sub('^Expected ', 'expected ', plain)}"
+    options = "|".join(name for name, each in flags.items() if each.startswith("--"))
+    return re.sub(
+        rf"\b({options})=(\"[^\"]*\"|'[^']*'|[^\s,;)]*[^\s,;).])",
+        lambda found: f"{flags[found[1]]} {found[2].strip(chr(34) + chr(39))}".rstrip(),
+        message,
+    )
+
+
+def notice_renamed(old: str, new: str) -> None:
+    """Print on stderr that an option has a new spelling."""
+    typer.echo(f"note: {old} is now {new}; the next version drops the old spelling.", err=True)
+
+
+def _annotation(each: Field[Any]) -> Any:
+    info = each.metadata[KEY]
+    if "argument" in info:
+        return Annotated[each.type, info["argument"]]
+    flags = info["flags"]
+    if not flags and each.type is bool:
+        flags = [flag_of(each) + (f"/--no-{flag_of(each)[2:]}" if each.default else "")]
+    return Annotated[each.type, typer.Option(*(flags or [flag_of(each)]), **info["settings"])]
+
+
+def _check_range(each: Field[Any], value: Any) -> None:
+    smallest, largest, above = each.metadata[KEY].get("range", (None, None, None))
+    if value is None or (smallest is None and largest is None and above is None):
+        return
+    expected = f"at least {smallest:g}" if above is None else f"above {above:g}"
+    if largest is not None:
+        expected = f"{smallest:g} to {largest:g}"
+    # Not a number is in no range.
+    inside = (smallest is None or value >= smallest) and (above is None or value > above)
+    if not inside or not (largest is None or value <= largest):
+        raise UserError(f"expected {expected}, got {value:g}.", param=each.name)
+
+
+def _respell(args: list[str], declared: Any) -> list[str]:
+    """Replace old spellings by the present ones, with a notice for each."""
+    renamed: dict[str, list[str]] = {}
+    for each in declared:
+        for spelling in each.metadata[KEY].get("was", ()):
+            old, is_flag, value = spelling.partition("=")
+            renamed.setdefault(old, [flag_of(each), *([value] if is_flag else [])])
+    respelled: list[str] = []
+    for place, given in enumerate(args):
+        if given == "--":
+            return [*respelled, *args[place:]]
+        old, has_value, value = given.partition("=")
+        if old not in renamed:
+            respelled.append(given)
+            continue
+        new = renamed[old]
+        notice_renamed(old, " ".join(new))
+        respelled += [f"{new[0]}={value}"] if has_value else new
+    return respelled
