@@ -177,7 +177,7 @@ def _write_files(
     seed: int,
 ) -> None:
     from clip2clap.core.files import replacing
-    from clip2clap.media.audio_writer import write_audio
+    from clip2clap.media.audio import write_audio
     from clip2clap.media.spectrogram import write_spectrogram
     from clip2clap.report.demo import write_demo_page
 

@@ -69,7 +69,7 @@ class Destination:
         Returns:
             Path of the `output`, and of the `spectrogram` if there is one.
         """
-        from clip2clap.media.audio_writer import write_audio
+        from clip2clap.media.audio import write_audio
 
         suffixes = {"output": f".{self.format}"}
         if spectrogram:
@@ -96,7 +96,7 @@ class Destination:
         Returns:
             Paths of the images, and of the grid if there is one.
         """
-        from clip2clap.media.image_writer import arrange, write_image
+        from clip2clap.media.images import image_grid, write_image
 
         numbers = [f"-{number}" for number in range(1, len(images) + 1)]
         suffixes = [f"{end}.{self.format}" for end in (numbers if len(images) > 1 else [""])]
@@ -108,7 +108,7 @@ class Destination:
         if not grid:
             return paths, None
         grid_path = self.folder / f"{stem}{grid_suffix}"
-        write_image(grid_path, arrange(images))
+        write_image(grid_path, image_grid(images))
         return paths, grid_path
 
 

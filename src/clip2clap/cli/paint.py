@@ -231,7 +231,7 @@ class _Job:
         """Paint and write one image; return the best, and whether Ctrl-C ended it."""
         from clip2clap.inference.painting.canvas import to_image
         from clip2clap.inference.painting.paint import Painting, paint
-        from clip2clap.media.image_writer import write_image
+        from clip2clap.media.images import write_image
 
         started: list[Painting] = []
         interrupted = False
