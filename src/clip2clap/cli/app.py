@@ -34,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (
+VERBS = (
     demo,
     image_to_audio,
     audio_to_image,
@@ -46,7 +46,8 @@ for _verb in (
     evaluate,
     sweep,
     doctor,
-):
+)
+for _verb in VERBS:
     add_verb(app, _verb)
 
 

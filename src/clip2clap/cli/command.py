@@ -66,7 +66,7 @@ def argument(help: str, metavar: str, *, required: bool = False, api: Sequence[s
 def add_verb(app: typer.Typer, verb: Callable[..., None]) -> None:
     """Add a function that takes dataclasses of options as a verb of its name."""
     groups = {each.name: each.annotation for each in inspect.signature(verb).parameters.values()}
-    declared = {each.name: each for group in groups.values() for each in fields(group)}
+    declared = declared_options(verb)
 
     def run(**values: Any) -> None:
         for each in declared.values():
@@ -105,6 +105,12 @@ def add_verb(app: typer.Typer, verb: Callable[..., None]) -> None:
         ]
     )
     app.command(verb.__name__.replace("_", "-"), cls=Verb)(run)
+
+
+def declared_options(verb: Callable[..., None]) -> dict[str, Field[Any]]:
+    """Return the fields of all groups of options that a verb takes, by name."""
+    groups = (each.annotation for each in inspect.signature(verb).parameters.values())
+    return {each.name: each for group in groups for each in fields(group)}
 
 
 def flag_of(each: Field[Any]) -> str:

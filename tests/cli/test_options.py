@@ -1,0 +1,129 @@
+"""Options of all verbs: one name has one help text, type and default."""
+
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clip2clap.cli.app import VERBS
+from clip2clap.cli.command import KEY, declared_options, flag_of, name_options
+from clip2clap.cli.options.training import GridOptions, TrainingOptions
+from clip2clap.core.errors import UserError
+from clip2clap.training.config import TrainingConfig
+
+HEAVY = ("torch", "transformers", "diffusers", "datasets", "matplotlib", "scipy")
+
+
+def test_one_option_has_one_help_text_type_and_default_in_all_verbs():
+    declared: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
+    for verb in VERBS:
+        for each in declared_options(verb).values():
+            info = each.metadata[KEY]
+            # A grid takes lists of what train takes, which have its help texts.
+            is_list = verb.__name__ == "sweep" and each in fields(GridOptions)
+            if "settings" in info:
+                kind = ("any",) if is_list else (str(each.type), each.default)
+                declared[flag_of(each)].add((info["settings"]["help"], *kind))
+    grid = {flag_of(each) for each in fields(GridOptions)}
+    for flag, found in declared.items():
+        assert len({help_text for help_text, *_ in found}) == 1, flag
+        assert len(found) == (2 if flag in grid else 1), (flag, found)
+
+
+def test_training_options_are_fields_of_the_config_with_its_defaults():
+    config = {each.name: each.default for each in fields(TrainingConfig)}
+    for each in fields(TrainingOptions):
+        if each.name == "recipe":
+            continue
+        assert each.name in config
+        stated = re.search(r"Default (\S+)\.$", each.metadata[KEY]["settings"]["help"])
+        if stated is not None:
+            default = {False: "no"}.get(config[each.name], config[each.name])
+            assert stated[1] == str(default), each.name
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "shown"),
+    [
+        (
+            "Expected epochs to be 1 or more, got 0.",
+            "epochs",
+            "--epochs: expected 1 or more, got 0.",
+        ),
+        ('Use architecture="ridge".', None, "Use --architecture ridge."),
+        ("The table has no rows.", "table", "TABLE: The table has no rows."),
+    ],
+)
+def test_an_error_of_the_library_names_the_options_of_the_verb(message, param, shown):
+    train = next(verb for verb in VERBS if verb.__name__ == "train")
+    error = UserError(message, param=param)
+    assert name_options(error, declared_options(train).values()) == shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--seconds", "-1"], "--duration-s"),
+        (["--model=nowhere-at-all"], "--generator"),
+        (["--candidates", "0"], "--num-candidates"),
+    ],
+)
+def test_an_old_spelling_is_accepted_with_a_notice(run, tmp_path: Path, old, new):
+    (tmp_path / "image.png").touch()
+    status, _, said = run("image-to-audio", tmp_path / "image.png", *old)
+    assert status == 2
+    notice, error = said.splitlines()
+    spelling = old[0].partition("=")[0]
+    assert notice == f"note: {spelling} is now {new}; the next version drops the old spelling."
+    assert error.startswith(f"error: {new}: ")
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "train absent",
+        "norms absent",
+        "sweep absent",
+        "demo absent.jpg",
+        "image-to-audio absent.jpg",
+        "image-to-audio . --prompt rain",
+        "image-to-audio --prompt rain --generator demoo",
+        "image-to-audio --prompt rain --num-inference-steps 0",
+        "image-to-audio --prompt rain --device gpu",
+        "audio-to-image absent.wav",
+        "paint absent.wav",
+        "extract audiocaps --clip clip-vit-base-patch3",
+        "fit --captions absent.csv",
+        "evaluate demo --table absent",
+        "train . --hidden-size 0",
+    ],
+)
+def test_a_mistake_is_answered_without_heavy_libraries(mistake: str, tmp_path: Path):
+    code = (
+        "import sys; from clip2clap.cli.app import main\n"
+        f"try: main({mistake.split()!r})\n"
+        "except SystemExit as ended: assert ended.code == 2, ended.code\n"
+        f"assert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_completion_is_shown(tmp_path: Path):
+    shown = subprocess.run(
+        [sys.executable, "-m", "clip2clap", "--show-completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert "clip2clap" in shown.stdout
