@@ -129,28 +129,27 @@ def load_demo_image(source: str | None) -> "tuple[Image, str]":
 def _generate(
     pipeline: "ImageToAudioPipeline", image: "Image", seed: int, stopwatch: Stopwatch
 ) -> "ImageToAudioOutput":
-    """Call the pipeline, and time its stages."""
+    """Run the pipeline stage by stage, and time each."""
     import torch
 
-    translator = pipeline.translator
-    assert translator is not None
-    hooks = [
-        translator.register_forward_pre_hook(lambda *_: stopwatch.lap("encode")),
-        translator.register_forward_hook(lambda *_: stopwatch.lap("translate")),
-    ]
+    assert pipeline.clip is not None
+    assert pipeline.translator is not None
 
     def on_step_end(*_: Any) -> dict[str, Any]:
         stopwatch.lap("denoise")
         return {}
 
-    result = pipeline(
-        image,
-        generator=[torch.Generator().manual_seed(seed)],
-        callback_on_step_end=on_step_end,
-    )
+    with torch.no_grad():
+        image_embeds = pipeline.clip.encode_image([image])
+        stopwatch.lap("encode")
+        audio_embeds = pipeline.translator(image_embeds)
+        stopwatch.lap("translate")
+        result = pipeline(
+            prompt_embeds=audio_embeds,
+            generator=[torch.Generator().manual_seed(seed)],
+            callback_on_step_end=on_step_end,
+        )
     stopwatch.lap("decode")
-    for hook in hooks:
-        hook.remove()
     return result
 
 
