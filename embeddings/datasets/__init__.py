@@ -1,1 +1,1 @@
-"""Published data sets and folders of one's own as rows to embed."""
+"""Published data sets, folders and tables as sources of rows to embed."""

@@ -1,1 +1,1 @@
-"""Extraction: from rows of a data set to a table of paired embeddings."""
+"""Extraction of a data set's embeddings into a table."""

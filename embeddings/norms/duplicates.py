@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.table.reader import EmbeddingTable
 
 _BLOCK = 4096
@@ -70,9 +72,8 @@ class Vectors:
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors scaled to unit norm, shape (n, dim); zero vectors stay zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)
+    """Return `unit_norm` of an array, shape (n, dim), float32."""
+    return unit_norm(torch.from_numpy(vectors)).numpy()
 
 
 def find_near_duplicates(
@@ -141,7 +142,7 @@ def _signatures(
     # Seen from the center, the directions of rows this close are noise. Any two of them are
     # near-duplicates: each is within half the angle that the cosine allows.
     central = np.zeros(len(vectors), bool)
-    direction = unit_rows(center[None]).astype(np.float32)[0]
+    direction = unit_rows(center[None])[0]
     limit = np.cos(np.arccos(cosine) / 2)
     start = 0
     for block in vectors.blocks():

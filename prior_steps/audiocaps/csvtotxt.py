@@ -1,4 +1,4 @@
-"""A table of pairs as one text file a pair, as the reference project's training reads them.
+"""Export of a table as one text file per pair, as the reference project's training reads them.
 
 python csvtotxt.py [TABLE] [--out FOLDER] [--format csv]
 """
@@ -11,17 +11,17 @@ import typer
 
 def main(
     table: Annotated[
-        Path, typer.Argument(help="A table with embeddings of a CLIP and of a CLAP.")
+        Path, typer.Argument(help="Table with embeddings of a CLIP and of a CLAP.")
     ] = Path("audiocaps-train"),
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Where the files go; by default TABLE-FORMAT.")
+        Path | None, typer.Option(help="Output folder; by default TABLE-FORMAT.")
     ] = None,
     format: Annotated[
-        Literal["text", "csv", "numpy", "parquet"], typer.Option(help="What is written.")
+        Literal["text", "csv", "numpy", "parquet"], typer.Option(help="Output format.")
     ] = "text",
 ) -> None:
-    """Write a table's pairs for other programs."""
+    """Export a table's pairs for other programs."""
     from clip2clap.core.errors import UserError
     from clip2clap.embeddings.table.convert import export_table
     from clip2clap.embeddings.table.reader import EmbeddingTable

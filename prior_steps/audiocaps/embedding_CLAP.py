@@ -1,4 +1,4 @@
-"""AudioCaps captions to CLAP text embeddings, joined to the rows of embedding_CLIP.py.
+"""AudioCaps captions to CLAP text embeddings, merged with the rows of embedding_CLIP.py.
 
 The same as `clip2clap extract audiocaps --only clap --pair-with auto`.
 

@@ -1,8 +1,8 @@
-"""The norms of a table's embeddings as histograms: `clip2clap norms`.
+"""Histograms of the norms of a table's embeddings: `clip2clap norms`.
 
 python prior_steps/audiocaps/histogram.py [TABLE] [OPTIONS]
 
-Without arguments it takes the table that embedding_CLAP.py writes for the training split.
+Without arguments it reads the table that embedding_CLAP.py writes for the training split.
 """
 
 import sys

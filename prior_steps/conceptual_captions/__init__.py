@@ -1,1 +1,1 @@
-"""Conceptual Captions' pictures and captions to CLIP and CLAP embeddings."""
+"""Conceptual Captions' images and captions to CLIP and CLAP embeddings."""

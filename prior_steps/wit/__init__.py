@@ -1,1 +1,1 @@
-"""WIT's pictures and captions to CLIP and CLAP embeddings."""
+"""WIT's images and captions to CLIP and CLAP embeddings."""
