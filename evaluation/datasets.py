@@ -155,7 +155,7 @@ def read_audio_dataset(recordings: str | Path, images: str | Path | None = None)
 
     Examples:
         >>> read_audio_dataset("classes-audio", "classes").protocol
-        'classes'
+        'pairs'
     """
     paired, items, references = _read(recordings, images, "audio")
     named = items[0].label is not None

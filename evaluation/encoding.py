@@ -35,10 +35,12 @@ def encode_files(
         Embeddings, shape (n, d), float32, unit norm.
     """
     if isinstance(encoder, ClapEncoder):
-        encode, load, size = encoder.encode_audio, load or load_audio, AUDIO_BATCH_SIZE
+        encode: Callable[[list[Any]], Tensor] = encoder.encode_audio
+        read: Callable[[Path], Any] = load or load_audio
+        size = AUDIO_BATCH_SIZE
     else:
-        encode, load, size = encoder.encode_image, load or load_image, IMAGE_BATCH_SIZE
-    return torch.cat([encode([load(file) for file in batch]) for batch in batched(files, size)])
+        encode, read, size = encoder.encode_image, load or load_image, IMAGE_BATCH_SIZE
+    return torch.cat([encode([read(file) for file in batch]) for batch in batched(files, size)])
 
 
 @torch.no_grad()

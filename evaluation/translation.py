@@ -170,8 +170,9 @@ def evaluate(
         >>> import torch
         >>> from clip2clap import AutoTranslator
         >>> from clip2clap.training.pairs import Pairs
-        >>> pairs = Pairs(torch.randn(20, 256), torch.randn(20, 256))
-        >>> evaluation = evaluate({"demo": AutoTranslator.from_pretrained("demo")}, pairs)
+        >>> demo = AutoTranslator.from_pretrained("demo")
+        >>> pairs = Pairs(torch.randn(20, demo.source_dim), torch.randn(20, demo.target_dim))
+        >>> evaluation = evaluate({"demo": demo}, pairs)
         >>> evaluation.translators[0].scores.forward["recall_at_10"]
         Estimate(value=..., low=..., high=...)
     """

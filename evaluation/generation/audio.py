@@ -125,7 +125,8 @@ class _AudioEvaluator(GenerationEvaluator):
 
     def encode(self, files: Sequence[Path]) -> EncodedFiles:
         embeds, windows, places = [], [], []
-        labels: list[str] | None = None if self.classifier is None else []
+        classifier = self.classifier
+        labels: list[str] | None = None if classifier is None else []
         for start, batch in enumerate(batched(files, AUDIO_BATCH_SIZE)):
             audio = [load_audio(file) for file in batch]
             embeds.append(self.encoder.encode_audio(audio))
@@ -133,8 +134,8 @@ class _AudioEvaluator(GenerationEvaluator):
                 cut = _windows(*one)
                 windows.append(self.encoder.encode_audio(cut))
                 places += [at] * len(cut)
-            if self.classifier is not None and labels is not None:
-                labels += self.classifier(audio, embeds[-1])
+            if classifier is not None and labels is not None:
+                labels += classifier(audio, embeds[-1])
         empty = torch.empty(0, self.encoder.space("audio").dim)
         return EncodedFiles(
             embeds=torch.cat([empty, *embeds]),

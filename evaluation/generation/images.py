@@ -132,12 +132,13 @@ class _ImageEvaluator(GenerationEvaluator):
 
     def encode(self, files: Sequence[Path]) -> EncodedFiles:
         embeds = [torch.empty(0, self.encoder.space("image").dim)]
-        labels: list[str] | None = None if self.classifier is None else []
+        classifier = self.classifier
+        labels: list[str] | None = None if classifier is None else []
         for batch in batched(files, IMAGE_BATCH_SIZE):
             images = [load_image(file) for file in batch]
             embeds.append(self.encoder.encode_image(images))
-            if self.classifier is not None and labels is not None:
-                labels += self.classifier(images, embeds[-1])
+            if classifier is not None and labels is not None:
+                labels += classifier(images, embeds[-1])
         return EncodedFiles(torch.cat(embeds), labels)
 
     def encode_references(self) -> tuple[EncodedFiles, list[str] | None]:

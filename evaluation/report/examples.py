@@ -71,7 +71,7 @@ def select_examples(
         count = min(EXAMPLES, len(order) // 2)
         highest, lowest = (
             [
-                _example(dataset.items[row], best.files[row], values[row], evaluation.level)
+                _example(dataset.items[row], best.files[row], float(values[row]), evaluation.level)
                 for row in rows[:count].tolist()
             ]
             for rows in (order, order[::-1])
