@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from clip2clap.core.errors import UserError
 
@@ -110,6 +109,8 @@ class Resamples:
         Near 0 and 1 all draws are alike and the bootstrap interval is too narrow; Wilson's interval
         (1927), for as many trials as there are items, is not.
         """
+        from scipy import stats
+
         estimate = self.mean(values)
         trials = stats.binomtest(round(estimate.value * self.items), self.items)
         wilson = trials.proportion_ci(CONFIDENCE, method="wilson")

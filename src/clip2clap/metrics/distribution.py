@@ -1,9 +1,6 @@
 """Distances between distributions of embeddings."""
 
 import numpy as np
-from scipy.linalg import svdvals
-from scipy.spatial.distance import pdist
-from sklearn.metrics.pairwise import rbf_kernel
 
 from clip2clap.core.errors import UserError
 
@@ -28,6 +25,8 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     Raises:
         UserError: If the shapes do not match, or a value is not finite.
     """
+    from scipy.linalg import svdvals
+
     sides = _check(one, other)
     means = [side.mean(0) for side in sides]
     factors = []
@@ -59,6 +58,9 @@ def kernel_distance(one: np.ndarray, reference: np.ndarray) -> float:
     Raises:
         UserError: If the shapes do not match, or a value is not finite.
     """
+    from scipy.spatial.distance import pdist
+    from sklearn.metrics.pairwise import rbf_kernel
+
     one, reference = _check(one, reference)
     step = -(-len(reference) // _MOST_FOR_MEDIAN)
     width = float(np.median(pdist(reference[::step])))
