@@ -58,6 +58,7 @@ from clip2clap.inference.loading.decoder import (
     zero_picture_embedding,
 )
 from clip2clap.inference.loading.generator import (
+    OLDER_PARTS,
     DtypeChoice,
     fetch_folder,
     load_encoders,
@@ -73,7 +74,7 @@ from clip2clap.media.images import load_image
 from clip2clap.media.pixels import to_pictures, to_pixels
 from clip2clap.models.autoencoders import Autoencoder
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.models.retrieval_memory import EmbeddingMemory
+from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.translator.base import Translator
 
 ImageSource = str | Path | bytes | Image.Image
@@ -125,7 +126,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         vae: Decodes latents to pictures.
         scheduler: Any diffusers scheduler that fits the UNet; see `few_step_scheduler`.
         negative_embedding: The vector to guide away from, if the decoder has one of its own.
-        embedding_memory: Draws CLIP vectors towards those that the decoder knows well, before it is
+        retrieval_memory: Draws CLIP vectors towards those that the decoder knows well, before it is
             told them; pictures are still compared with the vectors as they were.
         text_encoder: Reads words for the UNet, if it takes any.
         tokenizer: The text encoder's.
@@ -155,7 +156,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         "translator",
         "clip",
         "negative_embedding",
-        "embedding_memory",
+        "retrieval_memory",
         "text_encoder",
         "tokenizer",
         "image_normalizer",
@@ -171,7 +172,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
     vae: Autoencoder
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
-    embedding_memory: EmbeddingMemory | None
+    retrieval_memory: RetrievalMemory | None
     ip_adapter: IPAdapterWeights | None
 
     def __init__(
@@ -183,7 +184,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
         vae: Autoencoder,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,
-        embedding_memory: EmbeddingMemory | None = None,
+        retrieval_memory: RetrievalMemory | None = None,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
         image_normalizer: Any = None,
@@ -206,7 +207,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
             vae=vae,
             scheduler=scheduler,
             negative_embedding=negative_embedding,
-            embedding_memory=embedding_memory,
+            retrieval_memory=retrieval_memory,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             image_normalizer=image_normalizer,
@@ -308,7 +309,7 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                 )
             ip_adapter = adapter and IPAdapterWeights.from_pretrained(adapter, **access)
 
-        heavy = list(part_folders(kind, index).values())
+        heavy = [*part_folders(kind, index).values(), *OLDER_PARTS]
         fetch_folder(name, heavy, kind="decoder", variant=variant, revision=revision, **access)
         dtypes = part_dtypes(torch_dtype, heavy=HEAVY_PARTS)
         parts = load_decoder_parts(folder, index, kind, dtypes, variant)
@@ -797,8 +798,8 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
                 self.negative_embedding and self.negative_embedding.config["dim"],
             ),
             (
-                "the embedding memory has",
-                self.embedding_memory and self.embedding_memory.config["dim"],
+                "the retrieval memory has",
+                self.retrieval_memory and self.retrieval_memory.config["dim"],
             ),
             ("its CLIP has", self.decoder.space and self.decoder.space.dim),
         ):
@@ -830,8 +831,8 @@ class AudioToImagePipeline(DiffusionPipeline, IPAdapterMixin):
 
     def _told(self, vectors: Tensor) -> Tensor:
         """Give what the decoder is told: what vectors call up, at the norm it was trained on."""
-        if self.embedding_memory is not None:
-            vectors = self.embedding_memory(vectors)
+        if self.retrieval_memory is not None:
+            vectors = self.retrieval_memory(vectors)
         norms = vectors.norm(dim=-1, keepdim=True)
         return torch.where((norms - 1).abs() < _UNIT_TOLERANCE, vectors * self.embed_norm, vectors)
 

@@ -17,7 +17,7 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.models.retrieval_memory import EmbeddingMemory
+from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
@@ -31,7 +31,7 @@ def check_sizes(
     vocoder: SpeechT5HifiGan | SpectralVocoder,
     translator: Translator | None,
     negative_embedding: LearnedNegativeEmbedding | None,
-    embedding_memory: EmbeddingMemory | None,
+    retrieval_memory: RetrievalMemory | None,
     clap_space: dict[str, Any] | None,
 ) -> None:
     """Refuse parts whose sizes don't fit together.
@@ -49,7 +49,7 @@ def check_sizes(
     for what, size in (
         ("the translator gives", translator and translator.target_dim),
         ("the negative embedding has", negative_embedding and negative_embedding.config["dim"]),
-        ("the embedding memory has", embedding_memory and embedding_memory.config["dim"]),
+        ("the retrieval memory has", retrieval_memory and retrieval_memory.config["dim"]),
         ("the generator's CLAP has", clap_space and clap_space["dim"]),
     ):
         if size and size != dim:

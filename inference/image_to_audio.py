@@ -36,11 +36,13 @@ from clip2clap.inference.compatibility import (
     translator_spaces,
 )
 from clip2clap.inference.generator_clap import GeneratorClap
+from clip2clap.inference.guidance import interval_steps
 from clip2clap.inference.inputs import (
     as_list,
     check_callback_inputs,
     check_counts,
     check_generators,
+    check_interval,
     check_latents,
     check_numbers,
     check_one_or_each,
@@ -50,6 +52,7 @@ from clip2clap.inference.inputs import (
     only_one,
 )
 from clip2clap.inference.loading.generator import (
+    OLDER_PARTS,
     SMALL_PARTS,
     SOUND_PARTS,
     DtypeChoice,
@@ -59,6 +62,7 @@ from clip2clap.inference.loading.generator import (
     load_sound_parts,
     load_strictly,
     part_dtypes,
+    part_folder,
     quietly,
     read_index,
 )
@@ -68,7 +72,7 @@ from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.media.images import load_image
 from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.models.retrieval_memory import EmbeddingMemory
+from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.translator.base import Translator
 
@@ -117,7 +121,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         vocoder: Turns log-mel spectrograms into sound.
         scheduler: Any diffusers scheduler that fits the UNet; see `few_step_scheduler`.
         negative_embedding: The vector to guide away from, if the generator has one of its own.
-        embedding_memory: Draws CLAP vectors towards those that the generator knows well, before it
+        retrieval_memory: Draws CLAP vectors towards those that the generator knows well, before it
             is told them; candidates are still compared with the vectors as they were.
         ranker: A CLAP with an audio tower, to choose among candidates.
         ranker_translator: Maps CLIP image embeddings into the ranker's space, where that is not
@@ -126,7 +130,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         clap_space: The space of that CLAP, as `EmbeddingSpace.to_dict()` gives it.
         clap_revision: The revision of `clap_id` on the hub.
         default_guidance_scale: What `guidance_scale=None` means.
-        default_guidance_end: What `guidance_end=None` means.
+        default_guidance_interval: What `guidance_interval=None` means.
         default_num_inference_steps: What `num_inference_steps=None` means.
         default_num_candidates: What `num_candidates=None` means.
 
@@ -140,7 +144,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         "clip",
         "translator",
         "negative_embedding",
-        "embedding_memory",
+        "retrieval_memory",
         "ranker",
         "ranker_translator",
     ]
@@ -153,7 +157,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
     vocoder: SpeechT5HifiGan | SpectralVocoder
     scheduler: Any
     negative_embedding: LearnedNegativeEmbedding | None
-    embedding_memory: EmbeddingMemory | None
+    retrieval_memory: RetrievalMemory | None
     ranker: ClapEncoder | None
     ranker_translator: Translator | None
 
@@ -166,14 +170,14 @@ class ImageToAudioPipeline(DiffusionPipeline):
         vocoder: SpeechT5HifiGan | SpectralVocoder,
         scheduler: SchedulerMixin,
         negative_embedding: LearnedNegativeEmbedding | None = None,
-        embedding_memory: EmbeddingMemory | None = None,
+        retrieval_memory: RetrievalMemory | None = None,
         ranker: ClapEncoder | None = None,
         ranker_translator: Translator | None = None,
         clap_id: str | None = None,
         clap_space: dict[str, Any] | None = None,
         clap_revision: str | None = None,
         default_guidance_scale: float = 2.5,
-        default_guidance_end: float = 1.0,
+        default_guidance_interval: tuple[float, float] = (0.0, 1.0),
         default_num_inference_steps: int = 15,
         default_num_candidates: int = 1,
     ) -> None:
@@ -186,7 +190,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             ranker_translator=translator_spaces(ranker_translator),
         )
         check_sizes(
-            unet, vae, vocoder, translator, negative_embedding, embedding_memory, clap_space
+            unet, vae, vocoder, translator, negative_embedding, retrieval_memory, clap_space
         )
         self.register_modules(
             clip=clip,
@@ -196,7 +200,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             vocoder=vocoder,
             scheduler=scheduler,
             negative_embedding=negative_embedding,
-            embedding_memory=embedding_memory,
+            retrieval_memory=retrieval_memory,
             ranker=ranker,
             ranker_translator=ranker_translator,
         )
@@ -205,7 +209,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             clap_space=clap_space,
             clap_revision=clap_revision,
             default_guidance_scale=default_guidance_scale,
-            default_guidance_end=default_guidance_end,
+            default_guidance_interval=default_guidance_interval,
             default_num_inference_steps=default_num_inference_steps,
             default_num_candidates=default_num_candidates,
         )
@@ -292,10 +296,10 @@ class ImageToAudioPipeline(DiffusionPipeline):
             ranker=ranker_space(given["ranker"], **access),
             ranker_translator=translator_spaces(given["ranker_translator"], **access),
         )
-        heavy = ["scheduler", *SOUND_PARTS, *SMALL_PARTS]
+        heavy = ["scheduler", *SOUND_PARTS, *SMALL_PARTS, *OLDER_PARTS]
         fetch_folder(name, heavy, variant=variant, revision=revision, **access)
         small = {
-            part: load_strictly(part_class, folder / part, dtype=torch.float32)
+            part: load_strictly(part_class, part_folder(folder, part), dtype=torch.float32)
             for part, part_class in SMALL_PARTS.items()
             if index.get(part, [None])[0] is not None
         }
@@ -309,7 +313,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             clap_space=clap_space,
             clap_revision=index.get("clap_revision"),
             default_guidance_scale=index.get("default_guidance_scale", 2.5),
-            default_guidance_end=index.get("default_guidance_end", 1.0),
+            default_guidance_interval=index.get("default_guidance_interval", (0.0, 1.0)),
             default_num_inference_steps=index.get("default_num_inference_steps", 15),
             default_num_candidates=index.get("default_num_candidates", 1),
         )
@@ -464,7 +468,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         audio_length_in_s: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_end: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         negative: Negative = "auto",
         negative_prompt: str | Sequence[str] | None = None,
         negative_prompt_embeds: Tensor | None = None,
@@ -501,9 +505,9 @@ class ImageToAudioPipeline(DiffusionPipeline):
             num_inference_steps: Denoising steps; the pipeline's default if None.
             guidance_scale: Strength of classifier-free guidance; 1 and less turn it off; the
                 pipeline's default if None.
-            guidance_end: Share of the steps that are guided, from the first on; the UNet runs on
-                half the batch for the rest (Kynkäänniemi et al. 2024, arXiv 2404.07724); the
-                pipeline's default if None.
+            guidance_interval: First and last fraction of the denoising steps that are guided, such
+                as (0.0, 0.5); the UNet runs on half the batch for the rest (Kynkäänniemi et al.
+                2024, arXiv 2404.07724); the pipeline's default if None.
             negative: What to guide away from: `"learned"` is the pipeline's `negative_embedding`,
                 `"prompt"` the embedding of the empty prompt, `"zero"` the zero vector, and
                 `"auto"` the first of these three that is at hand without a download.
@@ -533,7 +537,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         """
         steps = num_inference_steps or self.config["default_num_inference_steps"]
         scale = self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
-        end = self.config["default_guidance_end"] if guidance_end is None else guidance_end
+        interval = guidance_interval or self.config["default_guidance_interval"]
         seconds = self.default_audio_length_in_s if audio_length_in_s is None else audio_length_in_s
         batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         if num_candidates is None:
@@ -548,7 +552,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
             audio_length_in_s=seconds,
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
-            guidance_end=end,
+            guidance_interval=interval,
             eta=eta,
             negative=negative,
             negative_prompt=as_list(negative_prompt),
@@ -613,7 +617,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
                     None if negatives is None else negatives[batch],
                     steps=steps,
                     guidance_scale=scale,
-                    guidance_end=end,
+                    guidance_interval=interval,
                     eta=eta,
                     generators=generators[batch],
                     callback=callback_on_step_end,
@@ -648,7 +652,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         audio_length_in_s: float,
         num_inference_steps: int | None,
         guidance_scale: float,
-        guidance_end: float,
+        guidance_interval: tuple[float, float],
         eta: float,
         negative: str,
         negative_prompt: list[str] | None,
@@ -679,7 +683,8 @@ class ImageToAudioPipeline(DiffusionPipeline):
         self._check_length(audio_length_in_s)
         check_steps(num_inference_steps, self.scheduler)
         check_numbers(math.inf, guidance_scale=guidance_scale)
-        check_numbers(1.0, guidance_end=guidance_end, eta=eta)
+        check_numbers(1.0, eta=eta)
+        check_interval(guidance_interval, "guidance_interval")
         check_counts(num_candidates=num_candidates, batch_size=batch_size)
         if output_type not in ("np", "pt"):
             raise UserError(f"Expected output_type to be 'np' or 'pt', got {output_type!r}.")
@@ -835,7 +840,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         return vectors.expand(count, -1)
 
     def _recall(self, vectors: Tensor) -> Tensor:
-        return vectors if self.embedding_memory is None else self.embedding_memory(vectors)
+        return vectors if self.retrieval_memory is None else self.retrieval_memory(vectors)
 
     def _latent_shape(self, samples: int) -> tuple[int, int, int]:
         frames = math.ceil(samples / self._hop_length)
@@ -861,7 +866,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         *,
         steps: int,
         guidance_scale: float,
-        guidance_end: float,
+        guidance_interval: tuple[float, float],
         eta: float,
         generators: list[torch.Generator],
         callback: Callable[..., dict[str, Any]] | None,
@@ -872,7 +877,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         device, dtype = self._execution_device, self.unet.dtype
         self.scheduler.set_timesteps(steps, device=device)
         timesteps = self.scheduler.timesteps
-        guided_timesteps = math.ceil(guidance_end * len(timesteps))
+        guided_steps = interval_steps(guidance_interval, len(timesteps))
         options = step_options(self.scheduler, eta, generators)
         tensors: dict[str, Any] = {
             "latents": noise.to(device) * self.scheduler.init_noise_sigma,
@@ -881,7 +886,7 @@ class ImageToAudioPipeline(DiffusionPipeline):
         }
         for index, timestep in enumerate(timesteps):
             latents, positive, negative = tensors.values()
-            if negative is not None and index < guided_timesteps:
+            if negative is not None and index in guided_steps:
                 guided, labels = True, torch.cat([negative, positive])
             else:
                 guided, labels = False, positive

@@ -63,6 +63,22 @@ def check_numbers(largest: float, **numbers: Any) -> None:
             raise UserError(f"Expected {name} to be from 0.0 to {largest}, got {value!r}.")
 
 
+def check_interval(interval: Any, name: str) -> None:
+    """Check that a pair of numbers is an interval within [0, 1].
+
+    Raises:
+        UserError: If it is not; it names the argument.
+    """
+    pair = tuple(interval) if isinstance(interval, Sequence) else ()
+    numbers = [value for value in pair if isinstance(value, int | float)]
+    if len(pair) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
+        raise UserError(
+            f"Expected {name} to be two numbers (start, end) with 0 <= start <= end <= 1, got "
+            f"{interval!r}.",
+            param=name,
+        )
+
+
 def check_counts(**counts: Any) -> None:
     """Refuse arguments, by their names, that are not whole numbers from 1 on.
 

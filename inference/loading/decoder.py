@@ -29,6 +29,7 @@ from clip2clap.inference.loading.generator import (
     SMALL_PARTS,
     load_scheduler,
     load_strictly,
+    part_folder,
     quietly,
 )
 from clip2clap.models.autoencoders import autoencoder_class
@@ -214,7 +215,9 @@ def load_decoder_parts(
             loaded[part] = IPAdapterWeights.from_pretrained(folder / place)
         else:
             model = autoencoder_class(index, place, folder) if part == "vae" else _MODELS[part]
-            loaded[part] = load_strictly(model, folder / place, dtype=dtypes(part), variant=variant)
+            loaded[part] = load_strictly(
+                model, part_folder(folder, place), dtype=dtypes(part), variant=variant
+            )
     return loaded
 
 

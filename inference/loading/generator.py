@@ -31,20 +31,24 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import Modality
 from clip2clap.models.autoencoders import autoencoder_class
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.models.retrieval_memory import EmbeddingMemory
+from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.translator.auto import AutoTranslator
 
 _INDEX_FILE = "model_index.json"
+_RENAMED_PARTS = {"embedding_memory": "retrieval_memory"}
 _VOCODERS = {model.__name__: model for model in (SpeechT5HifiGan, SpectralVocoder)}
 _ENCODERS = {"clip": ClipEncoder, "clap": ClapEncoder, "ranker": ClapEncoder}
 SOUND_PARTS = ("unet", "vae", "vocoder")
 """The parts that make sound from a CLAP vector, which is where time and memory go."""
 SMALL_PARTS = {
     "negative_embedding": LearnedNegativeEmbedding,
-    "embedding_memory": EmbeddingMemory,
+    "retrieval_memory": RetrievalMemory,
 }
 """What pipelines of either direction may hold beside their models, to do with conditions."""
+
+OLDER_PARTS = tuple(_RENAMED_PARTS)
+"""Names of components in pipelines saved by earlier versions."""
 
 DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
 
@@ -165,7 +169,23 @@ def read_index(
             f"{folder} holds no pipeline: {_INDEX_FILE} is missing. Expected a folder written by "
             f"{expected}."
         )
-    return read_json(folder / _INDEX_FILE)
+    return upgrade_index(read_json(folder / _INDEX_FILE))
+
+
+def upgrade_index(index: dict[str, Any]) -> dict[str, Any]:
+    """Return an index with the names of earlier versions mapped to today's."""
+    index = {_RENAMED_PARTS.get(name, name): value for name, value in index.items()}
+    if "default_guidance_end" in index:
+        index["default_guidance_interval"] = (0.0, index.pop("default_guidance_end"))
+    return index
+
+
+def part_folder(folder: Path, part: str) -> Path:
+    """Return the folder of a component, which earlier versions may have named otherwise."""
+    for older, newer in _RENAMED_PARTS.items():
+        if part == newer and not (folder / newer).is_dir() and (folder / older).is_dir():
+            return folder / older
+    return folder / part
 
 
 def load_strictly(

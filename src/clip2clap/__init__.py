@@ -21,6 +21,7 @@ _COMPONENTS = {
     "IPAdapterWeights": "inference.loading.decoder",
     "LearnedNegativeEmbedding": "models.negative_embedding",
     "PatchAutoencoder": "models.patch_autoencoder",
+    "RetrievalMemory": "models.retrieval_memory",
     "SpectralVocoder": "models.spectral_vocoder",
 }
 

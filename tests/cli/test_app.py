@@ -342,7 +342,7 @@ def test_json_is_one_document_with_all_that_was_done(
             "audio_length_in_s": 0.016,
             "num_inference_steps": 3,
             "guidance_scale": 2.5,
-            "guidance_end": 1.0,
+            "guidance_interval": [0.0, 1.0],
             "negative_prompt": None,
             "num_candidates": 1,
             "batch_size": 4,

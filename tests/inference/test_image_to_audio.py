@@ -312,14 +312,14 @@ def test_guidance_that_has_ended_halves_the_batch_of_the_unet(pipe, monkeypatch)
 
     monkeypatch.setattr(pipe.unet, "forward", counting)
     call = {"prompt_embeds": vectors(3), "audio_length_in_s": SECONDS, "num_inference_steps": 5}
-    pipe(**call, guidance_end=0.6)
+    pipe(**call, guidance_interval=(0.0, 0.6))
     assert rows == [6, 6, 6, 3, 3]
 
-    never = pipe(**call, guidance_end=0.0, generator=seeded(), output_type="pt").audios
+    never = pipe(**call, guidance_interval=(0.0, 0.0), generator=seeded(), output_type="pt").audios
     plain = pipe(**call, guidance_scale=1.0, generator=seeded(), output_type="pt").audios
     assert torch.equal(never, plain)
 
-    pipe.register_to_config(default_guidance_end=0.2)
+    pipe.register_to_config(default_guidance_interval=(0.0, 0.2))
     rows.clear()
     pipe(**call)
     assert rows == [6, 3, 3, 3, 3]
@@ -569,7 +569,7 @@ def test_the_pipelines_own_number_of_candidates_is_made_unless_another_is_given(
         ({"prompt": "rain", "num_inference_steps": 0}, "1 to 1000"),
         ({"prompt": "rain", "num_inference_steps": 2.5}, "1 to 1000"),
         ({"prompt": "rain", "guidance_scale": -1.0}, "guidance_scale"),
-        ({"prompt": "rain", "guidance_end": 1.5}, "guidance_end"),
+        ({"prompt": "rain", "guidance_interval": (0.0, 1.5)}, "guidance_interval"),
         ({"prompt": "rain", "eta": -0.1}, "eta"),
         ({"prompt": "rain", "num_candidates": 0}, "num_candidates"),
         ({"prompt": "rain", "batch_size": True}, "batch_size"),
@@ -612,7 +612,9 @@ def test_a_saved_pipeline_sounds_exactly_the_same(saved, tmp_path):
             for weight in getattr(pipe, part).parameters():
                 weight += 0.01 * torch.randn(weight.shape)
     pipe.register_to_config(
-        default_guidance_scale=3.5, default_guidance_end=0.5, default_num_inference_steps=2
+        default_guidance_scale=3.5,
+        default_guidance_interval=(0.2, 0.5),
+        default_num_inference_steps=2,
     )
     before = pipe(photographs(2), generator=seeded(), audio_length_in_s=SECONDS)
     pipe.save_pretrained(tmp_path / "again")
@@ -622,7 +624,7 @@ def test_a_saved_pipeline_sounds_exactly_the_same(saved, tmp_path):
     assert np.array_equal(after.audios, before.audios)
     assert torch.equal(after.audio_embeds, before.audio_embeds)
     assert again.config.default_guidance_scale == 3.5
-    assert again.config.default_guidance_end == 0.5
+    assert tuple(again.config.default_guidance_interval) == (0.2, 0.5)
 
 
 def test_parts_given_by_hand_take_the_place_of_the_saved_ones(pipe, saved, ddim):

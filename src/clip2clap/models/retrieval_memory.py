@@ -1,4 +1,6 @@
-"""What a generator's conditions remind of: one step of attention over embeddings it knows well."""
+"""Retrieval memory: one step of attention that pulls a condition towards training embeddings."""
+
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -8,63 +10,84 @@ from torch import Tensor, nn
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 
+# Config keys of earlier versions.
+_RENAMED = {"sharpness": "beta", "share": "mix"}
 
-class EmbeddingMemory(ModelMixin, ConfigMixin):
-    """Draws embeddings towards the known ones that they are like.
 
-    A generator that was trained on few examples follows an embedding near those that it saw often,
-    and makes little of one that lies apart. So a condition is mixed with what it calls up, as a
-    modern Hopfield network retrieves what it has stored (Ramsauer et al. 2020, arXiv 2008.02217):
-    `normalize((1 - share) * x + share * normalize(softmax(sharpness * x @ known.T) @ known))`.
+class RetrievalMemory(ModelMixin, ConfigMixin):
+    """Retrieval memory: pull a condition towards the training embeddings it is most similar to.
+
+    A generator trained on little data follows embeddings close to its training data and ignores
+    outliers. The update is that of a modern Hopfield network (Ramsauer et al. 2020, arXiv
+    2008.02217): `normalize((1 - mix) * x + mix * normalize(softmax(beta * x @ known.T) @ known))`.
 
     Args:
-        dim: Size of the embeddings.
-        count: How many are known.
-        sharpness: Inverse temperature: the larger, the more the likest one alone is called up.
-        share: How far embeddings are drawn, from 0 (not at all) to 1 (to what they call up).
+        dim: Embedding dimension.
+        count: Number of stored embeddings.
+        beta: Inverse temperature of the softmax.
+        mix: Weight of the retrieved embedding, from 0 (input unchanged) to 1 (input replaced).
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.models.retrieval_memory import RetrievalMemory
+        >>> memory = RetrievalMemory.from_embeds(torch.eye(3), beta=20.0, mix=1.0)
+        >>> memory(torch.tensor([[0.9, 0.1, 0.0]])).round()
+        tensor([[1., 0., 0.]], ...)
     """
 
     @register_to_config
     def __init__(
-        self, dim: int = 512, count: int = 1, sharpness: float = 20.0, share: float = 0.5
+        self, dim: int = 512, count: int = 1, beta: float = 20.0, mix: float = 0.5
     ) -> None:
         super().__init__()
         for name, value in (("dim", dim), ("count", count)):
             if not isinstance(value, int) or value < 1:
-                raise UserError(f"Expected {name} to be a positive whole number, got {value!r}.")
-        if not sharpness > 0:
-            raise UserError(f"Expected sharpness to be above 0, got {sharpness!r}.")
-        if not 0 <= share <= 1:
-            raise UserError(f"Expected share to be from 0 to 1, got {share!r}.")
+                raise UserError(f"Expected {name} to be a positive integer, got {value!r}.")
+        if not beta > 0:
+            raise UserError(f"Expected beta to be above 0, got {beta!r}.", param="beta")
+        if not 0 <= mix <= 1:
+            raise UserError(f"Expected mix to be from 0 to 1, got {mix!r}.", param="mix")
         self.known = nn.Parameter(torch.zeros(count, dim))
 
     @classmethod
-    def from_embeds(cls, known: Tensor, *, sharpness: float, share: float) -> "EmbeddingMemory":
-        """Hold embeddings that are known already.
+    def from_embeds(cls, known: Tensor, *, beta: float, mix: float) -> "RetrievalMemory":
+        """Create a memory of given embeddings.
 
         Args:
-            known: Shape (count, d); they are scaled to unit norm.
-            sharpness: As for the class.
-            share: As for the class.
+            known: Embeddings to store, shape (count, d); they are scaled to unit norm.
+            beta: Inverse temperature of the softmax.
+            mix: Weight of the retrieved embedding.
 
         Raises:
-            UserError: If `known` is not rows of finite values other than zero, or as the class
-                says.
+            UserError: If `known` has another shape, a value that is not finite or a zero row.
         """
         if known.ndim != 2 or not torch.isfinite(known).all() or not known.any(dim=1).all():
             raise UserError(
                 "Expected rows of finite values, not all zero, shape (count, d), got "
                 f"{tuple(known.shape)}."
             )
-        memory = cls(known.shape[1], known.shape[0], sharpness, share)
+        memory = cls(known.shape[1], known.shape[0], beta, mix)
         with torch.no_grad():
             memory.known.copy_(unit_norm(known))
         return memory
 
+    @classmethod
+    def from_config(cls, config: Any, *args: Any, **kwargs: Any) -> Any:
+        """Create a memory from its config; keys of earlier versions are mapped."""
+        mapped: Any = {_RENAMED.get(name, name): value for name, value in dict(config).items()}
+        return super().from_config(mapped, *args, **kwargs)
+
     def forward(self, embeds: Tensor) -> Tensor:
-        """Draw embeddings (n, d) towards what they call up; float32, unit norm, on their device."""
-        share = self.config["share"]
+        """Pull embeddings (n, d) towards the stored ones; float32, unit norm, same device."""
+        mix = self.config["mix"]
         known, vectors = self.known.float(), unit_norm(embeds.to(self.known.device))
-        likeness = (self.config["sharpness"] * vectors @ known.T).softmax(dim=-1)
-        mixed = (1 - share) * vectors + share * unit_norm(likeness @ known)
+        attention = (self.config["beta"] * vectors @ known.T).softmax(dim=-1)  # (n, count)
+        mixed = (1 - mix) * vectors + mix * unit_norm(attention @ known)
         return unit_norm(mixed).to(embeds.device)
+
+
+EmbeddingMemory = RetrievalMemory
+"""Name of the class in pipelines saved by earlier versions."""

@@ -195,7 +195,7 @@ def test_the_recipe_leaves_models_that_load_and_make_sound(grown, data_folder):
     assert json.loads((models / "kinds.json").read_text())["kinds"] == list(KINDS)
     clap = ClapEncoder.from_pretrained(models / "clap")
     pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio", ranker=clap)
-    memory = pipeline.embedding_memory
+    memory = pipeline.retrieval_memory
     assert memory is not None
     assert memory.config["count"] == len(KINDS)
     photo = DemoData(data_folder).photos[0].image()

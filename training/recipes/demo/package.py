@@ -20,7 +20,7 @@ from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.models.retrieval_memory import EmbeddingMemory
+from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.recipes.demo import features, heads
@@ -39,11 +39,11 @@ TRANSLATOR = TrainingConfig.reference(
 MODEL_ID = "demo"
 KIND_PROMPT = "the sound of a {}"
 GUIDANCE_SCALE = 8.0
-GUIDANCE_END = 0.5
+GUIDANCE_INTERVAL = (0.0, 0.5)
 INFERENCE_STEPS = 10
 CANDIDATES = 4
-SOUND_MEMORY = {"sharpness": 20.0, "share": 0.6}
-PICTURE_MEMORY = {"sharpness": 40.0, "share": 0.85}
+SOUND_MEMORY = {"beta": 20.0, "mix": 0.6}
+PICTURE_MEMORY = {"beta": 40.0, "mix": 0.85}
 """How conditions are drawn to the means of the kinds, chosen on the validation split."""
 
 
@@ -75,11 +75,11 @@ def package(recipe: Recipe, target: Path) -> None:
         # What the UNet smooths away is made anew: rushing and crackling keep their grain.
         scheduler=few_step_scheduler(build_scheduler().config, algorithm_type="sde-dpmsolver++"),
         negative_embedding=_negative(generator),
-        embedding_memory=EmbeddingMemory.from_embeds(recipe.sound_means, **SOUND_MEMORY).half(),
+        retrieval_memory=RetrievalMemory.from_embeds(recipe.sound_means, **SOUND_MEMORY).half(),
         clap_id=MODEL_ID,
         clap_space=spaces["clap_audio"].to_dict(),
         default_guidance_scale=GUIDANCE_SCALE,
-        default_guidance_end=GUIDANCE_END,
+        default_guidance_interval=GUIDANCE_INTERVAL,
         default_num_inference_steps=INFERENCE_STEPS,
         default_num_candidates=CANDIDATES,
     )
@@ -98,7 +98,7 @@ def package(recipe: Recipe, target: Path) -> None:
         vae=_compact(recipe.picture_vae),
         scheduler=few_step_scheduler(build_scheduler().config),
         negative_embedding=_negative(finisher.painter),
-        embedding_memory=EmbeddingMemory.from_embeds(recipe.image_means, **PICTURE_MEMORY).half(),
+        retrieval_memory=RetrievalMemory.from_embeds(recipe.image_means, **PICTURE_MEMORY).half(),
         clip_space=spaces["clip_image"].to_dict(),
         default_guidance_scale=pictures.GUIDANCE_SCALE,
         default_num_inference_steps=pictures.STEPS,
