@@ -54,7 +54,7 @@ def main(
     labels = torch.zeros(2 * pictures, pipeline.decoder.embed_dim)
 
     def paint() -> None:
-        pipeline((0.1 * noise, 16_000), num_images_per_prompt=pictures, batch_size=pictures)
+        pipeline((0.1 * noise, 16_000), num_candidates=pictures, batch_size=pictures)
 
     @torch.no_grad()
     def bare() -> None:

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from clip2clap import ClapEncoder, ClipEncoder, MLPTranslator
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.inference.film import film
-from clip2clap.inference.film.film import DecodedFrames, FilmOptions, make_film
+from clip2clap.inference.film import make as film
+from clip2clap.inference.film.frames import DecodedFrames
+from clip2clap.inference.film.make import make_film
+from clip2clap.inference.film.options import FilmOptions
 from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.media.video import FILM_RATE
 from clip2clap.models.patch_autoencoder import PatchAutoencoder

@@ -1,174 +1,132 @@
-"""Whether the parts of a pipeline fit together: their sizes, and the spaces they speak in."""
+"""Checks that a pipeline's components belong together: their embedding spaces and sizes."""
 
 import os
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from diffusers import UNet2DConditionModel
-from transformers import SpeechT5HifiGan
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import EmbeddingSpace, Modality, require_same_model
 
-from clip2clap.core.errors import CheckpointError, UserError
-from clip2clap.embeddings.checkpoint import (
-    ModelNotFoundError,
-    find_checkpoint,
-)
-from clip2clap.embeddings.encoders.base import read_space
-from clip2clap.embeddings.encoders.clap import ClapEncoder
-from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
-from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
-from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.models.retrieval_memory import RetrievalMemory
-from clip2clap.models.spectral_vocoder import SpectralVocoder
-from clip2clap.translator.base import Translator
-from clip2clap.translator.checkpoint import read_config
+if TYPE_CHECKING:
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.translator.base import Translator
 
 PathOrId = str | os.PathLike[str]
+Spaces = tuple[EmbeddingSpace | None, EmbeddingSpace | None]
+
+_MODALITIES: dict[str, Modality] = {"clip": "image", "clap": "audio"}
 
 
-def check_sizes(
-    unet: UNet2DConditionModel,
-    vae: Autoencoder,
-    vocoder: SpeechT5HifiGan | SpectralVocoder,
-    translator: Translator | None,
-    negative_embedding: LearnedNegativeEmbedding | None,
-    retrieval_memory: RetrievalMemory | None,
-    clap_space: dict[str, Any] | None,
-) -> None:
-    """Refuse parts whose sizes don't fit together.
+def encoder_space(
+    encoder: "ClipEncoder | ClapEncoder | PathOrId | None", family: str, **access: Any
+) -> EmbeddingSpace | None:
+    """Return the space of a CLIP's image or a CLAP's audio embeddings.
 
-    Raises:
-        UserError: With both sizes.
+    Args:
+        encoder: Encoder, or its preset, hub id or folder, of which only small files are read.
+        family: `"clip"` or `"clap"`.
+        **access: As for `read_space`.
     """
-    if unet.config["class_embed_type"] != "simple_projection":
-        raise UserError(
-            "The UNet takes no CLAP vector as class labels (class_embed_type is "
-            f"{unet.config['class_embed_type']!r}, expected 'simple_projection'): it is not an "
-            "AudioLDM 1 or MusicLDM UNet."
-        )
-    dim = unet.config["projection_class_embeddings_input_dim"]
-    for what, size in (
-        ("the translator gives", translator and translator.target_dim),
-        ("the negative embedding has", negative_embedding and negative_embedding.config["dim"]),
-        ("the retrieval memory has", retrieval_memory and retrieval_memory.config["dim"]),
-        ("the generator's CLAP has", clap_space and clap_space["dim"]),
-    ):
-        if size and size != dim:
-            raise UserError(f"The UNet takes vectors of {dim} values, {what} {size}.")
-    if unet.config["in_channels"] != vae.config["latent_channels"]:
-        raise UserError(
-            f"The UNet makes latents of {unet.config['in_channels']} channels, the VAE takes "
-            f"{vae.config['latent_channels']}."
-        )
-    if vocoder.config.model_in_dim % vae_scale_factor(vae):
-        raise UserError(
-            f"The vocoder's {vocoder.config.model_in_dim} frequency bins can't be divided by the "
-            f"VAE's scale factor {vae_scale_factor(vae)}."
-        )
-
-
-def clap_on_disk(name: str, *, revision: str | None) -> bool:
-    """Tell whether a CLAP's weights can be had without a download."""
-    try:
-        find_checkpoint(name, "clap", revision=revision, local_files_only=True)
-    except ModelNotFoundError:
-        return False
-    return True
-
-
-def clip_space(clip: ClipEncoder | PathOrId | None, **access: Any) -> EmbeddingSpace | None:
-    """Give the space of a CLIP's picture embeddings; where it is only named, it isn't loaded."""
-    if clip is None:
+    if encoder is None:
         return None
-    if isinstance(clip, str | os.PathLike):
-        return read_space(os.fspath(clip), family="clip", modality="image", **access)
-    return clip.space("image")
+    if isinstance(encoder, str | os.PathLike):
+        from clip2clap.embeddings.encoders.base import read_space
+
+        modality = _MODALITIES[family]
+        return read_space(os.fspath(encoder), family=family, modality=modality, **access)
+    return encoder.space(_MODALITIES[family])
 
 
-def ranker_space(ranker: ClapEncoder | PathOrId | None, **access: Any) -> EmbeddingSpace | None:
-    """Give the space of a CLAP's sound embeddings; where it is only named, it isn't loaded."""
-    if ranker is None:
-        return None
-    if isinstance(ranker, str | os.PathLike):
-        return read_space(os.fspath(ranker), family="clap", modality="audio", **access)
-    return ranker.space("audio")
-
-
-def translator_spaces(
-    translator: Translator | PathOrId | None, **access: Any
-) -> tuple[EmbeddingSpace | None, EmbeddingSpace | None]:
-    """Give where a translator leads from and to; nothing but its config is read."""
+def translator_spaces(translator: "Translator | PathOrId | None", **access: Any) -> Spaces:
+    """Return the source and target space of a translator; only its config is read."""
     if translator is None:
         return None, None
     if isinstance(translator, str | os.PathLike):
+        from clip2clap.translator.checkpoint import read_config
+
         config = read_config(translator, **access)
-        source, target = config.get("source_space"), config.get("target_space")
-        return (
-            EmbeddingSpace.from_dict(source) if source else None,
-            EmbeddingSpace.from_dict(target) if target else None,
-        )
+        spaces = config.get("source_space"), config.get("target_space")
+        source, target = (EmbeddingSpace.from_dict(space) if space else None for space in spaces)
+        return source, target
     return translator.source_space, translator.target_space
 
 
-def check_spaces(
-    *,
-    clip: EmbeddingSpace | None,
-    clap: EmbeddingSpace | None,
-    translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None],
-    ranker: EmbeddingSpace | None,
-    ranker_translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None],
+def check_generator_spaces(
+    encoders: Mapping[str, Any], clap: EmbeddingSpace | None, **access: Any
 ) -> None:
-    """Refuse parts that were made for different encoders; what is not known is not compared.
+    """Check that the components of an image-to-audio pipeline share their spaces.
+
+    Args:
+        encoders: `clip`, `translator`, `ranker` and `ranker_translator`, loaded or by name.
+        clap: Space of the generator's CLAP; None if unknown.
+        **access: As for `read_space`.
 
     Raises:
-        SpaceMismatchError: Naming both encoders.
+        SpaceMismatchError: If two are of different encoders; both are named.
     """
-    pairs = (
-        (translator[0], clip, "The translator's source is not the pipeline's CLIP"),
-        (translator[1], clap, "The translator's target is not the generator's CLAP"),
-        (ranker_translator[0], clip, "The ranker's translator is not from the pipeline's CLIP"),
-        (ranker_translator[1], ranker, "The ranker's translator does not lead to the ranker"),
+    clip = encoder_space(encoders["clip"], "clip", **access)
+    source, target = translator_spaces(encoders["translator"], **access)
+    ranker = encoder_space(encoders["ranker"], "clap", **access)
+    ranked_source, ranked_target = translator_spaces(encoders["ranker_translator"], **access)
+    _check_pairs(
+        (source, clip, "The translator's source is not the pipeline's CLIP"),
+        (target, clap, "The translator's target is not the generator's CLAP"),
+        (ranked_source, clip, "The ranker_translator's source is not the pipeline's CLIP"),
+        (ranked_target, ranker, "The ranker_translator's target is not the ranker"),
     )
+
+
+def check_decoder_spaces(
+    encoders: Mapping[str, Any], decoder: EmbeddingSpace | None, **access: Any
+) -> None:
+    """Check that the components of an audio-to-image pipeline share their spaces.
+
+    Args:
+        encoders: `clap`, `translator` and `clip`, loaded or by name.
+        decoder: Space of the decoder's CLIP; None if unknown.
+        **access: As for `read_space`.
+
+    Raises:
+        SpaceMismatchError: If two are of different encoders; both are named.
+    """
+    source, target = translator_spaces(encoders["translator"], **access)
+    clap = encoder_space(encoders["clap"], "clap", **access)
+    clip = encoder_space(encoders["clip"], "clip", **access)
+    _check_pairs(
+        (source, clap, "The translator's source is not the pipeline's CLAP"),
+        (decoder, target, "The translator's target is not the decoder's CLIP"),
+        (decoder, clip, "The pipeline's CLIP is not the decoder's"),
+        (target, clip, "The translator's target is not the pipeline's CLIP"),
+    )
+
+
+def _check_pairs(*pairs: tuple[EmbeddingSpace | None, EmbeddingSpace | None, str]) -> None:
     for expected, got, what in pairs:
         if expected is not None and got is not None:
             require_same_model(expected, got, what=what)
 
 
-def space_by_name(
-    name: str, translator: tuple[EmbeddingSpace | None, EmbeddingSpace | None]
-) -> EmbeddingSpace | None:
-    """Take the translator's word for the generator's CLAP, whose files are not on disk.
+def check_dims(what: str, dim: int, sizes: Iterable[tuple[str, Any]]) -> None:
+    """Check that components have the embedding dimension of a generator.
+
+    Args:
+        what: Name of the generator, for the message.
+        dim: Its embedding dimension.
+        sizes: Components and their dimensions; those without one are not checked.
 
     Raises:
-        CheckpointError: If the translator names another generator.
+        UserError: If one differs; both dimensions are named.
     """
-    target = translator[1]
-    if target is not None and target.model_id != name:
-        raise CheckpointError(
-            f"The translator leads to {target}. Whether that is the CLAP of {name} can't be told "
-            "without its text encoder's files: use fetch_text_encoder=True."
+    for component, size in sizes:
+        if size and size != dim:
+            raise UserError(f"{what} takes embeddings of {dim} values, {component} {size}.")
+
+
+def check_channels(unet: Any, vae: Any) -> None:
+    """Raise a `UserError` unless UNet and autoencoder have the same number of latent channels."""
+    channels, expected = unet.config["in_channels"], vae.config["latent_channels"]
+    if channels != expected:
+        raise UserError(
+            f"The UNet generates latents of {channels} channels, the VAE takes {expected}."
         )
-    return target
-
-
-def check_painting_spaces(
-    clap: ClapEncoder | PathOrId | None,
-    translator: Translator | PathOrId | None,
-    clip: ClipEncoder | PathOrId | None,
-    decoder: EmbeddingSpace | None,
-    **access: Any,
-) -> None:
-    """Refuse parts that were made for different encoders; what is not known is not compared.
-
-    Raises:
-        SpaceMismatchError: Naming both encoders.
-    """
-    source, target = translator_spaces(translator, **access)
-    hears, sees = ranker_space(clap, **access), clip_space(clip, **access)
-    for expected, got, what in (
-        (source, hears, "The translator's source is not the pipeline's CLAP"),
-        (decoder, target, "The translator's target is not the decoder's CLIP"),
-        (decoder, sees, "The pipeline's CLIP is not the decoder's"),
-        (target, sees, "The translator's target is not the pipeline's CLIP"),
-    ):
-        if expected is not None and got is not None:
-            require_same_model(expected, got, what=what)

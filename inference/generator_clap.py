@@ -1,80 +1,81 @@
-"""The CLAP that a generator was trained with: no part of the pipeline, but at hand for words."""
+"""CLAP of a generator: loaded on demand, since it is no component of the pipeline."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
-from clip2clap.inference.compatibility import clap_on_disk
+
+if TYPE_CHECKING:
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
 
 
 class GeneratorClap:
-    """The CLAP that a pipeline's generator was trained with, loaded when it is asked for.
+    """CLAP that a pipeline's generator was trained with, loaded on demand.
 
-    The text tower is freed again after each use, and what it read is kept; the audio tower stays.
+    The text encoder is freed after each use and its embeddings are cached; the audio encoder is
+    kept.
 
     Args:
-        pipeline: Its config says which CLAP that is. It is looked up when it is used.
+        pipeline: Pipeline whose config names the CLAP; read at each use.
     """
 
     def __init__(self, pipeline: Any):
         self._pipeline = pipeline
-        self._known: dict[str, Tensor] = {}
-        self._hearing: ClapEncoder | None = None
+        self.text_embeds: dict[str, Tensor] = {}
+        """Cached embeddings by text."""
+        self.audio_encoder: ClapEncoder | None = None
+        """CLAP with its audio encoder, once loaded."""
 
     @property
     def space(self) -> EmbeddingSpace | None:
-        """The space of its embeddings; None if it isn't known."""
+        """Space of its embeddings; None if unknown."""
         space = self._pipeline.config["clap_space"]
         return EmbeddingSpace.from_dict(space) if space else None
 
     @property
-    def is_at_hand(self) -> bool:
-        """Whether the empty prompt can be embedded without a download."""
+    def is_local(self) -> bool:
+        """Whether the empty prompt can be encoded without a download."""
         config = self._pipeline.config
-        if "" in self._known:
-            return True
-        name = config["clap_id"]
-        return name is not None and clap_on_disk(name, revision=config["clap_revision"])
+        return "" in self.text_embeds or is_clap_local(config["clap_id"], config["clap_revision"])
 
-    def is_model_of(self, encoder: ClapEncoder | None) -> bool:
-        """Tell whether an encoder that hears is this one, so that one vector serves both."""
+    def is_model_of(self, encoder: "ClapEncoder | None") -> bool:
+        """Return whether an audio encoder is this CLAP's, so that one embedding serves both."""
         own = self.space
         return encoder is not None and own is not None and own.same_model_as(encoder.space("audio"))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Embed words, shape (n, d), float32, unit norm, on the CPU.
+        """Encode texts, shape (n, d), float32, unit norm, on the CPU.
 
         Raises:
-            UserError: If it isn't known where it can be loaded from, or it can't be.
+            UserError: If the CLAP is unknown or cannot be loaded.
         """
-        unknown = list(dict.fromkeys(text for text in texts if text not in self._known))
-        if unknown:
-            encoder = self._load("text")
-            self._known.update(zip(unknown, encoder.encode_text(unknown), strict=True))
-        return torch.stack([self._known[text] for text in texts])
+        return encode_cached(
+            self.text_embeds, texts, lambda unknown: self._load("text").encode_text(unknown)
+        )
 
-    def hearing(self) -> ClapEncoder:
-        """Give it with its audio tower, loaded once.
+    def load_audio_encoder(self) -> "ClapEncoder":
+        """Return the CLAP with its audio encoder, loaded once.
 
         Raises:
-            UserError: If it isn't known where it can be loaded from, or it has none.
+            UserError: If the CLAP is unknown, cannot be loaded or has no audio encoder.
         """
-        if self._hearing is None:
-            self._hearing = self._load("audio")
-        return self._hearing
+        if self.audio_encoder is None:
+            self.audio_encoder = self._load("audio")
+        return self.audio_encoder
 
-    def _load(self, tower: Literal["text", "audio"]) -> ClapEncoder:
-        """Load one tower, and prove that it is the one the generator was trained with."""
+    def _load(self, tower: Literal["text", "audio"]) -> "ClapEncoder":
+        """Load one tower, and check that it is the one the generator was trained with."""
+        from clip2clap.embeddings.encoders.clap import ClapEncoder
+
         config = self._pipeline.config
         if config["clap_id"] is None:
             raise UserError(
                 "This pipeline doesn't know its generator's CLAP (clap_id is not set). Give "
-                "vectors instead of words, or make it with clap_id=... and clap_space=..."
+                "embeddings instead of text, or create it with clap_id=... and clap_space=..."
             )
         encoder = ClapEncoder.from_pretrained(
             config["clap_id"], revision=config["clap_revision"], modalities=(tower,)
@@ -82,3 +83,26 @@ class GeneratorClap:
         if self.space is not None:
             require_same_model(self.space, encoder.space(tower), what="The generator's own CLAP")
         return encoder
+
+
+def is_clap_local(name: str | None, revision: str | None) -> bool:
+    """Return whether a CLAP's weights are on disk."""
+    from clip2clap.embeddings.checkpoint import ModelNotFoundError, find_checkpoint
+
+    if name is None:
+        return False
+    try:
+        find_checkpoint(name, "clap", revision=revision, local_files_only=True)
+    except ModelNotFoundError:
+        return False
+    return True
+
+
+def encode_cached(
+    cache: dict[str, Tensor], texts: Sequence[str], encode: Callable[[list[str]], Tensor]
+) -> Tensor:
+    """Encode texts, shape (n, d), those in the cache excepted; the cache is extended."""
+    unknown = list(dict.fromkeys(text for text in texts if text not in cache))
+    if unknown:
+        cache.update(zip(unknown, encode(unknown), strict=True))
+    return torch.stack([cache[text] for text in texts])

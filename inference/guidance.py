@@ -1,6 +1,27 @@
-"""Classifier-free guidance: which steps are guided, and by what."""
+"""Classifier-free guidance: which steps are guided, and by which negative embedding."""
 
+import logging
 import math
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from clip2clap.core.errors import UserError
+from clip2clap.inference.inputs import (
+    check_choice,
+    check_embeds,
+    check_one_or_each,
+    check_texts,
+    embeds_on_cpu,
+)
+
+if TYPE_CHECKING:
+    from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+
+Negative = Literal["auto", "learned", "prompt", "zero"]
+
+logger = logging.getLogger(__name__)
 
 
 def interval_steps(interval: tuple[float, float], num_steps: int) -> range:
@@ -13,3 +34,75 @@ def interval_steps(interval: tuple[float, float], num_steps: int) -> range:
     """
     start, end = interval
     return range(math.ceil(start * num_steps), math.ceil(end * num_steps))
+
+
+def check_negative(
+    pipeline: "ImageToAudioPipeline",
+    negative: str,
+    prompt: list[str] | None,
+    embeds: Tensor | None,
+    count: int,
+) -> None:
+    """Check what an image-to-audio pipeline is to guide away from.
+
+    Args:
+        pipeline: Pipeline.
+        negative: Its argument `negative`.
+        prompt: Its argument `negative_prompt`.
+        embeds: Its argument `negative_prompt_embeds`.
+        count: Number of items.
+
+    Raises:
+        UserError: If the arguments contradict each other or the pipeline.
+    """
+    check_choice(negative, get_args(Negative), "negative")
+    if prompt is not None and embeds is not None:
+        raise UserError("Give negative_prompt or negative_prompt_embeds, not both.")
+    if (prompt is not None or embeds is not None) and negative not in ("auto", "prompt"):
+        raise UserError(
+            f"negative={negative!r} selects another embedding than the negative prompt. Leave one "
+            "of the two out.",
+            param="negative",
+        )
+    if negative == "learned" and pipeline.negative_embedding is None:
+        raise UserError(
+            "This pipeline has no negative_embedding to guide away from. Use negative='auto', "
+            "'prompt' or 'zero'.",
+            param="negative",
+        )
+    if prompt is not None:
+        check_texts(prompt, "negative_prompt")
+        check_one_or_each(prompt, "negative_prompt", count)
+    if embeds is not None:
+        check_embeds(embeds, "negative_prompt_embeds", pipeline.embed_dim)
+        check_one_or_each(embeds, "negative_prompt_embeds", count)
+
+
+def negative_texts(pipeline: "ImageToAudioPipeline", call: Any) -> list[str] | None:
+    """Return the texts to guide away from; None where no text has to be encoded."""
+    if call.negative_prompt is not None or call.negative_prompt_embeds is not None:
+        return call.negative_prompt
+    has_none = call.negative == "auto" and pipeline.negative_embedding is None
+    if call.negative == "prompt" or (has_none and pipeline.generator_clap.is_local):
+        return [""]
+    return None
+
+
+def negative_embeds(
+    pipeline: "ImageToAudioPipeline", call: Any, texts: list[str] | None, count: int
+) -> Tensor:
+    """Return the embeddings to guide away from, shape (count, d), float32, on the CPU."""
+    if texts is not None:
+        embeds = pipeline.retrieve(pipeline.encode_text(texts))
+    elif call.negative_prompt_embeds is not None:
+        embeds = pipeline.retrieve(embeds_on_cpu(call.negative_prompt_embeds))
+    elif pipeline.negative_embedding is not None and call.negative != "zero":
+        embeds = pipeline.negative_embedding(1).to("cpu", torch.float32)
+    else:
+        if call.negative == "auto":
+            logger.info(
+                "Guiding away from the zero vector: the pipeline has no negative_embedding, "
+                "and its generator's text encoder is not on disk."
+            )
+        embeds = torch.zeros(1, pipeline.embed_dim)
+    return embeds.expand(count, -1)

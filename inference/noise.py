@@ -1,8 +1,12 @@
-"""Where the noise of each sound or picture comes from, so that a seed means one of them."""
+"""Random generators of each item and candidate, so that a seed gives the same output in any batch.
 
-import inspect
+Noise is drawn item by item. A list of generators is used as it is, one per item. From a single
+generator (or torch's global one) one 64-bit integer is drawn per item, in order, and seeds that
+item's own generator. Candidate 0 is the output of a single candidate; each further candidate has a
+generator seeded by an integer drawn from a copy of the item's, which is not advanced by it.
+"""
+
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +15,7 @@ from torch import Tensor
 def spread_generators(
     generator: torch.Generator | Sequence[torch.Generator] | None, count: int, num_candidates: int
 ) -> list[torch.Generator]:
-    """Give every sound or picture a generator of its own; so that batches don't matter."""
+    """Return one generator per candidate, an item's candidates side by side."""
     if isinstance(generator, Sequence):
         items = list(generator)
     else:
@@ -24,7 +28,7 @@ def spread_generators(
 
 
 def second_generators(generators: Sequence[torch.Generator]) -> list[torch.Generator]:
-    """Give every sound another generator, for its vector, that doesn't move its own for noise."""
+    """Return another generator per candidate, for its embedding, without advancing its own."""
     # One seed further than `spread_generators`, so that no candidate's noise comes from it.
     return [_seeded_by(_copy(own), further=1) for own in generators]
 
@@ -33,24 +37,15 @@ def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> T
     """Draw each item's noise from its own generator, in float32 whatever the models' dtype.
 
     Args:
-        shape: Of one item's noise.
-        generators: One for each item; each draws once.
+        shape: Shape of one item's noise.
+        generators: One generator per item; each draws once.
 
     Returns:
-        Shape (n, *shape), float32, on the CPU.
+        Noise, shape (n, *shape), float32, on the CPU.
     """
     return torch.cat(
         [torch.randn((1, *shape), generator=own, device=own.device).cpu() for own in generators]
     )
-
-
-def step_options(
-    scheduler: Any, eta: float, generators: Sequence[torch.Generator]
-) -> dict[str, Any]:
-    """Give a scheduler the options that its `step` has; they differ between schedulers."""
-    accepted = inspect.signature(scheduler.step).parameters
-    options = {"eta": eta, "generator": list(generators)}
-    return {name: value for name, value in options.items() if name in accepted}
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Which of several sounds made for one photograph is kept."""
+"""Ranking of an item's candidates by their similarity to its embedding."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,18 @@ from clip2clap.core.errors import UserError
 
 
 def rank_candidates(candidate_embeds: Tensor, target_embeds: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the candidate whose sound lies nearest to what was asked for.
+    """Compute each candidate's similarity to its item's embedding, and the best candidates.
 
     Args:
-        candidate_embeds: CLAP audio embeddings of each item's candidates, shape (n, k, d).
-        target_embeds: The vectors asked for, in the same CLAP's space, shape (n, d).
+        candidate_embeds: Embeddings of each item's candidates, shape (n, k, d).
+        target_embeds: Embeddings of the items, in the same space, shape (n, d).
 
     Returns:
-        The best candidate's index for each item, shape (n,), and the cosine similarities,
-        shape (n, k). The first of equals wins.
+        Index of each item's best candidate, shape (n,), of equals the first; and the cosine
+        similarities, shape (n, k).
 
     Raises:
-        UserError: If the shapes don't belong together.
+        UserError: If the shapes do not match.
     """
     if candidate_embeds.ndim != 3 or target_embeds.shape != (
         candidate_embeds.shape[0],

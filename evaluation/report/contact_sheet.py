@@ -82,7 +82,7 @@ def sheet_rows(
     order = [chosen[label] for label in sorted(chosen)]
     output = pipeline(
         image_embeds=translate(translator, pipeline.encode_audio([file for _, file in order])),
-        num_images_per_prompt=num_images,
+        num_candidates=num_images,
         generator=[torch.Generator().manual_seed(config.seed + place) for place, _ in order],
         num_inference_steps=config.num_inference_steps,
         batch_size=config.batch_size,

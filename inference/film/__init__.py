@@ -1,1 +1,1 @@
-"""Films of images that follow audio."""
+"""Films that follow audio."""

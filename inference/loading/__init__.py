@@ -1,1 +1,1 @@
-"""Loading of pipeline components from checkpoints."""
+"""Loading of pipelines: checkpoint formats, components and their weights."""

@@ -1,4 +1,4 @@
-"""Paint a picture towards vectors: optimise a latent until CLIP sees in it what was asked for."""
+"""Paint an image: optimize a latent until its CLIP embedding is near the targets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,133 +11,151 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.inference.painting.canvas import to_image
 from clip2clap.inference.painting.cutouts import cut_out
+from clip2clap.media.images import to_images
 
-# The whole picture is looked at, to keep the best, once in so many iterations: it costs about as
-# much as one.
-_LOOK_EVERY = 10
-_MOST_ITERATIONS = 1_000_000
+# The whole image is evaluated once in so many iterations, at about the cost of one.
+_EVALUATE_EVERY = 10
+_MAX_ITERATIONS = 1_000_000
 
 
 class Surface(Protocol):
-    """What can be painted on; `Canvas` is one."""
+    """Differentiable decoder from latents to pixels, such as `Canvas`."""
 
     def pixels(self, latent: Tensor) -> Tensor:
         """Decode a latent to RGB pixels in [0, 1], shape (1, 3, h, w)."""
         ...
 
     def distance(self, latent: Tensor) -> Tensor:
-        """Measure how far the latent has gone from what the decoder knows."""
+        """Compute the distance of a latent from those the decoder was trained on."""
         ...
 
 
 class PixelEncoder(Protocol):
-    """What looks at the picture; `ClipEncoder` is one."""
+    """Differentiable encoder of pixels, such as `ClipEncoder`."""
 
     def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
-        """Encode images of shape (n, 3, h, w) in [0, 1] as unit vectors, shape (n, d)."""
+        """Encode pixels of shape (n, 3, h, w) in [0, 1], shape (n, d), unit norm."""
         ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """A direction for the picture to take, or to turn away from."""
+    """Embedding that an image is painted towards, or away from.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.inference import Target
+        >>> Target(torch.tensor([0.6, 0.8]), weight=-0.5, name="rain").weight
+        -0.5
+    """
 
     embed: Tensor
-    """A vector of the CLIP's space, shape (d,), unit norm."""
+    """CLIP embedding, shape (d,), unit norm."""
 
     weight: float = 1.0
-    """How much it counts beside the others; below 0 the picture turns away from it."""
+    """Weight beside the other targets; a negative weight pushes away."""
 
     name: str = ""
-    """What it stands for, for the scores."""
+    """Name in messages and scores."""
 
 
 @dataclass(frozen=True)
 class PaintingOptions:
-    """How a picture is painted."""
+    """Options of painting.
+
+    Raises:
+        UserError: If an option is out of range.
+
+    Examples:
+        >>> from clip2clap.inference import PaintingOptions
+        >>> PaintingOptions(iterations=20, cutouts=4).step_size
+        0.1
+    """
 
     iterations: int = 150
-    """Steps of Adam."""
+    """Number of Adam steps."""
 
     step_size: float = 0.1
     """Adam's learning rate, in units of the autoencoder's own scale."""
 
     cutouts: int = 8
-    """Cut-outs that CLIP sees in each iteration; the first is always the whole picture."""
+    """Cutouts per iteration; the first is always the whole image."""
 
     cut_size: int | None = None
-    """Side of a cut-out in pixels; by default `default_cut_size`."""
+    """Side of a cutout in pixels; the image's short side if None."""
 
     augment: bool = True
-    """Mirror, turn, shear and tint the cut-outs, so that no single view counts."""
+    """Whether to mirror, rotate, shear and tint the cutouts."""
 
     total_variation: float = 1.0
-    """Weight of the mean difference between neighbouring pixels: more of it paints smoother."""
+    """Weight of the total variation; a larger weight gives a smoother image."""
 
     codebook: float = 0.0
-    """Weight of the latent's distance from what the autoencoder knows (`Canvas.distance`)."""
+    """Weight of `Canvas.distance`, which keeps the latent near the training distribution."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.iterations <= _MOST_ITERATIONS:
-            raise UserError(f"Expected iterations to be at least 1, got {self.iterations}.")
+        if not 1 <= self.iterations <= _MAX_ITERATIONS:
+            raise UserError(
+                f"Expected iterations to be at least 1, got {self.iterations}.", param="iterations"
+            )
         if not 0 < self.step_size < float("inf"):
-            raise UserError(f"Expected a step size above 0, got {self.step_size}.")
-        if self.cutouts < 1:
-            raise UserError(f"Expected at least 1 cut-out, got {self.cutouts}.")
-        if self.cut_size is not None and self.cut_size < 1:
-            raise UserError(f"Expected a cut-out's size of at least 1, got {self.cut_size}.")
+            raise UserError(
+                f"Expected step_size to be above 0, got {self.step_size}.", param="step_size"
+            )
+        for name in ("cutouts", "cut_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"Expected {name} to be at least 1, got {value}.", param=name)
         for name in ("total_variation", "codebook"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(
-                    f"Expected the weight {name} to be 0 or more, got {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise UserError(f"Expected {name} to be 0 or more, got {value}.", param=name)
 
 
 def default_cut_size(clip: ClipEncoder) -> int:
-    """Give the size of cut-outs at which a CLIP is fast and still sees enough.
+    """Return the cutout size at which a CLIP is fast and still accurate.
 
-    A convolutional tower takes half its own size at a quarter of the time; a transformer takes its
-    own size only.
+    A convolutional tower takes half its own size, for a quarter of the time; a transformer takes
+    its own size only.
     """
     return clip.image_size // 2 if clip.takes_any_size else clip.image_size
 
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture and what is known of it."""
+    """Painted image, evaluated."""
 
     latent: Tensor
-    """What it was decoded from, shape (1, channels, rows, columns)."""
+    """Latent, shape (1, channels, rows, columns)."""
 
     image: Image.Image
-    """The picture in mode RGB."""
+    """Image in mode RGB."""
 
     loss: float
-    """The weighted distance of the whole picture from the targets; less is nearer."""
+    """Weighted distance of the whole image from the targets."""
 
     similarities: tuple[float, ...]
-    """Cosine similarity of the whole picture with each target."""
+    """Cosine similarity of the whole image with each target."""
 
     iteration: int
-    """How many steps had been taken."""
+    """Number of steps taken."""
 
 
 class Painting:
-    """One picture while it is painted: `step` goes on, `look` sees how far it has come.
+    """Optimization of one image, step by step.
 
-    The loss is the squared angle on the unit sphere between each cut-out and each target, weighted
-    (Crowson et al. 2022, "VQGAN-CLIP", arXiv 2204.08583); the sound's vector in the place of the
-    text's follows Lee et al. (2022), "Sound-Guided Semantic Image Manipulation", arXiv 2112.00007.
+    The loss is the weighted squared angle between the embeddings of cutouts and targets (Crowson et
+    al. 2022, "VQGAN-CLIP", arXiv 2204.08583); audio embeddings as targets follow Lee et al. (2022),
+    "Sound-Guided Semantic Image Manipulation", arXiv 2112.00007.
 
     Args:
-        surface: Turns latents into pictures.
-        clip: Looks at them.
-        targets: Where to go; vectors of this CLIP's space.
-        latent: Where to start, shape (1, channels, rows, columns).
-        options: How to paint.
-        generator: Where the cut-outs come from, on the CPU: the same gives the same picture.
+        surface: Decoder from latents to pixels.
+        clip: CLIP that encodes pixels.
+        targets: Targets in this CLIP's space.
+        latent: Latent to start from, shape (1, channels, rows, columns).
+        options: Options of painting.
+        generator: Generator of the cutouts, on the CPU.
 
     Raises:
         UserError: If there is no target, or a target is not a finite unit vector.
@@ -157,26 +175,22 @@ class Painting:
         self.surface, self.clip = surface, clip
         self.options, self.generator = options, generator
         self.iteration = 0
-        """Steps taken so far."""
+        """Number of steps taken."""
         self._latent = latent.detach().clone().requires_grad_()
         self._vectors = torch.stack([target.embed for target in targets]).to(latent)
         weights = torch.tensor([target.weight for target in targets]).to(latent)
         self._weights = weights / weights.abs().sum()
         self._adam = torch.optim.Adam([self._latent], lr=options.step_size)
         self.best: Painted | None = None
-        """The picture nearest to the targets among those that `look` saw; None before."""
+        """Image with the lowest loss among those evaluated; None before."""
 
     @property
     def latent(self) -> Tensor:
-        """Where the painting has got to, shape (1, channels, rows, columns)."""
+        """Current latent, shape (1, channels, rows, columns)."""
         return self._latent.detach().clone()
 
     def step(self) -> float:
-        """Go one iteration on.
-
-        Returns:
-            The loss before the step.
-        """
+        """Take one step, and return the loss before it."""
         options, pixels = self.options, self.surface.pixels(self._latent)
         cut = cut_out(
             pixels,
@@ -190,37 +204,33 @@ class Painting:
             loss = loss + options.total_variation * total_variation(pixels)
         if options.codebook:
             loss = loss + options.codebook * self.surface.distance(self._latent)
-        # Of the latent alone: the networks' weights get no gradient, and no memory for one.
+        # Of the latent alone, so that the networks' weights take no memory for a gradient.
         (self._latent.grad,) = torch.autograd.grad(loss, self._latent)
         self._adam.step()
         self.iteration += 1
         return loss.item()
 
     @torch.no_grad()
-    def look(self) -> Painted:
-        """Decode the picture as it is, and measure how near it is, whole and at full size.
-
-        Returns:
-            It; `best` is it from now on, if it is the nearest.
-        """
+    def evaluate(self) -> Painted:
+        """Evaluate the whole image at full size; `best` is updated."""
         pixels = self.surface.pixels(self._latent)
         embeds = self.clip.encode_pixels(pixels)
         similarities = (embeds @ self._vectors.T)[0].tolist()
-        seen = Painted(
+        painted = Painted(
             self.latent,
-            to_image(pixels),
+            to_images(pixels.clamp(0, 1))[0],
             self._distances(embeds).item(),
             tuple(similarities),
             self.iteration,
         )
-        if self.best is None or seen.loss < self.best.loss:
-            self.best = seen
-        return seen
+        if self.best is None or painted.loss < self.best.loss:
+            self.best = painted
+        return painted
 
     def _distances(self, embeds: Tensor) -> Tensor:
-        """Weigh the squared angles to the targets, shape (n,)."""
+        """Compute the weighted squared angles to the targets, shape (n,)."""
         chords = (embeds[:, None] - self._vectors).norm(dim=-1)
-        # Beyond 1 by a rounding error the arcsine is not a number, at 1 it has no slope.
+        # The arcsine is not defined above 1 (rounding error), and has no slope at 1.
         angles = (chords / 2).clamp(max=1 - 1e-6).arcsin()
         return (2 * angles.square()) @ self._weights
 
@@ -235,30 +245,42 @@ def paint(
     generator: torch.Generator,
     on_step: Callable[[Painting, float], None] | None = None,
 ) -> Painted:
-    """Paint a picture towards vectors.
+    """Paint an image by optimizing a latent towards CLIP embeddings.
 
     Args:
-        surface: Turns latents into pictures, such as a `Canvas`.
-        clip: Looks at them.
-        targets: Where to go; vectors of this CLIP's space.
-        latent: Where to start, such as `Canvas.noise` or `Canvas.latent_of`.
-        options: How to paint.
-        generator: Where the cut-outs come from, on the CPU: the same gives the same picture.
-        on_step: Called after each iteration with the painting and the loss. Ctrl-C may end it at
-            any time: `Painting.best` holds the best so far.
+        surface: Decoder from latents to pixels, such as a `Canvas`.
+        clip: CLIP that encodes pixels.
+        targets: Targets in this CLIP's space.
+        latent: Latent to start from, such as `Canvas.noise` or `Canvas.encode`.
+        options: Options of painting.
+        generator: Generator of the cutouts, on the CPU.
+        on_step: Called after each step with the painting and the loss; after an interruption
+            `Painting.best` holds the best image so far.
 
     Returns:
-        The picture nearest to the targets.
+        The image with the lowest loss.
 
     Raises:
         UserError: If there is no target, or a target is not a finite unit vector.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap import ClipEncoder
+        >>> from clip2clap.inference import Canvas, PaintingOptions, Target, paint
+        >>> canvas, clip = Canvas.from_pretrained("demo"), ClipEncoder.from_pretrained("demo")
+        >>> target = Target(clip.encode_text(["a photo of a dog"])[0])
+        >>> latent = canvas.noise(64, 64, torch.Generator().manual_seed(0))
+        >>> options = PaintingOptions(iterations=2, cutouts=2)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> paint(canvas, clip, [target], latent=latent, options=options, generator=generator).image
+        <PIL.Image.Image image mode=RGB size=64x64 ...>
     """
     painting = Painting(surface, clip, targets, latent=latent, options=options, generator=generator)
-    painting.look()
+    painting.evaluate()
     while painting.iteration < options.iterations:
         loss = painting.step()
-        if painting.iteration % _LOOK_EVERY == 0 or painting.iteration == options.iterations:
-            painting.look()
+        if painting.iteration % _EVALUATE_EVERY == 0 or painting.iteration == options.iterations:
+            painting.evaluate()
         if on_step is not None:
             on_step(painting, loss)
     assert painting.best is not None
@@ -266,34 +288,23 @@ def paint(
 
 
 def total_variation(pixels: Tensor) -> Tensor:
-    """Give the mean absolute difference between neighbouring pixels.
-
-    Args:
-        pixels: Shape (n, 3, h, w).
-
-    Returns:
-        A number, the same unit as the pixels.
-    """
+    """Compute the mean absolute difference between neighboring pixels of images (n, 3, h, w)."""
     down = pixels.diff(dim=-2).abs().mean()
     across = pixels.diff(dim=-1).abs().mean()
     return (down + across) / 2
 
 
-def break_sound(waveform: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Cut a sound into parts of equal length, which together are the whole.
-
-    Args:
-        waveform: Samples, shape (samples,).
-        parts: How many.
-
-    Returns:
-        That many waveforms.
+def split_waveform(waveform: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Split a waveform (samples,) into parts of equal length.
 
     Raises:
-        UserError: If the sound has fewer samples than parts.
+        UserError: If it has fewer samples than parts.
     """
     if not 1 <= parts <= len(waveform):
-        raise UserError(f"A sound of {len(waveform)} samples can't be cut into {parts} parts.")
+        raise UserError(
+            f"A waveform of {len(waveform)} samples can't be split into {parts} parts.",
+            param="parts",
+        )
     return np.array_split(waveform, parts)
 
 

@@ -18,7 +18,7 @@ logging.getLogger("transformers.utils.import_utils").addFilter(
 # diffusers looks up the components of a saved pipeline by the names in its model_index.json.
 _COMPONENTS = {
     "EmbeddingMemory": "models.retrieval_memory",
-    "IPAdapterWeights": "inference.loading.decoder",
+    "IPAdapterWeights": "inference.loading.ip_adapter",
     "LearnedNegativeEmbedding": "models.negative_embedding",
     "PatchAutoencoder": "models.patch_autoencoder",
     "RetrievalMemory": "models.retrieval_memory",

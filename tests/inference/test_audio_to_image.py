@@ -57,7 +57,7 @@ def test_a_sound_becomes_the_picture_of_its_translated_vector(pipe):
 
 def test_a_seed_gives_the_same_picture_alone_and_in_any_batch(pipe):
     embeds = vectors(3)
-    call = {"output_type": "pt", "num_images_per_prompt": 2}
+    call = {"output_type": "pt", "num_candidates": 2}
     together = pipe(image_embeds=embeds, generator=seeded(5, 6, 7), **call).images
     apart = pipe(image_embeds=embeds, generator=seeded(5, 6, 7), batch_size=1, **call).images
     alone = pipe(image_embeds=embeds[1], generator=seeded(6), output_type="pt").images
@@ -116,7 +116,7 @@ def test_words_are_mixed_into_the_vector_by_their_weight(pipe):
 
 def test_similarities_are_those_of_the_pictures_to_their_own_vectors(pipe):
     embeds = vectors(2)
-    made = pipe(image_embeds=embeds, num_images_per_prompt=3, generator=seeded(0, 1))
+    made = pipe(image_embeds=embeds, num_candidates=3, generator=seeded(0, 1))
     seen = pipe.clip.encode_image(made.images).view(2, 3, 12)
     expected = (seen * embeds.unsqueeze(1)).sum(dim=-1)
     torch.testing.assert_close(made.similarities, expected, atol=1e-5, rtol=0)
@@ -188,23 +188,23 @@ def test_offloading_changes_no_picture(pipe, painter_folder):
         ({"audios": []}, "audios is an empty list"),
         ({"audios": [tone(440)], "image_embeds": vectors(1)}, "got audios and image_embeds"),
         ({"audios": [(np.zeros(800, np.float32), 8000)]}, "is silent. Give audio"),
-        ({"audios": [tone(440), "absent.wav"]}, r"Recording 2 of 2: No such file: absent.wav"),
+        ({"audios": [tone(440), "absent.wav"]}, r"Audio 2 of 2: No such file: absent.wav"),
         ({"audios": [(np.full(800, np.nan, np.float32), 8000)]}, "NaN"),
-        ({"audios": [tone(440)], "audio_start_in_s": 9}, "is to be heard from 9 s on"),
+        ({"audios": [tone(440)], "audio_start_in_s": 9}, "audio_start_in_s is 9"),
         ({"image_embeds": torch.zeros(2, 5)}, r"image_embeds to be a tensor of shape \(n, 12\)"),
         ({"image_embeds": vectors(1) / 0}, "not finite"),
         ({"audio_embeds": torch.ones(2, 5)}, r"audio_embeds to be a tensor of shape \(n, 16\)"),
         ({"image_embeds": vectors(2), "weights": [1]}, "a weight for each of the 2 image_embeds"),
         ({"image_embeds": vectors(2), "weights": [0, 0]}, "weights that are not all 0"),
-        ({"image_embeds": vectors(1), "prompt_weight": 0.2}, "share of a prompt"),
+        ({"image_embeds": vectors(1), "prompt_weight": 0.2}, "weight of a prompt"),
         ({"image_embeds": vectors(1), "prompt": "x", "prompt_weight": 2}, "from 0.0 to 1.0"),
         ({"image_embeds": vectors(3), "prompt": ["x", "y"]}, "one prompt for all, or one for each"),
         ({"image_embeds": vectors(1), "num_inference_steps": 0}, "num_inference_steps"),
         ({"image_embeds": vectors(1), "guidance_scale": -1}, "guidance_scale to be from 0.0"),
         ({"image_embeds": vectors(1), "strength": 1.5}, "strength to be from 0.0 to 1.0"),
-        ({"image_embeds": vectors(1), "num_images_per_prompt": 0}, "num_images_per_prompt"),
+        ({"image_embeds": vectors(1), "num_candidates": 0}, "num_candidates"),
         ({"image_embeds": vectors(1), "height": 15}, "height to be a multiple of 2 pixels"),
-        ({"image_embeds": vectors(1), "output_type": "gif"}, "output_type to be 'pil'"),
+        ({"image_embeds": vectors(1), "output_type": "gif"}, "output_type to be one of pil"),
         ({"image_embeds": vectors(2), "generator": seeded(0)}, "one for each of the 2 items"),
         ({"image_embeds": vectors(1), "latents": torch.zeros(1, 4, 2, 2)}, "Expected latents of"),
         ({"image_embeds": vectors(1), "image": "absent.png"}, "absent.png does not exist"),

@@ -16,16 +16,11 @@ from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.inference.film.film import (
-    DecodedFrames,
-    FilmOptions,
-    PaintedFrames,
-    film_sound,
-    frame_vectors,
-    make_film,
-    slerp,
-    title_card,
-)
+from clip2clap.inference.film.audio import film_audio
+from clip2clap.inference.film.frames import DecodedFrames, PaintedFrames, title_card
+from clip2clap.inference.film.make import make_film
+from clip2clap.inference.film.options import FilmOptions
+from clip2clap.inference.film.path import frame_embeds, slerp
 from clip2clap.inference.painting.canvas import Canvas
 from clip2clap.inference.painting.paint import PaintingOptions
 from clip2clap.media.audio import SilentAudioError, UnreadableAudioError, load_audio, stream_audio
@@ -127,7 +122,7 @@ def path_of(sound: np.ndarray, **options: Any) -> Tensor:
     stereo = np.stack([sound, sound])
     blocks = np.split(stereo, range(5000, stereo.shape[1], 5000), axis=1)
     chosen = FilmOptions(**{**OPTIONS, "window_in_s": 0.2, "hop_in_s": 0.1, **options})
-    return torch.stack(list(frame_vectors(blocks, pitch, chosen)))
+    return torch.stack(list(frame_embeds(blocks, pitch, chosen)))
 
 
 def test_frames_between_two_windows_are_on_the_way_from_one_to_the_other():
@@ -155,7 +150,7 @@ def test_silence_keeps_the_vector_before_it_and_nothing_but_silence_is_refused()
     quiet = np.zeros(FILM_RATE, np.float32)
     path = path_of(np.concatenate([quiet, tone(HIGH, 0.5, FILM_RATE), quiet]), fps=10)
     assert torch.allclose(path, path[12].expand_as(path), atol=0.02)
-    with pytest.raises(SilentAudioError, match="nothing to hear"):
+    with pytest.raises(SilentAudioError, match="is silent"):
         path_of(quiet)
 
 
@@ -165,7 +160,7 @@ def test_sounds_follow_one_another_with_a_cross_fade_of_equal_power(tmp_path: Pa
         write(tmp_path / f"{index}.wav", part, rate=FILM_RATE) for index, part in enumerate(noise)
     ]
     options = FilmOptions(crossfade_in_s=0.5, **OPTIONS)
-    both = np.concatenate(list(film_sound(sources, options)), axis=1)
+    both = np.concatenate(list(film_audio(sources, options)), axis=1)
     assert both.shape == (2, int(3.5 * FILM_RATE))
     assert np.allclose(both[0, :FILM_RATE], noise[0, :FILM_RATE], atol=1e-4)
     assert np.allclose(both[1, -FILM_RATE:], noise[1, -FILM_RATE:], atol=1e-4)
@@ -180,7 +175,7 @@ def test_a_sound_shorter_than_the_cross_fade_is_faded_over_all_its_length(tmp_pa
         for index, length in enumerate((30_000, 1_000, 30_000))
     ]
     options = FilmOptions(crossfade_in_s=0.1, **OPTIONS)
-    joined = np.concatenate(list(film_sound(sources, options)), axis=1)
+    joined = np.concatenate(list(film_audio(sources, options)), axis=1)
     # The second lies in the end of the first, and the third begins in their end.
     assert joined.shape[1] == 30_000 + 30_000 - 4_800
     assert np.abs(joined).max() < 0.3

@@ -36,7 +36,7 @@ from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.inference.decoders.decoders import ImageDecoder
+from clip2clap.inference.decoders.base import ImageDecoder
 from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 
@@ -489,7 +489,7 @@ def test_words_reach_a_decoder_that_reads_and_not_the_vector(unclip_folder):
     )
     assert np.abs(plain.images - told.images).max() > 1e-3
     assert torch.equal(plain.image_embeds, told.image_embeds)
-    with pytest.raises(UserError, match="Words need the decoder's own CLIP with its text tower"):
+    with pytest.raises(UserError, match="Text needs the decoder's own CLIP with its text encoder"):
         pipeline(**call, prompt="an oil painting", prompt_weight=0.5)
 
 
@@ -499,20 +499,20 @@ def test_a_decoder_refuses_what_it_cannot_take(
     kandinsky = ours(kandinsky_folder, training_schedule())
     unclip = ours(unclip_folder, training_schedule())
     for pipeline, call, words in (
-        (kandinsky, {"negative_prompt": "dust"}, "takes no words"),
+        (kandinsky, {"negative_prompt": "dust"}, "not conditioned on text"),
         (kandinsky, {"height": 30}, "height to be a multiple of 4 pixels, got 30"),
         (kandinsky, {"noise_level": 3}, "noise_level to be from 0 to 0"),
         (unclip, {"noise_level": 1000}, "noise_level to be from 0 to 999"),
-        (unclip, {"negative_image_embeds": embeds(1)}, "isn't guided away from embeddings"),
+        (unclip, {"negative_image_embeds": embeds(1)}, "can't be guided away from embeddings"),
     ):
         with pytest.raises(UserError, match=words):
             pipeline(image_embeds=embeds(), **call)
-    with pytest.raises(UserError, match=r"painted with words alone: give ip_adapter"):
+    with pytest.raises(UserError, match=r"conditioned on text alone: give ip_adapter"):
         ours(stable_diffusion_folder, training_schedule())
     save_file({"image_proj.latents": torch.zeros(1, 4, DIM)}, tmp_path / "plus.safetensors")
     with pytest.raises(CheckpointError, match=r"has no image_proj\.proj\.weight"):
         ours(stable_diffusion_folder, training_schedule(), ip_adapter=tmp_path / "plus.safetensors")
-    with pytest.raises(UserError, match="takes vectors of 12 values, the translator gives 16"):
+    with pytest.raises(UserError, match="takes embeddings of 12 values, the translator returns 16"):
         ours(
             stable_diffusion_folder,
             training_schedule(),

@@ -29,7 +29,7 @@ from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.inference.loading import generator as generator_checkpoint
+from clip2clap.inference.loading.components import part_dtypes
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.ranking import rank_candidates
 from clip2clap.inference.schedulers import few_step_scheduler
@@ -294,7 +294,7 @@ def test_negative_is_the_empty_prompt_where_the_text_encoder_is_on_disk(pipe, ca
     expected = pipe(**call, generator=seeded(), negative="prompt").audios
     assert torch.equal(pipe(**call, generator=seeded()).audios, expected)
 
-    pipe.generator_clap._known.clear()
+    pipe.generator_clap.text_embeds.clear()
     pipe.register_to_config(clap_id=str(pipe.config.clap_id) + "-gone")
     zero = pipe(**call, generator=seeded(), negative="zero").audios
     with caplog.at_level(logging.INFO, logger="clip2clap"):
@@ -381,7 +381,7 @@ def test_the_best_by_a_rigged_ranker_is_kept(hearing_pipe, monkeypatch):
             return embeds
 
     targets = vectors(3)
-    monkeypatch.setattr(hearing_pipe.generator_clap, "_hearing", Rigged())
+    monkeypatch.setattr(hearing_pipe.generator_clap, "audio_encoder", Rigged())
     noise = torch.randn(9, 4, 64, 4, generator=seeded())
     kept = hearing_pipe(prompt_embeds=targets, latents=noise, num_candidates=3, **FAST)
     expected = hearing_pipe(
@@ -469,7 +469,7 @@ def test_an_unreadable_photograph_is_named_before_any_sound_is_made(pipe, monkey
     monkeypatch.setattr(pipe.unet, "forward", refuse)
     (tmp_path / "notes.jpg").write_text("no picture")
     images = [*photographs(2), tmp_path / "notes.jpg"]
-    with pytest.raises(UnreadableImageError, match=r"Photograph 3 of 3.*notes\.jpg"):
+    with pytest.raises(UnreadableImageError, match=r"Image 3 of 3.*notes\.jpg"):
         pipe(images, **FAST)
 
 
@@ -560,7 +560,7 @@ def test_the_pipelines_own_number_of_candidates_is_made_unless_another_is_given(
     [
         ({}, "exactly one.*none"),
         ({"images": [], "prompt": "rain"}, "exactly one.*images and prompt"),
-        ({"images": []}, "no photographs"),
+        ({"images": []}, "no images"),
         ({"prompt": [1]}, "prompt.*text"),
         ({"prompt_embeds": torch.zeros(2, 7)}, r"\(n, 16\).*\(2, 7\)"),
         ({"prompt_embeds": torch.full((1, 16), torch.nan)}, "not finite"),
@@ -575,7 +575,7 @@ def test_the_pipelines_own_number_of_candidates_is_made_unless_another_is_given(
         ({"prompt": "rain", "batch_size": True}, "batch_size"),
         ({"prompt": "rain", "output_type": "wav"}, "output_type"),
         ({"prompt": "rain", "negative": "none"}, "auto, learned, prompt, zero"),
-        ({"prompt": "rain", "negative": "zero", "negative_prompt": "hiss"}, "another vector"),
+        ({"prompt": "rain", "negative": "zero", "negative_prompt": "hiss"}, "another embedding"),
         (
             {"prompt": "rain", "negative_prompt": "a", "negative_prompt_embeds": torch.zeros(16)},
             "not both",
@@ -764,7 +764,7 @@ def test_auto_dtype_is_bfloat16_only_with_instructions_and_never_for_the_vocoder
 ):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    dtype_of = generator_checkpoint.part_dtypes("auto")
+    dtype_of = part_dtypes("auto")
     assert dtype_of("unet") == dtype_of("vae") == expected
     assert dtype_of("vocoder") == dtype_of("clip") == torch.float32
 

@@ -20,8 +20,8 @@ from clip2clap.inference.painting.paint import (
     Painting,
     PaintingOptions,
     Target,
-    break_sound,
     paint,
+    split_waveform,
     total_variation,
 )
 
@@ -117,7 +117,7 @@ def test_the_loss_falls_and_each_picture_is_nearest_to_its_own_target(canvas, cl
     for target, other in (targets, targets[::-1]):
         start = Painting(
             canvas, clip, [target], latent=first, options=options(), generator=seeded()
-        ).look()
+        ).evaluate()
         own, control = painted(canvas, clip, target), painted(canvas, clip, other)
         assert own.loss < start.loss - 0.05
         seen = clip.encode_pixels(canvas.pixels(control.latent))[0] @ target.embed
@@ -234,7 +234,7 @@ def test_a_picture_to_start_from_is_what_the_autoencoder_makes_of_it():
     model = autoencoder_kl()
     canvas = Canvas(model)
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    latent = canvas.latent_of(Image.fromarray(noise), SIZE, SIZE)
+    latent = canvas.encode(Image.fromarray(noise), SIZE, SIZE)
     values = torch.tensor(noise).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
         encoded: Any = model.encode(values)
@@ -253,9 +253,9 @@ def test_a_canvas_is_found_in_a_folder_and_in_a_pipeline_s(tmp_path: Path, part:
 
 
 def test_an_autoencoder_of_something_else_than_pictures_is_refused(tmp_path, audioldm_folder):
-    with pytest.raises(UserError, match="RGB pictures"):
+    with pytest.raises(UserError, match="RGB images"):
         Canvas.from_pretrained(audioldm_folder)
-    with pytest.raises(UserError, match="no autoencoder of pictures"):
+    with pytest.raises(UserError, match="no image autoencoder"):
         Canvas.from_pretrained(tmp_path)
 
 
@@ -298,11 +298,11 @@ def test_cut_outs_made_together_equal_those_made_alone():
 
 def test_a_sound_is_broken_into_parts_that_are_the_whole():
     sound = np.arange(11, dtype=np.float32)
-    parts = break_sound(sound, 3)
+    parts = split_waveform(sound, 3)
     assert [len(part) for part in parts] == [4, 4, 3]
     assert np.array_equal(np.concatenate(parts), sound)
     with pytest.raises(UserError, match="3 parts"):
-        break_sound(sound[:2], 3)
+        split_waveform(sound[:2], 3)
 
 
 @pytest.mark.parametrize(

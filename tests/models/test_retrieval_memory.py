@@ -11,7 +11,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.guidance import interval_steps
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.inference.loading.generator import upgrade_index
+from clip2clap.inference.loading.files import upgrade_index
 from clip2clap.models.retrieval_memory import RetrievalMemory
 
 
@@ -118,7 +118,7 @@ def test_a_pipeline_tells_its_generator_what_a_vector_calls_up(maker):
     output = maker.make(asked)
     assert torch.equal(output[maker.made], expected)
     assert not torch.equal(output[maker.made], plain)
-    # Candidates are chosen by what was asked for.
+    # Candidates are ranked by the embeddings as they were.
     torch.testing.assert_close(output[maker.said], asked)
 
 

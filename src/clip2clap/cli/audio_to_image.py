@@ -179,7 +179,7 @@ def _calls(
         "num_inference_steps": sampling.num_inference_steps
         or config["default_num_inference_steps"],
         "guidance_scale": config["default_guidance_scale"] if scale is None else scale,
-        "num_images_per_prompt": sampling.num_candidates or options.num_images,
+        "num_candidates": sampling.num_candidates or options.num_images,
         "batch_size": batch_size,
     }
 
@@ -224,7 +224,7 @@ class _Writer:
         console: Console,
     ) -> None:
         """Generate images from audio files, or from their mix if there are weights."""
-        candidates = calls["num_images_per_prompt"]
+        candidates = calls["num_candidates"]
         labels = read_labels(self.options.label_file)
         stem = "-".join(Path(source).stem for source in sources) if weights else None
         batches = read_inputs(

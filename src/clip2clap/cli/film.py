@@ -18,8 +18,8 @@ from clip2clap.core.errors import UserError
 
 if TYPE_CHECKING:
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
-    from clip2clap.inference.film.film import Film
-    from clip2clap.inference.film.film import FilmOptions as FilmSettings
+    from clip2clap.inference.film.make import Film
+    from clip2clap.inference.film.options import FilmOptions as FilmSettings
 
 _SMALLEST_SIDE = 256
 
@@ -94,7 +94,7 @@ def make_films(
         as_json: Whether the report is printed in place of the files.
     """
     start = time.perf_counter()
-    per_image = ("num_images_per_prompt", "batch_size")
+    per_image = ("num_candidates", "batch_size")
     calls = {name: value for name, value in calls.items() if name not in per_image}
     settings = _settings(film, options, calls["height"], calls["width"])
     for index, (path, sources) in enumerate(plan):
@@ -125,7 +125,7 @@ def make_films(
 
 def _settings(film: FilmOptions, options: ImageOptions, height: int, width: int) -> "FilmSettings":
     """Return the film's settings for frames of a size; small frames are enlarged."""
-    from clip2clap.inference.film.film import FilmOptions as FilmSettings
+    from clip2clap.inference.film.options import FilmOptions as FilmSettings
 
     if film.film_size is not None:
         width, height = parse_size(film.film_size, "film_size")
@@ -156,7 +156,7 @@ def _frames(
     """Return what makes the frames: the decoder, or optimization of each from the last."""
     import torch
 
-    from clip2clap.inference.film.film import DecodedFrames, PaintedFrames
+    from clip2clap.inference.film.frames import DecodedFrames, PaintedFrames
     from clip2clap.inference.painting.canvas import Canvas
     from clip2clap.inference.painting.paint import PaintingOptions, default_cut_size
 
@@ -190,7 +190,7 @@ def _make_film(
     Raises:
         UserError: If an input cannot be read, or all is silent.
     """
-    from clip2clap.inference.film.film import make_film
+    from clip2clap.inference.film.make import make_film
     from clip2clap.media.video import FILM_RATE
 
     def embed(waveforms: Sequence[Any]) -> Any:

@@ -140,7 +140,7 @@ def _calls(
         "num_inference_steps": sampling.num_inference_steps
         or config["default_num_inference_steps"],
         "guidance_scale": config["default_guidance_scale"] if scale is None else scale,
-        "guidance_end": config["default_guidance_end"],
+        "guidance_interval": config["default_guidance_interval"],
         "negative_prompt": sampling.negative_prompt,
         "num_candidates": sampling.num_candidates or int(config["default_num_candidates"]),
         "batch_size": batch_size,

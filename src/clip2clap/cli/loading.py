@@ -92,9 +92,9 @@ def load_generator(
             a model cannot be found, or two models were not made for one another.
     """
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-    from clip2clap.inference.loading.generator import fetch_folder, read_index
+    from clip2clap.inference.loading.pipeline import open_index
 
-    own = str(read_index(fetch_folder(resolve(name, "generator"), [])).get("_class_name"))
+    own = str(open_index(name, "generator")[1].get("_class_name"))
     _require_translator(name, translator, own, ImageToAudioPipeline.__name__)
     require(
         num_candidates == 1 or ranker is not None or own != "AudioLDMPipeline",
@@ -138,10 +138,9 @@ def load_decoder(
             one another.
     """
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
-    from clip2clap.inference.loading.generator import fetch_folder, read_index
+    from clip2clap.inference.loading.pipeline import open_index
 
-    folder = fetch_folder(resolve(name, "decoder"), [], kind="decoder")
-    index = read_index(folder, expected="AudioToImagePipeline.save_pretrained")
+    _, index, _ = open_index(name, "decoder")
     own = str(index.get("_class_name"))
     _require_translator(name, translator, own, AudioToImagePipeline.__name__)
     if clap is None and own != AudioToImagePipeline.__name__:
@@ -185,7 +184,7 @@ def _use_scheduler(pipeline: Any, name: SchedulerName) -> None:
         return
     import diffusers
 
-    from clip2clap.inference.loading.generator import quietly
+    from clip2clap.inference.loading.files import quietly
 
     solver = getattr(diffusers, _SCHEDULERS[name])
     # AudioLDM and Stable Diffusion were published with DDIM and PNDM at this spacing.

@@ -202,7 +202,7 @@ class _Job:
                 if init_image is None:
                     latent = painter.canvas.noise(height, width, generator)
                 else:
-                    latent = painter.canvas.latent_of(init_image, height, width)
+                    latent = painter.canvas.encode(init_image, height, width)
             except UserError as error:
                 self.report.skip(source, error)
                 continue
@@ -229,9 +229,8 @@ class _Job:
         path: Path,
     ) -> "tuple[Painted, bool]":
         """Paint and write one image; return the best, and whether Ctrl-C ended it."""
-        from clip2clap.inference.painting.canvas import to_image
         from clip2clap.inference.painting.paint import Painting, paint
-        from clip2clap.media.images import write_image
+        from clip2clap.media.images import to_images, write_image
 
         started: list[Painting] = []
         interrupted = False
@@ -245,7 +244,8 @@ class _Job:
                     task, completed=painting.iteration, description=f"Painting, loss {loss:.3f}"
                 )
                 if save_every and painting.iteration % save_every == 0:
-                    write_image(path, to_image(painter.canvas.pixels(painting.latent)))
+                    pixels = painter.canvas.pixels(painting.latent).detach().clamp(0, 1)
+                    write_image(path, to_images(pixels)[0])
 
             try:
                 best = paint(

@@ -64,7 +64,7 @@ class Painter:
         Raises:
             UserError: If it cannot be read, or is silent.
         """
-        from clip2clap.inference.painting.paint import Target, break_sound
+        from clip2clap.inference.painting.paint import Target, split_waveform
         from clip2clap.media.audio import is_silent, load_audio, require_audible
 
         assert self.clap is not None
@@ -73,7 +73,7 @@ class Painter:
         require_audible(waveform, source)
         pieces = {source: waveform}
         if parts > 1:
-            cut = enumerate(break_sound(waveform, parts), 1)
+            cut = enumerate(split_waveform(waveform, parts), 1)
             pieces |= {f"{source} ({number}/{parts})": piece for number, piece in cut}
         audible = {name: piece for name, piece in pieces.items() if not is_silent(piece)}
         embeds = self.clap.encode_audio([(piece, sampling_rate) for piece in audible.values()])
@@ -115,7 +115,7 @@ def load_painter(models: PainterOptions, *, has_audio: bool, device: "torch.devi
 
 def _part_names(models: PainterOptions, *, has_audio: bool) -> dict[str, str]:
     """Return the name or folder of each part that is needed."""
-    from clip2clap.inference.loading.generator import fetch_folder, read_index
+    from clip2clap.inference.loading.files import fetch_folder, read_index
 
     parts = ["clip", *(["clap", "translator"] if has_audio else [])]
     names: dict[str, Any] = {part: getattr(models, part) for part in ("autoencoder", *parts)}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 from clip2clap.core.files import replacing
-from clip2clap.inference.loading.generator import fastest_dtype
+from clip2clap.inference.loading.components import fastest_dtype
 
 Step = Callable[[nn.Module, torch.Generator], Tensor]
 

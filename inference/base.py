@@ -1,0 +1,277 @@
+"""Base of the two pipelines: everything that both directions share."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+import torch
+from diffusers.pipelines import pipeline_loading_utils
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from clip2clap.core.errors import UserError
+from clip2clap.core.math import unit_norm
+from clip2clap.inference.denoising import OnStep, Tensors
+from clip2clap.inference.inputs import AudioSource, ImageSource, as_list, read_audio, read_images
+from clip2clap.inference.loading.files import quietly
+from clip2clap.inference.ranking import rank_candidates
+
+if TYPE_CHECKING:
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
+    from clip2clap.models.retrieval_memory import RetrievalMemory
+    from clip2clap.translator.base import Translator
+
+# Components that diffusers saves and loads beside its own.
+_LOADABLE = {
+    name: ["save_pretrained", "from_pretrained"]
+    for name in (
+        "ClapEncoder",
+        "ClipEncoder",
+        "IPAdapterWeights",
+        "LearnedNegativeEmbedding",
+        "PatchAutoencoder",
+        "SpectralVocoder",
+        "Translator",
+    )
+}
+pipeline_loading_utils.LOADABLE_CLASSES["clip2clap"] = _LOADABLE
+pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_LOADABLE)
+
+_DEFAULT_BATCH_SIZE = 8
+_READ_AT_ONCE = 64
+_LISTS = ("images", "audios", "image", "prompt", "negative_prompt")
+
+
+class TranslatorPipeline(DiffusionPipeline):
+    """Base of pipelines that condition a diffusion model on translated embeddings."""
+
+    preset_kind: ClassVar[Any]
+    """Kind of preset that names a checkpoint."""
+
+    space_setting: ClassVar[str]
+    """Setting that holds the space of the generator's embeddings."""
+
+    encoder_parts: ClassVar[tuple[str, ...]]
+    """Components before the generator, which are loaded in float32 unless named."""
+
+    encoder_modalities: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Modalities of an encoder that are needed, where not all are."""
+
+    label_template: ClassVar[str]
+    """Prompt of a label for `nearest_labels`."""
+
+    clip: "ClipEncoder | None"
+    translator: "Translator | None"
+    negative_embedding: "LearnedNegativeEmbedding | None"
+    retrieval_memory: "RetrievalMemory | None"
+    unet: Any
+    vae: Any
+    scheduler: Any
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast all components, as `DiffusionPipeline.to` does."""
+        with quietly():
+            return super().to(*args, **kwargs)
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance scale of the current or last call."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of UNet timesteps per batch of the current or last call."""
+        return self._num_timesteps
+
+    @property
+    @abstractmethod
+    def embed_dim(self) -> int:
+        """Dimension of the embeddings that the generator is conditioned on."""
+
+    def encode_image(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
+        """Encode images with the pipeline's CLIP.
+
+        Args:
+            images: Files, http(s) URLs, bytes or PIL images, one or many.
+
+        Returns:
+            CLIP embeddings, shape (n, d), float32, unit norm, on the CPU.
+
+        Raises:
+            UserError: If the pipeline has no CLIP, or an image is unreadable (it is named).
+        """
+        if self.clip is None or "image" not in self.clip.modalities:
+            raise UserError(
+                "Encoding images needs a CLIP, and this pipeline has none: load it with clip=..."
+            )
+        sources = cast(list[ImageSource], as_list(images))
+        return torch.cat(
+            [
+                self.clip.encode_image(read_images(sources, start, start + _READ_AT_ONCE))
+                for start in range(0, len(sources), _READ_AT_ONCE)
+            ]
+        )
+
+    def encode_audio(
+        self,
+        audios: AudioSource | Sequence[AudioSource],
+        *,
+        start_in_s: float = 0.0,
+        length_in_s: float | None = None,
+    ) -> Tensor:
+        """Encode audio with the pipeline's CLAP.
+
+        Args:
+            audios: Files, bytes, or pairs of a mono waveform and its sampling rate, one or many.
+            start_in_s: Start of the excerpt to encode, in seconds.
+            length_in_s: Length of the excerpt, in seconds; None for all.
+
+        Returns:
+            CLAP embeddings, shape (n, d), float32, unit norm, on the CPU.
+
+        Raises:
+            UserError: If the pipeline has no CLAP with an audio encoder, or a source is unreadable
+                (it is named).
+        """
+        encoder = self._audio_encoder()
+        sources = cast(list[AudioSource], as_list(audios))
+        return encoder.encode_audio(read_audio(sources, start_in_s, length_in_s))
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts into the generator's space, shape (n, d), float32, unit norm."""
+
+    @torch.no_grad()
+    def translate(
+        self,
+        embeds: Tensor,
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Translate embeddings into the generator's space.
+
+        Args:
+            embeds: Embeddings of the translator's source space, shape (n, d).
+            generator: Generator for a translator that samples, one for all or one per embedding.
+
+        Returns:
+            Embeddings of the generator's space, shape (n, d), float32, unit norm, on the CPU.
+
+        Raises:
+            UserError: If the pipeline has no translator, or the shape is wrong.
+        """
+        return self._translate(embeds, self.translator, generator)
+
+    def rank(self, candidates: Any, embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare generated candidates with the embeddings they were generated for.
+
+        Args:
+            candidates: Outputs of the pipeline, an item's candidates side by side.
+            embeds: Embedding of each item, in the space of the encoder that ranks, shape (n, d).
+
+        Returns:
+            Index of each item's best candidate, shape (n,), and cosine similarities, shape (n, k).
+
+        Raises:
+            UserError: If the pipeline has no encoder for its outputs.
+        """
+        encoded = self._encode_outputs(candidates)
+        grouped = encoded.view(len(embeds), -1, encoded.shape[-1])
+        return rank_candidates(grouped, embeds.to(encoded.device))
+
+    def nearest_labels(
+        self, embeds: Tensor, labels: Sequence[str], *, template: str | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """Compare embeddings of the generator's space with text labels.
+
+        Args:
+            embeds: Embeddings, shape (n, d), such as those of the output.
+            labels: Labels to compare with.
+            template: Prompt of a label; the pipeline's `label_template` if None.
+
+        Returns:
+            Labels with their cosine similarities for each embedding, the nearest first.
+
+        Raises:
+            UserError: If the pipeline has no text encoder.
+        """
+        template = template or self.label_template
+        text_embeds = self.encode_text([template.format(label) for label in labels])
+        rows = (unit_norm(embeds).cpu() @ text_embeds.T).tolist()
+        return [
+            sorted(zip(labels, row, strict=True), key=lambda pair: pair[1], reverse=True)
+            for row in rows
+        ]
+
+    def retrieve(self, embeds: Tensor) -> Tensor:
+        """Pull conditions towards the retrieval memory, if the pipeline has one."""
+        return embeds if self.retrieval_memory is None else self.retrieval_memory(embeds)
+
+    @abstractmethod
+    def _audio_encoder(self) -> "ClapEncoder":
+        """Return the CLAP that encodes audio, or raise a `UserError`."""
+
+    @abstractmethod
+    def _encode_outputs(self, outputs: Any) -> Tensor:
+        """Encode outputs of the pipeline, shape (n, d)."""
+
+    def _translate(
+        self, embeds: Tensor, translator: "Translator | None", generator: Any = None
+    ) -> Tensor:
+        if translator is None:
+            raise UserError(
+                "Translating needs a translator, and this pipeline has none: load it with "
+                "translator=..."
+            )
+        moved = embeds.to(self._execution_device)
+        sampled = translator.sample(moved, generator=generator).squeeze(1)
+        return sampled.to("cpu", torch.float32)
+
+    def _prepare_call(self, arguments: Mapping[str, Any]) -> SimpleNamespace:
+        """Return a call's arguments, with defaults filled in and single items as lists."""
+        call = {name: value for name, value in arguments.items() if name != "self"}
+        for name in call.keys() & set(_LISTS):
+            call[name] = as_list(call[name])
+        if call["latents"] is not None and call["num_candidates"] is None:
+            call["num_candidates"] = 1
+        defaults = {"batch_size": _DEFAULT_BATCH_SIZE}
+        for name in [name for name, value in call.items() if value is None]:
+            call[name] = self.config.get(f"default_{name}", defaults.get(name))
+        self._guidance_scale = call["guidance_scale"]
+        return SimpleNamespace(**call)
+
+    def _generate(
+        self, batches: Sequence[Any], generate: Callable[[Any, OnStep], Tensor], call: Any
+    ) -> Tensor:
+        """Generate batch by batch, with a progress bar and the user's callback.
+
+        Args:
+            batches: Inputs of `generate`.
+            generate: Generates a batch; calls the function that it is given after each step.
+            call: Arguments of the pipeline's call.
+
+        Returns:
+            The outputs of all batches, joined.
+        """
+        callback, names = call.callback_on_step_end, call.callback_on_step_end_tensor_inputs
+
+        def on_step(index: int, timestep: Tensor, tensors: Tensors) -> Tensors:
+            bar.update()
+            if callback is None:
+                return {}
+            chosen = {name: tensors.get(name) for name in names}
+            changed = callback(self, index, timestep, chosen) or {}
+            return {name: value for name, value in changed.items() if name in tensors}
+
+        progress_bar = cast(Callable[..., Any], self.progress_bar)
+        with progress_bar(total=self._num_timesteps * len(batches)) as bar:
+            return torch.cat([generate(batch, on_step) for batch in batches])
+
+    def _finish(self, output: BaseOutput, call: Any) -> Any:
+        """Free the offloaded models and return the output as the call wants it."""
+        self.maybe_free_model_hooks()
+        return output if call.return_dict else output.to_tuple()

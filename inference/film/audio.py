@@ -1,0 +1,134 @@
+"""Audio of a film: excerpts joined by cross-fades, and windows of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip2clap.inference.film.options import FilmOptions
+from clip2clap.media.audio import stream_audio
+from clip2clap.media.video import FILM_RATE
+
+
+def film_audio(audios: Sequence[str | Path | bytes], options: FilmOptions) -> Iterator[np.ndarray]:
+    """Read audio files one after another, with cross-fades at equal power.
+
+    Args:
+        audios: Audio files.
+        options: Length of the cross-fade and of the excerpts; an excerpt that is shorter than the
+            cross-fade is faded over all its length.
+
+    Yields:
+        Blocks of shape (2, samples), float32, at `FILM_RATE`.
+
+    Raises:
+        UnreadableAudioError: If a file is unreadable.
+    """
+    fade = round(options.crossfade_in_s * FILM_RATE)
+    held = np.zeros((2, 0), np.float32)
+    for index, source in enumerate(audios):
+        keep = fade if index < len(audios) - 1 else 0
+        previous = held if index else None
+        held = np.zeros((2, 0), np.float32)
+        blocks = stream_audio(
+            source,
+            sampling_rate=FILM_RATE,
+            start=options.start_in_s,
+            seconds=options.length_in_s,
+        )
+        for block in _faded_in(blocks, previous):
+            held = np.concatenate([held, block], axis=1)
+            if held.shape[1] > keep:
+                ready = held.shape[1] - keep
+                yield held[:, :ready]
+                held = held[:, ready:]
+    if held.shape[1]:
+        yield held
+
+
+class AudioReader:
+    """Reader of any number of samples from a stream of audio blocks.
+
+    Args:
+        blocks: Blocks of shape (2, samples).
+    """
+
+    def __init__(self, blocks: Iterator[np.ndarray]):
+        self.position = 0
+        """Number of samples read."""
+        self._source = blocks
+        self._held = np.zeros((2, 0), np.float32)
+
+    def read_until(self, position: int) -> np.ndarray:
+        """Read the samples up to a position, or to the end of the stream."""
+        parts = [self._held]
+        available = self._held.shape[1]
+        while self.position + available < position:
+            block = next(self._source, None)
+            if block is None:
+                break
+            parts.append(block)
+            available += block.shape[1]
+        held = np.concatenate(parts, axis=1)
+        read = held[:, : position - self.position]
+        self._held = held[:, read.shape[1] :]
+        self.position += read.shape[1]
+        return read
+
+    def read_rest(self) -> np.ndarray:
+        """Read the samples that are left."""
+        rest = np.concatenate([self._held, *self._source], axis=1)
+        self.position += rest.shape[1]
+        return rest
+
+
+class AudioWindows:
+    """Overlapping windows of a stream of audio blocks, each with its center in seconds.
+
+    The last window ends with the audio; audio that is shorter than a window is one.
+
+    Args:
+        blocks: Blocks of shape (2, samples) at `FILM_RATE`.
+        options: Length and hop of the windows.
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray], options: FilmOptions):
+        self.samples = 0
+        """Number of samples read; once all windows are read, that of the audio."""
+        self._blocks = blocks
+        self._length = round(options.window_in_s * FILM_RATE)
+        self._hop = max(1, round(options.hop_in_s * FILM_RATE))
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        held, start, end = np.zeros(0, np.float32), 0, 0
+        for block in self._blocks:
+            held = np.concatenate([held, block.mean(axis=0)])
+            self.samples += block.shape[1]
+            while len(held) >= self._length:
+                end = start + self._length
+                yield (start + end) / 2 / FILM_RATE, held[: self._length]
+                # The samples before the next window are kept, since the last window may need them.
+                held, start = held[self._hop :], start + self._hop
+        if end < self.samples:
+            last = held[-self._length :]
+            yield (self.samples - len(last) / 2) / FILM_RATE, last
+
+
+def _faded_in(blocks: Iterator[np.ndarray], previous: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Mix the end of the previous audio into the beginning of this one."""
+    if previous is None or not previous.shape[1]:
+        yield from blocks
+        return
+    head = np.zeros((2, 0), np.float32)
+    while head.shape[1] < previous.shape[1]:
+        block = next(blocks, None)
+        if block is None:
+            break
+        head = np.concatenate([head, block], axis=1)
+    overlap = min(head.shape[1], previous.shape[1])
+    angle = (np.arange(overlap, dtype=np.float32) + 0.5) / max(1, overlap) * np.pi / 2
+    before = previous.shape[1] - overlap
+    yield previous[:, :before]
+    yield previous[:, before:] * np.cos(angle) + head[:, :overlap] * np.sin(angle)
+    yield head[:, overlap:]
+    yield from blocks

@@ -1,0 +1,187 @@
+"""Frames of a film: decoded or painted from embeddings, and the title card."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from clip2clap.core.errors import UserError
+from clip2clap.inference.film.options import FilmOptions
+from clip2clap.inference.painting.paint import (
+    Painting,
+    PaintingOptions,
+    PixelEncoder,
+    Surface,
+    Target,
+)
+
+MakeFrames = Callable[[Tensor], np.ndarray]
+"""Map from the embeddings of the next frames, shape (n, d), to the frames: RGB, uint8, shape
+(n, height, width, 3). Called in order, a batch at a time."""
+
+# The first frame starts from noise instead of the previous frame.
+_FIRST_FRAME_ITERATIONS = 8
+
+
+class DecodedFrames:
+    """Frames from a decoder whose starting noise is constant or moves slowly.
+
+    Moving noise runs around a circle in the plane of two Gaussian draws, where each point is again
+    such a draw.
+
+    Args:
+        pipeline: An `AudioToImagePipeline`.
+        options: Size and frame rate of the film.
+        seed: Seed of the noise.
+        walk_in_s: Period of the noise, in seconds; 0 for constant noise.
+        calls: Further arguments of the pipeline's call.
+
+    Raises:
+        UserError: If the period is negative.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        options: FilmOptions,
+        *,
+        seed: int = 0,
+        walk_in_s: float = 0.0,
+        calls: dict[str, Any] | None = None,
+    ):
+        if not 0 <= walk_in_s < math.inf:
+            raise UserError(
+                f"Expected walk_in_s to be 0 or more, got {walk_in_s}.", param="walk_in_s"
+            )
+        self.pipeline, self.options, self.calls = pipeline, options, dict(calls or {})
+        size = pipeline.decoder.size
+        height, width = (self.calls.get(name) or size for name in ("height", "width"))
+        generator = torch.Generator().manual_seed(seed)
+        shape = (2, *pipeline.decoder.latent_shape(height, width))
+        self._noise = torch.randn(shape, generator=generator)
+        self._angle = 2 * math.pi / (walk_in_s * options.fps) if walk_in_s else 0.0
+        self._count = 0
+
+    def __call__(self, embeds: Tensor) -> np.ndarray:
+        """Generate the next frames, one for each embedding of shape (n, d)."""
+        angles = self._angle * torch.arange(self._count, self._count + len(embeds))
+        self._count += len(embeds)
+        angles = angles.view(-1, 1, 1, 1)
+        latents = angles.cos() * self._noise[0] + angles.sin() * self._noise[1]
+        # Latents are not ranked, which would take longer than generating them.
+        generated = self.pipeline(
+            image_embeds=embeds,
+            latents=latents,
+            batch_size=len(embeds),
+            output_type="latent",
+            **self.calls,
+        ).images
+        with torch.no_grad():
+            pixels = self.pipeline.decoder.to_pixels(generated.to(self.pipeline.device))
+        return scale_frames(pixels, self.options)
+
+
+class PaintedFrames:
+    """Frames painted towards their embeddings, each starting from the previous one.
+
+    Args:
+        surface: Decoder from latents to pixels, such as a `Canvas`.
+        clip: CLIP that encodes pixels.
+        options: Size of the film.
+        painting: Painting options per frame; the first frame takes more iterations.
+        latent: Latent to start from, shape (1, channels, rows, columns).
+        seed: Seed of the cutouts.
+    """
+
+    def __init__(
+        self,
+        surface: Surface,
+        clip: PixelEncoder,
+        options: FilmOptions,
+        *,
+        painting: PaintingOptions,
+        latent: Tensor,
+        seed: int = 0,
+    ):
+        self.surface, self.clip, self.options, self.painting = surface, clip, options, painting
+        self._latent, self._started = latent, False
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, embeds: Tensor) -> np.ndarray:
+        """Paint the next frames, one for each embedding of shape (n, d)."""
+        return np.concatenate([self._paint(embed) for embed in embeds])
+
+    def _paint(self, embed: Tensor) -> np.ndarray:
+        painting = Painting(
+            self.surface,
+            self.clip,
+            [Target(embed)],
+            latent=self._latent,
+            options=self.painting,
+            generator=self._generator,
+        )
+        factor = 1 if self._started else _FIRST_FRAME_ITERATIONS
+        for _ in range(factor * self.painting.iterations):
+            painting.step()
+        self._latent, self._started = painting.latent, True
+        with torch.no_grad():
+            return scale_frames(self.surface.pixels(self._latent), self.options)
+
+
+def scale_frames(pixels: Tensor, options: FilmOptions) -> np.ndarray:
+    """Scale images to a film's size, and crop them about the center to its shape.
+
+    Args:
+        pixels: Images, shape (n, 3, h, w), in [0, 1].
+        options: Size of the film.
+
+    Returns:
+        RGB frames, shape (n, height, width, 3), uint8.
+    """
+    height, width = options.height, options.width
+    ratio = max(height / pixels.shape[-2], width / pixels.shape[-1])
+    rows, columns = (max(1, math.ceil(side * ratio - 1e-6)) for side in pixels.shape[-2:])
+    if (rows, columns) != tuple(pixels.shape[-2:]):
+        pixels = torch.nn.functional.interpolate(
+            pixels.float(), (rows, columns), mode="bicubic", antialias=True
+        )
+    top, left = (rows - height) // 2, (columns - width) // 2
+    pixels = pixels[..., top : top + height, left : left + width]
+    values = (pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return values.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def title_card(text: str, width: int, height: int) -> np.ndarray:
+    """Draw a text in white on black, as large as fits.
+
+    Args:
+        text: Text; line ends are kept.
+        width: Width in pixels.
+        height: Height in pixels.
+
+    Returns:
+        RGB image, shape (height, width, 3), uint8.
+    """
+    card = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(card)
+    size = height // 4
+    while size > 6:
+        left, top, right, bottom = draw.multiline_textbbox(
+            (0, 0), text, font=ImageFont.load_default(size), align="center"
+        )
+        if right - left <= 0.9 * width and bottom - top <= 0.9 * height:
+            break
+        size = int(size * 0.9)
+    draw.multiline_text(
+        (width / 2, height / 2),
+        text,
+        font=ImageFont.load_default(size),
+        fill="white",
+        anchor="mm",
+        align="center",
+    )
+    return np.asarray(card)

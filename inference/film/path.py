@@ -1,0 +1,143 @@
+"""Path of embeddings through the windows of an audio stream, one embedding per frame."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clip2clap.core.concurrency import batched
+from clip2clap.core.math import unit_norm
+from clip2clap.inference.film.audio import AudioWindows
+from clip2clap.inference.film.options import FilmOptions
+from clip2clap.media.audio import SilentAudioError, is_silent
+from clip2clap.media.video import FILM_RATE
+
+Embed = Callable[[Sequence[np.ndarray]], Tensor]
+"""Map from mono waveforms at `FILM_RATE` to CLIP embeddings (n, d), unit norm, on the CPU."""
+
+BATCH_SIZE = 8
+"""Number of windows, and of frames, processed at once."""
+
+# A Gaussian has no visible weight beyond three standard deviations.
+_KERNEL_REACH = 3
+# Below this angle in radians two embeddings are equal, and slerp would divide by zero.
+_SAME_ANGLE = 1e-4
+
+
+def frame_embeds(
+    blocks: Iterable[np.ndarray], embed: Embed, options: FilmOptions
+) -> Iterator[Tensor]:
+    """Compute each frame's embedding: a path on the sphere through those of the audio's windows.
+
+    A silent window keeps the embedding before it. Between the centers of two windows the path is
+    the great circle's arc (slerp).
+
+    Args:
+        blocks: Audio, as `film_audio` yields it.
+        embed: Encodes windows.
+        options: Windows, smoothing and frame rate.
+
+    Yields:
+        CLIP embeddings, shape (d,), unit norm: one for every frame that begins before the audio
+        ends.
+
+    Raises:
+        SilentAudioError: If all windows are silent.
+    """
+    windows = AudioWindows(blocks, options)
+    keys = _smoothed(_filled(_encoded(windows, embed)), options)
+    period = 1 / Fraction(options.fps)
+    frame = 0
+    before: tuple[float, Tensor] | None = None
+    for time, vector in keys:
+        # A frame shows the audio at its center.
+        while (center := float((frame + Fraction(1, 2)) * period)) < time:
+            yield vector if before is None else _between(before, (time, vector), center)
+            frame += 1
+        before = (time, vector)
+    if before is None:
+        raise SilentAudioError("The audio is silent. Give another file.")
+    while frame == 0 or frame * period < Fraction(windows.samples, FILM_RATE):
+        yield before[1]
+        frame += 1
+
+
+def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
+    """Interpolate between two unit vectors along the great circle.
+
+    Shoemake (1985), https://doi.org/10.1145/325165.325242.
+
+    Args:
+        start: First vector, shape (d,), unit norm.
+        end: Second vector, shape (d,), unit norm, not opposite to `start`.
+        fraction: Position between them, from 0 to 1.
+    """
+    angle = torch.atan2((start - end).norm(), (start + end).norm()) * 2
+    if angle < _SAME_ANGLE:
+        return unit_norm(torch.lerp(start, end, fraction))
+    return unit_norm(((1 - fraction) * angle).sin() * start + (fraction * angle).sin() * end)
+
+
+def _encoded(
+    windows: Iterable[tuple[float, np.ndarray]], embed: Embed
+) -> Iterator[tuple[float, Tensor | None]]:
+    """Encode windows batch by batch; silent ones have no embedding."""
+    for batch in batched(windows, BATCH_SIZE):
+        audible = [waveform for _, waveform in batch if not is_silent(waveform)]
+        with torch.no_grad():
+            vectors = iter(unit_norm(embed(audible)).cpu() if audible else [])
+        for time, waveform in batch:
+            yield time, None if is_silent(waveform) else next(vectors)
+
+
+def _filled(keys: Iterable[tuple[float, Tensor | None]]) -> Iterator[tuple[float, Tensor]]:
+    """Fill silent windows with the embedding before them, or with the first of all."""
+    last: Tensor | None = None
+    early: list[float] = []
+    for time, vector in keys:
+        last = last if vector is None else vector
+        if last is None:
+            early.append(time)
+            continue
+        yield from ((moment, last) for moment in early)
+        early = []
+        yield time, last
+
+
+def _smoothed(
+    keys: Iterator[tuple[float, Tensor]], options: FilmOptions
+) -> Iterator[tuple[float, Tensor]]:
+    """Replace each embedding by a Gaussian mean of its neighbors, scaled to unit norm."""
+    spread = options.smoothing_in_s
+    reach = math.ceil(_KERNEL_REACH * spread / options.hop_in_s)
+    near: deque[tuple[float, Tensor]] = deque()
+    place = 0
+    ended = False
+    while True:
+        while not ended and len(near) <= place + reach:
+            key = next(keys, None)
+            if key is None:
+                ended = True
+            else:
+                near.append(key)
+        if place >= len(near):
+            return
+        time, vector = near[place]
+        if spread:
+            times = torch.tensor([moment for moment, _ in near])
+            weights = (-0.5 * ((times - time) / spread).square()).exp()
+            vector = unit_norm(weights @ torch.stack([each for _, each in near]))
+        yield time, vector
+        place += 1
+        if place > reach:
+            near.popleft()
+            place -= 1
+
+
+def _between(before: tuple[float, Tensor], after: tuple[float, Tensor], moment: float) -> Tensor:
+    fraction = (moment - before[0]) / (after[0] - before[0])
+    return slerp(before[1], after[1], fraction)

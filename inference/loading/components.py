@@ -1,0 +1,277 @@
+"""Components of a pipeline: their dtypes, and loading with complete weights."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+
+from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.inference.loading.files import component_class, part_folder, quietly
+
+HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
+"""Components that take most time and memory, to which a pipeline's `torch_dtype` applies."""
+
+DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
+
+Model = TypeVar("Model")
+
+
+def fastest_dtype() -> torch.dtype:
+    """Return the dtype in which this machine's CPU generates fastest.
+
+    bfloat16 if the CPU has instructions for it (AVX-512 BF16 or AMX), else float32, since emulated
+    bfloat16 is slower than float32.
+    """
+    has_bf16 = (
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return torch.bfloat16 if any(has_bf16) else torch.float32
+
+
+def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
+    """Return a function from a component's name to its dtype.
+
+    `"auto"` is `fastest_dtype()`, except for the vocoder, which stays in float32: in bfloat16 its
+    noise lies only some 38 dB below the audio, for a tenth of the time.
+
+    Args:
+        choice: A pipeline's `torch_dtype`; a single dtype is for `HEAVY_PARTS`.
+
+    Raises:
+        UserError: If the choice is invalid.
+    """
+    if choice == "auto":
+        choice = {"default": fastest_dtype(), "vocoder": torch.float32}
+    named = choice if isinstance(choice, dict) else {"default": choice}
+    general = named.get("default") or torch.float32
+    for dtype in (general, *named.values()):
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise UserError(
+                "Expected torch_dtype to be a floating torch.dtype, a dict of them by component, "
+                f"'auto' or None, got {dtype!r}.",
+                param="torch_dtype",
+            )
+    return lambda part: named.get(part) or (general if part in HEAVY_PARTS else torch.float32)
+
+
+def load_strictly(
+    model_class: type[Model], folder: Path, *, dtype: torch.dtype, variant: str | None = None
+) -> Model:
+    """Load a model whose checkpoint must hold exactly its weights.
+
+    Args:
+        model_class: A diffusers or transformers model class.
+        folder: Folder of the model.
+        dtype: Dtype of the weights.
+        variant: Weights' variant, used if the folder has it.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: If the config or a weight is missing, unexpected or of another size; the
+            weights are named.
+    """
+    import diffusers
+
+    from clip2clap.embeddings.checkpoint import is_counting_buffer
+
+    what = f"{model_class.__name__} in {folder}"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{what}: config.json is missing. Is the checkpoint complete?")
+    names = [path.name for path in folder.iterdir()]
+    chosen = variant if variant and any(f".{variant}." in name for name in names) else None
+    # transformers reports wrong sizes apart only if it is to go on in spite of them.
+    options: dict[str, Any] = {"dtype": dtype, "ignore_mismatched_sizes": True}
+    if issubclass(model_class, diffusers.ModelMixin):
+        options = {"torch_dtype": dtype}
+    try:
+        with quietly():
+            model, info = model_class.from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]
+                folder, variant=chosen, output_loading_info=True, **options
+            )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
+    faults = {
+        "missing": sorted(set(info["missing_keys"]) - _unused_weights(model)),
+        "unknown": sorted(key for key in info["unexpected_keys"] if not is_counting_buffer(key)),
+        "wrongly sized": sorted(str(key[0]) for key in info["mismatched_keys"]),
+    }
+    found = [f"{word} {_listing(keys)}" for word, keys in faults.items() if keys]
+    if found:
+        raise CheckpointError(
+            f"{what}: the weights don't match the config: {'; '.join(found)}. "
+            "Fetch the checkpoint again, or correct its config.json."
+        )
+    return model
+
+
+def load_encoders(
+    given: Mapping[str, Any],
+    dtypes: Callable[[str], torch.dtype],
+    *,
+    modalities: Mapping[str, Sequence[Any]],
+    **access: Any,
+) -> dict[str, Any]:
+    """Load the encoders, translators and IP-Adapters that were given by name.
+
+    Args:
+        given: Components by their names in a pipeline, loaded or by name.
+        dtypes: Dtype of each component.
+        modalities: Modalities of an encoder that are needed, where not all are.
+        **access: As for `ClipEncoder.from_pretrained`.
+    """
+    loaded = dict(given)
+    for part, value in given.items():
+        if isinstance(value, str | os.PathLike):
+            loaded[part] = _load_encoder(
+                part, os.fspath(value), dtypes(part), modalities.get(part), access
+            )
+    return loaded
+
+
+def _load_encoder(
+    part: str, name: str, dtype: torch.dtype, modalities: Any, access: dict[str, Any]
+) -> Any:
+    if part == "ip_adapter":
+        from clip2clap.inference.loading.ip_adapter import IPAdapterWeights
+
+        return IPAdapterWeights.from_pretrained(name, **access)
+    if part in ("translator", "ranker_translator"):
+        from clip2clap.translator.auto import AutoTranslator
+
+        return AutoTranslator.from_pretrained(name, torch_dtype=dtype, **access)
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
+
+    encoder_class = ClipEncoder if part == "clip" else ClapEncoder
+    return encoder_class.from_pretrained(name, torch_dtype=dtype, modalities=modalities, **access)
+
+
+def load_components(
+    folder: Path,
+    index: dict[str, Any],
+    places: Mapping[str, str],
+    dtypes: Callable[[str], torch.dtype],
+    variant: str | None,
+) -> dict[str, Any]:
+    """Load a generator's components, each with exactly its weights.
+
+    Args:
+        folder: Folder of the pipeline.
+        index: Content of its `model_index.json`.
+        places: Name of each component in the index, by its name in our pipelines.
+        dtypes: Dtype of each component.
+        variant: Weights' variant.
+
+    Raises:
+        CheckpointError: If one is missing or of an unknown class, or its weights don't match.
+    """
+    loaded: dict[str, Any] = {}
+    for part, place in places.items():
+        if part in ("scheduler", "image_noising_scheduler"):
+            loaded[part] = load_scheduler(folder, index, part=part)
+        elif part == "tokenizer":
+            loaded[part] = _load_tokenizer(folder / place)
+        else:
+            model_class = _model_class(part, place, index, folder)
+            path = part_folder(folder, place)
+            loaded[part] = load_strictly(model_class, path, dtype=dtypes(part), variant=variant)
+    return loaded
+
+
+def load_scheduler(folder: Path, index: dict[str, Any], *, part: str = "scheduler") -> Any:
+    """Load the scheduler that an index names, if diffusers has it.
+
+    Raises:
+        CheckpointError: If it has not, or the config is missing or broken.
+    """
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    class_name = component_class(index, part)
+    scheduler_class = getattr(diffusers, str(class_name), None)
+    if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)):
+        raise CheckpointError(
+            f"{folder} names a scheduler {class_name!r} that diffusers {diffusers.__version__} "
+            "doesn't have. Give scheduler=..., or install the diffusers it was saved with."
+        )
+    try:
+        with quietly():
+            return cast(Any, scheduler_class).from_pretrained(folder / part)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The scheduler in {folder} can't be loaded: {one_line(error)}"
+        ) from error
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    try:
+        with quietly():
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"The tokenizer in {folder} can't be loaded: {one_line(error)}"
+        ) from error
+
+
+def _model_class(part: str, place: str, index: dict[str, Any], folder: Path) -> Any:
+    """Return the class of a model; where several are known, the one that the index names."""
+    if part == "unet":
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel
+    if part == "vae":
+        from clip2clap.models.autoencoders import autoencoder_class
+
+        return autoencoder_class(index, place, folder)
+    if part == "vocoder":
+        return _vocoder_class(component_class(index, part), folder)
+    if part == "text_encoder":
+        from transformers import CLIPTextModel
+
+        return CLIPTextModel
+    if part == "image_normalizer":
+        from diffusers.pipelines.stable_diffusion import stable_unclip_image_normalizer
+
+        return stable_unclip_image_normalizer.StableUnCLIPImageNormalizer
+    if part == "negative_embedding":
+        from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
+
+        return LearnedNegativeEmbedding
+    from clip2clap.models.retrieval_memory import RetrievalMemory
+
+    assert part == "retrieval_memory"
+    return RetrievalMemory
+
+
+def _vocoder_class(class_name: str | None, folder: Path) -> Any:
+    if class_name == "SpectralVocoder":
+        from clip2clap.models.spectral_vocoder import SpectralVocoder
+
+        return SpectralVocoder
+    if class_name == "SpeechT5HifiGan":
+        from transformers import SpeechT5HifiGan
+
+        return SpeechT5HifiGan
+    raise CheckpointError(
+        f"{folder} names a vocoder {class_name!r}. Expected SpeechT5HifiGan or SpectralVocoder."
+    )
+
+
+def _unused_weights(model: Any) -> set[str]:
+    """Return weights that a model never reads, which older checkpoints may lack."""
+    config = model.config
+    is_hifigan = type(model).__name__ == "SpeechT5HifiGan"
+    return {"mean", "scale"} if is_hifigan and not config.normalize_before else set()
+
+
+def _listing(keys: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(keys[:most])
+    return shown if len(keys) <= most else f"{shown} and {len(keys) - most} more"

@@ -1,0 +1,150 @@
+"""Files of a pipeline: fetch them from the hub and read `model_index.json`."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clip2clap.core.errors import CheckpointError
+from clip2clap.core.presets import Kind, names_of
+
+INDEX_FILE = "model_index.json"
+
+_RENAMED = {"embedding_memory": "retrieval_memory"}
+_WEIGHTS = (".safetensors", ".bin")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Mute diffusers' and transformers' warnings and progress bars.
+
+    Missing and unexpected weights, which they would warn of, are errors here.
+    """
+    from diffusers.utils import logging
+
+    from clip2clap.embeddings.checkpoint import quiet
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with quiet():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def fetch_folder(
+    name: str | os.PathLike[str],
+    parts: Sequence[str] = (),
+    *,
+    kind: Kind = "generator",
+    variant: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Return the local folder of a pipeline, after downloading the components it lacks.
+
+    Of each component only configs are downloaded, and the weights in safetensors where the
+    repository has them.
+
+    Args:
+        name: Folder, or repository id on the hub.
+        parts: Subfolders needed beside `model_index.json`.
+        kind: Kind of preset, for the messages.
+        variant: Weights' variant, such as `"fp16"`; plain weights for a component without it.
+        revision: Branch, tag or commit on the hub.
+        token: Access token for a private repository.
+        local_files_only: Whether to use only what is on disk.
+
+    Raises:
+        ModelNotFoundError: If there is no such folder or repository, or the hub is unreachable.
+    """
+    from clip2clap.embeddings.checkpoint import ModelNotFoundError, fetch_from_hub
+
+    repo_id = os.fspath(name)
+    if Path(repo_id).expanduser().is_dir():
+        return Path(repo_id).expanduser()
+    hint = f"Give a preset ({', '.join(names_of(kind))}), a hub id or a folder."
+    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
+        raise ModelNotFoundError(f"There is no {kind} folder {repo_id!r}. {hint}")
+
+    def choose(listed: list[str] | None) -> list[str]:
+        if listed is None:
+            return [INDEX_FILE, *(f"{part}/*" for part in parts)]
+        return _needed_files(listed, parts, variant)
+
+    return fetch_from_hub(
+        repo_id,
+        choose,
+        hint=hint,
+        revision=revision,
+        token=token,
+        local_files_only=local_files_only,
+    )
+
+
+def read_index(folder: Path, *, expected: str = "save_pretrained") -> dict[str, Any]:
+    """Read a pipeline's `model_index.json`, with names of earlier versions mapped.
+
+    Args:
+        folder: Folder of the pipeline.
+        expected: What should have written the folder, for the message.
+
+    Raises:
+        CheckpointError: If the folder holds no pipeline.
+    """
+    from clip2clap.embeddings.checkpoint import read_json
+
+    if not (folder / INDEX_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} holds no pipeline: {INDEX_FILE} is missing. Expected a folder written by "
+            f"{expected}."
+        )
+    return upgrade_index(read_json(folder / INDEX_FILE))
+
+
+def upgrade_index(index: dict[str, Any]) -> dict[str, Any]:
+    """Return an index with the names of earlier versions mapped to today's."""
+    index = {_RENAMED.get(name, name): value for name, value in index.items()}
+    if "default_guidance_end" in index:
+        index["default_guidance_interval"] = (0.0, index.pop("default_guidance_end"))
+    return index
+
+
+def component_class(index: dict[str, Any], part: str) -> str | None:
+    """Return the class name of a component in an index; None if it has none."""
+    value = index.get(part)
+    is_component = isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
+    return value[1] if is_component else None
+
+
+def part_names(part: str) -> list[str]:
+    """Return the folder names of a component: today's, and that of earlier versions."""
+    return [part, *(older for older, newer in _RENAMED.items() if newer == part)]
+
+
+def part_folder(folder: Path, part: str) -> Path:
+    """Return the folder of a component, under its name in earlier versions if that exists."""
+    folders = [folder / name for name in part_names(part)]
+    return next((path for path in folders if path.is_dir()), folders[0])
+
+
+def _needed_files(listed: Sequence[str], parts: Sequence[str], variant: str | None) -> list[str]:
+    """Return the configs in a repository, and each component's weights in one format."""
+    needed = [INDEX_FILE]
+    for part in parts:
+        files = [file for file in listed if file.startswith(f"{part}/")]
+        needed += [file for file in files if file.endswith((".json", ".txt", ".model"))]
+        for suffix in _WEIGHTS:
+            weights = [file for file in files if file.endswith(suffix)]
+            varied = [file for file in weights if variant and f".{variant}." in file]
+            plain = [file for file in weights if Path(file).name.count(".") == 1]
+            if varied or plain:
+                needed += varied or plain
+                break
+    return needed

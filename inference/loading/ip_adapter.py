@@ -1,0 +1,110 @@
+"""Weights of an IP-Adapter."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.inference.compatibility import PathOrId
+
+_FILE = "ip_adapter.safetensors"
+_PROJECTION = "image_proj.proj.weight"
+
+
+class IPAdapterWeights:
+    """Weights of an IP-Adapter, as they were published.
+
+    Args:
+        tensors: Tensors by name, those of `image_proj` and `ip_adapter`.
+
+    Raises:
+        CheckpointError: If they are no IP-Adapter for image embeddings.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        if _PROJECTION not in tensors:
+            raise CheckpointError(
+                f"The IP-Adapter has no {_PROJECTION}: it does not take a CLIP image embedding. "
+                "Use a plain one, such as ip-adapter_sd15.safetensors; those called plus, full or "
+                "face take more than an embedding."
+            )
+        self.tensors = tensors
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: PathOrId,
+        *,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **_: Any,
+    ) -> "IPAdapterWeights":
+        """Load the weights.
+
+        Args:
+            pretrained_model_name_or_path: Safetensors file, folder that `save_pretrained` wrote, or
+                OWNER/REPOSITORY/PATH on the hub.
+            token: Access token for a private repository.
+            local_files_only: Whether to use only what is on disk.
+
+        Raises:
+            ModelNotFoundError: If there is no such file on disk and none can be downloaded.
+            CheckpointError: If the file is unreadable, or no IP-Adapter for image embeddings.
+        """
+        from safetensors.torch import load_file
+
+        name = os.fspath(pretrained_model_name_or_path)
+        path = Path(name).expanduser()
+        if path.is_dir():
+            path = path / _FILE
+        if not path.is_file():
+            path = _download(name, token=token, local_files_only=local_files_only)
+        try:
+            return cls(load_file(path))
+        except UserError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"{path} is unreadable: {one_line(error)}") from error
+
+    def save_pretrained(self, save_directory: PathOrId, **_: Any) -> None:
+        """Save the weights into a folder."""
+        from safetensors.torch import save_file
+
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.tensors, folder / _FILE)
+
+    @property
+    def embed_dim(self) -> int:
+        """Dimension of the image embeddings."""
+        return self.tensors[_PROJECTION].shape[1]
+
+    def by_part(self) -> dict[str, dict[str, Tensor]]:
+        """Return the weights as diffusers' `load_ip_adapter` takes them."""
+        parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+        for name, value in self.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        return parts
+
+
+def _download(name: str, **access: Any) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    from clip2clap.embeddings.checkpoint import ModelNotFoundError
+
+    owner, repository, file = (*name.split("/", 2), "", "")[:3]
+    if not file.endswith(".safetensors") or name.startswith((".", "/", "~")):
+        raise ModelNotFoundError(
+            f"There is no IP-Adapter {name!r}. Give a .safetensors file, or one on the hub such as "
+            "h94/IP-Adapter/models/ip-adapter_sd15.safetensors."
+        )
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file, **access))
+    except Exception as error:
+        raise ModelNotFoundError(
+            f"{name!r} is not on this machine and can't be downloaded from the hub "
+            f"({one_line(error, limit=80)}). Give a local file."
+        ) from error
