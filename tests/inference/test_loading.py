@@ -1,0 +1,75 @@
+"""Loading of pipelines: which checkpoints are refused, and what is not needed to load one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from clip2clap.core.errors import CheckpointError
+from clip2clap.inference.audio_to_image import AudioToImagePipeline
+from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+
+
+def python(code: str, *arguments: object) -> str:
+    """Run code in an interpreter of its own, and return what it prints."""
+    command = [sys.executable, "-c", dedent(code), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("pipeline_class", "expected"),
+    [
+        (ImageToAudioPipeline, "an ImageToAudioPipeline, AudioLDMPipeline or MusicLDMPipeline"),
+        (AudioToImagePipeline, "an AudioToImagePipeline, KandinskyV22Pipeline"),
+    ],
+)
+def test_a_checkpoint_of_another_pipeline_is_named_before_anything_else(
+    tmp_path, monkeypatch, pipeline_class, expected
+):
+    monkeypatch.chdir(tmp_path)
+    Path("fake_sa").mkdir()
+    index = {"_class_name": "StableAudioPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    Path("fake_sa/model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError) as refusal:
+        pipeline_class.from_pretrained("fake_sa", clip="nowhere", translator="nowhere-else")
+    message = str(refusal.value)
+    assert message.startswith(f"fake_sa holds a StableAudioPipeline; expected {expected}")
+
+
+def test_an_audioldm_checkpoint_generates_without_the_deprecated_pipelines_of_diffusers(
+    audioldm_folder,
+):
+    printed = python(
+        """
+        import sys
+
+        sys.modules["diffusers.pipelines.deprecated"] = None
+        import torch
+        from clip2clap import ImageToAudioPipeline
+
+        pipeline = ImageToAudioPipeline.from_pretrained(sys.argv[1])
+        pipeline.set_progress_bar_config(disable=True)
+        embeds = torch.ones(1, pipeline.embed_dim)
+        call = {"audio_length_in_s": 0.064, "num_inference_steps": 2}
+        print(pipeline(prompt_embeds=embeds, **call).audios.shape)
+        """,
+        audioldm_folder,
+    )
+    assert printed == "(1, 1024)"
+
+
+def test_small_modules_load_no_pipeline():
+    printed = python(
+        """
+        import sys
+        from clip2clap.inference import mixing, noise, ranking, schedulers
+
+        print([name for name in ("diffusers", "transformers") if name in sys.modules])
+        """
+    )
+    assert printed == "[]"
