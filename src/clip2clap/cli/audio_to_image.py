@@ -35,7 +35,7 @@ from clip2clap.cli.options.generation import (
     Size,
 )
 from clip2clap.cli.outputs import image_destination
-from clip2clap.cli.progress import RunReport, progress_bar
+from clip2clap.cli.progress import RunReport, progress_bar, stage_seconds
 from clip2clap.core.concurrency import read_ahead
 
 if TYPE_CHECKING:
@@ -91,10 +91,7 @@ def audio_to_image(
     weights = [weight for _, weight in mix] or None
     writer = _Writer(pipeline, output, files, options, report, running.as_json)
     writer.generate(sources, weights, calls, sampling.seed, console)
-    report.seconds = {
-        "load": round(loaded - start, 3),
-        "make": round(time.perf_counter() - loaded, 3),
-    }
+    report.seconds = stage_seconds(start, loaded)
     entries = report.results["pictures"]
     made = sum(len(entry["pictures"]) for entry in entries)
     written = f"{made} image{'' if made == 1 else 's'} in {output.folder}"

@@ -20,7 +20,7 @@ from clip2clap.cli.options.generation import (
     SamplingOptions,
 )
 from clip2clap.cli.outputs import Destination, audio_destination
-from clip2clap.cli.progress import RunReport, progress_bar
+from clip2clap.cli.progress import RunReport, progress_bar, stage_seconds
 from clip2clap.core.concurrency import read_ahead
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def image_to_audio(
                 _write(each, generated, destination, files, report, as_json=running.as_json)
         except KeyboardInterrupt:
             report.interrupted = True
-    report.seconds = {
-        "load": round(loaded - start, 3),
-        "make": round(time.perf_counter() - loaded, 3),
-    }
+    report.seconds = stage_seconds(start, loaded)
     made = len(report.results["sounds"])
     written = f"{made} audio file{'' if made == 1 else 's'} in {destination.folder}"
     report.end(as_json=running.as_json, summary=report.summary(written, made, len(sources)))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,6 +85,11 @@ class RunReport:
             raise typer.Exit(130)
         if self.skipped:
             raise typer.Exit(1)
+
+
+def stage_seconds(start: float, loaded: float) -> dict[str, float]:
+    """Return the seconds of loading the models, and of the work since."""
+    return {"load": round(loaded - start, 3), "make": round(time.perf_counter() - loaded, 3)}
 
 
 def plain_console(width: int | None = None) -> Console:
