@@ -117,13 +117,12 @@ def test_translators_of_one_name_are_told_apart_by_their_folders(trained: Path, 
     ("arguments", "message"),
     [
         (["demo"], "--table"),
-        (["demo", "--table", "TABLE"], "--output"),
         (["missing", "--table", "TABLE", "-o", "OUT"], "missing"),
         (["demo", "--table", "TABLE", "-o", "OUT"], "source"),
-        (["demo", "--table", "nothing", "-o", "OUT"], "no table"),
+        (["demo", "--table", "nothing", "-o", "OUT"], "--table: nothing is not a folder"),
         (["demo", "--table", "TABLE", "-o", "OUT", "--resamples", "3"], "--resamples"),
         (["a", "b", "c", "--compare"], "one or two"),
-        (["nothing.json", "--compare"], "can't be read"),
+        (["nothing.json", "--compare"], "nothing.json does not exist"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clip2clap.core.errors import UserError
 from clip2clap.evaluation.comparison import compare_results
 from clip2clap.evaluation.report.page import write_evaluation_page
 from clip2clap.evaluation.results import Results
@@ -48,3 +49,12 @@ def test_results_of_format_1_can_be_compared(tmp_path: Path) -> None:
     assert [d.metric for d in found] == ["cosine", "nearest_label"] * 2
     expected = {d.metric: d for d in compare_results(results)}["cosine"]
     assert found[0].difference.value == pytest.approx(expected.difference.value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"can't be read as the results"):
+        Results.read(tmp_path)
+    (tmp_path / "results.json").write_text('{"format": 9}')
+    np.savez(tmp_path / "results.npz")
+    with pytest.raises(UserError, match="format 9"):
+        Results.read(tmp_path)
