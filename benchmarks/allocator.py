@@ -1,16 +1,15 @@
-"""What it gains that the command line keeps freed memory, and what it costs in memory.
+"""Time and memory of keeping freed memory, as the command line does.
 
-The same work is done in a process that hands freed buffers back to the kernel, as glibc does, and
-in one that keeps them (`clip2clap.keep_freed_memory`); they are started by turns, each anew.
+The same job runs in a process that returns freed buffers to the kernel, as glibc does, and in one
+that keeps them (`clip2clap.keep_freed_memory`), alternately, each in a new process.
 
-- `photographs`: pictures through the demo CLIP, as one batch.
-- `vit`: the same through a CLIP ViT-B/32 of random weights.
-- `sound`: candidates of one photograph's sound with the demo models.
-- `picture`: a picture of a recording, by the demo models.
-- `painting`: iterations of painting with cut-outs.
+- `photographs`: images through the demo CLIP, as one batch.
+- `vit`: the same through a CLIP ViT-B/32 with random weights.
+- `sound`: audio candidates of one image with the demo models.
+- `picture`: an image of audio with the demo models.
+- `painting`: iterations of painting with cutouts.
 
-The times are the best of all rounds: another job on the machine only adds. Page faults are counted,
-and do not depend on what else runs.
+Times are the best of all rounds, since other load only adds. Page faults do not depend on it.
 
     python benchmarks/allocator.py photographs sound painting
 """
@@ -48,46 +47,46 @@ ITERATIONS = 10
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process took."""
+    """Measurement of one process."""
 
     seconds: float
-    """The best of its rounds."""
+    """Seconds of the best round."""
 
     faults: int
-    """Pages that the kernel had to hand out in that round."""
+    """Page faults in that round."""
 
     megabytes: float
-    """The most memory that the process ever had."""
+    """Peak resident memory."""
 
 
 def encode(clip: ClipEncoder) -> Callable[[], Any]:
-    """Embed photographs as one batch."""
+    """Encode images as one batch."""
     pictures = list(photographs(PHOTOGRAPHS))
     return partial(clip.encode_image, pictures, batch_size=PHOTOGRAPHS)
 
 
 def demo_clip() -> ClipEncoder:
-    """Load the demo's image tower."""
+    """Load the demo's image encoder."""
     return ClipEncoder.from_pretrained("demo", modalities=["image"])
 
 
 def full_size_clip() -> ClipEncoder:
-    """Build a CLIP ViT-B/32 of random weights."""
+    """Build a CLIP ViT-B/32 with random weights."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "clip"
         write_clip(folder, made_up_captions(100))
         return ClipEncoder.from_pretrained(folder, modalities=["image"])
 
 
-def make_sounds() -> Callable[[], Any]:
-    """Make the candidates of one sound."""
+def generate_audio() -> Callable[[], Any]:
+    """Generate the audio candidates of one image."""
     pipeline: Any = ImageToAudioPipeline.from_pretrained("demo")
     pipeline.set_progress_bar_config(disable=True)
     return partial(pipeline, next(iter(photographs(1))), num_candidates=CANDIDATES)
 
 
-def make_picture() -> Callable[[], Any]:
-    """Make a picture of 5 s of noise."""
+def generate_image() -> Callable[[], Any]:
+    """Generate an image of 5 s of noise."""
     pipeline: Any = AudioToImagePipeline.from_pretrained("demo")
     pipeline.set_progress_bar_config(disable=True)
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * 16_000).astype(np.float32)
@@ -95,7 +94,7 @@ def make_picture() -> Callable[[], Any]:
 
 
 def paint() -> Callable[[], Any]:
-    """Paint a picture of 64 x 64 towards a random vector with 8 cut-outs."""
+    """Paint a 64 x 64 image towards a random embedding with 8 cutouts."""
     clip, canvas = demo_clip(), Canvas(PatchAutoencoder())
     generator = torch.Generator().manual_seed(0)
     painting = Painting(
@@ -117,15 +116,15 @@ def paint() -> Callable[[], Any]:
 JOBS: dict[str, Callable[[], Callable[[], Any]]] = {
     "photographs": lambda: encode(demo_clip()),
     "vit": lambda: encode(full_size_clip()),
-    "sound": make_sounds,
-    "picture": make_picture,
+    "sound": generate_audio,
+    "picture": generate_image,
     "painting": paint,
 }
 
 
 def measure(name: str, kept: bool, rounds: int, threads: int) -> Measured:
-    """Do a job in this process, once to warm up and then some times."""
-    # Not on every system: there is nothing to compare where there is no glibc.
+    """Run a job in this process, once to warm up and then `rounds` times."""
+    # Missing where there is no glibc, and so nothing to compare.
     import resource
 
     if kept and not keep_freed_memory():
@@ -146,12 +145,12 @@ def measure(name: str, kept: bool, rounds: int, threads: int) -> Measured:
 
 
 def main(
-    jobs: Annotated[list[str] | None, typer.Argument(help="Which; all by default.")] = None,
-    rounds: Annotated[int, typer.Option(help="Times that a process does its job.")] = 3,
-    processes: Annotated[int, typer.Option(help="Processes of either kind.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    jobs: Annotated[list[str] | None, typer.Argument(help="Jobs to run; all by default.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds per process.")] = 3,
+    processes: Annotated[int, typer.Option(help="Processes with each setting.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Time jobs in processes that keep freed memory and in processes that do not."""
+    """Time jobs in processes that keep freed memory and in processes that return it."""
     fresh = multiprocessing.get_context("spawn")
     for name in jobs or JOBS:
         measured: dict[bool, list[Measured]] = {False: [], True: []}
@@ -162,11 +161,11 @@ def main(
         best = {
             kept: min(results, key=lambda one: one.seconds) for kept, results in measured.items()
         }
-        for kept, words in ((False, "handed back"), (True, "kept")):
+        for kept, words in ((False, "returned"), (True, "kept")):
             one = best[kept]
             print(
                 f"{name:12} {words:12} {one.seconds:7.3f} s {one.faults:>10,} page faults "
-                f"{one.megabytes:6.0f} MB at most"
+                f"{one.megabytes:6.0f} MB peak"
             )
         print(f"{name:12} ratio        {best[False].seconds / best[True].seconds:7.2f}")
 

@@ -1,9 +1,8 @@
-"""How long a picture of a recording takes, and how much of that is the decoder's own work.
+"""Time of generating an image from audio, and the share of the decoder alone.
 
-The decoder is the demo's in all but its weights, which are random: they change nothing in time. The
-encoders are the demo's. The bare decoder runs the UNet as often as the pipeline does, on a batch as
-large, and decodes once. Both are timed by turns, and the ratio is that of the two best times:
-another job on the machine only adds.
+The decoder has the demo's architecture with random weights; the encoders are the demo's. The bare
+decoder runs the UNet as often as the pipeline, with the same batch size, and decodes once. Both are
+timed alternately, and the best times are compared.
 
     python benchmarks/audio_to_image.py
 """
@@ -23,7 +22,7 @@ from clip2clap.training.recipes.demo.image_decoder import GUIDANCE_SCALE, STEPS,
 
 
 def build() -> Any:
-    """Build the demo's pipeline with random weights for translator and decoder."""
+    """Build the demo's pipeline with random weights of translator and decoder."""
     torch.manual_seed(0)
     clap, clip = ClapEncoder.from_pretrained("demo"), ClipEncoder.from_pretrained("demo")
     pipeline = AudioToImagePipeline(
@@ -41,19 +40,19 @@ def build() -> Any:
 
 
 def main(
-    pictures: Annotated[int, typer.Option(help="Pictures painted at once.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
-    length: Annotated[float, typer.Option(help="Seconds of sound.")] = 5.0,
+    pictures: Annotated[int, typer.Option(help="Images per call.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 5,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    length: Annotated[float, typer.Option(help="Duration of the audio in s.")] = 5.0,
 ) -> None:
-    """Compare a picture from a recording with the bare decoder."""
+    """Compare the pipeline with the bare decoder."""
     torch.set_num_threads(threads)
     pipeline = build()
     noise = np.random.default_rng(0).standard_normal(int(length * 16_000)).astype(np.float32)
     latents = torch.zeros(2 * pictures, *pipeline.decoder.latent_shape(64, 64))
     labels = torch.zeros(2 * pictures, pipeline.decoder.embed_dim)
 
-    def paint() -> None:
+    def generate() -> None:
         pipeline((0.1 * noise, 16_000), num_candidates=pictures, batch_size=pictures)
 
     @torch.no_grad()
@@ -63,10 +62,10 @@ def main(
         pipeline.decoder.to_pixels(latents[:pictures])
 
     bare()
-    paint()
-    times = [(seconds(bare), seconds(paint)) for _ in range(rounds)]
+    generate()
+    times = [(seconds(bare), seconds(generate)) for _ in range(rounds)]
     alone, whole = (min(column) for column in zip(*times, strict=True))
-    print(f"from a recording {whole:6.2f} s for {pictures} (goal: under 5 s for one)")
+    print(f"from audio       {whole:6.2f} s for {pictures} (goal: under 5 s for one)")
     print(f"bare decoder     {alone:6.2f} s")
     print(f"ratio            {alone / whole:6.3f}")
 

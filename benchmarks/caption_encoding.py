@@ -1,10 +1,10 @@
-"""Captions a second, against how the reference project encodes them, with encoders of full size.
+"""Captions encoded per second, compared with the reference project, with full-size encoders.
 
-CLIP ViT-B/32's text tower against a loop over single captions padded to 77 tokens, and CLAP's
-RoBERTa-base tower against batches of 10 padded to 77, both in float32 with the same weights. The
-captions are AudioCaps', or made up with the same lengths. All are timed by turns in one process,
-and a ratio is that of best times: another job on the machine only adds. On a machine that others
-use too, `--cpu-time --threads 1` counts the processor's seconds instead of the clock's.
+CLIP ViT-B/32's text encoder is compared with a loop over single captions padded to 77 tokens, and
+CLAP's RoBERTa-base with batches of 10 padded to 77, both in float32 with the same weights. The
+captions are AudioCaps', or synthetic with the same lengths. All are timed alternately in one
+process, and the best times are compared. On a shared machine, `--cpu-time --threads 1` measures CPU
+seconds.
 
     python benchmarks/caption_encoding.py --captions train.csv
 """
@@ -26,12 +26,12 @@ from transformers.utils import logging
 from clip2clap import ClapEncoder, ClipEncoder
 
 LENGTH = 77
-# Encoder: captions in a batch of the baseline, and the goals in float32 and in bfloat16.
+# Encoder: batch size of the baseline, and the goals in float32 and in bfloat16.
 GOALS = {"CLIP": (1, 7.0, 13.0), "CLAP": (10, 5.0, 9.0)}
 
 
 def baseline(encoder: ClipEncoder | ClapEncoder, batch_size: int) -> Callable[[Sequence[str]], Any]:
-    """Encode batch by batch in the order given, all padded to 77 tokens."""
+    """Return a function that encodes captions in batches, in order, padded to 77 tokens."""
     backend: Any = encoder.backend
     model, tokenizer = backend.model, backend.processors.tokenizer
 
@@ -53,7 +53,7 @@ def baseline(encoder: ClipEncoder | ClapEncoder, batch_size: int) -> Callable[[S
 
 
 def read_captions(file: Path | None, count: int) -> list[str]:
-    """Give an AudioCaps file's first captions, or made-up ones."""
+    """Read an AudioCaps file's first captions, or make synthetic ones."""
     if file is None:
         return made_up_captions(count)
     with file.open(encoding="utf-8", newline="") as stream:
@@ -62,22 +62,22 @@ def read_captions(file: Path | None, count: int) -> list[str]:
 
 
 def main(
-    captions: Annotated[Path | None, typer.Option(help="An AudioCaps CSV as published.")] = None,
-    rows: Annotated[int, typer.Option(help="Captions that are encoded.")] = 2048,
-    baseline_rows: Annotated[int, typer.Option(help="Of these, how many by the baseline.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Captions in a batch.")] = 64,
-    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 3,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
-    cpu_time: Annotated[bool, typer.Option(help="Count the processor's seconds.")] = False,
-    tiny: Annotated[bool, typer.Option(help="Small encoders, to try the benchmark.")] = False,
+    captions: Annotated[Path | None, typer.Option(help="AudioCaps CSV as published.")] = None,
+    rows: Annotated[int, typer.Option(help="Captions to encode.")] = 2048,
+    baseline_rows: Annotated[int, typer.Option(help="Captions that the baseline encodes.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Batch size.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 3,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    cpu_time: Annotated[bool, typer.Option(help="Measure CPU seconds.")] = False,
+    tiny: Annotated[bool, typer.Option(help="Small encoders, to test the benchmark.")] = False,
 ) -> None:
-    """Compare the encoders' `texts` with the baselines."""
+    """Compare `encode_text` with the baselines."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
     clock = time.process_time if cpu_time else time.perf_counter
     texts = read_captions(captions, rows)
-    # Spread over the file, so that they are of the same lengths as the rest.
+    # Spread over the file, so that the lengths are alike.
     few = texts[:: math.ceil(len(texts) / baseline_rows)]
     for name, encoder_class, write in (
         ("CLIP", ClipEncoder, write_clip),

@@ -1,8 +1,7 @@
-"""How much of a bare model's speed ClipEncoder keeps, from pictures to vectors.
+"""Throughput of ClipEncoder, from PIL images to embeddings, relative to the bare model.
 
-The model is CLIP ViT-B/32 from its published sizes with random weights, the pictures are PIL images
-of a photograph's size. The bare model is given the same batch as a ready tensor. Both are timed by
-turns, and the ratio is that of the two best times: another job on the machine only adds.
+The model is a CLIP ViT-B/32 with random weights. The bare model receives the same batch as a
+preprocessed tensor. Both are timed alternately, and the best times are compared.
 
     python benchmarks/clip_encoding.py
 """
@@ -22,12 +21,12 @@ from clip2clap import ClipEncoder
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Pictures in the batch.")] = 64,
-    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
-    from_files: Annotated[bool, typer.Option(help="Start from JPEG files.")] = False,
+    images: Annotated[int, typer.Option(help="Images per batch.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 5,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    from_files: Annotated[bool, typer.Option(help="Read the images from JPEG files.")] = False,
 ) -> None:
-    """Compare ClipEncoder.images with the bare model on ready tensors."""
+    """Compare `ClipEncoder.encode_image` with the bare model on preprocessed tensors."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
@@ -57,8 +56,8 @@ def main(
         encode()
         times = [(seconds(bare), seconds(encode)) for _ in range(rounds)]
     alone, whole = (min(column) for column in zip(*times, strict=True))
-    print(f"bare model      {alone / images * 1e3:7.1f} ms a picture")
-    print(f"ClipEncoder     {whole / images * 1e3:7.1f} ms a picture")
+    print(f"bare model      {alone / images * 1e3:7.1f} ms per image")
+    print(f"ClipEncoder     {whole / images * 1e3:7.1f} ms per image")
     print(f"ratio           {alone / whole:7.3f} (goal: at least 0.9)")
     print("each round      " + " ".join(f"{a / b:.3f}" for a, b in times))
 

@@ -1,7 +1,7 @@
-"""Ranking 50,000 against 50,000, and the page of an evaluation of 10,000 rows.
+"""Time and memory of ranking 50,000 against 50,000, and of the report on 10,000 rows.
 
-Each job runs in a process of its own, for its peak memory. Retrieval is timed against the bare
-product of the two sides, tile by tile, which is the least it costs.
+Each job runs in its own process, for its peak memory. Retrieval is compared with the tiled matrix
+product of the two sides, its lower bound.
 
     python benchmarks/evaluation.py
 """
@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False)
 
 
 def write_table(folder: Path, rows: int) -> None:
-    """Write pairs of which the one side can be made from the other, in twenty kinds."""
+    """Write pairs of twenty classes, whose targets are noisy linear maps of the sources."""
     import torch
 
     from clip2clap.core.math import unit_norm
@@ -37,8 +37,8 @@ def write_table(folder: Path, rows: int) -> None:
     from clip2clap.embeddings.table.writer import TableWriter
 
     generator = torch.Generator().manual_seed(0)
-    way = torch.randn(DIM, DIM, generator=generator)
-    centres = torch.randn(20, DIM, generator=generator)
+    mapping = torch.randn(DIM, DIM, generator=generator)
+    centers = torch.randn(20, DIM, generator=generator)
     spaces = {
         f"{family}_text": EmbeddingSpace(family, f"random {family}", "text", DIM, True, "none")
         for family in ("clip", "clap")
@@ -46,18 +46,18 @@ def write_table(folder: Path, rows: int) -> None:
     with TableWriter(folder, spaces, rows_per_shard=rows) as writer:
         for start in range(0, rows, BATCH):
             ids = [f"row {row}" for row in range(start, min(start + BATCH, rows))]
-            kinds = torch.arange(start, start + len(ids)) % len(centres)
-            source = unit_norm(centres[kinds] + torch.randn(len(ids), DIM, generator=generator))
-            target = source @ way + 12 * torch.randn(len(ids), DIM, generator=generator)
+            labels = torch.arange(start, start + len(ids)) % len(centers)
+            source = unit_norm(centers[labels] + torch.randn(len(ids), DIM, generator=generator))
+            target = source @ mapping + 12 * torch.randn(len(ids), DIM, generator=generator)
             writer.append(
                 ids,
-                {"kind": [f"kind {kind}" for kind in kinds], "caption": ids},
+                {"label": [f"class {label}" for label in labels], "caption": ids},
                 {"clip_text": source, "clap_text": unit_norm(target)},
             )
 
 
 def report(job: Callable[[], Any]) -> None:
-    """Run a job and print its seconds and memory, in bytes, as JSON."""
+    """Run a job and print its seconds and its memory in bytes as JSON."""
     before = psutil.Process().memory_info().rss
     start = time.perf_counter()
     job()
@@ -107,7 +107,7 @@ def retrieval(table: Path, everything: bool = False) -> None:
 
 @app.command()
 def page(table: Path, output: Path, translators: int = 1) -> None:
-    """Evaluate translators on a table, with all files."""
+    """Evaluate translators on a table and write the whole report."""
     from clip2clap.cli.app import main
     from clip2clap.translator.mlp import MLPTranslator
 
@@ -116,7 +116,7 @@ def page(table: Path, output: Path, translators: int = 1) -> None:
         names.append(str(output / f"translator {number}"))
         MLPTranslator(DIM, DIM, hidden_size=DIM).save_pretrained(names[-1])
 
-    options = ["--table", str(table), "--labels", "kind", "-o", str(output / "report"), "--json"]
+    options = ["--table", str(table), "--labels", "label", "-o", str(output / "report"), "--json"]
 
     def evaluate() -> None:
         try:
@@ -134,7 +134,7 @@ def measure(
     page_rows: Annotated[int, typer.Option(help="Rows of the page.")] = 10_000,
     translators: Annotated[int, typer.Option(help="Translators on the page.")] = 1,
 ) -> None:
-    """Run every job once, each in a process of its own."""
+    """Run every job once, each in its own process."""
     with tempfile.TemporaryDirectory() as scratch:
         large, small = Path(scratch) / "large", Path(scratch) / "small"
         write_table(large, rows)
@@ -158,13 +158,13 @@ def measure(
 
 
 def memory(job: dict[str, float]) -> str:
-    """Say what a job took at its peak, and how much of it was there after the imports."""
+    """Format a job's peak memory, and what it adds to the imports'."""
     beyond = (job["peak"] - job["before"]) / 1e9
     return f"peak {job['peak'] / 1e9:.2f} GB, {beyond:.2f} GB beyond what was imported"
 
 
 def run(*arguments: object) -> dict[str, float]:
-    """Run one of the other commands in a new process and read what it reports."""
+    """Run another command of this script in a new process and return its report."""
     done = subprocess.run(
         [sys.executable, __file__, *(str(argument) for argument in arguments)],
         capture_output=True,

@@ -1,16 +1,14 @@
-"""Extraction from files to a table: how much of the bare encoders' speed is left, and the memory.
+"""Throughput of extraction, relative to the bare encoders, and its memory.
 
-- `images`: a folder of JPEGs through CLIP ViT-B/32, against the bare tower on ready tensors.
-- `audio`: a folder of 10 s sounds through CLAP's HTSAT, against its feature extractor and tower one
-  after the other.
-- `memory`: captions through an encoder so small that rows go by fast; memory beyond what the
-  encoder takes, for few rows and for many.
-- `downloads`: photographs from a server on this machine, which shows what the downloader itself
-  can do; over a network that is the limit instead.
+- `images`: a folder of JPEGs through CLIP ViT-B/32, compared with the bare image encoder on
+  preprocessed tensors.
+- `audio`: a folder of 10 s files through CLAP's HTSAT, compared with its feature extractor and
+  audio encoder in turn.
+- `memory`: captions through a tiny encoder; memory beyond the encoder's, for few rows and for many.
+- `downloads`: images from a server on this machine.
 
-All with random weights; the compared are timed by turns, and a ratio is that of the best times.
-On a machine that others use too, `--cpu-time --threads 1` counts the processor's seconds instead of
-the clock's: a rate is then that of one core, and what threads would do at the same time adds up.
+All with random weights. What is compared is timed alternately, and the best times count. On a
+shared machine, `--cpu-time --threads 1` measures CPU seconds: a rate is then that of one core.
 
     python benchmarks/extraction.py images audio memory downloads
     python benchmarks/extraction.py images --device cuda --dtype bfloat16 --images 20000
@@ -52,7 +50,7 @@ IMAGE_BATCH = 64
 
 @dataclass(frozen=True)
 class Setup:
-    """How to measure."""
+    """Settings of a measurement."""
 
     rounds: int
     tiny: bool
@@ -61,7 +59,7 @@ class Setup:
     dtype: torch.dtype
 
     def seconds(self, job: Callable[[], Any]) -> float:
-        """Time one call."""
+        """Return the seconds of one call."""
         clock = time.process_time if self.cpu_time else time.perf_counter
         start = clock()
         job()
@@ -70,7 +68,7 @@ class Setup:
         return clock() - start
 
     def plan(self, column: Column, model: Path) -> EncoderPlan:
-        """Give the plan of a column."""
+        """Return the plan of a column."""
         models: Any = {column.split("_")[0]: str(model)}
         return EncoderPlan((column,), device=self.device, weights_dtype=self.dtype, **models)
 
@@ -84,7 +82,7 @@ def compare(
     source: Path,
     plan: EncoderPlan,
 ) -> None:
-    """Time the bare encoder and the extraction by turns and print both."""
+    """Time the bare encoder and the extraction alternately, and print both."""
     table = source.with_name("table")
     bare()
     alone, whole, idle = [], [], []
@@ -96,7 +94,7 @@ def compare(
         (report,) = reports
         whole.append(spent - loading if setup.cpu_time else report.seconds)
         idle.append((report.waiting_seconds or 0.0) / report.seconds)
-    unit = "rows a second of one core" if setup.cpu_time else "rows/s"
+    unit = "rows per second of one core" if setup.cpu_time else "rows/s"
     print(f"{name}: bare encoder   {rows / min(alone):8.2f} {unit}")
     print(f"{name}: extraction     {rows / min(whole):8.2f} {unit}")
     print(f"{name}: ratio          {min(alone) / min(whole):8.3f} (goal: at least {goal:g})")
@@ -105,7 +103,7 @@ def compare(
 
 
 def measure_images(folder: Path, rows: int, setup: Setup) -> None:
-    """A folder of JPEGs against the bare image tower."""
+    """Compare a folder of JPEGs with the bare image encoder."""
     model, pictures = folder / "clip", folder / "pictures"
     write_clip(model, made_up_captions(100), tiny=setup.tiny)
     pictures.mkdir()
@@ -125,7 +123,7 @@ def measure_images(folder: Path, rows: int, setup: Setup) -> None:
 
 
 def measure_audio(folder: Path, rows: int, setup: Setup) -> None:
-    """A folder of sounds against feature extractor and audio tower."""
+    """Compare a folder of audio files with the feature extractor and the audio encoder."""
     model, sounds = folder / "clap", folder / "sounds"
     write_clap(model, made_up_captions(100), tiny=setup.tiny)
     sounds.mkdir()
@@ -147,13 +145,13 @@ def measure_audio(folder: Path, rows: int, setup: Setup) -> None:
 
 
 def run(source: Path, table: Path, plan: EncoderPlan) -> ExtractionReport:
-    """Extract into a table that was not there before."""
+    """Extract into a new table."""
     shutil.rmtree(table, ignore_errors=True)
     return extract(open_source([source], wanted=plan.wanted), table, plan)
 
 
 def megabytes_beyond_the_encoder(folder: Path, rows: int, threads: int) -> float:
-    """Give the peak memory of an extraction, less that of a process with the encoder in use."""
+    """Return the peak memory of an extraction, less that of the process with the encoder."""
     torch.set_num_threads(threads)
     plan = EncoderPlan(("clip_text",), clip=str(folder / "clip"))
     encoder = plan.load().of("clip_text")
@@ -176,7 +174,7 @@ def megabytes_beyond_the_encoder(folder: Path, rows: int, threads: int) -> float
 
 
 def measure_memory(folder: Path, few: int, many: int, threads: int) -> None:
-    """Peak memory for few rows and for many, each in a process of its own."""
+    """Measure peak memory for few rows and for many, each in its own process."""
     captions = made_up_captions(10_000)
     write_clip(folder / "clip", captions[:1000], tiny=True)
     for rows in (few, many):
@@ -191,7 +189,7 @@ def measure_memory(folder: Path, few: int, many: int, threads: int) -> None:
 
 
 def measure_downloads(folder: Path, rows: int, setup: Setup) -> None:
-    """Photographs from a server in a process of its own, decoded and kept."""
+    """Measure downloads from a server in its own process, decoded and cached."""
     fresh = multiprocessing.get_context("spawn")
     port: Any = fresh.Queue()
     server = fresh.Process(target=serve, args=(port,), daemon=True)
@@ -214,12 +212,12 @@ def measure_downloads(folder: Path, rows: int, setup: Setup) -> None:
             raise SystemExit(f"{len(failed)} downloads failed: {failed[0]}")
     server.terminate()
     server.join()
-    unit = "photographs a second of one core" if setup.cpu_time else "photographs/s"
+    unit = "images per second of one core" if setup.cpu_time else "images/s"
     print(f"downloads: {rows / min(times):8.1f} {unit}, decoded and cached")
 
 
 def serve(port: Any) -> None:
-    """Answer every request with a photograph, for as long as the process lives."""
+    """Answer every request with an image, while the process lives."""
     files = []
     for picture in photographs(16):
         file = io.BytesIO()
@@ -237,7 +235,7 @@ def serve(port: Any) -> None:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever).start()
@@ -246,21 +244,21 @@ def serve(port: Any) -> None:
 
 def main(
     parts: Annotated[
-        list[str], typer.Argument(help="What to measure: images, audio, memory, downloads.")
+        list[str], typer.Argument(help="Measurements: images, audio, memory, downloads.")
     ],
-    images: Annotated[int, typer.Option(help="Pictures in the folder.")] = 512,
-    sounds: Annotated[int, typer.Option(help="Sounds in the folder.")] = 64,
+    images: Annotated[int, typer.Option(help="Images in the folder.")] = 512,
+    sounds: Annotated[int, typer.Option(help="Audio files in the folder.")] = 64,
     few_rows: Annotated[int, typer.Option(help="Captions of the small table.")] = 10_000,
     many_rows: Annotated[int, typer.Option(help="Captions of the large table.")] = 1_000_000,
-    downloads: Annotated[int, typer.Option(help="Photographs to download.")] = 2_000,
-    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 3,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
-    device: Annotated[str, typer.Option(help="Where the encoders compute.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="What they compute in.")] = "float32",
-    cpu_time: Annotated[bool, typer.Option(help="Count the processor's seconds.")] = False,
-    tiny: Annotated[bool, typer.Option(help="Small encoders, to try the benchmark.")] = False,
+    downloads: Annotated[int, typer.Option(help="Images to download.")] = 2_000,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 3,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="Device of the encoders.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Data type of the encoders.")] = "float32",
+    cpu_time: Annotated[bool, typer.Option(help="Measure CPU seconds.")] = False,
+    tiny: Annotated[bool, typer.Option(help="Small encoders, to test the benchmark.")] = False,
 ) -> None:
-    """Measure the parts one after the other."""
+    """Run the measurements one after the other."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
@@ -278,7 +276,9 @@ def main(
                 case "downloads":
                     measure_downloads(folder, downloads, setup)
                 case _:
-                    raise typer.BadParameter(f"{part} can't be measured.")
+                    raise typer.BadParameter(
+                        f"Expected images, audio, memory or downloads, got {part}."
+                    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How fast a film is made, and what it gains that hearing, painting and encoding overlap.
+"""Time of making a film, with stages that overlap in threads and stages that wait.
 
-The CLAP is the demo's; the translator and the picture decoder have the demo's sizes with random
-weights, which change no time. The same work is done by three threads and by one.
+The CLAP is the demo's; the translator and the image decoder have the demo's sizes with random
+weights.
 
     python benchmarks/film.py
 """
@@ -33,7 +33,7 @@ from clip2clap.translator import Provenance
 
 
 def demo_sized() -> AudioToImagePipeline:
-    """Build a pipeline of the demo's sizes."""
+    """Build a pipeline with the demo's sizes."""
     torch.manual_seed(0)
     clap = ClapEncoder.from_pretrained("demo", modalities=["audio"])
     clip = ClipEncoder.from_pretrained("demo", modalities=["image"])
@@ -58,37 +58,37 @@ def demo_sized() -> AudioToImagePipeline:
 
 
 def at_once(items: Iterable[Any]) -> Any:
-    """Make each item when it is asked for, where films read ahead."""
+    """Yield items without reading ahead."""
     yield from items
 
 
 def seconds(pipeline: Any, sound: Path, options: FilmOptions, steps: int | None) -> float:
     """Time one film."""
 
-    def hear(waveforms: Any) -> Tensor:
-        heard = pipeline.clap.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
-        return pipeline.translate(heard)
+    def embed(waveforms: Any) -> Tensor:
+        embeds = pipeline.clap.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
+        return pipeline.translate(embeds)
 
     frames = DecodedFrames(pipeline, options, calls={"num_inference_steps": steps})
     start = time.perf_counter()
     made = make_film(
-        sound.with_suffix(".mp4"), [sound], embed=hear, make_frames=frames, options=options
+        sound.with_suffix(".mp4"), [sound], embed=embed, make_frames=frames, options=options
     )
     assert made.frames
     return time.perf_counter() - start
 
 
 def main(
-    length: Annotated[float, typer.Option(help="Length of the film in s.")] = 10.0,
-    fps: Annotated[int, typer.Option(help="Frames a second.")] = 8,
+    length: Annotated[float, typer.Option(help="Duration of the film in s.")] = 10.0,
+    fps: Annotated[int, typer.Option(help="Frames per second.")] = 8,
     size: Annotated[int, typer.Option(help="Side of the film in pixels.")] = 256,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps; by default the demo's.")
+        int | None, typer.Option(help="Denoising steps; the demo's by default.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 2,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Time films whose stages overlap, and films whose stages wait for one another."""
+    """Time films whose stages overlap and films whose stages wait."""
     torch.set_num_threads(threads)
     pipeline = demo_sized()
     options = FilmOptions(fps=fps, width=size, height=size)
@@ -104,7 +104,7 @@ def main(
             times["wait"].append(seconds(pipeline, sound, options, steps))
             film.read_ahead = ahead
     overlap, wait = min(times["overlap"]), min(times["wait"])
-    print(f"film                    {length:g} s at {fps} frames a second, {size} x {size}")
+    print(f"film                    {length:g} s at {fps} frames per second, {size} x {size}")
     print(f"stages overlap          {overlap:7.1f} s (goal for 10 s at 8: under 60 s)")
     print(f"stages wait             {wait:7.1f} s")
     print(f"ratio                   {wait / overlap:7.2f}")

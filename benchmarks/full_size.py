@@ -1,7 +1,7 @@
-"""Encoders of full size with random weights, and made-up captions, sounds and photographs.
+"""Full-size encoders with random weights, and synthetic captions and images.
 
-Random weights cost the time of trained ones. The sizes are those of the published configurations;
-the tokenizers are learnt from the captions, so that these come out as long as with the real ones.
+The sizes are those of the published configurations. The tokenizers are trained on the captions, so
+that token counts are like the real ones'.
 """
 
 import json
@@ -35,7 +35,7 @@ _ALPHABET = sorted(ByteLevel.alphabet())
 
 
 def made_up_captions(count: int) -> list[str]:
-    """Give captions as long as AudioCaps': 8.7 words on average, one in twenty over 17."""
+    """Return captions as long as AudioCaps': 8.7 words on average, one in twenty over 17."""
     random = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(random.choice(letters, random.integers(2, 9))) for _ in range(2000)]
@@ -44,7 +44,7 @@ def made_up_captions(count: int) -> list[str]:
 
 
 def photographs(count: int) -> list[Image.Image]:
-    """Give smooth pictures with fine grain, 500 x 375 and 375 x 500 by turns."""
+    """Return smooth images with fine grain, alternately 500 x 375 and 375 x 500."""
     random = np.random.default_rng(0)
     pictures = []
     for index in range(count):
@@ -57,7 +57,7 @@ def photographs(count: int) -> list[Image.Image]:
 
 
 def write_clip(folder: Path, captions: Sequence[str], *, tiny: bool = False) -> None:
-    """Write a CLIP ViT-B/32, or one of its kind that is small enough to try a benchmark with."""
+    """Write a CLIP ViT-B/32, or a tiny one to test a benchmark with."""
     vocabulary, merges = _learn(captions, end_of_word="</w>")
     for word in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[word] = len(vocabulary)
@@ -80,10 +80,10 @@ def write_clip(folder: Path, captions: Sequence[str], *, tiny: bool = False) -> 
 
 
 def write_clap(folder: Path, captions: Sequence[str], *, tiny: bool = False) -> None:
-    """Write a CLAP of HTSAT-tiny and RoBERTa-base as laion/clap-htsat-unfused, or a small one."""
-    learnt, merges = _learn(captions)
+    """Write a CLAP of HTSAT-tiny and RoBERTa-base like laion/clap-htsat-unfused, or a tiny one."""
+    learned, merges = _learn(captions)
     vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
-    vocabulary |= {word: place + 4 for word, place in learnt.items()}
+    vocabulary |= {word: place + 4 for word, place in learned.items()}
     vocabulary["<mask>"] = len(vocabulary)
     tokenizer = RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=512)
     text: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -101,7 +101,7 @@ def write_clap(folder: Path, captions: Sequence[str], *, tiny: bool = False) -> 
 
 
 def _learn(captions: Sequence[str], end_of_word: str | None = None) -> tuple[dict[str, int], Any]:
-    """Learn a vocabulary of byte pairs, bytes written as letters as in GPT-2's."""
+    """Train a byte pair encoding; returns its vocabulary and merges."""
     tokenizer: Any = Tokenizer(BPE())
     tokenizer.pre_tokenizer = (
         ByteLevel(add_prefix_space=False) if end_of_word is None else WhitespaceSplit()
@@ -113,5 +113,5 @@ def _learn(captions: Sequence[str], end_of_word: str | None = None) -> tuple[dic
         show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
-    learnt = json.loads(tokenizer.to_str())["model"]
-    return learnt["vocab"], [tuple(pair) for pair in learnt["merges"]]
+    learned = json.loads(tokenizer.to_str())["model"]
+    return learned["vocab"], [tuple(pair) for pair in learned["merges"]]

@@ -1,8 +1,6 @@
-"""Fitting ridge and Procrustes, against scikit-learn and SciPy on the same pairs.
+"""Time of fitting ridge and Procrustes, compared with scikit-learn and SciPy on the same pairs.
 
-50,000 pairs of 512 values by default, on 2 threads.
-
-    python benchmarks/linear_maps.py
+python benchmarks/linear_maps.py
 """
 
 from collections.abc import Callable
@@ -19,12 +17,12 @@ from clip2clap.translator.linear import LinearFitter
 
 
 def main(
-    pairs: Annotated[int, typer.Option(help="Pairs to fit to.")] = 50_000,
-    dim: Annotated[int, typer.Option(help="Values of a vector.")] = 512,
-    threads: Annotated[int, typer.Option(help="Of torch and of BLAS.")] = 2,
-    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 3,
+    pairs: Annotated[int, typer.Option(help="Pairs.")] = 50_000,
+    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 512,
+    threads: Annotated[int, typer.Option(help="Threads of torch and of BLAS.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 3,
 ) -> None:
-    """Time each by turns and print the best times."""
+    """Time each and print the best times."""
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(threads)

@@ -1,9 +1,8 @@
-"""How fast a picture is painted, and what it gains that cut-outs are one batch.
+"""Time of painting an image, with cutouts as one batch and one by one.
 
-The CLIP is the demo's; the autoencoder has the demo picture decoder's sizes with random weights,
-which change no time. Both ways are timed by turns, and the ratio is that of the two best times:
-another job on the machine only adds. One by one means the same functions called for a single
-cut-out, again and again. Freed memory is kept, as the command line does.
+The CLIP is the demo's; the autoencoder has the demo image decoder's sizes with random weights. Both
+ways are timed alternately, and the best times are compared. Freed memory is kept, as on the command
+line.
 
     python benchmarks/painting.py
 """
@@ -23,16 +22,16 @@ from clip2clap.models.patch_autoencoder import PatchAutoencoder
 
 
 def main(
-    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = 64,
-    cutouts: Annotated[int, typer.Option(help="Cut-outs in an iteration.")] = 8,
+    size: Annotated[int, typer.Option(help="Image size in pixels.")] = 64,
+    cutouts: Annotated[int, typer.Option(help="Cutouts per iteration.")] = 8,
     cut_size: Annotated[
-        int | None, typer.Option(help="Their side in pixels; by default what painting takes.")
+        int | None, typer.Option(help="Cutout size in pixels; painting's by default.")
     ] = None,
-    iterations: Annotated[int, typer.Option(help="Iterations in a measurement.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Times that each is measured.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    iterations: Annotated[int, typer.Option(help="Iterations per round.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = 5,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Time iterations of painting, and cut-outs together and one by one."""
+    """Time iterations of painting, and cutouts as one batch and one by one."""
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -52,8 +51,8 @@ def main(
 
     def gradient(count: int) -> Tensor:
         cut = cut_out(pixels, count, side, generator=generator)
-        seen = clip.encode_pixels(cut, size=side) @ target.embed
-        return torch.autograd.grad(seen.sum(), pixels)[0]
+        similarity = clip.encode_pixels(cut, size=side) @ target.embed
+        return torch.autograd.grad(similarity.sum(), pixels)[0]
 
     def one_by_one() -> None:
         for _ in range(cutouts):
@@ -71,10 +70,10 @@ def main(
         for _ in range(rounds)
     ]
     step, batch, single = (min(column) for column in zip(*times, strict=True))
-    print(f"cut-outs                {cutouts} of {side} x {side}, picture {size} x {size}")
-    print(f"iteration               {step * 1e3:7.1f} ms, {1 / step:.1f} a second (goal: 5)")
-    print(f"cut-outs as one batch   {batch * 1e3:7.1f} ms")
-    print(f"cut-outs one by one     {single * 1e3:7.1f} ms")
+    print(f"cutouts                 {cutouts} of {side} x {side}, image {size} x {size}")
+    print(f"iteration               {step * 1e3:7.1f} ms, {1 / step:.1f} per second (goal: 5)")
+    print(f"cutouts as one batch    {batch * 1e3:7.1f} ms")
+    print(f"cutouts one by one      {single * 1e3:7.1f} ms")
     print(f"ratio                   {single / batch:7.2f} (goal: at least 3)")
 
 

@@ -1,4 +1,4 @@
-"""The peak memory of the process that asks, for the benchmarks beside this file."""
+"""Peak memory of the current process."""
 
 import re
 import sys
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """Give this process's peak memory so far in bytes, mapped files included."""
+    """Return this process's peak memory in bytes, with mapped files."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # What getrusage gives counts from the process that started this one.
+        # getrusage includes the memory of the parent process before the exec.
         (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
         return 1024 * int(kilobytes)
-    # It is not on every system.
+    # Missing on some systems.
     import resource
 
     # In bytes on macOS, in kB elsewhere.

@@ -1,11 +1,11 @@
-"""What pictures of recordings the demo models make, and what round trips leave of the start.
+"""Metrics of images that the demo models generate from audio, and of round trips.
 
-Recordings and photographs of the test split, as many of a kind, in folders of their kinds. Every
-step is a `clip2clap` command, which is printed; what the independent photo judge says, whose
-checkpoint the recipe of the demo models writes, is added.
+Test audio and images, as many of each class, are written to one folder per class. Every step is a
+`clip2clap` command, which is printed. With `--classifier`, the accuracy of the recipe's independent
+image classifier is added.
 
     python benchmarks/pictures.py --data DATA -o pictures
-        --classifier runs/demo/photo_judge_run/checkpoint.pt
+        --classifier runs/demo/image_classifier_run/checkpoint.safetensors
 """
 
 import json
@@ -16,105 +16,108 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from clip2clap.media.images import load_image
+from clip2clap.training.checkpoint import load_checkpoint, part_of
+from clip2clap.training.recipes.demo.classifiers import ImageClassifier
 from clip2clap.training.recipes.demo.data import DemoData
-from clip2clap.training.recipes.demo.image_classifier import PhotoJudge
 
+# Per class: audio files, real images beside them, and images to generate audio from.
 RECORDINGS, PHOTOS, STARTS = 8, 10, 4
-"""Of each kind: recordings, real photographs beside them, and photographs that become sounds."""
 
 
 def write_folders(data: DemoData, folder: Path) -> None:
-    """Write the first test recordings and photographs of each kind into folders."""
+    """Write the first test audio files and images of each class into folders."""
     counts: dict[str, int] = defaultdict(int)
-    for recording in data.recordings:
-        counts[recording.kind] += recording.split == "test"
-        if recording.kind and recording.split == "test" and counts[recording.kind] <= RECORDINGS:
-            place = folder / "recordings" / recording.kind
+    for audio in data.audio:
+        counts[audio.label] += audio.split == "test"
+        if audio.label and audio.split == "test" and counts[audio.label] <= RECORDINGS:
+            place = folder / "recordings" / audio.label
             place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(recording.path, place)
+            shutil.copy(audio.path, place)
     counts.clear()
-    for photo in data.photos:
-        if not photo.kind or photo.split != "test" or photo.full_size:
+    for image in data.images:
+        if not image.label or image.split != "test" or image.full_size:
             continue
-        counts[photo.kind] += 1
+        counts[image.label] += 1
         for name, most in (("photographs", PHOTOS), ("starts", STARTS)):
-            if counts[photo.kind] <= most:
-                place = folder / name / photo.kind
+            if counts[image.label] <= most:
+                place = folder / name / image.label
                 place.mkdir(parents=True, exist_ok=True)
-                (place / f"{counts[photo.kind]:02d}.jpg").write_bytes(photo.jpeg)
+                (place / f"{counts[image.label]:02d}.jpg").write_bytes(image.jpeg)
 
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
-    """Run a clip2clap evaluation in a folder, show it, and read what it found."""
+    """Print and run a clip2clap evaluation in a folder, and return its results."""
     print("clip2clap", " ".join(arguments), flush=True)
     subprocess.run([sys.executable, "-m", "clip2clap", *arguments], cwd=folder, check=True)
     return json.loads((folder / arguments[-1] / "results.json").read_text())
 
 
-def judge_pictures(checkpoint: Path, kinds: list[str], folder: Path) -> dict[str, float]:
-    """Give the shares of pictures whose kind the photo judge names.
+def classify_images(checkpoint: Path, classes: list[str], folder: Path) -> dict[str, float]:
+    """Compute the accuracy of the independent image classifier.
 
     Args:
-        checkpoint: What the recipe's stage `photo_judge` wrote.
-        kinds: Their names, in the order of the recipe.
-        folder: Where `run` wrote.
+        checkpoint: Checkpoint of the recipe's stage `image_classifier`.
+        classes: Class names, in the order of the recipe.
+        folder: Output folder of `run`.
 
     Returns:
-        Of real photographs, made pictures, and these held against another kind.
+        Accuracy on real images, on generated ones, and on generated ones against the next class.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
-    classifier = PhotoJudge(len(kinds))
-    classifier.load_state_dict(
-        {key[7:]: value for key, value in state.items() if key.startswith("module.")}
-    )
+    average = part_of(load_checkpoint(checkpoint)[0], "average")
+    classifier = ImageClassifier(len(classes))
+    weights = {
+        key.removeprefix("module."): value
+        for key, value in average.items()
+        if key.startswith("module.")
+    }
+    classifier.load_state_dict(weights)
     classifier.eval()
 
-    def named(files: list[Path]) -> list[str]:
-        return [kinds[n] for n in classifier.names([load_image(file) for file in files]).tolist()]
+    def predict(files: list[Path]) -> list[str]:
+        return [classes[n] for n in classifier.predict([load_image(f) for f in files]).tolist()]
 
     real = sorted((folder / "photographs").rglob("*.jpg"))
-    made = sorted((folder / "report/images/demo-back").glob("*.png"))
-    truth = [path.parent.name for path in sorted((folder / "recordings").rglob("*.ogg"))]
-    seen = named(made)
-    after = {kind: kinds[(at + 1) % len(kinds)] for at, kind in enumerate(kinds)}
+    generated = sorted((folder / "report/images/demo-back").glob("*.png"))
+    labels = [path.parent.name for path in sorted((folder / "recordings").rglob("*.ogg"))]
+    predicted = predict(generated)
+    following = dict(zip(classes, [*classes[1:], classes[0]], strict=True))
     return {
-        "real photographs": share(named(real), [path.parent.name for path in real]),
-        "made pictures": share(seen, truth),
-        "held against the next kind": share(seen, [after[kind] for kind in truth]),
+        "real images": accuracy(predict(real), [path.parent.name for path in real]),
+        "generated images": accuracy(predicted, labels),
+        "against the next class": accuracy(predicted, [following[label] for label in labels]),
     }
 
 
-def share(named: list[str], truth: list[str]) -> float:
-    """Give the share of names that are right."""
-    return sum(a == b for a, b in zip(named, truth, strict=True)) / len(truth)
+def accuracy(predicted: list[str], labels: list[str]) -> float:
+    """Return the share of predictions that are right."""
+    return sum(a == b for a, b in zip(predicted, labels, strict=True)) / len(labels)
 
 
-def spread(figure: dict[str, float] | None, *, percent: bool = False) -> str:
-    """Write a figure with half its interval."""
-    if figure is None:
+def spread(estimate: dict[str, float] | None, *, percent: bool = False) -> str:
+    """Format an estimate with half its interval."""
+    if estimate is None:
         return ""
-    half = (figure["high"] - figure["low"]) / 2
+    half = (estimate["high"] - estimate["low"]) / 2
     if percent:
-        return f"{100 * figure['value']:.1f} ± {100 * half:.1f} %"
-    return f"{figure['value']:.3f} ± {half:.3f}"
+        return f"{100 * estimate['value']:.1f} ± {100 * half:.1f} %"
+    return f"{estimate['value']:.3f} ± {half:.3f}"
 
 
-def picture_lines(part: dict[str, Any]) -> list[str]:
-    """Lay the figures of pictures out as a table."""
+def image_lines(part: dict[str, Any]) -> list[str]:
+    """Format the metrics of generated images as a table."""
     (one,) = part["translators"]
     lines = [
-        "| | pictures | Fréchet | kernel | named right by CLIP | translated vector | true pictures "
+        "| | images | Fréchet | kernel | CLIP accuracy | translated similarity | real similarity "
         "| seconds |",
         "|---" * 8 + "|",
     ]
     for name, scores in (
-        ("real photographs", part["real"]),
-        ("made of recordings", one["scores"]),
-        ("*held against a wrong sound*", one["wrong_source"]),
+        ("real images", part["real"]),
+        ("generated from audio", one["scores"]),
+        ("*against the wrong audio*", one["wrong_source"]),
     ):
         seconds = "" if scores["seconds"] is None else f"{scores['seconds']:.2f}"
         distances, metrics = scores["distances"], scores["metrics"]
@@ -128,13 +131,13 @@ def picture_lines(part: dict[str, Any]) -> list[str]:
 
 
 def trip_lines(trips: dict[str, dict[str, Any]]) -> list[str]:
-    """Lay the figures of round trips out as a table."""
-    lines = ["| | similarity to the start | nearest kind |", "|---" * 3 + "|"]
+    """Format the metrics of round trips as a table."""
+    lines = ["| | similarity to the start | nearest class |", "|---" * 3 + "|"]
     for title, trip in trips.items():
         for name, key in (
             (title, "scores"),
-            ("*held against a wrong start*", "wrong_source"),
-            ("*other real ones of the kind*", "real"),
+            ("*against the wrong start*", "wrong_source"),
+            ("*other real items of the class*", "real"),
         ):
             scores = trip[key]
             lines.append(
@@ -148,10 +151,10 @@ def main(
     data: Annotated[Path, typer.Option(help="Data folder; docs/demo-models.md has its layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folders and reports.")],
     classifier: Annotated[
-        Path | None, typer.Option(help="Checkpoint of the recipe's photo judge.")
+        Path | None, typer.Option(help="Checkpoint of the recipe's image classifier.")
     ] = None,
 ) -> None:
-    """Make pictures of recordings and sounds of photographs, go back, and write results.md."""
+    """Generate images from audio and audio from images, go back, and write results.md."""
     demo = DemoData(data)
     write_folders(demo, output)
     there = run(
@@ -165,14 +168,14 @@ def main(
         *("--round-trip", "demo", "-o", "report-of-sounds"),
     )["audio"]
     trips = {
-        "recording, picture, sound": there["translators"][0]["round_trip"],
-        "photograph, sound, picture": other["translators"][0]["round_trip"],
+        "audio, image, audio": there["translators"][0]["round_trip"],
+        "image, audio, image": other["translators"][0]["round_trip"],
     }
-    lines = [*picture_lines(there), "", *trip_lines(trips)]
+    lines = [*image_lines(there), "", *trip_lines(trips)]
     if classifier is not None:
-        said = judge_pictures(classifier, demo.kind_names, output)
-        lines += ["", "| photo judge | named right |", "|---|---|"]
-        lines += [f"| {name} | {100 * value:.1f} % |" for name, value in said.items()]
+        shares = classify_images(classifier, demo.class_names, output)
+        lines += ["", "| image classifier | accuracy |", "|---|---|"]
+        lines += [f"| {name} | {100 * value:.1f} % |" for name, value in shares.items()]
     (output / "results.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

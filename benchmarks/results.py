@@ -1,9 +1,9 @@
-"""What the translators reach on real pairs of photographs and recordings, with the demo encoders.
+"""Metrics of the translators on real pairs of images and audio, with the demo encoders.
 
-Captions of AudioCaps and Conceptual Captions, of which both sides are embedded as text; pairs of a
-photograph and a recording of its kind, of which those of the test split are what all is measured
-on; and sounds of test photographs made with some of the translators. Every step is a `clip2clap`
-command, which is printed.
+Translators are trained on captions of AudioCaps and Conceptual Captions, embedded as text on both
+sides, and on pairs of an image and audio of its class; all are evaluated on pairs of the test
+split. Some of them generate audio of test images. Every step is a `clip2clap` command, which is
+printed.
 
     python benchmarks/results.py --data DATA -o results
 """
@@ -27,10 +27,10 @@ from clip2clap.training.recipes.demo.data import DemoData, Split
 
 CAPTIONS = 10_000
 
-# Photographs of a kind, and recordings that each is paired with.
-TRAINED_PHOTOS, TESTED_PHOTOS = 40, 10
+# Images per class, and audio files that each is paired with.
+TRAINED_IMAGES, TESTED_IMAGES = 40, 10
 PARTNERS = {"train": 4, "test": 1}
-# What is trained, by the name of its folder: the table and the options of `clip2clap train`.
+# Translators by folder name: the table and the options of `clip2clap train`.
 RUNS = {
     "pairs-mlp": "pairs-train",
     "pairs-mlp-random": "pairs-train --init random",
@@ -47,9 +47,9 @@ RUNS = {
     "captions-mlp-random": "audiocaps --init random",
     "captions-mlp-noise-0.03": "audiocaps --noise 0.03",
     "captions-mlp-noise-0.1": "audiocaps --noise 0.1",
-    "captions-mlp-centred": "audiocaps --center yes",
+    "captions-mlp-centered": "audiocaps --center yes",
     "captions-mlp-no-noise": "audiocaps --noise 0",
-    "captions-mlp-no-noise-centred": "audiocaps --noise 0 --center yes",
+    "captions-mlp-no-noise-centered": "audiocaps --noise 0 --center yes",
     "captions-mlp-contrastive": "audiocaps --loss contrastive",
     "captions-residual": "audiocaps --architecture residual",
     "captions-residual-no-noise": "audiocaps --architecture residual --noise 0",
@@ -64,42 +64,41 @@ RUNS = {
 }
 
 
-# Those that sounds are made with.
-HEARD = ("captions-then-pairs-mlp", "pairs-mlp", "captions-mlp", "captions-mlp-no-noise")
+# Translators that audio is generated with.
+GENERATORS = ("captions-then-pairs-mlp", "pairs-mlp", "captions-mlp", "captions-mlp-no-noise")
 
 
 def write_pairs(data: DemoData, folder: Path, split: Split) -> None:
-    """Pair photographs of one split with recordings of the same split and kind."""
+    """Pair images of one split with audio of the same split and class."""
     if (folder / "state.json").is_file():
         return
     clip, clap = ClipEncoder.from_pretrained("demo"), ClapEncoder.from_pretrained("demo")
     draw = random.Random(0)
-    photos, sounds = defaultdict(list), defaultdict(list)
-    for number, photo in enumerate(data.photos):
-        if photo.split == split and photo.kind and not photo.full_size:
-            photos[photo.kind].append(number)
-    for number, recording in enumerate(data.recordings):
-        if recording.split == split and recording.kind:
-            sounds[recording.kind].append(number)
-    count = TRAINED_PHOTOS if split == "train" else TESTED_PHOTOS
-    shown = {kind: draw.sample(rows, count) for kind, rows in photos.items()}
+    images, audio = defaultdict(list), defaultdict(list)
+    for index, image in enumerate(data.images):
+        if image.split == split and image.label and not image.full_size:
+            images[image.label].append(index)
+    for index, one in enumerate(data.audio):
+        if one.split == split and one.label:
+            audio[one.label].append(index)
+    count = TRAINED_IMAGES if split == "train" else TESTED_IMAGES
+    chosen = {label: draw.sample(indices, count) for label, indices in images.items()}
     rows = [
-        (photo, draw.choice(sounds[kind]), kind)
-        for kind in data.kind_names
-        for photo in shown[kind]
+        (image, draw.choice(audio[label]), label)
+        for label in data.class_names
+        for image in chosen[label]
         for _ in range(PARTNERS[split])
     ]
-    seen, heard = sorted({photo for photo, _, _ in rows}), sorted({sound for _, sound, _ in rows})
-    images = clip.encode_image([data.photos[number].image() for number in seen])
-    audios = clap.encode_audio([_read(data.recordings[number].path) for number in heard])
-    places = {n: p for p, n in enumerate(seen)}, {n: p for p, n in enumerate(heard)}
+    used = [sorted({row[side] for row in rows}) for side in (0, 1)]
+    image_embeds = clip.encode_image([data.images[index].load() for index in used[0]])
+    audio_embeds = clap.encode_audio([_read(data.audio[index].path) for index in used[1]])
     columns = {
-        "item": [f"photo-{photo}" for photo, _, _ in rows],
-        "kind": [kind for _, _, kind in rows],
+        "item": [f"photo-{image}" for image, _, _ in rows],
+        "label": [label for _, _, label in rows],
     }
     embeds = {
-        "clip_image": images[[places[0][photo] for photo, _, _ in rows]],
-        "clap_audio": audios[[places[1][sound] for _, sound, _ in rows]],
+        "clip_image": image_embeds[[used[0].index(image) for image, _, _ in rows]],
+        "clap_audio": audio_embeds[[used[1].index(audio) for _, audio, _ in rows]],
     }
     spaces = {"clip_image": clip.space("image"), "clap_audio": clap.space("audio")}
     with TableWriter(folder, spaces) as writer:
@@ -111,13 +110,13 @@ def _read(path: Path) -> tuple[Any, int]:
 
 
 def run(folder: Path, *arguments: str) -> None:
-    """Run a clip2clap command in the folder of results, and show it."""
+    """Print and run a clip2clap command in the folder of results."""
     print("clip2clap", " ".join(arguments), flush=True)
     subprocess.run([sys.executable, "-m", "clip2clap", *arguments], cwd=folder, check=True)
 
 
 def write_tables(data: Path, folder: Path) -> None:
-    """Make the tables: captions of two data sets, and pairs of two splits."""
+    """Write the tables: captions of two data sets, and pairs of two splits."""
     captions = {
         "audiocaps": data / "audiocaps/train.csv",
         "conceptual-captions": next((data / "conceptual_captions").glob("*.tsv")),
@@ -131,58 +130,65 @@ def write_tables(data: Path, folder: Path) -> None:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Lay the figures out as a table, the best translator first."""
+    """Format the metrics as a table, the best translator first."""
     part = results["embeddings"]
     ranked = leaderboard(part)
-    titles = ["recall at 1", "at 10", "mean reciprocal rank", "cosine", "nearest kind"]
+    titles = ["recall at 1", "at 10", "mean reciprocal rank", "cosine", "nearest class"]
     lines = ["| translator | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     rows = [(one["scores"]["name"], one["scores"]) for one in ranked]
     rows += [("*shuffled pairs*", ranked[0]["shuffled"]), ("*mean vector*", part["mean_vector"])]
     for name, scores in rows:
         forward = scores["forward"]
-        figures = [
+        cells = [
             percent(forward["recall_at_1"]),
             percent(forward["recall_at_10"]),
             f"{forward['mrr']['value']:.3f}",
             f"{scores['cosine']['value']:.3f}",
             percent(scores["nearest_label"]["accuracy"]),
         ]
-        lines.append(f"| {name.removeprefix('translators/')} | " + " | ".join(figures) + " |")
+        lines.append(f"| {name.removeprefix('translators/')} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def sound_lines(part: dict[str, Any]) -> str:
-    """Lay the figures of sounds out as a table, the controls last."""
+def audio_lines(part: dict[str, Any]) -> str:
+    """Format the metrics of generated audio as a table, the controls last."""
     rows = [part["real"], *(one["scores"] for one in part["translators"])]
-    rows += [{**part["translators"][0]["wrong_source"], "name": "*the first, wrong pictures*"}]
-    titles = ["Fréchet", "kernel", "named right by CLAP", "CLAP score", "translated", "seconds"]
-    lines = ["| sounds | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    rows += [{**part["translators"][0]["wrong_source"], "name": "*the first, wrong images*"}]
+    titles = [
+        "Fréchet",
+        "kernel",
+        "CLAP accuracy",
+        "CLAP score",
+        "translated similarity",
+        "seconds",
+    ]
+    lines = ["| audio | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for scores in rows:
         distances, metrics = scores["distances"], scores["metrics"]
-        figures = [f"{distances[key]:.3f}" for key in ("fd", "kd")]
-        figures += [
+        cells = [f"{distances[key]:.3f}" for key in ("fd", "kd")]
+        cells += [
             percent(metrics["classifier"]),
             *(
                 f"{metrics[key]['value']:.3f}" if key in metrics else ""
                 for key in ("clap_score", "translated_similarity")
             ),
         ]
-        figures.append("" if scores["seconds"] is None else f"{scores['seconds']:.2f}")
+        cells.append("" if scores["seconds"] is None else f"{scores['seconds']:.2f}")
         name = scores["name"].removeprefix("translators/")
-        lines.append(f"| {name} | " + " | ".join(figures) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def percent(figure: dict[str, float]) -> str:
-    """Write a share with half its interval."""
-    return f"{100 * figure['value']:.1f} ± {50 * (figure['high'] - figure['low']):.1f} %"
+def percent(estimate: dict[str, float]) -> str:
+    """Format a share with half its interval."""
+    return f"{100 * estimate['value']:.1f} ± {50 * (estimate['high'] - estimate['low']):.1f} %"
 
 
 def main(
     data: Annotated[Path, typer.Option(help="Data folder; docs/demo-models.md has its layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Tables, translators, reports.")],
 ) -> None:
-    """Make the tables, train the translators, evaluate them, and write results.md."""
+    """Write the tables, train the translators, evaluate them, and write the results."""
     output.mkdir(parents=True, exist_ok=True)
     write_tables(data, output)
     for name, arguments in RUNS.items():
@@ -191,16 +197,16 @@ def main(
     models = [f"translators/{name}" for name in RUNS]
     swept = sorted(path.parent.name for path in (output / "sweep").glob("*/config.json"))
     for folders, report in ((models, "report"), ([f"sweep/{name}" for name in swept], "swept")):
-        on = ("--table", "pairs-test", "--split", "all", "--labels", "kind")
+        on = ("--table", "pairs-test", "--split", "all", "--labels", "label")
         run(output, "evaluate", *folders, *on, "-o", report)
         results = json.loads((output / report / "results.json").read_text())
         (output / f"{report}.md").write_text(markdown(results))
     write_folders(DemoData(data), output)
-    made_with = [f"translators/{name}" for name in HEARD]
+    made_with = [f"translators/{name}" for name in GENERATORS]
     folders = ("--image-dir", "starts", "--audio-dir", "recordings")
     run(output, "evaluate", *made_with, "--pipeline", "demo", *folders, "-o", "heard")
     results = json.loads((output / "heard" / "results.json").read_text())
-    (output / "heard.md").write_text(sound_lines(results["audio"]))
+    (output / "heard.md").write_text(audio_lines(results["audio"]))
 
 
 if __name__ == "__main__":

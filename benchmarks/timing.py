@@ -1,4 +1,4 @@
-"""The time that a call takes, for the benchmarks beside this file."""
+"""Timing of calls."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def seconds(job: Callable[[], Any], times: int = 1) -> float:
-    """Give the time of a call, or the mean of several."""
+    """Return the seconds of a call, or the mean of several."""
     start = time.perf_counter()
     for _ in range(times):
         job()

@@ -1,16 +1,14 @@
-"""Training speed and memory, against the reference project's way of training.
+"""Training speed and memory, compared with the reference project's training.
 
-- `stack`: the reference's loop (DataLoader, one model, batch 64, Adam), written out here, for each
-  of a sweep's models, against the sweep's training of all of them: the same epochs of the same
-  batches. Both for a few steps of each model; a ratio of two halves of one run.
-- `target`: the reference's loop to its last epoch, for each of its six recipes; and how long
-  `clip2clap train`'s default takes until it has the same recall at 10 on the same held-out pairs,
-  without noise on the source, since the reference has none.
+- `stack`: the reference's loop (DataLoader, one model, batch 64, Adam) for each of a sweep's
+  models, compared with the sweep's training of all of them, for a few steps on the same batches.
+- `target`: the reference's loop to its last epoch, for each of its six recipes, and the time until
+  `clip2clap train`'s default reaches the same recall at 10 on the same held-out pairs, without
+  noise on the source, since the reference has none.
 - `memory`: peak memory of the default sweep of 18, and of a sweep of 6 models from one table of
-  millions of pairs, each in a process of its own; and how much of it importing takes.
+  millions of pairs, each in its own process, and the share of the imports.
 
-Without `--table` the pairs are synthetic: both sides are random networks' views of common causes,
-with noise.
+Without `--table` the pairs are synthetic: noisy nonlinear views of common latent variables.
 
     python benchmarks/training.py stack target memory --pairs 50000
     python benchmarks/training.py target --table audiocaps-train
@@ -52,7 +50,7 @@ CLAP = EmbeddingSpace("clap", "synthetic", "text", DIM, True, "none")
 
 
 def synthetic(rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Give two noisy, bent views of the same causes."""
+    """Return two noisy nonlinear views of the same latent variables."""
     ways = torch.randn(2, CAUSES, DIM, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
     causes = torch.randn(rows, CAUSES, generator=generator)
@@ -67,13 +65,13 @@ def synthetic(rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def prepare(rows: int, table: Path | None) -> tuple[Pairs, Split]:
-    """Give the pairs and their split."""
+    """Return the pairs and their split."""
     pairs = Pairs(*synthetic(rows, 0)) if table is None else read_pairs(table, TrainingConfig())
     return pairs, split_pairs(pairs, validation=0.1, seed=0)
 
 
 class Reference:
-    """The reference project's training: a DataLoader, one network, plain Adam."""
+    """Training of the reference project: a DataLoader, one network, Adam."""
 
     def __init__(self, pairs: Pairs, rows: Tensor, hidden: int, loss: str):
         source, target = pairs.source[rows].float(), pairs.target[rows].float()
@@ -90,11 +88,11 @@ class Reference:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
 
     def predict(self, source: Tensor) -> Tensor:
-        """Translate."""
+        """Compute translated embeddings, unit norm."""
         return F.normalize(self.network(F.normalize(source, dim=-1)), dim=-1)
 
     def epoch(self) -> None:
-        """Go through all pairs once."""
+        """Train on all pairs once."""
         for source, target in self.loader:
             predicted, true = self.predict(source), F.normalize(target, dim=-1)
             if self.loss == "cosine":
@@ -109,7 +107,7 @@ class Reference:
 
 
 def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
-    """Time the reference's loop and the sweep's on the same pairs, by turns."""
+    """Time the reference's loop and the sweep's alternately on the same pairs."""
     rows = split.train[: 64 * steps]
     few = Split(train=rows, validation=split.validation, test=split.test)
     best = {"reference": float("inf"), "sweep": float("inf"), "batched": float("inf")}
@@ -132,7 +130,7 @@ def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
             group = Group(pairs, few, members, torch.device("cpu"), batched=batched)
             ends: list[float] = []
             started = time.perf_counter()
-            # The reference's loop measures nothing after an epoch: both are timed to the last step.
+            # Timed to the last step: the reference's loop does not validate.
             group.epoch(lambda step, steps, ends=ends: ends.append(time.perf_counter()))
             best[name] = min(best[name], ends[-1] - started)
     scale = len(split.train) / len(rows) * 3 * 50 / 3600
@@ -143,20 +141,20 @@ def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
     print(
         f"stack: {best['reference'] / best['sweep']:.2f} times as fast as the reference (goal: "
         f"2.4); 18 models of 50 epochs: {best['reference'] * scale:.2f} h and "
-        f"{best['sweep'] * scale:.2f} h, reckoned from this"
+        f"{best['sweep'] * scale:.2f} h, extrapolated"
     )
 
 
 def recall(predicted: Tensor, target: Tensor) -> float:
-    """Give the recall at 10."""
+    """Compute recall at 10."""
     return recall_at_k(retrieval_ranks(predicted, target), 10)
 
 
 def measure_target(pairs: Pairs, split: Split, epochs: int) -> None:
-    """Time the default until it has what each of the reference's recipes ends with."""
+    """Time the default until it reaches the recall of each of the reference's recipes."""
     source = unit_norm(pairs.source[split.validation])
     target = unit_norm(pairs.target[split.validation])
-    # The noise that captions get by default gives captions up for pictures: recall falls.
+    # The default noise on captions lowers their recall, in favor of images.
     chosen = TrainingConfig(monitor="recall_at_10", noise=0.0)
     curve: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +185,7 @@ def measure_target(pairs: Pairs, split: Split, epochs: int) -> None:
         verdict = (
             f"not reached, best {max(own for _, own in curve):.4f}"
             if reached is None
-            else f"reached after {reached:.1f} s, {spent / reached:.1f} times sooner (goal: 10)"
+            else f"reached after {reached:.1f} s, {spent / reached:.1f} times faster (goal: 10)"
         )
         print(
             f"target: {hidden}-{loss}: reference {epochs} epochs, {spent:.1f} s, recall at 10 "
@@ -196,7 +194,7 @@ def measure_target(pairs: Pairs, split: Split, epochs: int) -> None:
 
 
 def write_tables(folder: Path, rows: int, tables: int) -> list[Path]:
-    """Write synthetic tables, some rows at a time."""
+    """Write synthetic tables in parts."""
     paths = []
     for number in range(tables):
         path = folder / f"table{number}"
@@ -211,7 +209,7 @@ def write_tables(folder: Path, rows: int, tables: int) -> list[Path]:
 
 
 def run_for_memory(folder: Path, epochs: int, batch_size: int) -> None:
-    """Sweep the tables of a folder; print what importing and what all of it takes at its peak."""
+    """Sweep the tables of a folder; print the memory of the imports and the peak memory."""
     imported = peak_bytes()
     tables = sorted(folder.glob("table*"))
     grid = SweepGrid(epochs=(epochs,), batch_size=(batch_size,))
@@ -220,7 +218,7 @@ def run_for_memory(folder: Path, epochs: int, batch_size: int) -> None:
 
 
 def measure_memory(rows: int, many: int, batch_size: int, place: Path | None) -> None:
-    """Measure the peak of the sweep of 18, and of a sweep from a large table."""
+    """Measure peak memory of the sweep of 18, and of a sweep from a large table."""
     for count, tables, batch, goal in ((rows, 2, 64, 1.5), (many, 1, batch_size, 3.0)):
         with tempfile.TemporaryDirectory(dir=place) as folder:
             write_tables(Path(folder), count, tables)
@@ -229,24 +227,24 @@ def measure_memory(rows: int, many: int, batch_size: int, place: Path | None) ->
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             imported, all_of_it = json.loads(done.stdout.splitlines()[-1])
             print(
-                f"memory: sweep of {count:,} pairs in {tables} tables: {all_of_it / 1e9:.2f} GB at "
-                f"its peak (goal: under {goal} GB), {imported / 1e9:.2f} GB of it from importing"
+                f"memory: sweep of {count:,} pairs in {tables} tables: {all_of_it / 1e9:.2f} GB "
+                f"peak (goal: under {goal} GB), {imported / 1e9:.2f} GB of it imports"
             )
 
 
 def main(
-    what: Annotated[list[str], typer.Argument(help="What to measure: stack, target, memory.")],
-    table: Annotated[Path | None, typer.Option(help="Real pairs, in place of synthetic.")] = None,
+    what: Annotated[list[str], typer.Argument(help="Measurements: stack, target, memory.")],
+    table: Annotated[Path | None, typer.Option(help="Table of real pairs.")] = None,
     pairs: Annotated[int, typer.Option(help="Synthetic pairs.")] = 50_000,
     many_pairs: Annotated[int, typer.Option(help="Pairs of the table on disk.")] = 5_000_000,
-    steps: Annotated[int, typer.Option(help="Steps of each model that are timed.")] = 200,
-    rounds: Annotated[int, typer.Option(help="Times that the stack is measured.")] = 3,
+    steps: Annotated[int, typer.Option(help="Timed steps per model.")] = 200,
+    rounds: Annotated[int, typer.Option(help="Rounds of `stack`.")] = 3,
     epochs: Annotated[int, typer.Option(help="Epochs of the reference.")] = 50,
-    threads: Annotated[int, typer.Option(help="Threads that torch uses.")] = 2,
-    many_batch_size: Annotated[int, typer.Option(help="Batches from the table on disk.")] = 64,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    many_batch_size: Annotated[int, typer.Option(help="Batch size with the table on disk.")] = 64,
     place: Annotated[Path | None, typer.Option(help="Folder for large files.")] = None,
 ) -> None:
-    """Measure what is named."""
+    """Run the measurements one after the other."""
     torch.set_num_threads(threads)
     for name in what:
         match name:

@@ -1,4 +1,4 @@
-"""The models that come with the package, as a user meets them."""
+"""Demo models of the package, through the public API."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from skimage.data import chelsea
 from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
 from clip2clap.core.presets import DEMO_FOLDER
 
-KINDS = json.loads((DEMO_FOLDER / "kinds.json").read_text())["kinds"]
+CLASSES = json.loads((DEMO_FOLDER / "kinds.json").read_text())["kinds"]
 
 
 @pytest.fixture(scope="module")
@@ -33,37 +33,37 @@ def cat():
     return Image.fromarray(chelsea())
 
 
-def nearest_kind(embeds: torch.Tensor, texts: torch.Tensor) -> str:
-    return KINDS[int((embeds @ texts.T).argmax())]
+def nearest_class(embeds: torch.Tensor, texts: torch.Tensor) -> str:
+    return CLASSES[int((embeds @ texts.T).argmax())]
 
 
-def test_clip_names_the_cat(cat):
+def test_clip_classifies_the_cat(cat):
     clip = ClipEncoder.from_pretrained("demo")
-    texts = clip.encode_text([f"a photo of a {kind}" for kind in KINDS])
-    assert nearest_kind(clip.encode_image([cat]), texts) == "cat"
+    texts = clip.encode_text([f"a photo of a {name}" for name in CLASSES])
+    assert nearest_class(clip.encode_image([cat]), texts) == "cat"
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
+    ("text", "label"),
     [("a kitten", "cat"), ("waves on the seashore", "sea"), ("a locomotive", "train")],
 )
-def test_both_text_towers_know_other_words_for_a_kind(clap, words, kind):
+def test_both_text_encoders_know_other_names_of_a_class(clap, text, label):
     for encoder in (clap, ClipEncoder.from_pretrained("demo", modalities=("text",))):
-        assert nearest_kind(encoder.encode_text([words]), encoder.encode_text(KINDS)) == kind
+        assert nearest_class(encoder.encode_text([text]), encoder.encode_text(CLASSES)) == label
 
 
-def test_the_translated_cat_lies_nearest_the_sound_of_a_cat(pipeline, clap, cat):
+def test_the_translated_cat_is_nearest_to_the_text_of_a_cat(pipeline, clap, cat):
     embeds = pipeline.translator(pipeline.clip.encode_image([cat]))
-    texts = clap.encode_text([f"the sound of a {kind}" for kind in KINDS])
-    assert nearest_kind(embeds, texts) == "cat"
+    texts = clap.encode_text([f"the sound of a {name}" for name in CLASSES])
+    assert nearest_class(embeds, texts) == "cat"
 
 
-def test_the_sound_is_five_seconds_neither_silent_nor_clipped_nor_a_tone(pipeline, cat):
-    sound = pipeline(cat, generator=torch.Generator().manual_seed(0)).audios[0]
-    assert len(sound) == round(5.12 * 16_000)
-    assert 0.02 < np.abs(sound).max() <= 1
-    assert (np.abs(sound) > 0.999).mean() < 1e-3
-    power = np.abs(np.fft.rfft(sound)) ** 2
+def test_audio_has_five_seconds_neither_silent_nor_clipped_nor_a_tone(pipeline, cat):
+    waveform = pipeline(cat, generator=torch.Generator().manual_seed(0)).audios[0]
+    assert len(waveform) == round(5.12 * 16_000)
+    assert 0.02 < np.abs(waveform).max() <= 1
+    assert (np.abs(waveform) > 0.999).mean() < 1e-3
+    power = np.abs(np.fft.rfft(waveform)) ** 2
     assert power.max() / power.sum() < 0.3
 
 
@@ -74,8 +74,10 @@ def test_of_two_candidates_the_better_by_clap_is_kept(pipeline, clap, cat):
         num_candidates=2,
         generator=torch.Generator().manual_seed(0),
     )
-    heard = clap.encode_audio([(result.audios[0], result.sampling_rate)]) @ result.audio_embeds.T
-    assert heard.item() == pytest.approx(result.similarities.max().item(), abs=1e-4)
+    similarity = (
+        clap.encode_audio([(result.audios[0], result.sampling_rate)]) @ result.audio_embeds.T
+    )
+    assert similarity.item() == pytest.approx(result.similarities.max().item(), abs=1e-4)
 
 
 def test_weights_are_half_precision_and_nothing_is_a_pickle():
@@ -88,7 +90,7 @@ def test_weights_are_half_precision_and_nothing_is_a_pickle():
             assert dtypes <= {"F16", "I64"}, path
 
 
-def test_the_spaces_name_the_demo_models_not_the_folder_they_were_made_in(pipeline, clap):
+def test_the_spaces_name_the_demo_models_and_no_training_folder(pipeline, clap):
     translator = pipeline.translator
     spaces = [translator.source_space, translator.target_space, clap.space("audio")]
     spaces.append(ClipEncoder.from_pretrained("demo", modalities=("image",)).space("image"))

@@ -11,28 +11,28 @@ from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
-from clip2clap.training.recipes.demo import image_decoder as pictures
-from clip2clap.training.recipes.demo.data import DemoData, fill, split_rows
+from clip2clap.training.recipes.demo import image_decoder
+from clip2clap.training.recipes.demo.data import DemoData, fit_length, split_rows
 from clip2clap.training.recipes.demo.diffusion import (
     ConditionalUNet,
     build_scheduler,
     diffusion_loss,
-    guess_end,
+    predict_clean,
 )
-from clip2clap.training.recipes.demo.evaluate import balanced_accuracy, likeness
-from clip2clap.training.recipes.demo.features import keep
+from clip2clap.training.recipes.demo.evaluate import max_cross_correlation
+from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.generator import build_unet
-from clip2clap.training.recipes.demo.heads import Space, split_classifier
-from clip2clap.training.recipes.demo.loop import Schedule, fit
+from clip2clap.training.recipes.demo.loop import Schedule, train_stage
 from clip2clap.training.recipes.demo.mel import HOP, log_mel, mel_filters
 from clip2clap.training.recipes.demo.phrases import (
+    AUDIO_CAPTIONS,
     NAMES,
-    SOUNDS,
     UNSEEN,
-    heard_phrases,
-    seen_phrases,
+    audio_phrases,
+    image_phrases,
 )
-from clip2clap.training.recipes.demo.text import teach
+from clip2clap.training.recipes.demo.spaces import Space, split_classifier
+from clip2clap.training.recipes.demo.text import text_targets
 
 
 def test_splits_hold_the_same_share_of_every_class():
@@ -51,24 +51,25 @@ def test_splits_are_the_same_in_every_run():
 
 
 def test_a_missing_data_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"kinds\.csv.*--data"):
+    with pytest.raises(UserError, match=r"No kinds\.csv") as refused:
         DemoData(tmp_path)
+    assert refused.value.param == "data"
 
 
 def test_a_short_recording_is_repeated_and_a_long_one_cut():
-    assert fill(np.arange(3), 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert fill(np.arange(9), 3, offset=8).tolist() == [6, 7, 8]
+    assert fit_length(np.arange(3), 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert fit_length(np.arange(9), 3, offset=8).tolist() == [6, 7, 8]
 
 
-def test_every_kind_has_names_and_sounds():
-    assert NAMES.keys() == SOUNDS.keys()
-    assert all(names and SOUNDS[kind] for kind, names in NAMES.items())
+def test_every_class_has_names_and_captions():
+    assert NAMES.keys() == AUDIO_CAPTIONS.keys()
+    assert all(names and AUDIO_CAPTIONS[label] for label, names in NAMES.items())
 
 
-def test_words_kept_for_testing_are_not_trained_on():
-    trained = {text for kind in NAMES for text in (*seen_phrases(kind), *heard_phrases(kind))}
+def test_texts_for_evaluation_are_not_trained_on():
+    trained = {text for name in NAMES for text in (*image_phrases(name), *audio_phrases(name))}
     assert UNSEEN.keys() == NAMES.keys()
-    assert not trained & {word for words in UNSEEN.values() for word in words}
+    assert not trained & {text for texts in UNSEEN.values() for text in texts}
 
 
 def test_a_split_classifier_ranks_as_the_whole_one_does():
@@ -83,16 +84,16 @@ def test_a_split_classifier_ranks_as_the_whole_one_does():
     assert (split == classifier(features).argmax(dim=1)).float().mean() > 0.97
 
 
-def test_texts_belong_on_their_label_or_between_those_near_them():
+def test_text_targets_are_the_labels_vectors_or_means_of_similar_ones():
     space = Space(nn.Identity(), torch.eye(3), logit_scale=1.0)
     texts = F.normalize(torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0.7, 0.7, 0]]), dim=1)
-    lessons = teach(space, torch.tensor([0, 1, -1]), texts)
-    torch.testing.assert_close(lessons.targets[:2].float(), torch.eye(3)[:2])
+    targets = text_targets(space, torch.tensor([0, 1, -1]), texts)
+    torch.testing.assert_close(targets.embeds[:2].float(), torch.eye(3)[:2])
     torch.testing.assert_close(
-        lessons.targets[2].float(), torch.tensor([0.5**0.5, 0.5**0.5, 0]), atol=1e-3, rtol=0
+        targets.embeds[2].float(), torch.tensor([0.5**0.5, 0.5**0.5, 0]), atol=1e-3, rtol=0
     )
     on_target = torch.eye(3)[:2]
-    assert lessons.loss(on_target, torch.arange(2)) < lessons.loss(
+    assert targets.loss(on_target, torch.arange(2)) < targets.loss(
         on_target.flip(0), torch.arange(2)
     )
 
@@ -101,12 +102,12 @@ def test_log_mel_peaks_at_the_pitch_of_a_tone():
     time = torch.arange(16_000) / 16_000
     mels = log_mel(torch.sin(2 * torch.pi * 1000 * time).unsqueeze(0), mel_filters())
     assert mels.shape == (1, 16_000 // HOP, 64)
-    centres = mel_filters().argmax(dim=0) * 16_000 / 1024
-    assert abs(centres[mels[0, 50].argmax()] - 1000) < 60
+    centers = mel_filters().argmax(dim=0) * 16_000 / 1024
+    assert abs(centers[mels[0, 50].argmax()] - 1000) < 60
 
 
 class Truth(nn.Module):
-    """Knows that all latents are 0.5, and keeps how much of them it was shown."""
+    """UNet that predicts the true velocities of latents of 0.5, and keeps the signal levels."""
 
     def forward(self, noisy, timesteps, **_):
         self.signal = signal = build_scheduler().alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
@@ -114,7 +115,7 @@ class Truth(nn.Module):
         return (signal * noise - (1 - signal**2).sqrt() * 0.5,)
 
 
-def test_the_way_from_noise_to_the_latents_is_learnt_where_it_is_short():
+def test_the_diffusion_loss_is_least_for_the_true_velocities():
     latents = torch.full((16, 2, 8, 8), 0.5)
     vectors = torch.zeros(16, 4)
     unets: list[Any] = [Truth(), lambda noisy, *_, **__: (0 * noisy,)]
@@ -125,14 +126,14 @@ def test_the_way_from_noise_to_the_latents_is_learnt_where_it_is_short():
     assert losses[0] < 1e-4 < 0.1 < losses[1]
 
 
-def test_who_knows_the_velocity_guesses_the_end_from_any_noise():
+def test_true_velocities_predict_the_clean_latents_at_any_noise_level():
     latents = torch.full((64, 2, 8, 8), 0.5)
     truth: Any = Truth()
-    guess = guess_end(truth, latents, torch.zeros(64, 4), torch.Generator().manual_seed(0))
+    predicted = predict_clean(truth, latents, torch.zeros(64, 4), torch.Generator().manual_seed(0))
     signal = truth.signal
-    torch.testing.assert_close(guess, latents, atol=1e-3, rtol=0)
+    torch.testing.assert_close(predicted, latents, atol=1e-3, rtol=0)
     assert signal.shape == (64, 1, 1, 1)
-    # Most of them from little but noise, some from hardly any.
+    # Most noise levels are high, some are low.
     assert signal.min() < 0.1
     assert signal.median() < 0.5 < signal.max()
 
@@ -140,24 +141,24 @@ def test_who_knows_the_velocity_guesses_the_end_from_any_noise():
 def test_a_share_of_the_conditions_is_left_out():
     model = ConditionalUNet(build_unet(), 512)
     vectors = torch.randn(400, 512)
-    kept = model.without_some(vectors, 0.25, torch.Generator().manual_seed(0))
+    kept = model.drop_condition(vectors, 0.25, torch.Generator().manual_seed(0))
     left_out = (kept == model.negative_embeds).all(dim=1)
     assert 60 < left_out.sum() < 140
     torch.testing.assert_close(kept[~left_out], F.normalize(vectors, dim=1)[~left_out])
 
 
-def test_a_unet_hears_vectors_of_unit_norm_from_the_start():
+def test_a_new_unet_projects_unit_norm_conditions_to_unit_scale():
     model = ConditionalUNet(build_unet(), 512)
-    listening: Any = model.unet.class_embedding
+    projection: Any = model.unet.class_embedding
     with torch.no_grad():
-        heard = listening(F.normalize(torch.randn(16, 512), dim=1))
-    # Of unit scale, as Gaussian noise would be heard; without the scale it is 0.02.
-    assert 0.3 < heard.std() < 1.5
+        projected = projection(F.normalize(torch.randn(16, 512), dim=1))
+    # Without the scaled weights it is 0.02.
+    assert 0.3 < projected.std() < 1.5
 
 
-@pytest.mark.parametrize("build", [pictures.build_unet, build_unet])
+@pytest.mark.parametrize("build", [image_decoder.build_unet, build_unet])
 def test_no_norm_takes_a_channels_own_mean_away(build):
-    """A picture's colour, and a sound's loudness, are means over all places."""
+    """The color of an image and the level of audio are means over all places."""
     norms = [layer for layer in build().modules() if isinstance(layer, nn.GroupNorm)]
     assert norms
     for norm in norms:
@@ -167,17 +168,17 @@ def test_no_norm_takes_a_channels_own_mean_away(build):
         assert (norm(brighter) - norm(hidden))[:, 0].mean() > 0.1
 
 
-def test_colours_are_compared_before_details():
+def test_colors_weigh_more_than_details():
     real = torch.zeros(1, 3, 8, 8)
     red = torch.tensor([0.1, -0.05, -0.05]).view(1, 3, 1, 1).expand_as(real)
-    grey = red.abs().mean().expand_as(real)
-    checked = grey * (torch.arange(8) % 2 * 2 - 1)
-    apart = [pictures._pixels_apart(made, real).item() for made in (red, grey, checked)]
-    assert apart[0] > 1.5 * apart[1] > 2 * apart[2] > 0
+    gray = red.abs().mean().expand_as(real)
+    checked = gray * (torch.arange(8) % 2 * 2 - 1)
+    distances = [image_decoder.pixel_distance(x, real).item() for x in (red, gray, checked)]
+    assert distances[0] > 1.5 * distances[1] > 2 * distances[2] > 0
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, None])
-def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path, ema_decay):
+def test_a_killed_stage_ends_with_the_weights_of_an_unkilled_one(tmp_path, ema_decay):
     class Killed(Exception):
         pass
 
@@ -196,10 +197,10 @@ def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path, ema_decay):
 
     schedule = Schedule(steps=30, learning_rate=1e-2, warmup=5, ema_decay=ema_decay)
     calls.clear()
-    whole = fit(model(), step, schedule, tmp_path / "whole", name="whole", save_every_s=0)
+    whole = train_stage(model(), step, schedule, tmp_path / "whole", name="whole", save_every_s=0)
     calls.clear()
     with pytest.raises(Killed):
-        fit(
+        train_stage(
             model(),
             lambda m, g: step(m, g, die_at=17),
             schedule,
@@ -207,13 +208,15 @@ def test_a_killed_fit_ends_where_an_unkilled_one_does(tmp_path, ema_decay):
             name="killed",
             save_every_s=0,
         )
-    resumed = fit(model(), step, schedule, tmp_path / "killed", name="resumed", save_every_s=0)
+    resumed = train_stage(
+        model(), step, schedule, tmp_path / "killed", name="resumed", save_every_s=0
+    )
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert len(calls) == 17 + 30 - 16
 
 
-def test_without_a_decay_all_steps_count_alike_at_a_constant_rate(tmp_path):
+def test_without_a_decay_all_steps_count_similarity_at_a_constant_rate(tmp_path):
     passed: list[torch.Tensor] = []
 
     def step(model, generator):
@@ -222,7 +225,7 @@ def test_without_a_decay_all_steps_count_alike_at_a_constant_rate(tmp_path):
 
     schedule = Schedule(steps=20, learning_rate=1e-2, warmup=5, ema_decay=None)
     model = nn.Linear(3, 1)
-    averaged = fit(model, step, schedule, tmp_path, name="averaged").model
+    averaged = train_stage(model, step, schedule, tmp_path, name="averaged").model
     assert isinstance(averaged, nn.Linear)
     # A step sees the weights that the step before left.
     weights = torch.stack([*passed[1:], model.weight.detach()])
@@ -230,9 +233,9 @@ def test_without_a_decay_all_steps_count_alike_at_a_constant_rate(tmp_path):
     assert schedule.rate(4) == schedule.rate(19) == 1 > schedule.rate(3)
 
 
-def test_a_write_that_fails_leaves_the_kept_features_as_they_were(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_file_of_features_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "features.safetensors"
-    keep({"features": torch.ones(2)}, path)
+    save_tensors({"features": torch.ones(2)}, path)
 
     def half_written(tensors, file):
         file.write_bytes(b"half")
@@ -240,24 +243,19 @@ def test_a_write_that_fails_leaves_the_kept_features_as_they_were(tmp_path, monk
 
     monkeypatch.setattr("clip2clap.training.recipes.demo.features.save_file", half_written)
     with pytest.raises(OSError, match="disk full"):
-        keep({"features": torch.zeros(2)}, path)
+        save_tensors({"features": torch.zeros(2)}, path)
     assert torch.equal(load_file(path)["features"], torch.ones(2))
 
 
-def test_balanced_accuracy_counts_every_kind_alike():
-    kinds = torch.tensor([0] * 9 + [1])
-    assert balanced_accuracy(torch.zeros(10, dtype=torch.long), kinds) == pytest.approx(0.5)
-
-
-def test_a_sound_is_like_itself_later_and_unlike_another():
+def test_a_delayed_signal_correlates_with_itself_and_not_with_another():
     torch.manual_seed(0)
     known = torch.randn(3, 2, 400)
     known[:, :, 300:] = 0
-    later = 0.1 * known[1:2].roll(50, dims=2) + 7
-    alike = likeness(later, known)
-    assert alike.shape == (1, 3)
-    assert alike[0, 1] == pytest.approx(1, abs=0.02)
-    assert alike[0, [0, 2]].max() < 0.3
+    delayed = 0.1 * known[1:2].roll(50, dims=2) + 7
+    similarity = max_cross_correlation(delayed, known)
+    assert similarity.shape == (1, 3)
+    assert similarity[0, 1] == pytest.approx(1, abs=0.02)
+    assert similarity[0, [0, 2]].max() < 0.3
 
 
 @pytest.fixture
@@ -273,17 +271,17 @@ def tiny_clap():
     return SfxClapModel(SfxClapConfig(text_config=text, audio_channels=(4, 8), projection_dim=6))
 
 
-def test_a_louder_recording_gives_the_same_features():
+def test_features_do_not_depend_on_the_level():
     extract = SfxClapFeatureExtractor()
     noise = np.random.default_rng(0).standard_normal(44_100).astype(np.float32) * 0.1
     quiet, loud = (extract(gain * noise)["input_features"] for gain in (0.1, 1.0))
     torch.testing.assert_close(quiet, loud, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("recordings", [[], [np.zeros(0)]])
-def test_an_empty_recording_is_refused(recordings):
+@pytest.mark.parametrize("waveforms", [[], [np.zeros(0)]])
+def test_empty_audio_is_refused(waveforms):
     with pytest.raises(UserError, match="at least one sample"):
-        SfxClapFeatureExtractor()(recordings)
+        SfxClapFeatureExtractor()(waveforms)
 
 
 def test_another_sampling_rate_is_refused():

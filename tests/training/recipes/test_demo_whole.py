@@ -1,7 +1,6 @@
-"""The recipe of the demo models from its first stage to its last, on data made here.
+"""The recipe of the demo models from its first stage to its last, on random data.
 
-The pretrained parts are small networks with random weights, and every stage learns for one step, so
-nothing is learnt; but what each stage leaves is what the next one and the package need.
+The pretrained networks are small and random, and every stage is trained for one step.
 """
 
 import csv
@@ -22,31 +21,24 @@ from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
 from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapConfig
 from clip2clap.training.recipes.demo import __main__ as command
 from clip2clap.training.recipes.demo import (
-    audio_classifier as classifier,
-)
-from clip2clap.training.recipes.demo import (
+    classifiers,
     features,
     generator,
-    heads,
+    image_decoder,
     loop,
     package,
-    parts,
+    pretrained,
     recipe,
+    spaces,
     text,
     vocoder,
-)
-from clip2clap.training.recipes.demo import (
-    image_classifier as photo_judge,
-)
-from clip2clap.training.recipes.demo import (
-    image_decoder as pictures,
 )
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoData
 
 from .pretended_gpu import GPU, PretendedGpu
 
-KINDS = ("dog", "sea")
-PHOTOS = 5
+CLASSES = ("dog", "sea")
+IMAGES = 5
 
 
 def jpeg(random: np.random.Generator, side: int) -> bytes:
@@ -65,24 +57,24 @@ def write_rows(path, rows):
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory):
-    """A data folder with two kinds, a few photographs and a few recordings."""
+    """Write a data folder with two classes, a few images and a few audio files."""
     folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     write_rows(
         folder / "kinds.csv",
         [
             {"kind": k, "photo_classes": f"n{n}", "cifar10": "", "esc50": k, "animals": k}
-            for n, k in enumerate(KINDS)
+            for n, k in enumerate(CLASSES)
         ],
     )
-    for name, kinds in (("kinds", KINDS), ("other", ("", ""))):
+    for name, kinds in (("kinds", CLASSES), ("other", ("", ""))):
         rows = [
             {"jpeg": jpeg(random, 64), "class_id": f"n{n}", "name": f"class {n}", "kind": kind}
             for n, kind in enumerate(kinds)
-            for _ in range(PHOTOS)
+            for _ in range(IMAGES)
         ]
         (folder / "photos").mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), folder / f"photos/photos_{name}.parquet")
-    for place in (*KINDS, "other"):
+    for place in (*CLASSES, "other"):
         (folder / "photos/full" / place).mkdir(parents=True)
         for number in range(3):
             (folder / "photos/full" / place / f"n0_class_{number}.jpg").write_bytes(
@@ -94,9 +86,9 @@ def data_folder(tmp_path_factory):
     )
     clips = []
     for fold in "1234":
-        for kind in KINDS:
+        for kind in CLASSES:
             clips.append({"file": f"{kind}-{fold}.wav", "fold": fold, "category": kind})
-    animals = [{"file": f"animal-{n}.wav", "kind": KINDS[n % 2], "seconds": 1} for n in range(6)]
+    animals = [{"file": f"animal-{n}.wav", "kind": CLASSES[n % 2], "seconds": 1} for n in range(6)]
     write_rows(folder / "sounds/esc50.csv", clips)
     write_rows(folder / "sounds/animals.csv", animals)
     for row in (*clips, *animals):
@@ -109,7 +101,7 @@ def data_folder(tmp_path_factory):
 
 
 def random_efficientnet():
-    """A network that gives 1,280 features, as EfficientNet-Lite0 does, but shallow."""
+    """Build a shallow EfficientNet with 1,280 features, as EfficientNet-Lite0 has."""
     torch.manual_seed(0)
     config = EfficientNetConfig(
         image_size=224, width_coefficient=1.0, depth_coefficient=0.1, hidden_dim=1280
@@ -122,7 +114,7 @@ def random_efficientnet():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
             layer.momentum = 1.0
-    # Learns the scale of its layers, so that features tell pictures apart.
+    # Sets the batch statistics, so that features differ between images.
     with torch.no_grad():
         network(torch.randn(4, 3, 224, 224))
     return network.eval(), nn.Linear(1280, 1000).eval()
@@ -141,12 +133,12 @@ def random_minilm():
         intermediate_size=8,
         max_position_embeddings=64,
     )
-    return BertModel(config).eval(), parts.tokenizer_of(vocabulary)
+    return BertModel(config).eval(), pretrained.build_tokenizer(vocabulary)
 
 
 @pytest.fixture(scope="module")
 def grown(data_folder, tmp_path_factory):
-    """What the command leaves: the folder of checkpoints and the demo models."""
+    """Run all stages; returns the folder of the checkpoints (`run`) and the demo models."""
     folder = tmp_path_factory.mktemp("grown")
 
     def run(*stages):
@@ -166,52 +158,51 @@ def grown(data_folder, tmp_path_factory):
             if hasattr(module, "aisfx"):
                 patch.setattr(module, "aisfx", lambda: SfxAudioModel(SfxClapConfig()).eval())
         patch.setattr(text, "minilm", random_minilm)
-        patch.setattr(text, "PHOTO_PHRASES", ("a {}",))
+        patch.setattr(text, "IMAGE_TEMPLATES", ("a {}",))
         for module, names in {
             text: ("BATCH",),
-            heads: ("CLIP_BATCH", "CLAP_BATCH"),
+            spaces: ("CLIP_BATCH", "CLAP_BATCH"),
             vocoder: ("BATCH",),
             generator: ("AUTOENCODER_ROWS", "BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),
-            pictures: ("BATCH", "FINISHER_BATCH"),
-            classifier: ("BATCH",),
-            photo_judge: ("BATCH",),
+            image_decoder: ("BATCH", "TUNING_BATCH"),
+            classifiers: ("AUDIO_BATCH", "IMAGE_BATCH"),
         }.items():
             for name in names:
                 patch.setattr(module, name, 2)
         with pytest.MonkeyPatch.context() as gpu_patch, PretendedGpu() as gpu:
-            for module in (loop, features, parts, pictures):
+            for module in (loop, features, pretrained, image_decoder):
                 gpu_patch.setattr(module, "training_device", lambda: GPU)
             run(*(name for name in command.STAGES if name not in ("package", "evaluate")))
         assert gpu.computed > 1000
         # On another machine, without one.
         run("package")
-        # A stage that is done asks for the pretrained parts all the same.
+        # Finished stages load the pretrained networks all the same.
         yield folder
 
 
-def test_the_recipe_leaves_models_that_load_and_make_sound(grown, data_folder):
+def test_the_packaged_models_load_and_generate_audio(grown, data_folder):
     models = grown / "models"
-    assert json.loads((models / "kinds.json").read_text())["kinds"] == list(KINDS)
+    assert json.loads((models / "kinds.json").read_text())["kinds"] == list(CLASSES)
     clap = ClapEncoder.from_pretrained(models / "clap")
     pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio", ranker=clap)
     memory = pipeline.retrieval_memory
     assert memory is not None
-    assert memory.config["count"] == len(KINDS)
-    photo = DemoData(data_folder).photos[0].image()
-    made = pipeline(photo, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
-    assert np.isfinite(made.audios).all()
-    assert made.audios.shape[-1] > SAMPLING_RATE
+    assert memory.config["count"] == len(CLASSES)
+    image = DemoData(data_folder).images[0].load()
+    output = pipeline(image, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert np.isfinite(output.audios).all()
+    assert output.audios.shape[-1] > SAMPLING_RATE
     clip = ClipEncoder.from_pretrained(models / "image_to_audio" / "clip")
     assert (
-        clip.encode_image([photo]).shape
+        clip.encode_image([image]).shape
         == clap.encode_text(["a dog"]).shape
-        == (1, heads.EMBED_DIM)
+        == (1, spaces.EMBED_DIM)
     )
 
 
-def test_what_lies_apart_is_not_computed_with():
-    """Or else the fixture above would show nothing of a machine with a GPU."""
+def test_the_pretended_gpu_refuses_tensors_on_two_devices():
+    """Otherwise the fixture above would show nothing of a machine with a GPU."""
     with PretendedGpu() as gpu:
         there, here = torch.ones(2, requires_grad=True).to(GPU), torch.ones(2)
         with pytest.raises(RuntimeError, match="same device"):
@@ -221,25 +212,25 @@ def test_what_lies_apart_is_not_computed_with():
     assert gpu.computed > 1
 
 
-def test_the_package_keeps_what_the_stages_learnt(grown, data_folder):
-    """The shipped text tower gives the recipe's own vectors, in half precision."""
+def test_the_packaged_clip_has_the_recipes_embeddings(grown, data_folder):
+    """In half precision."""
     stage = recipe.Recipe(
         DemoData(data_folder), grown / "run", steps=dict.fromkeys(recipe.SCHEDULES, 1)
     )
     assert set(json.loads((grown / "run/stages.json").read_text())) == set(recipe.SCHEDULES)
     clip = ClipEncoder.from_pretrained(grown / "models/image_to_audio/clip")
     known = clip.encode_image(
-        [DemoData(data_folder).photos[n].image() for n in stage.photos["photo"][:3]]
+        [DemoData(data_folder).images[n].load() for n in stage.image_features["index"][:3]]
     )
     cosines = (known * stage.image_embeds[:3]).sum(dim=1)
     assert cosines.min() > 0.99
 
 
-def test_a_recipe_that_is_done_does_nothing_again(grown, data_folder):
+def test_finished_stages_are_not_run_again(grown, data_folder):
     before = {path: path.stat().st_mtime_ns for path in (grown / "run").glob("*_run/*")}
     stage = recipe.Recipe(
         DemoData(data_folder), grown / "run", steps=dict.fromkeys(recipe.SCHEDULES, 1)
     )
-    assert stage.classifier is not None
+    assert stage.audio_classifier is not None
     assert len(stage.latents)
     assert before == {path: path.stat().st_mtime_ns for path in before}

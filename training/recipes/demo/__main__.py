@@ -1,4 +1,4 @@
-"""`python -m clip2clap.training.recipes.demo`: grow the demo models from a data folder."""
+"""`python -m clip2clap.training.recipes.demo`: train the demo models from a data folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,22 +8,22 @@ import typer
 from clip2clap.core.allocator import keep_freed_memory
 
 STAGES = (
-    "photos",
+    "image_features",
     "clip_space",
-    "maps",
+    "audio_maps",
     "clap_space",
-    "sounds",
-    "words",
-    "text",
+    "audio_features",
+    "text_student",
+    "text_encoders",
     "autoencoder",
     "vocoder",
     "latents",
     "generator",
     "pixels",
-    "painter",
-    "finisher",
-    "classifier",
-    "photo_judge",
+    "decoder",
+    "tuned_decoder",
+    "audio_classifier",
+    "image_classifier",
     "package",
     "evaluate",
 )
@@ -39,15 +39,15 @@ def main(
     ),
     stage: Annotated[
         list[str] | None,
-        typer.Option(help=f"Only this stage; one of {', '.join(STAGES)}."),
+        typer.Option(help=f"Run this stage only; one of {', '.join(STAGES)}."),
     ] = None,
     steps: Annotated[
-        list[str] | None, typer.Option(help="STAGE=STEPS, to train a stage shorter or longer.")
+        list[str] | None, typer.Option(help="STAGE=STEPS, the number of training steps of a stage.")
     ] = None,
-    models: Annotated[Path | None, typer.Option(help="Where the demo models go.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of a stage.")] = 2,
+    models: Annotated[Path | None, typer.Option(help="Output folder of the demo models.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Train the demo models, stage by stage; start it again after a kill and it goes on."""
+    """Train the demo models, stage by stage; a killed run resumes where it stopped."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -59,18 +59,19 @@ def main(
     keep_freed_memory()
     disable_progress_bar()
     torch.set_num_threads(threads)
-    wanted = stage or STAGES
-    unknown = [name for name in wanted if name not in STAGES]
+    chosen = stage or STAGES
+    unknown = [name for name in chosen if name not in STAGES]
     if unknown:
         raise typer.BadParameter(f"No stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
     pairs = [pair.partition("=") for pair in steps or []]
     try:
         recipe = Recipe(DemoData(data), out, steps={name: int(count) for name, _, count in pairs})
     except UserError as error:
-        typer.echo(str(error), err=True)
+        flag = f"--{error.param}: " if error.param else ""
+        typer.echo(f"{flag}{error}", err=True)
         raise typer.Exit(2) from None
     target = models or DEMO_FOLDER
-    for name in wanted:
+    for name in chosen:
         if name == "package":
             from clip2clap.training.recipes.demo.package import package
 
@@ -81,7 +82,7 @@ def main(
             evaluate_demo(recipe, target)
         else:
             getattr(recipe, name)
-    typer.echo(f"Done: {', '.join(wanted)}. The demo models are in {target}.")
+    typer.echo(f"Done: {', '.join(chosen)}. The demo models are in {target}.")
 
 
 if __name__ == "__main__":

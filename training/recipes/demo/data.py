@@ -1,7 +1,7 @@
-"""The photographs, recordings and captions that the demo models learn from, and their splits.
+"""Images, audio and captions that the demo models are trained on, and their splits.
 
-Splits are drawn once, by a fixed seed, within each class: a row is in the same split in every run.
-Nothing of the test split is seen in training; choices are made on the validation split.
+Splits are drawn once, by a fixed seed, within each class. The test split is never used in training;
+hyperparameters are chosen on the validation split.
 """
 
 import csv
@@ -20,46 +20,45 @@ from PIL import Image
 from clip2clap.core.errors import UserError
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 SAMPLING_RATE = 16_000
 SPLIT_SEED = 20
-# ESC-50 comes in folds that keep clips of one source together; this one is never trained on.
+# ESC-50 comes in folds that keep clips of one source together; this one is the test split.
 TEST_FOLD = "4"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A thing that both looks and sounds."""
+class DemoClass:
+    """Class of the demo models: something that is both seen and heard."""
 
     name: str
-    photo_classes: tuple[str, ...]
-    cifar10: str
     esc50: str
     animals: str
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A photograph: JPEG bytes, its class name, the kind's name or "", and its split."""
+class DemoImage:
+    """JPEG image with its source's category, its demo class or "", and its split."""
 
     jpeg: bytes
-    class_name: str
-    kind: str
+    category: str
+    label: str
     split: Split
     full_size: bool = False
 
-    def image(self) -> Image.Image:
-        """Decode the photograph."""
+    def load(self) -> Image.Image:
+        """Decode the image."""
         return Image.open(io.BytesIO(self.jpeg)).convert("RGB")
 
 
 @dataclass(frozen=True)
-class Recording:
-    """A sound file with its label, the kind's name or "", and its split."""
+class DemoAudio:
+    """Audio file with its source's category, its demo class or "", and its split."""
 
     path: Path
+    category: str
     label: str
-    kind: str
     split: Split
 
 
@@ -68,7 +67,7 @@ def split_rows(keys: Sequence[str], *, validation: float, test: float) -> list[S
 
     Args:
         keys: Class of each row.
-        validation: Share of each class for validation; at least one row where the class has three.
+        validation: Share of each class for validation; at least one row of a class with three.
         test: Share of each class for test, likewise.
 
     Returns:
@@ -90,81 +89,71 @@ def split_rows(keys: Sequence[str], *, validation: float, test: float) -> list[S
 
 
 class DemoData:
-    """A data folder in the layout of the demo models' card.
+    """Data folder in the layout that the demo models' card describes.
 
     Args:
-        folder: The folder with `kinds.csv`, `photos/`, `sounds/` and the captions.
+        folder: Folder with `kinds.csv`, `photos/`, `sounds/` and the captions.
 
     Raises:
-        UserError: If the folder does not hold the data.
+        UserError: If the folder does not contain the data.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not (self.folder / "kinds.csv").is_file():
             raise UserError(
-                f"No kinds.csv in {self.folder}. Give the data folder with --data; "
-                "docs/demo-models.md describes its layout."
+                f"No kinds.csv in {self.folder}. Expected the data folder that "
+                "docs/demo-models.md describes.",
+                param="data",
             )
 
     @cached_property
-    def kinds(self) -> list[Kind]:
-        """The kinds, in the file's order."""
+    def classes(self) -> list[DemoClass]:
+        """Demo classes, in the file's order."""
         rows = _read_csv(self.folder / "kinds.csv")
-        return [
-            Kind(
-                r["kind"], tuple(r["photo_classes"].split()), r["cifar10"], r["esc50"], r["animals"]
-            )
-            for r in rows
-        ]
+        return [DemoClass(row["kind"], row["esc50"], row["animals"]) for row in rows]
 
     @cached_property
-    def kind_names(self) -> list[str]:
-        """Names of the kinds."""
-        return [kind.name for kind in self.kinds]
+    def class_names(self) -> list[str]:
+        """Names of the demo classes."""
+        return [one.name for one in self.classes]
 
     @cached_property
     def imagenet_names(self) -> list[str]:
         """ImageNet's 1,000 class names in the usual order."""
-        return [
-            r["name"].replace("_", " ")
-            for r in _read_csv(self.folder / "photos/imagenet_classes.csv")
-        ]
+        rows = _read_csv(self.folder / "photos/imagenet_classes.csv")
+        return [row["name"].replace("_", " ") for row in rows]
 
     @cached_property
-    def photos(self) -> list[Photo]:
-        """Every photograph: the kinds', the other classes', and the full-size ones."""
+    def images(self) -> list[DemoImage]:
+        """All images: of the demo classes, of other classes, and full-size ones."""
         return [*self._table("photos_kinds"), *self._table("photos_other"), *self._full_size()]
 
     @cached_property
-    def recordings(self) -> list[Recording]:
-        """Every recording: ESC-50's and the animals'."""
-        esc50_kind = {kind.esc50: kind.name for kind in self.kinds if kind.esc50}
-        animal_kind = {kind.animals: kind.name for kind in self.kinds if kind.animals}
-        esc50 = _read_csv(self.folder / "sounds/esc50.csv")
+    def audio(self) -> list[DemoAudio]:
+        """All audio: ESC-50's and the animals'."""
+        folder = self.folder / "sounds"
+        esc50_label = {one.esc50: one.name for one in self.classes if one.esc50}
+        animal_label = {one.animals: one.name for one in self.classes if one.animals}
+        esc50 = _read_csv(folder / "esc50.csv")
         known = [row for row in esc50 if row["fold"] != TEST_FOLD]
-        splits = iter(split_rows([row["category"] for row in known], validation=0.1, test=0.0))
-        recordings = [
-            Recording(
-                self.folder / "sounds" / row["file"],
-                row["category"],
-                esc50_kind.get(row["category"], ""),
-                "test" if row["fold"] == TEST_FOLD else next(splits),
-            )
-            for row in esc50
+        known_splits = iter(
+            split_rows([row["category"] for row in known], validation=0.1, test=0.0)
+        )
+        esc50_splits: list[Split] = [
+            "test" if row["fold"] == TEST_FOLD else next(known_splits) for row in esc50
         ]
-        animals = _read_csv(self.folder / "sounds/animals.csv")
+        animals = _read_csv(folder / "animals.csv")
         animal_splits = split_rows([row["kind"] for row in animals], validation=0.1, test=0.15)
-        recordings += [
-            Recording(
-                self.folder / "sounds" / row["file"],
-                row["kind"],
-                animal_kind.get(row["kind"], ""),
-                split,
-            )
-            for row, split in zip(animals, animal_splits, strict=True)
+        sources = (
+            (esc50, "category", esc50_label, esc50_splits),
+            (animals, "kind", animal_label, animal_splits),
+        )
+        return [
+            DemoAudio(folder / row["file"], row[column], labels.get(row[column], ""), split)
+            for rows, column, labels, splits in sources
+            for row, split in zip(rows, splits, strict=True)
         ]
-        return recordings
 
     @cached_property
     def captions(self) -> list[str]:
@@ -174,59 +163,43 @@ class DemoData:
         lines = path.read_text(encoding="utf-8").splitlines()
         return audiocaps + [line.split("\t")[0].strip() for line in lines]
 
-    def _table(self, name: str) -> list[Photo]:
+    def _table(self, name: str) -> list[DemoImage]:
         table = pq.read_table(self.folder / f"photos/{name}.parquet")
         classes = table["class_id"].to_pylist()
         splits = split_rows(classes, validation=0.1, test=0.1)
         names = table["name"].to_pylist()
-        kinds = table["kind"].to_pylist() if "kind" in table.column_names else [""] * len(classes)
+        labels = table["kind"].to_pylist() if "kind" in table.column_names else [""] * len(classes)
         jpegs = table["jpeg"].to_pylist()
-        return [Photo(*row) for row in zip(jpegs, names, kinds, splits, strict=True)]
+        return [DemoImage(*row) for row in zip(jpegs, names, labels, splits, strict=True)]
 
-    def _full_size(self) -> list[Photo]:
+    def _full_size(self) -> list[DemoImage]:
         paths = sorted((self.folder / "photos/full").glob("*/*.jpg"))
-        kinds = [path.parent.name if path.parent.name != "other" else "" for path in paths]
+        labels = [path.parent.name if path.parent.name != "other" else "" for path in paths]
         splits = split_rows(
-            ["kind" if kind else "other" for kind in kinds], validation=0, test=1 / 3
+            ["kind" if label else "other" for label in labels], validation=0, test=1 / 3
         )
         names = [path.stem.split("_", 1)[1].replace("_", " ") for path in paths]
-        rows = zip(paths, names, kinds, splits, strict=True)
+        rows = zip(paths, names, labels, splits, strict=True)
         return [
-            Photo(path.read_bytes(), name, kind, split, full_size=True)
-            for path, name, kind, split in rows
+            DemoImage(path.read_bytes(), name, label, split, full_size=True)
+            for path, name, label, split in rows
         ]
 
 
-def read_recording(recording: Recording) -> np.ndarray:
-    """Read a recording without the digital silence at its ends.
+def read_audio(audio: DemoAudio) -> np.ndarray:
+    """Read mono float32 samples at `SAMPLING_RATE`, without digital silence at the ends.
 
-    ESC-50 fills short sounds up with zeros; a model that learnt from those would mostly learn
-    silence.
-
-    Args:
-        recording: The recording to read.
-
-    Returns:
-        Mono float32 samples at `SAMPLING_RATE`.
+    ESC-50 pads short clips with it.
     """
-    waveform, rate = soundfile.read(recording.path, dtype="float32")
+    waveform, rate = soundfile.read(audio.path, dtype="float32")
     if rate != SAMPLING_RATE or waveform.ndim != 1:
-        raise UserError(f"Expected mono audio at {SAMPLING_RATE} Hz in {recording.path}.")
+        raise UserError(f"Expected mono audio at {SAMPLING_RATE} Hz in {audio.path}.")
     loud = np.flatnonzero(np.abs(waveform) > 1e-3 * max(np.abs(waveform).max(), 1e-4))
     return waveform[loud[0] : loud[-1] + 1] if len(loud) else waveform
 
 
-def fill(waveform: np.ndarray, samples: int, *, offset: int = 0) -> np.ndarray:
-    """Cut a recording to a length, or repeat it until it has that length.
-
-    Args:
-        waveform: Mono samples.
-        samples: The length to return.
-        offset: First sample to keep, where the recording is longer.
-
-    Returns:
-        Samples, shape (samples,).
-    """
+def fit_length(waveform: np.ndarray, samples: int, *, offset: int = 0) -> np.ndarray:
+    """Crop a waveform from an offset to a number of samples, or repeat it up to that number."""
     if len(waveform) >= samples:
         offset = min(offset, len(waveform) - samples)
         return waveform[offset : offset + samples]

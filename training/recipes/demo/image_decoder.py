@@ -1,13 +1,12 @@
-"""The demo picture decoder: a diffusion UNet over latents of 64 x 64 pictures.
+"""Demo image decoder: a diffusion UNet over latents of 64 x 64 images.
 
-A CLIP image embedding alone tells it what to paint, as it does Kandinsky 2.2's decoder
-(https://arxiv.org/abs/2310.03502). It first learns to denoise (`train_painter`), then to see in few
-steps what the eye takes for what it was told to paint (`train_finisher`).
+It is conditioned on a CLIP image embedding alone, like Kandinsky 2.2's decoder
+(https://arxiv.org/abs/2310.03502). `train_decoder` trains it to denoise; `tune_decoder` then
+fine-tunes its one-step predictions with perceptual, adversarial and CLIP losses.
 """
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,218 +20,181 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
-from clip2clap.training.recipes.demo.data import Photo
-from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, diffusion_loss, guess_end
-from clip2clap.training.recipes.demo.features import keep
+from clip2clap.training.recipes.demo import diffusion
+from clip2clap.training.recipes.demo.data import DemoImage
+from clip2clap.training.recipes.demo.diffusion import (
+    CONDITION_DROPOUT,
+    ConditionalUNet,
+    ConditionedLatents,
+    predict_clean,
+    train_unet,
+)
+from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import (
-    Fit,
     Schedule,
-    fit,
+    StageResult,
     mixed_precision,
+    train_stage,
     training_device,
 )
 from clip2clap.training.recipes.demo.perceptual import (
     FeatureDiscriminator,
     PerceptualFeatures,
-    contest_of_maps,
+    adversarial_loss,
 )
 
 SIZE = 64
 BATCH = 64
-UNCONDITIONAL_SHARE = 0.1
 STEPS, GUIDANCE_SCALE = 8, 4.0
 PATCH, CHANNELS = 8, 32
 SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
-FINISHER_BATCH = 24
-# Of unequal pull: the vector's on the latents is ten times the pixels', the eye's thrice.
-EYE_SHARE, FIT_SHARE, ALIKE_SHARE, FINISHER_CRITIC_SHARE = 0.3, 0.3, 0.5, 1.0
-FINISHER_SCHEDULE = Schedule(
+TUNING_BATCH = 24
+# The gradients of the terms differ in size: on the latents, the CLIP term's is ten times the
+# reconstruction's, the perceptual term's three times.
+PERCEPTUAL_WEIGHT, CLIP_WEIGHT, RECONSTRUCTION_WEIGHT, DISCRIMINATOR_WEIGHT = 0.3, 0.3, 0.5, 1.0
+TUNING_SCHEDULE = Schedule(
     steps=5450, learning_rate=3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998
 )
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What the picture decoder learns from.
-
-    Latents, the CLIP vectors of their photographs, the means of these over a photograph's kind (the
-    vector itself where it is of no kind), and how often to draw each.
-    """
-
-    latents: Tensor
-    embeds: Tensor
-    means: Tensor
-    weights: Tensor
-
-
-def load_pixels(photos: Sequence[Photo], path: Path) -> Tensor:
-    """Decode photographs, or read them where they were kept.
-
-    Args:
-        photos: The photographs; what is not square is cut to its middle.
-        path: Safetensors file that keeps the pixels.
-
-    Returns:
-        Shape (n, 3, 64, 64), uint8.
-    """
+def load_pixels(images: Sequence[DemoImage], path: Path) -> Tensor:
+    """Decode images to pixels (n, 3, 64, 64), or read these from the file of an earlier run."""
     if not path.is_file():
-        images = (photo.image() for photo in track(photos, description="pixels"))
-        keep({"pixels": to_pixels(images)}, path)
+        loaded = (image.load() for image in track(images, description="pixels"))
+        save_tensors({"pixels": to_pixels(loaded)}, path)
     return load_file(path)["pixels"]
 
 
 def to_pixels(images: Iterable[Image.Image]) -> Tensor:
-    """Cut images to their middles, shape (n, 3, 64, 64), uint8."""
+    """Crop images to their centers, shape (n, 3, 64, 64), uint8."""
     rows = [
         np.asarray(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BICUBIC)) for image in images
     ]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
-def encode_pictures(vae: PatchAutoencoder, pixels: Tensor) -> Tensor:
-    """Encode pictures (n, 3, 64, 64), uint8, as latents of unit scale, (n, 32, 8, 8)."""
-    with torch.inference_mode():
-        parts = [vae.encode(part.float() / 127.5 - 1) for part in pixels.split(256)]
+@torch.inference_mode()
+def encode_images(vae: PatchAutoencoder, pixels: Tensor) -> Tensor:
+    """Encode images (n, 3, 64, 64), uint8, as latents of unit scale, (n, 32, 8, 8)."""
+    parts = [vae.encode(part.float() / 127.5 - 1) for part in pixels.split(256)]
     return torch.cat([part.latent_dist.mode() for part in parts])
 
 
 def build_unet() -> UNet2DConditionModel:
     """Build the UNet over (32, 8, 8) latents."""
-    return UNet2DConditionModel(
-        sample_size=SIZE // PATCH,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        block_out_channels=(96, 160),
-        layers_per_block=1,
-        # Attention over 8 x 8 places would take half of all time.
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=(96, 160),  # pyright: ignore[reportArgumentType]
-        attention_head_dim=(6, 10),  # pyright: ignore[reportArgumentType]
-        norm_num_groups=16,
-        class_embed_type="simple_projection",
-        projection_class_embeddings_input_dim=512,
-        class_embeddings_concat=True,
-    )
+    return diffusion.build_unet(SIZE // PATCH, CHANNELS, (96, 160), attention_head_dim=(6, 10))
 
 
-def train_painter(pictures: Pictures, folder: Path, schedule: Schedule = SCHEDULE) -> Fit:
-    """Train the UNet.
+def train_decoder(
+    images: ConditionedLatents, folder: Path, schedule: Schedule = SCHEDULE
+) -> StageResult:
+    """Train a `ConditionalUNet` to denoise latents of images."""
 
-    Args:
-        pictures: What to learn from.
-        folder: Where the run keeps its checkpoint.
-        schedule: Steps and rates.
+    def draw_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows, embeds = _draw_conditions(images, BATCH, generator)
+        return images.latents[rows], embeds
 
-    Returns:
-        A `ConditionalUNet`, with what it took.
-    """
-
-    def step(model: nn.Module, generator: torch.Generator) -> Tensor:
-        assert isinstance(model, ConditionalUNet)
-        rows, vectors = _draw_told(pictures, BATCH, generator)
-        vectors = model.without_some(vectors, UNCONDITIONAL_SHARE, generator)
-        return diffusion_loss(model.unet, pictures.latents[rows], vectors, generator)
-
-    torch.manual_seed(schedule.seed)
-    model = ConditionalUNet(build_unet(), pictures.embeds.shape[-1])
-    model = model.to(memory_format=torch.channels_last)
-    return fit(model, step, schedule, folder, name="painter")
+    embed_dim = images.embeds.shape[-1]
+    return train_unet(build_unet, draw_batch, embed_dim, folder, schedule, name="decoder")
 
 
-class Finisher(nn.Module):
-    """The UNet beside its critic."""
+class TunedDecoder(nn.Module):
+    """UNet of the decoder and the feature discriminator that is trained with it."""
 
-    def __init__(self, painter: ConditionalUNet, critic: FeatureDiscriminator):
+    def __init__(self, unet: ConditionalUNet, discriminator: FeatureDiscriminator):
         super().__init__()
-        self.painter = painter
-        self.critic = critic
+        self.unet = unet
+        self.discriminator = discriminator
 
 
-def train_finisher(
-    pictures: Pictures,
-    pixels: Tensor,
-    painter: ConditionalUNet,
-    vae: PatchAutoencoder,
-    eye: PerceptualFeatures,
-    tower: nn.Module,
-    folder: Path,
-    schedule: Schedule = FINISHER_SCHEDULE,
-) -> Fit:
-    """Teach the UNet to see at once what it would only come to in many steps.
+class TuningLoss:
+    """Loss of one-step predictions: perceptual, adversarial, CLIP and reconstruction terms.
 
-    A denoiser's error is the least where it paints the mean of all that it may become, which is a
-    blur until the last steps. Here its guess at the end, from any amount of noise, is decoded, and
-    the eye compares it with the photograph and its vector with the one that was told; a critic that
-    looks through the eye judges the rest, as in adversarial diffusion distillation (Sauer et al.
-    2023, https://arxiv.org/abs/2311.17042).
+    The mean squared error alone is least where the UNet predicts the mean of all possible images,
+    which is blurred at high noise levels. Here its prediction is decoded, and compared with the
+    real image by perceptual features and a discriminator on them, as in adversarial diffusion
+    distillation (Sauer et al. 2023, https://arxiv.org/abs/2311.17042), and with its condition by
+    CLIP embedding.
 
     Args:
-        pictures: What to learn from.
-        pixels: The photographs of `pictures`, shape (n, 3, 64, 64), uint8.
-        painter: The trained UNet; changed.
-        vae: The autoencoder of pictures.
-        eye: What pictures are compared by, beside their pixels.
-        tower: Maps the eye's features to CLIP's space.
-        folder: Where the run keeps its checkpoint.
-        schedule: Steps and rates.
-
-    Returns:
-        A `Finisher`, with what it took.
+        images: Latents with their CLIP embeddings.
+        pixels: The images of the latents, shape (n, 3, 64, 64), uint8.
+        vae: The image autoencoder.
+        perceptual: Perceptual features.
+        projection: Maps the top perceptual features to CLIP's space.
     """
-    device = training_device()
 
-    def lent(part: nn.Module) -> Any:
-        # Others use it too, on the processor.
-        return deepcopy(part).requires_grad_(False).to(device)
+    def __init__(
+        self,
+        images: ConditionedLatents,
+        pixels: Tensor,
+        vae: PatchAutoencoder,
+        perceptual: PerceptualFeatures,
+        projection: nn.Module,
+    ):
+        self.images, self.pixels = images, pixels
+        self.vae, self.perceptual = self._frozen(vae), self._frozen(perceptual)
+        self.projection = self._frozen(projection)
 
-    tower, vae, eye = lent(tower), lent(vae), lent(eye)
-
-    def step(model: nn.Module, generator: torch.Generator) -> Tensor:
-        assert isinstance(model, Finisher)
-        rows, vectors = _draw_told(pictures, FINISHER_BATCH, generator)
-        vectors = F.normalize(vectors, dim=-1)
-        told = model.painter.without_some(vectors, UNCONDITIONAL_SHARE, generator)
-        latents = pictures.latents[rows]
-        guess = guess_end(model.painter.unet, latents, told, generator)
-        drawn = (guess, latents, told, vectors, _draw(pixels, rows))
-        guess, latents, told, vectors, real = (tensor.to(device) for tensor in drawn)
+    def __call__(self, model: nn.Module, generator: torch.Generator) -> Tensor:
+        """Compute the loss of one batch."""
+        assert isinstance(model, TunedDecoder)
+        rows, embeds = _draw_conditions(self.images, TUNING_BATCH, generator)
+        embeds = F.normalize(embeds, dim=-1)
+        conditions = model.unet.drop_condition(embeds, CONDITION_DROPOUT, generator)
+        latents = self.images.latents[rows]
+        predicted = predict_clean(model.unet.unet, latents, conditions, generator)
+        real = self.pixels[rows].float() / 127.5 - 1
+        real = real.contiguous(memory_format=torch.channels_last)
+        batch = (predicted, latents, conditions, embeds, real)
+        predicted, latents, conditions, embeds, real = (x.to(training_device()) for x in batch)
         with mixed_precision():
-            made = vae.decode(guess).sample.float()
+            decoded = self.vae.decode(predicted).sample.float()
             with torch.no_grad():
-                wanted = eye.layers(real)
-            maps, features = eye(made)
-        seen = contest_of_maps(model.critic, maps, wanted, told, FINISHER_CRITIC_SHARE)
-        # Where nothing was told there is nothing to fit.
-        off = (told == vectors).all(dim=-1) * (
-            1 - (F.normalize(tower(features), dim=-1) * vectors).sum(dim=-1)
+                real_maps = self.perceptual.maps(real)
+            maps, features = self.perceptual(decoded)
+        perceptual = adversarial_loss(
+            model.discriminator, maps, real_maps, conditions, DISCRIMINATOR_WEIGHT
         )
-        alike = F.mse_loss(guess, latents) + _pixels_apart(made, real)
-        return EYE_SHARE * seen + FIT_SHARE * off.mean() + ALIKE_SHARE * alike
+        cosine = (F.normalize(self.projection(features), dim=-1) * embeds).sum(dim=-1)
+        # Unconditional predictions need not match any embedding.
+        clip = ((conditions == embeds).all(dim=-1) * (1 - cosine)).mean()
+        reconstruction = F.mse_loss(predicted, latents) + pixel_distance(decoded, real)
+        return (
+            PERCEPTUAL_WEIGHT * perceptual
+            + CLIP_WEIGHT * clip
+            + RECONSTRUCTION_WEIGHT * reconstruction
+        )
 
+    def _frozen(self, model: nn.Module) -> Any:
+        # A copy: other stages use the model on the CPU.
+        return deepcopy(model).requires_grad_(False).to(training_device())
+
+
+def tune_decoder(
+    loss: TuningLoss, unet: ConditionalUNet, folder: Path, schedule: Schedule = TUNING_SCHEDULE
+) -> StageResult:
+    """Fine-tune the decoder's UNet in place; returns a `TunedDecoder`."""
     torch.manual_seed(schedule.seed)
-    critic = FeatureDiscriminator(eye.widths, pictures.embeds.shape[-1])
-    model = Finisher(painter, critic).to(memory_format=torch.channels_last)
-    return fit(model, step, schedule, folder, name="finisher")
+    discriminator = FeatureDiscriminator(loss.perceptual.widths, loss.images.embeds.shape[-1])
+    model = TunedDecoder(unet, discriminator).to(memory_format=torch.channels_last)
+    return train_stage(model, loss, schedule, folder, name="decoder tuning")
 
 
-def _draw_told(pictures: Pictures, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw rows and the vectors that are told of them, shape (count, d), not of unit norm."""
-    rows = torch.multinomial(pictures.weights, count, replacement=True, generator=generator)
-    # A translated recording lies near the mean of what it may show, not on one photograph.
-    share = torch.rand(count, 1, generator=generator)
-    vectors = share * pictures.embeds[rows] + (1 - share) * pictures.means[rows]
-    return rows, vectors + 0.02 * torch.randn(vectors.shape, generator=generator)
+def pixel_distance(images: Tensor, real: Tensor) -> Tensor:
+    """Compute the distance of images (n, 3, height, width) in lightness, color and local means."""
+    # Images differ less in color than in lightness, which otherwise is all that is learned first.
+    axes = images.new_tensor([[1, 1, 1], [3, -3, 0], [1.7, 1.7, -3.4]]) / 3**0.5
+    difference = torch.einsum("oc,nchw->nohw", axes, images - real)
+    return difference.abs().mean() + 2 * F.avg_pool2d(difference, 4).abs().mean()
 
 
-def _draw(pixels: Tensor, rows: Tensor) -> Tensor:
-    drawn = pixels[rows].float() / 127.5 - 1
-    return drawn.contiguous(memory_format=torch.channels_last)
-
-
-def _pixels_apart(made: Tensor, real: Tensor) -> Tensor:
-    """Compare pixels by lightness and colour, and above all their local means."""
-    # Photographs differ less in colour than in lightness, which would be all that is learnt first.
-    scale = made.new_tensor([[1, 1, 1], [3, -3, 0], [1.7, 1.7, -3.4]]) / 3**0.5
-    apart = torch.einsum("oc,nchw->nohw", scale, made - real)
-    return apart.abs().mean() + 2 * F.avg_pool2d(apart, 4).abs().mean()
+def _draw_conditions(
+    images: ConditionedLatents, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw rows (count,) and their conditions (count, d), not of unit norm."""
+    rows = images.draw(count, generator)
+    # A translated audio embedding lies near its class mean, not at a single image.
+    mix = torch.rand(count, 1, generator=generator)
+    embeds = mix * images.embeds[rows] + (1 - mix) * images.means[rows]
+    return rows, embeds + 0.02 * torch.randn(embeds.shape, generator=generator)

@@ -1,4 +1,4 @@
-"""One resumable training loop for every stage of the recipe."""
+"""Training loop of the recipe's stages: seeded, resumable, with averaged weights."""
 
 import math
 import time
@@ -14,18 +14,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
-from clip2clap.core.files import replacing
 from clip2clap.inference.loading.components import fastest_dtype
+from clip2clap.training.checkpoint import (
+    flatten,
+    optimizer_tensors,
+    part_of,
+    restore_optimizer,
+    train_resumably,
+)
 
-Step = Callable[[nn.Module, torch.Generator], Tensor]
+BatchLoss = Callable[[nn.Module, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a stage learns, and how its steps' weights are averaged.
+    """Steps, learning rate and weight averaging of a stage.
 
-    Without an `ema_decay`, the rate stays where it rose to and all steps' weights count alike
-    (stochastic weight averaging: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
+    With `ema_decay`, the rate follows half a cosine and the weights an exponential moving average.
+    Without, the rate stays constant after the warmup and all steps' weights count alike (stochastic
+    weight averaging: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
     """
 
     steps: int
@@ -37,7 +44,7 @@ class Schedule:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Return a step's share of the rate: a linear rise, then half a cosine or level."""
+        """Return the factor on the learning rate at a step: a linear warmup, then the decay."""
         rise = min(1.0, (step + 1) / self.warmup)
         if self.ema_decay is None:
             return rise
@@ -47,106 +54,71 @@ class Schedule:
 
 @cache
 def training_device() -> torch.device:
-    """Tell where the stages compute: on a GPU if there is one."""
+    """Return the device that stages train on: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def mixed_precision() -> torch.autocast:
-    """Compute in bfloat16 on a GPU and on a processor that has it, else in float32."""
+    """Return bfloat16 autocast, disabled on CPUs without bfloat16 units."""
     device = training_device().type
     enabled = device != "cpu" or fastest_dtype() is torch.bfloat16
     return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
 
 def compute(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-    """Compute in mixed precision, on the training device, what is drawn and used on the processor.
+    """Call a model on the training device in mixed precision, with inputs and outputs on the CPU.
 
     Args:
-        function: A model that lies on `training_device()`, or a method of one.
-        *inputs: What it takes: tensors, or lists, tuples or dicts of tensors.
-        **named: The same, by name.
+        function: A model on `training_device()`, or a method of one.
+        *inputs: Its arguments: tensors, or lists, tuples or dicts of tensors.
+        **named: Its keyword arguments.
 
     Returns:
-        What it gives, on the processor and in float32, with its gradient.
+        Its output on the CPU in float32, with its gradient.
     """
     device = training_device()
     with mixed_precision():
-        made = function(*send_to_device(inputs, device), **send_to_device(named, device))
-    return send_to_device(convert_to_fp32(made), torch.device("cpu"))
+        output = function(*send_to_device(inputs, device), **send_to_device(named, device))
+    return send_to_device(convert_to_fp32(output), torch.device("cpu"))
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a training loop leaves: the averaged model, seconds of training, the last loss."""
+class StageResult:
+    """Averaged model of a stage, seconds of training, and the smoothed training loss at the end."""
 
-    model: nn.Module
+    model: Any
     seconds: float
     loss: float
 
 
-def fit(
+def train_stage(
     model: nn.Module,
-    step: Step,
+    batch_loss: BatchLoss,
     schedule: Schedule,
     folder: Path,
     *,
     name: str,
     device: torch.device | None = None,
     save_every_s: float = 60.0,
-) -> Fit:
-    """Train a model, or go on where a killed run stopped.
+) -> StageResult:
+    """Train a model, resuming from the folder's checkpoint if there is one.
 
-    Every step draws from a generator seeded by the schedule's seed and the step's number, so that a
-    resumed run sees what an unkilled one would have seen.
+    Every step draws from a generator seeded by the schedule's seed and the step's number, so a
+    resumed run ends with the weights of an uninterrupted one.
 
     Args:
         model: The model to train, changed in place and left on the device.
-        step: Computes the loss of one batch from the model and a generator.
+        batch_loss: Computes the loss of one batch from the model and a generator.
         schedule: Steps and rates.
-        folder: Where the run keeps its checkpoint.
-        name: The stage's name, for the progress bar.
-        device: Where to train; `training_device()` by default.
+        folder: Folder of the run's checkpoint.
+        name: Stage name, for the progress bar.
+        device: Training device; `training_device()` by default.
         save_every_s: Seconds between checkpoints.
 
     Returns:
-        The average of the model over its steps, in evaluation mode and on the processor, with what
-        it took.
+        The average of the model over its steps, in evaluation mode and on the CPU, with the
+        training time and the loss.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    model.to(device or training_device())
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=schedule.learning_rate, betas=schedule.betas, weight_decay=schedule.weight_decay
-    )
-    if schedule.ema_decay is None:
-        # get_swa_multi_avg_fn fails on the integers among a batch normalisation's buffers.
-        average = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
-    else:
-        averaging = get_ema_multi_avg_fn(schedule.ema_decay)
-        average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
-    done, before, loss_mean = 0, 0.0, float("nan")
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, before, loss_mean = state["step"], state["seconds"], state["loss"]
-
-    def save(step_number: int) -> None:
-        state = {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step_number,
-            "seconds": before + time.monotonic() - start,
-            "loss": loss_mean,
-        }
-        with replacing(checkpoint) as partial:
-            torch.save(state, partial)
-
-    start = saved = time.monotonic()
-    model.train()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -155,26 +127,79 @@ def fit(
         TextColumn("loss {task.fields[loss]:.4f}"),
     )
     with Progress(*columns) as progress:
-        bar = progress.add_task(name, total=schedule.steps, completed=done, loss=loss_mean)
-        for number in range(done, schedule.steps):
-            generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + number)
-            # Dropout inside the model draws from the global stream.
-            torch.manual_seed(schedule.seed * 1_000_003 + number)
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.learning_rate * schedule.rate(number)
-            loss = step(model, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            average.update_parameters(model)
-            value = loss.item()
-            loss_mean = value if loss_mean != loss_mean else 0.98 * loss_mean + 0.02 * value
-            progress.update(bar, advance=1, loss=loss_mean)
-            if time.monotonic() - saved > save_every_s:
-                save(number + 1)
-                saved = time.monotonic()
-        if done < schedule.steps:
-            save(schedule.steps)
-    seconds = before + time.monotonic() - start
-    return Fit(average.module.eval().to("cpu"), seconds, loss_mean)
+        bar = progress.add_task(name, total=schedule.steps, loss=float("nan"))
+        run = _StageRun(
+            model.to(device or training_device()),
+            batch_loss,
+            schedule,
+            lambda step, loss: progress.update(bar, completed=step, loss=loss),
+        )
+        train_resumably(run, folder / "checkpoint.safetensors", save_every_s=save_every_s)
+    return StageResult(run.average.module.eval().to("cpu"), run.seconds, run.loss)
+
+
+class _StageRun:
+    """Training run of one stage; a `Resumable`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_loss: BatchLoss,
+        schedule: Schedule,
+        on_step: Callable[[int, float], None],
+    ):
+        self.model, self.batch_loss, self.schedule = model, batch_loss, schedule
+        self.on_step = on_step
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained,
+            lr=schedule.learning_rate,
+            betas=schedule.betas,
+            weight_decay=schedule.weight_decay,
+        )
+        if schedule.ema_decay is None:
+            # get_swa_multi_avg_fn fails on the integers among a batch normalization's buffers.
+            self.average = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
+        else:
+            averaging = get_ema_multi_avg_fn(schedule.ema_decay)
+            self.average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
+        self.step, self.seconds, self.loss = 0, 0.0, float("nan")
+        model.train()
+
+    @property
+    def is_over(self) -> bool:
+        return self.step >= self.schedule.steps
+
+    def advance(self) -> None:
+        started, schedule = time.monotonic(), self.schedule
+        seed = schedule.seed * 1_000_003 + self.step
+        # Dropout inside the model draws from the global generator.
+        torch.manual_seed(seed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.rate(self.step)
+        loss = self.batch_loss(self.model, torch.Generator().manual_seed(seed))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        value = loss.item()
+        self.loss = value if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * value
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        self.on_step(self.step, self.loss)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        parts = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer),
+        }
+        return flatten(parts), {"step": self.step, "seconds": self.seconds, "loss": self.loss}
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.model.load_state_dict(part_of(tensors, "model"))
+        self.average.load_state_dict(part_of(tensors, "average"))
+        restore_optimizer(self.optimizer, part_of(tensors, "optimizer"))
+        self.step, self.seconds, self.loss = values["step"], values["seconds"], values["loss"]
+        self.on_step(self.step, self.loss)

@@ -1,4 +1,4 @@
-"""Write the demo models as the package ships them: half precision, in real checkpoints' formats."""
+"""Demo models as the package ships them: half precision, in the formats of real checkpoints."""
 
 import json
 import shutil
@@ -23,12 +23,12 @@ from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.recipes.demo import features, heads
-from clip2clap.training.recipes.demo import image_decoder as pictures
+from clip2clap.training.recipes.demo import features, image_decoder, spaces
+from clip2clap.training.recipes.demo.data import SPLITS
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, build_scheduler
-from clip2clap.training.recipes.demo.parts import efficientnet_lite0
+from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0
 from clip2clap.training.recipes.demo.recipe import Recipe
-from clip2clap.training.recipes.demo.text import Head, TextTowers
+from clip2clap.training.recipes.demo.text import Head, TextEncoders
 from clip2clap.training.trainer import train
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
@@ -37,83 +37,93 @@ TRANSLATOR = TrainingConfig.reference(
     loss="cosine", hidden_size=512, epochs=10, batch_size=256, patience=10
 )
 MODEL_ID = "demo"
-KIND_PROMPT = "the sound of a {}"
+CLASS_PROMPT = "the sound of a {}"
 GUIDANCE_SCALE = 8.0
 GUIDANCE_INTERVAL = (0.0, 0.5)
 INFERENCE_STEPS = 10
 CANDIDATES = 4
-SOUND_MEMORY = {"beta": 20.0, "mix": 0.6}
-PICTURE_MEMORY = {"beta": 40.0, "mix": 0.85}
-"""How conditions are drawn to the means of the kinds, chosen on the validation split."""
+# Retrieval memories, chosen on the validation split.
+AUDIO_MEMORY = {"beta": 20.0, "mix": 0.6}
+IMAGE_MEMORY = {"beta": 40.0, "mix": 0.85}
 
 
 def package(recipe: Recipe, target: Path) -> None:
     """Write the demo models.
 
     Args:
-        recipe: The recipe, whose stages are run where they have not been.
-        target: The folder to write; what it held is overwritten.
+        recipe: The recipe; stages that are missing are run.
+        target: Output folder; its files are overwritten.
     """
     clip_folder, clap_folder = recipe.folder / "clip_model", target / "clap"
     _save_clip(recipe, clip_folder)
     _save_clap(recipe, clap_folder)
     clip = ClipEncoder.from_pretrained(str(clip_folder), torch_dtype=torch.float16)
     clap = ClapEncoder.from_pretrained(str(clap_folder), torch_dtype=torch.float32)
-    spaces = {
+    table_spaces = {
         "clip_image": replace(clip.space("image"), model_id=MODEL_ID),
         "clap_audio": replace(clap.space("audio"), model_id=MODEL_ID),
     }
     table = recipe.folder / "pairs"
-    _pair(recipe, table, spaces)
-    generator, finisher = recipe.generator, recipe.finisher
-    pipeline = ImageToAudioPipeline(
+    _write_pairs(recipe, table, table_spaces)
+    image_to_audio = _image_to_audio(recipe, clip, table, table_spaces["clap_audio"])
+    image_to_audio.save_pretrained(target / "image_to_audio")
+    _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)
+    audio_to_image = _audio_to_image(recipe, table, table_spaces["clip_image"])
+    audio_to_image.save_pretrained(target / "audio_to_image")
+    names = recipe.data.class_names
+    prompts = clap.encode_text([CLASS_PROMPT.format(name) for name in names])
+    save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
+    (target / "kinds.json").write_text(json.dumps({"kinds": names}, indent=2) + "\n")
+
+
+def _image_to_audio(
+    recipe: Recipe, clip: ClipEncoder, table: Path, space: EmbeddingSpace
+) -> ImageToAudioPipeline:
+    folder = recipe.folder / "translator"
+    return ImageToAudioPipeline(
         clip=clip,
-        translator=_translator(table, recipe.folder / "translator", "clip_image", "clap_audio"),
-        unet=_compact(generator.unet),
+        translator=_train_translator(table, folder, "clip_image", "clap_audio"),
+        unet=_compact(recipe.generator.unet),
         vae=_compact(recipe.autoencoder),
         vocoder=_compact(recipe.vocoder),
-        # What the UNet smooths away is made anew: rushing and crackling keep their grain.
+        # Stochastic sampling restores the grain of noisy sounds that the UNet smooths away.
         scheduler=few_step_scheduler(build_scheduler().config, algorithm_type="sde-dpmsolver++"),
-        negative_embedding=_negative(generator),
-        retrieval_memory=RetrievalMemory.from_embeds(recipe.sound_means, **SOUND_MEMORY).half(),
+        negative_embedding=_negative(recipe.generator),
+        retrieval_memory=RetrievalMemory.from_embeds(recipe.audio_means, **AUDIO_MEMORY).half(),
         clap_id=MODEL_ID,
-        clap_space=spaces["clap_audio"].to_dict(),
+        clap_space=space.to_dict(),
         default_guidance_scale=GUIDANCE_SCALE,
         default_guidance_interval=GUIDANCE_INTERVAL,
         default_num_inference_steps=INFERENCE_STEPS,
         default_num_candidates=CANDIDATES,
     )
-    pipeline.save_pretrained(target / "image_to_audio")
-    _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)
-    AudioToImagePipeline(
-        # Both lie elsewhere in the package already.
+
+
+def _audio_to_image(recipe: Recipe, table: Path, space: EmbeddingSpace) -> AudioToImagePipeline:
+    unet, folder = recipe.tuned_decoder.unet, recipe.folder / "translator_back"
+    return AudioToImagePipeline(
+        # The package ships both elsewhere.
         clap=None,
         clip=None,
         clap_id=MODEL_ID,
         clip_id=MODEL_ID,
-        translator=_translator(
-            table, recipe.folder / "translator_back", "clap_audio", "clip_image"
-        ),
-        unet=_compact(finisher.painter.unet),
-        vae=_compact(recipe.picture_vae),
+        translator=_train_translator(table, folder, "clap_audio", "clip_image"),
+        unet=_compact(unet.unet),
+        vae=_compact(recipe.image_autoencoder),
         scheduler=few_step_scheduler(build_scheduler().config),
-        negative_embedding=_negative(finisher.painter),
-        retrieval_memory=RetrievalMemory.from_embeds(recipe.image_means, **PICTURE_MEMORY).half(),
-        clip_space=spaces["clip_image"].to_dict(),
-        default_guidance_scale=pictures.GUIDANCE_SCALE,
-        default_num_inference_steps=pictures.STEPS,
-    ).save_pretrained(target / "audio_to_image")
-    names = recipe.data.kind_names
-    prompts = clap.encode_text([KIND_PROMPT.format(name) for name in names])
-    save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
-    (target / "kinds.json").write_text(json.dumps({"kinds": names}, indent=2) + "\n")
+        negative_embedding=_negative(unet),
+        retrieval_memory=RetrievalMemory.from_embeds(recipe.image_means, **IMAGE_MEMORY).half(),
+        clip_space=space.to_dict(),
+        default_guidance_scale=image_decoder.GUIDANCE_SCALE,
+        default_num_inference_steps=image_decoder.STEPS,
+    )
 
 
 def _compact(model: nn.Module) -> Any:
-    """Make a model ready to ship: float16, of whose mantissas the two lowest bits are rounded away.
+    """Convert a model to float16, rounding away the two lowest bits of the mantissas.
 
-    That is a relative error of one part in 512, a quarter of bfloat16's, and lets a wheel compress
-    the weights by a fifth.
+    The relative error is at most 1/512, a quarter of bfloat16's, and a wheel compresses the weights
+    by a fifth.
     """
     model.half()
     for tensor in (*model.parameters(), *model.buffers()):
@@ -131,49 +141,50 @@ def _negative(model: ConditionalUNet) -> LearnedNegativeEmbedding:
 
 def _save_clip(recipe: Recipe, folder: Path) -> None:
     network, _ = efficientnet_lite0()
-    text = recipe.text
+    text = recipe.text_encoders
     bert = BertModel(text.bert.config)
     bert.load_state_dict(_with_pooler(text, text.clip))
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
-        network.config, bert.config, projection_dim=heads.EMBED_DIM
+        network.config, bert.config, projection_dim=spaces.EMBED_DIM
     )
     model = VisionTextDualEncoderModel(config, network, bert)
-    model.visual_projection.load_state_dict(recipe.clip_space.tower.state_dict())
+    model.visual_projection.load_state_dict(recipe.clip_space.projection.state_dict())
     model.text_projection.load_state_dict(text.clip.projection.state_dict())
     with torch.no_grad():
         model.logit_scale.copy_(recipe.clip_space.logit_scale)
-    _compact(model).save_pretrained(folder)
-    features.image_processor().save_pretrained(folder)
-    recipe.words.tokenizer.save_pretrained(folder)
+    _save(recipe, model, features.image_processor(), folder)
 
 
 def _save_clap(recipe: Recipe, folder: Path) -> None:
-    text = recipe.text
+    text = recipe.text_encoders
     model = SfxClapModel(SfxClapConfig(text_config=text.bert.config))
     model.audio_model.load_state_dict(recipe.audio_model.state_dict())
     model.text_model.load_state_dict(_with_pooler(text, text.clap))
-    model.audio_projection.load_state_dict(recipe.clap_space.tower.state_dict())
+    model.audio_projection.load_state_dict(recipe.clap_space.projection.state_dict())
     model.text_projection.load_state_dict(text.clap.projection.state_dict())
     with torch.no_grad():
         model.logit_scale.copy_(recipe.clap_space.logit_scale)
+    _save(recipe, model, SfxClapFeatureExtractor(), folder)
+
+
+def _save(recipe: Recipe, model: nn.Module, processor: Any, folder: Path) -> None:
     _compact(model).save_pretrained(folder)
-    SfxClapFeatureExtractor().save_pretrained(folder)
-    recipe.words.tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    recipe.text_student.tokenizer.save_pretrained(folder)
 
 
-def _with_pooler(towers: TextTowers, head: Head) -> dict[str, Tensor]:
+def _with_pooler(encoders: TextEncoders, head: Head) -> dict[str, Tensor]:
     pooler = {f"pooler.{name}": value for name, value in head.pooler.state_dict().items()}
-    return {**towers.bert.state_dict(), **pooler}
+    return {**encoders.bert.state_dict(), **pooler}
 
 
 def _name_space(note: Path) -> None:
-    """Let the saved encoder say what it is rather than where it was made."""
+    """Replace the folder in a saved encoder's space by the demo models' id."""
     facts = json.loads(note.read_text(encoding="utf-8"))
     note.write_text(json.dumps({**facts, "model_id": MODEL_ID}, indent=2) + "\n", encoding="utf-8")
 
 
-def _translator(table: Path, folder: Path, source: str, target: str) -> Translator:
-    """Learn from pairs of a training photograph and a training recording of its kind."""
+def _train_translator(table: Path, folder: Path, source: str, target: str) -> Translator:
     shutil.rmtree(folder, ignore_errors=True)
     train(table, folder, replace(TRANSLATOR, source=source, target=target))
     translator = AutoTranslator.from_pretrained(folder)
@@ -181,26 +192,24 @@ def _translator(table: Path, folder: Path, source: str, target: str) -> Translat
     return _compact(translator)
 
 
-def _pair(recipe: Recipe, table: Path, spaces: dict[str, EmbeddingSpace]) -> None:
+def _write_pairs(recipe: Recipe, table: Path, table_spaces: dict[str, EmbeddingSpace]) -> None:
+    """Pair every training image with random training audio of its class."""
     shutil.rmtree(table, ignore_errors=True)
-    seed = torch.Generator().manual_seed(0)
-    photos, sounds = recipe.photos, recipe.sounds
-    split = features.SPLITS.index("train")
-    rows = torch.where((photos["split"] == split) & (photos["kind"] >= 0))[0]
-    kinds = photos["kind"][rows]
+    generator = torch.Generator().manual_seed(0)
+    images, audio = recipe.image_features, recipe.audio_features
+    split = SPLITS.index("train")
+    rows = torch.where((images["split"] == split) & (images["label"] >= 0))[0]
+    labels = images["label"][rows]
     partners = torch.empty_like(rows)
-    for kind in kinds.unique():
-        choices = torch.where((sounds["split"] == split) & (sounds["kind"] == kind))[0]
-        places = torch.where(kinds == kind)[0]
-        partners[places] = choices[torch.randint(len(choices), (len(places),), generator=seed)]
-    embeds = {
-        "clip_image": recipe.image_embeds[rows],
-        "clap_audio": sounds["embeds"][partners],
-    }
-    numbers = photos["photo"][rows].tolist()
+    for label in labels.unique():
+        choices = torch.where((audio["split"] == split) & (audio["label"] == label))[0]
+        places = torch.where(labels == label)[0]
+        drawn = torch.randint(len(choices), (len(places),), generator=generator)
+        partners[places] = choices[drawn]
+    embeds = {"clip_image": recipe.image_embeds[rows], "clap_audio": audio["embeds"][partners]}
     columns = {
-        "item": [f"photo-{number}" for number in numbers],
-        "kind": [recipe.data.kind_names[kind] for kind in kinds.tolist()],
+        "item": [f"photo-{index}" for index in images["index"][rows].tolist()],
+        "label": [recipe.data.class_names[label] for label in labels.tolist()],
     }
-    with TableWriter(table, spaces) as writer:
+    with TableWriter(table, table_spaces) as writer:
         writer.append([f"pair-{row}" for row in rows.tolist()], columns, embeds)

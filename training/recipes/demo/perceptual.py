@@ -1,9 +1,9 @@
-"""The eye and the critic of pictures: EfficientNet-Lite0's layers, and heads that look at them.
+"""Perceptual features of images, from EfficientNet-Lite0, and a discriminator on them.
 
-Pictures are compared with photographs by what a trained network sees in them, since pixels say
-little of what is shown: Dosovitskiy and Brox 2016 (https://arxiv.org/abs/1602.02644). A critic that
-looks through the same layers learns in a fraction of the time of one that looks at pixels:
-projected GANs (Sauer et al. 2021, https://arxiv.org/abs/2111.01007).
+Generated images are compared with real ones by the features of a trained network (Dosovitskiy and
+Brox 2016, https://arxiv.org/abs/1602.02644). A discriminator on the same features trains in a
+fraction of the time of one on pixels (projected GANs: Sauer et al. 2021,
+https://arxiv.org/abs/2111.01007).
 """
 
 from collections.abc import Sequence
@@ -15,75 +15,75 @@ from torch.nn import functional as F
 
 from clip2clap.models.efficientnet import shorten
 
-# What the layers see at this size costs a fifth of what they see at the 224 they were trained at.
+# A fifth of the cost of the 224 that the network was trained at.
 SIZE = 96
 
 
 class PerceptualFeatures(nn.Module):
-    """What EfficientNet-Lite0 sees in pictures, layer by layer; it learns nothing itself.
+    """Feature maps of a frozen EfficientNet-Lite0, one of each resolution.
 
     Args:
-        network: EfficientNet-Lite0 (`parts.efficientnet_lite0`).
+        network: EfficientNet-Lite0 (`pretrained.efficientnet_lite0`).
     """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network: Any = network.eval().requires_grad_(False)
         shorten(network)
-        # The last block of each size but the finest: a quarter of the picture's, an eighth, ...
-        made = self._blocks(torch.zeros(1, 3, SIZE, SIZE))
-        last = {layer.shape[-1]: number for number, layer in enumerate(made)}
+        # The last block of each resolution but the finest: a quarter of the image's, an eighth...
+        outputs = self._blocks(torch.zeros(1, 3, SIZE, SIZE))
+        last = {output.shape[-1]: number for number, output in enumerate(outputs)}
         self.taps = tuple(last.values())[1:]
-        self.widths = tuple(made[tap].shape[1] for tap in self.taps)
+        self.widths = tuple(outputs[tap].shape[1] for tap in self.taps)
 
     def train(self, mode: bool = True) -> "PerceptualFeatures":
         """Stay in evaluation mode: the batch statistics are ImageNet's."""
         return super().train(False)
 
-    def layers(self, pixels: Tensor) -> list[Tensor]:
-        """Look at pictures (n, 3, height, width) within [-1, 1]: one map (n, c, h, w) a tap."""
-        made = self._blocks(pixels)
-        return [made[tap] for tap in self.taps]
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """Map images (n, 3, height, width) within [-1, 1] to feature maps, each (n, c, h, w)."""
+        outputs = self._blocks(pixels)
+        return [outputs[tap] for tap in self.taps]
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Look at pictures (n, 3, height, width) within [-1, 1].
+        """Map images (n, 3, height, width) within [-1, 1] to feature maps and features.
 
         Returns:
-            One map (n, c, h, w) a tap, and the features (n, 1280) that the demo CLIP's space is a
+            The maps, each (n, c, h, w), and the features (n, 1280) that the demo CLIP's space is a
             linear map of.
         """
-        made = self._blocks(pixels)
+        outputs = self._blocks(pixels)
         top = self.network.encoder
-        features = top.top_activation(top.top_bn(top.top_conv(made[-1]))).mean(dim=(2, 3))
-        return [made[tap] for tap in self.taps], features
+        features = top.top_activation(top.top_bn(top.top_conv(outputs[-1]))).mean(dim=(2, 3))
+        return [outputs[tap] for tap in self.taps], features
 
     def _blocks(self, pixels: Tensor) -> list[Tensor]:
-        seen = F.interpolate(pixels, size=SIZE, mode="bilinear", align_corners=False)
+        resized = F.interpolate(pixels, size=SIZE, mode="bilinear", align_corners=False)
         # The network's own scale: (x - 127) / 128 of bytes.
-        seen = (seen * 127.5 + 0.5) / 128
-        hidden = self.network.embeddings(seen.contiguous(memory_format=torch.channels_last))
-        made = []
+        resized = (resized * 127.5 + 0.5) / 128
+        hidden = self.network.embeddings(resized.contiguous(memory_format=torch.channels_last))
+        outputs = []
         for block in self.network.encoder.blocks:
             hidden = block(hidden)
-            made.append(hidden)
-        return made
+            outputs.append(hidden)
+        return outputs
 
 
-def looks_apart(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Compare what the eye sees in two pictures: mean absolute error, relative, over the taps."""
-    apart = [F.l1_loss(a, b) / b.abs().mean() for a, b in zip(made, real, strict=True)]
-    return torch.stack(apart).mean()
+def perceptual_distance(maps: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Compute the mean absolute error of feature maps, relative to the real maps' scale."""
+    errors = [F.l1_loss(a, b) / b.abs().mean() for a, b in zip(maps, real, strict=True)]
+    return torch.stack(errors).mean()
 
 
 class FeatureDiscriminator(nn.Module):
-    """Tells real pictures from made ones by the eye's maps, and whether they fit their vectors.
+    """Discriminator on perceptual feature maps, conditioned on embeddings.
 
-    One head a tap; a head's verdict is raised where its map agrees with the vector (projection
+    One head per map. A head's score is raised where its map agrees with the embedding (projection
     discriminator: Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637).
 
     Args:
-        widths: Channels of the eye's maps, from the finest on.
-        embed_dim: Size of the vectors.
+        widths: Channels of the feature maps, from the finest on.
+        embed_dim: Size of the embeddings.
         channels: Width of a head.
     """
 
@@ -94,75 +94,76 @@ class FeatureDiscriminator(nn.Module):
             nn.Sequential(
                 normed(nn.Conv2d(width, channels, 1)),
                 nn.LeakyReLU(0.2),
-                # The finest map is halved: nine tenths of the cost would be its.
+                # The finest map is halved: it would take nine tenths of the time.
                 normed(nn.Conv2d(channels, channels, 3, stride=2 if n == 0 else 1, padding=1)),
                 nn.LeakyReLU(0.2),
             )
             for n, width in enumerate(widths)
         )
-        self.verdicts = nn.ModuleList(normed(nn.Conv2d(channels, 1, 1)) for _ in widths)
-        self.wanted = nn.ModuleList(nn.Linear(embed_dim, channels) for _ in widths)
+        self.scores = nn.ModuleList(normed(nn.Conv2d(channels, 1, 1)) for _ in widths)
+        self.projections = nn.ModuleList(nn.Linear(embed_dim, channels) for _ in widths)
 
-    def forward(self, maps: Sequence[Tensor], vectors: Tensor) -> list[Tensor]:
-        """Judge the eye's maps of pictures.
+    def forward(self, maps: Sequence[Tensor], embeds: Tensor) -> list[Tensor]:
+        """Compute one score for each place of each feature map.
 
         Args:
-            maps: What `PerceptualFeatures.layers` returned.
-            vectors: What the pictures were to show, shape (n, embed_dim), unit norm.
+            maps: `PerceptualFeatures.maps` of images.
+            embeds: The images' conditions, shape (n, embed_dim), unit norm.
 
         Returns:
-            A verdict for each place of each map, shapes (n, h, w).
+            Scores, shapes (n, h, w).
         """
         scores = []
-        parts = zip(maps, self.heads, self.verdicts, self.wanted, strict=True)
-        for seen, head, verdict, wanted in parts:
+        parts = zip(maps, self.heads, self.scores, self.projections, strict=True)
+        for layer, head, score, projection in parts:
             # The maps' scale differs from layer to layer.
-            hidden = head(seen / seen.detach().std().clamp(min=1e-6))
-            fits = (hidden * wanted(vectors)[:, :, None, None]).sum(dim=1)
-            scores.append(verdict(hidden)[:, 0] + fits)
+            hidden = head(layer / layer.detach().std().clamp(min=1e-6))
+            agreement = (hidden * projection(embeds)[:, :, None, None]).sum(dim=1)
+            scores.append(score(hidden)[:, 0] + agreement)
         return scores
 
 
-def contest_of_maps(
-    critic: FeatureDiscriminator,
-    made: Sequence[Tensor],
+def adversarial_loss(
+    discriminator: FeatureDiscriminator,
+    maps: Sequence[Tensor],
     real: Sequence[Tensor],
-    vectors: Tensor,
-    share: float,
+    embeds: Tensor,
+    weight: float,
 ) -> Tensor:
-    """Compute one loss that improves the maker and the critic together (hinge losses).
+    """Compute one loss that trains the generator and the discriminator together (hinge losses).
 
-    The critic's pull on what is made is scaled to the error's, as in VQGAN (Esser et al. 2021,
-    https://arxiv.org/abs/2012.09841). It also learns that real pictures are wrong where they don't
-    fit their vectors.
+    The gradient of the adversarial term is scaled to that of `perceptual_distance`, as in VQGAN
+    (Esser et al. 2021, https://arxiv.org/abs/2012.09841). Real images with another image's
+    embedding count as fake.
 
     Args:
-        critic: The critic.
-        made: The eye's maps of made pictures, with a gradient.
-        real: Those of the photographs they should be.
-        vectors: What they were to show, shape (n, d), unit norm.
-        share: Weight of the critic's pull, relative to that of `looks_apart`.
+        discriminator: The discriminator.
+        maps: Feature maps of generated images, with a gradient.
+        real: Feature maps of the real images.
+        embeds: The conditions, shape (n, d), unit norm.
+        weight: Norm of the adversarial gradient, relative to that of `perceptual_distance`.
 
     Returns:
-        A scalar whose value is `looks_apart` and whose gradient is the maker's and the critic's.
+        A scalar whose value is `perceptual_distance` and whose gradient is that of both networks'
+        losses.
     """
-    seen = [layer.detach().requires_grad_() for layer in made]
-    fixed = {name: value.detach() for name, value in critic.named_parameters()}
-    score = _mean(torch.func.functional_call(critic, fixed, (seen, vectors)))
-    distance = looks_apart(seen, real)
-    pull = torch.autograd.grad(distance, seen)
-    push = torch.autograd.grad(-score, seen)
-    scale = share * _norm(pull) / _norm(push).clamp(min=1e-8)
-    surrogate = torch.stack(
-        [(m * (a + scale * b)).sum() for m, a, b in zip(made, pull, push, strict=True)]
-    ).sum()
-    fake = [layer.detach() for layer in made]
-    verdict = (
-        _mean([F.relu(1 - score) for score in critic(real, vectors)])
-        + 0.5 * _mean([F.relu(1 + score) for score in critic(fake, vectors)])
-        + 0.5 * _mean([F.relu(1 + score) for score in critic(real, vectors.roll(1, 0))])
+    leaves = [layer.detach().requires_grad_() for layer in maps]
+    frozen = {name: value.detach() for name, value in discriminator.named_parameters()}
+    score = _mean(torch.func.functional_call(discriminator, frozen, (leaves, embeds)))
+    distance = perceptual_distance(leaves, real)
+    distance_grads = torch.autograd.grad(distance, leaves)
+    score_grads = torch.autograd.grad(-score, leaves)
+    scale = weight * _norm(distance_grads) / _norm(score_grads).clamp(min=1e-8)
+    grads = zip(maps, distance_grads, score_grads, strict=True)
+    generator_loss = torch.stack([(m * (a + scale * b)).sum() for m, a, b in grads]).sum()
+    fake = [layer.detach() for layer in maps]
+    discriminator_loss = (
+        _mean([F.relu(1 - score) for score in discriminator(real, embeds)])
+        + 0.5 * _mean([F.relu(1 + score) for score in discriminator(fake, embeds)])
+        + 0.5 * _mean([F.relu(1 + score) for score in discriminator(real, embeds.roll(1, 0))])
     )
-    return distance.detach() + (surrogate - surrogate.detach()) + (verdict - verdict.detach())
+    gradient_only = [loss - loss.detach() for loss in (generator_loss, discriminator_loss)]
+    return distance.detach() + gradient_only[0] + gradient_only[1]
 
 
 def _mean(scores: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
-"""What people say of the kinds: names, synonyms, and phrases around them."""
+"""Texts of the demo classes: names, synonyms, captions, and templates around them."""
 
-PHOTO_PHRASES = (
+IMAGE_TEMPLATES = (
     "{}",
     "a photo of a {}",
     "a picture of the {}",
@@ -8,7 +8,7 @@ PHOTO_PHRASES = (
     "a low resolution photo of a {}",
     "there is a {} in this image",
 )
-SOUND_PHRASES = (
+AUDIO_TEMPLATES = (
     "the sound of a {}",
     "{}",
     "a recording of a {}",
@@ -16,8 +16,8 @@ SOUND_PHRASES = (
     "{} in the distance",
     "a {} nearby, outdoors",
 )
-# What people say around the name of a thing, seen or heard.
-SENTENCES = (
+# Templates of images and audio alike.
+SENTENCE_TEMPLATES = (
     "{}s",
     "two {}s",
     "many {}s",
@@ -32,7 +32,7 @@ SENTENCES = (
     "it looks and sounds like a {}",
 )
 
-# How a kind is called, first its usual name; and what it does when it sounds.
+# Names of each class, the usual one first.
 NAMES: dict[str, tuple[str, ...]] = {
     "dog": ("dog", "puppy", "hound", "terrier", "retriever", "poodle", "doggy", "spaniel", "pup"),
     "cat": ("cat", "kitten", "tabby cat", "tomcat", "house cat", "pussycat"),
@@ -59,7 +59,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "can": ("can", "tin can", "beer can", "soda bottle", "pop bottle", "soda can", "beer bottle"),
 }
 
-SOUNDS: dict[str, tuple[str, ...]] = {
+# Captions of audio of each class.
+AUDIO_CAPTIONS: dict[str, tuple[str, ...]] = {
     "dog": ("a dog barking", "a dog barks and growls", "woof woof"),
     "cat": ("a cat meowing", "a kitten meows", "a cat purring"),
     "bird": ("birds chirping", "a bird sings", "bird calls and tweets"),
@@ -85,7 +86,7 @@ SOUNDS: dict[str, tuple[str, ...]] = {
     "can": ("a can opening", "a can hisses and pops open"),
 }
 
-# Other words for the kinds, which training leaves out: what the text towers are tested with.
+# Other texts of the classes, for evaluation alone: the text encoders are not trained on them.
 UNSEEN: dict[str, tuple[str, ...]] = {
     "dog": ("pooch", "a mutt on a leash", "beagles", "somebody walks a labrador", "watchdog"),
     "cat": ("kitty", "a feline on the sofa", "siamese", "two kitties are playing", "persian cat"),
@@ -123,13 +124,15 @@ UNSEEN: dict[str, tuple[str, ...]] = {
 }
 
 
-def seen_phrases(kind: str) -> list[str]:
-    """Return phrases for a photograph of a kind."""
-    return [phrase.format(name) for name in NAMES[kind] for phrase in (*PHOTO_PHRASES, *SENTENCES)]
+def image_phrases(name: str) -> list[str]:
+    """Return texts that describe an image of a class."""
+    return _fill(name, (*IMAGE_TEMPLATES, *SENTENCE_TEMPLATES))
 
 
-def heard_phrases(kind: str) -> list[str]:
-    """Return phrases for a recording of a kind."""
-    phrases = (*SOUND_PHRASES, *SENTENCES)
-    named = [phrase.format(name) for name in NAMES[kind] for phrase in phrases]
-    return [*named, *SOUNDS[kind]]
+def audio_phrases(name: str) -> list[str]:
+    """Return texts that describe audio of a class."""
+    return [*_fill(name, (*AUDIO_TEMPLATES, *SENTENCE_TEMPLATES)), *AUDIO_CAPTIONS[name]]
+
+
+def _fill(name: str, templates: tuple[str, ...]) -> list[str]:
+    return [template.format(synonym) for synonym in NAMES[name] for template in templates]

@@ -1,6 +1,6 @@
-"""The recipe of the demo models, stage by stage.
+"""Stages of the demo models' recipe.
 
-A stage that is done is read back; one that was killed goes on where it stopped.
+A finished stage is read back; a killed one resumes from its checkpoint.
 """
 
 import json
@@ -19,50 +19,43 @@ from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.models.sfx_clap import SfxAudioModel
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.training.recipes.demo import (
-    audio_classifier as classifier,
-)
-from clip2clap.training.recipes.demo import (
+    classifiers,
     features,
     generator,
-    heads,
+    image_decoder,
+    spaces,
     text,
     vocoder,
 )
-from clip2clap.training.recipes.demo import (
-    image_classifier as photo_judge,
-)
-from clip2clap.training.recipes.demo import (
-    image_decoder as pictures,
-)
-from clip2clap.training.recipes.demo.audio_bank import SoundBank
-from clip2clap.training.recipes.demo.data import DemoData, Split
-from clip2clap.training.recipes.demo.diffusion import ConditionalUNet
-from clip2clap.training.recipes.demo.loop import Fit, Schedule
-from clip2clap.training.recipes.demo.parts import aisfx, efficientnet_lite0
+from clip2clap.training.recipes.demo.audio_bank import AudioBank
+from clip2clap.training.recipes.demo.data import SPLITS, DemoData, Split
+from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, ConditionedLatents
+from clip2clap.training.recipes.demo.loop import Schedule, StageResult
 from clip2clap.training.recipes.demo.perceptual import PerceptualFeatures
+from clip2clap.training.recipes.demo.pretrained import aisfx, efficientnet_lite0
 
 SCHEDULES: dict[str, Schedule] = {
-    "words": text.SCHEDULE,
-    "text": text.TOWERS_SCHEDULE,
-    "clip_space": heads.CLIP_SCHEDULE,
-    "clap_space": heads.CLAP_SCHEDULE,
-    "clap_average": heads.CLAP_AVERAGE_SCHEDULE,
+    "text_student": text.STUDENT_SCHEDULE,
+    "text_encoders": text.ENCODERS_SCHEDULE,
+    "clip_space": spaces.CLIP_SCHEDULE,
+    "clap_space": spaces.CLAP_SCHEDULE,
+    "clap_average": spaces.CLAP_AVERAGE_SCHEDULE,
     "vocoder": vocoder.SCHEDULE,
     "generator": generator.SCHEDULE,
-    "painter": pictures.SCHEDULE,
-    "finisher": pictures.FINISHER_SCHEDULE,
-    "classifier": classifier.SCHEDULE,
-    "photo_judge": photo_judge.SCHEDULE,
+    "decoder": image_decoder.SCHEDULE,
+    "tuned_decoder": image_decoder.TUNING_SCHEDULE,
+    "audio_classifier": classifiers.AUDIO_SCHEDULE,
+    "image_classifier": classifiers.IMAGE_SCHEDULE,
 }
 
 
 class Recipe:
-    """Grows the demo models.
+    """Stages of the demo models, each run when it is first read.
 
     Args:
         data: The data folder.
-        folder: Where features, checkpoints and results are kept.
-        steps: Steps a stage is trained for, where they differ from the recipe's.
+        folder: Folder of features, checkpoints and results.
+        steps: Training steps by stage, where they differ from `SCHEDULES`.
     """
 
     def __init__(self, data: DemoData, folder: Path, *, steps: Mapping[str, int] | None = None):
@@ -75,204 +68,201 @@ class Recipe:
         folder.mkdir(parents=True, exist_ok=True)
 
     @cached_property
-    def photos(self) -> dict[str, Tensor]:
-        """Features of photographs."""
-        return features.photo_features(self.data, self.folder / "photo_features.safetensors")
+    def image_features(self) -> dict[str, Tensor]:
+        """EfficientNet-Lite0 features of images."""
+        return features.image_features(self.data, self.folder / "image_features.safetensors")
 
     @cached_property
-    def maps(self) -> dict[str, Tensor]:
-        """What the audio tower's lower blocks see in recordings."""
-        return features.sound_maps(self.data, self.folder / "sound_maps.safetensors")
+    def audio_maps(self) -> dict[str, Tensor]:
+        """Feature maps of audio from aiSFX's lower blocks."""
+        return features.audio_maps(self.data, self.folder / "audio_maps.safetensors")
 
     @cached_property
-    def sounds(self) -> dict[str, Tensor]:
-        """Features and CLAP vectors (`embeds`) of recordings."""
-        path = self.folder / "sound_features.safetensors"
+    def audio_features(self) -> dict[str, Tensor]:
+        """Features and CLAP embeddings (`embeds`) of audio."""
+        path = self.folder / "audio_features.safetensors"
         if not path.is_file():
-            rows = features.sound_features(self.data, self.maps, self.audio_model)
+            rows = features.audio_features(self.data, self.audio_maps, self.audio_model)
             with torch.inference_mode():
                 embeds = self.clap_space.embed(rows["features"])
-            features.keep({**rows, "embeds": embeds}, path)
+            features.save_tensors({**rows, "embeds": embeds}, path)
         return load_file(path)
 
-    def bank(self, split: Split, *, kinds_only: bool = True) -> SoundBank:
-        """Read the recordings of a split."""
-        return SoundBank(self.data, split, kinds_only=kinds_only)
+    def bank(self, split: Split, *, labeled_only: bool = True) -> AudioBank:
+        """Read the audio of a split."""
+        return AudioBank(self.data, split, labeled_only=labeled_only)
 
     @cached_property
-    def words(self) -> text.Words:
-        """A small BERT that knows words."""
-        words, run = text.train_words(self.data, self._run("words"), self.schedules["words"])
-        self._note("words", run)
-        return words
+    def text_student(self) -> text.TextStudent:
+        """Small BERT distilled from MiniLM."""
+        student, result = text.train_student(self.data, *self._run("text_student"))
+        self._record("text_student", result)
+        return student
 
     @cached_property
-    def text(self) -> text.TextTowers:
-        """The text towers of both demo encoders."""
-        spaces = self.clip_space, self.clap_space
-        schedule = self.schedules["text"]
-        run = text.train_towers(self.data, self.words, spaces, self._run("text"), schedule)
-        return self._note("text", run)
+    def text_encoders(self) -> text.TextEncoders:
+        """Text encoders of both demo models."""
+        both = self.clip_space, self.clap_space
+        run = self._run("text_encoders")
+        result = text.train_text_encoders(self.data, self.text_student, both, *run)
+        return self._record("text_encoders", result)
 
     @cached_property
-    def clip_space(self) -> heads.Space:
-        """The demo CLIP's space."""
+    def clip_space(self) -> spaces.Space:
+        """Joint space of the demo CLIP."""
         _, classifier = efficientnet_lite0()
-        train, schedule = heads.train_clip_space, self.schedules["clip_space"]
-        run = train(self.data, self.photos, classifier, self._run("clip_space"), schedule)
-        return self._note("clip_space", run)
+        run = self._run("clip_space")
+        result = spaces.train_clip_space(self.data, self.image_features, classifier, *run)
+        return self._record("clip_space", result)
 
     @cached_property
-    def clap_space(self) -> heads.AudioSpace:
-        """The demo CLAP's space: learnt, then averaged over more steps at a constant rate."""
+    def clap_space(self) -> spaces.AudioSpace:
+        """Joint space of the demo CLAP: trained, then averaged over steps at a constant rate."""
         torch.manual_seed(self.schedules["clap_space"].seed)
-        space = heads.AudioSpace(aisfx(), len(heads.sound_labels(self.data)))
+        space = spaces.AudioSpace(aisfx(), len(spaces.audio_classes(self.data)))
         for name in ("clap_space", "clap_average"):
-            schedule = self.schedules[name]
-            run = heads.train_clap_space(self.data, self.maps, space, self._run(name), schedule)
-            space = self._note(name, run)
+            result = spaces.train_clap_space(self.data, self.audio_maps, space, *self._run(name))
+            space = self._record(name, result)
         return space
 
     @cached_property
     def audio_model(self) -> SfxAudioModel:
-        """The demo CLAP's audio tower."""
+        """Audio encoder of the demo CLAP."""
         model = aisfx()
         model.blocks[-1] = self.clap_space.block
         return model.eval()
 
     @cached_property
     def autoencoder(self) -> PatchAutoencoder:
-        """The generator's autoencoder."""
-        return generator.build_autoencoder(self.bank("train", kinds_only=False))
+        """Autoencoder of the generator."""
+        return generator.build_autoencoder(self.bank("train", labeled_only=False))
 
     @cached_property
     def vocoder(self) -> SpectralVocoder:
-        """The generator's vocoder."""
-        bank = self.bank("train", kinds_only=False)
-        run = vocoder.train_vocoder(bank, self._run("vocoder"), self.schedules["vocoder"])
-        return self._note("vocoder", run)
+        """Vocoder of the generator."""
+        bank = self.bank("train", labeled_only=False)
+        return self._record("vocoder", vocoder.train_vocoder(bank, *self._run("vocoder")))
 
     @cached_property
     def latents(self) -> Tensor:
-        """What the autoencoder makes of the training recordings."""
+        """Latents of the training audio."""
         path = self.folder / "latents.safetensors"
-        return generator.encode_clips(self.bank("train"), self.autoencoder, path)
+        return generator.encode_latents(self.bank("train"), self.autoencoder, path)
 
     @cached_property
     def generator(self) -> ConditionalUNet:
-        """The generator's UNet and its learned negative vector."""
-        bank = self.bank("train")
-        clips = generator.gather_clips(bank, self.latents, self.sounds, self.sound_means)
-        schedule = self.schedules["generator"]
-        run = generator.train_generator(clips, self._run("generator"), schedule)
-        return self._note("generator", run)
+        """UNet of the generator, with its negative embedding."""
+        clips = generator.condition_latents(
+            self.bank("train"), self.latents, self.audio_features, self.audio_means
+        )
+        return self._record("generator", generator.train_generator(clips, *self._run("generator")))
 
     @cached_property
     def pixels(self) -> Tensor:
-        """The rows of `photos` that are for training, as pictures of 64 x 64."""
-        photos = [self.data.photos[number] for number in self.photos["photo"][self._shown].tolist()]
-        return pictures.load_pixels(photos, self.folder / "pixels.safetensors")
+        """Training rows of `image_features`, as 64 x 64 images."""
+        indices = self.image_features["index"][self._train_rows].tolist()
+        images = [self.data.images[index] for index in indices]
+        return image_decoder.load_pixels(images, self.folder / "pixels.safetensors")
 
     @cached_property
-    def eye(self) -> PerceptualFeatures:
-        """What pictures are compared by."""
+    def perceptual(self) -> PerceptualFeatures:
+        """Perceptual features that the decoder is tuned with."""
         network, _ = efficientnet_lite0()
         return PerceptualFeatures(network)
 
     @cached_property
-    def picture_vae(self) -> PatchAutoencoder:
-        """The picture decoder's autoencoder."""
+    def image_autoencoder(self) -> PatchAutoencoder:
+        """Autoencoder of the image decoder."""
         return PatchAutoencoder.from_pictures(
-            self.pixels, latent_channels=pictures.CHANNELS, patch_size=pictures.PATCH
+            self.pixels, latent_channels=image_decoder.CHANNELS, patch_size=image_decoder.PATCH
         )
 
     @cached_property
-    def told_pictures(self) -> pictures.Pictures:
-        """What the picture decoder learns from."""
-        latents = pictures.encode_pictures(self.picture_vae, self.pixels)
-        kinds = self.photos["kind"][self._shown]
-        # Each kind alike often; a third of the draws are photographs of anything else.
-        weights = heads.balance(kinds + 1)
-        weights[kinds < 0] *= len(self.data.kinds) / 2
-        embeds = self.image_embeds[self._shown]
-        means = torch.where((kinds >= 0).unsqueeze(1), self.image_means[kinds], embeds)
-        return pictures.Pictures(latents, embeds, means, weights)
+    def decoder_inputs(self) -> ConditionedLatents:
+        """Training data of the image decoder."""
+        latents = image_decoder.encode_images(self.image_autoencoder, self.pixels)
+        labels = self.image_features["label"][self._train_rows]
+        # Classes are drawn equally often; a third of the draws are images of no demo class.
+        weights = spaces.class_weights(labels + 1)
+        weights[labels < 0] *= len(self.data.classes) / 2
+        embeds = self.image_embeds[self._train_rows]
+        means = torch.where((labels >= 0).unsqueeze(1), self.image_means[labels], embeds)
+        return ConditionedLatents(latents, embeds, means, weights)
 
     @cached_property
-    def painter(self) -> ConditionalUNet:
-        """A UNet that denoises pictures, and its learned negative vector."""
-        folder, schedule = self._run("painter"), self.schedules["painter"]
-        return self._note("painter", pictures.train_painter(self.told_pictures, folder, schedule))
+    def decoder(self) -> ConditionalUNet:
+        """UNet of the image decoder, with its negative embedding, before tuning."""
+        result = image_decoder.train_decoder(self.decoder_inputs, *self._run("decoder"))
+        return self._record("decoder", result)
 
     @cached_property
-    def finisher(self) -> pictures.Finisher:
-        """The picture decoder: UNet and negative vector, as the eye taught them."""
-        run = pictures.train_finisher(
-            self.told_pictures,
+    def tuned_decoder(self) -> image_decoder.TunedDecoder:
+        """UNet of the image decoder, with its negative embedding, after tuning."""
+        loss = image_decoder.TuningLoss(
+            self.decoder_inputs,
             self.pixels,
-            deepcopy(self.painter),
-            self.picture_vae,
-            self.eye,
-            self.clip_space.tower,
-            self._run("finisher"),
-            self.schedules["finisher"],
+            self.image_autoencoder,
+            self.perceptual,
+            self.clip_space.projection,
         )
-        return self._note("finisher", run)
+        run = self._run("tuned_decoder")
+        result = image_decoder.tune_decoder(loss, deepcopy(self.decoder), *run)
+        return self._record("tuned_decoder", result)
 
     @cached_property
-    def photo_judge(self) -> photo_judge.PhotoJudge:
-        """The independent judge of pictures."""
-        photos = [photo for photo in self.data.photos if photo.kind and photo.split == "train"]
-        pixels = pictures.load_pixels(photos, self.folder / "judge_pixels.safetensors")
-        kinds = torch.tensor([self.data.kind_names.index(photo.kind) for photo in photos])
-        train, schedule = photo_judge.train_photo_judge, self.schedules["photo_judge"]
-        run = train(pixels, kinds, self._run("photo_judge"), schedule)
-        return self._note("photo_judge", run)
+    def image_classifier(self) -> classifiers.ImageClassifier:
+        """Independent classifier of images."""
+        images = [image for image in self.data.images if image.label and image.split == "train"]
+        pixels = image_decoder.load_pixels(images, self.folder / "labeled_pixels.safetensors")
+        labels = torch.tensor([self.data.class_names.index(image.label) for image in images])
+        run = self._run("image_classifier")
+        result = classifiers.train_image_classifier(pixels, labels, *run)
+        return self._record("image_classifier", result)
 
     @cached_property
-    def classifier(self) -> classifier.Classifier:
-        """The independent judge."""
-        bank, classes = self.bank("train"), len(self.data.kinds)
-        run = classifier.train_judge(
-            bank, classes, self._run("classifier"), self.schedules["classifier"]
-        )
-        return self._note("classifier", run)
+    def audio_classifier(self) -> classifiers.AudioClassifier:
+        """Independent classifier of audio."""
+        classes, run = len(self.data.classes), self._run("audio_classifier")
+        result = classifiers.train_audio_classifier(self.bank("train"), classes, *run)
+        return self._record("audio_classifier", result)
 
     @cached_property
     def image_embeds(self) -> Tensor:
-        """CLIP vectors of the rows of `photos`, unit norm."""
+        """CLIP embeddings of the rows of `image_features`, unit norm."""
         with torch.inference_mode():
-            return self.clip_space.embed(self.photos["features"]).clone()
+            return self.clip_space.embed(self.image_features["features"]).clone()
 
     @cached_property
     def image_means(self) -> Tensor:
-        """The mean CLIP vector of each kind's training photographs, unit norm."""
-        return self._kind_means(self.photos, self.image_embeds)
+        """Mean CLIP embedding of each class's training images, unit norm."""
+        return self._class_means(self.image_features, self.image_embeds)
 
     @cached_property
-    def sound_means(self) -> Tensor:
-        """The mean CLAP vector of each kind's training recordings, unit norm."""
-        return self._kind_means(self.sounds, self.sounds["embeds"])
+    def audio_means(self) -> Tensor:
+        """Mean CLAP embedding of each class's training audio, unit norm."""
+        return self._class_means(self.audio_features, self.audio_features["embeds"])
 
     @property
-    def _shown(self) -> Tensor:
-        return torch.where(self.photos["split"] == features.SPLITS.index("train"))[0]
+    def _train_rows(self) -> Tensor:
+        return torch.where(self.image_features["split"] == SPLITS.index("train"))[0]
 
-    def _kind_means(self, rows: dict[str, Tensor], embeds: Tensor) -> Tensor:
-        train = rows["split"] == features.SPLITS.index("train")
-        known = train & (rows["kind"] >= 0)
-        return heads.label_means(embeds[known], rows["kind"][known], len(self.data.kinds))
+    def _class_means(self, rows: dict[str, Tensor], embeds: Tensor) -> Tensor:
+        train = rows["split"] == SPLITS.index("train")
+        labeled = train & (rows["label"] >= 0)
+        return spaces.class_means(embeds[labeled], rows["label"][labeled], len(self.data.classes))
 
-    def _run(self, name: str) -> Path:
-        return self.folder / f"{name}_run"
+    def _run(self, name: str) -> tuple[Path, Schedule]:
+        """Return the folder and the schedule of a stage."""
+        return self.folder / f"{name}_run", self.schedules[name]
 
-    def _note(self, name: str, run: Fit) -> Any:
+    def _record(self, name: str, result: StageResult) -> Any:
+        """Add a stage's steps, time and loss to stages.json, and return its model."""
         path = self.folder / "stages.json"
         stages = json.loads(path.read_text()) if path.is_file() else {}
         stages[name] = {
             "steps": self.schedules[name].steps,
-            "seconds": round(run.seconds),
-            "loss": round(run.loss, 4),
+            "seconds": round(result.seconds),
+            "loss": round(result.loss, 4),
         }
         path.write_text(json.dumps(stages, indent=2) + "\n")
-        return run.model
+        return result.model

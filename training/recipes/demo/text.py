@@ -1,12 +1,13 @@
-"""The demo models' text towers: a small BERT that keeps MiniLM's sense of words.
+"""Text encoders of the demo models: a small BERT distilled from MiniLM.
 
-A BERT of three of MiniLM's layers and its commonest word pieces learns to say with its pooled
-output what MiniLM's mean over tokens says, then where texts belong in the two spaces.
+A BERT of three of MiniLM's layers and its most common word pieces is trained to predict MiniLM's
+sentence embeddings, then the embeddings of texts in the two joint spaces.
 """
 
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,31 +20,30 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from clip2clap.models.sfx_clap import SfxProjection
 from clip2clap.training.recipes.demo.data import DemoData
-from clip2clap.training.recipes.demo.features import keep
-from clip2clap.training.recipes.demo.heads import EMBED_DIM, Space, sound_labels
-from clip2clap.training.recipes.demo.loop import Fit, Schedule, compute, fit
-from clip2clap.training.recipes.demo.parts import minilm, sentence_embeds, tokenizer_of
+from clip2clap.training.recipes.demo.features import save_tensors
+from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
 from clip2clap.training.recipes.demo.phrases import (
-    PHOTO_PHRASES,
-    SOUND_PHRASES,
-    heard_phrases,
-    seen_phrases,
+    AUDIO_TEMPLATES,
+    IMAGE_TEMPLATES,
+    audio_phrases,
+    image_phrases,
 )
+from clip2clap.training.recipes.demo.pretrained import build_tokenizer, minilm, sentence_embeds
+from clip2clap.training.recipes.demo.spaces import EMBED_DIM, Space, audio_classes
 
 LAYERS = (0, 2, 5)
 VOCABULARY = 8_000
 BATCH = 128
-SCHEDULE = Schedule(steps=1500, learning_rate=5e-4, ema_decay=0.995)
-TOWERS_SCHEDULE = Schedule(steps=900, learning_rate=5e-4, ema_decay=0.995)
-# How near in MiniLM's space a phrase must be to lend a text its label's vector.
-NEARNESS = 0.05
-# Cosines of a text with all labels become logits by this factor.
-SHARPNESS = 20.0
+STUDENT_SCHEDULE = Schedule(steps=1500, learning_rate=5e-4, ema_decay=0.995)
+ENCODERS_SCHEDULE = Schedule(steps=900, learning_rate=5e-4, ema_decay=0.995)
+# Temperature over MiniLM cosines with which a text's target is averaged from labels' vectors.
+TEMPERATURE = 0.05
+LOGIT_SCALE = 20.0
 
 
 @dataclass(frozen=True)
-class Words:
-    """A small BERT that knows words, and the texts it learnt from, with MiniLM's embeddings."""
+class TextStudent:
+    """Distilled BERT, and the texts that it was distilled on, with MiniLM's embeddings."""
 
     bert: BertModel
     tokenizer: BertTokenizer
@@ -52,9 +52,9 @@ class Words:
 
 
 class Student(nn.Module):
-    """The small BERT with a linear map into MiniLM's space.
+    """Small BERT with a linear map into MiniLM's space.
 
-    The map has neither bias nor normalisation, so that it folds into a projection that follows.
+    The map has neither bias nor normalization, so that a later projection can absorb it.
     """
 
     def __init__(self, bert: BertModel):
@@ -68,38 +68,38 @@ class Student(nn.Module):
 
 
 def corpus(data: DemoData) -> list[str]:
-    """Return the texts that the tower learns from: names and words in phrases, and captions."""
+    """Return the texts to distill on: class names and common words in templates, and captions."""
     words = Counter(word for text in data.captions for word in re.findall(r"[a-z]+", text.lower()))
     common = [word for word, count in words.items() if count >= 3]
-    names = data.imagenet_names
-    texts = [phrase.format(name) for name in names for phrase in PHOTO_PHRASES]
-    texts += [phrase.format(w) for w in common for phrase in (*PHOTO_PHRASES[:2], SOUND_PHRASES[0])]
+    templates = (*IMAGE_TEMPLATES[:2], AUDIO_TEMPLATES[0])
+    texts = [template.format(n) for n in data.imagenet_names for template in IMAGE_TEMPLATES]
+    texts += [template.format(word) for word in common for template in templates]
     return list(dict.fromkeys([*texts, *data.captions]))
 
 
 def small_vocabulary(texts: list[str], tokenizer: BertTokenizer, size: int) -> list[str]:
-    """Choose word pieces: special tokens, single characters, then the commonest in the texts."""
+    """Choose word pieces: special tokens, single characters, then the most common in the texts."""
     pieces = Counter(
         number
         for row in tokenizer(texts, add_special_tokens=False, truncation=True).input_ids
         for number in row
     )
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    kept = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    kept += [t for t in tokens if re.fullmatch(r"(##)?[a-z0-9.,!?'\"()&:;/-]", t)]
-    kept += [tokens[number] for number, _ in pieces.most_common()]
+    chosen = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    chosen += [t for t in tokens if re.fullmatch(r"(##)?[a-z0-9.,!?'\"()&:;/-]", t)]
+    chosen += [tokens[number] for number, _ in pieces.most_common()]
     # Then MiniLM's own order, which is by frequency in English.
-    kept += [token for token in tokens if re.fullmatch(r"[a-z]{3,}", token)]
-    return list(dict.fromkeys(kept))[:size]
+    chosen += [token for token in tokens if re.fullmatch(r"[a-z]{3,}", token)]
+    return list(dict.fromkeys(chosen))[:size]
 
 
 def build_student(texts: list[str], folder: Path) -> tuple[Student, BertTokenizer]:
     """Build the student from MiniLM's layers and word pieces, and its tokenizer."""
     teacher, tokenizer = minilm()
-    kept = folder / "vocabulary.json"
-    if not kept.is_file():
-        kept.write_text(json.dumps(small_vocabulary(texts, tokenizer, VOCABULARY)))
-    vocabulary = json.loads(kept.read_text())
+    path = folder / "vocabulary.json"
+    if not path.is_file():
+        path.write_text(json.dumps(small_vocabulary(texts, tokenizer, VOCABULARY)))
+    vocabulary = json.loads(path.read_text())
     config = BertConfig(
         **{
             **teacher.config.to_dict(),
@@ -112,10 +112,9 @@ def build_student(texts: list[str], folder: Path) -> tuple[Student, BertTokenize
     bert = BertModel(config)
     state = teacher.state_dict()
     rows = tokenizer.convert_tokens_to_ids(vocabulary)
-    state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][rows]
-    name = "embeddings.position_embeddings.weight"
-    state[name] = state[name][:64]
-    kept = {
+    words, positions = (f"embeddings.{name}_embeddings.weight" for name in ("word", "position"))
+    state[words], state[positions] = state[words][rows], state[positions][:64]
+    layers = {
         key.replace(f"encoder.layer.{old}.", f"encoder.layer.{new}."): value
         for new, old in enumerate(LAYERS)
         for key, value in state.items()
@@ -123,44 +122,32 @@ def build_student(texts: list[str], folder: Path) -> tuple[Student, BertTokenize
     }
     rest = {key: value for key, value in state.items() if not key.startswith("encoder.layer.")}
     bert.load_state_dict(
-        {k: v for k, v in {**rest, **kept}.items() if k in bert.state_dict()}, strict=True
+        {k: v for k, v in {**rest, **layers}.items() if k in bert.state_dict()}, strict=True
     )
-    return Student(bert), tokenizer_of(vocabulary)
+    return Student(bert), build_tokenizer(vocabulary)
 
 
-def train_words(data: DemoData, folder: Path, schedule: Schedule = SCHEDULE) -> tuple[Words, Fit]:
-    """Train a small BERT to mean by words what MiniLM means.
-
-    Args:
-        data: The data folder.
-        folder: Where the run keeps its checkpoint, its vocabulary and MiniLM's embeddings.
-        schedule: Steps and rates.
-
-    Returns:
-        What it learnt, with what it took; `loss` is the squared distance to MiniLM.
-    """
+def train_student(
+    data: DemoData, folder: Path, schedule: Schedule = STUDENT_SCHEDULE
+) -> tuple[TextStudent, StageResult]:
+    """Distill MiniLM into a small BERT; the loss is the squared distance to MiniLM."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = corpus(data)
     student, tokenizer = build_student(texts, folder)
-    kept = folder / "minilm.safetensors"
-    if not kept.is_file():
-        keep({"embeds": sentence_embeds(*minilm(), texts)}, kept)
-    targets = load_file(kept)["embeds"]
-    tokens = tokenizer(texts, truncation=True).input_ids
-    lengths = torch.tensor([len(row) for row in tokens])
+    targets = _minilm_embeds(texts, folder)
+    batches = _TextBatches(tokenizer, texts)
 
-    def step(model: nn.Module, generator: torch.Generator) -> Tensor:
-        rows = _alike(lengths, generator)
-        embeds = compute(model, _padded(tokenizer, tokens, rows.tolist()))
+    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = batches.draw(generator)
+        embeds = compute(model, batches.tokens(rows))
         return (embeds - targets[rows]).square().sum(-1).mean()
 
-    run = fit(student, step, schedule, folder, name="words")
-    assert isinstance(run.model, Student)
-    return Words(run.model.bert, tokenizer, texts, targets), run
+    result = train_stage(student, batch_loss, schedule, folder, name="text student")
+    return TextStudent(result.model.bert, tokenizer, texts, targets), result
 
 
 class Head(nn.Module):
-    """A pooler of its own for each space, and the projection that follows it."""
+    """Pooler and projection of one space."""
 
     def __init__(self, pooler: nn.Module, projection: nn.Module):
         super().__init__()
@@ -172,8 +159,8 @@ class Head(nn.Module):
         return F.normalize(self.projection(self.pooler(hidden)).float(), dim=-1)
 
 
-class TextTowers(nn.Module):
-    """The text towers of the demo CLIP and the demo CLAP: one trunk, two heads."""
+class TextEncoders(nn.Module):
+    """Text encoders of the demo CLIP and the demo CLAP: one BERT, two heads."""
 
     def __init__(self, bert: BertModel):
         super().__init__()
@@ -191,120 +178,130 @@ class TextTowers(nn.Module):
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What a space wants every text to become, and the label that a text is said of, or -1."""
+class TextTargets:
+    """Target embedding of every text in a space, its label or -1, and the labels' vectors."""
 
-    targets: Tensor
+    embeds: Tensor
     labels: Tensor
     vectors: Tensor
 
-    def loss(self, made: Tensor, rows: Tensor) -> Tensor:
-        """Compare embeddings (n, 512) of texts with what they should be."""
-        away = (1 - (made * self.targets[rows].float()).sum(dim=-1)).mean()
+    def loss(self, embeds: Tensor, rows: Tensor) -> Tensor:
+        """Compute the loss of the texts' embeddings (n, 512)."""
+        distance = (1 - (embeds * self.embeds[rows].float()).sum(dim=-1)).mean()
         labels = self.labels[rows]
         if (labels < 0).all():
-            return away
-        return away + F.cross_entropy(SHARPNESS * made @ self.vectors.T, labels, ignore_index=-1)
+            return distance
+        logits = LOGIT_SCALE * embeds @ self.vectors.T
+        return distance + F.cross_entropy(logits, labels, ignore_index=-1)
 
 
-def teach(space: Space, labels: Tensor, texts: Tensor) -> Lessons:
-    """Say where texts belong in a space.
+def text_targets(space: Space, labels: Tensor, texts: Tensor) -> TextTargets:
+    """Compute the target embeddings of texts in a space.
 
     Args:
         space: The space.
-        labels: The label that each text is said of, or -1, shape (n,).
+        labels: Label of each text, or -1, shape (n,).
         texts: MiniLM's embeddings of the texts, shape (n, 384), unit norm.
 
     Returns:
-        A text that is said of a label belongs on the label's vector, any other between those of the
-        labels of which something near is said (a kernel regression, Nadaraya 1964).
+        The target of a text with a label is the label's vector; that of any other is the mean of
+        the vectors of labeled texts, weighted by similarity (kernel regression, Nadaraya 1964).
     """
     vectors = space.targets().detach()
-    said = labels >= 0
-    phrases, on = texts[said], vectors[labels[said]]
-    between = [
-        F.normalize((part @ phrases.T / NEARNESS).softmax(dim=-1) @ on, dim=-1).half()
+    labeled = labels >= 0
+    phrases, phrase_vectors = texts[labeled], vectors[labels[labeled]]
+    means = [
+        F.normalize(
+            (part @ phrases.T / TEMPERATURE).softmax(dim=-1) @ phrase_vectors, dim=-1
+        ).half()
         for part in texts.split(2048)
     ]
-    targets = torch.cat(between)
-    targets[said] = on.half()
-    return Lessons(targets, labels, vectors)
+    targets = torch.cat(means)
+    targets[labeled] = phrase_vectors.half()
+    return TextTargets(targets, labels, vectors)
 
 
-def train_towers(
+def train_text_encoders(
     data: DemoData,
-    words: Words,
+    student: TextStudent,
     spaces: tuple[Space, Space],
     folder: Path,
-    schedule: Schedule = TOWERS_SCHEDULE,
-) -> Fit:
-    """Train the text towers.
-
-    Args:
-        data: The data folder.
-        words: `train_words`.
-        spaces: The demo CLIP's space and the demo CLAP's.
-        folder: Where the run keeps its checkpoint and MiniLM's embeddings.
-        schedule: Steps and rates.
-
-    Returns:
-        `TextTowers`, with what it took.
-    """
+    schedule: Schedule = ENCODERS_SCHEDULE,
+) -> StageResult:
+    """Train `TextEncoders` on the spaces of the demo CLIP and the demo CLAP."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, kinds = data.imagenet_names, data.kind_names
-    seen = [[phrase.format(name) for phrase in PHOTO_PHRASES] for name in names]
-    seen += [seen_phrases(kind) for kind in kinds]
-    heard = [heard_phrases(kind) for kind in kinds]
-    others = [name.replace("_", " ") for name in sound_labels(data)[len(kinds) :]]
-    heard += [[phrase.format(name) for phrase in SOUND_PHRASES] for name in others]
-    phrases = [text for row in (*seen, *heard) for text in row]
-    kept = folder / "minilm.safetensors"
-    if not kept.is_file():
-        keep({"embeds": sentence_embeds(*minilm(), phrases)}, kept)
-    embeds = torch.cat([load_file(kept)["embeds"], words.embeds])
-    tokens = words.tokenizer([*phrases, *words.texts], truncation=True).input_ids
-    lengths = torch.tensor([len(row) for row in tokens])
-    lessons = [
-        teach(space, _numbered(rows, before, len(embeds)), embeds)
-        for space, rows, before in zip(spaces, (seen, heard), (0, sum(map(len, seen))), strict=True)
+    names, classes = data.imagenet_names, data.class_names
+    image_texts = [[template.format(name) for template in IMAGE_TEMPLATES] for name in names]
+    image_texts += [image_phrases(name) for name in classes]
+    audio_texts = [audio_phrases(name) for name in classes]
+    others = [name.replace("_", " ") for name in audio_classes(data)[len(classes) :]]
+    audio_texts += [[template.format(name) for template in AUDIO_TEMPLATES] for name in others]
+    phrases = [text for row in (*image_texts, *audio_texts) for text in row]
+    minilm_embeds = torch.cat([_minilm_embeds(phrases, folder), student.embeds])
+    labeled = torch.arange(len(minilm_embeds)) < len(phrases)
+    offset = sum(map(len, image_texts))
+    clip_targets, clap_targets = targets = [
+        text_targets(space, _number_rows(rows, before, len(labeled)), minilm_embeds)
+        for space, rows, before in zip(spaces, (image_texts, audio_texts), (0, offset), strict=True)
     ]
-    # What is said of the kinds, what is said of the other labels, and the rest, each alike often.
-    of_kind = (lessons[0].labels >= len(names)) | (
-        (lessons[1].labels >= 0) & (lessons[1].labels < len(kinds))
+    # Texts of the demo classes, of the other labels, and of none, each equally often.
+    of_classes = (clip_targets.labels >= len(names)) | (
+        (clap_targets.labels >= 0) & (clap_targets.labels < len(classes))
     )
-    of_other = torch.zeros(len(embeds), dtype=torch.bool)
-    of_other[: len(phrases)] = True
-    groups = [torch.where(mask)[0] for mask in (of_kind, of_other & ~of_kind, ~of_other)]
+    groups = [torch.where(mask)[0] for mask in (of_classes, labeled & ~of_classes, ~labeled)]
+    batches = _TextBatches(student.tokenizer, [*phrases, *student.texts])
 
-    def step(model: nn.Module, generator: torch.Generator) -> Tensor:
-        assert isinstance(model, TextTowers)
+    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, TextEncoders)
         total = torch.zeros(())
         for group in groups:
-            rows = group[_alike(lengths[group], generator)]
-            made = compute(model, _padded(words.tokenizer, tokens, rows.tolist()))
-            for embeds_made, lesson in zip(made, lessons, strict=True):
-                total = total + lesson.loss(embeds_made, rows)
+            rows = batches.draw(generator, group)
+            for predicted, target in zip(
+                compute(model, batches.tokens(rows)), targets, strict=True
+            ):
+                total = total + target.loss(predicted, rows)
         return total
 
     torch.manual_seed(schedule.seed)
-    return fit(TextTowers(words.bert), step, schedule, folder, name="text towers")
+    return train_stage(
+        TextEncoders(student.bert), batch_loss, schedule, folder, name="text encoders"
+    )
 
 
-def _numbered(rows: list[list[str]], before: int, count: int) -> Tensor:
-    """Number texts by their row: -1 for the texts before and after."""
+class _TextBatches:
+    """Tokenized texts, to draw batches of similar length from: little is spent on padding."""
+
+    def __init__(self, tokenizer: BertTokenizer, texts: Sequence[str]):
+        self.tokenizer = tokenizer
+        self.ids = tokenizer(list(texts), truncation=True).input_ids
+        self.lengths = torch.tensor([len(row) for row in self.ids])
+
+    def draw(self, generator: torch.Generator, rows: Tensor | None = None) -> Tensor:
+        """Draw row numbers (BATCH,), of all texts or of some rows."""
+        lengths = self.lengths if rows is None else self.lengths[rows]
+        drawn = torch.randint(len(lengths), (8 * BATCH,), generator=generator)
+        drawn = drawn[lengths[drawn].argsort()]
+        start = BATCH * int(torch.randint(8, (), generator=generator))
+        drawn = drawn[start : start + BATCH]
+        return drawn if rows is None else rows[drawn]
+
+    def tokens(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the padded tokens of some rows."""
+        ids = [self.ids[row] for row in rows.tolist()]
+        return dict(self.tokenizer.pad({"input_ids": ids}, return_tensors="pt"))
+
+
+def _minilm_embeds(texts: list[str], folder: Path) -> Tensor:
+    """Compute MiniLM's embeddings of texts, or read them from an earlier run's file."""
+    path = folder / "minilm.safetensors"
+    if not path.is_file():
+        save_tensors({"embeds": sentence_embeds(*minilm(), texts)}, path)
+    return load_file(path)["embeds"]
+
+
+def _number_rows(rows: list[list[str]], before: int, count: int) -> Tensor:
+    """Label texts by their row; -1 for the texts before and after."""
     labels = torch.full((count,), -1)
     sizes = torch.tensor([len(row) for row in rows])
     labels[before : before + int(sizes.sum())] = torch.arange(len(rows)).repeat_interleave(sizes)
     return labels
-
-
-def _padded(tokenizer: BertTokenizer, tokens: list[list[int]], rows: list[int]) -> dict:
-    return dict(tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt"))
-
-
-def _alike(lengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw rows of like length, so that little is spent on padding, shape (BATCH,)."""
-    drawn = torch.randint(len(lengths), (8 * BATCH,), generator=generator)
-    drawn = drawn[lengths[drawn].argsort()]
-    start = BATCH * int(torch.randint(8, (), generator=generator))
-    return drawn[start : start + BATCH]

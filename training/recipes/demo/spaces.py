@@ -1,0 +1,294 @@
+"""Joint embedding spaces of the demo CLIP and the demo CLAP, trained on labels.
+
+A space is a projection of an encoder's features and one free vector per label. The text encoders
+(see `text`) later learn to embed a label's names at its vector.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip2clap.models.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
+from clip2clap.training.recipes.demo.data import SPLITS, DemoAudio, DemoData
+from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
+
+EMBED_DIM = 512
+CLIP_BATCH, CLAP_BATCH = 512, 48
+CLIP_SCHEDULE = Schedule(steps=600, learning_rate=3e-3, warmup=50, weight_decay=0.0, ema_decay=0.98)
+CLAP_SCHEDULE = Schedule(
+    steps=1600, learning_rate=5e-4, warmup=50, weight_decay=0.05, ema_decay=0.99
+)
+CLAP_AVERAGE_SCHEDULE = Schedule(
+    steps=700, learning_rate=3e-4, warmup=50, weight_decay=0.05, ema_decay=None, seed=1
+)
+# Weight of the penalty on changes of the pretrained projection.
+ANCHOR = 10.0
+# How often a full-size image is drawn, relative to a small one.
+FULL_SIZE_WEIGHT = 20.0
+
+
+class Space(nn.Module):
+    """Projection of features into a joint space, with one vector per label."""
+
+    def __init__(self, projection: nn.Module, labels: Tensor, logit_scale: float):
+        super().__init__()
+        self.projection = projection
+        self.labels = nn.Parameter(labels.clone())
+        self.logit_scale = nn.Parameter(torch.tensor(logit_scale))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Map features (n, d) to embeddings (n, 512), unit norm."""
+        return F.normalize(self.projection(features), dim=-1)
+
+    def targets(self) -> Tensor:
+        """Return the labels' vectors, shape (labels, 512), unit norm."""
+        return F.normalize(self.labels, dim=-1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Compute logits (n, labels) of features (n, d)."""
+        return self.logit_scale.exp() * self.embed(features) @ self.targets().T
+
+
+class AudioSpace(Space):
+    """Space over the feature maps of aiSFX's lower blocks; aiSFX's last block is trained too."""
+
+    def __init__(self, audio_model: SfxAudioModel, labels: int):
+        rows = F.normalize(torch.randn(labels, EMBED_DIM), dim=1)
+        super().__init__(SfxProjection(EMBED_DIM, EMBED_DIM), rows, logit_scale=2.7)
+        self.block = audio_model.blocks[-1]
+
+    def train(self, mode: bool = True) -> "AudioSpace":
+        """Keep aiSFX's own batch statistics: batches here are small and mixed."""
+        super().train(mode)
+        self.block.eval()
+        return self
+
+    def features(self, maps: Tensor) -> Tensor:
+        """Map feature maps (n, 256, 12, 12) to features (n, 512)."""
+        return pool_maps(self.block(maps))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Compute logits (n, labels) of feature maps (n, 256, 12, 12)."""
+        return self.logits(F.dropout(self.features(maps), 0.2, self.training))
+
+
+def split_classifier(classifier: nn.Linear, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Factorize a linear classifier into a projection and unit-norm class vectors.
+
+    Cosine similarity of `projection @ x` with the class vectors ranks classes as `classifier(x)`
+    does: the best approximation of rank 511 over features distributed like the given ones.
+
+    Args:
+        classifier: From 1,280 features to 1,000 classes.
+        features: Features that it is used on, shape (n, 1280).
+
+    Returns:
+        The projection, shape (512, 1280), and the class vectors, shape (1000, 512), unit norm.
+    """
+    mean = features.mean(dim=0)
+    bias = classifier.bias.detach().unsqueeze(1) * mean / mean.dot(mean)
+    weight = classifier.weight.detach() + bias
+    weight = weight - weight.mean(dim=0)
+    moment = features.T @ features / len(features)
+    # Regularized by its mean diagonal, for features of classes that are not among these.
+    root = torch.linalg.cholesky(moment + moment.diagonal().mean() * torch.eye(len(moment)))
+    left, singular, right = torch.linalg.svd(weight @ root, full_matrices=False)
+    # The last dimension brings all class vectors to one norm; the projection is zero there.
+    rank = EMBED_DIM - 1
+    scale = singular[:rank].sqrt()
+    classes = left[:, :rank] * scale
+    longest = 1.02 * classes.norm(dim=1).max()
+    padding = (longest.square() - classes.square().sum(dim=1)).sqrt()
+    projection = scale.unsqueeze(1) * torch.linalg.solve_triangular(
+        root, right[:rank], upper=False, left=False
+    )
+    return (
+        torch.cat([projection, torch.zeros(1, projection.shape[1])]),
+        torch.cat([classes, padding.unsqueeze(1)], dim=1) / longest,
+    )
+
+
+def train_clip_space(
+    data: DemoData,
+    images: dict[str, Tensor],
+    classifier: nn.Linear,
+    folder: Path,
+    schedule: Schedule = CLIP_SCHEDULE,
+) -> StageResult:
+    """Train the demo CLIP's space.
+
+    It starts as EfficientNet-Lite0's classifier, factorized. Images of the demo classes are then
+    classified among them, while the ImageNet logits of all images are distilled.
+
+    Returns:
+        A `Space` over a linear map, whose labels are ImageNet's 1,000, then the demo classes.
+    """
+    features, labels = images["features"], images["label"]
+    train = images["split"] == SPLITS.index("train")
+    labeled, everything = torch.where(train & (labels >= 0))[0], torch.where(train)[0]
+    weights = class_weights(labels[labeled]) * (1 + 4 * images["full_size"][labeled])
+    any_weights = 1 + 9.0 * images["full_size"][everything]
+    sample = torch.multinomial(
+        1 + (FULL_SIZE_WEIGHT - 1) * images["full_size"][everything],
+        20_000,
+        replacement=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    projection, classes = split_classifier(classifier, features[everything[sample]])
+    embeds = F.normalize(features[labeled] @ projection.T, dim=-1)
+    means = torch.stack(
+        [embeds[labels[labeled] == label].mean(dim=0) for label in range(len(data.classes))]
+    )
+    starts = F.normalize(means - embeds.mean(dim=0), dim=-1)
+    drift = _Drift(features[everything], projection, classes)
+
+    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, Space)
+        rows = torch.multinomial(weights, CLIP_BATCH, replacement=True, generator=generator)
+        rows = labeled[rows]
+        logits = model.logits(F.dropout(features[rows], 0.1))[:, len(classes) :]
+        own = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        rows = torch.multinomial(any_weights, CLIP_BATCH, replacement=True, generator=generator)
+        rows = everything[rows]
+        teacher = classifier(features[rows]).softmax(dim=-1).detach()
+        distilled = F.cross_entropy(model.logits(features[rows])[:, : len(classes)], teacher)
+        return own + distilled + drift(model, generator)
+
+    torch.manual_seed(schedule.seed)
+    space = Space(_ScaledLinear(projection), torch.cat([classes, starts]), logit_scale=3.0)
+    # One linear map is too small for a GPU to be faster.
+    cpu = torch.device("cpu")
+    result = train_stage(space, batch_loss, schedule, folder, name="CLIP space", device=cpu)
+    result.model.projection = result.model.projection.folded()
+    return result
+
+
+class _Drift:
+    """Penalty on changes of the pretrained projection and class vectors, on random features."""
+
+    def __init__(self, features: Tensor, projection: Tensor, classes: Tensor):
+        self.mean, self.std = features.mean(dim=0), features.std(dim=0)
+        self.projection, self.classes = projection, classes
+
+    def __call__(self, space: Space, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(CLIP_BATCH, len(self.mean), generator=generator)
+        features = self.mean + self.std * noise
+        before = features @ self.projection.T
+        moved = (space.projection(features) - before).square().sum(1) / before.square().sum(1)
+        away = (space.targets()[: len(self.classes)] - self.classes).square().sum(dim=1)
+        return ANCHOR * moved.mean() + 0.3 * ANCHOR * away.mean()
+
+
+class _ScaledLinear(nn.Module):
+    """Linear map whose updates are scaled to the size of its pretrained weights."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.start: Tensor
+        self.scale: Tensor
+        self.register_buffer("start", weight)
+        self.register_buffer("scale", weight.abs().mean() / 3)
+        self.change = nn.Parameter(torch.zeros_like(weight))
+
+    def folded(self) -> nn.Linear:
+        """Return the map as a plain linear layer without bias."""
+        weight = self.weight().detach()
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        linear.weight.data.copy_(weight)
+        return linear.eval()
+
+    def weight(self) -> Tensor:
+        """Return the current weights."""
+        return self.start + self.scale * self.change
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (n, d) into the space (n, 512)."""
+        return F.linear(features, self.weight())
+
+
+def train_clap_space(
+    data: DemoData,
+    maps: dict[str, Tensor],
+    space: AudioSpace,
+    folder: Path,
+    schedule: Schedule = CLAP_SCHEDULE,
+) -> StageResult:
+    """Train the demo CLAP's space, with labels `audio_classes`, and aiSFX's last block."""
+    names = audio_classes(data)
+    labels = torch.tensor([audio_class_index(audio, names) for audio in data.audio])
+    train = torch.tensor([audio.split == "train" for audio in data.audio])
+    rows = torch.where(train[maps["index"]])[0]
+    files = maps["index"][rows]
+    class_sizes = torch.bincount(labels[files.unique()], minlength=len(names)).float()
+    # Files of a class are drawn equally often; classes by their size to the power of 0.3.
+    weights = 1 / torch.bincount(files)[files] / class_sizes[labels[files]] ** 0.7
+
+    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, AudioSpace)
+        drawn = rows[torch.multinomial(weights, CLAP_BATCH, replacement=True, generator=generator)]
+        partners = torch.randperm(CLAP_BATCH, generator=generator)
+        targets = labels[maps["index"][drawn]]
+        mix = mixup_weights(CLAP_BATCH, generator)
+        mixed = maps["maps"][drawn].float()
+        mixed = _scale(mix, mixed) + _scale(1 - mix, mixed[partners])
+        mixed = _mask(_mask(mixed, 2, generator), 3, generator)
+        logits = compute(model, mixed)
+        first = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
+        second = F.cross_entropy(logits, targets[partners], reduction="none", label_smoothing=0.1)
+        return (mix * first + (1 - mix) * second).mean()
+
+    return train_stage(space, batch_loss, schedule, folder, name="CLAP space")
+
+
+def audio_classes(data: DemoData) -> list[str]:
+    """Return the classes of audio: the demo classes, then the categories of no demo class."""
+    others = sorted({audio.category for audio in data.audio if not audio.label})
+    return [*data.class_names, *others]
+
+
+def audio_class_index(audio: DemoAudio, names: Sequence[str]) -> int:
+    """Return the number of a file's class among `audio_classes`."""
+    return names.index(audio.label or audio.category)
+
+
+def class_means(embeds: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Average embeddings (n, d) by label, to unit norm (count, d); zero for labels without rows."""
+    sums = torch.zeros(count, embeds.shape[-1]).index_add_(0, labels, embeds)
+    return F.normalize(sums, dim=1)
+
+
+def class_weights(labels: Tensor) -> Tensor:
+    """Return sampling weights (n,) with which every label is drawn equally often."""
+    return 1 / torch.bincount(labels)[labels].float()
+
+
+def mixup_weights(count: int, generator: torch.Generator) -> Tensor:
+    """Draw weights (count,) in (0.5, 1] for mixup (https://arxiv.org/abs/1710.09412)."""
+    return 1 - 0.5 * torch.rand(count, generator=generator).square()
+
+
+def random_bands(
+    count: int, size: int, widest: int, last_start: int, generator: torch.Generator
+) -> Tensor:
+    """Draw one band per row, to mask: booleans (count, size).
+
+    Bands are narrower than `widest` and start before `last_start`.
+    """
+    width = torch.randint(widest, (count, 1), generator=generator)
+    start = torch.randint(last_start, (count, 1), generator=generator)
+    places = torch.arange(size)
+    return (places >= start) & (places < start + width)
+
+
+def _scale(weights: Tensor, maps: Tensor) -> Tensor:
+    return weights[:, None, None, None] * maps
+
+
+def _mask(maps: Tensor, dim: int, generator: torch.Generator) -> Tensor:
+    """Zero up to four rows or columns (SpecAugment, https://arxiv.org/abs/1904.08779)."""
+    size = maps.shape[dim]
+    inside = random_bands(len(maps), size, 5, size, generator)
+    return maps.masked_fill(inside.unflatten(1, (1, size, 1) if dim == 2 else (1, 1, size)), 0)
