@@ -1,9 +1,8 @@
-"""Find the checkpoint that a name stands for, and say in one line why it can't be had."""
+"""Checkpoints of encoders: the files that one model consists of, on disk or on the hub."""
 
 import difflib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +16,7 @@ from clip2clap.core.errors import (
     one_line,
 )
 from clip2clap.core.hub import Listing, fetch, list_hub_files
-from clip2clap.core.hub import fetch as fetch_from_hub  # noqa: F401
-from clip2clap.core.hub import quiet as quiet
-from clip2clap.core.presets import CLAP_PRESETS, CLIP_PRESETS, DEMO_FOLDER, resolve
+from clip2clap.core.presets import DEMO_FOLDER, names_of, resolve, suggestion
 from clip2clap.embeddings.space import Family
 
 Library = Literal["transformers", "open_clip", "laion_clap"]
@@ -34,42 +31,39 @@ _OPEN_CLIP_WEIGHTS = (
     ("open_clip_pytorch_model.safetensors",),
     ("open_clip_pytorch_model.bin",),
 )
-_PRESETS = {"clip": CLIP_PRESETS, "clap": CLAP_PRESETS}
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 NOTE_FILE = "space.json"
 _OPEN_CLIP_PREFIX = "open_clip:"
 _LAION_CLAP_PREFIX = "laion_clap:"
-# Buffers that count from 0 up, or are all 0: older versions of transformers stored them.
-_COUNTING_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the parts of one model lie on disk."""
+    """Files of one model on disk."""
 
     name: str
-    """What it was asked for by."""
+    """Name given by the user."""
 
     library: Library
-    """The library that loads it."""
+    """Library that loads the model."""
 
     weights: tuple[Path, ...]
-    """The weight files; several if the checkpoint is sharded."""
+    """Weight files; several if the checkpoint is sharded."""
 
     folder: Path | None = None
-    """The folder of the configuration; None if the architecture goes by a name."""
+    """Folder of the config; None for an architecture known by name."""
 
     processor_folders: tuple[Path, ...] = ()
-    """Where the image processor, the tokenizer and the feature extractor may lie."""
+    """Folders of the image processor, tokenizer and feature extractor."""
 
     architecture: str | None = None
-    """open_clip's name of the architecture, if there is no folder."""
+    """open_clip's architecture name, without a folder."""
 
     tag: str | None = None
-    """open_clip's name of the weights, if they have one: it decides the preprocessing."""
+    """open_clip's tag of the weights, which decides the preprocessing."""
 
     note: dict[str, Any] = field(default_factory=dict)
-    """What `save_pretrained` of ours wrote beside the weights: the space and the towers."""
+    """Contents of `space.json`, written by the encoders' `save_pretrained`."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -82,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"{path} is not valid JSON ({one_line(error)}). Fetch or write the checkpoint again."
+            f"{path} is not valid JSON ({one_line(error)}). Fetch or save the checkpoint again."
         ) from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} should hold a JSON object, not a {type(values).__name__}.")
@@ -97,28 +91,28 @@ def find_checkpoint(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Checkpoint:
-    """Find the files of a model, fetching them from the hub where they are not on disk.
+    """Find the files of a model, and download missing ones from the hub.
 
     Args:
-        name: A preset's name, "demo", a hub id, a folder, `open_clip:ARCH/TAG_OR_FILE` or
-            `laion_clap:FILE`; for CLAP also an AudioLDM or MusicLDM pipeline, of which the text
-            encoder and tokenizer are taken; for CLIP also a pipeline with an image encoder, such as
-            stable unCLIP's; for both also one of our own pipelines.
-        family: Whether a CLIP or a CLAP is wanted.
+        name: Preset, hub id, folder, `open_clip:ARCH/TAG_OR_FILE` or `laion_clap:FILE`. For CLAP
+            also an AudioLDM or MusicLDM pipeline (its text encoder and tokenizer), for CLIP a
+            pipeline with an image encoder such as stable unCLIP, for both a pipeline of
+            clip2clap.
+        family: `"clip"` or `"clap"`.
         revision: Branch, tag or commit on the hub.
         token: Access token for the hub.
-        local_files_only: Never go to the network.
+        local_files_only: Use files on disk only.
 
     Returns:
         The files on disk.
 
     Raises:
-        ModelNotFoundError: If there is no such model on disk and none can be fetched.
-        CheckpointError: If what is found is no checkpoint of that family.
+        ModelNotFoundError: If the model is neither on disk nor on the hub.
+        CheckpointError: If the files are no checkpoint of that family.
     """
     name = str(name)
     if not name:
-        raise UserError(f"The {family.upper()}'s name is empty. {_suggestion(name, family)}")
+        raise UserError(f"The {family.upper()}'s name is empty. {suggestion(name, family)}")
     if name.startswith(_OPEN_CLIP_PREFIX):
         return _find_open_clip(name, family, token=token, local_files_only=local_files_only)
     if name.startswith(_LAION_CLAP_PREFIX):
@@ -127,14 +121,13 @@ def find_checkpoint(
     if family == "clap" and location == name:
         location = resolve(name, "generator")  # a generator's checkpoint holds a CLAP
     if family == "clip" and location == name:
-        location = resolve(name, "decoder")  # a picture decoder's may hold a CLIP
-    source = _Source(location, name, family, revision, token, local_files_only)
-    return _in_folder(source)
+        location = resolve(name, "decoder")  # an image decoder's may hold a CLIP
+    return _in_folder(_Source(location, name, family, revision, token, local_files_only))
 
 
 @dataclass
 class _Source:
-    """A folder on disk or a repository on the hub, of which files can be asked for."""
+    """Folder on disk or repository on the hub."""
 
     location: str
     name: str
@@ -145,7 +138,7 @@ class _Source:
     listed: Listing | None = None
 
     def folder(self, *patterns: str) -> Path:
-        """Give the folder, once the files that match have been fetched."""
+        """Return the folder, with the files that match the patterns downloaded."""
         path = Path(self.location).expanduser()
         if path.is_dir():
             return path
@@ -161,7 +154,7 @@ class _Source:
             )
         if _looks_like_a_path(self.location):
             raise ModelNotFoundError(
-                f"There is no folder {self.name}. {_suggestion(self.name, self.family)}"
+                f"There is no folder {self.name}. {suggestion(self.name, self.family)}"
             )
         if self.listed is None:
             self.listed = list_hub_files(
@@ -174,15 +167,22 @@ class _Source:
             self.location,
             lambda _: list(patterns),
             name=self.name,
-            hint=_suggestion(self.name, self.family),
-            guess=_close_preset(self.name, self.family),
+            hint=suggestion(self.name, self.family),
+            guess=self._close_preset(),
             revision=self.revision,
             token=self.token,
             listed=self.listed,
         )
 
+    def _close_preset(self) -> str | None:
+        """Return the preset like a mistyped name; a preset's own name, or a hub id, has none."""
+        if self.location != self.name or "/" in self.name:
+            return None
+        close = difflib.get_close_matches(self.name, names_of(self.family), n=1)
+        return close[0] if close else None
+
     def weights(self, subfolder: str, choices: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
-        """Give the weight files of the first format that is there."""
+        """Return the weight files of the first format found."""
         prefix = f"{subfolder}/" if subfolder else ""
         unreachable = None
         for patterns in choices:
@@ -201,7 +201,7 @@ class _Source:
         first = [patterns[0] for patterns in choices]
         where = f"{self.name}/{subfolder}" if subfolder else self.name
         raise ModelNotFoundError(
-            f"{where} holds no weights: expected {' or '.join(first)}. Fetch or write the "
+            f"{where} holds no weights: expected {' or '.join(first)}. Fetch or save the "
             "checkpoint again."
         )
 
@@ -209,18 +209,18 @@ class _Source:
 def _shards(index: Path) -> tuple[Path, ...]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
-        raise CheckpointError(f"{index} names no shards. Fetch or write the checkpoint again.")
+        raise CheckpointError(f"{index} names no shards. Fetch or save the checkpoint again.")
     paths = tuple(index.parent / Path(name).name for name in sorted(set(names.values())))
     for path in paths:
         if not path.is_file():
             raise CheckpointError(
-                f"The shard {path} is missing. Fetch or write the checkpoint again."
+                f"The shard {path} is missing. Fetch or save the checkpoint again."
             )
     return paths
 
 
 def _in_folder(source: _Source) -> Checkpoint:
-    """Find the model in a folder or repository: transformers', open_clip's, or a pipeline's."""
+    """Find the model in a folder or repository of transformers, open_clip or diffusers."""
     folder = source.folder(*_SMALL_FILES)
     subfolder, processors = "", ("",)
     if (folder / "model_index.json").is_file() and not (folder / "config.json").is_file():
@@ -233,10 +233,10 @@ def _in_folder(source: _Source) -> Checkpoint:
     else:
         raise ModelNotFoundError(
             f"{source.name} is no {source.family.upper()} checkpoint: expected a config.json "
-            f"beside the weights. {_suggestion(source.name, source.family)}"
+            f"beside the weights. {suggestion(source.name, source.family)}"
         )
     note = read_json(file) if (file := model_folder / NOTE_FILE).is_file() else {}
-    if "towers" in note:  # the key until version 0.2
+    if "towers" in note:  # older name of the key
         note["modalities"] = note.pop("towers")
     return Checkpoint(
         name=source.name,
@@ -249,7 +249,7 @@ def _in_folder(source: _Source) -> Checkpoint:
 
 
 def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
-    """Name the folders of a diffusers pipeline that hold the wanted model and its processors."""
+    """Return the subfolders of the model and of its processors in a diffusers pipeline."""
     index = read_json(folder / "model_index.json")
     pipeline = index.get("_class_name", "a pipeline")
     if (folder / source.family).is_dir():
@@ -264,7 +264,7 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
         return "image_encoder", ("feature_extractor", "image_processor")
     raise CheckpointError(
         f"{source.name} is a {pipeline} without a {source.family.upper()}. "
-        f"{_suggestion(source.name, source.family)}"
+        f"{suggestion(source.name, source.family)}"
     )
 
 
@@ -272,25 +272,11 @@ def _looks_like_a_path(location: str) -> bool:
     return bool(re.match(r"[./~\\]|[A-Za-z]:[\\/]", location)) or location.count("/") > 1
 
 
-def _suggestion(name: str, family: Family) -> str:
-    preset = _close_preset(name, family)
-    if preset:
-        return f"Did you mean {preset!r}?"
-    return f"Give a preset ({', '.join(_PRESETS[family])}), a hub id or a folder."
-
-
-def _close_preset(name: str, family: Family) -> str | None:
-    if "/" in name:
-        return None
-    close = difflib.get_close_matches(name, _PRESETS[family], n=1)
-    return close[0] if close else None
-
-
 def _find_open_clip(
     name: str, family: Family, *, token: str | bool | None, local_files_only: bool
 ) -> Checkpoint:
     if family != "clip":
-        raise UserError(f"{name!r} is a CLIP; a CLAP is wanted here.")
+        raise UserError(f"{name!r} is a CLIP; expected a CLAP.")
     architecture, _, weights = name.removeprefix(_OPEN_CLIP_PREFIX).partition("/")
     if not architecture or not weights:
         raise UserError(
@@ -346,7 +332,7 @@ def import_open_clip(name: str) -> Any:
 
 def _find_laion_clap(name: str, family: Family) -> Checkpoint:
     if family != "clap":
-        raise UserError(f"{name!r} is a CLAP; a CLIP is wanted here.")
+        raise UserError(f"{name!r} is a CLAP; expected a CLIP.")
     file = Path(name.removeprefix(_LAION_CLAP_PREFIX)).expanduser()
     if not file.is_file():
         raise ModelNotFoundError(
@@ -354,38 +340,3 @@ def _find_laion_clap(name: str, family: Family) -> Checkpoint:
             "https://huggingface.co/lukewys/laion_clap."
         )
     return Checkpoint(name, "laion_clap", (file,))
-
-
-def is_counting_buffer(key: str) -> bool:
-    """Tell whether a weight is only a buffer that older versions of transformers stored."""
-    return _COUNTING_BUFFERS.search(key) is not None
-
-
-def refuse_misfits(
-    checkpoint: Checkpoint,
-    model: str,
-    *,
-    missing: Sequence[str],
-    extra: Sequence[str],
-    mismatched: Sequence[str] = (),
-) -> None:
-    """Say which weights are missing, too many or of another size.
-
-    Raises:
-        CheckpointError: If there are any, other than the buffers that older versions stored.
-    """
-    problems = []
-    for word, keys in (
-        ("missing", missing),
-        ("not expected", extra),
-        ("of another size", mismatched),
-    ):
-        keys = sorted(key for key in keys if not is_counting_buffer(key))
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            problems.append(f"{', '.join(keys[:3])}{more} {word}")
-    if problems:
-        raise CheckpointError(
-            f"The weights of {checkpoint.name} do not fit its {model}: {'; '.join(problems)}. "
-            "Fetch the checkpoint again, or correct its configuration."
-        )

@@ -1,7 +1,7 @@
-"""Tell models apart by a sample of their weights and by their preprocessing, without building them.
+"""Fingerprints of models from a sample of their weights and their preprocessing.
 
-A fingerprint is the same for a float32 and a float16 copy, for any sharding, and after a
-`save_pretrained` round trip; it differs for any other training, architecture or preprocessing.
+A fingerprint is the same for float32 and float16 copies, for any sharding, and after a
+`save_pretrained` round trip; it differs for other training, architectures or preprocessing.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, one_line
 
-# Enough to notice any training step, few enough to read a large checkpoint in well under a second.
+# Enough to detect any training step, few enough to read a large checkpoint in under a second.
 _RUNS = 8
 _RUN_LENGTH = 16
 _DIGITS = 16
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
-# What a processor says of itself that leaves the vectors as they are. The conversion to RGB is
-# left out since every image is converted before the processor sees it.
-_IDLE_FIELDS = {
+# Processor settings that do not change embeddings. Conversion to RGB is among them since every
+# image is converted before the processor.
+_IGNORED_FIELDS = {
     "data_format",
     "device",
     "disable_grouping",
@@ -41,7 +41,7 @@ _IDLE_FIELDS = {
     "return_attention_mask",
     "return_tensors",
 }
-# A field that only matters while its switch is on.
+# Settings that count only while their switch is on.
 _SWITCHES = {
     "size": "do_resize",
     "resample": "do_resize",
@@ -51,11 +51,11 @@ _SWITCHES = {
     "image_std": "do_normalize",
     "pad_size": "do_pad",
 }
-# A tokenizer is known by what it makes of these; the last one shows where it cuts.
+# A tokenizer is identified by its ids for these texts; the last one shows where it truncates.
 _PROBES = ("a photo of a dog", "Rain on a tin roof; 3 cars, naïve café!", "bark " * 600)
 
-# Training scripts leave NumPy numbers (a best score, a step) beside the weights; what rebuilds a
-# number runs no code of the file's choosing.
+# Training scripts save NumPy numbers (a best score, a step) beside the weights; rebuilding a
+# number runs no code from the file.
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 _NUMPY_NUMBERS = [
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
@@ -66,16 +66,16 @@ _NUMPY_NUMBERS = [
 
 
 def fingerprint_weights(files: Iterable[Path]) -> str:
-    """Fingerprint a checkpoint's weights from a sample of every tensor.
+    """Compute the fingerprint of a checkpoint's weights from a sample of every tensor.
 
-    Integer tensors (position ids, counters) and the tensors' names don't count: they change between
-    versions of the libraries while the model stays the same.
+    Integer tensors (position ids, counters) and tensor names are ignored: they change between
+    library versions while the model stays the same.
 
     Args:
         files: Safetensors files, or legacy PyTorch files, which are read without unpickling.
 
     Returns:
-        Hexadecimal digits.
+        Fingerprint, hexadecimal.
 
     Raises:
         CheckpointError: If a file is damaged or holds anything but tensors.
@@ -84,18 +84,18 @@ def fingerprint_weights(files: Iterable[Path]) -> str:
     digests = _digests(files)
     if not digests:
         raise CheckpointError(
-            f"There are no weights in {', '.join(str(file) for file in files)}. Fetch or write the "
+            f"There are no weights in {', '.join(str(file) for file in files)}. Fetch or save the "
             "checkpoint again."
         )
     return _digest(sorted(digests))
 
 
 def holds_weights(whole: Iterable[Path], part: Iterable[Path]) -> bool:
-    """Tell whether a checkpoint holds every weight of another, such as a CLIP one of its towers.
+    """Return True if a checkpoint holds every weight of another, as a CLIP its image encoder's.
 
     Args:
-        whole: Weight files as `fingerprint_weights` takes them.
-        part: Those of the checkpoint that may be a part of it.
+        whole: Weight files, as in `fingerprint_weights`.
+        part: Weight files of the checkpoint that may be a part of it.
 
     Raises:
         CheckpointError: If a file is damaged or holds anything but tensors.
@@ -104,7 +104,7 @@ def holds_weights(whole: Iterable[Path], part: Iterable[Path]) -> bool:
 
 
 def _digests(files: Iterable[Path]) -> set[str]:
-    """Give what tells the tensors in weight files apart."""
+    """Return a digest of each tensor in weight files."""
     digests = set()
     for file in files:
         read = _safetensors_samples if file.suffix == ".safetensors" else _legacy_samples
@@ -115,38 +115,38 @@ def _digests(files: Iterable[Path]) -> set[str]:
 
 
 def fingerprint_model(weights: str, preprocessing: dict[str, Any]) -> str:
-    """Join the fingerprint of the weights with what changes a vector before they are applied."""
+    """Combine the fingerprint of the weights with the preprocessing settings."""
     return _digest([weights, preprocessing])
 
 
 def describe_processor(processor: Any) -> dict[str, Any]:
-    """Give the settings of an image processor or feature extractor that change a vector."""
+    """Return the settings of an image processor or feature extractor that change embeddings."""
     fields = processor.to_dict()
     name = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
     kept = {
         key: _plain(value)
         for key, value in fields.items()
         if not key.startswith("_")
-        and key not in _IDLE_FIELDS
+        and key not in _IGNORED_FIELDS
         and value is not None
         and fields.get(_SWITCHES.get(key, ""), True)
     }
-    # A switch that is off says the same as one that is absent.
+    # A switch that is off equals one that is absent.
     kept = {key: value for key, value in kept.items() if value is not None and value is not False}
     return {"type": name, **kept}
 
 
 def describe_tokenizer(tokenize: Any) -> list[list[int]]:
-    """Give what a tokenizer makes of a few texts.
+    """Return the token ids of a few probe texts.
 
     Args:
-        tokenize: A function from a list of texts to their token ids.
+        tokenize: Function from a list of texts to their token ids.
     """
     return [[int(token) for token in ids] for ids in tokenize(list(_PROBES))]
 
 
 def _plain(value: Any) -> Any:
-    """Give a value that JSON writes the same way every time; None for what has no such form."""
+    """Return a value with one JSON form; None for values without."""
     if isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -166,7 +166,7 @@ def _digest(value: Any) -> str:
 
 
 def _run_starts(count: int) -> list[int]:
-    """Give where the sampled runs of a flat tensor begin."""
+    """Return the start of each sampled run of a flat tensor."""
     if count <= _RUNS * _RUN_LENGTH:
         return list(range(0, count, _RUN_LENGTH))
     last = count - _RUN_LENGTH
@@ -209,13 +209,13 @@ def _legacy_samples(file: Path) -> Iterator[tuple[list[int], Tensor]]:
 
 
 def load_legacy_weights(file: Path) -> dict[str, Tensor]:
-    """Read a PyTorch checkpoint without unpickling, mapped rather than copied where possible.
+    """Load a PyTorch checkpoint without unpickling, memory-mapped if possible.
 
     Returns:
-        The tensors by name; those under "state_dict" if the file holds more than the weights.
+        Tensors by name; those under "state_dict" if the file holds more than the weights.
 
     Raises:
-        CheckpointError: If the file is damaged, or holds anything that only unpickling could read.
+        CheckpointError: If the file is damaged, or needs unpickling.
     """
     try:
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):
@@ -224,7 +224,7 @@ def load_legacy_weights(file: Path) -> dict[str, Tensor]:
             )
     except Exception as error:
         raise CheckpointError(
-            f"{file} can't be read as plain weights ({one_line(error, limit=160)}). Files that "
+            f"{file} cannot be read as plain weights ({one_line(error, limit=160)}). Files that "
             "need unpickling may run code and are refused: convert it to safetensors."
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

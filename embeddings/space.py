@@ -1,4 +1,4 @@
-"""The space an embedding lives in: which model made it, and from what kind of thing."""
+"""Embedding spaces: the model and modality that embeddings come from."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -10,30 +10,38 @@ Modality = Literal["image", "text", "audio"]
 
 
 class SpaceMismatchError(UserError):
-    """Two things were joined whose embeddings live in different spaces."""
+    """Error of embeddings of different models used together."""
 
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """Where an embedding comes from; two vectors can be compared only if their models agree."""
+    """Embedding space of one modality of a model; embeddings compare only within one model.
+
+    Examples:
+        >>> space = EmbeddingSpace("clip", "my/clip", "image", 512, True, "c37ebb4187e04d1b")
+        >>> space.same_model_as(space.in_modality("text"))
+        True
+        >>> print(space)
+        CLIP 'my/clip' (512-d, fingerprint c37ebb4187e04d1b)
+    """
 
     family: Family
-    """`clip` or `clap`."""
+    """Encoder family, `"clip"` or `"clap"`."""
 
     model_id: str
-    """The preset, hub id or folder the model was loaded from; for people, not for comparing."""
+    """Preset, hub id or folder of the model; informative, not compared."""
 
     modality: Modality
-    """What was embedded: `image`, `text` or `audio`."""
+    """Modality, `"image"`, `"text"` or `"audio"`."""
 
     dim: int
-    """Number of values in a vector."""
+    """Dimension of the embeddings."""
 
     unit_norm: bool
-    """Whether every vector has L2 norm 1."""
+    """True if every embedding has L2 norm 1."""
 
     fingerprint: str
-    """What the weights and the preprocessing come down to; see `read_space`."""
+    """Fingerprint of the weights and the preprocessing."""
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
@@ -48,15 +56,15 @@ class EmbeddingSpace:
             raise UserError(f"The space of {self.model_id!r} has an empty fingerprint.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the space as plain values, for JSON and Arrow metadata."""
+        """Return the space as plain values, for JSON and Arrow metadata."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "EmbeddingSpace":
-        """Rebuild a space from `to_dict`'s values.
+        """Create a space from the values of `to_dict`.
 
         Raises:
-            UserError: If a value is missing or makes no sense.
+            UserError: If a value is missing or invalid.
         """
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in values]
@@ -68,7 +76,7 @@ class EmbeddingSpace:
         return cls(**{name: values[name] for name in names})
 
     def same_model_as(self, other: "EmbeddingSpace") -> bool:
-        """Tell whether both come from one model; its towers share a joint space."""
+        """Return True if both spaces belong to one model, whose modalities share a joint space."""
         return (self.family, self.dim, self.fingerprint) == (
             other.family,
             other.dim,
@@ -76,7 +84,7 @@ class EmbeddingSpace:
         )
 
     def in_modality(self, modality: Modality) -> "EmbeddingSpace":
-        """Give the space of the same model's other tower."""
+        """Return the space of another modality of the same model."""
         return replace(self, modality=modality)
 
     def __str__(self) -> str:
@@ -85,12 +93,12 @@ class EmbeddingSpace:
 
 
 def require_same_model(expected: EmbeddingSpace, got: EmbeddingSpace, *, what: str) -> None:
-    """Refuse to join two things whose embeddings come from different models.
+    """Raise if embeddings of different models are used together.
 
     Args:
-        expected: The space that the receiving side was made for.
-        got: The space of what it is given.
-        what: What is being joined, to begin the message with, such as "the translator's target".
+        expected: Space that the receiver was made for.
+        got: Space of its input.
+        what: Beginning of the message, such as "the translator's target".
 
     Raises:
         SpaceMismatchError: If the models differ; the message names both.

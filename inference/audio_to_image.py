@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.inference.base import TranslatorPipeline
 from clip2clap.inference.compatibility import (
@@ -27,7 +28,6 @@ from clip2clap.inference.inputs import (
     read_images,
 )
 from clip2clap.inference.loading.components import DtypeChoice
-from clip2clap.inference.loading.files import quietly
 from clip2clap.inference.loading.pipeline import load_pipeline
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.noise import spread_generators
@@ -346,7 +346,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
 
     def _apply_ip_adapter(self) -> None:
         if self.ip_adapter is not None:
-            with quietly():
+            with quiet():
                 parts: Any = self.ip_adapter.by_part()
                 self.load_ip_adapter(parts, subfolder="", weight_name="")
 

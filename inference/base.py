@@ -12,10 +12,10 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.inference.denoising import OnStep, Tensors
 from clip2clap.inference.inputs import AudioSource, ImageSource, as_list, read_audio, read_images
-from clip2clap.inference.loading.files import quietly
 from clip2clap.inference.ranking import rank_candidates
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TranslatorPipeline(DiffusionPipeline):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast all components, as `DiffusionPipeline.to` does."""
-        with quietly():
+        with quiet():
             return super().to(*args, **kwargs)
 
     @property

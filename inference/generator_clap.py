@@ -87,7 +87,8 @@ class GeneratorClap:
 
 def is_clap_local(name: str | None, revision: str | None) -> bool:
     """Return whether a CLAP's weights are on disk."""
-    from clip2clap.embeddings.checkpoint import ModelNotFoundError, find_checkpoint
+    from clip2clap.core.errors import ModelNotFoundError
+    from clip2clap.embeddings.checkpoint import find_checkpoint
 
     if name is None:
         return False

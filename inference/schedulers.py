@@ -34,10 +34,10 @@ def few_step_scheduler(
     """
     from diffusers import DPMSolverMultistepScheduler
 
-    from clip2clap.inference.loading.files import quietly
+    from clip2clap.core.hub import quiet
 
     config = scheduler if isinstance(scheduler, Mapping) else cast(Any, scheduler).config
-    with quietly():
+    with quiet():
         solver = DPMSolverMultistepScheduler.from_config(
             dict(config),
             algorithm_type=algorithm_type,

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
+from clip2clap.core.hub import fetch
 from clip2clap.core.presets import DEMO_FOLDER
+from clip2clap.embeddings.checkpoint import read_json
 from clip2clap.embeddings.space import EmbeddingSpace
+from clip2clap.embeddings.weights import check_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,8 +116,6 @@ def read_config(
         >>> read_config("demo")["target_space"]["family"]
         'clap'
     """
-    from clip2clap.embeddings.checkpoint import read_json
-
     folder = find_folder(
         name,
         subfolder=subfolder,
@@ -208,36 +209,21 @@ def load_weights(
         found = {renamed.get(key, key): weight for key, weight in load_file(path).items()}
     except SafetensorError as error:
         raise CheckpointError(f"{path} can't be read: {one_line(error)}. {_REMEDY}") from error
-    resized = [
-        f"{key} {tuple(found[key].shape)} where {shape} is expected"
-        for key, shape in expected.items()
-        if key in found and tuple(found[key].shape) != shape
-    ]
-    faults = [
-        f"{fault} {_listing(keys)}"
-        for fault, keys in (
-            ("missing", list(expected.keys() - found.keys())),
-            ("unknown", list(found.keys() - expected.keys())),
-            ("of the wrong shape", resized),
-        )
-        if keys
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{path}: the weights don't fit the config: {'; '.join(faults)}. {_REMEDY}"
-        )
+    check_weights(
+        str(path),
+        missing=expected.keys() - found.keys(),
+        unexpected=found.keys() - expected.keys(),
+        mismatched=[
+            f"{key} {tuple(found[key].shape)} where {shape} is expected"
+            for key, shape in expected.items()
+            if key in found and tuple(found[key].shape) != shape
+        ],
+        remedy=_REMEDY,
+    )
     return found
 
 
-def _listing(keys: list[str], most: int = 4) -> str:
-    names = sorted(keys)
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
 def _download(repo_id: str, files: list[str], access: dict[str, Any]) -> Path:
-    from clip2clap.core.hub import fetch
-
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
         raise ModelNotFoundError(f"There is no translator folder {repo_id!r}. {_HINT}")
     return fetch(repo_id, lambda _: files, hint=_HINT, **access)

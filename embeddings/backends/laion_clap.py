@@ -10,9 +10,9 @@ from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError, one_line
 from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs
-from clip2clap.embeddings.checkpoint import refuse_misfits
 from clip2clap.embeddings.fingerprint import load_legacy_weights
 from clip2clap.embeddings.space import Modality
+from clip2clap.embeddings.weights import check_weights
 
 _HTSAT = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}
 _TEXT_LENGTH = 77
@@ -46,11 +46,10 @@ class LaionClapSpec(CheckpointSpec):
             amodel=_HTSAT[patches.shape[0]],
         )
         report = clap.model.load_state_dict(weights, strict=False)
-        refuse_misfits(
-            self.checkpoint,
-            "CLAP_Module",
+        check_weights(
+            f"{self.checkpoint.name} (CLAP_Module)",
             missing=report.missing_keys,
-            extra=report.unexpected_keys,
+            unexpected=report.unexpected_keys,
         )
         return LaionClapBackend(clap.to(dtype))
 

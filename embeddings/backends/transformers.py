@@ -13,13 +13,10 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.hub import quiet
 from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs, PixelTransform
-from clip2clap.embeddings.checkpoint import (
-    Checkpoint,
-    read_json,
-    refuse_misfits,
-)
+from clip2clap.embeddings.checkpoint import Checkpoint, read_json
 from clip2clap.embeddings.fingerprint import describe_processor, describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
+from clip2clap.embeddings.weights import check_weights
 
 _CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "sfx_clap"}
 # AutoModel would build these encoders without their projection into the joint space.
@@ -354,11 +351,10 @@ def _load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> n
     saved = checkpoint.note.get("modalities")
     absent = _modules_outside(saved) if saved is not None else []
     missing = [key for key in report["missing_keys"] if key.split(".")[0] not in absent]
-    refuse_misfits(
-        checkpoint,
-        type(model).__name__,
+    check_weights(
+        f"{checkpoint.name} ({type(model).__name__})",
         missing=missing,
-        extra=report["unexpected_keys"],
+        unexpected=report["unexpected_keys"],
         mismatched=mismatched,
     )
     return model

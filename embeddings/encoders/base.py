@@ -112,9 +112,8 @@ class Encoder(nn.Module):
 
         Args:
             pretrained_model_name_or_path: A preset (`"demo"` is one), a hub id, a local folder in
-                transformers' or open_clip's format, `open_clip:ARCH/TAG_OR_FILE` for CLIP, or for
-                CLAP `laion_clap:FILE` or an AudioLDM or MusicLDM pipeline, whose text encoder is
-                a CLAP.
+                transformers' or open_clip's format, `open_clip:ARCH/TAG_OR_FILE` for CLIP, or
+                `laion_clap:FILE` or an AudioLDM or MusicLDM pipeline for CLAP.
             device: Device of the model; the CPU by default.
             torch_dtype: Dtype of the weights; float32 by default. Embeddings are always float32.
             revision: Branch, tag or commit on the hub.
@@ -123,8 +122,7 @@ class Encoder(nn.Module):
             modalities: Modalities whose weights are kept in memory; all by default.
 
         Returns:
-            The encoder in evaluation mode. Its parameters have `requires_grad=False`; gradients
-            still reach the inputs.
+            The encoder in evaluation mode, with frozen weights; gradients reach its inputs.
 
         Raises:
             UserError: If the checkpoint cannot be found (`ModelNotFoundError`), does not fit

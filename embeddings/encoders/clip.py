@@ -22,8 +22,9 @@ class ClipEncoder(Encoder):
         >>> image_embeds = clip.encode_image(["dog.jpg"])
         >>> image_embeds.shape
         torch.Size([1, 512])
-        >>> (image_embeds @ clip.encode_text(["a dog", "the sea"]).T).argmax().item()
-        0
+        >>> text_embeds = clip.encode_text(["a dog", "the sea"])
+        >>> (image_embeds @ text_embeds.T).shape  # cosine similarities
+        torch.Size([1, 2])
     """
 
     family = "clip"

@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 
 from clip2clap.core.errors import CheckpointError, UserError, one_line
-from clip2clap.inference.loading.files import component_class, part_folder, quietly
+from clip2clap.core.hub import quiet
+from clip2clap.embeddings.weights import check_weights
+from clip2clap.inference.loading.files import component_class, part_folder
 
 HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
 """Components that take most time and memory, to which a pipeline's `torch_dtype` applies."""
@@ -78,8 +80,6 @@ def load_strictly(
     """
     import diffusers
 
-    from clip2clap.embeddings.checkpoint import is_counting_buffer
-
     what = f"{model_class.__name__} in {folder}"
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{what}: config.json is missing. Is the checkpoint complete?")
@@ -90,23 +90,18 @@ def load_strictly(
     if issubclass(model_class, diffusers.ModelMixin):
         options = {"torch_dtype": dtype}
     try:
-        with quietly():
+        with quiet():
             model, info = model_class.from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]
                 folder, variant=chosen, output_loading_info=True, **options
             )
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
-    faults = {
-        "missing": sorted(set(info["missing_keys"]) - _unused_weights(model)),
-        "unknown": sorted(key for key in info["unexpected_keys"] if not is_counting_buffer(key)),
-        "wrongly sized": sorted(str(key[0]) for key in info["mismatched_keys"]),
-    }
-    found = [f"{word} {_listing(keys)}" for word, keys in faults.items() if keys]
-    if found:
-        raise CheckpointError(
-            f"{what}: the weights don't match the config: {'; '.join(found)}. "
-            "Fetch the checkpoint again, or correct its config.json."
-        )
+    check_weights(
+        what,
+        missing=set(info["missing_keys"]) - _unused_weights(model),
+        unexpected=info["unexpected_keys"],
+        mismatched=[str(key[0]) for key in info["mismatched_keys"]],
+    )
     return model
 
 
@@ -201,7 +196,7 @@ def load_scheduler(folder: Path, index: dict[str, Any], *, part: str = "schedule
             "doesn't have. Give scheduler=..., or install the diffusers it was saved with."
         )
     try:
-        with quietly():
+        with quiet():
             return cast(Any, scheduler_class).from_pretrained(folder / part)
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -213,7 +208,7 @@ def _load_tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
     try:
-        with quietly():
+        with quiet():
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise CheckpointError(
@@ -270,8 +265,3 @@ def _unused_weights(model: Any) -> set[str]:
     config = model.config
     is_hifigan = type(model).__name__ == "SpeechT5HifiGan"
     return {"mean", "scale"} if is_hifigan and not config.normalize_before else set()
-
-
-def _listing(keys: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(keys[:most])
-    return shown if len(keys) <= most else f"{shown} and {len(keys) - most} more"

@@ -1,8 +1,7 @@
 """Files of a pipeline: fetch them from the hub and read `model_index.json`."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,6 @@ INDEX_FILE = "model_index.json"
 
 _RENAMED = {"embedding_memory": "retrieval_memory"}
 _WEIGHTS = (".safetensors", ".bin")
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Mute diffusers' and transformers' warnings and progress bars.
-
-    Missing and unexpected weights, which they would warn of, are errors here.
-    """
-    from diffusers.utils import logging
-
-    from clip2clap.embeddings.checkpoint import quiet
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with quiet():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def fetch_folder(
@@ -64,7 +41,8 @@ def fetch_folder(
     Raises:
         ModelNotFoundError: If there is no such folder or repository, or the hub is unreachable.
     """
-    from clip2clap.embeddings.checkpoint import ModelNotFoundError, fetch_from_hub
+    from clip2clap.core.errors import ModelNotFoundError
+    from clip2clap.core.hub import fetch
 
     repo_id = os.fspath(name)
     if Path(repo_id).expanduser().is_dir():
@@ -78,7 +56,7 @@ def fetch_folder(
             return [INDEX_FILE, *(f"{part}/*" for part in parts)]
         return _needed_files(listed, parts, variant)
 
-    return fetch_from_hub(
+    return fetch(
         repo_id,
         choose,
         hint=hint,

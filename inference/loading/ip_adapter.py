@@ -93,7 +93,7 @@ class IPAdapterWeights:
 def _download(name: str, **access: Any) -> Path:
     from huggingface_hub import hf_hub_download
 
-    from clip2clap.embeddings.checkpoint import ModelNotFoundError
+    from clip2clap.core.errors import ModelNotFoundError
 
     owner, repository, file = (*name.split("/", 2), "", "")[:3]
     if not file.endswith(".safetensors") or name.startswith((".", "/", "~")):

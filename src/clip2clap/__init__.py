@@ -8,6 +8,12 @@ import lazy_loader
 
 from clip2clap.core.version import __version__ as __version__
 
+# Images are always preprocessed with PIL, so transformers' notices that it falls back to PIL, which
+# diffusers' imports cause without torchvision, are of no use.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "falling back to" not in record.getMessage()
+)
+
 _public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 # transformers warns where torchvision is missing that it reads images with PIL, as we always do.

@@ -22,10 +22,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError
-from clip2clap.embeddings.checkpoint import (
-    ModelNotFoundError,
-)
+from clip2clap.core.errors import CheckpointError, MissingExtraError, ModelNotFoundError, UserError
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder

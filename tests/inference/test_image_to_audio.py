@@ -21,10 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers import SpeechT5HifiGan
 
-from clip2clap.core.errors import CheckpointError, UserError
-from clip2clap.embeddings.checkpoint import (
-    ModelNotFoundError,
-)
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError

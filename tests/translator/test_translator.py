@@ -357,8 +357,8 @@ def test_missing_extra_and_wrongly_sized_weights_are_named(tmp_path: Path):
     save_file(weights, weights_of(tmp_path))
     with pytest.raises(
         UserError,
-        match=r"missing layers\.0\.weight; unknown layers\.7\.weight; "
-        r"of the wrong shape layers\.4\.bias \(3,\) where \(6,\)",
+        match=r"missing layers\.0\.weight; unexpected layers\.7\.weight; "
+        r"mismatched layers\.4\.bias \(3,\) where \(6,\)",
     ):
         AutoTranslator.from_pretrained(tmp_path)
 

@@ -161,7 +161,7 @@ def embed_with_bar(
     rows: "Source", output: Path, plan: "EncoderPlan", *, limit: int | None, **options: Any
 ) -> "ExtractionReport":
     """Embed a data set under a progress bar; the arguments are those of `extraction.extract`."""
-    from clip2clap.embeddings.checkpoint import ModelNotFoundError
+    from clip2clap.core.errors import ModelNotFoundError
     from clip2clap.embeddings.extraction.pipeline import extract as extract_embeddings
 
     with progress_bar(Console(stderr=True), "{task.description}") as progress:

@@ -184,10 +184,10 @@ def _use_scheduler(pipeline: Any, name: SchedulerName) -> None:
         return
     import diffusers
 
-    from clip2clap.inference.loading.files import quietly
+    from clip2clap.core.hub import quiet
 
     solver = getattr(diffusers, _SCHEDULERS[name])
     # AudioLDM and Stable Diffusion were published with DDIM and PNDM at this spacing.
     spacing = {"timestep_spacing": "leading"} if name in ("ddim", "pndm") else {}
-    with quietly():
+    with quiet():
         pipeline.scheduler = solver.from_config(pipeline.scheduler.config, **spacing)

@@ -1,0 +1,33 @@
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"transformers", "httpx", "diffusers", "datasets", "matplotlib", "scipy"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import clip2clap.embeddings",
+        "from clip2clap import ClipEncoder, ClapEncoder",
+        "from clip2clap.embeddings import EmbeddingSpace, read_space",
+    ],
+)
+def test_importing_loads_no_heavy_library(statement):
+    code = f"{statement}; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
+
+
+def test_reading_a_space_loads_no_model_classes():
+    code = (
+        "from clip2clap.embeddings import read_space; import sys;"
+        "read_space('demo', family='clip', modality='image'); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "transformers.modeling_utils" not in loaded
+    assert not [name for name in loaded if name.startswith("transformers.models.clip.modeling")]
+    assert "diffusers" not in loaded
+    assert done.stderr == ""
