@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clip2clap.core.errors import CheckpointError
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError
 from clip2clap.core.presets import Kind, names_of
 
 INDEX_FILE = "model_index.json"
@@ -41,7 +41,6 @@ def fetch_folder(
     Raises:
         ModelNotFoundError: If there is no such folder or repository, or the hub is unreachable.
     """
-    from clip2clap.core.errors import ModelNotFoundError
     from clip2clap.core.hub import fetch
 
     repo_id = os.fspath(name)
