@@ -37,11 +37,13 @@ from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.metrics.retrieval import recall_at_k, retrieval_ranks
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.losses import contrastive_loss
-from clip2clap.training.pairs import Pairs, Split, read_pairs, split_pairs
+from clip2clap.training.pairs import Pairs, read_pairs
 from clip2clap.training.report import TrainingProgress
-from clip2clap.training.sweep.grid import SweepGrid, sweep
-from clip2clap.training.sweep.stacked import Group, Member
-from clip2clap.training.trainer import train
+from clip2clap.training.splits import Split, split_pairs
+from clip2clap.training.sweep.grid import SweepGrid
+from clip2clap.training.sweep.group import Group, Member
+from clip2clap.training.sweep.run import sweep
+from clip2clap.training.train import train
 
 DIM, CAUSES = 512, 64
 RECIPES = [(hidden, loss) for hidden in (256, 512) for loss in ("cosine", "mse", "contrastive")]
@@ -127,11 +129,18 @@ def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
                 )
                 for hidden, loss in RECIPES
             ]
-            group = Group(pairs, few, members, torch.device("cpu"), batched=batched)
             ends: list[float] = []
+            group = Group(
+                pairs,
+                few,
+                members,
+                torch.device("cpu"),
+                batched=batched,
+                on_step=lambda running, share, ends=ends: ends.append(time.perf_counter()),
+            )
             started = time.perf_counter()
             # Timed to the last step: the reference's loop does not validate.
-            group.epoch(lambda step, steps, ends=ends: ends.append(time.perf_counter()))
+            group.advance()
             best[name] = min(best[name], ends[-1] - started)
     scale = len(split.train) / len(rows) * 3 * 50 / 3600
     print(

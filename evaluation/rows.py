@@ -15,8 +15,9 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.pairs import Pairs, Vectors, read_pairs, split_names, split_pairs
+from clip2clap.training.pairs import Pairs, Vectors, read_pairs
 from clip2clap.training.run_folder import REPORT_FILE
+from clip2clap.training.splits import split_names, split_pairs
 
 SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
 

@@ -1,9 +1,11 @@
 from .config import TrainingConfig
 from .losses import TranslationLoss
-from .pairs import Pairs, join_pairs, read_pairs, split_pairs
+from .pairs import Pairs, join_pairs, read_pairs
 from .report import SweepResult, TrainingReport
-from .sweep.grid import SweepGrid, sweep
-from .trainer import train, train_translator
+from .splits import split_pairs
+from .sweep.grid import SweepGrid
+from .sweep.run import sweep
+from .train import train, train_translator
 
 __all__ = [
     "Pairs",

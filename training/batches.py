@@ -1,4 +1,4 @@
-"""The batches of a run: the same pairs in the same order for every model of one seed."""
+"""Training batches: the same pairs in the same order for every model of one seed."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,42 +11,48 @@ from clip2clap.core.math import Moments, unit_norm
 from clip2clap.training.losses import distinct_targets
 from clip2clap.training.pairs import Pairs
 
-# Pairs that take more than this as float32 are read from where they lie, again in every epoch.
-_MOST_HELD_BYTES = 2**29
-
-# Those are shuffled in two steps: blocks of neighbouring rows, and the rows of some blocks.
-_BLOCK_ROWS = 1_024
-_WINDOW_BLOCKS = 32
-
 
 class Batches:
-    """Pairs to train on, as unit vectors, epoch by epoch.
+    """Shuffled batches of unit vectors, epoch by epoch.
 
-    What fits is held on the device and shuffled whole. Of more, blocks of neighbouring rows are
-    drawn, so many at a time as fit, and their rows shuffled: the disk is read in long runs, and
-    memory doesn't grow with the table.
+    Pairs that fit are kept on the device and shuffled as a whole. Larger tables are shuffled in two
+    steps: windows of blocks of neighboring rows are drawn, and the rows of each window shuffled, so
+    that the disk is read in long runs and memory does not grow with the table.
 
     Args:
-        pairs: The pairs.
-        rows: Which of them, as indices in ascending order.
-        batch_size: Pairs a batch; the last one of an epoch may have fewer.
-        seed: With the epoch's number it decides the order.
-        device: Where the batches are given.
+        pairs: Pairs to train on.
+        rows: Training rows, as indices in ascending order.
+        batch_size: Pairs per batch; the last one of an epoch may have fewer.
+        seed: Seed of the order, with the number of the epoch.
+        device: Device of the batches.
+        max_held_bytes: Largest size, as float32, of pairs that are kept on the device.
+        block_rows: Rows per block.
+        window_blocks: Blocks per window.
     """
 
     def __init__(
-        self, pairs: Pairs, rows: Tensor, *, batch_size: int, seed: int, device: torch.device
+        self,
+        pairs: Pairs,
+        rows: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        max_held_bytes: int = 2**29,
+        block_rows: int = 1_024,
+        window_blocks: int = 32,
     ):
         self.pairs, self.rows = pairs, rows
+        self.block_rows, self.window_blocks = block_rows, window_blocks
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.steps = -(-len(rows) // batch_size)
         width = pairs.source.shape[1] + pairs.target.shape[1]
         self._held: tuple[Tensor, Tensor] | None = None
-        if 4 * width * len(rows) <= _MOST_HELD_BYTES:
+        if 4 * width * len(rows) <= max_held_bytes:
             self._held = self._hold(rows)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give an epoch's batches: source and target, shapes (n, d), unit norm, float32."""
+        """Yield an epoch's batches: source and target, shapes (n, d), unit norm, float32."""
         generator = generator_for("order", self.seed, number)
         if self._held is None:
             yield from self._from_windows(generator)
@@ -57,7 +63,7 @@ class Batches:
             yield source[places], target[places]
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Give the mean unit vector of either side, shape (d,), float32, on the CPU."""
+        """Return the mean unit vector of either side, shape (d,), float32, on the CPU."""
         sums: list[Tensor] | None = None
         for sides in self.in_order():
             parts = [side.double().sum(0).cpu() for side in sides]
@@ -67,31 +73,31 @@ class Batches:
         return source, target
 
     def target_moments(self) -> tuple[Tensor, Tensor]:
-        """Give the mean and the covariance of the target's unit vectors, in float32."""
+        """Return the mean and the covariance of the target's unit vectors, in float32."""
         moments = Moments(self.pairs.target.shape[1], covariance=True)
         for _, target in self.in_order():
             moments.update(target)
         return moments.mean.float(), moments.covariance.float()
 
     def bank(self) -> Tensor:
-        """Give all distinct targets, shape (m, d), unit norm, float16."""
+        """Return all distinct targets, shape (m, d), unit norm, float16."""
         return distinct_targets(torch.cat([target.half() for _, target in self.in_order()]))
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give all pairs, some at a time: source and target, shapes (n, d), unit norm, float32."""
+        """Yield all pairs in order, in chunks: source and target, shapes (n, d), unit norm."""
         if self._held is not None:
             yield self._held
             return
-        for rows in self.rows.split(_BLOCK_ROWS * _WINDOW_BLOCKS):
+        for rows in self.rows.split(self.block_rows * self.window_blocks):
             yield self._read(rows)
 
     def _hold(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        # Some rows at a time: copies in other formats would lie beside those that are kept.
+        # In chunks: whole copies in other formats would need memory beside those that are kept.
         sides = self.pairs.source, self.pairs.target
         source, target = (
             torch.empty(len(rows), side.shape[1], device=self.device) for side in sides
         )
-        for places in torch.arange(len(rows)).split(_BLOCK_ROWS):
+        for places in torch.arange(len(rows)).split(self.block_rows):
             start, stop = int(places[0]), int(places[-1]) + 1
             source[start:stop], target[start:stop] = self._read(rows[start:stop])
         return source, target
@@ -101,12 +107,12 @@ class Batches:
         return unit_norm(source.to(self.device)), unit_norm(target.to(self.device))
 
     def _from_windows(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        blocks = torch.randperm(-(-len(self.rows) // _BLOCK_ROWS), generator=generator)
-        windows = blocks.split(_WINDOW_BLOCKS)
+        blocks = torch.randperm(-(-len(self.rows) // self.block_rows), generator=generator)
+        windows = blocks.split(self.window_blocks)
         rest: tuple[Tensor, ...] | None = None
         for index, window in enumerate(windows):
             window = window.sort().values
-            places = (window[:, None] * _BLOCK_ROWS + torch.arange(_BLOCK_ROWS)).flatten()
+            places = (window[:, None] * self.block_rows + torch.arange(self.block_rows)).flatten()
             sides = self._read(self.rows[places[places < len(self.rows)]])
             order = torch.randperm(len(sides[0]), generator=generator).to(self.device)
             # What was left of the last window goes first, so that only the last batch is partial.
@@ -131,6 +137,6 @@ class Batches:
 
 
 def generator_for(what: Literal["order", "noise"], seed: int, epoch: int) -> torch.Generator:
-    """Give a generator that depends on these alone, so that a run can be taken up at any epoch."""
+    """Return a generator that depends on these alone, so that a run can resume at any epoch."""
     digest = hashlib.blake2b(f"{what} {seed} {epoch}".encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest))

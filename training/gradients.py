@@ -1,6 +1,6 @@
-"""A loss of translated vectors with its gradient, written out for the reference's three losses.
+"""Loss of translated vectors with its gradient, written out for the reference's three losses.
 
-For a batch of 64 on a processor, autograd's many small steps take longer than a layer's products.
+For a batch of 64 on a CPU, autograd's many small steps take longer than a layer's products.
 """
 
 from collections.abc import Callable
@@ -12,35 +12,35 @@ from clip2clap.core.math import unit_norm
 from clip2clap.training.loss_names import LossName
 from clip2clap.training.losses import TranslationLoss
 
-# As torch.nn.functional.normalize has it.
-_SMALLEST_NORM = 1e-12
+# torch.nn.functional.normalize's.
+_MIN_NORM = 1e-12
 
 
 @torch.no_grad()
 def loss_and_gradient(
     loss: TranslationLoss, translated: Tensor, target: Tensor, bank: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Give the loss of vectors once they are scaled to unit norm, and its gradient by them.
+    """Compute the loss of vectors after normalization, and its gradient by the vectors.
 
     Args:
-        loss: The loss; the gradients of temperatures that it learns are set too.
+        loss: The loss; gradients of learned temperatures are set too.
         translated: Shape (n, d), of any norm.
         target: The true vectors, shape (n, d), unit norm.
-        bank: For the `bank` loss all distinct targets, as `distinct_targets` gives them.
+        bank: Distinct targets of all pairs from `distinct_targets`, for the `bank` loss.
 
     Returns:
         A scalar, and the gradient by `translated`, shape (n, d).
     """
-    if loss.log_scales or not all(term in _WRITTEN_OUT for term in loss.terms):
+    if loss.log_scales or not all(term in _GRADIENTS for term in loss.terms):
         return _by_autograd(loss, translated, target, bank)
-    norms = torch.linalg.vector_norm(translated, dim=1, keepdim=True).clamp_min_(_SMALLEST_NORM)
+    norms = torch.linalg.vector_norm(translated, dim=1, keepdim=True).clamp_min_(_MIN_NORM)
     units = translated / norms
     value, by_units = units.new_zeros(()), torch.zeros_like(units)
     for term, weight in loss.terms.items():
-        part, by_part = _WRITTEN_OUT[term](units, target, loss.start.get(term, 1.0))
+        part, by_part = _GRADIENTS[term](units, target, loss.start.get(term, 1.0))
         value.add_(part, alpha=weight)
         by_units.add_(by_part, alpha=weight)
-    # What would change a vector's length has no influence.
+    # The component along a vector changes its length alone, which has no influence.
     along = (by_units * units).sum(1, keepdim=True)
     return value, by_units.addcmul_(units, along, value=-1).div_(norms)
 
@@ -76,14 +76,14 @@ def _contrastive(units: Tensor, target: Tensor, temperature: float) -> tuple[Ten
     log_sums = similarities.logsumexp(1, keepdim=True)
     value = log_sums.mean() - similarities.diagonal(n).mean()
     shares = similarities.sub_(log_sums).exp_()
-    # Each similarity stands in the row of either vector; those of partners are to be 1 in both.
+    # Each similarity is in the rows of both its vectors; those of partners should be 1 in both.
     pulls = shares[:n] + shares[:, :n].T
     pulls.diagonal(n).sub_(2)
     return value, (pulls @ vectors).div_(2 * n * temperature)
 
 
-# By unit vectors: the value, and a gradient of which only what lies across the vectors counts.
-_WRITTEN_OUT: dict[LossName, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+# Value, and gradient by unit vectors, of which only the component across them counts.
+_GRADIENTS: dict[LossName, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
     "cosine": _cosine,
     "mse": _mse,
     "contrastive": _contrastive,

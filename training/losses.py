@@ -1,4 +1,4 @@
-"""What a translator is trained to make small: five losses over a batch, or a weighted sum."""
+"""Training losses over a batch of vectors, and weighted sums of them."""
 
 import math
 from typing import cast
@@ -12,15 +12,12 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.training.loss_names import DEFAULT_TEMPERATURES, LossName, check_loss, parse_loss
 
-# As open_clip does: a learnt scale above this lets single pairs dominate the gradient.
+# As open_clip does: a learned scale above this lets single pairs dominate the gradient.
 _MAX_LOGIT_SCALE = 100.0
-
-# Of a bank so many vectors are compared at a time, to bound memory.
-_BANK_ROWS = 8_192
 
 
 def cosine_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Give the mean of 1 - cosine similarity over the pairs.
+    """Compute the mean of 1 - cosine similarity over the pairs.
 
     Args:
         predicted: Shape (n, d), of any norm.
@@ -37,7 +34,7 @@ def cosine_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def mse_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Give the mean squared difference over all elements.
+    """Compute the mean squared error over all elements.
 
     For unit vectors it is the cosine loss times 2 / d.
 
@@ -58,15 +55,15 @@ def mse_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def contrastive_loss(
     predicted: Tensor, target: Tensor, *, temperature: Tensor | float = 0.5
 ) -> Tensor:
-    """Give SimCLR's NT-Xent over the 2n vectors of both sides.
+    """Compute SimCLR's NT-Xent over the 2n vectors of both sides.
 
-    Each prediction and each target is to find its partner among all the other 2n - 1 vectors, those
-    of its own side included; see Chen et al. (2020), https://arxiv.org/abs/2002.05709.
+    Each prediction and each target is matched with its partner among all other 2n - 1 vectors,
+    those of its own side included; see Chen et al. (2020), https://arxiv.org/abs/2002.05709.
 
     Args:
         predicted: Shape (n, d), of any norm.
         target: The true vectors, shape (n, d), of any norm.
-        temperature: What similarities are divided by.
+        temperature: Divisor of the similarities.
 
     Returns:
         A scalar, the mean over the 2n vectors. It depends on n.
@@ -87,7 +84,7 @@ def contrastive_loss(
 def infonce_loss(
     predicted: Tensor, target: Tensor, *, logit_scale: Tensor | float = 1 / 0.07
 ) -> Tensor:
-    """Give CLIP's symmetric loss: each prediction is to find its target, and the reverse.
+    """Compute CLIP's symmetric loss: matching predictions with targets, and the reverse.
 
     Only vectors of the other side count as negatives; see Radford et al. (2021),
     https://arxiv.org/abs/2103.00020.
@@ -95,7 +92,7 @@ def infonce_loss(
     Args:
         predicted: Shape (n, d), of any norm.
         target: The true vectors, shape (n, d), of any norm.
-        logit_scale: What similarities are multiplied by, 1 / temperature.
+        logit_scale: Factor of the similarities, 1 / temperature.
 
     Returns:
         A scalar, the mean of both directions. It depends on n.
@@ -110,9 +107,14 @@ def infonce_loss(
 
 
 def bank_loss(
-    predicted: Tensor, target: Tensor, bank: Tensor, *, logit_scale: Tensor | float = 1 / 0.07
+    predicted: Tensor,
+    target: Tensor,
+    bank: Tensor,
+    *,
+    logit_scale: Tensor | float = 1 / 0.07,
+    chunk_rows: int = 8_192,
 ) -> Tensor:
-    """Give InfoNCE against a whole bank: each prediction is to find its target among all of them.
+    """Compute InfoNCE against a bank of all targets.
 
     The targets are frozen, so every one of them can be a negative at every step, as in a memory
     bank that never grows stale; see Wu et al. (2018), https://arxiv.org/abs/1805.01978.
@@ -121,7 +123,8 @@ def bank_loss(
         predicted: Shape (n, d), of any norm.
         target: The true vectors, shape (n, d), of any norm; each is one of the bank.
         bank: All distinct targets, shape (m, d), unit norm, of any floating dtype.
-        logit_scale: What similarities are multiplied by, 1 / temperature.
+        logit_scale: Factor of the similarities, 1 / temperature.
+        chunk_rows: Bank rows compared at a time, which bounds the memory.
 
     Returns:
         A scalar. It does not depend on n.
@@ -136,16 +139,16 @@ def bank_loss(
         )
     queries = logit_scale * unit_norm(predicted)
     parts = [
-        # Computed again on the way back: the logits of all parts at once would fill the memory.
+        # Recomputed in the backward pass: the logits of all parts at once would fill the memory.
         cast(Tensor, checkpoint(_log_sum_exp, queries, part, use_reentrant=False))
-        for part in bank.split(_BANK_ROWS)
+        for part in bank.split(chunk_rows)
     ]
     true = (queries * unit_norm(target)).sum(-1)
     return (torch.stack(parts).logsumexp(0) - true).mean()
 
 
 def distinct_targets(target: Tensor) -> Tensor:
-    """Give the bank of `bank_loss`.
+    """Return the bank of `bank_loss`.
 
     Args:
         target: Shape (n, d), of any norm but zero; equal rows may stand in it.
@@ -157,16 +160,23 @@ def distinct_targets(target: Tensor) -> Tensor:
 
 
 class TranslationLoss(nn.Module):
-    """A loss by its name, or a weighted sum of losses, with the temperatures it learns, if it does.
+    """Training loss by name, or a weighted sum of losses, with learned temperatures if wanted.
 
     Args:
         name: `cosine`, `mse`, `contrastive` (NT-Xent), `infonce` or `bank`; or several with their
             weights, such as `cosine:1+contrastive:0.1`.
-        temperature: For the latter three; by default 0.5, 0.07 and 0.07.
-        learn_temperature: Whether the latter three adjust it, as CLIP and open_clip do.
+        temperature: Temperature of the latter three; by default 0.5, 0.07 and 0.07.
+        learn_temperature: Learn it, as CLIP and open_clip do.
 
     Raises:
-        UserError: If there is no such loss, or the temperature makes no sense for it.
+        UserError: If there is no such loss, or it has no temperature.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.training import TranslationLoss
+        >>> vectors = torch.eye(3)
+        >>> TranslationLoss("cosine:1+mse:0.5")(vectors, vectors).item()
+        0.0
     """
 
     def __init__(
@@ -193,12 +203,12 @@ class TranslationLoss(nn.Module):
         )
 
     def forward(self, predicted: Tensor, target: Tensor, bank: Tensor | None = None) -> Tensor:
-        """Compare predictions with the true vectors, both of shape (n, d).
+        """Compute the loss of predictions, shape (n, d).
 
         Args:
-            predicted: Of any norm.
+            predicted: Predictions of any norm.
             target: The true vectors.
-            bank: For the `bank` loss all distinct targets, as `distinct_targets` gives them.
+            bank: Distinct targets of all pairs from `distinct_targets`, for the `bank` loss.
         """
         values = [
             weight * self._term(term, predicted, target, bank)
@@ -208,7 +218,7 @@ class TranslationLoss(nn.Module):
 
     @property
     def needs_bank(self) -> bool:
-        """Whether a bank has to be given."""
+        """True if `forward` needs a bank."""
         return "bank" in self.terms
 
     @property
@@ -226,7 +236,7 @@ class TranslationLoss(nn.Module):
 
     @torch.no_grad()
     def keep_scale_in_bounds(self) -> None:
-        """Bring learnt scales back between 1 and 100; to be called after each step."""
+        """Clamp learned scales to 1 to 100; to be called after each step."""
         for log_scale in self.log_scales.values():
             log_scale.clamp_(0.0, math.log(_MAX_LOGIT_SCALE))
 
@@ -235,8 +245,8 @@ class TranslationLoss(nn.Module):
             return cosine_loss(predicted, target)
         if term == "mse":
             return mse_loss(predicted, target)
-        learnt = term in self.log_scales
-        scale = self.log_scales[term].exp() if learnt else 1 / self.start[cast(LossName, term)]
+        learned = term in self.log_scales
+        scale = self.log_scales[term].exp() if learned else 1 / self.start[cast(LossName, term)]
         if term == "contrastive":
             return contrastive_loss(predicted, target, temperature=1 / scale)
         if term == "infonce":
@@ -251,7 +261,7 @@ def _log_sum_exp(queries: Tensor, part: Tensor) -> Tensor:
 
 
 def _check_temperature(temperature: Tensor | float) -> None:
-    # A tensor is a learnt temperature, which `keep_scale_in_bounds` watches over.
+    # A tensor is a learned temperature, which `keep_scale_in_bounds` watches over.
     if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
         raise UserError(f"Expected a positive temperature, got {temperature!r}.")
 

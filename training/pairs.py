@@ -1,13 +1,11 @@
-"""The pairs a translator learns from, and which of them are held out."""
+"""Pairs of embeddings to train on: one row per item, in two spaces."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -17,38 +15,22 @@ from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
 from clip2clap.translator.linear import check_pairs
 
-# Enough for a steady figure, few enough that ranking them takes a fraction of an epoch.
-MOST_HELD_OUT = 5_000
-
-# Ranked after every epoch; more would take as long as the epoch.
-MOST_MONITORED = 2_000
-
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-
-# What rows have in common that come from one thing, the surest first.
+# Columns that identify an item, the most reliable first.
 _ITEM_COLUMNS = ("item", "file", "url", "caption")
 
-# Rows read at once where all of a table's are looked at.
+# Rows read at once when a whole table is checked.
 _ROWS = 8_192
 
-# Fingerprinting reads so many rows of each side, evenly spaced, and no more.
+# Rows per side that the fingerprint covers, evenly spaced.
 _FINGERPRINT_ROWS = 4_096
 
 
 class StoredVectors:
-    """A side of the pairs that stays on disk: rows are read when they are asked for.
+    """One side of the pairs, on disk: rows are read when they are indexed.
 
     Args:
-        table: The table.
-        column: The name of its column.
+        table: Table of the vectors.
+        column: Name of their column.
     """
 
     def __init__(self, table: EmbeddingTable, column: str):
@@ -65,10 +47,10 @@ class StoredVectors:
 
 
 class JoinedVectors:
-    """One side of several tables, one after another.
+    """One side of several tables, concatenated.
 
     Args:
-        parts: The tables' sides, of one length of vectors.
+        parts: Vectors of each table, of one dimension.
     """
 
     def __init__(self, parts: "Sequence[Vectors]"):
@@ -98,33 +80,40 @@ Vectors = Tensor | StoredVectors | JoinedVectors
 
 @dataclass(frozen=True)
 class Pairs:
-    """Embeddings of the same things in two spaces, row by row."""
+    """Embeddings of the same items in two spaces, row by row.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.training import Pairs
+        >>> len(Pairs(torch.randn(100, 8), torch.randn(100, 6)))
+        100
+    """
 
     source: Tensor | Any
-    """To map from, shape (n, d_source); only their direction counts. A tensor, or what gives rows
-    by their indices like one: `StoredVectors` or `JoinedVectors`."""
+    """Source embeddings, shape (n, d_source), of any nonzero norm: a tensor, `StoredVectors` or
+    `JoinedVectors`."""
 
     target: Tensor | Any
-    """To map to, shape (n, d_target), likewise."""
+    """Target embeddings, shape (n, d_target), likewise."""
 
     items: Sequence[str] | None = None
-    """What each row comes from, such as the clip a caption describes; rows of one item stay on one
-    side of the split. None takes each row for an item of its own."""
+    """Item of each row, such as the clip that a caption describes; rows of one item stay on one
+    side of the split. None makes each row an item of its own."""
 
     splits: Sequence[str | None] | None = None
-    """`train`, `validation` or `test` for each row, where the data set says so."""
+    """`train`, `validation` or `test` for each row, if the data set has a split."""
 
     source_space: EmbeddingSpace | None = None
-    """Where the source vectors live."""
+    """Source space."""
 
     target_space: EmbeddingSpace | None = None
-    """Where the target vectors live."""
+    """Target space."""
 
     source_column: str = "source"
-    """What the source is called in its table."""
+    """Name of the source column."""
 
     target_column: str = "target"
-    """What the target is called in its table."""
+    """Name of the target column."""
 
     def __post_init__(self) -> None:
         if isinstance(self.source, Tensor) and isinstance(self.target, Tensor):
@@ -144,19 +133,19 @@ class Pairs:
         return len(self.source)
 
     def items_or_rows(self) -> Sequence[str]:
-        """Give what each row comes from; rows that stand for themselves by these pairs' name."""
+        """Return the item of each row; without items, names unique to these pairs."""
         if self.items is not None:
             return self.items
         name = self.fingerprint()
         return [f"{name} {row}" for row in range(len(self))]
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give all pairs, some at a time; from disk, if that is where they are."""
+        """Yield all pairs in chunks, read from disk if they are there."""
         for rows in torch.arange(len(self)).split(_ROWS):
             yield self.source[rows], self.target[rows]
 
     def fingerprint(self) -> str:
-        """Give a name for these very pairs, from their number and a sample of the rows."""
+        """Return a hash of the pairs, from their number and a sample of the rows."""
         digest = hashlib.blake2b(digest_size=8)
         step = max(1, len(self) // _FINGERPRINT_ROWS)
         for side in (self.source, self.target):
@@ -168,32 +157,30 @@ class Pairs:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class Split:
-    """Which rows are for what, as indices in ascending order."""
-
-    train: Tensor
-    """The translator learns from these."""
-
-    validation: Tensor
-    """These choose when to stop."""
-
-    test: Tensor
-    """These are only measured on, at the end; may be empty."""
-
-
 def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pairs:
-    """Take the two columns to train on from a table, with what its rows come from.
+    """Read the two columns to train on from a table, with the items of its rows.
 
     Args:
-        table: The table or its folder.
-        config: Names the columns, or leaves them to be found.
+        table: Embedding table or its folder.
+        config: Settings with the names of the columns.
 
     Returns:
-        The pairs; their vectors stay on disk, and are read when they are asked for.
+        The pairs; their vectors stay on disk until they are indexed.
 
     Raises:
-        UserError: If a column isn't there, or more than one could be meant.
+        UserError: If a column is missing, or more than one could be meant.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap import EmbeddingSpace, TrainingConfig
+        >>> from clip2clap.embeddings import TableWriter
+        >>> from clip2clap.training import read_pairs
+        >>> names = ("clip", "clap")
+        >>> spaces = {name: EmbeddingSpace(name, "demo", "text", 8, True, "0") for name in names}
+        >>> with TableWriter("pairs", spaces) as writer:
+        ...     writer.append(["a", "b"], {}, {name: torch.eye(2, 8) for name in spaces})
+        >>> read_pairs("pairs", TrainingConfig()).target_column
+        'clap'
     """
     if not isinstance(table, EmbeddingTable):
         table = EmbeddingTable.open(table)
@@ -214,16 +201,20 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
 
 
 def join_pairs(parts: Sequence[Pairs]) -> Pairs:
-    """Put the pairs of several tables one after another.
+    """Concatenate the pairs of several tables.
 
     Args:
-        parts: At least one.
-
-    Returns:
-        All rows. Rows of one item may stand in several parts.
+        parts: Pairs of each table, at least one. Rows of one item may be in several.
 
     Raises:
-        UserError: If their spaces or sizes differ, or only some say what their rows come from.
+        UserError: If their spaces or dimensions differ.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.training import Pairs, join_pairs
+        >>> part = Pairs(torch.randn(100, 8), torch.randn(100, 6))
+        >>> len(join_pairs([part, part]))
+        200
     """
     first = parts[0]
     if len(parts) == 1:
@@ -251,91 +242,6 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
         source_column=first.source_column,
         target_column=first.target_column,
     )
-
-
-def split_pairs(pairs: Pairs, *, validation: float, seed: int) -> Split:
-    """Hold out whole items, so that no caption of a training clip is among the held-out ones.
-
-    Where the pairs say which split they belong to, that is respected; without validation rows among
-    them, or where all are of one split, items are drawn by a hash of their name: at least one, and
-    until the share or 5,000 rows are reached. The same names and seed give the same split.
-
-    Args:
-        pairs: The pairs.
-        validation: Share of the rows to hold out, between 0 and 1.
-        seed: Of the draw.
-
-    Returns:
-        The three parts.
-
-    Raises:
-        UserError: If a split's name isn't known, an item is on two sides, or nothing is left to
-            train on.
-    """
-    names = split_names(pairs.splits, len(pairs))
-    if (names == names[0]).all():
-        names = np.full(len(pairs), "train")
-    rows = {name: np.flatnonzero(names == name) for name in ("train", "validation", "test")}
-    digests = _digests(pairs.items or range(len(pairs)), seed)
-    if pairs.items is not None:
-        _check_no_item_is_on_two_sides(pairs.items, digests, rows)
-    if not len(rows["validation"]) and len(rows["train"]):
-        rows["train"], rows["validation"] = _draw(rows["train"], digests, validation)
-    if not len(rows["train"]) or not len(rows["validation"]):
-        what = "items" if pairs.items is not None else "pairs"
-        raise UserError(
-            f"{len(pairs)} pairs can't be split into some to train on and some held out: at least "
-            f"two {what} are needed outside the test split."
-        )
-    return Split(**{name: torch.from_numpy(part) for name, part in rows.items()})
-
-
-def split_together(parts: Sequence[Pairs], *, validation: float, seed: int) -> list[Split]:
-    """Hold out some of every table's pairs, and train on none of their items in any table.
-
-    Args:
-        parts: The tables' pairs.
-        validation: Share of each table's rows to hold out, between 0 and 1.
-        seed: Of the draw.
-
-    Returns:
-        What `split_pairs` gives for each; rows to train on are left out where another table holds
-        out their item.
-
-    Raises:
-        UserError: As in `split_pairs`, or if nothing is left to train on.
-    """
-    splits = [split_pairs(part, validation=validation, seed=seed) for part in parts]
-    held_out = [
-        {
-            part.items[row]
-            for rows in (split.validation, split.test)
-            for row in rows.tolist()
-            if part.items is not None
-        }
-        for part, split in zip(parts, splits, strict=True)
-    ]
-    together = []
-    for number, (part, split) in enumerate(zip(parts, splits, strict=True)):
-        others = set().union(*held_out[:number], *held_out[number + 1 :])
-        train = split.train
-        if part.items is not None and others:
-            train = train[torch.tensor([part.items[row] not in others for row in train.tolist()])]
-        if not len(train):
-            raise UserError(
-                "Every item that one of the tables could train on is held out of another one. Name "
-                "another item column, or give the tables one split."
-            )
-        together.append(replace(split, train=train))
-    return together
-
-
-def thin_out(rows: Tensor, most: int | None = None) -> Tensor:
-    """Give at most so many of the rows, 5,000 if not said, evenly spaced."""
-    most = most or MOST_HELD_OUT
-    if len(rows) <= most:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 
 def _column(table: EmbeddingTable, name: str, side: str) -> str:
@@ -367,69 +273,8 @@ def _items(table: EmbeddingTable, name: str | None) -> list[str]:
             f"{table.folder} has no column {name!r} to split by, only "
             f"{', '.join(['id', *table.sources])}."
         )
-    # A row that doesn't say what it comes from is an item of its own.
+    # A row without an item is an item of its own.
     return [
         row_id if value is None else str(value)
         for row_id, value in zip(ids, table.source(name), strict=True)
     ]
-
-
-def split_names(splits: Sequence[str | None] | None, n: int) -> np.ndarray:
-    """Give the split of each of n rows by its usual name; without any, all are `train`.
-
-    Raises:
-        UserError: If a split's name isn't known.
-    """
-    if splits is None:
-        return np.full(n, "train")
-    values = pa.array([str(name).lower() for name in splits]).dictionary_encode()
-    unknown = sorted({str(name) for name in splits if str(name).lower() not in _SPLITS})
-    if unknown:
-        raise UserError(
-            f"The table's split column says {', '.join(unknown[:4])}; expected train, validation "
-            "or test."
-        )
-    known = np.array([_SPLITS[name] for name in values.dictionary.to_pylist()])
-    return known[values.indices.to_numpy()]
-
-
-def _digests(items: Sequence[str] | range, seed: int) -> np.ndarray:
-    """Give each row a number that its item's name and the seed decide, shape (n,), uint64.
-
-    Equal names have equal numbers. Two names of ten million share one with a probability of 3e-6;
-    they are then held out together.
-    """
-    digests = np.empty(len(items), np.uint64)
-    for row, item in enumerate(items):
-        digest = hashlib.blake2b(f"{seed} {item}".encode(), digest_size=8).digest()
-        digests[row] = int.from_bytes(digest)
-    return digests
-
-
-def _check_no_item_is_on_two_sides(
-    items: Sequence[str], digests: np.ndarray, rows: dict[str, np.ndarray]
-) -> None:
-    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        shared = np.intersect1d(digests[rows[one]], digests[rows[other]])
-        if len(shared):
-            shared_rows = np.flatnonzero(np.isin(digests, shared)).tolist()
-            example = min(items[row] for row in shared_rows)
-            raise UserError(
-                f"{len(shared)} items are in both the {one} and the {other} split (such as "
-                f"{example!r}), so the held-out figures would be flattered. Mend the table's split "
-                "column, or name another item column."
-            )
-
-
-def _draw(rows: np.ndarray, digests: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw whole items, in the order of their digests, until enough rows are held out."""
-    items, counts = np.unique(digests[rows], return_counts=True)
-    wanted = min(share * len(rows), MOST_HELD_OUT)
-    drawn = held_rows = 0
-    for count in counts[:-1]:
-        if drawn and held_rows + count / 2 > wanted:
-            break
-        drawn += 1
-        held_rows += count
-    is_held_out = digests[rows] < items[drawn]
-    return rows[~is_held_out], rows[is_held_out]

@@ -1,4 +1,4 @@
-"""What came of a training run."""
+"""Training run report."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,113 +8,122 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch's figures."""
+    """Metrics of one epoch."""
 
     epoch: int
     """From 1."""
 
     train_loss: float
-    """Mean over the epoch's pairs, while the weights were moving."""
+    """Mean loss over the epoch's pairs, during training."""
 
     validation_loss: float
-    """Mean over the held-out pairs, in batches of the training's size."""
+    """Mean loss over the held-out pairs, in batches of the training's size."""
 
     validation: dict[str, float]
-    """What `retrieval_metrics` gives on the held-out pairs."""
+    """Retrieval metrics on the held-out pairs."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a run is, for a progress bar."""
+    """Progress of a run, for a progress bar."""
 
     epoch: int
-    """The epoch under way, from 1."""
+    """Current epoch, from 1."""
 
     epochs: int
-    """How many there are at most."""
+    """Largest number of epochs."""
 
     step: int
-    """Steps done in this epoch."""
+    """Finished steps of this epoch."""
 
     steps: int
-    """Steps in an epoch."""
+    """Steps per epoch."""
 
     last: EpochRecord | None
-    """The last finished epoch."""
+    """Last finished epoch."""
 
     best: EpochRecord | None
-    """The best finished epoch."""
+    """Best finished epoch."""
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came of a training run; `training.json` holds the same."""
+    """Training run report, as in `training.json`.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.training import Pairs, TrainingConfig, TrainingReport, train
+        >>> pairs = Pairs(torch.randn(100, 8), torch.randn(100, 6))
+        >>> report = train(pairs, "translator", TrainingConfig(hidden_size=16, epochs=2))
+        >>> isinstance(report, TrainingReport), report.epochs_run
+        (True, 2)
+    """
 
     output: str | None
-    """The translator's folder."""
+    """Output folder."""
 
     settings: dict[str, Any]
-    """The `TrainingConfig`, as plain values."""
+    """`TrainingConfig` as plain values."""
 
     data: str
     """Fingerprint of the pairs."""
 
     source_column: str
-    """What was mapped from."""
+    """Source column."""
 
     target_column: str
-    """What was mapped to."""
+    """Target column."""
 
     pairs: dict[str, int]
     """Number of pairs in `train`, `validation` and `test`."""
 
     monitor: str
-    """The held-out figure that chose the epoch, or ridge's penalty."""
+    """Held-out metric that picked the epoch, or ridge's penalty."""
 
     history: list[EpochRecord]
-    """The loss curves; empty for a closed-form fit."""
+    """Loss curves; empty for a closed-form fit."""
 
     best_epoch: int | None
-    """The epoch whose weights were kept; None for a closed-form fit."""
+    """Epoch whose weights were kept; None for a closed-form fit."""
 
     stopped_early: bool
-    """Whether patience ran out before the epochs did."""
+    """True if patience ran out before the epochs did."""
 
     resumed_after: int | None
-    """The epoch after which a killed run was taken up; None if it was not."""
+    """Epoch of the checkpoint that the run was resumed from, if it was."""
 
     seconds: float
-    """Spent on training and measuring, over all attempts."""
+    """Duration of training and measurement over all attempts, in seconds."""
 
     measured_on: Literal["validation", "test"]
-    """The split of the figures below. Validation pairs also chose the epoch, test pairs nothing."""
+    """Split of the metrics below. Validation pairs also picked the epoch, test pairs nothing."""
 
     metrics: dict[str, float]
-    """What `retrieval_metrics` gives for the translator on pairs it has not seen."""
+    """Retrieval metrics on held-out pairs."""
 
     shuffled_pairs: dict[str, float]
-    """The same predictions against other pairs' targets: what chance gives."""
+    """Control: the same predictions against other pairs' targets."""
 
     mean_vector: dict[str, float]
-    """The training targets' mean in place of every prediction: what ignoring the source gives."""
+    """Control: the mean of the training targets in place of every prediction."""
 
     @property
     def epochs_run(self) -> int:
-        """How many epochs were gone through."""
+        """Number of finished epochs."""
         return len(self.history)
 
     @property
     def best(self) -> EpochRecord | None:
-        """The epoch whose weights were kept."""
+        """Metrics of the epoch whose weights were kept."""
         return None if self.best_epoch is None else self.history[self.best_epoch - 1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the report as plain values, for JSON."""
+        """Return the report as plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def read(cls, path: Path) -> "TrainingReport":
-        """Read a report that was written as JSON."""
+        """Read a report from its JSON file."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values["history"] = [EpochRecord(**record) for record in values["history"]]
         return cls(**values)
@@ -122,23 +131,29 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came of one model."""
+    """Result of one model of a sweep.
+
+    Examples:
+        >>> from clip2clap.training import SweepResult
+        >>> SweepResult("8-cosine", "captions", None, {}).row()["status"]
+        'diverged'
+    """
 
     name: str
-    """Its folder's name."""
+    """Name of its folder."""
 
     data: str
-    """What it was trained on."""
+    """Name of its training data."""
 
     report: TrainingReport | None
-    """Its settings, curves and figures; None if it diverged."""
+    """Settings, curves and metrics; None if it diverged."""
 
     held_out: dict[str, dict[str, float]]
-    """What `retrieval_metrics` gives on the held-out pairs of every table, by its name; no model of
-    the sweep has seen them."""
+    """Retrieval metrics on the held-out pairs of every table, by its name; no model of the sweep is
+    trained on them."""
 
     def row(self) -> dict[str, Any]:
-        """Give a line of `results.csv`."""
+        """Return a line of `results.csv`."""
         if self.report is None:
             return {"name": self.name, "data": self.data, "status": "diverged"}
         report, settings = self.report, self.report.settings
@@ -166,8 +181,8 @@ class SweepResult:
             **report.metrics,
             "chance_recall_at_10": report.shuffled_pairs["recall_at_10"],
             **{
-                f"{figure} on {table}": figures[figure]
-                for table, figures in self.held_out.items()
-                for figure in ("recall_at_10", "mrr")
+                f"{name} on {table}": metrics[name]
+                for table, metrics in self.held_out.items()
+                for name in ("recall_at_10", "mrr")
             },
         }

@@ -132,6 +132,9 @@ class LinearFitter:
     It keeps sums in float64, whose size does not depend on the number of pairs; the fits equal
     those to all pairs at once.
 
+    Args:
+        chunk_rows: Rows widened to float64 at a time.
+
     Examples:
         >>> import torch
         >>> from clip2clap.translator import LinearFitter
@@ -142,7 +145,8 @@ class LinearFitter:
         (300, 6)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, chunk_rows: int = _ROWS) -> None:
+        self._chunk_rows = chunk_rows
         self.rows = 0
         """Number of pairs so far."""
         self._start(0, 0)
@@ -170,7 +174,9 @@ class LinearFitter:
                 f"Expected pairs of {before[0]} and {before[1]} values, as the {self.rows} before, "
                 f"got {sizes[0]} and {sizes[1]}."
             )
-        for chunk in zip(source.split(_ROWS), target.split(_ROWS), strict=True):
+        for chunk in zip(
+            source.split(self._chunk_rows), target.split(self._chunk_rows), strict=True
+        ):
             x, y = (unit_norm(side.cpu()).double() for side in chunk)
             self._source.update(x)
             self._target.update(y)

@@ -17,18 +17,27 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError
 from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.pairs import Pairs, split_pairs, split_together
+from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import SweepResult, TrainingReport
-from clip2clap.training.sweep.grid import SweepGrid, SweepProgress, sweep
-from clip2clap.training.sweep.stacked import Group, Member
-from clip2clap.training.trainer import train_translator
+from clip2clap.training.splits import split_pairs, split_together
+from clip2clap.training.sweep.grid import SweepGrid
+from clip2clap.training.sweep.group import Group, Member
+from clip2clap.training.sweep.run import SweepProgress, sweep
+from clip2clap.training.train import train_translator
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 16, True, "c11p")
 CLAP = EmbeddingSpace("clap", "some/clap", "text", 12, True, "c1a9")
 BASE = TrainingConfig.reference(patience=10)
-GRID = SweepGrid(hidden_size=(8, 12), epochs=(4,), batch_size=(32,), learning_rate=(5e-3,))
+VALUES: dict[str, Any] = {
+    "hidden_size": (8, 12),
+    "loss": ("cosine", "mse", "contrastive"),
+    "epochs": (4,),
+    "batch_size": (32,),
+    "learning_rate": (5e-3,),
+}
+GRID = SweepGrid(**VALUES)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -124,11 +133,11 @@ def test_training_together_equals_training_each_alone(batched: bool):
     members = [Member(name, config.resolved(180)) for name, config in settings.items()]
     group = Group(made, split, members, torch.device("cpu"), batched=batched)
     while not group.is_over:
-        group.epoch(lambda step, steps: None)
+        group.advance()
     for member in members:
         alone = train_translator(made, settings[member.name])
         assert largest_difference(alone, group.translator(member)) < 1e-4
-        assert member.course.best_epoch == alone.config["recipe"]["best_epoch"]
+        assert member.progress.best_epoch == alone.config["recipe"]["best_epoch"]
     other = train_translator(made, replace(settings["8-mse-plain"], seed=1))
     assert largest_difference(other, group.translator(members[3])) > 1e-2
 
@@ -155,13 +164,13 @@ def test_each_model_stops_by_itself_and_the_others_go_on_as_if_alone(batched: bo
     sizes = []
     while not group.is_over:
         sizes.append(sum(len(stack.members) for stack in group.stacks))
-        group.epoch(lambda step, steps: None)
-    lengths = [len(member.course.history) for member in members]
+        group.advance()
+    lengths = [len(member.progress.history) for member in members]
     assert len(set(lengths)) > 1
     assert sizes == [sum(length > epoch for length in lengths) for epoch in range(max(lengths))]
     for member in members:
         alone = train_translator(made, settings[member.name])
-        assert alone.config["recipe"]["epochs"] == len(member.course.history)
+        assert alone.config["recipe"]["epochs"] == len(member.progress.history)
         assert largest_difference(alone, group.translator(member)) < 1e-4
 
 
@@ -200,7 +209,7 @@ def test_a_name_says_what_differs_and_a_temperature_only_what_has_one():
         loss=("cosine", "infonce", "cosine:1+bank:0.5"),
         temperature=(0.1, 0.2),
         center=(False, True),
-        seeds=(3,),
+        seed=(3,),
     )
     names = list(grid.settings(BASE))
     assert names == [
@@ -329,7 +338,7 @@ def test_a_killed_sweep_goes_on_and_one_on_two_processes_ends_alike(
 def test_a_finished_sweep_is_not_repeated_and_a_larger_grid_trains_only_what_is_new(
     tables: list[Path], tmp_path: Path
 ):
-    small = replace(GRID, hidden_size=(8,))
+    small = SweepGrid(**VALUES | {"hidden_size": (8,)})
     sweep(tables[0], tmp_path / "out", grid=small, base=BASE)
     before = {
         path.parent.name: path.stat().st_mtime_ns
@@ -343,7 +352,7 @@ def test_a_finished_sweep_is_not_repeated_and_a_larger_grid_trains_only_what_is_
     for name, changed in before.items():
         assert (tmp_path / "out" / name / "training.json").stat().st_mtime_ns == changed
     with pytest.raises(UserError, match="epochs 4 in place of 5"):
-        sweep(tables[0], tmp_path / "out", grid=replace(GRID, epochs=(5,)), base=BASE)
+        sweep(tables[0], tmp_path / "out", grid=SweepGrid(**VALUES | {"epochs": (5,)}), base=BASE)
 
 
 # Refused before anything is trained
@@ -401,18 +410,20 @@ def test_grids_that_make_no_sense_are_refused(tmp_path: Path):
         SweepGrid(hidden_size=())
     with pytest.raises(UserError, match="of loss is given twice"):
         SweepGrid(loss=("mse", "mse"))
+    with pytest.raises(UserError, match="fields of TrainingConfig, got 'hidden'"):
+        SweepGrid(hidden=(8,))
     made = Pairs(*sides(30))
     with pytest.raises(UserError, match="got 'hinge'"):
         sweep(made, tmp_path, grid=SweepGrid(loss=("hinge",)))
     with pytest.raises(UserError, match="'paper' isn't installed"):
         sweep(made, tmp_path, trackers=["paper"])
-    with pytest.raises(UserError, match="trains perceptrons"):
+    with pytest.raises(UserError, match="trains mlps"):
         sweep(made, tmp_path, base=TrainingConfig(architecture="ridge"))
 
 
 def test_a_tracker_gets_every_models_curves(tables: list[Path], tmp_path: Path):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    grid = replace(GRID, hidden_size=(8,), loss=("cosine", "mse"))
+    grid = SweepGrid(**VALUES | {"hidden_size": (8,), "loss": ("cosine", "mse")})
     results = sweep(tables[0], tmp_path / "out", grid=grid, base=BASE, trackers=["tensorboard"])
     events = reading.EventAccumulator(str(tmp_path / "out" / "tracking" / "out"))
     events.Reload()

@@ -20,12 +20,12 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.embeddings.table.writer import TableWriter
-from clip2clap.training import batches, pairs
 from clip2clap.training.batches import Batches, generator_for
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.pairs import Pairs, read_pairs, split_pairs
+from clip2clap.training.pairs import Pairs, join_pairs, read_pairs
 from clip2clap.training.report import TrainingProgress, TrainingReport
-from clip2clap.training.trainer import train, train_translator
+from clip2clap.training.splits import split_pairs, thin_out
+from clip2clap.training.train import train, train_translator
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 from clip2clap.translator.linear import LinearTranslator
@@ -347,12 +347,10 @@ def test_tuning_goes_on_from_a_translator_at_a_tenth_of_the_rate(tmp_path: Path)
         train_translator(replace(few, source_space=replace(CLIP, fingerprint="0ther")), config)
 
 
-def test_large_tables_are_trained_on_block_by_block(monkeypatch: pytest.MonkeyPatch):
+def test_large_tables_are_trained_on_block_by_block():
     made, rows = learnable(300), torch.arange(3, 290)
-    monkeypatch.setattr(batches, "_MOST_HELD_BYTES", 0)
-    monkeypatch.setattr(batches, "_BLOCK_ROWS", 16)
-    monkeypatch.setattr(batches, "_WINDOW_BLOCKS", 3)
-    blocks = Batches(made, rows, batch_size=20, seed=0, device=torch.device("cpu"))
+    small: dict[str, int] = {"max_held_bytes": 0, "block_rows": 16, "window_blocks": 3}
+    blocks = Batches(made, rows, batch_size=20, seed=0, device=torch.device("cpu"), **small)
     for epoch in (1, 2):
         given = list(blocks.epoch(epoch))
         assert [len(source) for source, _ in given] == [20] * 14 + [7]
@@ -374,15 +372,15 @@ def test_a_table_stays_on_disk_and_trains_like_tensors_in_memory(table: Path):
     assert not isinstance(made.source, Tensor)
     in_memory = replace(made, source=whole["clip_text"], target=whole["clap_text"])
     assert equal(train_translator(made, QUICK), train_translator(in_memory, QUICK))
-    joined = pairs.join_pairs([made, in_memory])
+    joined = join_pairs([made, in_memory])
     rows = torch.tensor([0, 5, 99, 100, 150, 199])
     assert torch.equal(joined.target[rows], torch.cat([whole["clap_text"]] * 2)[rows])
 
 
 def test_importing_training_brings_along_no_models_and_nothing_to_draw_with():
     code = (
-        "import sys; import clip2clap.training\n"
-        "heavy = {'transformers.modeling_utils', 'scipy.stats', 'matplotlib', 'datasets'}\n"
+        "import sys; import clip2clap.training.train, clip2clap.training.sweep.run\n"
+        "heavy = {'transformers', 'diffusers', 'datasets', 'matplotlib', 'scipy', 'sklearn'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -467,12 +465,13 @@ def test_splits_that_make_no_sense_are_refused():
         split_pairs(replace(made, items=["same"] * 10), validation=0.1, seed=0)
 
 
-def test_only_so_many_rows_are_held_out_and_ranked(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pairs, "MOST_HELD_OUT", 20)
-    assert len(split_pairs(learnable(), validation=0.5, seed=0).validation) == 20
-    splits = ["train"] * 200 + ["validation"] * 100
-    trained = train_translator(replace(learnable(), splits=splits), QUICK)
-    assert trained.config["metrics"]["gallery"] == 20
+def test_only_so_many_rows_are_held_out_and_ranked():
+    split = split_pairs(learnable(), validation=0.5, seed=0, max_held_out=20)
+    assert len(split.validation) == 20
+    many = replace(learnable(5_200), splits=["train"] * 100 + ["validation"] * 5_100)
+    assert len(thin_out(split_pairs(many, validation=0.5, seed=0).validation)) == 5_000
+    trained = train_translator(many, replace(QUICK, epochs=1, architecture="ridge", alpha=1.0))
+    assert trained.config["metrics"]["gallery"] == 5_000
 
 
 # From a table

@@ -12,7 +12,7 @@ from clip2clap.core.math import unit_norm
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import TrainingProgress
-from clip2clap.training.trainer import train, train_translator
+from clip2clap.training.train import train, train_translator
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.linear import LinearTranslator
 from clip2clap.translator.prior import PriorTranslator

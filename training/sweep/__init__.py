@@ -1,1 +1,1 @@
-"""Grids of translators, trained together where they share their batches."""
+"""Sweeps: grids of translators, trained together where they share their batches."""

@@ -1,11 +1,7 @@
-"""Perceptrons that see the same batches, trained side by side."""
+"""Stack of multilayer perceptrons that take their training steps as one batched computation."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,260 +9,26 @@ from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.adam import adam
 
-from clip2clap.core.concurrency import batched
-from clip2clap.core.errors import UserError
-from clip2clap.training.batches import Batches, generator_for
-from clip2clap.training.config import TrainingConfig
+from clip2clap.training.batches import generator_for
+from clip2clap.training.checkpoint import part_of
 from clip2clap.training.gradients import loss_and_gradient
-from clip2clap.training.losses import TranslationLoss
-from clip2clap.training.pairs import Pairs, Split
-from clip2clap.training.trainer import HeldOut, add_noise, new_loss, new_network
-from clip2clap.training.trainer_state import TrainerState, computes_in_bf16, learning_rate_at
+from clip2clap.training.trainer import add_noise
+from clip2clap.training.trainer_state import computes_in_bf16, learning_rate_at
 from clip2clap.translator.mlp import MLPTranslator
 
-# A network goes through so many pairs before another may have its turn: long enough for its weights
-# to be in the processor's cache most of the time, short enough for a moving progress bar.
-_STRETCH = 4_096
-
-
-@dataclass
-class Member:
-    """One model of a group."""
-
-    name: str
-    """What it is called."""
-
-    config: TrainingConfig
-    """Its settings, resolved."""
-
-    course: TrainerState = field(init=False)
-    """Its figures so far, and its best weights."""
-
-    loss: TranslationLoss = field(init=False)
-    """Its loss."""
-
-    error: str | None = None
-    """Why it can't go on, if it diverged."""
-
-    def __post_init__(self) -> None:
-        self.course = TrainerState(self.config)
-        self.loss = new_loss(self.config)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is to be trained no more."""
-        return self.error is not None or self.course.is_over
-
-
-class Group:
-    """Models that train together: the same pairs, in the same batches.
-
-    On a GPU those of one width and one way of changing their inputs and weights are stacked: they
-    take their steps as one batched computation (`torch.func`), and a model that stops leaves its
-    stack. A processor would gain nothing from that: there every model goes its own way, written out
-    in `Lone`, as many at a time as torch has threads (see `benchmarks/training.py`).
-
-    Args:
-        pairs: What to train on.
-        split: Which of them.
-        members: The models; their `batch_size` and `seed` agree.
-        device: Where to train.
-        batched: Whether models are stacked; by default on all devices but processors.
-    """
-
-    def __init__(
-        self,
-        pairs: Pairs,
-        split: Split,
-        members: Sequence[Member],
-        device: torch.device,
-        *,
-        batched: bool | None = None,
-    ):
-        first = members[0].config
-        assert first.batch_size is not None
-        self.members = list(members)
-        self.batched = device.type != "cpu" if batched is None else batched
-        self.batches = Batches(
-            pairs, split.train, batch_size=first.batch_size, seed=first.seed, device=device
-        )
-        needs_bank = any(member.loss.needs_bank for member in members)
-        self.bank = self.batches.bank() if needs_bank else None
-        self.held_out = HeldOut(pairs, split, needs_bank, device)
-        self.networks: dict[str, MLPTranslator] = {}
-        for member in members:
-            network = new_network(pairs, split, member.config, self.batches)
-            assert isinstance(network, MLPTranslator)
-            self.networks[member.name] = network.to(device)
-            member.loss.to(device)
-        stacks: dict[Any, list[Member]] = {}
-        # The widest first, so that at the end of a stretch no thread waits long for another.
-        for member in sorted(members, key=lambda member: -member.config.hidden_size):
-            kind = _kind(member.config) if self.batched else member.name
-            stacks.setdefault(kind, []).append(member)
-        self.stacks = [self._stack(stack) for stack in stacks.values()]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every model has stopped."""
-        return not self.stacks
-
-    def epoch(self, on_step: Callable[[int, int], None]) -> None:
-        """Train all models that go on for an epoch, and measure them.
-
-        Args:
-            on_step: Called every few thousand pairs with the number of steps done and of all.
-        """
-        started = time.monotonic()
-        going = [member for stack in self.stacks for member in stack.members]
-        number, steps = len(going[0].course.history) + 1, self.batches.steps
-        batches = self.batches.epoch(number)
-        done = (number - 1) * steps
-        stretch = max(1, _STRETCH // self.batches.batch_size)
-        with self._one_after_another() if self.batched else self._side_by_side() as start:
-            wait = start(lambda stack: stack.begin(number))
-            for part in batched(batches, stretch):
-                # Begun before the last stretch is over, so that no thread waits for another.
-                following = start(
-                    lambda stack, part=part, at=done: stack.train(part, self.bank, at, steps)
-                )
-                wait()
-                on_step(done - (number - 1) * steps, steps)
-                wait = following
-                done += len(part)
-            wait()
-            on_step(steps, steps)
-            start(self._measure)()
-        spent = (time.monotonic() - started) / len(going)
-        for member in going:
-            member.course.seconds += spent
-        self._let_go()
-
-    def translator(self, member: Member) -> MLPTranslator:
-        """Give a model's translator of its best epoch, on the CPU."""
-        network = self.networks[member.name].to("cpu")
-        # Weights that a `Lone` has put together are taken apart again.
-        network.load_state_dict(member.course.best_weights, assign=True)
-        return network.eval()
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Give all tensors and all plain values, for a checkpoint."""
-        tensors = {
-            f"best/{member.name}/{key}": weight
-            for member in self.members
-            for key, weight in member.course.best_weights.items()
-        }
-        for number, stack in enumerate(self.stacks):
-            tensors |= {f"stack/{number}/{key}": value for key, value in stack.state().items()}
-        plain = {
-            "stacks": [[member.name for member in stack.members] for stack in self.stacks],
-            "courses": {member.name: member.course.state() for member in self.members},
-            "errors": {member.name: member.error for member in self.members},
-        }
-        return tensors, plain
-
-    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
-        for member in self.members:
-            best = _below(tensors, f"best/{member.name}/")
-            member.course.restore(plain["courses"][member.name], best)
-            member.error = plain["errors"][member.name]
-        by_name = {member.name: member for member in self.members}
-        self.stacks = []
-        for number, names in enumerate(plain["stacks"]):
-            stack = self._stack([by_name[name] for name in names])
-            stack.restore(_below(tensors, f"stack/{number}/"))
-            self.stacks.append(stack)
-
-    def _stack(self, members: Sequence[Member]) -> "Stack":
-        networks = [self.networks[member.name] for member in members]
-        device = networks[0].device
-        if self.batched or device.type != "cpu" or computes_in_bf16(members[0].config, device):
-            return Stack(members, networks)
-        return Lone(members, networks)
-
-    @contextmanager
-    def _one_after_another(self) -> Iterator["Start"]:
-        def start(work: "Work") -> Callable[[], None]:
-            for stack in self.stacks:
-                work(stack)
-            return lambda: None
-
-        yield start
-
-    @contextmanager
-    def _side_by_side(self) -> Iterator["Start"]:
-        """Do something with all stacks at once, each on its share of torch's threads."""
-        threads = torch.get_num_threads()
-        workers = min(threads, len(self.stacks))
-        last: dict[Stack, Future[None]] = {}
-
-        def after(before: Future[None] | None, work: "Work", stack: Stack) -> None:
-            if before is not None:
-                before.result()
-            work(stack)
-
-        try:
-            with ThreadPoolExecutor(
-                workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
-            ) as pool:
-
-                def start(work: "Work") -> Callable[[], None]:
-                    for stack in self.stacks:
-                        last[stack] = pool.submit(after, last.get(stack), work, stack)
-                    begun = list(last.values())
-
-                    def wait() -> None:
-                        for future in begun:
-                            future.result()
-
-                    return wait
-
-                yield start
-        finally:
-            # Threads that are started later would take over what the workers have set.
-            torch.set_num_threads(threads)
-
-    @torch.no_grad()
-    def _measure(self, stack: "Stack") -> None:
-        """Measure the models of a stack on the held-out pairs."""
-        for member, predicted, loss in zip(
-            stack.members, stack.predict(self.held_out.source), stack.mean_losses(), strict=True
-        ):
-            figures = self.held_out.figures(predicted, member.loss, self.batches.batch_size)
-            try:
-                member.course.add(loss, *figures)
-            except UserError as error:
-                member.error = str(error)
-            else:
-                member.course.keep_if_best(self.networks[member.name].state_dict)
-
-    def _let_go(self) -> None:
-        """Take the models that have stopped out of their stacks."""
-        kept = []
-        for stack in self.stacks:
-            places = [i for i, member in enumerate(stack.members) if not member.is_over]
-            if len(places) == len(stack.members):
-                kept.append(stack)
-            elif places:
-                kept.append(stack.keep(places))
-        self.stacks = kept
-
-
-# What is to be done with a stack; and what begins it for all, and gives what waits for its end.
-Work = Callable[["Stack"], None]
-Start = Callable[[Work], Callable[[], None]]
+if TYPE_CHECKING:
+    from clip2clap.training.sweep.group import Member
 
 
 class Stack:
-    """Perceptrons of one width that take their steps together; or one alone.
+    """Perceptrons of one width and schedule that take their steps together; or one alone.
 
     Args:
-        members: The models; what `_kind` gives agrees.
-        networks: Their translators, which are trained in place.
+        members: The models.
+        networks: Their translators, trained in place.
     """
 
-    def __init__(self, members: Sequence[Member], networks: Sequence[MLPTranslator]):
+    def __init__(self, members: "Sequence[Member]", networks: Sequence[MLPTranslator]):
         self.members, self.networks = list(members), list(networks)
         self.config = members[0].config
         self.device = networks[0].device
@@ -279,7 +41,7 @@ class Stack:
         self.noise = torch.Generator()
 
     def begin(self, epoch: int) -> None:
-        """Begin an epoch."""
+        """Start an epoch."""
         self.total.zero_()
         self.seen = 0
         self.noise = generator_for("noise", self.config.seed, epoch)
@@ -291,9 +53,9 @@ class Stack:
 
         Args:
             batches: Source and target, shapes (n, d), unit norm.
-            bank: All distinct targets, if a loss needs them.
-            at: The number of the first step in all epochs, from 0.
-            steps: Number of steps of an epoch.
+            bank: Distinct targets of all pairs, if a loss needs them.
+            at: Number of the first step over all epochs, from 0.
+            steps: Steps per epoch.
         """
         for step, (source, target) in enumerate(batches, start=at):
             losses = self._find_gradients(source, target, bank)
@@ -304,7 +66,7 @@ class Stack:
             self.seen += len(source)
 
     def mean_losses(self) -> list[float]:
-        """Give every model's mean loss in the epoch so far."""
+        """Return every model's mean loss in the epoch so far."""
         return (self.total / self.seen).tolist()
 
     @torch.no_grad()
@@ -313,7 +75,7 @@ class Stack:
         return self._predict(source, None)
 
     def keep(self, places: Sequence[int]) -> "Stack":
-        """Give a stack of some of the models, which go on as if the others had never been there."""
+        """Return a stack of some of the models, which continue as if they had been alone."""
         smaller = Stack(
             [self.members[place] for place in places],
             [self.networks[place] for place in places],
@@ -323,7 +85,7 @@ class Stack:
         return smaller
 
     def state(self) -> dict[str, Tensor]:
-        """Give the weights and the optimiser's moments."""
+        """Return the weights and the optimizer's moments."""
         return {
             f"{label}/{key}": value
             for label, parameter in self._parameters().items()
@@ -335,16 +97,16 @@ class Stack:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Load what `state` returned."""
         for label, parameter in self._parameters().items():
-            own = _below(tensors, f"{label}/")
+            own = part_of(tensors, label)
             parameter.copy_(own.pop("value"))
             self.optimizer.state[parameter] = {
                 key: value.to(self.device) for key, value in own.items()
             }
 
     def _find_gradients(self, source: Tensor, target: Tensor, bank: Tensor | None) -> Tensor:
-        """Set the gradients for a batch; give every model's loss."""
+        """Set the gradients for a batch; return every model's loss."""
         self.optimizer.zero_grad()
         losses = torch.stack(
             [
@@ -371,7 +133,7 @@ class Stack:
         }
 
     def _predict(self, source: Tensor, noise: torch.Generator | None) -> list[Tensor]:
-        """Translate with every model; the first of them prepares for all."""
+        """Translate with every model; the first one prepares for all."""
         prepared = self._prepare(source, noise)
         bf16 = computes_in_bf16(self.config, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
@@ -394,18 +156,17 @@ class Stack:
 
 
 class Lone(Stack):
-    """One perceptron on a processor, whose way forward and back is written out.
+    """One perceptron on a CPU, with the forward and the backward pass written out.
 
-    All its weights are one piece of memory, and so are their gradients, which the products of the
-    way back are written into: Adam takes one pass over both, and nothing is allocated in a step
-    but what the loss needs.
+    All its weights are one tensor, and so are their gradients, which the backward pass writes into:
+    Adam takes one pass over both, and a step allocates nothing but what the loss needs.
 
     Args:
         members: The model.
-        networks: Its translator, which is trained in place.
+        networks: Its translator, trained in place.
     """
 
-    def __init__(self, members: Sequence[Member], networks: Sequence[MLPTranslator]):
+    def __init__(self, members: "Sequence[Member]", networks: Sequence[MLPTranslator]):
         layers = networks[0].layers
         weights = list(layers.parameters())
         self.flat = nn.Parameter(parameters_to_vector(weights).detach())
@@ -423,7 +184,7 @@ class Lone(Stack):
         rows = members[0].config.batch_size
         assert rows is not None
         self.results = [torch.empty(rows, len(bias)) for _, bias in self.weights]
-        self.ways_back = [torch.empty(rows, len(bias)) for _, bias in self.weights[:-1]]
+        self.backward_buffers = [torch.empty(rows, len(bias)) for _, bias in self.weights[:-1]]
         super().__init__(members, networks)
         for parameter in self._parameters().values():
             self.optimizer.state[parameter] = {
@@ -453,16 +214,16 @@ class Lone(Stack):
             torch.mm(gradient.T, given, out=to_weight)
             torch.sum(gradient, 0, out=to_bias)
             if layer:
-                back = self.ways_back[layer - 1][:rows]
+                back = self.backward_buffers[layer - 1][:rows]
                 gradient = torch.mm(gradient, self.weights[layer][0], out=back)
-                # Nothing goes back through what ReLU has made 0.
+                # ReLU passes no gradient where its output is 0.
                 gradient.mul_(given.sign_())
         return loss[None]
 
     @torch.no_grad()
     def _step(self, rate: float) -> None:
-        # The optimiser's own step takes four times as long around the same arithmetic, and keeps
-        # the other threads waiting meanwhile.
+        # The optimizer's own step takes four times as long for the same arithmetic, and blocks
+        # the other threads meanwhile.
         parameters = self.optimizer.param_groups[0]["params"]
         states = [self.optimizer.state[parameter] for parameter in parameters]
         adam(
@@ -483,25 +244,3 @@ class Lone(Stack):
             f"{member.name}/layers": self.flat,
             **{f"{member.name}/{name}": scale for name, scale in member.loss.named_parameters()},
         }
-
-
-def _kind(config: TrainingConfig) -> tuple[Any, ...]:
-    """Give what models of one stack have in common, beside the pairs and their order."""
-    return (
-        config.hidden_size,
-        config.learning_rate,
-        config.schedule,
-        config.warmup,
-        config.epochs,
-        config.noise,
-        config.center,
-        config.precision,
-    )
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

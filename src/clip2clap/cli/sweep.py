@@ -18,7 +18,7 @@ from clip2clap.core.errors import UserError
 
 if TYPE_CHECKING:
     from clip2clap.training.report import SweepResult
-    from clip2clap.training.sweep.grid import SweepProgress
+    from clip2clap.training.sweep.run import SweepProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def sweep(read: TableInput, options: SweepOptions, grid: GridOptions, run: Sweep
     base = TrainingConfig.reference(**settings)
 
     from clip2clap.training.sweep.grid import SweepGrid
-    from clip2clap.training.sweep.grid import sweep as run_sweep
+    from clip2clap.training.sweep.run import sweep as run_sweep
 
     output = run.output or read.table.absolute().with_name(f"{read.table.absolute().name}-sweep")
     with share_bar(Console(stderr=True), "Training") as advance:

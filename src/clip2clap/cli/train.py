@@ -82,7 +82,7 @@ def train_with_bar(
     overwrite: bool,
 ) -> "TrainingReport":
     """Train under a progress bar; the arguments are those of `training.train`."""
-    from clip2clap.training.trainer import train as train_translator
+    from clip2clap.training.train import train as train_translator
 
     with share_bar(Console(stderr=True), "Training") as advance:
 

@@ -29,7 +29,7 @@ from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, build_sch
 from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0
 from clip2clap.training.recipes.demo.recipe import Recipe
 from clip2clap.training.recipes.demo.text import Head, TextEncoders
-from clip2clap.training.trainer import train
+from clip2clap.training.train import train
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 

@@ -1,0 +1,140 @@
+"""Networks as training starts them, and linear maps that are fitted in closed form."""
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clip2clap.core.errors import UserError
+from clip2clap.core.math import unit_norm
+from clip2clap.metrics.retrieval import retrieval_metrics
+from clip2clap.training.batches import Batches
+from clip2clap.training.config import TrainingConfig
+from clip2clap.training.pairs import Pairs
+from clip2clap.training.splits import Split, thin_out
+from clip2clap.training.validation import predict
+from clip2clap.translator.auto import AutoTranslator
+from clip2clap.translator.base import Translator
+from clip2clap.translator.linear import LinearFitter, LinearTranslator
+
+# For unit vectors and thousands of pairs: below the first, ridge hardly shrinks, above the last it
+# is little more than the mean.
+_ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
+_ROWS = 8_192
+
+NETWORKS = {"mlp": "MLPTranslator", "residual": "ResidualTranslator", "prior": "PriorTranslator"}
+"""Class of each architecture that is trained step by step."""
+
+
+def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Batches) -> Any:
+    """Return the network that training starts from, on the CPU.
+
+    Args:
+        pairs: Pairs to translate.
+        split: Their split.
+        config: Settings, resolved.
+        batches: Training batches.
+
+    Raises:
+        UserError: If the translator to continue from is of another class, or for other spaces.
+    """
+    dims = pairs.source.shape[1], pairs.target.shape[1]
+    name = NETWORKS[config.architecture]
+    if config.init_from is not None:
+        return _continued(config.init_from, name, pairs)
+    cls: Any = getattr(import_module(f"clip2clap.translator.{config.architecture}"), name)
+    options = {
+        "hidden_size": config.hidden_size,
+        "blocks": config.blocks,
+        "dropout": config.dropout,
+        "centered": bool(config.center),
+        "default_guidance_scale": config.prior_guidance_scale,
+    }
+    known = inspect.signature(cls).parameters
+    network = cls(*dims, **{key: value for key, value in options.items() if key in known})
+    network.initialize(torch.Generator().manual_seed(config.seed))
+    if config.center:
+        network.center(*batches.means())
+    if network.objective == "diffusion":
+        mean, covariance = batches.target_moments()
+        if network.target_mean is not None:
+            mean = mean - network.target_mean
+        network.fit_whitening(mean, covariance)
+    if config.init == "ridge":
+        _start_as_ridge(network, pairs, split, config, batches)
+    return network
+
+
+def fit_closed_form(
+    pairs: Pairs, split: Split, config: TrainingConfig
+) -> tuple[Translator, dict[str, Any]]:
+    """Fit ridge or Procrustes to the training pairs; return the translator and its recipe."""
+    fitter = LinearFitter()
+    for rows in split.train.split(_ROWS):
+        fitter.update(pairs.source[rows], pairs.target[rows])
+    options = {"center": bool(config.center), "scale": config.scale}
+    if config.architecture == "procrustes":
+        fitted = fitter.procrustes(**options)
+    else:
+        held_out = thin_out(split.validation)
+        source, target = pairs.source[held_out], pairs.target[held_out]
+        fitted = _best_ridge(fitter, source, target, config, **options)
+    return fitted, dict(fitted.provenance.recipe or {})
+
+
+def _continued(init_from: str, name: str, pairs: Pairs) -> Translator:
+    dims = pairs.source.shape[1], pairs.target.shape[1]
+    network = AutoTranslator.from_pretrained(init_from)
+    if type(network).__name__ != name:
+        raise UserError(
+            f"{init_from} is a {type(network).__name__}, and the architecture to continue with is "
+            f"a {name}. Give another one of the two.",
+            param="init_from",
+        )
+    if (network.source_dim, network.target_dim) != dims:
+        raise UserError(
+            f"{init_from} maps {network.source_dim} values to {network.target_dim}, the pairs "
+            f"{dims[0]} to {dims[1]}. Give one that was trained on the same encoders.",
+            param="init_from",
+        )
+    if pairs.source_space is not None:
+        network.check_source(pairs.source_space)
+    if pairs.target_space is not None:
+        network.check_target(pairs.target_space)
+    return network
+
+
+@torch.no_grad()
+def _start_as_ridge(
+    network: Any, pairs: Pairs, split: Split, config: TrainingConfig, batches: Batches
+) -> None:
+    """Set the weights of a perceptron to the best linear map that its width can hold."""
+    fitter = LinearFitter()
+    for source, target in batches.in_order():
+        fitter.update(network.prepare(source.cpu()), target.cpu())
+    held_out = thin_out(split.validation)
+    source, target = network.prepare(unit_norm(pairs.source[held_out])), pairs.target[held_out]
+    linear = _best_ridge(fitter, source, target, config, rank=config.hidden_size // 2)
+    if network.target_mean is not None:
+        # The network adds it at the end.
+        linear.linear.bias.sub_(network.target_mean)
+    network.start_as(linear)
+
+
+def _best_ridge(
+    fitter: LinearFitter, source: Tensor, target: Tensor, config: TrainingConfig, **options: Any
+) -> LinearTranslator:
+    """Fit ridge with the given penalty, or with the one that is best on held-out pairs."""
+    alphas = _ALPHAS if config.alpha is None else (config.alpha,)
+    noise = config.noise or 0.0
+    candidates = [fitter.ridge(alpha=alpha, noise=noise, **options) for alpha in alphas]
+    if len(candidates) == 1:
+        return candidates[0]
+
+    def score(candidate: Translator) -> tuple[float, float]:
+        metrics = retrieval_metrics(predict(candidate, source), target)
+        return metrics[config.monitor], metrics["cosine"]
+
+    return max(candidates, key=score)

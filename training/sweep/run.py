@@ -1,0 +1,302 @@
+"""Sweep: train many translators on one or several tables, together where they share batches."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clip2clap.core.errors import UserError
+from clip2clap.core.files import replacing
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.metrics.retrieval import retrieval_metrics
+from clip2clap.training.checkpoint import train_resumably
+from clip2clap.training.config import TrainingConfig
+from clip2clap.training.pairs import Pairs
+from clip2clap.training.report import EpochRecord, SweepResult
+from clip2clap.training.run_folder import RunFolder
+from clip2clap.training.splits import split_together, thin_out
+from clip2clap.training.sweep.grid import SweepGrid
+from clip2clap.training.sweep.group import Group, Member
+from clip2clap.training.sweep.jobs import (
+    DataSet,
+    Job,
+    list_models,
+    make_data_sets,
+    plan_jobs,
+    read_tables,
+)
+from clip2clap.training.train import Task, finish
+from clip2clap.training.trainer import recipe_of
+from clip2clap.translator.auto import AutoTranslator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RESULTS_FILE = "results.csv"
+REPORT_FILE = "report.html"
+_UNFINISHED = "unfinished"
+_TRACKING = "tracking"
+
+# One process may have to wait for the others as long as these train.
+_MAX_WAIT = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class SweepProgress:
+    """Progress of this process, for a progress bar."""
+
+    models: int
+    """Models that this process trains in all."""
+
+    training: int
+    """Models in training now."""
+
+    done: float
+    """Share of the work that is done, from 0 to 1; models that stop early make it jump."""
+
+
+def sweep(
+    table: str | Path | EmbeddingTable | Pairs,
+    output: str | Path,
+    *,
+    plus: Sequence[str | Path | EmbeddingTable | Pairs] = (),
+    grid: SweepGrid | None = None,
+    base: TrainingConfig | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 10.0,
+    trackers: Sequence[str] = (),
+    on_progress: Callable[[SweepProgress], None] | None = None,
+) -> list[SweepResult]:
+    """Train every combination of a grid on the first table, on the others together, and on all.
+
+    Rows of one item are held out together, whichever table they are in, so that all models of a
+    seed can be compared on every table's held-out pairs. A sweep that was killed resumes from its
+    last checkpoint. Under `accelerate launch` the models are spread over the processes.
+
+    Args:
+        table: Embedding table, its folder, or pairs.
+        output: Output folder: one subfolder per translator, `results.csv` and `report.html`.
+        plus: More tables, of the same encoders.
+        grid: Settings to vary; by default the reference's two widths and three losses.
+        base: Settings of all models; by default the reference's recipe with early stopping.
+        device: Device, such as `cpu` or `cuda`; accelerate's choice if None.
+        overwrite: Replace translators with other settings in `output`.
+        checkpoint_seconds: Least time between two checkpoints, in seconds.
+        trackers: Names of accelerate's trackers that log the curves too, such as `tensorboard`.
+        on_progress: Called after every few thousand pairs.
+
+    Returns:
+        Results in the order of the grid; under `accelerate launch` in every process.
+
+    Raises:
+        UserError: If a table cannot be read or split, the tables' encoders differ, a vector is zero
+            or not finite, a setting is out of range, a tracker is not installed, or `output` holds
+            something else.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.training import Pairs, SweepGrid, sweep
+        >>> pairs = Pairs(torch.randn(100, 8), torch.randn(100, 6))
+        >>> grid = SweepGrid(hidden_size=(8,), loss=("cosine", "mse"), epochs=(1,))
+        >>> [result.name for result in sweep(pairs, "sweep", grid=grid, device="cpu")]
+        ['pairs1-8-cosine', 'pairs1-8-mse']
+    """
+    grid = grid or SweepGrid()
+    base = base or TrainingConfig.reference(patience=10)
+    if base.architecture != "mlp" or base.init_from is not None:
+        raise UserError("A sweep trains mlps from scratch: architecture='mlp', no init_from.")
+    settings = grid.settings(base)
+    folder = Path(output).expanduser()
+    _check_trackers(trackers)
+    parts = read_tables([table, *plus], base)
+    data_sets = {seed: make_data_sets(parts, base, seed) for seed in grid.seeds or (base.seed,)}
+    accelerator = _start(device, folder, trackers)
+    if accelerator.is_main_process:
+        # Errors come, and old folders go, before anything is trained.
+        list(list_models(folder, data_sets, settings, overwrite))
+    accelerator.wait_for_everyone()
+    models = [
+        (data, name, config)
+        for data, name, config, run in list_models(folder, data_sets, settings, False)
+        if run.finished() is None
+    ]
+    jobs = plan_jobs(models, accelerator.num_processes)
+    if trackers:
+        accelerator.init_trackers(folder.name, config={"grid": json.dumps(grid.values)})
+    mine = jobs[accelerator.process_index]
+    _train(mine, folder, accelerator, checkpoint_seconds, on_progress)
+    accelerator.wait_for_everyone()
+    results = _results(folder, parts, data_sets, settings, base)
+    if accelerator.is_main_process:
+        own = {member.name for job in mine for member in job.members}
+        others = {member.name for share in jobs for job in share for member in job.members} - own
+        _write_results(folder, results, others, base.monitor, accelerator)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    return results
+
+
+def _start(device: str | None, folder: Path, trackers: Sequence[str]) -> "Accelerator":
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        log_with=list(trackers) or None,
+        project_dir=folder / _TRACKING if trackers else None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_MAX_WAIT)],
+    )
+    if device is not None and accelerator.device.type != torch.device(device).type:
+        raise UserError(
+            f"Asked to train on {device}, but this machine offers {accelerator.device.type}.",
+            param="device",
+        )
+    return accelerator
+
+
+def _train(
+    jobs: Sequence[Job],
+    folder: Path,
+    accelerator: "Accelerator",
+    checkpoint_seconds: float,
+    on_progress: Callable[[SweepProgress], None] | None,
+) -> None:
+    """Train this process's share, and write every translator into its folder."""
+    models = sum(len(job.members) for job in jobs)
+    work = sum(job.cost for job in jobs)
+    done = 0.0
+    for job in jobs:
+
+        def show(training: int, share: float, start: float = done, cost: float = job.cost) -> None:
+            if on_progress is not None:
+                on_progress(SweepProgress(models, training, (start + share * cost) / work))
+
+        def log(members: Sequence[Member]) -> None:
+            for member in members:
+                if member.error is None:
+                    _log_epoch(accelerator, member.name, member.progress.history[-1])
+
+        group = Group(
+            job.data.pairs,
+            job.data.split,
+            job.members,
+            accelerator.device,
+            on_step=show,
+            on_epoch=log,
+        )
+        checkpoint = folder / _UNFINISHED / f"{job.key}.safetensors"
+        train_resumably(group, checkpoint, save_every_s=checkpoint_seconds)
+        for member in job.members:
+            if member.error is None:
+                _publish(member, group, job, folder / member.name)
+        checkpoint.unlink(missing_ok=True)
+        done += job.cost
+
+
+def _publish(member: Member, group: Group, job: Job, folder: Path) -> None:
+    config, data = job.settings[member.name], job.data
+    translator = group.translator(member)
+    report = finish(
+        translator,
+        recipe_of(member.config, member.progress, member.loss.temperatures),
+        Task(data.pairs, data.split, config, data.data),
+        state=member.progress,
+        output=folder,
+        resumed_after=group.resumed_after,
+        seconds=member.progress.seconds,
+    )
+    run = RunFolder(folder, settings=asdict(config), data=data.data, overwrite=False)
+    run.publish(translator, report)
+
+
+def _results(
+    folder: Path,
+    parts: dict[str, Pairs],
+    data_sets: dict[int, list[DataSet]],
+    settings: dict[str, TrainingConfig],
+    base: TrainingConfig,
+) -> list[SweepResult]:
+    """Read every model's report, and measure the model on every table's held-out pairs."""
+    held_out: dict[int, dict[str, tuple[Pairs, torch.Tensor]]] = {}
+    for seed in data_sets:
+        splits = split_together(list(parts.values()), validation=base.validation, seed=seed)
+        held_out[seed] = {
+            name: (pairs, thin_out(split.test if len(split.test) else split.validation))
+            for (name, pairs), split in zip(parts.items(), splits, strict=True)
+        }
+    results = []
+    for data, name, config, run in list_models(folder, data_sets, settings, False):
+        report = run.finished()
+        metrics: dict[str, dict[str, float]] = {}
+        if report is not None and len(parts) > 1:
+            translator = AutoTranslator.from_pretrained(folder / name)
+            with torch.no_grad():
+                metrics = {
+                    table: retrieval_metrics(translator(pairs.source[rows]), pairs.target[rows])
+                    for table, (pairs, rows) in held_out[config.seed].items()
+                }
+        results.append(SweepResult(name, data.name, report, metrics))
+    return results
+
+
+def _write_results(
+    folder: Path,
+    results: Sequence[SweepResult],
+    others: set[str],
+    monitor: str,
+    accelerator: "Accelerator",
+) -> None:
+    """Write table and page, log what other processes trained, and remove old checkpoints."""
+    # It draws with matplotlib, which need not be in memory while models train.
+    from clip2clap.training.sweep.report import write_sweep_page
+
+    for result in results:
+        if result.report is not None and result.name in others:
+            for record in result.report.history:
+                _log_epoch(accelerator, result.name, record)
+    rows = [result.row() for result in results]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (
+        replacing(folder / RESULTS_FILE) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    write_sweep_page(folder / REPORT_FILE, results, monitor=monitor)
+    unfinished = folder / _UNFINISHED
+    for file in unfinished.glob("*.safetensors"):
+        file.unlink()
+    if unfinished.is_dir():
+        unfinished.rmdir()
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    if not trackers:
+        return
+    from accelerate.tracking import get_available_trackers
+
+    available = [str(name) for name in get_available_trackers()]
+    for name in trackers:
+        if name not in available:
+            raise UserError(
+                f"The tracker {name!r} isn't installed, or accelerate doesn't know it; there is "
+                f"{', '.join(available) or 'none'}. Install it, as with `pip install {name}`.",
+                param="trackers",
+            )
+
+
+def _log_epoch(accelerator: "Accelerator", name: str, record: EpochRecord) -> None:
+    values: dict[str, Any] = {
+        "train_loss": record.train_loss,
+        "validation_loss": record.validation_loss,
+        **record.validation,
+    }
+    accelerator.log(
+        {f"{name}/{metric}": value for metric, value in values.items()}, step=record.epoch
+    )

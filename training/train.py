@@ -1,0 +1,275 @@
+"""Training of one translator, from a table to a folder."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.training.checkpoint import train_resumably
+from clip2clap.training.config import TrainingConfig
+from clip2clap.training.networks import NETWORKS, fit_closed_form
+from clip2clap.training.pairs import Pairs, read_pairs
+from clip2clap.training.report import TrainingReport
+from clip2clap.training.run_folder import RunFolder
+from clip2clap.training.splits import Split, split_pairs
+from clip2clap.training.trainer import OnProgress, Trainer, recipe_of
+from clip2clap.training.trainer_state import TrainerState
+from clip2clap.training.validation import measure_with_controls
+from clip2clap.translator.auto import AutoTranslator
+from clip2clap.translator.base import Translator
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training task: pairs, their split, and the settings as the user gave them."""
+
+    pairs: Pairs
+    """All pairs."""
+
+    split: Split
+    """Rows to train on and to measure on."""
+
+    config: TrainingConfig
+    """Settings, not resolved."""
+
+    data: str
+    """Fingerprint of the pairs."""
+
+
+def train(
+    table: str | Path | EmbeddingTable | Pairs,
+    output: str | Path,
+    config: TrainingConfig | None = None,
+    *,
+    device: str | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 10.0,
+    on_progress: OnProgress | None = None,
+) -> TrainingReport:
+    """Train a translator, save it, and report.
+
+    A run that was killed resumes from its last checkpoint and ends with the same weights; a
+    finished run is not repeated.
+
+    Args:
+        table: Embedding table, its folder, or pairs.
+        output: Output folder: `config.json`, one safetensors file, and `training.json`.
+        config: Settings; the defaults if None.
+        device: Device, such as `cpu` or `cuda`; the best available if None.
+        overwrite: Replace a translator or run with other settings in `output`.
+        checkpoint_seconds: Least time between two checkpoints, in seconds.
+        on_progress: Called after every step.
+
+    Returns:
+        Loss curves, held-out metrics and controls.
+
+    Raises:
+        UserError: If the table lacks a column, cannot be split, or holds zero vectors; if `output`
+            holds something else; if the device is missing; if training diverges.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap import train, TrainingConfig
+        >>> from clip2clap.training import Pairs
+        >>> source = torch.randn(100, 8)
+        >>> pairs = Pairs(source, source @ torch.randn(8, 6))
+        >>> report = train(pairs, "translator", TrainingConfig(architecture="ridge"))
+        >>> report.metrics["mrr"] > report.shuffled_pairs["mrr"]
+        True
+    """
+    _, report = _train(
+        table,
+        config or TrainingConfig(),
+        output=Path(output),
+        device=device,
+        overwrite=overwrite,
+        checkpoint_seconds=checkpoint_seconds,
+        on_progress=on_progress,
+    )
+    return report
+
+
+def train_translator(
+    table: str | Path | EmbeddingTable | Pairs,
+    config: TrainingConfig | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 10.0,
+    on_progress: OnProgress | None = None,
+) -> Translator:
+    """Train a translator and return it, as `train` does, with or without a folder.
+
+    Args:
+        table: Embedding table, its folder, or pairs.
+        config: Settings; the defaults if None.
+        output_dir: Output folder, also of checkpoints; None writes nothing.
+        device: Device, such as `cpu` or `cuda`; the best available if None.
+        overwrite: Replace a translator or run with other settings in `output_dir`.
+        checkpoint_seconds: Least time between two checkpoints, in seconds.
+        on_progress: Called after every step.
+
+    Returns:
+        The translator of the best epoch, on the CPU, in evaluation mode, with its provenance.
+
+    Raises:
+        UserError: As in `train`.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.training import Pairs, TrainingConfig, train_translator
+        >>> pairs = Pairs(torch.randn(100, 8), torch.randn(100, 6))
+        >>> train_translator(pairs, TrainingConfig(hidden_size=16, epochs=1)).target_dim
+        6
+    """
+    translator, _ = _train(
+        table,
+        config or TrainingConfig(),
+        output=None if output_dir is None else Path(output_dir),
+        device=device,
+        overwrite=overwrite,
+        checkpoint_seconds=checkpoint_seconds,
+        on_progress=on_progress,
+    )
+    return translator
+
+
+def _train(
+    table: str | Path | EmbeddingTable | Pairs,
+    config: TrainingConfig,
+    *,
+    output: Path | None,
+    device: str | None,
+    overwrite: bool,
+    checkpoint_seconds: float,
+    on_progress: OnProgress | None,
+) -> tuple[Translator, TrainingReport]:
+    started = time.monotonic()
+    pairs = table if isinstance(table, Pairs) else read_pairs(table, config)
+    split = split_pairs(pairs, validation=config.validation, seed=config.seed)
+    task = Task(pairs, split, config, pairs.fingerprint())
+    folder = None
+    if output is not None:
+        folder = RunFolder(output, settings=asdict(config), data=task.data, overwrite=overwrite)
+        if (report := folder.finished()) is not None:
+            return AutoTranslator.from_pretrained(output), report
+    resolved = config.resolved(len(split.train), pairs.source_space)
+    if config.architecture in NETWORKS:
+        trainer = Trainer(
+            pairs,
+            split,
+            resolved,
+            choose_device(device),
+            run=folder and folder.identity,
+            on_progress=on_progress,
+        )
+        train_resumably(trainer, folder and folder.checkpoint, save_every_s=checkpoint_seconds)
+        translator, state = trainer.best_translator(), trainer.progress
+        recipe = recipe_of(resolved, state, trainer.loss.temperatures)
+        resumed_after = trainer.resumed_after
+        started -= trainer.earlier_seconds
+    else:
+        translator, recipe = fit_closed_form(pairs, split, resolved)
+        state = resumed_after = None
+    report = finish(
+        translator,
+        recipe,
+        task,
+        state=state,
+        output=output,
+        resumed_after=resumed_after,
+        seconds=time.monotonic() - started,
+    )
+    if folder is not None:
+        folder.publish(translator, report)
+    return translator, report
+
+
+def finish(
+    translator: Translator,
+    recipe: dict[str, Any],
+    task: Task,
+    *,
+    state: TrainerState | None,
+    output: Path | None,
+    resumed_after: int | None,
+    seconds: float,
+) -> TrainingReport:
+    """Measure a trained translator, record its provenance, and report.
+
+    Args:
+        translator: Translator on the CPU, in evaluation mode.
+        recipe: Settings it was made with.
+        task: Training task.
+        state: State at the end of training; None for a closed-form fit.
+        output: Output folder, if there is one.
+        resumed_after: Epoch of the checkpoint that the run was resumed from.
+        seconds: Duration of the training.
+    """
+    pairs, split, config = task.pairs, task.split, task.config
+    measured_on: Literal["validation", "test"] = "test" if len(split.test) else "validation"
+    metrics = measure_with_controls(translator, pairs, split, measured_on, config.seed)
+    columns = {"source_column": pairs.source_column, "target_column": pairs.target_column}
+    translator.record(
+        source_space=pairs.source_space,
+        target_space=pairs.target_space,
+        recipe={**recipe, **columns, "pairs": len(split.train), "seed": config.seed},
+        data=task.data,
+        metrics={
+            "measured_on": measured_on,
+            **metrics["metrics"],
+            "shuffled_pairs": metrics["shuffled_pairs"],
+            "mean_vector": metrics["mean_vector"],
+        },
+    )
+    history = [] if state is None else state.history
+    return TrainingReport(
+        output=None if output is None else str(output),
+        settings=asdict(config),
+        data=task.data,
+        **columns,
+        pairs={name: len(rows) for name, rows in vars(split).items()},
+        monitor=config.monitor,
+        history=history,
+        best_epoch=None if state is None else state.best_epoch,
+        stopped_early=bool(history) and len(history) < config.epochs,
+        resumed_after=resumed_after,
+        seconds=seconds,
+        measured_on=measured_on,
+        **metrics,
+    )
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device to train on: the one named, or the best available.
+
+    Raises:
+        UserError: If it is missing, or several processes were started.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    best = found or torch.device("cpu")
+    if name is not None:
+        try:
+            named = torch.device(name)
+        except RuntimeError as error:
+            raise UserError(
+                f"Expected a device such as cpu or cuda, got {name!r}.", param="device"
+            ) from error
+        if named.type not in ("cpu", best.type):
+            raise UserError(
+                f"Asked to train on {named.type}, but this machine offers {best.type}.",
+                param="device",
+            )
+        best = named
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "A translator is trained in one process: it is too small for more to be faster. Start "
+            "it without `accelerate launch`; a sweep is spread over processes."
+        )
+    return best
