@@ -11,7 +11,7 @@ import pytest
 
 from clip2clap.evaluation.results import Results
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.trainer import train
+from clip2clap.training.train import train
 
 from .builders import (
     Run,

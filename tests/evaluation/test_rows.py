@@ -9,8 +9,9 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.evaluation.rows import choose_rows
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.pairs import join_pairs, read_pairs, split_pairs, split_together
-from clip2clap.training.trainer import train
+from clip2clap.training.pairs import join_pairs, read_pairs
+from clip2clap.training.splits import split_pairs, split_together
+from clip2clap.training.train import train
 
 from .builders import (
     pairs_of,
