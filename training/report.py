@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clip2clap.training.config import upgrade_settings
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -125,6 +127,7 @@ class TrainingReport:
     def read(cls, path: Path) -> "TrainingReport":
         """Read a report from its JSON file."""
         values = json.loads(path.read_text(encoding="utf-8"))
+        values["settings"] = upgrade_settings(values["settings"])
         values["history"] = [EpochRecord(**record) for record in values["history"]]
         return cls(**values)
 

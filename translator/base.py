@@ -1,35 +1,20 @@
 """Base class of all translators: maps of unit vectors from one embedding space to another."""
 
 import dataclasses
-import inspect
-import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clip2clap.core.errors import CheckpointError, UserError
-from clip2clap.core.files import replacing
+from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
-from clip2clap.core.version import __version__
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
-from clip2clap.translator.checkpoint import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    find_folder,
-    load_weights,
-    read_config,
-    upgrade_config,
-    weights_file,
-)
 from clip2clap.translator.metadata import Provenance
+from clip2clap.translator.saving import SavedModule
 
 
-class Translator(nn.Module):
+class Translator(SavedModule):
     """Map from one embedding space to another, such as from CLIP image to CLAP embeddings.
 
     A torch module that is saved, loaded and pushed to the hub as a diffusers model is, and a
@@ -53,9 +38,6 @@ class Translator(nn.Module):
     objective: ClassVar[Literal["regression", "diffusion"]] = "regression"
     """What training minimizes: a loss of the translated vectors, or a denoising loss."""
 
-    renamed_weights: ClassVar[dict[str, str]] = {}
-    """New name of each weight that older versions saved under another one."""
-
     # Too small to be worth it in a pipeline.
     _supports_group_offloading = False
 
@@ -66,9 +48,7 @@ class Translator(nn.Module):
     """Mean added to the output before normalization, shape (target_dim,), or None."""
 
     def __init__(self, provenance: Provenance | None = None, **options: Any):
-        super().__init__()
-        self._options = options
-        self.name_or_path = ""
+        super().__init__(provenance, **options)
         self.source_dim = options["source_dim"]
         """Length of the input vectors."""
         self.target_dim = options["target_dim"]
@@ -83,7 +63,7 @@ class Translator(nn.Module):
             raise UserError(
                 f"Expected dropout from 0 to below 1, got {options['dropout']!r}.", param="dropout"
             )
-        self.provenance = provenance or Provenance()
+        self._check_provenance(self.provenance)
         has_means = options.get("centered", False)
         for side, dim in (("source", self.source_dim), ("target", self.target_dim)):
             self.register_buffer(f"{side}_mean", torch.zeros(dim) if has_means else None)
@@ -193,19 +173,6 @@ class Translator(nn.Module):
                 )
             own.copy_(mean)
 
-    @property
-    def provenance(self) -> Provenance:
-        """Spaces, recipe, metrics, data and versions, which `config.json` keeps."""
-        return self._provenance
-
-    @provenance.setter
-    def provenance(self, provenance: Provenance) -> None:
-        for side in ("source", "target"):
-            space, dim = getattr(provenance, f"{side}_space"), getattr(self, f"{side}_dim")
-            if space is not None:
-                _check_space(None, dim, space, f"The translator's {side}")
-        self._provenance = provenance
-
     def record(self, **facts: Any) -> None:
         """Replace fields of the provenance, such as `metrics` once they are measured.
 
@@ -213,7 +180,9 @@ class Translator(nn.Module):
             TypeError: If `Provenance` has no such field.
             SpaceMismatchError: If a space has the wrong dimension.
         """
-        self.provenance = dataclasses.replace(self.provenance, **facts)
+        provenance = dataclasses.replace(self.provenance, **facts)
+        self._check_provenance(provenance)
+        self._provenance = provenance
 
     @property
     def source_space(self) -> EmbeddingSpace | None:
@@ -250,17 +219,6 @@ class Translator(nn.Module):
         _check_space(self.target_space, self.target_dim, space, "The translator's target")
 
     @property
-    def config(self) -> dict[str, Any]:
-        """Contents of `config.json`: class, format, options and provenance, as plain values."""
-        return {
-            "_class_name": type(self).__name__,
-            "_format_version": FORMAT_VERSION,
-            "_name_or_path": self.name_or_path,
-            **self._options,
-            **self.provenance.to_dict(),
-        }
-
-    @property
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""
         return next(self.parameters()).dtype
@@ -270,173 +228,11 @@ class Translator(nn.Module):
         """Device of the weights."""
         return next(self.parameters()).device
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build a translator with new weights from a config.
-
-        Args:
-            config: `config` of another translator or contents of a `config.json`, of any format.
-        """
-        config = upgrade_config(config, cls.__name__)
-        options = {name: config[name] for name in cls._option_names() if name in config}
-        return cls(**options, provenance=Provenance.from_dict(config))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        torch_dtype: torch.dtype | None = None,
-        subfolder: str | None = None,
-        variant: str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-    ) -> Self:
-        """Load a translator with exactly the weights that its config describes.
-
-        Args:
-            pretrained_model_name_or_path: Folder written by `save_pretrained`, hub id, `"demo"`
-                (from CLIP to CLAP) or `"demo-back"` (from CLAP to CLIP).
-            torch_dtype: Data type of the weights; float32 if None.
-            subfolder: Folder of the translator inside a folder or repository.
-            variant: Weights variant, such as `"fp16"`.
-            revision: Branch, tag or commit on the hub.
-            token: Access token for the hub.
-            local_files_only: Use the local cache only.
-            cache_dir: Download folder; the hub's own cache if None.
-            force_download: Download again what is in the cache.
-
-        Returns:
-            The translator, on the CPU, in evaluation mode.
-
-        Raises:
-            ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
-            CheckpointError: If it is of another class, a weight is missing, unknown or of the
-                wrong shape, or its config is broken.
-        """
-        if torch_dtype is not None and not (
-            isinstance(torch_dtype, torch.dtype) and torch_dtype.is_floating_point
-        ):
-            raise UserError(
-                f"Expected torch_dtype to be such as torch.float16, got {torch_dtype!r}.",
-                param="torch_dtype",
-            )
-        folder = find_folder(
-            pretrained_model_name_or_path,
-            subfolder=subfolder,
-            variant=variant,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-            force_download=force_download,
-        )
-        config = read_config(folder)
-        cls._check_config(config, folder)
-        with torch.device("meta"):
-            translator = cls.from_config(config)
-        expected = {key: tuple(w.shape) for key, w in translator.state_dict().items()}
-        weights = load_weights(folder, variant, expected, renamed=cls.renamed_weights)
-        translator.load_state_dict(weights, assign=True)
-        translator.name_or_path = os.fspath(pretrained_model_name_or_path)
-        return translator.to(torch_dtype or torch.float32).eval()
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike[str],
-        *,
-        variant: str | None = None,
-        safe_serialization: bool = True,
-    ) -> None:
-        """Write `config.json` and one safetensors file.
-
-        Args:
-            save_directory: Output folder; created if missing.
-            variant: Weights variant, such as `"fp16"`, which becomes part of the file name.
-            safe_serialization: Must be True: a translator is never pickled.
-
-        Raises:
-            UserError: If `save_directory` is a file, or `safe_serialization` is False.
-        """
-        from safetensors.torch import save_file
-
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise UserError(f"{folder} is a file; give a folder.", param="save_directory")
-        if not safe_serialization:
-            raise UserError("A translator is saved as safetensors only: leave safe_serialization.")
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {key: weight.contiguous() for key, weight in self.state_dict().items()}
-        with replacing(folder / weights_file(variant)) as partial:
-            save_file(weights, partial, metadata={"format": "pt"})
-        text = json.dumps(self.config, indent=2, sort_keys=True) + "\n"
-        with replacing(folder / CONFIG_FILE) as partial:
-            partial.write_text(text, encoding="utf-8")
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload translator",
-        private: bool | None = None,
-        token: str | bool | None = None,
-        variant: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload the translator to the Hugging Face hub; the repository is created if missing.
-
-        Args:
-            repo_id: Repository, such as `"owner/name"`.
-            commit_message: Summary of the commit.
-            private: Make a new repository private; the account's default if None.
-            token: Access token; the stored one if None.
-            variant: Weights variant, such as `"fp16"`.
-            create_pr: Open a pull request in place of a commit.
-
-        Returns:
-            The address of the commit.
-        """
-        from huggingface_hub import HfApi, ModelCard
-
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, variant=variant)
-            if not api.file_exists(repo_id, "README.md"):
-                ModelCard(f"---\nlibrary_name: clip2clap\n---\n\n# {repo_id}\n").save(
-                    Path(folder) / "README.md"
-                )
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            ).commit_url
-
-    @classmethod
-    def _option_names(cls) -> list[str]:
-        return [
-            name for name in inspect.signature(cls).parameters if name not in ("self", "provenance")
-        ]
-
-    @classmethod
-    def _check_config(cls, config: Mapping[str, Any], folder: Path) -> None:
-        if config["_class_name"] != cls.__name__:
-            raise CheckpointError(
-                f"{folder} holds a {config['_class_name']}, not a {cls.__name__}. Load it with "
-                "AutoTranslator.from_pretrained."
-            )
-        known = {*cls._option_names(), *(f.name for f in dataclasses.fields(Provenance))}
-        unknown = [key for key in config if not key.startswith("_") and key not in known]
-        if unknown:
-            raise CheckpointError(
-                f"{folder} has settings that this version of clip2clap ({__version__}) doesn't "
-                f"know: {', '.join(unknown)}. It was written by version "
-                f"{config['versions'].get('clip2clap')}: install that one."
-            )
+    def _check_provenance(self, provenance: Provenance) -> None:
+        for side in ("source", "target"):
+            space, dim = getattr(provenance, f"{side}_space"), getattr(self, f"{side}_dim")
+            if space is not None:
+                _check_space(None, dim, space, f"The translator's {side}")
 
     def _checked(self, embeds: Tensor) -> Tensor:
         """Check the input of `forward`, and return the input of `translate`."""

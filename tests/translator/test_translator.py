@@ -236,6 +236,22 @@ def test_a_checkpoint_of_format_1_is_upgraded_on_load(tmp_path: Path):
     assert rewritten["versions"] == {"clip2clap": "0.1.0", "diffusers": "0.42.1"}
 
 
+def test_a_prior_of_format_2_keeps_its_renamed_options_and_weights(tmp_path: Path):
+    written = PriorTranslator(8, 6, hidden_size=16, centered=True).eval()
+    written.initialize(seeded())
+    written.fit_whitening(torch.full((6,), 0.1), torch.diag(torch.arange(1.0, 7)))
+    written.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"hidden": config.pop("hidden_size"), "centred": config.pop("centered")}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "_format_version": 2}))
+    weights = load_file(weights_of(tmp_path))
+    weights |= {"middle": weights.pop("mean"), "axes": weights.pop("eigenvectors")}
+    save_file(weights, weights_of(tmp_path))
+    loaded = AutoTranslator.from_pretrained(tmp_path)
+    assert torch.equal(loaded(embeds()), written(embeds()))
+    assert (loaded.config["hidden_size"], loaded.config["centered"]) == (16, True)
+
+
 def test_loading_an_older_format_says_nothing(caplog: pytest.LogCaptureFixture, capfd):
     AutoTranslator.from_pretrained(FORMAT_1)
     assert not caplog.records

@@ -1,7 +1,6 @@
 """Grid of training settings."""
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -22,8 +21,8 @@ class SweepGrid:
     """Grid of settings: values for any fields of `TrainingConfig`, in every combination.
 
     Args:
-        **values: Values to try, by the name of the field; `hidden_size` and `loss` have those of
-            the reference unless they are given.
+        **values: Values to try, or one value, by the name of the field; `hidden_size` and `loss`
+            have those of the reference unless they are given.
 
     Raises:
         UserError: If there is no such field, or it has no values or one twice.
@@ -35,9 +34,13 @@ class SweepGrid:
         ['64-cosine-lr0.001', '64-cosine-lr0.01', '64-mse-lr0.001', '64-mse-lr0.01']
     """
 
-    def __init__(self, **values: Sequence[Any]):
+    def __init__(self, **values: Any):
         known = [field.name for field in fields(TrainingConfig)]
-        self.values = {**REFERENCE_GRID, **{name: tuple(own) for name, own in values.items()}}
+        given = {
+            name: tuple(own) if isinstance(own, list | tuple) else (own,)
+            for name, own in values.items()
+        }
+        self.values = {**REFERENCE_GRID, **given}
         for name, own in self.values.items():
             if name not in known:
                 raise UserError(f"Expected fields of TrainingConfig, got {name!r}.", param=name)

@@ -1,4 +1,4 @@
-"""A sweep as one web page that holds all it shows: leaderboard and learning curves."""
+"""Report of a sweep as one self-contained web page: leaderboard and learning curves."""
 
 import io
 from collections.abc import Sequence
@@ -17,29 +17,29 @@ _CONTENT = Template("""\
   <h2>Leaderboard</h2>
   $leaderboard
   <h2>Learning curves</h2>
-  <p>Left, $monitor on held-out pairs; a dot marks the epoch that was kept. Then, for each loss,
+  <p>Left, $monitor on held-out pairs; a dot marks the epoch that was kept. Right, for each loss,
   training (dashed) and held-out pairs (solid).</p>
   $picture""")
 _FOOTER = (
-    "Written by clip2clap sweep. results.csv beside this page holds every figure, and each model's "
+    "Written by clip2clap sweep. results.csv beside this page holds all metrics, and each model's "
     "folder its training.json with all epochs."
 )
 
 
 def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str) -> None:
-    """Write the page; a file of the same name is replaced.
+    """Write the page.
 
     Args:
-        path: The page.
-        results: What came of every model.
-        monitor: The figure that chose the epochs, by which the leaderboard is sorted.
+        path: HTML file; replaced if it exists.
+        results: Result of every model.
+        monitor: Metric that picked the epochs, and that sorts the leaderboard.
     """
     trained = [result for result in results if result.report is not None]
-    lost = [result.name for result in results if result.report is None]
+    diverged = [result.name for result in results if result.report is None]
     story = f"{len(trained)} translators of {len(results)}."
-    if lost:
-        story += f" Diverged, try a lower learning rate: {', '.join(lost)}."
-    text = "Learning curves of every model; results.csv holds the figures."
+    if diverged:
+        story += f" Diverged, try a lower learning rate: {', '.join(diverged)}."
+    text = "Learning curves of every model; results.csv has the metrics."
     curves = picture(_curves(trained, monitor), text, label="Learning curves") if trained else ""
     write_page(
         path,
@@ -63,7 +63,7 @@ def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
     rows = []
     ranked = [(result, result.report) for result in results if result.report is not None]
     for result, report in sorted(ranked, key=lambda pair: -pair[1].metrics[monitor]):
-        figures = report.metrics
+        metrics = report.metrics
         cells = [
             result.name,
             result.data,
@@ -72,23 +72,23 @@ def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
             f"{report.pairs['train']:,}",
             f"{report.best_epoch} of {report.epochs_run}",
             f"{report.seconds:.1f}",
-            *(f"{figures[name]:.3f}" for name in ("recall_at_1", "recall_at_5", "recall_at_10")),
-            f"{figures['mrr']:.3f}",
-            f"{figures['median_rank']:.1f}",
-            f"{figures['cosine']:.3f}",
+            *(f"{metrics[name]:.3f}" for name in ("recall_at_1", "recall_at_5", "recall_at_10")),
+            f"{metrics['mrr']:.3f}",
+            f"{metrics['median_rank']:.1f}",
+            f"{metrics['cosine']:.3f}",
             f"{report.shuffled_pairs['recall_at_10']:.3f}",
             *(f"{result.held_out[table]['recall_at_10']:.3f}" for table in tables),
         ]
         rows.append(cells)
     caption = (
-        f"The best {monitor} first. The first figures are on a model's own held-out pairs, which "
+        f"Sorted by {monitor}. The first metrics are on a model's own held-out pairs, which "
         "depend on its data; the columns “on” a table compare all models."
     )
     return table(caption, header, rows)
 
 
 def _curves(results: Sequence[SweepResult], monitor: str) -> bytes:
-    """Draw a row for each data set: the monitor, then the curves of each loss."""
+    """Plot one row per data set: the monitor, then the curves of each loss."""
     trained = [(result, result.report) for result in results if result.report is not None]
     data_sets = list(dict.fromkeys(result.data for result, _ in trained))
     losses = list(dict.fromkeys(report.settings["loss"] for _, report in trained))
@@ -113,11 +113,11 @@ def _curves(results: Sequence[SweepResult], monitor: str) -> bytes:
                     report.best_epoch, scores[report.best_epoch - 1], "o", color=line.get_color()
                 )
             axes = row[1 + losses.index(report.settings["loss"])]
-            for figures, style in (
+            for values, style in (
                 ([record.train_loss for record in report.history], "--"),
                 ([record.validation_loss for record in report.history], "-"),
             ):
-                axes.plot(epochs, figures, style, linewidth=1, color=line.get_color())
+                axes.plot(epochs, values, style, linewidth=1, color=line.get_color())
         row[0].legend(fontsize=7)
         for axes in row:
             axes.set_xlabel("Epoch")

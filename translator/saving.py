@@ -1,0 +1,230 @@
+"""Saving and loading of translators: a folder with `config.json` and one safetensors file."""
+
+import dataclasses
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.core.files import replacing
+from clip2clap.core.version import __version__
+from clip2clap.translator.checkpoint import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    find_folder,
+    load_weights,
+    read_config,
+    upgrade_config,
+    weights_file,
+)
+from clip2clap.translator.metadata import Provenance
+
+
+class SavedModule(nn.Module):
+    """Torch module that is saved, loaded and pushed to the hub as a diffusers model is.
+
+    Args:
+        provenance: Facts about the module; the library versions alone if None.
+        **options: Arguments of the subclass's `__init__`, which `config.json` keeps.
+    """
+
+    renamed_weights: ClassVar[dict[str, str]] = {}
+    """New name of each weight that older versions saved under another one."""
+
+    def __init__(self, provenance: Provenance | None = None, **options: Any):
+        super().__init__()
+        self._options = options
+        self._provenance = provenance or Provenance()
+        self.name_or_path = ""
+        """Name that the module was loaded by."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """Spaces, recipe, metrics, data and versions, which `config.json` keeps."""
+        return self._provenance
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Contents of `config.json`: class, format, options and provenance, as plain values."""
+        return {
+            "_class_name": type(self).__name__,
+            "_format_version": FORMAT_VERSION,
+            "_name_or_path": self.name_or_path,
+            **self._options,
+            **self.provenance.to_dict(),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build a translator with new weights from a config.
+
+        Args:
+            config: `config` of another translator or contents of a `config.json`, of any format.
+        """
+        config = upgrade_config(config, cls.__name__)
+        options = {name: config[name] for name in cls._option_names() if name in config}
+        return cls(**options, provenance=Provenance.from_dict(config))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        torch_dtype: torch.dtype | None = None,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+    ) -> Self:
+        """Load a translator with exactly the weights that its config describes.
+
+        Args:
+            pretrained_model_name_or_path: Folder written by `save_pretrained`, hub id, `"demo"`
+                (from CLIP to CLAP) or `"demo-back"` (from CLAP to CLIP).
+            torch_dtype: Data type of the weights; float32 if None.
+            subfolder: Folder of the translator inside a folder or repository.
+            variant: Weights variant, such as `"fp16"`.
+            revision: Branch, tag or commit on the hub.
+            token: Access token for the hub.
+            local_files_only: Use the local cache only.
+            cache_dir: Download folder; the hub's own cache if None.
+            force_download: Download again what is in the cache.
+
+        Returns:
+            The translator, on the CPU, in evaluation mode.
+
+        Raises:
+            ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
+            CheckpointError: If it is of another class, a weight is missing, unknown or of the
+                wrong shape, or its config is broken.
+        """
+        if torch_dtype is not None and not (
+            isinstance(torch_dtype, torch.dtype) and torch_dtype.is_floating_point
+        ):
+            raise UserError(
+                f"Expected torch_dtype to be such as torch.float16, got {torch_dtype!r}.",
+                param="torch_dtype",
+            )
+        folder = find_folder(
+            pretrained_model_name_or_path,
+            subfolder=subfolder,
+            variant=variant,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            cache_dir=cache_dir,
+            force_download=force_download,
+        )
+        config = read_config(folder)
+        cls._check_config(config, folder)
+        with torch.device("meta"):
+            translator = cls.from_config(config)
+        expected = {key: tuple(w.shape) for key, w in translator.state_dict().items()}
+        weights = load_weights(folder, variant, expected, renamed=cls.renamed_weights)
+        translator.load_state_dict(weights, assign=True)
+        translator.name_or_path = os.fspath(pretrained_model_name_or_path)
+        return translator.to(torch_dtype or torch.float32).eval()
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Write `config.json` and one safetensors file.
+
+        Args:
+            save_directory: Output folder; created if missing.
+            variant: Weights variant, such as `"fp16"`, which becomes part of the file name.
+            safe_serialization: Must be True: a translator is never pickled.
+
+        Raises:
+            UserError: If `save_directory` is a file, or `safe_serialization` is False.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise UserError(f"{folder} is a file; give a folder.", param="save_directory")
+        if not safe_serialization:
+            raise UserError("A translator is saved as safetensors only: leave safe_serialization.")
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {key: weight.contiguous() for key, weight in self.state_dict().items()}
+        with replacing(folder / weights_file(variant)) as partial:
+            save_file(weights, partial, metadata={"format": "pt"})
+        text = json.dumps(self.config, indent=2, sort_keys=True) + "\n"
+        with replacing(folder / CONFIG_FILE) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload translator",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        variant: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the translator to the Hugging Face hub; the repository is created if missing.
+
+        Args:
+            repo_id: Repository, such as `"owner/name"`.
+            commit_message: Summary of the commit.
+            private: Make a new repository private; the account's default if None.
+            token: Access token; the stored one if None.
+            variant: Weights variant, such as `"fp16"`.
+            create_pr: Open a pull request in place of a commit.
+
+        Returns:
+            The address of the commit.
+        """
+        from huggingface_hub import HfApi, ModelCard
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            if not api.file_exists(repo_id, "README.md"):
+                ModelCard(f"---\nlibrary_name: clip2clap\n---\n\n# {repo_id}\n").save(
+                    Path(folder) / "README.md"
+                )
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            ).commit_url
+
+    @classmethod
+    def _option_names(cls) -> list[str]:
+        return [
+            name for name in inspect.signature(cls).parameters if name not in ("self", "provenance")
+        ]
+
+    @classmethod
+    def _check_config(cls, config: Mapping[str, Any], folder: Path) -> None:
+        if config["_class_name"] != cls.__name__:
+            raise CheckpointError(
+                f"{folder} holds a {config['_class_name']}, not a {cls.__name__}. Load it with "
+                "AutoTranslator.from_pretrained."
+            )
+        known = {*cls._option_names(), *(f.name for f in dataclasses.fields(Provenance))}
+        unknown = [key for key in config if not key.startswith("_") and key not in known]
+        if unknown:
+            raise CheckpointError(
+                f"{folder} has settings that this version of clip2clap ({__version__}) doesn't "
+                f"know: {', '.join(unknown)}. It was written by version "
+                f"{config['versions'].get('clip2clap')}: install that one."
+            )
