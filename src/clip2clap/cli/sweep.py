@@ -94,7 +94,7 @@ def _grid_values(grid: GridOptions) -> dict[str, tuple[Any, ...]]:
             continue
         given = "no,yes" if (name, given) == ("center", "both") else given
         try:
-            parameter = "seeds" if name == "seed" else name
+            parameter = name
             values[parameter] = tuple(convert(part.strip()) for part in given.split(","))
         except (ValueError, KeyError) as error:
             what = "no, yes or no,yes" if name == "center" else "numbers separated by commas"
