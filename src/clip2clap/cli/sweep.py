@@ -94,8 +94,7 @@ def _grid_values(grid: GridOptions) -> dict[str, tuple[Any, ...]]:
             continue
         given = "no,yes" if (name, given) == ("center", "both") else given
         try:
-            parameter = name
-            values[parameter] = tuple(convert(part.strip()) for part in given.split(","))
+            values[name] = tuple(convert(part.strip()) for part in given.split(","))
         except (ValueError, KeyError) as error:
             what = "no, yes or no,yes" if name == "center" else "numbers separated by commas"
             raise UserError(f"expected {what}, got {given!r}.", param=name) from error
