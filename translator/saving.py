@@ -97,16 +97,15 @@ class SavedModule(nn.Module):
             revision: Branch, tag or commit on the hub.
             token: Access token for the hub.
             local_files_only: Use the local cache only.
-            cache_dir: Download folder; the hub's own cache if None.
-            force_download: Download again what is in the cache.
+            cache_dir: Download folder; the hub's cache if None.
+            force_download: Download again.
 
         Returns:
             The translator, on the CPU, in evaluation mode.
 
         Raises:
             ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
-            CheckpointError: If it is of another class, a weight is missing, unknown or of the
-                wrong shape, or its config is broken.
+            CheckpointError: If its class, its config or a weight is not as expected.
         """
         if torch_dtype is not None and not (
             isinstance(torch_dtype, torch.dtype) and torch_dtype.is_floating_point
@@ -129,8 +128,8 @@ class SavedModule(nn.Module):
         cls._check_config(config, folder)
         with torch.device("meta"):
             translator = cls.from_config(config)
-        expected = {key: tuple(w.shape) for key, w in translator.state_dict().items()}
-        weights = load_weights(folder, variant, expected, renamed=cls.renamed_weights)
+        shapes = {key: tuple(w.shape) for key, w in translator.state_dict().items()}
+        weights = load_weights(folder, variant, shapes, renamed=cls.renamed_weights)
         translator.load_state_dict(weights, assign=True)
         translator.name_or_path = os.fspath(pretrained_model_name_or_path)
         return translator.to(torch_dtype or torch.float32).eval()

@@ -75,48 +75,61 @@ def sweep(
 ) -> list[SweepResult]:
     """Train every combination of a grid on the first table, on the others together, and on all.
 
-    Rows of one item are held out together, whichever table they are in, so that all models of a
-    seed can be compared on every table's held-out pairs. A sweep that was killed resumes from its
-    last checkpoint. Under `accelerate launch` the models are spread over the processes.
+    Items are held out of all tables alike, so that models can be compared on each. A killed sweep
+    resumes from its last checkpoint; `accelerate launch` spreads the models over its processes.
 
     Args:
         table: Embedding table, its folder, or pairs.
         output: Output folder: one subfolder per translator, `results.csv` and `report.html`.
         plus: More tables, of the same encoders.
-        grid: Settings to vary; by default the reference's two widths and three losses.
+        grid: Settings to vary; the reference's two widths and three losses if None.
         base: Settings of all models; by default the reference's recipe with early stopping.
         device: Device, such as `cpu` or `cuda`; accelerate's choice if None.
         overwrite: Replace translators with other settings in `output`.
         checkpoint_seconds: Least time between two checkpoints, in seconds.
-        trackers: Names of accelerate's trackers that log the curves too, such as `tensorboard`.
+        trackers: accelerate's trackers that log the curves too, such as `tensorboard`.
         on_progress: Called after every few thousand pairs.
 
     Returns:
-        Results in the order of the grid; under `accelerate launch` in every process.
+        Results in the order of the grid, in every process.
 
     Raises:
-        UserError: If a table cannot be read or split, the tables' encoders differ, a vector is zero
-            or not finite, a setting is out of range, a tracker is not installed, or `output` holds
-            something else.
+        UserError: If the tables, a setting, a tracker or the contents of `output` do not fit.
 
     Examples:
         >>> import torch
         >>> from clip2clap.training import Pairs, SweepGrid, sweep
-        >>> pairs = Pairs(torch.randn(100, 8), torch.randn(100, 6))
-        >>> grid = SweepGrid(hidden_size=(8,), loss=("cosine", "mse"), epochs=(1,))
+        >>> pairs = Pairs(torch.randn(99, 8), torch.randn(99, 6))
+        >>> grid = SweepGrid(hidden_size=8, loss=("cosine", "mse"), epochs=1)
         >>> [result.name for result in sweep(pairs, "sweep", grid=grid, device="cpu")]
         ['pairs1-8-cosine', 'pairs1-8-mse']
     """
-    grid = grid or SweepGrid()
-    base = base or TrainingConfig.reference(patience=10)
-    if base.architecture != "mlp" or base.init_from is not None:
-        raise UserError("A sweep trains mlps from scratch: architecture='mlp', no init_from.")
-    settings = grid.settings(base)
-    folder = Path(output).expanduser()
-    _check_trackers(trackers)
+    grid, base = grid or SweepGrid(), base or TrainingConfig.reference(patience=10)
+    _check(base, trackers)
+    settings, folder = grid.settings(base), Path(output).expanduser()
     parts = read_tables([table, *plus], base)
     data_sets = {seed: make_data_sets(parts, base, seed) for seed in grid.seeds or (base.seed,)}
     accelerator = _start(device, folder, trackers)
+    jobs = _plan(folder, data_sets, settings, overwrite, accelerator)
+    accelerator.init_trackers(folder.name, config={"grid": json.dumps(grid.values)})
+    _train(jobs[accelerator.process_index], folder, accelerator, checkpoint_seconds, on_progress)
+    accelerator.wait_for_everyone()
+    results = _results(folder, parts, data_sets, settings, base)
+    if accelerator.is_main_process:
+        _write_results(folder, results, jobs, base.monitor, accelerator)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    return results
+
+
+def _plan(
+    folder: Path,
+    data_sets: dict[int, list[DataSet]],
+    settings: dict[str, TrainingConfig],
+    overwrite: bool,
+    accelerator: "Accelerator",
+) -> list[list[Job]]:
+    """Return the jobs of each process."""
     if accelerator.is_main_process:
         # Errors come, and old folders go, before anything is trained.
         list(list_models(folder, data_sets, settings, overwrite))
@@ -126,20 +139,7 @@ def sweep(
         for data, name, config, run in list_models(folder, data_sets, settings, False)
         if run.finished() is None
     ]
-    jobs = plan_jobs(models, accelerator.num_processes)
-    if trackers:
-        accelerator.init_trackers(folder.name, config={"grid": json.dumps(grid.values)})
-    mine = jobs[accelerator.process_index]
-    _train(mine, folder, accelerator, checkpoint_seconds, on_progress)
-    accelerator.wait_for_everyone()
-    results = _results(folder, parts, data_sets, settings, base)
-    if accelerator.is_main_process:
-        own = {member.name for job in mine for member in job.members}
-        others = {member.name for share in jobs for job in share for member in job.members} - own
-        _write_results(folder, results, others, base.monitor, accelerator)
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    return results
+    return plan_jobs(models, accelerator.num_processes)
 
 
 def _start(device: str | None, folder: Path, trackers: Sequence[str]) -> "Accelerator":
@@ -247,7 +247,7 @@ def _results(
 def _write_results(
     folder: Path,
     results: Sequence[SweepResult],
-    others: set[str],
+    jobs: Sequence[Sequence[Job]],
     monitor: str,
     accelerator: "Accelerator",
 ) -> None:
@@ -255,6 +255,8 @@ def _write_results(
     # It draws with matplotlib, which need not be in memory while models train.
     from clip2clap.training.sweep.report import write_sweep_page
 
+    shares = [share for index, share in enumerate(jobs) if index != accelerator.process_index]
+    others = {member.name for share in shares for job in share for member in job.members}
     for result in results:
         if result.report is not None and result.name in others:
             for record in result.report.history:
@@ -276,7 +278,9 @@ def _write_results(
         unfinished.rmdir()
 
 
-def _check_trackers(trackers: Sequence[str]) -> None:
+def _check(base: TrainingConfig, trackers: Sequence[str]) -> None:
+    if base.architecture != "mlp" or base.init_from is not None:
+        raise UserError("A sweep trains mlps from scratch: architecture='mlp', no init_from.")
     if not trackers:
         return
     from accelerate.tracking import get_available_trackers
