@@ -35,12 +35,14 @@ def encode_files(
         Embeddings, shape (n, d), float32, unit norm.
     """
     if isinstance(encoder, ClapEncoder):
-        encode: Callable[[list[Any]], Tensor] = encoder.encode_audio
-        read: Callable[[Path], Any] = load or load_audio
-        size = AUDIO_BATCH_SIZE
-    else:
-        encode, read, size = encoder.encode_image, load or load_image, IMAGE_BATCH_SIZE
-    return torch.cat([encode([read(file) for file in batch]) for batch in batched(files, size)])
+        read_audio = load or load_audio
+        batches = batched(files, AUDIO_BATCH_SIZE)
+        return torch.cat(
+            [encoder.encode_audio([read_audio(file) for file in one]) for one in batches]
+        )
+    read_image = load or load_image
+    batches = batched(files, IMAGE_BATCH_SIZE)
+    return torch.cat([encoder.encode_image([read_image(file) for file in one]) for one in batches])
 
 
 @torch.no_grad()
