@@ -242,7 +242,9 @@ def finish(
         resumed_after=resumed_after,
         seconds=seconds,
         measured_on=measured_on,
-        **metrics,
+        metrics=metrics["metrics"],
+        shuffled_pairs=metrics["shuffled_pairs"],
+        mean_vector=metrics["mean_vector"],
     )
 
 
