@@ -59,7 +59,7 @@ class Wit(Source):
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows of the language; the id is file and line."""
-        fields = list(_CAPTIONS) if self.caption_field == "auto" else [self.caption_field]
+        fields = [*_CAPTIONS] if self.caption_field == "auto" else [self.caption_field]
         splits = split_columns(self.files)
         for path in self.files:
             stem = file_stem(path)
