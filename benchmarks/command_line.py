@@ -92,8 +92,8 @@ def prepare(folder: Path) -> None:
     Image.new("RGB", (64, 64), "green").save(folder / "image.png")
     (folder / "captions.csv").write_text("id,caption\n1,a dog barks\n2,rain falls\n")
     spaces = {
-        name: EmbeddingSpace(family, f"a/{name}", "text", 8, True, name)
-        for family, name in (("clip", "clip_text"), ("clap", "clap_text"))
+        "clip_text": EmbeddingSpace("clip", "a/clip", "text", 8, True, "clip"),
+        "clap_text": EmbeddingSpace("clap", "a/clap", "text", 8, True, "clap"),
     }
     embeds = torch.nn.functional.normalize(torch.randn(64, 8))
     with TableWriter(folder / "table", spaces, dtype="float32") as writer:

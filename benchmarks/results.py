@@ -83,13 +83,13 @@ def write_pairs(data: DemoData, folder: Path, split: Split) -> None:
             audio[one.label].append(index)
     count = TRAINED_IMAGES if split == "train" else TESTED_IMAGES
     chosen = {label: draw.sample(indices, count) for label, indices in images.items()}
-    rows = [
+    rows: list[tuple[int, int, str]] = [
         (image, draw.choice(audio[label]), label)
         for label in data.class_names
         for image in chosen[label]
         for _ in range(PARTNERS[split])
     ]
-    used = [sorted({row[side] for row in rows}) for side in (0, 1)]
+    used = [sorted({row[0] for row in rows}), sorted({row[1] for row in rows})]
     image_embeds = clip.encode_image([data.images[index].load() for index in used[0]])
     audio_embeds = clap.encode_audio([_read(data.audio[index].path) for index in used[1]])
     columns = {

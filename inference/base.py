@@ -267,7 +267,7 @@ class TranslatorPipeline(DiffusionPipeline):
             changed = callback(self, index, timestep, chosen) or {}
             return {name: value for name, value in changed.items() if name in tensors}
 
-        progress_bar = cast(Callable[..., Any], self.progress_bar)
+        progress_bar = getattr(self, "progress_bar")  # noqa: B009 (a mixin: diffusers' pipelines have it)
         with progress_bar(total=self._num_timesteps * len(batches)) as bar:
             return torch.cat([generate(batch, on_step) for batch in batches])
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.space import EmbeddingSpace, Modality, require_same_model
+from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality, require_same_model
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 PathOrId = str | os.PathLike[str]
 Spaces = tuple[EmbeddingSpace | None, EmbeddingSpace | None]
 
-_MODALITIES: dict[str, Modality] = {"clip": "image", "clap": "audio"}
+_MODALITIES: dict[Family, Modality] = {"clip": "image", "clap": "audio"}
 
 
 def encoder_space(
-    encoder: "ClipEncoder | ClapEncoder | PathOrId | None", family: str, **access: Any
+    encoder: "ClipEncoder | ClapEncoder | PathOrId | None", family: Family, **access: Any
 ) -> EmbeddingSpace | None:
     """Return the space of a CLIP's image or a CLAP's audio embeddings.
 

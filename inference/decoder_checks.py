@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +26,9 @@ from clip2clap.inference.inputs import (
     is_count,
 )
 
-if TYPE_CHECKING:
-    from clip2clap.inference.audio_to_image import AudioToImagePipeline
-
 
 def check_decoder_call(
-    pipeline: "AudioToImagePipeline",
+    pipeline: Any,
     *,
     audios: list[AudioSource] | None,
     audio_embeds: Tensor | None,
@@ -89,7 +86,7 @@ def check_decoder_call(
 
 
 def _check_sources(
-    pipeline: "AudioToImagePipeline",
+    pipeline: Any,
     given: str,
     sources: dict[str, Any],
     weights: Sequence[float] | None,
@@ -119,7 +116,7 @@ def _check_sources(
 
 
 def _check_texts(
-    pipeline: "AudioToImagePipeline",
+    pipeline: Any,
     prompt: list[str] | None,
     prompt_weight: float | None,
     negative_prompt: list[str] | None,
@@ -144,9 +141,7 @@ def _check_texts(
         )
 
 
-def _check_negative_embeds(
-    pipeline: "AudioToImagePipeline", embeds: Tensor | None, count: int
-) -> None:
+def _check_negative_embeds(pipeline: Any, embeds: Tensor | None, count: int) -> None:
     if embeds is None:
         return
     if not pipeline.decoder.has_negative_embeds:
@@ -159,9 +154,7 @@ def _check_negative_embeds(
     check_one_or_each(embeds, "negative_image_embeds", count)
 
 
-def check_size(
-    pipeline: "AudioToImagePipeline", height: int | None, width: int | None
-) -> tuple[int, int]:
+def check_size(pipeline: Any, height: int | None, width: int | None) -> tuple[int, int]:
     """Return height and width in pixels, which are checked."""
     sizes = {"height": height or pipeline.decoder.size, "width": width or pipeline.decoder.size}
     for name, value in sizes.items():
@@ -174,7 +167,7 @@ def check_size(
     return sizes["height"], sizes["width"]
 
 
-def check_decoder_sizes(pipeline: "AudioToImagePipeline") -> None:
+def check_decoder_sizes(pipeline: Any) -> None:
     """Raise a `UserError` if the sizes of a pipeline's components do not match."""
     negative, memory = pipeline.negative_embedding, pipeline.retrieval_memory
     sizes = (

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +26,9 @@ from clip2clap.inference.inputs import (
     embeds_on_cpu,
 )
 
-if TYPE_CHECKING:
-    from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-
 
 def check_generator_call(
-    pipeline: "ImageToAudioPipeline",
+    pipeline: Any,
     *,
     images: list[ImageSource] | None,
     prompt: list[str] | None,
@@ -87,7 +84,7 @@ def check_generator_call(
     return count
 
 
-def _check_images(pipeline: "ImageToAudioPipeline", images: list[ImageSource]) -> None:
+def _check_images(pipeline: Any, images: list[ImageSource]) -> None:
     if pipeline.clip is None or pipeline.translator is None:
         raise UserError(
             "Images need a CLIP and a translator, and this pipeline has none: load it with "
@@ -97,7 +94,7 @@ def _check_images(pipeline: "ImageToAudioPipeline", images: list[ImageSource]) -
         raise UserError("There are no images: images is an empty list.", param="images")
 
 
-def _check_ranking(pipeline: "ImageToAudioPipeline", *, has_images: bool, has_prompt: bool) -> None:
+def _check_ranking(pipeline: Any, *, has_images: bool, has_prompt: bool) -> None:
     ranker_is_own = pipeline.generator_clap.is_model_of(pipeline.ranker)
     if pipeline.ranker is None:
         try:
@@ -124,7 +121,7 @@ def _check_ranking(pipeline: "ImageToAudioPipeline", *, has_images: bool, has_pr
         )
 
 
-def check_generator_sizes(pipeline: "ImageToAudioPipeline") -> None:
+def check_generator_sizes(pipeline: Any) -> None:
     """Raise a `UserError` if the sizes of a pipeline's components do not match."""
     if pipeline.unet.config["class_embed_type"] != "simple_projection":
         raise UserError(

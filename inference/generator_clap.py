@@ -38,7 +38,7 @@ class GeneratorClap:
 
     @property
     def is_local(self) -> bool:
-        """Whether the empty prompt can be encoded without a download."""
+        """True if the empty prompt can be encoded without a download."""
         config = self._pipeline.config
         return "" in self.text_embeds or is_clap_local(config["clap_id"], config["clap_revision"])
 

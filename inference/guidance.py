@@ -2,7 +2,7 @@
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from clip2clap.inference.inputs import (
     check_texts,
     embeds_on_cpu,
 )
-
-if TYPE_CHECKING:
-    from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
 Negative = Literal["auto", "learned", "prompt", "zero"]
 
@@ -37,7 +34,7 @@ def interval_steps(interval: tuple[float, float], num_steps: int) -> range:
 
 
 def check_negative(
-    pipeline: "ImageToAudioPipeline",
+    pipeline: Any,
     negative: str,
     prompt: list[str] | None,
     embeds: Tensor | None,
@@ -78,7 +75,7 @@ def check_negative(
         check_one_or_each(embeds, "negative_prompt_embeds", count)
 
 
-def negative_texts(pipeline: "ImageToAudioPipeline", call: Any) -> list[str] | None:
+def negative_texts(pipeline: Any, call: Any) -> list[str] | None:
     """Return the texts to guide away from; None where no text has to be encoded."""
     if call.negative_prompt is not None or call.negative_prompt_embeds is not None:
         return call.negative_prompt
@@ -88,9 +85,7 @@ def negative_texts(pipeline: "ImageToAudioPipeline", call: Any) -> list[str] | N
     return None
 
 
-def negative_embeds(
-    pipeline: "ImageToAudioPipeline", call: Any, texts: list[str] | None, count: int
-) -> Tensor:
+def negative_embeds(pipeline: Any, call: Any, texts: list[str] | None, count: int) -> Tensor:
     """Return the embeddings to guide away from, shape (count, d), float32, on the CPU."""
     if texts is not None:
         embeds = pipeline.retrieve(pipeline.encode_text(texts))

@@ -43,7 +43,7 @@ class Split:
 def split_pairs(
     pairs: Pairs, *, validation: float, seed: int, max_held_out: int = MAX_HELD_OUT
 ) -> Split:
-    """Hold out whole items, so that no caption of a training clip is among the held-out ones.
+    """Split pairs by whole items, so that no caption of a training clip is among the held-out ones.
 
     A split that the pairs name is kept. Without validation rows, or if all rows are of one split,
     items are drawn by a hash of their name: at least one, until the share or `max_held_out` rows

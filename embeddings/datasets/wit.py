@@ -59,14 +59,18 @@ class Wit(Source):
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows of the language; the id is file and line."""
-        fields = [*_CAPTIONS] if self.caption_field == "auto" else [self.caption_field]
+        columns_of_captions = [
+            (field, column)
+            for field, column in _CAPTIONS.items()
+            if self.caption_field in ("auto", field)
+        ]
         splits = split_columns(self.files)
         for path in self.files:
             stem = file_stem(path)
             for number, values in enumerate(published_records(path, "\t", _COLUMNS, "WIT")):
                 if values["language"] != self.language:
                     continue
-                found = ((f, values[_CAPTIONS[f]].strip()) for f in fields)
+                found = ((field, values[column].strip()) for field, column in columns_of_captions)
                 field, caption = next(((f, text) for f, text in found if text), (None, ""))
                 url, mime_type = values["image_url"], values["mime_type"]
                 if not mime_type and url.lower().endswith(".svg"):

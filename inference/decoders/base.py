@@ -62,7 +62,7 @@ class Request:
 
     @property
     def guided(self) -> bool:
-        """Whether classifier-free guidance is on."""
+        """True if classifier-free guidance is on."""
         return self.guidance_scale > 1
 
     def __len__(self) -> int:
@@ -96,10 +96,10 @@ class ImageDecoder(ABC):
     """Value of `decoder_kind` in a pipeline's config."""
 
     has_text_encoder: ClassVar[bool] = False
-    """Whether the UNet is conditioned on text too."""
+    """True if the UNet is conditioned on text too."""
 
     has_negative_embeds: ClassVar[bool] = False
-    """Whether guidance may steer away from a CLIP image embedding."""
+    """True if guidance may steer away from a CLIP image embedding."""
 
     def __init__(self, pipeline: Any):
         self.parts = pipeline

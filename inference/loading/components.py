@@ -89,11 +89,10 @@ def load_strictly(
     options: dict[str, Any] = {"dtype": dtype, "ignore_mismatched_sizes": True}
     if issubclass(model_class, diffusers.ModelMixin):
         options = {"torch_dtype": dtype}
+    load: Any = model_class.from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with quiet():
-            model, info = model_class.from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]
-                folder, variant=chosen, output_loading_info=True, **options
-            )
+            model, info = load(folder, variant=chosen, output_loading_info=True, **options)
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
     check_weights(

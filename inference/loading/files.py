@@ -96,8 +96,9 @@ def upgrade_index(index: dict[str, Any]) -> dict[str, Any]:
 def component_class(index: dict[str, Any], part: str) -> str | None:
     """Return the class name of a component in an index; None if it has none."""
     value = index.get(part)
-    is_component = isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
-    return value[1] if is_component else None
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):
+        return value[1]
+    return None
 
 
 def part_names(part: str) -> list[str]:

@@ -86,7 +86,7 @@ class PaintingOptions:
     """Side of a cutout in pixels; the image's short side if None."""
 
     augment: bool = True
-    """Whether to mirror, rotate, shear and tint the cutouts."""
+    """Mirror, rotate, shear and tint the cutouts at random."""
 
     total_variation: float = 1.0
     """Weight of the total variation; a larger weight gives a smoother image."""
@@ -190,7 +190,7 @@ class Painting:
         return self._latent.detach().clone()
 
     def step(self) -> float:
-        """Take one step, and return the loss before it."""
+        """Run one step, and return the loss before it."""
         options, pixels = self.options, self.surface.pixels(self._latent)
         cut = cut_out(
             pixels,

@@ -43,7 +43,8 @@ def test_training_options_are_fields_of_the_config_with_its_defaults():
         assert each.name in config
         stated = re.search(r"Default (\S+)\.$", each.metadata[KEY]["settings"]["help"])
         if stated is not None:
-            default = {False: "no"}.get(config[each.name], config[each.name])
+            default: Any = config[each.name]
+            default = "no" if default is False else default
             assert stated[1] == str(default), each.name
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -15,13 +14,11 @@ from clip2clap.core.errors import UserError
 from clip2clap.training.batches import Batches
 from clip2clap.training.checkpoint import flatten, part_of
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.losses import TranslationLoss
 from clip2clap.training.networks import new_network
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.splits import Split
-from clip2clap.training.sweep.stacked import Lone, Stack
-from clip2clap.training.trainer import new_loss
-from clip2clap.training.trainer_state import TrainerState, computes_in_bf16
+from clip2clap.training.sweep.stacked import Lone, Member, Stack
+from clip2clap.training.trainer_state import computes_in_bf16
 from clip2clap.training.validation import HeldOut
 from clip2clap.translator.mlp import MLPTranslator
 
@@ -32,35 +29,6 @@ _STRETCH = 4_096
 # Function of a stack; and the one that starts it for all stacks and returns a wait for its end.
 Work = Callable[[Stack], None]
 Start = Callable[[Work], Callable[[], None]]
-
-
-@dataclass
-class Member:
-    """Model of a group."""
-
-    name: str
-    """Name of the model."""
-
-    config: TrainingConfig
-    """Settings, resolved."""
-
-    progress: TrainerState = field(init=False)
-    """Metrics so far, and the best weights."""
-
-    loss: TranslationLoss = field(init=False)
-    """Loss of the model."""
-
-    error: str | None = None
-    """Error of a model that diverged."""
-
-    def __post_init__(self) -> None:
-        self.progress = TrainerState(self.config)
-        self.loss = new_loss(self.config)
-
-    @property
-    def is_over(self) -> bool:
-        """True when the model is finished or has diverged."""
-        return self.error is not None or self.progress.is_over
 
 
 class Group:

@@ -1,7 +1,7 @@
 """Stack of multilayer perceptrons that take their training steps as one batched computation."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,41 @@ from torch.optim.adam import adam
 
 from clip2clap.training.batches import generator_for
 from clip2clap.training.checkpoint import part_of
+from clip2clap.training.config import TrainingConfig
 from clip2clap.training.gradients import loss_and_gradient
-from clip2clap.training.trainer import add_noise
-from clip2clap.training.trainer_state import computes_in_bf16, learning_rate_at
+from clip2clap.training.losses import TranslationLoss
+from clip2clap.training.trainer import add_noise, new_loss
+from clip2clap.training.trainer_state import TrainerState, computes_in_bf16, learning_rate_at
 from clip2clap.translator.mlp import MLPTranslator
 
-if TYPE_CHECKING:
-    from clip2clap.training.sweep.group import Member
+
+@dataclass
+class Member:
+    """Model of a group."""
+
+    name: str
+    """Name of the model."""
+
+    config: TrainingConfig
+    """Settings, resolved."""
+
+    progress: TrainerState = field(init=False)
+    """Metrics so far, and the best weights."""
+
+    loss: TranslationLoss = field(init=False)
+    """Loss of the model."""
+
+    error: str | None = None
+    """Error of a model that diverged."""
+
+    def __post_init__(self) -> None:
+        self.progress = TrainerState(self.config)
+        self.loss = new_loss(self.config)
+
+    @property
+    def is_over(self) -> bool:
+        """True when the model is finished or has diverged."""
+        return self.error is not None or self.progress.is_over
 
 
 class Stack:
@@ -49,7 +77,7 @@ class Stack:
     def train(
         self, batches: Sequence[tuple[Tensor, Tensor]], bank: Tensor | None, at: int, steps: int
     ) -> None:
-        """Take a step with every model for each of some batches.
+        """Train every model by one step for each of several batches.
 
         Args:
             batches: Source and target, shapes (n, d), unit norm.

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, devices, models on disk, and what would go wrong.
+"""Diagnostics for bug reports: versions, devices, models on disk, and known problems.
 
 Nothing here imports transformers or diffusers, since a mismatched torchvision breaks them, and
 that is one of the things to find out.
@@ -72,10 +72,10 @@ class Problem:
     """`error` if the commands fail because of it, `warning` if only some uses do."""
 
     what: str
-    """What is wrong, in one sentence."""
+    """The problem, in one sentence."""
 
     remedy: str
-    """What to do about it."""
+    """The fix."""
 
     def __str__(self) -> str:
         return f"{self.what} {self.remedy}"
@@ -191,7 +191,7 @@ def _version(package: str) -> str | None:
 
 
 def _import_failure(module: str) -> str | None:
-    """Say in a line why a module cannot be imported, or None if it can."""
+    """Return in one line why a module cannot be imported, or None if it can."""
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken binary fails in whatever way it likes

@@ -42,7 +42,7 @@ class Json:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where results are written."""
+    """Output file or folder."""
 
     output: Path | None = option(
         "Output folder, or for a single image, audio file or film also a file name. By default it "

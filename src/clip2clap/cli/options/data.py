@@ -74,7 +74,7 @@ class DataOptions(Split, Limit):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(DataOptions):
-    """What is read, and from where."""
+    """Options of the source that is read."""
 
     source_format: SourceFormat = option(
         "Format of SOURCE.", default="auto", panel=DATA, was=["--format"], api=["format"]
@@ -104,7 +104,7 @@ class SourceOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
-    """Which embeddings are paired."""
+    """Options of the embeddings that are paired."""
 
     pair: PairName | None = option("Modalities to pair: the CLIP's, then the CLAP's.", panel=DATA)
     only: Literal["clip", "clap"] | None = option("Embed one side of the pair.", panel=DATA)
@@ -153,7 +153,7 @@ class DownloadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Where extraction runs."""
+    """Options of the machines that extraction runs on."""
 
     engine: Literal["local", "ray"] = option(
         "local, or ray for a cluster.", default="local", panel=RUNNING
@@ -297,6 +297,6 @@ class GenerationToEvaluate(Clip, Clap, Steps, Duration):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRun(BatchSize, Device, Dtype, Seed, Json):
-    """How an evaluation runs."""
+    """Options of a run of the evaluation."""
 
     resamples: int = option("Bootstrap resamples.", "N", default=1000, panel=RUNNING, min=100)
