@@ -26,7 +26,7 @@ _DIGITS = 16
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 # Processor settings that do not change embeddings. Conversion to RGB is among them since every
-# image is converted before the processor.
+# image is converted before preprocessing.
 _IGNORED_FIELDS = {
     "data_format",
     "device",

@@ -102,7 +102,7 @@ class TransformersClassifier:
         unknown = [label for key, label in self._labels.items() if key not in known]
         if unknown:
             raise UserError(
-                f"The classifier {model} doesn't know {', '.join(unknown[:5])}; it knows "
+                f"The classifier {model} has no label {', '.join(unknown[:5])}. It has "
                 f"{', '.join(sorted(known)[:10])}. Name folders after its labels, or choose "
                 "another classifier.",
                 param="classifier",

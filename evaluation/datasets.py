@@ -30,7 +30,7 @@ _PARAMS = {"image": "images", "audio": "recordings"}
 
 @dataclass(frozen=True)
 class DatasetItem:
-    """Input of a pipeline, with what is known of it."""
+    """Pipeline input with its metadata."""
 
     name: str
     """Path in the folder, without the suffix; or id in the table."""
@@ -70,7 +70,7 @@ class EvaluationDataset:
     """Inputs of a pipeline, and real files of the other modality."""
 
     protocol: Protocol
-    """Kind of folder, as the readers describe it; or `table`."""
+    """Evaluation protocol; see `read_image_dataset` and `read_audio_dataset`, or `table`."""
 
     items: list[DatasetItem]
     """Inputs, in order of their names or of the table."""
@@ -87,7 +87,7 @@ class EvaluationDataset:
         return sorted({item.label for item in self.items if item.label is not None})
 
     def fingerprint(self) -> str:
-        """Return a hash of the items and of what is known of them."""
+        """Return a hash of the items and their metadata."""
         known = ["\t".join(self._facts(item)) for item in self.items]
         digest = hashlib.blake2b("\n".join(known).encode(), digest_size=8)
         if self.embeddings is not None:
@@ -164,7 +164,7 @@ def read_audio_dataset(recordings: str | Path, images: str | Path | None = None)
 
 
 def audio_dataset_from_rows(rows: EvaluatedRows) -> AudioDataset:
-    """Return a table's rows as recordings of which only the embeddings are known.
+    """Return a table's rows as an audio dataset that has embeddings only.
 
     Args:
         rows: Pairs of a recording's and its image's embedding.

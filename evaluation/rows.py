@@ -25,14 +25,14 @@ UNKNOWN = "all, perhaps seen in training"
 """Name of rows that translators may have been trained on."""
 
 MOST_ROWS = 50_000
-"""Default limit of rows: every two are compared, which takes half a minute."""
+"""Default limit of rows: all pairs are compared, which is about half a minute."""
 
 _BATCH_SIZE = 65_536
 
 
 @dataclass(frozen=True)
 class EvaluatedRows:
-    """Pairs to evaluate on, with what is known of them."""
+    """Pairs to evaluate on, with their metadata."""
 
     pairs: Pairs
     """The pairs."""

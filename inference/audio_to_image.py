@@ -59,7 +59,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
     an image embedding. A seed gives the same image in any batch: see `clip2clap.inference.noise`.
 
     Args:
-        clap: CLAP audio encoder; None for a pipeline that takes CLIP embeddings only.
+        clap: CLAP audio encoder; None for a pipeline conditioned on CLIP embeddings only.
         translator: Map from the CLAP's space to the decoder's CLIP space; None like `clap`.
         clip: The decoder's own CLIP, to encode text and to rank images; None to do without.
         unet: UNet conditioned on a CLIP image embedding.
@@ -74,7 +74,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         image_noising_scheduler: Schedule of the noise that stable unCLIP adds to embeddings.
         ip_adapter: Weights by which Stable Diffusion's UNet attends to an embedding; they are
             loaded into the UNet here.
-        decoder_kind: Kind of `ImageDecoder`, see `create_decoder`.
+        decoder_kind: Name of the `ImageDecoder`, see `create_decoder`.
         clip_space: Space of the embeddings that the decoder was trained on, as from
             `EmbeddingSpace.to_dict()`; None if unknown.
         clap_id: Preset, hub id or folder of the CLAP, if it is not saved with the pipeline.

@@ -50,7 +50,7 @@ class TranslatorPipeline(DiffusionPipeline):
     """Base of pipelines that condition a diffusion model on translated embeddings."""
 
     preset_kind: ClassVar[Any]
-    """Kind of preset that names a checkpoint."""
+    """Preset type of the checkpoints."""
 
     space_setting: ClassVar[str]
     """Setting that holds the space of the generator's embeddings."""

@@ -91,7 +91,7 @@ def _check_sources(
     sources: dict[str, Any],
     weights: Sequence[float] | None,
 ) -> int:
-    """Check what the images are generated from, and return the number of items."""
+    """Check the conditions, and return the number of items."""
     source = sources[given]
     if given == "image_embeds":
         check_embeds(source, given, pipeline.embed_dim)

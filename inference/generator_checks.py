@@ -109,7 +109,7 @@ def _check_ranking(pipeline: Any, *, has_images: bool, has_prompt: bool) -> None
             ) from error
     elif not ranker_is_own and not (has_images or has_prompt):
         raise UserError(
-            "Candidates for prompt_embeds can't be ranked: they lie in the generator's space, "
+            "Candidates for prompt_embeds can't be ranked: they are in the generator's space, "
             "not in the ranker's. Give images or prompt, or num_candidates=1."
         )
     elif has_images and not ranker_is_own and pipeline.ranker_translator is None:

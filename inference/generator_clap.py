@@ -67,8 +67,8 @@ class GeneratorClap:
             self.audio_encoder = self._load("audio")
         return self.audio_encoder
 
-    def _load(self, tower: Literal["text", "audio"]) -> "ClapEncoder":
-        """Load one tower, and check that it is the one the generator was trained with."""
+    def _load(self, modality: Literal["text", "audio"]) -> "ClapEncoder":
+        """Load one modality's encoder, and check that the generator was trained with it."""
         from clip2clap.embeddings.encoders.clap import ClapEncoder
 
         config = self._pipeline.config
@@ -78,10 +78,10 @@ class GeneratorClap:
                 "embeddings instead of text, or create it with clap_id=... and clap_space=..."
             )
         encoder = ClapEncoder.from_pretrained(
-            config["clap_id"], revision=config["clap_revision"], modalities=(tower,)
+            config["clap_id"], revision=config["clap_revision"], modalities=(modality,)
         )
         if self.space is not None:
-            require_same_model(self.space, encoder.space(tower), what="The generator's own CLAP")
+            require_same_model(self.space, encoder.space(modality), what="The generator's own CLAP")
         return encoder
 
 

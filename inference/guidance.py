@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def interval_steps(interval: tuple[float, float], num_steps: int) -> range:
-    """Return the indices of the denoising steps that lie in a guidance interval.
+    """Return the indices of the denoising steps within a guidance interval.
 
     Args:
         interval: First and last fraction of the steps, such as (0.0, 0.5) for the first half; see

@@ -59,7 +59,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
     samples (`PriorTranslator`) draws one embedding per candidate, with generators of their own.
 
     Args:
-        clip: CLIP image encoder; None for a pipeline that takes embeddings and text only.
+        clip: CLIP image encoder; None for a pipeline conditioned on embeddings and text only.
         translator: Map from the CLIP's space to the generator's CLAP space; None like `clip`.
         unet: UNet conditioned on a CLAP embedding as class labels.
         vae: Autoencoder of log-mel spectrograms.

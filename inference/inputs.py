@@ -171,7 +171,7 @@ def check_interval(interval: Any, name: str) -> None:
 
 
 def check_steps(steps: Any, scheduler: Any) -> None:
-    """Raise a `UserError` unless a scheduler can take a number of steps; None is its default."""
+    """Raise a `UserError` unless a scheduler supports a number of steps; None is its default."""
     most = scheduler.config["num_train_timesteps"]
     if steps is not None and not is_count(steps, most):
         raise UserError(

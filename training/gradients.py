@@ -1,6 +1,6 @@
 """Loss of translated vectors with its gradient, written out for the reference's three losses.
 
-For a batch of 64 on a CPU, autograd's many small steps take longer than a layer's products.
+For a batch of 64 on a CPU, autograd's many small steps are slower than a layer's matrix products.
 """
 
 from collections.abc import Callable

@@ -151,7 +151,7 @@ def distinct_targets(target: Tensor) -> Tensor:
     """Return the bank of `bank_loss`.
 
     Args:
-        target: Shape (n, d), of any norm but zero; equal rows may stand in it.
+        target: Shape (n, d), of nonzero norm; rows may repeat.
 
     Returns:
         The distinct rows, shape (m, d), unit norm, float16.

@@ -1,4 +1,4 @@
-"""Training objectives: the loss of one step and the validation of an epoch, per kind of network."""
+"""Training objectives: training loss and validation of regression and diffusion translators."""
 
 import torch
 from torch import Tensor

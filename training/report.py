@@ -86,7 +86,7 @@ class TrainingReport:
     """Loss curves; empty for a closed-form fit."""
 
     best_epoch: int | None
-    """Epoch whose weights were kept; None for a closed-form fit."""
+    """Best epoch, whose weights are saved; None for a closed-form fit."""
 
     stopped_early: bool
     """True if patience ran out before the epochs did."""
@@ -116,7 +116,7 @@ class TrainingReport:
 
     @property
     def best(self) -> EpochRecord | None:
-        """Metrics of the epoch whose weights were kept."""
+        """Metrics of the best epoch."""
         return None if self.best_epoch is None else self.history[self.best_epoch - 1]
 
     def to_dict(self) -> dict[str, Any]:

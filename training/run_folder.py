@@ -68,7 +68,7 @@ class RunFolder:
         self.checkpoint.unlink(missing_ok=True)
 
     def _foreign(self) -> str | None:
-        """Return what is in the folder that this run did not write."""
+        """Return the files in the folder that this run did not write."""
         if self.checkpoint.exists():
             try:
                 run = read_values(self.checkpoint).get("run") or {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from clip2clap.core.errors import UserError
 from clip2clap.training.pairs import Pairs
 
-# Enough for a stable metric, few enough that ranking them takes a fraction of an epoch.
+# Enough for a stable metric, few enough to rank in a fraction of an epoch.
 MAX_HELD_OUT = 5_000
 
 _SPLITS = {

@@ -12,7 +12,7 @@ from clip2clap.training.pairs import Pairs
 from clip2clap.training.splits import Split, thin_out
 from clip2clap.translator.base import Translator
 
-# Ranking more after every epoch would take as long as the epoch.
+# Ranking more after every epoch would be as slow as the epoch.
 _MAX_MONITORED = 2_000
 _ROWS = 8_192
 

@@ -36,7 +36,7 @@ class Translator(SavedModule):
     """
 
     objective: ClassVar[Literal["regression", "diffusion"]] = "regression"
-    """What training minimizes: a loss of the translated vectors, or a denoising loss."""
+    """Training objective: a loss on the translated vectors, or a denoising loss."""
 
     # Too small to be worth it in a pipeline.
     _supports_group_offloading = False
@@ -198,7 +198,7 @@ class Translator(SavedModule):
         """Raise an error for embeddings of another model than the source's.
 
         Args:
-            space: Space of the embeddings. The towers of one model count as one: a translator
+            space: Space of the embeddings. The modalities of a model count as one: a translator
                 trained on captions maps images, too.
 
         Raises:

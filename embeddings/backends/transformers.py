@@ -201,7 +201,7 @@ class TransformersBackend(Backend):
     def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
         """Preprocess RGB images.
 
-        Rescaling and normalization are one step here; the processor makes several passes.
+        Rescales and normalizes in one step; transformers' image processor needs several passes.
         """
         processor = self.processors.image
         assert processor is not None

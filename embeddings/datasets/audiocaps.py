@@ -20,7 +20,7 @@ class AudioCaps(Source):
     """AudioCaps (Kim et al., 2019): captions, with the clips' audio and frames if they are there.
 
     Files are named by YouTube id and start time, such as `r1nicOVtvkQ_130.wav`. A folder of that
-    name may hold several frames, of which the middle one is used.
+    name may hold several frames, of which the central one is used.
     """
 
     captions: Path

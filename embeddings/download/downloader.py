@@ -57,14 +57,14 @@ class _Host:
     """Acquired while a connection to the server is in use."""
 
     resume_at: float = 0.0
-    """Monotonic time before which the server asked for no requests."""
+    """Monotonic time before which no request is sent to the server."""
 
     failed_rows: int = 0
     """Rows since the last success that failed after all retries."""
 
 
 class _Budget:
-    """Seconds that a row may still spend on connections, not counting waits for a free one."""
+    """Connection time left for a row, in seconds; waits for a free connection do not count."""
 
     def __init__(self, seconds: float):
         self._limit = self._left = seconds

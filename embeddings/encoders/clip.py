@@ -89,8 +89,8 @@ class ClipEncoder(Encoder):
         transform = self.backend.pixel_transform
         if size is not None and not transform.any_size and size != transform.height:
             raise UserError(
-                f"{self._space.model_id!r} takes images of {transform.width} x {transform.height} "
-                f"pixels only, got size={size}. Leave size out.",
+                f"{self._space.model_id!r} expects images of {transform.width} x "
+                f"{transform.height} pixels only, got size={size}. Leave size out.",
                 param="size",
             )
         embeds = self("image", {"pixel_values": transform(pixel_values, size)})  # (n, d)

@@ -24,7 +24,7 @@ PAIRS: dict[Pair, tuple[Column, Column]] = {
 """CLIP column and CLAP column of a pair; the caption of an audio is embedded by the CLIP."""
 
 DEFAULT_CLIP = "clip-vit-base-patch32"
-# The text tower in the default generator's checkpoint, so that translators fit that generator.
+# Text encoder of the default generator's checkpoint, so that translators fit that generator.
 DEFAULT_CLAP = "audioldm-s-full-v2"
 # A batch of 64 audios would need gigabytes in HTSAT.
 _BATCH_SIZES: dict[Modality, int] = {"text": 64, "image": 64, "audio": 16}
@@ -95,7 +95,7 @@ class EncoderPlan:
         """Return every column's space, without building a model.
 
         Raises:
-            UserError: If a model can't be found, or has no tower for a column.
+            UserError: If a model can't be found, or has no encoder for a column.
         """
         names = {"clip": self.clip, "clap": self.clap}
         return {
@@ -106,10 +106,10 @@ class EncoderPlan:
         }
 
     def load(self) -> "Encoders":
-        """Load the encoders with the towers that the columns need.
+        """Load the encoders for the modalities of the columns.
 
         Raises:
-            UserError: If a model can't be loaded, or has no tower for a column.
+            UserError: If a model can't be loaded, or has no encoder for a column.
         """
         loaded: dict[Family, ClipEncoder | ClapEncoder] = {}
         families: list[Family] = ["clip", "clap"]
@@ -119,8 +119,10 @@ class EncoderPlan:
             ]
             if not modalities:
                 continue
-            kind, name = (ClipEncoder, self.clip) if family == "clip" else (ClapEncoder, self.clap)
-            loaded[family] = kind.from_pretrained(
+            encoder, name = (
+                (ClipEncoder, self.clip) if family == "clip" else (ClapEncoder, self.clap)
+            )
+            loaded[family] = encoder.from_pretrained(
                 name, device=self.device, torch_dtype=self.weights_dtype, modalities=modalities
             )
         return Encoders(self, loaded)
@@ -132,7 +134,7 @@ class Encoders:
     def __init__(self, plan: EncoderPlan, loaded: Mapping[Family, ClipEncoder | ClapEncoder]):
         self.plan = plan
         self._loaded = loaded
-        # Raises for a missing tower before any row is read.
+        # Raises for a missing modality before any row is read.
         self.spaces = {c: self.of(c).space(modality_of(c)) for c in plan.columns}
 
     def of(self, column: Column) -> ClipEncoder | ClapEncoder:

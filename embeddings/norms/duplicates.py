@@ -20,7 +20,7 @@ _IDS_SHOWN = 10
 _BITS = 128
 _ROUNDS = 16
 _NEIGHBORS = 32
-# Rows that differ in more bits are more than 45 degrees apart, seen from the mean of all.
+# Rows that differ in more bits are more than 45 degrees apart relative to the mean.
 _MAX_DIFFERENT_BITS = _BITS // 4
 _BIT_COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
@@ -136,7 +136,7 @@ def _signatures(
     advance: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the packed signature of every row, and which rows are close to the center."""
-    # Embeddings fill a narrow cone: seen from its center, they lie in all directions.
+    # Embeddings fill a narrow cone; relative to its center, they point in all directions.
     offset = (center @ planes).astype(np.float32)
     signatures = np.empty((len(vectors), _BITS // 8), np.uint8)
     # Seen from the center, the directions of rows this close are noise. Any two of them are

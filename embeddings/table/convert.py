@@ -255,7 +255,7 @@ def _pair_column(table: EmbeddingTable, family: Family, named: str | None) -> st
     if len(columns) != 1:
         raise UserError(
             f"{table.folder} has {len(columns)} {family.upper()} columns "
-            f"({', '.join(columns) or 'none'}); a pair takes one. Name it.",
+            f"({', '.join(columns) or 'none'}); expected exactly one. Name it.",
             param=family,
         )
     return columns[0]

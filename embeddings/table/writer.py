@@ -196,8 +196,8 @@ class TableWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is None:
             self.close()
             return
         with contextlib.ExitStack() as stack:
@@ -371,7 +371,7 @@ class TableWriter:
             size += file_bytes
         failures = self._state.failures
         if failures and [file.name for file, _ in failures] != [FAILURES_FILE]:
-            # Its first rows are the old ones, so the state of before still reads it correctly.
+            # The old rows come first, so the previous state still describes the file correctly.
             with replacing_durably(self.folder / FAILURES_FILE) as temporary:
                 target = pq.ParquetWriter(temporary, FAILURES_SCHEMA)
                 with target:

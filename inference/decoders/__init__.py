@@ -24,7 +24,7 @@ def create_decoder(pipeline: Any, kind: str) -> "ImageDecoder":
         kind: `"demo"`, `"kandinsky-2-2"`, `"stable-unclip"` or `"ip-adapter"`.
 
     Raises:
-        UserError: If the kind is unknown.
+        UserError: If `kind` is unknown.
     """
     if kind not in _DECODERS:
         raise UserError(

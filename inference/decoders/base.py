@@ -1,4 +1,4 @@
-"""Interface of the image decoders and the requests they take."""
+"""Base class of the image decoders, and their requests."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -277,11 +277,11 @@ class TextDecoder(ImageDecoder):
         }
 
     def embed(self, request: Request) -> Tensor:
-        """Return the embeddings as the UNet takes them, shape (n, ...)."""
+        """Return the embeddings in the format of the UNet, shape (n, ...)."""
         return request.embeds
 
     def _encode_text(self, texts: Sequence[str] | None, count: int) -> Tensor:
-        """Encode texts, shape (n, tokens, d); None stands for the empty text."""
+        """Encode texts, shape (n, tokens, d); None is the empty text."""
         tokenizer, encoder = self.parts.tokenizer, self.parts.text_encoder
         texts = list(texts) if texts is not None else [""] * count
         unique = list(dict.fromkeys(texts))

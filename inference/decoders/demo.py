@@ -1,4 +1,4 @@
-"""Demo decoder: a UNet that takes the embedding as class labels."""
+"""Demo decoder: a UNet conditioned on the embedding as class labels."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from clip2clap.inference.denoising import Tensors
 
 
 class DemoDecoder(EmbeddingDecoder):
-    """Latent diffusion decoder that takes the CLIP embedding as class labels.
+    """Latent diffusion decoder conditioned on the CLIP embedding as class labels.
 
     Guidance steers away from the pipeline's `negative_embedding`, learned in training.
     """

@@ -40,6 +40,6 @@ class KandinskyDecoder(EmbeddingDecoder):
     def to_pixels(self, latents: Tensor) -> Tensor:
         """Decode latents to images (n, 3, height, width) in [0, 1]."""
         vae = self.parts.vae
-        # Without quantization, as in Kandinsky: the UNet's latents lie between codebook entries.
+        # Without quantization, as in Kandinsky: the UNet's latents are between codebook entries.
         decoded = vae.decode(latents.to(vae.dtype), force_not_quantize=True, return_dict=False)[0]
         return unit_range(decoded)

@@ -21,7 +21,7 @@ class UnclipDecoder(TextDecoder):
 
     @property
     def embed_dim(self) -> int:
-        """Embedding dimension; the UNet takes as many values again for the noise level."""
+        """Embedding dimension; half the UNet's input, the other half encodes the noise level."""
         return self.parts.unet.config["projection_class_embeddings_input_dim"] // 2
 
     @property

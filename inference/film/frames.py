@@ -67,12 +67,12 @@ class DecodedFrames:
         self._count = 0
 
     def __call__(self, embeds: Tensor) -> np.ndarray:
-        """Generate the next frames, one for each embedding of shape (n, d)."""
+        """Generate the next frames, one per embedding, from embeddings (n, d)."""
         angles = self._angle * torch.arange(self._count, self._count + len(embeds))
         self._count += len(embeds)
         angles = angles.view(-1, 1, 1, 1)
         latents = angles.cos() * self._noise[0] + angles.sin() * self._noise[1]
-        # Latents are not ranked, which would take longer than generating them.
+        # Latents are not ranked: ranking would be slower than generating them.
         generated = self.pipeline(
             image_embeds=embeds,
             latents=latents,
@@ -92,7 +92,7 @@ class PaintedFrames:
         surface: Decoder from latents to pixels, such as a `Canvas`.
         clip: CLIP that encodes pixels.
         options: Size of the film.
-        painting: Painting options per frame; the first frame takes more iterations.
+        painting: Painting options per frame; the first frame has more iterations.
         latent: Latent to start from, shape (1, channels, rows, columns).
         seed: Seed of the cutouts.
     """

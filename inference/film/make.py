@@ -1,4 +1,4 @@
-"""Make a film that follows audio."""
+"""Audio-reactive video generation."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -42,18 +42,18 @@ def make_film(
     options: FilmOptions,
     on_frames: Callable[[int], None] | None = None,
 ) -> Film:
-    """Make a film that follows one audio file, or several one after another.
+    """Generate a film that follows one audio file, or several in sequence.
 
-    Audio encoding, generation and video encoding each run in a thread and pass on batches, so that
+    Audio encoding, generation and video encoding each run in a thread and exchange batches, so that
     memory does not grow with the film's length.
 
     Args:
-        path: MP4 file to write, whole or not at all; its folder must exist.
-        audios: Audio files, as `load_audio` takes them, of any length.
+        path: MP4 file, written atomically; its folder must exist.
+        audios: Audio files of any length, as accepted by `load_audio`.
         embed: Encodes windows of the audio.
         make_frames: Generates frames.
         options: Options of the film.
-        on_frames: Called with the number of frames, each time some more are written.
+        on_frames: Called with the number of frames, after each batch is written.
 
     Raises:
         UserError: If a file is unreadable, or all audio is silent.

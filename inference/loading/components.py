@@ -14,7 +14,7 @@ from clip2clap.embeddings.weights import check_weights
 from clip2clap.inference.loading.files import component_class, part_folder
 
 HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
-"""Components that take most time and memory, to which a pipeline's `torch_dtype` applies."""
+"""Components that dominate time and memory, to which a pipeline's `torch_dtype` applies."""
 
 DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
 
@@ -38,7 +38,7 @@ def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
     """Return a function from a component's name to its dtype.
 
     `"auto"` is `fastest_dtype()`, except for the vocoder, which stays in float32: in bfloat16 its
-    noise lies only some 38 dB below the audio, for a tenth of the time.
+    noise is only about 38 dB below the audio, and the vocoder is a tenth of the run time.
 
     Args:
         choice: A pipeline's `torch_dtype`; a single dtype is for `HEAVY_PARTS`.

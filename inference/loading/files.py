@@ -32,11 +32,11 @@ def fetch_folder(
     Args:
         name: Folder, or repository id on the hub.
         parts: Subfolders needed beside `model_index.json`.
-        kind: Kind of preset, for the messages.
+        kind: Model type, for the messages.
         variant: Weights' variant, such as `"fp16"`; plain weights for a component without it.
         revision: Branch, tag or commit on the hub.
         token: Access token for a private repository.
-        local_files_only: Whether to use only what is on disk.
+        local_files_only: Whether to use only local files.
 
     Raises:
         ModelNotFoundError: If there is no such folder or repository, or the hub is unreachable.

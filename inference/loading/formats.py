@@ -273,7 +273,7 @@ def _zero_image(clip: "ClipEncoder | None") -> "LearnedNegativeEmbedding | None"
     pixels = torch.zeros_like(cast(dict[str, Tensor], gray)["pixel_values"])
     with torch.no_grad():
         vector = clip("image", {"pixel_values": pixels})[0].float().cpu()
-    return LearnedNegativeEmbedding.from_vector(vector, origin="picture of zeros")
+    return LearnedNegativeEmbedding.from_vector(vector, origin="image of zeros")
 
 
 _KANDINSKY = DecoderFormat("kandinsky-2-2", 4.0, vae="movq")

@@ -47,7 +47,7 @@ class IPAdapterWeights:
             pretrained_model_name_or_path: Safetensors file, folder that `save_pretrained` wrote, or
                 OWNER/REPOSITORY/PATH on the hub.
             token: Access token for a private repository.
-            local_files_only: Whether to use only what is on disk.
+            local_files_only: Whether to use only local files.
 
         Raises:
             ModelNotFoundError: If there is no such file on disk and none can be downloaded.
@@ -82,7 +82,7 @@ class IPAdapterWeights:
         return self.tensors[_PROJECTION].shape[1]
 
     def by_part(self) -> dict[str, dict[str, Tensor]]:
-        """Return the weights as diffusers' `load_ip_adapter` takes them."""
+        """Return the weights in the format of diffusers' `load_ip_adapter`."""
         parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
         for name, value in self.tensors.items():
             part, _, rest = name.partition(".")

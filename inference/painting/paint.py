@@ -116,8 +116,8 @@ class PaintingOptions:
 def default_cut_size(clip: ClipEncoder) -> int:
     """Return the cutout size at which a CLIP is fast and still accurate.
 
-    A convolutional tower takes half its own size, for a quarter of the time; a transformer takes
-    its own size only.
+    Half the native size for a convolutional encoder, at a quarter of the cost; the native size for
+    a transformer.
     """
     return clip.image_size // 2 if clip.takes_any_size else clip.image_size
 
@@ -204,7 +204,7 @@ class Painting:
             loss = loss + options.total_variation * total_variation(pixels)
         if options.codebook:
             loss = loss + options.codebook * self.surface.distance(self._latent)
-        # Of the latent alone, so that the networks' weights take no memory for a gradient.
+        # Gradient of the latent only: gradients of the networks' weights would need memory.
         (self._latent.grad,) = torch.autograd.grad(loss, self._latent)
         self._adam.step()
         self.iteration += 1

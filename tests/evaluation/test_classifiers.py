@@ -47,7 +47,7 @@ def test_a_classifier_of_transformers_judges_among_the_kinds(tmp_path: Path) -> 
     classifier = TransformersClassifier(tmp_path, ["dog", "sea wave"])
     wave = np.sin(np.arange(RATE) / 5).astype(np.float32)
     assert classifier([(wave, RATE), (wave, 8000)], torch.zeros(2, 1)) == ["sea wave"] * 2
-    with pytest.raises(UserError, match="doesn't know frog"):
+    with pytest.raises(UserError, match="has no label frog"):
         TransformersClassifier(tmp_path, ["dog", "frog"])
     with pytest.raises(UserError, match="can't be loaded"):
         TransformersClassifier(tmp_path / "none", ["dog"])

@@ -111,7 +111,7 @@ def pipe(loaded):
 
 @pytest.fixture
 def hearing_pipe(loaded_hearing):
-    """A pipeline whose generator's own CLAP has an audio tower, as MusicLDM's does."""
+    """A pipeline whose generator's own CLAP has an audio encoder, as MusicLDM's does."""
     return joined(loaded_hearing)
 
 

@@ -34,7 +34,7 @@ Start = Callable[[Work], Callable[[], None]]
 class Group:
     """Resumable training of models together: the same pairs, in the same batches.
 
-    On a GPU models of one width and schedule are stacked: they take their steps as one batched
+    On a GPU models of one width and schedule are stacked: they are trained as one batched
     computation (`torch.func`), and a model that stops leaves its stack. A CPU would gain nothing
     from that: there every model is trained alone by `Lone`, as many at a time as torch has threads
     (see `benchmarks/training.py`).

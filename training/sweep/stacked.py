@@ -1,4 +1,4 @@
-"""Stack of multilayer perceptrons that take their training steps as one batched computation."""
+"""Stack of multilayer perceptrons that are trained as one batched computation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class Member:
 
 
 class Stack:
-    """Perceptrons of one width and schedule that take their steps together; or one alone.
+    """Stack of one or more perceptrons of one width and schedule, optimized together.
 
     Args:
         members: The models.
@@ -187,7 +187,7 @@ class Lone(Stack):
     """One perceptron on a CPU, with the forward and the backward pass written out.
 
     All its weights are one tensor, and so are their gradients, which the backward pass writes into:
-    Adam takes one pass over both, and a step allocates nothing but what the loss needs.
+    Adam updates both in one pass, and only the loss allocates memory.
 
     Args:
         members: The model.
@@ -250,7 +250,7 @@ class Lone(Stack):
 
     @torch.no_grad()
     def _step(self, rate: float) -> None:
-        # The optimizer's own step takes four times as long for the same arithmetic, and blocks
+        # The optimizer's own step is four times slower for the same arithmetic, and blocks
         # the other threads meanwhile.
         parameters = self.optimizer.param_groups[0]["params"]
         states = [self.optimizer.state[parameter] for parameter in parameters]

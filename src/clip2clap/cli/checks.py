@@ -66,7 +66,7 @@ def parse_weighted(
     Args:
         items: Values such as `dog.wav:0.7`.
         param: Name of the option's field.
-        example: What is expected, for the message.
+        example: Expected value, for the message.
 
     Raises:
         UserError: If a weight is no number.

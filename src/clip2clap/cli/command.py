@@ -1,6 +1,6 @@
 """Declaration of verbs: option groups as dataclasses, old spellings, errors that name options.
 
-typer reads the options of a verb from the signature of its function. Here a verb takes dataclasses,
+typer reads the options of a verb from its function's signature. Here the parameters are dataclasses,
 each a group of options whose fields are declared with `option` and `argument`. `add_verb` puts the
 fields of all groups into the signature that typer reads, and calls the verb with filled groups.
 """
@@ -64,7 +64,7 @@ def argument(help: str, metavar: str, *, required: bool = False, api: Sequence[s
 
 
 def add_verb(app: typer.Typer, verb: Callable[..., None]) -> None:
-    """Add a function that takes dataclasses of options as a verb of its name."""
+    """Register a function of option dataclasses as the verb of its name."""
     groups = {each.name: each.annotation for each in inspect.signature(verb).parameters.values()}
     declared = declared_options(verb)
 
@@ -108,7 +108,7 @@ def add_verb(app: typer.Typer, verb: Callable[..., None]) -> None:
 
 
 def declared_options(verb: Callable[..., None]) -> dict[str, Field[Any]]:
-    """Return the fields of all groups of options that a verb takes, by name."""
+    """Return the fields of a verb's option groups, by name."""
     groups = (each.annotation for each in inspect.signature(verb).parameters.values())
     return {each.name: each for group in groups for each in fields(group)}
 

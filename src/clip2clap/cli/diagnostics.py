@@ -200,7 +200,7 @@ def _import_failure(module: str) -> str | None:
 
 
 def _unmet_requirements() -> list[Problem]:
-    """Compare what clip2clap declares with what is installed."""
+    """Compare the declared dependencies with the installed packages."""
     problems = []
     for line in metadata.requires("clip2clap") or []:
         requirement = Requirement(line)
@@ -278,12 +278,12 @@ def _device_problems() -> list[Problem]:
 
 
 def _devices() -> list[dict[str, Any]]:
-    """List where models can run, the processor first."""
+    """List the devices, the CPU first."""
     if _import_failure("torch"):
         return []
     import torch
 
-    # Older versions of torch cannot tell what the processor is.
+    # Older versions of torch do not report the CPU's name.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     name = capabilities.get("cpu_name") or platform.processor() or platform.machine()
     bfloat16 = any(
@@ -313,7 +313,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _models() -> tuple[list[dict[str, Any]], list[Problem]]:
-    """List the demo models and the presets with what each takes on disk."""
+    """List the demo models and the presets with their sizes on disk."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     problems = []
@@ -373,7 +373,7 @@ def _memory() -> dict[str, int]:
 
 
 def _disk() -> dict[str, Any]:
-    """Measure what is free where models are downloaded to."""
+    """Measure the free disk space of the download folder."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
@@ -396,7 +396,7 @@ def _space_problems(memory: dict[str, int], disk: dict[str, Any]) -> list[Proble
             Problem(
                 "warning",
                 f"Only {_size(disk['free'])} are free for {disk['folder']}.",
-                "Real models take 1 to 6 GiB each: free some, or name another folder in HF_HOME.",
+                "Real models need 1 to 6 GiB each: free some, or name another folder in HF_HOME.",
             )
         )
     return problems

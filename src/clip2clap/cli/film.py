@@ -81,7 +81,7 @@ def make_films(
     *,
     as_json: bool,
 ) -> None:
-    """Make films one by one, and end the verb; a film that cannot be made is skipped.
+    """Generate films one by one, and exit; a film that fails is skipped.
 
     Args:
         pipeline: Pipeline that decodes the frames.
@@ -185,7 +185,7 @@ def _make_film(
     frames: Any,
     console: Console,
 ) -> "Film":
-    """Make a film of one input, or of several one after another.
+    """Generate a film of one input, or of several in sequence.
 
     Raises:
         UserError: If an input cannot be read, or all is silent.

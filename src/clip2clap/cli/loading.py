@@ -25,7 +25,7 @@ _GENERATORS = ("ImageToAudioPipeline", "AudioLDMPipeline", "MusicLDMPipeline")
 
 
 def check_models(models: Any) -> None:
-    """Check the names of models, and of the folders that exist what they hold.
+    """Check the names of models, and the contents of existing folders.
 
     Raises:
         UserError: If a name cannot be a model's, or a generator's folder holds something else.

@@ -81,7 +81,7 @@ def load_translators(names: list[str]) -> Loaded:
 
 
 def families_of(translators: Loaded) -> tuple[str, str]:
-    """Return the translators' source and target family; CLIP and CLAP if they do not say.
+    """Return the translators' source and target family; CLIP and CLAP if unknown.
 
     Returns:
         `("clip", "clap")` for audio from images, `("clap", "clip")` for images from audio.
@@ -171,7 +171,7 @@ def measure_generation(
         illustrations: Illustrations so far.
         folder: Folder of the report; generated files go into `audio` or `images` in it.
         request: Models, folders and options.
-        rows: Rows of the table, for images without a folder of recordings.
+        rows: Rows of the table, for images without a folder of audio.
 
     Returns:
         Results, and illustrations with the examples.

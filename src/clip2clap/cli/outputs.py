@@ -1,4 +1,4 @@
-"""Output files: names that are free, and what is written under them."""
+"""Output files: unused names, and writing of audio and images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _FORMATS = {"audio": get_args(AudioFormat), "image": get_args(ImageFormat), "fil
 
 @dataclass
 class Destination:
-    """Folder that files are written to, under names that are free."""
+    """Folder that files are written to, under unused names."""
 
     folder: Path
     """The folder."""
@@ -41,11 +41,11 @@ class Destination:
     """Names given in this run, which are given once even with `overwrite`."""
 
     def reserve(self, stem: str, suffixes: Sequence[str]) -> str:
-        """Return a stem that is free, and reserve it.
+        """Reserve an unused stem, and return it.
 
         Args:
             stem: Preferred stem, unless the only file's name was given.
-            suffixes: What follows the stem in each file that is going to be written.
+            suffixes: Endings of the files to write, after the stem.
         """
         from clip2clap.core.files import free_stem
 

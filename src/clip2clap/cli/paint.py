@@ -54,7 +54,7 @@ def paint(
     run: PaintRun,
     init: InitImage,
 ) -> None:
-    """Optimize an image towards audio, as CLIP sees it.
+    """Optimize an image towards audio in CLIP's embedding space.
 
     The latent of an autoencoder is optimized, without an image decoder, until random cutouts of the
     image are close to the translated embedding of the audio and to the further targets.

@@ -86,7 +86,7 @@ class Painter:
 
 
 def load_painter(models: PainterOptions, *, has_audio: bool, device: "torch.device") -> Painter:
-    """Load the models that paint; of a decoder only the parts that are not named apart.
+    """Load the models of painting; from a decoder only the parts that are not named separately.
 
     Raises:
         UserError: If a part is neither named nor in the decoder, cannot be found, or does not fit

@@ -31,7 +31,7 @@ class RunReport:
     """The options, with the defaults of those that were not given."""
 
     results: dict[str, list[dict[str, Any]]]
-    """Entries of the outputs, by what they are."""
+    """Entries of the outputs, by output type."""
 
     skipped: list[dict[str, Any]] = field(default_factory=list)
     """Inputs that could not be used, with the reasons."""
@@ -49,10 +49,10 @@ class RunReport:
         typer.echo(f"skipped: {line}", err=True)
 
     def summary(self, made: str, done: int, count: int) -> str:
-        """Return a line with what was made and what was not.
+        """Return a one-line summary of the outputs and the skipped inputs.
 
         Args:
-            made: What was made.
+            made: Description of the outputs.
             done: Inputs with an output.
             count: Inputs in all.
         """

@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Set the C library to reuse freed memory rather than return it to the kernel.
 
     On CPU a network allocates and frees buffers of many megabytes at every layer. By default glibc
-    returns each to the kernel, which clears every page again; that can take longer than the
+    returns each to the kernel, which clears every page again; that can be slower than the
     arithmetic (`python benchmarks/allocator.py`). With this setting up to 2 GB of freed memory stay
     with the process.
 

@@ -49,10 +49,10 @@ def map_ahead(
 
 
 def read_ahead(items: Iterable[Item]) -> Generator[Item]:
-    """Yield items while a thread reads the next one, and no more than one.
+    """Yield items while a thread reads ahead by one item.
 
     The thread is a daemon, so that an interrupted run does not wait for a slow server; when the
-    generator is closed, the thread ends with the item at hand and closes the iterator.
+    generator is closed, the thread stops after the current item and closes the iterator.
     """
     wanted = threading.Semaphore(1)
     results: SimpleQueue[tuple[str, Any]] = SimpleQueue()

@@ -152,7 +152,7 @@ class Client:
         if encoding.strip().lower() not in ("", "identity"):
             raise FetchError(f"sent in the encoding {encoding[:40]!r}, which was not requested")
         limit = float("inf") if self._max_bytes is None else self._max_bytes
-        # The header is believed where it says too much, never where it says little.
+        # A content-length above the limit is rejected; a small one is not trusted.
         size = int(response.headers.get("content-length", 0))
         parts, received = [], 0
         if size <= limit:
@@ -230,7 +230,7 @@ class _CheckedTransport(httpx.AsyncHTTPTransport):
     def __init__(self, connections: int, allow_private: bool):
         context = httpx.create_ssl_context()
         super().__init__(verify=context)
-        # httpx takes no network backend, but its pool does.
+        # httpx has no parameter for a network backend, but its pool does.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             max_connections=connections,

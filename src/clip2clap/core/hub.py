@@ -23,8 +23,8 @@ def list_hub_files(
 ) -> Listing:
     """List a repository's files in one request with a time limit.
 
-    The hub client's own listing tries again for minutes, and its downloads wait for ever where a
-    network swallows what is sent.
+    The hub client's own listing retries for minutes, and its downloads never time out where a
+    firewall drops packets.
 
     Args:
         repo_id: Id of the repository.
@@ -81,7 +81,7 @@ def fetch(
         token: Credentials for a private repository.
         local_files_only: Send no request.
         cache_dir: Folder of downloads, in place of the hub's own cache.
-        force_download: Download even what is on disk already.
+        force_download: Download files again that are on disk already.
         listed: What `list_hub_files` returned before.
 
     Raises:

@@ -48,7 +48,7 @@ CLIP_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "image_to_audio" / "clip"),
         _DEMO_LICENSE,
-        "small, comes with the package, knows 23 classes",
+        "small, comes with the package, 23 classes",
     ),
     Preset(
         "clip-vit-base-patch32",
@@ -76,19 +76,19 @@ CLAP_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "clap"),
         _DEMO_LICENSE,
-        "small, comes with the package, knows 23 classes",
+        "small, comes with the package, 23 classes",
     ),
     Preset(
         "clap-htsat-unfused",
         "laion/clap-htsat-unfused",
         "Apache-2.0",
-        "512-d, with an audio tower; not the CLAP inside AudioLDM",
+        "512-d, with an audio encoder; not the CLAP inside AudioLDM",
     ),
     Preset(
         "larger-clap-general",
         "laion/larger_clap_general",
         "Apache-2.0",
-        "512-d, with an audio tower; general audio, music and speech",
+        "512-d, with an audio encoder; general audio, music and speech",
     ),
 )
 
@@ -97,7 +97,7 @@ GENERATOR_PRESETS = _by_id(
         "demo",
         str(DEMO_FOLDER / "image_to_audio"),
         _DEMO_LICENSE,
-        "small, comes with the package, knows 23 classes",
+        "small, comes with the package, 23 classes",
     ),
     Preset("audioldm-s-full-v2", "cvssp/audioldm-s-full-v2", _CC_BY_NC_SA, "the smallest AudioLDM"),
     Preset("audioldm-m-full", "cvssp/audioldm-m-full", _CC_BY_NC_SA, "the medium AudioLDM"),
@@ -157,11 +157,11 @@ _OTHER_LIBRARIES = ("open_clip:", "laion_clap:")
 
 
 def resolve(name: str, kind: Kind) -> str:
-    """Return the hub id or local folder that a name stands for.
+    """Return the hub id or local folder of a name.
 
     Args:
         name: Preset, hub id or folder.
-        kind: Kind of the model; one name may be a preset of several ("demo").
+        kind: Model type; one name may be a preset of several types ("demo").
 
     Returns:
         Hub id or demo folder of a preset; any other name as it is.
@@ -176,11 +176,11 @@ def resolve(name: str, kind: Kind) -> str:
 
 
 def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
-    """Check that a name can stand for a model, without loading it or asking the hub.
+    """Check that a name may refer to a model, without loading it or a request to the hub.
 
     Args:
         name: Preset, hub id or folder.
-        kind: Kind of the model.
+        kind: Model type.
         param: Name of the parameter, for the error.
 
     Raises:
@@ -203,7 +203,7 @@ def suggestion(name: str, kind: Kind) -> str:
 
     Args:
         name: The name that was not found; it is never suggested itself.
-        kind: Kind of the model.
+        kind: Model type.
     """
     presets = [each for each in _PRESETS[kind] if each != name]
     close = difflib.get_close_matches(Path(name).name, presets, n=1)
@@ -213,7 +213,7 @@ def suggestion(name: str, kind: Kind) -> str:
 
 
 def names_of(kind: Kind) -> tuple[str, ...]:
-    """Return the names of the presets of a kind."""
+    """Return the names of the presets of a model type."""
     return tuple(_PRESETS[kind])
 
 

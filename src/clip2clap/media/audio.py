@@ -24,7 +24,7 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
 """Suffixes of the videos that are read from a folder."""
 
 MAX_SECONDS = 1800
-"""Most seconds that are read at once; hours of audio would take gigabytes."""
+"""Maximum duration read into memory, in seconds; hours of audio would need gigabytes."""
 
 SILENCE = 2.0**-14
 """Largest distance of a silent waveform's samples from their mean: two steps of 16 bits."""
@@ -38,11 +38,11 @@ _PEAKS = {"wav": 1.0, "flac": 1.0, "ogg": 10 ** (-1 / 20)}
 # Naming the formats keeps FFmpeg's rarer readers, some of which follow addresses in a file, away
 # from files of unknown origin.
 _CONTAINERS = "mov,matroska,aac,mp3,ogg,wav,flac,aiff,w64,caf,asf,avi,mpegts,mpeg,flv,amr"
-# Only these say how long they are; elsewhere FFmpeg guesses it from the bit rate.
+# Only these store their duration; elsewhere FFmpeg estimates it from the bit rate.
 _MEASURED_CONTAINERS = ("mov", "matroska")
 # Decoders of lossy formats need what comes before to get a sample right.
 _LEAD_IN_SECONDS = 0.5
-# A file that holds less than this share of what it announces was truncated.
+# A file with less than this share of its declared duration is truncated.
 _WHOLE_SHARE = 0.95
 
 
@@ -86,7 +86,7 @@ def load_audio(
         file.seek(0)
         try:
             samples, sampling_rate = _by_soundfile(file, name, start, seconds)
-        # Of bare samples, which is what it takes a name in .raw for, soundfile asks for the rate.
+        # soundfile treats a name in .raw as headerless samples, and requires their sampling rate.
         except (soundfile.LibsndfileError, TypeError):
             file.seek(0)
             samples, sampling_rate = _by_ffmpeg(file, name, start, seconds)
@@ -117,8 +117,8 @@ def stream_audio(
         mono audio are equal.
 
     Raises:
-        UnreadableAudioError: As for `load_audio`, except for the length; damage in the middle is
-            found on the way.
+        UnreadableAudioError: As for `load_audio`, except for the length; damage after the start
+            is found while reading.
 
     Examples:
         >>> blocks = list(stream_audio("bark.wav", sampling_rate=16_000, seconds=0.25))
@@ -326,7 +326,7 @@ def _stereo_blocks(file: BinaryIO, name: str, sampling_rate: int) -> Iterator[np
 
     with _ffmpeg(file, name) as container:
         stream = container.streams.audio[0]
-        # FFmpeg would turn a mono recording down on its way to stereo.
+        # FFmpeg would attenuate mono audio when converting it to stereo.
         layout = "mono" if stream.channels == 1 else "stereo"
         resampler = av.AudioResampler(
             format="fltp", layout=layout, rate=sampling_rate, frame_size=_STREAM_BLOCK

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
-"""Most pixels of an image; decoding more would take gigabytes."""
+"""Maximum pixels of an image; decoding more would need gigabytes."""
 
 MAX_ASPECT = 100
-"""Largest ratio of an image's sides; resizing the short side up would take gigabytes."""
+"""Largest ratio of an image's sides; upsampling the short side would need gigabytes."""
 
 MAX_DOWNLOAD_BYTES = 50_000_000
 """Most bytes of a download."""

@@ -9,10 +9,10 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 
 IMAGE_PROMPT = "a photo of a {}"
-"""Text by which CLIP knows a label."""
+"""Prompt template of a label for CLIP."""
 
 AUDIO_PROMPT = "the sound of a {}"
-"""Text by which CLAP knows a label."""
+"""Prompt template of a label for CLAP."""
 
 
 def nearest_labels(

@@ -15,7 +15,7 @@ def brisque(image: Image.Image) -> float | None:
     """Compute BRISQUE, a score from natural scene statistics: 0 is best, 100 is worst.
 
     Mittal, Moorthy and Bovik (2012), https://doi.org/10.1109/TIP.2012.2214050, as the `brisque`
-    package computes it. It was fitted to photographs of half a megapixel: for small images use it
+    package computes it. It was fitted to images of half a megapixel: for small images use it
     for comparisons only.
 
     Args:

@@ -1,4 +1,4 @@
-"""Faster inference of transformers' EfficientNet, the demo CLIP's image tower."""
+"""Faster inference of transformers' EfficientNet, the demo CLIP's image encoder."""
 
 from functools import partial
 from typing import Any

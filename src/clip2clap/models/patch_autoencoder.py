@@ -56,7 +56,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pictures(
-        cls, pictures: Tensor, *, latent_channels: int = 32, patch_size: int = 8
+        cls, images: Tensor, *, latent_channels: int = 32, patch_size: int = 8
     ) -> Self:
         """Fit the principal components of images' patches.
 
@@ -64,7 +64,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         that brings all of them together to unit scale: visible components weigh more.
 
         Args:
-            pictures: Images, shape (n, channels, height, width), sides multiples of the patch
+            images: Images, shape (n, channels, height, width), sides multiples of the patch
                 size: uint8, scaled from [0, 255] to [-1, 1], or floating point, such as log-mel
                 spectrograms of one channel, unscaled.
             latent_channels: Components to keep.
@@ -73,13 +73,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             UserError: If the shape or dtype is another.
         """
-        is_bytes, is_floats = pictures.dtype == torch.uint8, pictures.is_floating_point()
-        if pictures.ndim != 4 or not len(pictures) or not (is_bytes or is_floats):
+        is_bytes, is_floats = images.dtype == torch.uint8, images.is_floating_point()
+        if images.ndim != 4 or not len(images) or not (is_bytes or is_floats):
             raise UserError(
                 "Expected images of shape (n, channels, height, width), uint8 or floating point, "
-                f"got {tuple(pictures.shape)}, {pictures.dtype}."
+                f"got {tuple(images.shape)}, {images.dtype}."
             )
-        channels, *sides = pictures.shape[1:]
+        channels, *sides = images.shape[1:]
         if any(side % patch_size for side in sides):
             raise UserError(
                 f"Expected sides that are multiples of {patch_size} pixels, got {tuple(sides)}."
@@ -88,18 +88,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         size = channels * patch_size**2
 
         def parts() -> Iterator[Tensor]:
-            for part in pictures.split(256):
+            for part in images.split(256):
                 yield part / 127.5 - 1 if is_bytes else part.float()
 
         totals = torch.zeros(channels, dtype=torch.float64)
         for part in parts():
             totals += part.sum(dim=(0, 2, 3), dtype=torch.float64)
-        center = (totals / (len(pictures) * sides[0] * sides[1])).float()
+        center = (totals / (len(images) * sides[0] * sides[1])).float()
         spread = torch.zeros(size, size, dtype=torch.float64)
         for part in parts():
             centerd = part - center[:, None, None]
             rows = F.unfold(centerd, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
-            spread += (rows.T @ rows).double() / (len(pictures) * len(rows) / len(part))
+            spread += (rows.T @ rows).double() / (len(images) * len(rows) / len(part))
         variances, components = torch.linalg.eigh(spread)
         stds = variances.flip(0)[:latent_channels].clamp(min=1e-8).sqrt().float()
         scale = (stds * stds.mean()).sqrt()[:, None, None, None]

@@ -1,6 +1,6 @@
-"""The demo CLAP: a convolutional audio tower and a small BERT, with the interface of `ClapModel`.
+"""The demo CLAP: a convolutional audio encoder and a small BERT, with the interface of `ClapModel`.
 
-The audio tower is aiSFX's network (Ma and Lerch, "Representation Learning for the Automatic
+The audio encoder is aiSFX's network (Ma and Lerch, "Representation Learning for the Automatic
 Indexing of Sound Effects Libraries", ISMIR 2022, https://arxiv.org/abs/2208.09096). Importing this
 module registers the classes with transformers' Auto classes, so that a demo checkpoint loads like
 any other.
@@ -35,8 +35,8 @@ class SfxClapConfig(PreTrainedConfig):
     """Sizes of a `SfxClapModel`.
 
     Args:
-        text_config: Configuration of the BERT text tower.
-        audio_channels: Channels of the audio tower's convolution blocks.
+        text_config: Configuration of the BERT text encoder.
+        audio_channels: Channels of the audio encoder's convolution blocks.
         num_mel_bins: Mel bins of the input.
         block_frames: Frames of a block; 100 in aiSFX (2.3 s).
         num_blocks: Blocks, spread evenly over the window, whose features are averaged.
@@ -91,7 +91,7 @@ class SfxConvBlock(nn.Module):
 
 
 def pool_maps(maps: Tensor) -> Tensor:
-    """Average maps (n, channels, t, f) over f, and take the maximum over t: (n, channels)."""
+    """Average maps (n, channels, t, f) over f, then max-pool over t: (n, channels)."""
     return maps.mean(dim=3).amax(dim=2)
 
 
@@ -148,7 +148,7 @@ class SfxProjection(nn.Module):
 
 
 class SfxClapModel(PreTrainedModel):
-    """Audio and text towers with one joint space, with the interface of `ClapModel`."""
+    """Audio and text encoders of a joint space, with the interface of `ClapModel`."""
 
     config_class = SfxClapConfig
     base_model_prefix = "sfx_clap"

@@ -93,18 +93,18 @@ def planes(clouds: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
-def confusion_matrix(kinds: Sequence[str], confusion: Sequence[Sequence[int]]) -> bytes:
-    """Draw which kind (down) was taken for which (across), as shares of each row."""
+def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> bytes:
+    """Draw a confusion matrix of true (rows) and predicted (columns) labels, row-normalized."""
     counts = np.array(confusion, float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(3.5 + 0.26 * len(kinds), 14)
+    side = min(3.5 + 0.26 * len(labels), 14)
     figure, axes = _figure(side + 0.8, side)
     image = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=1)
-    if len(kinds) <= 60:
-        axes.set_xticks(range(len(kinds)), kinds, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("is")
+    if len(labels) <= 60:
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_xlabel("Predicted label")
+    axes.set_ylabel("True label")
     figure.colorbar(image, label="share of the rows", shrink=0.8)
     return _png(figure)
 

@@ -30,7 +30,7 @@ TEST_FOLD = "4"
 
 @dataclass(frozen=True)
 class DemoClass:
-    """Class of the demo models: something that is both seen and heard."""
+    """Class of the demo models, with both images and audio."""
 
     name: str
     esc50: str

@@ -30,7 +30,7 @@ class ConditionedLatents:
     latents: Tensor
     """Latents of unit scale, one or several per row."""
     embeds: Tensor
-    """Embeddings of what the latents show, one or several per row."""
+    """Embeddings of the encoded images or audio, one or several per row."""
     means: Tensor
     """Mean embedding of the row's class, shape (n, d)."""
     weights: Tensor
@@ -80,7 +80,7 @@ def build_unet(
         out_channels=latent_channels,
         block_out_channels=block_out_channels,
         layers_per_block=1,
-        # Attention at full resolution would take half of the time.
+        # Attention at full resolution would be half of the run time.
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * attention),
         up_block_types=(*["CrossAttnUpBlock2D"] * attention, "UpBlock2D"),
         cross_attention_dim=block_out_channels,  # pyright: ignore[reportArgumentType]

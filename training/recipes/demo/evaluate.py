@@ -69,7 +69,7 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
         lambda: _evaluate_audio_to_image(recipe, clip, clap, models / "audio_to_image", split),
         lambda: _evaluate_image_to_audio(recipe, clap, pipeline, split),
     ):
-        # Written part by part: the later ones take minutes.
+        # Written part by part: the later ones are slow.
         results |= part()
         (recipe.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     table = Table("metric", "value")

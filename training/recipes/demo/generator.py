@@ -83,7 +83,7 @@ def train_generator(
     """Train a `ConditionalUNet` to generate audio.
 
     The condition is a random mix of a clip's CLAP embedding and its class mean: translated images
-    lie near the mean, embeddings of real audio further away.
+    are near the mean, embeddings of real audio further away.
     """
 
     def draw_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:

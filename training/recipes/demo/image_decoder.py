@@ -194,7 +194,7 @@ def _draw_conditions(
 ) -> tuple[Tensor, Tensor]:
     """Draw rows (count,) and their conditions (count, d), not of unit norm."""
     rows = images.draw(count, generator)
-    # A translated audio embedding lies near its class mean, not at a single image.
+    # A translated audio embedding is near its class mean, not at a single image.
     mix = torch.rand(count, 1, generator=generator)
     embeds = mix * images.embeds[rows] + (1 - mix) * images.means[rows]
     return rows, embeds + 0.02 * torch.randn(embeds.shape, generator=generator)

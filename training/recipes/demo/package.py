@@ -86,7 +86,7 @@ def _image_to_audio(
         unet=_compact(recipe.generator.unet),
         vae=_compact(recipe.autoencoder),
         vocoder=_compact(recipe.vocoder),
-        # Stochastic sampling restores the grain of noisy sounds that the UNet smooths away.
+        # Stochastic sampling restores the texture of noisy audio that the UNet smooths away.
         scheduler=few_step_scheduler(build_scheduler().config, algorithm_type="sde-dpmsolver++"),
         negative_embedding=_negative(recipe.generator),
         retrieval_memory=RetrievalMemory.from_embeds(recipe.audio_means, **AUDIO_MEMORY).half(),

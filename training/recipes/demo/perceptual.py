@@ -94,7 +94,7 @@ class FeatureDiscriminator(nn.Module):
             nn.Sequential(
                 normed(nn.Conv2d(width, channels, 1)),
                 nn.LeakyReLU(0.2),
-                # The finest map is halved: it would take nine tenths of the time.
+                # The finest map is halved; otherwise it would be 90 % of the run time.
                 normed(nn.Conv2d(channels, channels, 3, stride=2 if n == 0 else 1, padding=1)),
                 nn.LeakyReLU(0.2),
             )

@@ -1,1 +1,1 @@
-"""Options of all verbs, each declared once: dataclasses of options that verbs take."""
+"""Options of all verbs, each declared once, in dataclasses."""

@@ -271,7 +271,7 @@ class GenerationToEvaluate(Clip, Clap, Steps, Duration):
         api=["recordings", "audios"],
     )
     classifier: str | None = option(
-        "Classifier of audio or images that knows the classes; by default zero-shot, by the CLAP's "
+        "Classifier of audio or images with these classes; by default zero-shot, by the CLAP's "
         "or CLIP's text encoder.",
         "NAME",
         panel=GENERATION,

@@ -173,7 +173,7 @@ class ImageOptions(Duration):
 
 @dataclass(frozen=True, kw_only=True)
 class InitImage:
-    """Image to start from; verbs take it last, since a target of paint was `--image` too."""
+    """Initial image; the last option group of a verb, since a target of paint was `--image` too."""
 
     init_image: str | None = option(
         "Image to start from: file or URL.",
@@ -325,7 +325,7 @@ class PaintingOptions:
     step_size: float = option("Adam's learning rate.", "X", default=0.1, panel=PAINTING, min=0)
     cutouts: int = option("Random cutouts per step.", "N", default=8, panel=PAINTING, min=1)
     cut_size: int | None = option(
-        "Side of a cutout in pixels, for a CLIP that takes any size; smaller is faster.",
+        "Side of a cutout in pixels, for a CLIP that accepts any size; smaller is faster.",
         "N",
         panel=PAINTING,
         min=1,
