@@ -136,7 +136,8 @@ def _detect_format(name: str) -> Format:
         if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise UserError(
                 f"{name} is no folder, tar, CSV, TSV or Parquet file, and no hub id. Check the "
-                "path."
+                "path.",
+                param="source",
             )
         return "datasets"
     if not path.exists():

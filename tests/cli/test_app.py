@@ -713,7 +713,7 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
         "target": "clap_text",
         "item": "caption",
         "validation": 0.2,
-        "hidden": 32,
+        "hidden_size": 32,
         "loss": "infonce",
         "temperature": 0.1,
         "epochs": 3,
@@ -722,9 +722,9 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
         "batch_size": 16,
         "learning_rate": 0.002,
         "noise": 0.02,
-        "start": "random",
+        "init": "random",
         "seed": 7,
-        "model": "mlp",
+        "architecture": "mlp",
     }
     assert {name: report["settings"][name] for name in expected} == expected
     assert [epoch["epoch"] for epoch in report["history"]] == [1, 2, 3]
@@ -734,7 +734,7 @@ def test_train_hands_its_options_over_and_gives_the_report_as_json(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--learning-rate", "-1"], "learning_rate"),
+        (["--learning-rate", "-1"], "--learning-rate: expected a positive number, got -1"),
         (["--source", "clip_image"], "clip_image"),
         (["--loss", "hinge"], "got 'hinge'"),
         (["--epochs", "0"], "epochs"),

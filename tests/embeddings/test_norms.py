@@ -364,17 +364,22 @@ def test_the_command_gives_json(tmp_path: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [((), "holds no table"), (("--bins", "0"), "bins"), (("--cosine", "2"), "near_duplicate")],
+    ("table", "options", "words"),
+    [
+        ("absent", (), "TABLE: {}/absent does not exist."),
+        ("empty", (), "{}/empty holds no table of embeddings (no state.json)."),
+        ("pairs", ("--bins", "0"), "bins"),
+        ("pairs", ("--cosine", "2"), "near_duplicate"),
+    ],
 )
 def test_the_command_names_a_mistake_in_a_line(
-    tmp_path: Path, run: Run, options: tuple[str, ...], words: str
+    tmp_path: Path, run: Run, table: str, options: tuple[str, ...], words: str
 ) -> None:
-    if options:
-        write(tmp_path / "pairs", {"clip_text": random_unit(20, 8)})
-    status, shown, complaints = run("norms", tmp_path / "pairs", *options)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "pairs", {"clip_text": random_unit(20, 8)})
+    status, shown, complaints = run("norms", tmp_path / table, *options)
     assert (status, shown) == (2, "")
-    assert words in complaints
+    assert words.format(tmp_path) in complaints
     assert complaints.count("\n") == 1
 
 

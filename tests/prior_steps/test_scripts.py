@@ -186,14 +186,17 @@ def test_with_no_network_and_nothing_on_disk_both_ways_out_are_named(tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["somewhere"], "--pair: say what is paired"),
-        (["somewhere", "--pair", "image-caption"], "--output: name a folder"),
+        (["somewhere"], "--pair: needed for your own data, one of image-audio, image-"),
+        (["somewhere", "--pair", "image-caption"], "SOURCE: somewhere is no folder, tar, CSV"),
         (["audiocaps", "--ray-address", "auto"], "--ray-address: goes with --engine ray"),
-        (["audiocaps", "--limit", "0"], "--limit: expected 1 or more"),
+        (["audiocaps", "--limit", "0"], "--limit: expected at least 1, got 0."),
         (["audiocaps", "--pair-with", "auto"], "--pair-with: goes with --only"),
         (["audiocaps", "--only", "clap", "--pair-with", "auto"], "there is no table audiocaps-tra"),
         (["audiocaps", "--split", "all", "--demo"], "--split: expected train, val or test"),
-        (["rows.csv", "--captions", "a.csv", "--pair", "image-audio"], "--captions: name the file"),
+        (
+            ["rows.csv", "--captions", "a.csv", "--pair", "image-audio"],
+            "--captions: goes with a published data set. Name the",
+        ),
     ],
 )
 def test_a_mistake_in_the_call_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):

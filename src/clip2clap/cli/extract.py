@@ -69,7 +69,8 @@ def extract(
         given = getattr(engine, param)
         require(engine.engine == "ray" or given is None, param, "goes with --engine ray.")
     pair = pairs.pair or (_PUBLISHED_PAIRS[published] if published else None)
-    require(pair is not None, "pair", f"expected one of {', '.join(get_args(PairName))}.")
+    pair_names = ", ".join(get_args(PairName))
+    require(pair is not None, "pair", f"needed for your own data, one of {pair_names}.")
     stem = _default_stem(published, source)
     only = f"-{pairs.only}" if pairs.only and pairs.pair_with is None else ""
     output = run.output or Path(f"{stem}{only}" if stem else "clip2clap-extract")

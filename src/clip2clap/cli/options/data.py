@@ -191,6 +191,7 @@ class DatasetOption:
         "NAME",
         default="audiocaps",
         panel=DATA,
+        api=["source"],
     )
 
 
