@@ -51,7 +51,7 @@ class Checkpoint:
     """Weight files; several if the checkpoint is sharded."""
 
     folder: Path | None = None
-    """Folder of the config; None for an architecture known by name."""
+    """Folder of the config; None for an architecture given by name."""
 
     processor_folders: tuple[Path, ...] = ()
     """Folders of the image processor, tokenizer and feature extractor."""
@@ -319,7 +319,7 @@ def import_open_clip(name: str) -> Any:
     """Import open_clip.
 
     Raises:
-        MissingExtraError: If it isn't installed; the message says how to install it.
+        MissingExtraError: If it isn't installed; the message has the install command.
     """
     try:
         import open_clip

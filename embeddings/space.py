@@ -96,7 +96,7 @@ def require_same_model(expected: EmbeddingSpace, got: EmbeddingSpace, *, what: s
     """Raise if embeddings of different models are used together.
 
     Args:
-        expected: Space that the receiver was made for.
+        expected: Space that the receiver expects.
         got: Space of its input.
         what: Beginning of the message, such as "the translator's target".
 

@@ -154,8 +154,8 @@ def generate(
 ) -> GenerationCache:
     """Generate audio (WAV) or images (PNG) from translated embeddings, and keep them in a folder.
 
-    Audio is generated without candidates, whatever the pipeline's default: a choice by the CLAP
-    that also measures would bias the metrics.
+    Audio is generated without candidates, regardless of the pipeline's default: a choice by the
+    CLAP that also measures would bias the metrics.
 
     Args:
         pipeline: Pipeline of either direction.

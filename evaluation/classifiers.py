@@ -68,7 +68,7 @@ class TransformersClassifier:
 
     Args:
         model: Folder or hub id.
-        labels: Labels to choose from; each must be one of the model's, whatever its case, with
+        labels: Labels to choose from; each must be one of the model's, ignoring case, with
             spaces or underscores.
         task: `audio-classification` or `image-classification`.
 
@@ -89,7 +89,7 @@ class TransformersClassifier:
         self.name = str(model)
         self._is_audio = task == "audio-classification"
         try:
-            # The overloads know each task by itself, not the choice of two.
+            # The overloads accept a literal task, not a union of two.
             self._classify: Any = pipeline(task, model=str(model))  # pyright: ignore
         except (OSError, ValueError) as error:
             raise UserError(

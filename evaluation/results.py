@@ -29,7 +29,7 @@ Part = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 _NAMES = {"image": "images", "audio": "audio", "text": "captions"}
 
-# Names of format 1, of which only what `compare_results` reads is mapped.
+# Names of format 1; only those that `compare_results` reads are mapped.
 _OLD_LEVELS = {"sounds": "audio", "pictures": "images"}
 _OLD_METRICS = {
     "kind": "nearest_label",
@@ -42,7 +42,7 @@ _OLD_METRICS = {
 
 @dataclass(frozen=True)
 class Results:
-    """Metrics of an evaluation, as a whole and per row.
+    """Metrics of an evaluation, overall and per row.
 
     Examples:
         >>> from clip2clap.evaluation import Results
@@ -168,7 +168,7 @@ def embedding_results(
 
 
 def retrieval_direction(embeddings: Mapping[str, Any]) -> str:
-    """Return what is retrieved by what, such as "images by translated audio".
+    """Return a description of a retrieval task, such as "images by translated audio".
 
     Args:
         embeddings: That part of `results.json`.
@@ -216,7 +216,7 @@ def _translator_metrics(
 
 
 def _upgraded(metrics: dict[str, Any], per_row: dict[str, np.ndarray]) -> Results:
-    """Rename what `compare_results` reads of format 1."""
+    """Rename the keys of format 1 that `compare_results` reads."""
     metrics = {_OLD_LEVELS.get(name, name): part for name, part in metrics.items()}
     renamed = {}
     for key, values in per_row.items():

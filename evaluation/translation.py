@@ -28,7 +28,7 @@ NEIGHBORS = 10
 MEAN_VECTOR = "mean vector"
 """Baseline that returns the mean target for every prediction."""
 
-# So many points show the shape of a cloud, and a page of ten clouds stays small.
+# Enough points to show a cloud's shape; a page of ten clouds stays small.
 _POINTS = 1000
 _BATCH_SIZE = 8192
 

@@ -197,9 +197,9 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             pretrained_model_name_or_path: `"demo"`, another preset, a hub id or a folder: what
                 `save_pretrained` wrote, or a checkpoint of Kandinsky 2.2's decoder, of stable
                 unCLIP, or of Stable Diffusion, to which an IP-Adapter is added.
-            clap: Replacement of the saved one: an encoder, or what `ClapEncoder` loads.
+            clap: Replacement of the saved one: an encoder, or a name for `ClapEncoder`.
             translator: Replacement of the saved one: a translator, a folder or a hub id.
-            clip: Replacement of the saved one: an encoder, or what `ClipEncoder` loads. For
+            clip: Replacement of the saved one: an encoder, or a name for `ClipEncoder`. For
                 Kandinsky and an IP-Adapter it defines the embeddings' space and norm and, for
                 Kandinsky, the negative embedding.
             ip_adapter: IP-Adapter for Stable Diffusion: a safetensors file, or one on the hub as
@@ -312,10 +312,10 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             image: Images to start from, one for all items or one for each; cropped to the size.
             strength: Fraction of `image` to replace, from 0 to 1.
             noise_level: Noise that stable unCLIP adds to the embedding, as a timestep.
-            height: Height in pixels; by default what the decoder was trained on.
+            height: Height in pixels; by default the decoder's training size.
             width: Width in pixels, likewise.
             num_inference_steps: Number of denoising steps.
-            guidance_scale: Strength of classifier-free guidance; 1 and less turn it off.
+            guidance_scale: Strength of classifier-free guidance; disabled at 1 and below.
             num_candidates: Images per item.
             eta: Noise that DDIM adds, from 0 to 1.
             generator: One generator, or one for each item; see `clip2clap.inference.noise`.

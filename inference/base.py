@@ -251,7 +251,7 @@ class TranslatorPipeline(DiffusionPipeline):
 
         Args:
             batches: Inputs of `generate`.
-            generate: Generates a batch; calls the function that it is given after each step.
+            generate: Generates a batch; calls its callback after each step.
             call: Arguments of the pipeline's call.
 
         Returns:

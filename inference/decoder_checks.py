@@ -54,7 +54,7 @@ def check_decoder_call(
         Number of items.
 
     Raises:
-        UserError: If an argument is invalid; it says what was expected.
+        UserError: If an argument is invalid.
     """
     sources = {"audios": audios, "audio_embeds": audio_embeds, "image_embeds": image_embeds}
     count = _check_sources(pipeline, check_only_one(**sources), sources, weights)

@@ -27,10 +27,10 @@ def denoise(
     step_options: dict[str, Any],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Denoise latents, which stay in float32 whatever the UNet's dtype.
+    """Denoise latents, in float32 regardless of the UNet's dtype.
 
     Args:
-        unet: UNet, called with the latents, a timestep and what `unet_inputs` returns.
+        unet: UNet, called with the latents, a timestep and the output of `unet_inputs`.
         scheduler: Scheduler whose timesteps are set.
         latents: Scaled starting noise, shape (n, channels, ...), float32.
         timesteps: Timesteps to run.

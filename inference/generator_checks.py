@@ -55,7 +55,7 @@ def check_generator_call(
         Number of items.
 
     Raises:
-        UserError: If an argument is invalid; it says what was expected.
+        UserError: If an argument is invalid.
     """
     check_only_one(images=images, prompt=prompt, prompt_embeds=prompt_embeds)
     if images is not None:

@@ -40,7 +40,7 @@ def check_negative(
     embeds: Tensor | None,
     count: int,
 ) -> None:
-    """Check what an image-to-audio pipeline is to guide away from.
+    """Check the negative condition of an image-to-audio pipeline.
 
     Args:
         pipeline: Pipeline.

@@ -179,7 +179,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
 
         Args:
             pretrained_model_name_or_path: `"demo"`, another preset, a hub id or a folder.
-            clip: Replacement of the saved one: an encoder, or what `ClipEncoder` loads.
+            clip: Replacement of the saved one: an encoder, or a name for `ClipEncoder`.
             translator: Replacement of the saved one: a translator, a folder or a hub id.
             ranker: CLAP with an audio encoder, to rank candidates.
             ranker_translator: Map from the CLIP's space to the ranker's.
@@ -285,9 +285,9 @@ class ImageToAudioPipeline(TranslatorPipeline):
                 `images`, `prompt` and `prompt_embeds`.
             prompt: Texts in place of images.
             prompt_embeds: CLAP embeddings of the generator's space, shape (n, d) or (d,).
-            audio_length_in_s: Length in seconds; by default what the UNet was trained on.
+            audio_length_in_s: Length in seconds; by default the UNet's training length.
             num_inference_steps: Number of denoising steps.
-            guidance_scale: Strength of classifier-free guidance; 1 and less turn it off.
+            guidance_scale: Strength of classifier-free guidance; disabled at 1 and below.
             guidance_interval: Fractions of the steps between which guidance is on; the UNet runs
                 on half the batch for the rest (Kynkäänniemi et al. 2024, arXiv 2404.07724).
             negative: What to guide away from: `"learned"`, the pipeline's `negative_embedding`;

@@ -34,7 +34,7 @@ def second_generators(generators: Sequence[torch.Generator]) -> list[torch.Gener
 
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw each item's noise from its own generator, in float32 whatever the models' dtype.
+    """Draw each item's noise from its own generator, in float32 regardless of the models' dtype.
 
     Args:
         shape: Shape of one item's noise.

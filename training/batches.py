@@ -115,7 +115,7 @@ class Batches:
             places = (window[:, None] * self.block_rows + torch.arange(self.block_rows)).flatten()
             sides = self._read(self.rows[places[places < len(self.rows)]])
             order = torch.randperm(len(sides[0]), generator=generator).to(self.device)
-            # What was left of the last window goes first, so that only the last batch is partial.
+            # The rest of the last window comes first, so that only the last batch is partial.
             at = 0
             if rest is not None:
                 at = self.batch_size - len(rest[0])

@@ -27,7 +27,7 @@ REFERENCE_RECIPE: dict[str, Any] = {
     "precision": "fp32",
 }
 
-# Larger batches are no faster; an epoch of fewer steps than these learns too little.
+# Larger batches are no faster; an epoch with fewer steps underfits.
 _MAX_BATCH_SIZE = 2_048
 _STEPS_PER_EPOCH = 64
 
@@ -147,7 +147,7 @@ class TrainingConfig:
     """Epochs without a better `monitor` before training stops; None never stops early."""
 
     monitor: Monitor = "mrr"
-    """Held-out metric that picks the epoch to keep, and ridge's penalty."""
+    """Held-out metric that selects the best epoch, and ridge's penalty."""
 
     validation: float = 0.1
     """Share of the items held out, if the table has no `split` column."""

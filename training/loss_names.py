@@ -47,7 +47,7 @@ def check_loss(name: str, *, temperature: float | None, learn_temperature: bool)
     """Raise an error for an unknown loss, or a temperature that it does not have.
 
     Raises:
-        UserError: As said.
+        UserError: If the loss is unknown, or the temperature is invalid or not part of it.
     """
     has_temperature = any(term in DEFAULT_TEMPERATURES for term in parse_loss(name))
     if temperature is not None and not 0 < temperature < math.inf:

@@ -117,7 +117,7 @@ def bank_loss(
     """Compute InfoNCE against a bank of all targets.
 
     The targets are frozen, so every one of them can be a negative at every step, as in a memory
-    bank that never grows stale; see Wu et al. (2018), https://arxiv.org/abs/1805.01978.
+    bank that is never stale; see Wu et al. (2018), https://arxiv.org/abs/1805.01978.
 
     Args:
         predicted: Shape (n, d), of any norm.

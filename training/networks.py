@@ -19,8 +19,8 @@ from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 from clip2clap.translator.linear import LinearFitter, LinearTranslator
 
-# For unit vectors and thousands of pairs: below the first, ridge hardly shrinks, above the last it
-# is little more than the mean.
+# For unit vectors and thousands of pairs: ridge barely shrinks below the first, and
+# predicts little but the mean above the last.
 _ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
 _ROWS = 8_192
 
@@ -126,7 +126,7 @@ def _start_as_ridge(
 def _best_ridge(
     fitter: LinearFitter, source: Tensor, target: Tensor, config: TrainingConfig, **options: Any
 ) -> LinearTranslator:
-    """Fit ridge with the given penalty, or with the one that is best on held-out pairs."""
+    """Fit ridge with the given penalty, or the best one on held-out pairs."""
     alphas = _ALPHAS if config.alpha is None else (config.alpha,)
     noise = config.noise or 0.0
     candidates = [fitter.ridge(alpha=alpha, noise=noise, **options) for alpha in alphas]

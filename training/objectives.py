@@ -112,7 +112,7 @@ def denoising_loss(
 
     The mean squared error of the clean vector, not of the noise (DALL-E 2, Ramesh et al. 2022,
     https://arxiv.org/abs/2204.06125), at uniform timesteps, divided by a power of the noise
-    variance: the spread of samples depends on the small errors where there is little noise.
+    variance: the spread of samples depends on the small errors at low noise.
 
     Args:
         prior: The prior.

@@ -26,7 +26,7 @@ class RunFolder:
         path: The folder; created if missing.
         settings: Settings of the run, as plain values.
         data: Fingerprint of the pairs.
-        overwrite: Remove what another run left there.
+        overwrite: Remove the output of a previous run.
 
     Raises:
         UserError: If the folder holds a translator or an unfinished run with other settings or

@@ -34,7 +34,7 @@ class Split:
     """Training rows."""
 
     validation: Tensor
-    """Rows that pick the epoch to keep."""
+    """Rows that select the best epoch."""
 
     test: Tensor
     """Rows that are only measured on, at the end; may be empty."""

@@ -205,7 +205,7 @@ def finish(
 
     Args:
         translator: Translator on the CPU, in evaluation mode.
-        recipe: Settings it was made with.
+        recipe: Training settings.
         task: Training task.
         state: State at the end of training; None for a closed-form fit.
         output: Output folder, if there is one.

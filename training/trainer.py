@@ -78,7 +78,7 @@ class Trainer:
     def advance(self) -> None:
         """Train for an epoch, and measure it."""
         started = time.monotonic()
-        # Dropout draws from torch's global generators, which start alike in every such epoch.
+        # Dropout draws from torch's global generators, seeded here by the epoch.
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed + len(self.progress.history))
             train_loss = self._epoch()

@@ -17,7 +17,7 @@ _MODULES = {
 
 
 class AutoTranslator:
-    """Loader of any translator: the config says which class. Not to be instantiated.
+    """Loader of any translator, with the class named in its config. Not to be instantiated.
 
     Examples:
         >>> from clip2clap import AutoTranslator

@@ -157,7 +157,7 @@ class Translator(SavedModule):
                 if None.
 
         Raises:
-            UserError: If the translator was made without `centered`, or a shape is wrong.
+            UserError: If the translator was created without `centered`, or a shape is wrong.
         """
         for side, own, mean in (
             ("source", self.source_mean, source_mean),

@@ -104,7 +104,7 @@ def read_config(
         cache_dir: Download folder; the hub's own cache if None.
 
     Returns:
-        The config in the present format, whatever the file's is: `_class_name`, the arguments of
+        The config, converted to the current format: `_class_name`, the arguments of
         the class, and the fields of `Provenance`, spaces as plain values.
 
     Raises:
@@ -186,7 +186,7 @@ def load_weights(
 
     Args:
         folder: The translator's folder.
-        variant: Weights variant; if None, and there is but one file, that one whatever it is.
+        variant: Weights variant; None loads the only file if there is just one.
         expected: Shape of each weight by name.
         renamed: New names of weights that older versions saved under others.
 

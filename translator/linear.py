@@ -11,7 +11,7 @@ from clip2clap.core.math import Moments, unit_norm
 from clip2clap.translator.base import Translator
 from clip2clap.translator.metadata import Provenance
 
-# Sums run in float64, so many rows at a time, so that a large table is not widened whole.
+# Rows per float64 sum: a large table is not converted at once.
 _ROWS = 8_192
 
 
@@ -71,7 +71,7 @@ def fit_ridge(
         alpha: Weight of the penalty; 0 is ordinary least squares.
         center: Subtract the means first, and add the target's back: a fit with an intercept.
         scale: Divide each source dimension by its standard deviation first, so that the penalty
-            weighs on all alike; the translator's input is unscaled all the same.
+            applies equally to all; the translator's input is still unscaled.
         noise: Standard deviation of noise on the source; see `LinearFitter.ridge`.
 
     Returns:

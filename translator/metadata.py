@@ -1,4 +1,4 @@
-"""Provenance of a translator: the spaces it maps between, how it was made, and how good it is."""
+"""Provenance of a translator: its spaces, training settings, data and metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -44,7 +44,7 @@ class Provenance:
     """Fingerprint of the training pairs."""
 
     versions: dict[str, str] = field(default_factory=library_versions)
-    """Library versions the translator was made with."""
+    """Library versions at training."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -60,7 +60,7 @@ class MLPTranslator(Translator):
         return self.layers(embeds)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw all weights anew, as `nn.Linear` does by default, from a CPU generator."""
+        """Reinitialize all weights as `nn.Linear` does by default, from a CPU generator."""
         draw_weights(self, generator)
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class MLPTranslator(Translator):
 
 @torch.no_grad()
 def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of all linear layers anew, in order, as `nn.Linear` does by default.
+    """Reinitialize the weights of all linear layers in order, as `nn.Linear` does by default.
 
     Args:
         network: Network with the layers; nothing else in it is changed.

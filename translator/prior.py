@@ -32,7 +32,7 @@ _MIN_VARIANCE = 1e-3
 class PriorTranslator(Translator):
     """Diffusion prior that samples many target embeddings for one source embedding.
 
-    Where a regression answers with the mean of all audio that goes with an image, this samples one
+    A regression predicts the mean of all audio that matches an image; the prior samples one
     embedding, by a few steps of DPM-Solver++ (Lu et al. 2022, https://arxiv.org/abs/2211.01095).
     In each, a network of residual blocks predicts the clean vector from the noisy one, the time
     and the source; see DALL-E 2 (Ramesh et al. 2022, https://arxiv.org/abs/2204.06125) and
@@ -42,7 +42,7 @@ class PriorTranslator(Translator):
     Gaussian noise. The posterior mean under a Gaussian with the targets' mean and covariance is
     known in closed form; the network predicts the residual, in the eigenbasis of that Gaussian
     (after Karras et al. 2022, https://arxiv.org/abs/2206.00364), so that it need not learn which
-    directions hold nothing but noise.
+    directions are pure noise.
 
     Args:
         source_dim: Length of the input vectors.
@@ -132,11 +132,11 @@ class PriorTranslator(Translator):
             num_samples: Samples per embedding.
             guidance_scale: Strength of classifier-free guidance (Ho and Salimans 2022,
                 https://arxiv.org/abs/2207.12598). 1 samples from the learned distribution, 0
-                ignores `embeds`, more than 1 emphasizes what distinguishes the source, at the
+                ignores `embeds`, more than 1 emphasizes the source's distinctive features, at the
                 cost of diversity. None is the translator's default.
             num_inference_steps: Steps from noise to vector; None is the translator's default.
             generator: Source of the noise: one for all, or one per embedding. With None equal
-                inputs have equal outputs whatever else is in the batch: a single sample starts
+                inputs have equal outputs in any batch: a single sample starts
                 from zero noise, which gives a typical one; several start from the same noise in
                 every row.
 
@@ -217,7 +217,7 @@ class PriorTranslator(Translator):
 
     @torch.no_grad()
     def fit_whitening(self, mean: Tensor, covariance: Tensor) -> None:
-        """Set the Gaussian that targets are assumed to come from before training.
+        """Set the Gaussian prior of the targets before training.
 
         Args:
             mean: Mean of the unit vectors, less the target mean if there is one, shape
@@ -243,7 +243,7 @@ class PriorTranslator(Translator):
         return 1 - _alphas_bar().to(timesteps.device)[timesteps.long(), None]
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw all weights anew, as `nn.Linear` does by default, from a CPU generator."""
+        """Reinitialize all weights as `nn.Linear` does by default, from a CPU generator."""
         draw_weights(self, generator)
 
     def _noise(self, count: int, num_samples: int, generator: Generators | None) -> Tensor:
@@ -266,7 +266,7 @@ class PriorTranslator(Translator):
     def _denoise(
         self, noise: Tensor, units: Tensor, *, guidance_scale: float, num_inference_steps: int
     ) -> Tensor:
-        """Turn noise into vectors, which stay in float32 whatever dtype the weights have."""
+        """Denoise noise into vectors, in float32 regardless of the weights' dtype."""
         from diffusers import DPMSolverMultistepScheduler
 
         scheduler = DPMSolverMultistepScheduler(

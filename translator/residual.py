@@ -62,7 +62,7 @@ class ResidualTranslator(Translator):
         return self.leave(self.body(self.enter(embeds * self.source_dim**0.5)))
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw all weights anew, as `nn.Linear` does by default, from a CPU generator."""
+        """Reinitialize all weights as `nn.Linear` does by default, from a CPU generator."""
         draw_weights(self, generator)
 
 

@@ -98,7 +98,7 @@ class SavedModule(nn.Module):
             token: Access token for the hub.
             local_files_only: Use the local cache only.
             cache_dir: Download folder; the hub's cache if None.
-            force_download: Download again.
+            force_download: Download cached files again.
 
         Returns:
             The translator, on the CPU, in evaluation mode.

@@ -6,7 +6,7 @@ from clip2clap.embeddings.space import Family
 
 
 def read_spec(checkpoint: Checkpoint, family: Family) -> CheckpointSpec:
-    """Read what a checkpoint states about its model, with the library that loads it.
+    """Read a checkpoint's metadata with the library that loads it.
 
     Args:
         checkpoint: Files of the model.

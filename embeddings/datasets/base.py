@@ -40,7 +40,7 @@ class Row:
     as Path or bytes of a file."""
 
     problem: str | None = None
-    """Reason why the row cannot be embedded, if the source knows one."""
+    """Reason why the row cannot be embedded, if the source reports one."""
 
     def __post_init__(self) -> None:
         # Bytes of a file name that are not UTF-8 are stored as escapes.
@@ -70,7 +70,7 @@ class Source(ABC):
 
 
 def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:
-    """Return why a row cannot be embedded, as far as this shows without opening a file."""
+    """Return the reason why a row cannot be embedded, without opening a file."""
     if row.problem is not None:
         return row.problem
     for modality in wanted:

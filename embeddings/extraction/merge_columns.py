@@ -1,4 +1,4 @@
-"""Merging of embedding columns from a table of the same rows made with another encoder."""
+"""Merging of embedding columns from a table of the same rows written with another encoder."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace

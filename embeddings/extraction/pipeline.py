@@ -99,7 +99,7 @@ def extract(
         source: Data set; see `open_source`.
         folder: Folder of the table.
         plan: Embedding columns and their encoders.
-        pair_with: Table of the same data set made with other encoders, whose columns are merged.
+        pair_with: Table of the same data set from other encoders, whose columns are merged.
         dtype: Dtype of the stored embeddings.
         limit: Rows of the data set to embed; None for all.
         download: Options of image downloads.

@@ -147,7 +147,7 @@ class RayConfig:
     """Ray cluster that runs an extraction as stages of Ray Data."""
 
     address: str | None = None
-    """Address of a cluster that has clip2clap and sees the same files; None starts one on this
+    """Address of a cluster with clip2clap and the same files; None starts one on this
     machine."""
 
     actors: int | None = None

@@ -22,7 +22,7 @@ from clip2clap.media.images import load_image
 if TYPE_CHECKING:
     from clip2clap.embeddings.download.downloader import ImageDownloader
 
-# Captions alone are sorted by length over this many batches, to pad little.
+# Captions alone are sorted by length over this many batches, to reduce padding.
 _TEXT_BATCHES = 8
 # Groups of failures alone end after this many batches' rows.
 _MAX_FAILED_BATCHES = 8
@@ -68,7 +68,7 @@ def rows_in_group(plan: EncoderPlan) -> int:
 
 
 def check_rows(rows: Iterable[Row], plan: EncoderPlan) -> Iterator[Row]:
-    """Yield the rows with their problems, as far as these show without opening a file.
+    """Yield the rows with the problems that can be found without opening a file.
 
     Content that no encoder needs is dropped, so that no image is downloaded for its caption.
     """
@@ -144,7 +144,7 @@ def preprocess_row(row: Row, encoders: Encoders) -> PreprocessedRow:
 def group_rows(rows: Iterable[PreprocessedRow], encoders: Encoders) -> Iterator[Group]:
     """Yield groups of as many rows as the encoders embed at once, and the failures between them.
 
-    The end of a group depends on nothing but the rows since the last one, so that a resumed run
+    The end of a group depends only on the rows since the last one, so that a resumed run
     embeds the same rows together as an uninterrupted one.
     """
     size = rows_in_group(encoders.plan)

@@ -200,7 +200,7 @@ def concatenate(
 
     Args:
         tables: Tables with the same columns, of the same spaces.
-        folder: Folder of the new table: empty or not yet there.
+        folder: Folder of the new table: empty or missing.
         rows_per_shard: Rows in memory at once.
 
     Returns:

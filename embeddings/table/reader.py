@@ -145,7 +145,7 @@ class EmbeddingTable:
     def read(self, column: str, rows: Tensor) -> Tensor:
         """Copy some embeddings of one space, without keeping the files mapped.
 
-        Unlike pages of `tensor`, which stay in memory once read, it costs the memory of the result.
+        Unlike pages of `tensor`, which stay in memory once read, only the result is in memory.
 
         Args:
             column: One of `spaces`, such as "clip_image".

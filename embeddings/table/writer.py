@@ -238,7 +238,7 @@ class TableWriter:
             ids: Id of every row, each new to the table.
             sources: Values by column that name each row's origin: captions, files, URLs, splits.
                 Every call gives the same columns.
-            embeds: Embeddings by column, each of shape (n, dim); unit norm if the space says so.
+            embeds: Embeddings by column, each of shape (n, dim); unit norm if the space is.
             failures: Reasons by id of rows that failed; stored in the same step as the rows.
 
         Raises:
@@ -289,7 +289,7 @@ class TableWriter:
             array = pa.array(list(values), type=known)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise TableError(f"The values of {name!r} don't fit: {one_line(error)}") from error
-        # A first batch without any value does not tell the type; strings are the likeliest.
+        # A first batch without any value has no type; strings are the most likely.
         return array.cast(pa.string()) if pa.types.is_null(array.type) else array
 
     def _append(self, rows: pa.Table | None, ids: list[str], failures: Mapping[str, str]) -> None:
@@ -316,7 +316,7 @@ class TableWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was appended; from here on it survives the end of the process.
+        """Write the appended rows to disk; they survive the end of the process.
 
         Raises:
             TableError: If the disk is full; rows written before are safe.
@@ -345,14 +345,14 @@ class TableWriter:
         self._pending_rows = 0
 
     def close(self) -> None:
-        """Write what was appended and merge the shards into one file, or few large ones.
+        """Write the appended rows and merge the shards into one file, or a few large ones.
 
         Raises:
             TableError: If the disk is full.
         """
         try:
             self.flush()
-            # Without room for a copy the shards stay: the table is valid all the same.
+            # Without room for a copy the shards stay: the table is still valid.
             with contextlib.suppress(TableError), explain_write_errors(self.folder):
                 self._merge_shards()
             self._remove_stale_files()

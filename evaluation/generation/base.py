@@ -24,7 +24,7 @@ from clip2clap.metrics.classification import confusion_matrix
 from clip2clap.translator.base import Translator
 
 WRONG_SOURCE = "wrong source"
-"""Control: generated files compared with what belongs to another input."""
+"""Control: generated files compared with the references of another input."""
 
 FEWEST_REAL = 4
 """Real files of which one half can be compared with the other."""
@@ -64,7 +64,7 @@ class GenerationResult:
     """Metrics of the files."""
 
     wrong_source: GenerationScores
-    """The same files compared with what belongs to another input, of another class if there are
+    """The same files compared with the references of another input, of another class if there are
     labels. Distances between sets stay the same."""
 
     confusion: list[list[int]] | None
@@ -130,7 +130,7 @@ class EncodedFiles:
 
 
 class GenerationEvaluator(ABC):
-    """Evaluator of one pipeline on one data set; subclasses add what their modality needs.
+    """Evaluator of one pipeline on one data set; subclasses add the metrics of a modality.
 
     Args:
         pipeline: Pipeline under evaluation.
@@ -187,7 +187,7 @@ class GenerationEvaluator(ABC):
 
     @abstractmethod
     def row_metrics(self, embeds: Tensor, order: list[int]) -> dict[str, np.ndarray]:
-        """Compare each file with what belongs to the input at `order`; values of shape (n,)."""
+        """Compare each file with the references of the input at `order`; values of shape (n,)."""
 
     @abstractmethod
     def real_metrics(self) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ _GAP = 6
 _WORDS_WIDTH = 78
 _FONT_SIZE = 13
 _LARGEST_SIDE = 96
-# Enough to recognize things, in a small file.
+# Large enough to recognize objects, in a small file.
 _COLORS = 128
 
 

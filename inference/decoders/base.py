@@ -28,7 +28,7 @@ class Request:
     """Number of denoising steps."""
 
     guidance_scale: float
-    """Strength of classifier-free guidance; 1 and less turn it off."""
+    """Strength of classifier-free guidance; disabled at 1 and below."""
 
     height: int
     """Height in pixels."""

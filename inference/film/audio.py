@@ -11,7 +11,7 @@ from clip2clap.media.video import FILM_RATE
 
 
 def film_audio(audios: Sequence[str | Path | bytes], options: FilmOptions) -> Iterator[np.ndarray]:
-    """Read audio files one after another, with cross-fades at equal power.
+    """Read audio files in sequence, with equal-power cross-fades.
 
     Args:
         audios: Audio files.

@@ -30,7 +30,7 @@ _FIRST_FRAME_ITERATIONS = 8
 class DecodedFrames:
     """Frames from a decoder whose starting noise is constant or moves slowly.
 
-    Moving noise runs around a circle in the plane of two Gaussian draws, where each point is again
+    Moving noise follows a circle in the plane of two Gaussian draws, where each point is again
     such a draw.
 
     Args:

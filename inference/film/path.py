@@ -33,7 +33,7 @@ def frame_embeds(
 ) -> Iterator[Tensor]:
     """Compute each frame's embedding: a path on the sphere through those of the audio's windows.
 
-    A silent window keeps the embedding before it. Between the centers of two windows the path is
+    A silent window repeats the previous embedding. Between the centers of two windows the path is
     the great circle's arc (slerp).
 
     Args:

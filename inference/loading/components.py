@@ -85,7 +85,7 @@ def load_strictly(
         raise CheckpointError(f"{what}: config.json is missing. Is the checkpoint complete?")
     names = [path.name for path in folder.iterdir()]
     chosen = variant if variant and any(f".{variant}." in name for name in names) else None
-    # transformers reports wrong sizes apart only if it is to go on in spite of them.
+    # transformers lists mismatched sizes only if it may ignore them.
     options: dict[str, Any] = {"dtype": dtype, "ignore_mismatched_sizes": True}
     if issubclass(model_class, diffusers.ModelMixin):
         options = {"torch_dtype": dtype}
@@ -216,7 +216,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _model_class(part: str, place: str, index: dict[str, Any], folder: Path) -> Any:
-    """Return the class of a model; where several are known, the one that the index names."""
+    """Return the class of a model; with several candidates, the one in the index."""
     if part == "unet":
         from diffusers import UNet2DConditionModel
 

@@ -69,7 +69,7 @@ class SavedFormat:
         return source.index.get(f"{part}_id", companion)
 
     def space(self, source: Source, given: dict[str, Any]) -> EmbeddingSpace | None:
-        """Return the space of the embeddings that the generator was trained on, if known."""
+        """Return the space of the embeddings that the generator was trained on, if recorded."""
         space = source.index.get(source.pipeline_class.space_setting)
         return EmbeddingSpace.from_dict(space) if space else None
 

@@ -28,12 +28,12 @@ _CONDITIONS = {"generator": "a CLAP embedding", "decoder": "a CLIP image embeddi
 def open_index(
     name: PathOrId, kind: Kind, *, published_only: bool = False, **access: Any
 ) -> tuple[Path, dict[str, Any], SavedFormat]:
-    """Read the index of a pipeline and check that its format is known.
+    """Read the index of a pipeline and check that its format is supported.
 
     Args:
         name: Preset, hub id or folder.
         kind: `"generator"` for `ImageToAudioPipeline`, `"decoder"` for `AudioToImagePipeline`.
-        published_only: Whether to refuse what `save_pretrained` wrote.
+        published_only: Whether to reject folders written by `save_pretrained`.
         **access: `revision`, `token` and `local_files_only`.
 
     Returns:
@@ -86,7 +86,7 @@ def load_pipeline(
         variant: Weights' variant.
         revision: Branch, tag or commit on the hub.
         fetch_text_encoder: Whether the text encoder of an AudioLDM checkpoint may be downloaded.
-        published_only: Whether to refuse what `save_pretrained` wrote.
+        published_only: Whether to reject folders written by `save_pretrained`.
         **access: `token` and `local_files_only`.
     """
     kind = pipeline_class.preset_kind

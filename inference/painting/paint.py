@@ -14,7 +14,7 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.painting.cutouts import cut_out
 from clip2clap.media.images import to_images
 
-# The whole image is evaluated once in so many iterations, at about the cost of one.
+# Iterations between evaluations of the whole image, each at about the cost of an iteration.
 _EVALUATE_EVERY = 10
 _MAX_ITERATIONS = 1_000_000
 

@@ -55,7 +55,7 @@ class SweepGrid:
         return self.values.get("seed")
 
     def settings(self, base: TrainingConfig) -> dict[str, TrainingConfig]:
-        """Return the settings of every combination by name, which lists what differs.
+        """Return the settings of every combination by name; the name lists the differing fields.
 
         Args:
             base: Settings of all other fields.

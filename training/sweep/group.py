@@ -1,4 +1,4 @@
-"""Multilayer perceptrons that see the same batches, trained side by side."""
+"""Multilayer perceptrons trained side by side on the same batches."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -205,7 +205,7 @@ class Group:
 
                 yield start
         finally:
-            # Threads that are started later would inherit what the workers have set.
+            # Threads that are started later would inherit the workers' settings.
             torch.set_num_threads(threads)
 
     @torch.no_grad()
@@ -235,6 +235,6 @@ class Group:
 
 
 def _stack_key(config: TrainingConfig) -> tuple[Any, ...]:
-    """Return what models of one stack have in common, beside the pairs and their order."""
+    """Return the settings that models of one stack share, besides the pairs and their order."""
     names = ("hidden_size", "learning_rate", "schedule", "warmup", "epochs", "noise", "center")
     return tuple(getattr(config, name) for name in (*names, "precision"))

@@ -57,7 +57,7 @@ class SweepProgress:
     """Models in training now."""
 
     done: float
-    """Share of the work that is done, from 0 to 1; models that stop early make it jump."""
+    """Completed share of the work, from 0 to 1; it jumps when models stop early."""
 
 
 def sweep(
@@ -75,8 +75,8 @@ def sweep(
 ) -> list[SweepResult]:
     """Train every combination of a grid on the first table, on the others together, and on all.
 
-    Items are held out of all tables alike, so that models can be compared on each. A killed sweep
-    resumes from its last checkpoint; `accelerate launch` spreads the models over its processes.
+    The same items are held out of all tables, so that models can be compared on each. An
+    interrupted sweep resumes from its last checkpoint; `accelerate launch` spreads the models over its processes.
 
     Args:
         table: Embedding table, its folder, or pairs.
@@ -131,7 +131,7 @@ def _plan(
 ) -> list[list[Job]]:
     """Return the jobs of each process."""
     if accelerator.is_main_process:
-        # Errors come, and old folders go, before anything is trained.
+        # Check everything and remove old folders before training.
         list(list_models(folder, data_sets, settings, overwrite))
     accelerator.wait_for_everyone()
     models = [
@@ -251,7 +251,7 @@ def _write_results(
     monitor: str,
     accelerator: "Accelerator",
 ) -> None:
-    """Write table and page, log what other processes trained, and remove old checkpoints."""
+    """Write table and page, log other processes' models, and remove old checkpoints."""
     # It draws with matplotlib, which need not be in memory while models train.
     from clip2clap.training.sweep.report import write_sweep_page
 

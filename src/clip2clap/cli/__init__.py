@@ -1,1 +1,1 @@
-"""The command line's verbs, one a module; whatever is slow to import is imported by the verb."""
+"""Command-line verbs, one per module; slow imports are inside the verbs."""

@@ -1,4 +1,4 @@
-"""Checks and conversions of option values. Those that can be made without torch import none."""
+"""Checks and conversions of option values. torch is imported only where it is needed."""
 
 import re
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Declaration of verbs: option groups as dataclasses, old spellings, errors that name options.
 
-typer reads the options of a verb from its function's signature. Here the parameters are dataclasses,
+typer reads a verb's options from its function's signature. Here the parameters are dataclasses,
 each a group of options whose fields are declared with `option` and `argument`. `add_verb` puts the
 fields of all groups into the signature that typer reads, and calls the verb with filled groups.
 """

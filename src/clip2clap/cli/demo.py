@@ -82,7 +82,7 @@ def demo(image: DemoInput, run: DemoRun) -> None:
             "photograph": image.image or "skimage.data.chelsea",
             "files": {name: str(path) for name, path in paths.items()},
             "seed": run.seed,
-            "nearest": [{"kind": kind, "similarity": round(value, 4)} for kind, value in nearest],
+            "nearest": [{"kind": label, "similarity": round(value, 4)} for label, value in nearest],
             "seconds": {stage: round(value, 3) for stage, value in stopwatch.seconds.items()},
         }
         typer.echo(json.dumps(document, indent=2))
@@ -161,10 +161,10 @@ def _nearest_labels(audio_embed: "Tensor") -> list[tuple[str, float]]:
     """
     from safetensors.torch import load_file
 
-    kinds = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
+    labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
     prompts = load_file(DEMO_FOLDER / "kinds.safetensors")["clap_text"].float()
     similarities = (prompts @ audio_embed.float()).tolist()
-    return sorted(zip(kinds, similarities, strict=True), key=lambda pair: pair[1], reverse=True)
+    return sorted(zip(labels, similarities, strict=True), key=lambda pair: pair[1], reverse=True)
 
 
 def _write_files(

@@ -1,7 +1,7 @@
 """Diagnostics for bug reports: versions, devices, models on disk, and known problems.
 
-Nothing here imports transformers or diffusers, since a mismatched torchvision breaks them, and
-that is one of the things to find out.
+Nothing here imports transformers or diffusers, since a mismatched torchvision breaks them, which
+the diagnostics have to report.
 """
 
 import importlib
@@ -49,7 +49,7 @@ _PACKAGES = (
     "open_clip_torch",
     "laion-clap",
 )
-# transformers imports these wherever it finds them, and fails where they do not fit torch.
+# transformers imports these if installed, and fails if they are incompatible with torch.
 _COMPANIONS = ("torchvision", "torchaudio")
 _DEMO_PARTS = (
     "audio_to_image/model_index.json",
@@ -194,7 +194,7 @@ def _import_failure(module: str) -> str | None:
     """Return in one line why a module cannot be imported, or None if it can."""
     try:
         importlib.import_module(module)
-    except Exception as error:  # a broken binary fails in whatever way it likes
+    except Exception as error:  # a broken binary can raise anything
         return one_line(error)
     return None
 

@@ -50,7 +50,7 @@ def evaluate(
     write: Output,
     run: EvaluationRun,
 ) -> None:
-    """Evaluate translators against chance: on pairs of embeddings, by what is generated, or both.
+    """Evaluate translators against chance: on embedding pairs, generated audio or images, or both.
 
     Translators from CLIP to CLAP generate audio from --image-dir, those from CLAP to CLIP images
     from --audio-dir, or from the table's audio.

@@ -153,7 +153,7 @@ def _frames(
     calls: dict[str, Any],
     seed: int,
 ) -> Any:
-    """Return what makes the frames: the decoder, or optimization of each from the last."""
+    """Return the frame generator: the decoder, or optimization of each frame from the last."""
     import torch
 
     from clip2clap.inference.film.frames import DecodedFrames, PaintedFrames

@@ -94,7 +94,7 @@ def image_stem(source: str) -> str:
 
 
 def text_stem(text: str, *, default: str = "prompt") -> str:
-    """Return an output name made from the words of a text."""
+    """Return an output name from the words of a text."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:_LONGEST_STEM] or default
 
 

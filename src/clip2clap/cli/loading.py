@@ -89,7 +89,7 @@ def load_generator(
 
     Raises:
         UserError: If a generator without a translator is named alone, candidates cannot be ranked,
-            a model cannot be found, or two models were not made for one another.
+            a model cannot be found, or two models are incompatible.
     """
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
     from clip2clap.inference.loading.pipeline import open_index

@@ -38,7 +38,7 @@ class Destination:
     """Whether existing files are replaced; otherwise new ones get another name."""
 
     taken: set[str] = field(default_factory=set)
-    """Names given in this run, which are given once even with `overwrite`."""
+    """Stems used in this run, which are unique even with `overwrite`."""
 
     def reserve(self, stem: str, suffixes: Sequence[str]) -> str:
         """Reserve an unused stem, and return it.

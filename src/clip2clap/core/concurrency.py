@@ -68,7 +68,7 @@ def read_ahead(items: Iterable[Item]) -> Generator[Item]:
                 results.put(("item", next(iterator)))
         except StopIteration:
             results.put(("end", None))
-        except BaseException as error:  # raised again in the caller's thread, whatever it is
+        except BaseException as error:  # any error is raised again in the caller's thread
             results.put(("error", error))
         finally:
             # Generators release their files and threads.

@@ -1,6 +1,6 @@
 """The HTTP client for files of unknown origin: checked addresses, bounded bytes and time.
 
-A request ends with the file's bytes or with one line of reason, whatever the server does.
+A request returns the file's bytes or raises a one-line error, for any server behavior.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from clip2clap.core.errors import one_line
 from clip2clap.core.version import __version__
 
 MAX_REDIRECTS = 5
-"""Redirects that are followed, one after the other."""
+"""Maximum number of redirects."""
 
 _BUSY_STATUSES = frozenset({429, 500, 502, 503, 504})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -239,10 +239,10 @@ class _CheckedTransport(httpx.AsyncHTTPTransport):
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Network backend that connects to the very address that was checked.
+    """Network backend that connects to the address that was checked.
 
-    A name that is checked first and resolved again by whoever connects can point elsewhere the
-    second time (DNS rebinding). Every connection is made here, those after redirects too.
+    Resolving a name again after the check could return another address (DNS rebinding). All
+    connections are made here, including those after redirects.
     """
 
     def __init__(self, *, allow_private: bool):
@@ -257,7 +257,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve a name, check what it resolves to, and connect."""
+        """Resolve a name, check its addresses, and connect."""
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self._addresses(host, port)

@@ -1,4 +1,4 @@
-"""Model hub: the one way to fetch files, to explain what failed, and to mute libraries' logs."""
+"""Model hub: fetching of files, error messages, and muting of libraries' logs."""
 
 import contextlib
 import logging
@@ -74,7 +74,7 @@ def fetch(
         repo_id: Id of the repository.
         choose_files: Returns names or patterns of the wanted files, given the repository's files,
             or None where the hub cannot list them.
-        hint: Sentence of the message that says what to give instead.
+        hint: Sentence of the message with the valid alternatives.
         name: Name that the user gave, if it is not the repository's.
         guess: Name that may have been meant.
         revision: Branch, tag or commit.

@@ -43,7 +43,7 @@ class Moments:
 
     def __init__(self, dim: int, *, covariance: bool = False):
         self.count = 0
-        """Rows seen."""
+        """Number of rows."""
         self.mean = torch.zeros(dim, dtype=torch.float64)
         """Mean, shape (dim,)."""
         self.scatter = torch.zeros((dim, dim) if covariance else dim, dtype=torch.float64)

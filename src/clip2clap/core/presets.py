@@ -199,7 +199,7 @@ def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
 
 
 def suggestion(name: str, kind: Kind) -> str:
-    """Return a sentence that suggests names of models in place of one that was not found.
+    """Return a hint with model names similar to one that was not found.
 
     Args:
         name: The name that was not found; it is never suggested itself.

@@ -40,14 +40,14 @@ _PEAKS = {"wav": 1.0, "flac": 1.0, "ogg": 10 ** (-1 / 20)}
 _CONTAINERS = "mov,matroska,aac,mp3,ogg,wav,flac,aiff,w64,caf,asf,avi,mpegts,mpeg,flv,amr"
 # Only these store their duration; elsewhere FFmpeg estimates it from the bit rate.
 _MEASURED_CONTAINERS = ("mov", "matroska")
-# Decoders of lossy formats need what comes before to get a sample right.
+# Decoders of lossy formats need the preceding samples to decode a sample exactly.
 _LEAD_IN_SECONDS = 0.5
 # A file with less than this share of its declared duration is truncated.
 _WHOLE_SHARE = 0.95
 
 
 class UnreadableAudioError(UserError):
-    """Error of audio that cannot be read; the message names it and what to do."""
+    """Error of audio that cannot be read; the message names it and the fix."""
 
 
 class SilentAudioError(UnreadableAudioError):

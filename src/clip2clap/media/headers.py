@@ -1,4 +1,4 @@
-"""Headers of audio and video files, which tell truncated files."""
+"""Headers of audio and video files, for detecting truncated files."""
 
 import io
 from typing import BinaryIO

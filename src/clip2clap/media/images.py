@@ -38,7 +38,7 @@ _WRITE_OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
 
 class UnreadableImageError(UserError):
-    """Error of an image that cannot be read; the message names it and what to do."""
+    """Error of an image that cannot be read; the message names it and the fix."""
 
 
 def load_image(

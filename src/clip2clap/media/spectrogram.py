@@ -40,7 +40,7 @@ def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     samples = np.asarray(waveform, dtype=np.float32)
     if samples.ndim != 1 or samples.size == 0:
         raise UserError(f"Expected a waveform of shape (samples,), got {samples.shape}.")
-    # A constant offset is inaudible, yet would count as the loudest point.
+    # A constant offset is inaudible, but would be the loudest point.
     samples = samples - samples.mean()
     window = 2 ** round(np.log2(0.064 * sampling_rate))
     hop = max(window // 8, len(samples) // _MOST_COLUMNS)

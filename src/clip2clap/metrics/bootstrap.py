@@ -106,7 +106,7 @@ class Resamples:
     def share(self, values: np.ndarray) -> Estimate:
         """Estimate the share of true rows, with the wider of two intervals.
 
-        Near 0 and 1 all draws are alike and the bootstrap interval is too narrow; Wilson's interval
+        Near 0 and 1 all draws are equal and the bootstrap interval is too narrow; Wilson's interval
         (1927), for as many trials as there are items, is not.
         """
         from scipy import stats

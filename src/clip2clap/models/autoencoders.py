@@ -20,7 +20,7 @@ def autoencoder_class(index: dict[str, Any], part: str, folder: Path) -> Any:
     """Return the autoencoder class that a pipeline's index names.
 
     Raises:
-        CheckpointError: If it names no known one.
+        CheckpointError: If the class is not supported.
     """
     class_name = str((index.get(part) or [None, None])[1])
     if class_name not in AUTOENCODERS:

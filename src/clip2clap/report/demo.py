@@ -32,8 +32,8 @@ _STYLE = """\
 _CONTENT = Template("""\
   <p>$story</p>
   <figure class="photograph">
-    <img src="$picture" width="$width" height="$height" alt="$picture_text">
-    <figcaption>$picture_text</figcaption>
+    <img src="$image" width="$width" height="$height" alt="$image_text">
+    <figcaption>$image_text</figcaption>
   </figure>
   <figure>
     <audio controls preload="auto" src="$sound" aria-label="The audio made from the image"></audio>
@@ -77,20 +77,20 @@ def write_demo_page(
         seed: Seed of the audio.
         version: Version of clip2clap.
     """
-    picture = photograph.convert("RGB")
-    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    image = photograph.convert("RGB")
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=90)
+    image.save(jpeg, "JPEG", quality=90)
     content = _CONTENT.substitute(
         story=(
             "CLIP encoded the image as a vector, and a small network translated that vector into "
             "the space of CLAP, which embeds audio and text. A diffusion model generated the audio "
             "below from it, in place of a text prompt."
         ),
-        picture=data_uri(jpeg.getvalue(), "image/jpeg"),
-        picture_text=escape(photograph_text),
-        width=picture.width,
-        height=picture.height,
+        image=data_uri(jpeg.getvalue(), "image/jpeg"),
+        image_text=escape(photograph_text),
+        width=image.width,
+        height=image.height,
         sound=data_uri(sound.read_bytes(), "audio/wav"),
         seconds=f"{seconds:.1f}",
         kilohertz=f"{sampling_rate / 1000:g}",
@@ -121,10 +121,10 @@ def _nearest_table(nearest: list[tuple[str, float]]) -> str:
     if not nearest:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(kind)}</th><td>{similarity:.2f}</td>'
+        f'<tr><th scope="row">{escape(label)}</th><td>{similarity:.2f}</td>'
         f'<td><meter min="0" max="1" value="{max(0.0, similarity):.3f}" aria-hidden="true">'
         "</meter></td></tr>"
-        for kind, similarity in nearest
+        for label, similarity in nearest
     )
     return (
         "<figure><table><caption>Labels nearest to the audio embedding, "

@@ -1,4 +1,4 @@
-"""Independent classifiers that evaluate what the demo models generate.
+"""Independent classifiers that evaluate the demo models' output.
 
 They share only the training data with the demo models, and are not shipped.
 """
@@ -47,7 +47,7 @@ class AudioClassifier(nn.Module):
 
     @torch.inference_mode()
     def encode(self, waveforms: Tensor) -> Tensor:
-        """Compute features (n, 384) of waveforms (n, samples) at 16 kHz, whatever their level."""
+        """Compute features (n, 384) of waveforms (n, samples) at 16 kHz, level-invariant."""
         filters = mel_filters()
         peaks = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)
         parts = (waveforms / peaks * PEAK).split(AUDIO_BATCH)

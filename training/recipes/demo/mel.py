@@ -32,6 +32,6 @@ def log_mel(waveforms: Tensor, filters: Tensor) -> Tensor:
     """
     window = torch.hann_window(WINDOW, device=waveforms.device)
     spectra = framed_spectra(waveforms, window, HOP)
-    # The small number keeps the gradient of the absolute value finite at zero.
+    # Epsilon keeps the gradient of the absolute value finite at zero.
     amplitudes = (spectra.real.square() + spectra.imag.square() + 1e-9).sqrt()
     return (amplitudes @ filters).clamp(min=FLOOR).log()

@@ -102,7 +102,7 @@ def _image_to_audio(
 def _audio_to_image(recipe: Recipe, table: Path, space: EmbeddingSpace) -> AudioToImagePipeline:
     unet, folder = recipe.tuned_decoder.unet, recipe.folder / "translator_back"
     return AudioToImagePipeline(
-        # The package ships both elsewhere.
+        # The package ships both in other folders.
         clap=None,
         clip=None,
         clap_id=MODEL_ID,

@@ -16,7 +16,7 @@ AUDIO_TEMPLATES = (
     "{} in the distance",
     "a {} nearby, outdoors",
 )
-# Templates of images and audio alike.
+# Templates of both images and audio.
 SENTENCE_TEMPLATES = (
     "{}s",
     "two {}s",

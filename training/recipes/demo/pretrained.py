@@ -100,7 +100,7 @@ def build_tokenizer(vocabulary: list[str]) -> BertTokenizer:
 
 def sentence_embeds(model: BertModel, tokenizer: BertTokenizer, texts: list[str]) -> Tensor:
     """Embed texts as sentence-transformers does: mean over tokens, unit norm, shape (n, 384)."""
-    # Batches of similar length: little is spent on padding.
+    # Batches of similar length need little padding.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     embeds = torch.empty(len(texts), model.config.hidden_size)
     network: Any = model

@@ -269,7 +269,7 @@ def train_text_encoders(
 
 
 class _TextBatches:
-    """Tokenized texts, to draw batches of similar length from: little is spent on padding."""
+    """Tokenized texts, to draw batches of similar length from, with little padding."""
 
     def __init__(self, tokenizer: BertTokenizer, texts: Sequence[str]):
         self.tokenizer = tokenizer
