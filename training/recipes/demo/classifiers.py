@@ -16,7 +16,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, PEAK, AudioBank
 from clip2clap.training.recipes.demo.image_decoder import to_pixels
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
-from clip2clap.training.recipes.demo.mel import log_mel, mel_filters
+from clip2clap.training.recipes.demo.mel import log_mel
 from clip2clap.training.recipes.demo.spaces import class_weights, mixup_weights, random_bands
 
 AUDIO_BATCH, IMAGE_BATCH = 16, 64
@@ -48,10 +48,9 @@ class AudioClassifier(nn.Module):
     @torch.inference_mode()
     def encode(self, waveforms: Tensor) -> Tensor:
         """Compute features (n, 384) of waveforms (n, samples) at 16 kHz, level-invariant."""
-        filters = mel_filters()
         peaks = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)
         parts = (waveforms / peaks * PEAK).split(AUDIO_BATCH)
-        return torch.cat([self.features(log_mel(part, filters)) for part in parts])
+        return torch.cat([self.features(log_mel(part)) for part in parts])
 
     @torch.inference_mode()
     def predict(self, waveforms: Tensor) -> Tensor:
@@ -91,12 +90,11 @@ def train_audio_classifier(
     bank: AudioBank, classes: int, folder: Path, schedule: Schedule = AUDIO_SCHEDULE
 ) -> StageResult:
     """Train an `AudioClassifier` on training audio of the demo classes."""
-    filters = mel_filters()
     weights = class_weights(bank.labels)
 
     def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
         rows = torch.multinomial(weights, AUDIO_BATCH, replacement=True, generator=generator)
-        mels = log_mel(bank.batch(rows, CLIP_SAMPLES, generator), filters)
+        mels = log_mel(bank.batch(rows, CLIP_SAMPLES, generator))
         mels = mels + 1.0 * torch.randn(AUDIO_BATCH, 1, 1, generator=generator)
         mels = _mask(_mask(mels, 64, 1, generator), 12, 2, generator)
         targets = F.one_hot(bank.labels[rows], classes).float()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from diffusers.utils import make_image_grid
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +18,7 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.metrics.classification import balanced_accuracy, confusion_matrix
+from clip2clap.report import charts
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, AudioBank
 from clip2clap.training.recipes.demo.classifiers import AudioClassifier
 from clip2clap.training.recipes.demo.data import (
@@ -29,7 +29,7 @@ from clip2clap.training.recipes.demo.data import (
     read_audio,
 )
 from clip2clap.training.recipes.demo.features import random_window
-from clip2clap.training.recipes.demo.mel import HOP, WINDOW, log_mel, mel_filters
+from clip2clap.training.recipes.demo.mel import HOP, WINDOW, log_mel
 from clip2clap.training.recipes.demo.phrases import UNSEEN
 from clip2clap.training.recipes.demo.spaces import audio_class_index, audio_classes
 
@@ -176,7 +176,8 @@ def _evaluate_image_to_audio(
     labels = _labels(data, images)
     waveforms = _generate(pipeline, images=[image.load() for image in images], seed=0)
     predicted = classifier.predict(waveforms)
-    _confusion(predicted, labels, names).savefig(recipe.folder / "confusion.png", dpi=110)
+    counts = confusion_matrix(predicted, labels, len(names)).tolist()
+    (recipe.folder / "confusion.png").write_bytes(charts.confusion_matrix(names, counts))
 
     firsts = [images[int(torch.where(labels == n)[0][0])].load() for n in range(len(names))]
     many = _generate(pipeline, images=[one for one in firsts for _ in range(SEEDS)], seed=2)
@@ -229,20 +230,20 @@ def _similarity_to_training(
     Both as waveforms and as log-mel spectrograms: the vocoder predicts its own phases, so that the
     waveform of a reconstruction differs.
     """
-    bank, filters = recipe.bank("train"), mel_filters()
+    bank = recipe.bank("train")
     known = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
     sample = torch.arange(0, len(bank), max(len(bank) // 100, 1))
     vae: Any = pipeline.vae
     copies = []
     with torch.inference_mode():
         for part in known[sample].split(8):
-            mels = log_mel(part, filters).unsqueeze(1).to(vae.dtype)
+            mels = log_mel(part).unsqueeze(1).to(vae.dtype)
             decoded = vae.decode(vae.encode(mels).latent_dist.mode()).sample
             copies.append(pipeline.vocoder(decoded.float()[:, 0])[:, :CLIP_SAMPLES])
     waveforms = known, torch.cat(copies), generated[:: max(len(generated) // 50, 1)]
     views = {
         "waveforms": lambda waveforms: waveforms.unsqueeze(1),
-        "spectrograms": lambda waveforms: log_mel(waveforms, filters).transpose(1, 2),
+        "spectrograms": lambda waveforms: log_mel(waveforms).transpose(1, 2),
     }
     results = {}
     for name, view in views.items():
@@ -291,9 +292,9 @@ def _evaluate_vocoder(recipe: "Recipe", vocoder: Any, split: Split) -> dict[str,
     """Compare mel -> waveform -> mel with librosa's Griffin-Lim of 64 iterations."""
     import librosa  # pyright: ignore[reportMissingImports]
 
-    bank, filters = recipe.bank(split), mel_filters()
+    bank = recipe.bank(split)
     real = bank.batch(torch.arange(0, len(bank), 6), CLIP_SAMPLES)
-    mels = log_mel(real, filters)
+    mels = log_mel(real)
     with torch.inference_mode():
         ours = torch.cat([vocoder(part) for part in mels.split(8)])
     theirs = []
@@ -311,7 +312,7 @@ def _evaluate_vocoder(recipe: "Recipe", vocoder: Any, split: Split) -> dict[str,
     results = {}
     for name, waveforms in (("vocoder", ours), ("Griffin-Lim", torch.stack(theirs))):
         error = (vocoder.stft(waveforms).abs() - target).norm(dim=(1, 2)) / target.norm(dim=(1, 2))
-        results[f"{name}: log-mel L1"] = F.l1_loss(log_mel(waveforms, filters), mels).item()
+        results[f"{name}: log-mel L1"] = F.l1_loss(log_mel(waveforms), mels).item()
         results[f"{name}: spectral convergence"] = error.mean().item()
     return results
 
@@ -375,17 +376,3 @@ def _sample_images(images: list[DemoImage], split: Split, names: list[str]) -> l
     """Return the first images of each class in a split."""
     by_name = {name: [x for x in images if x.label == name and x.split == split] for name in names}
     return [image for name in names for image in by_name[name][:IMAGES_PER_CLASS]]
-
-
-def _confusion(predicted: Tensor, labels: Tensor, names: list[str]) -> Figure:
-    counts = confusion_matrix(predicted, labels, len(names))
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(8, 7.5), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted class of the audio")
-    axes.set_ylabel("class of the image")
-    figure.colorbar(image, label="share of the images", shrink=0.8)
-    return figure

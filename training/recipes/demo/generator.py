@@ -19,7 +19,7 @@ from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, AudioBank
 from clip2clap.training.recipes.demo.diffusion import ConditionedLatents, train_unet
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult
-from clip2clap.training.recipes.demo.mel import FRAMES, log_mel, mel_filters
+from clip2clap.training.recipes.demo.mel import FRAMES, log_mel
 
 PATCH, CHANNELS = 8, 24
 # Waveforms whose principal components make the autoencoder.
@@ -31,9 +31,8 @@ SCHEDULE = Schedule(steps=7500, learning_rate=4e-4, warmup=300, ema_decay=0.999)
 
 def build_autoencoder(bank: AudioBank) -> PatchAutoencoder:
     """Build the autoencoder: (1, 512, 64) log-mel spectrograms to (24, 64, 8) latents and back."""
-    filters = mel_filters()
     rows = bank.draw(AUTOENCODER_ROWS, torch.Generator().manual_seed(0))
-    mels = [log_mel(bank.batch(part, CLIP_SAMPLES), filters) for part in rows.split(16)]
+    mels = [log_mel(bank.batch(part, CLIP_SAMPLES)) for part in rows.split(16)]
     return PatchAutoencoder.from_pictures(
         torch.cat(mels).unsqueeze(1), latent_channels=CHANNELS, patch_size=PATCH
     )
@@ -53,7 +52,6 @@ def encode_latents(bank: AudioBank, vae: PatchAutoencoder, path: Path) -> Tensor
     """
     if path.is_file():
         return load_file(path)["latents"]
-    filters = mel_filters()
     generator = torch.Generator().manual_seed(0)
     latents = []
     for row in track(range(len(bank)), description="latents"):
@@ -63,7 +61,7 @@ def encode_latents(bank: AudioBank, vae: PatchAutoencoder, path: Path) -> Tensor
         crops = [bank.crop(row, length, generator).view(1, 1, -1) for length in lengths]
         waveforms = [F.interpolate(crop, size=CLIP_SAMPLES, mode="linear")[:, 0] for crop in crops]
         with torch.inference_mode():
-            encoded = vae.encode(log_mel(torch.cat(waveforms), filters).unsqueeze(1))
+            encoded = vae.encode(log_mel(torch.cat(waveforms)).unsqueeze(1))
         latents.append(encoded.latent_dist.mode())
     save_tensors({"latents": torch.stack(latents)}, path)
     return torch.stack(latents)

@@ -1,5 +1,7 @@
 """Log-mel spectrograms as AudioLDM's vocoder reads them."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -15,17 +17,11 @@ FRAMES = 512
 FLOOR = 1e-5
 
 
-def mel_filters() -> Tensor:
-    """Return the filter bank of 64 Slaney bins up to 8 kHz, shape (513, 64)."""
-    return slaney_filters(WINDOW, MEL_BINS, SAMPLING_RATE)
-
-
-def log_mel(waveforms: Tensor, filters: Tensor) -> Tensor:
-    """Compute log-mel spectrograms, differentiably.
+def log_mel(waveforms: Tensor) -> Tensor:
+    """Compute log-mel spectrograms, differentiably, in 64 Slaney bins up to 8 kHz.
 
     Args:
         waveforms: Shape (n, samples), `samples` a multiple of `HOP`, at 16 kHz.
-        filters: `mel_filters()`.
 
     Returns:
         Natural logarithms of mel amplitudes, shape (n, samples / HOP, 64).
@@ -34,4 +30,10 @@ def log_mel(waveforms: Tensor, filters: Tensor) -> Tensor:
     spectra = framed_spectra(waveforms, window, HOP)
     # Epsilon keeps the gradient of the absolute value finite at zero.
     amplitudes = (spectra.real.square() + spectra.imag.square() + 1e-9).sqrt()
-    return (amplitudes @ filters).clamp(min=FLOOR).log()
+    return (amplitudes @ _filters().to(waveforms.device)).clamp(min=FLOOR).log()
+
+
+@functools.cache
+@torch.inference_mode(False)  # Training cannot use a tensor that inference mode made first.
+def _filters() -> Tensor:
+    return slaney_filters(WINDOW, MEL_BINS, SAMPLING_RATE)

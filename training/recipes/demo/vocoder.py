@@ -10,7 +10,7 @@ from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.training.recipes.demo.audio_bank import AudioBank
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
-from clip2clap.training.recipes.demo.mel import HOP, MEL_BINS, WINDOW, log_mel, mel_filters
+from clip2clap.training.recipes.demo.mel import HOP, MEL_BINS, WINDOW, log_mel
 
 SEGMENT_FRAMES = 64
 BATCH = 32
@@ -39,14 +39,13 @@ def spectral_distance(predicted: Tensor, real: Tensor) -> Tensor:
 
 def train_vocoder(bank: AudioBank, folder: Path, schedule: Schedule = SCHEDULE) -> StageResult:
     """Train the magnitudes of a `SpectralVocoder` on training audio, of demo classes or not."""
-    filters = mel_filters()
 
     def batch_loss(vocoder: nn.Module, generator: torch.Generator) -> Tensor:
         assert isinstance(vocoder, SpectralVocoder)
         rows = bank.draw(BATCH, generator)
         real = bank.batch(rows, SEGMENT_FRAMES * HOP, generator)
         real = real * (0.2 + 0.8 * torch.rand(BATCH, 1, generator=generator))
-        predicted = compute(vocoder.magnitudes, log_mel(real, filters))
+        predicted = compute(vocoder.magnitudes, log_mel(real))
         return spectral_distance(predicted, compute(vocoder.stft, real).abs())
 
     torch.manual_seed(schedule.seed)
