@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
@@ -172,6 +172,20 @@ class Translator(SavedModule):
                     f"Expected a {side} mean of shape {tuple(own.shape)}, got {tuple(mean.shape)}."
                 )
             own.copy_(mean)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Reinitialize all linear layers in order, as `nn.Linear` does by default.
+
+        Args:
+            generator: Generator on the CPU; equal seeds give equal weights.
+        """
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5
+                for weight in layer.parameters(recurse=False):
+                    drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+                    weight.copy_(drawn)
 
     def record(self, **facts: Any) -> None:
         """Replace fields of the provenance, such as `metrics` once they are measured.

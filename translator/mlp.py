@@ -59,10 +59,6 @@ class MLPTranslator(Translator):
         """Map unit vectors, shape (n, source_dim), to vectors of shape (n, target_dim)."""
         return self.layers(embeds)
 
-    def initialize(self, generator: torch.Generator) -> None:
-        """Reinitialize all weights as `nn.Linear` does by default, from a CPU generator."""
-        draw_weights(self, generator)
-
     @torch.no_grad()
     def start_as(self, linear: LinearTranslator) -> None:
         """Become a linear map, to be trained further: ReLU(x) - ReLU(-x) is x.
@@ -99,19 +95,3 @@ class MLPTranslator(Translator):
         last.weight[:] = 0
         last.weight[:, :used] = torch.cat([out, -out], dim=1)
         last.bias[:] = 0 if linear.linear.bias is None else linear.linear.bias
-
-
-@torch.no_grad()
-def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
-    """Reinitialize the weights of all linear layers in order, as `nn.Linear` does by default.
-
-    Args:
-        network: Network with the layers; nothing else in it is changed.
-        generator: Generator on the CPU; equal seeds give equal weights.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            bound = layer.in_features**-0.5
-            for weight in (layer.weight, layer.bias):
-                drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                weight.copy_(drawn)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from clip2clap.core.errors import UserError
 from clip2clap.translator.base import Translator
 from clip2clap.translator.metadata import Provenance
-from clip2clap.translator.mlp import draw_weights
 from clip2clap.translator.residual import ResidualBlock
 
 Generators = torch.Generator | Sequence[torch.Generator]
@@ -241,10 +240,6 @@ class PriorTranslator(Translator):
     def noise_variance(self, timesteps: Tensor) -> Tensor:
         """Return 1 - alpha_bar at timesteps, shape (n, 1), float32."""
         return 1 - _alphas_bar().to(timesteps.device)[timesteps.long(), None]
-
-    def initialize(self, generator: torch.Generator) -> None:
-        """Reinitialize all weights as `nn.Linear` does by default, from a CPU generator."""
-        draw_weights(self, generator)
 
     def _noise(self, count: int, num_samples: int, generator: Generators | None) -> Tensor:
         """Draw the initial noise, shape (count, num_samples, target_dim), float32."""

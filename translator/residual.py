@@ -1,11 +1,9 @@
 """Residual translator: blocks with LayerNorm and dropout, wider and deeper than the MLP."""
 
-import torch
 from torch import Tensor, nn
 
 from clip2clap.translator.base import Translator
 from clip2clap.translator.metadata import Provenance
-from clip2clap.translator.mlp import draw_weights
 
 
 class ResidualTranslator(Translator):
@@ -60,10 +58,6 @@ class ResidualTranslator(Translator):
         """Map unit vectors, shape (n, source_dim), to vectors of shape (n, target_dim)."""
         # The values of a long unit vector are small; the layers expect them around 1.
         return self.leave(self.body(self.enter(embeds * self.source_dim**0.5)))
-
-    def initialize(self, generator: torch.Generator) -> None:
-        """Reinitialize all weights as `nn.Linear` does by default, from a CPU generator."""
-        draw_weights(self, generator)
 
 
 class ResidualBlock(nn.Module):
