@@ -175,12 +175,14 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
         >>> from clip2clap import EmbeddingSpace, TrainingConfig
         >>> from clip2clap.embeddings import TableWriter
         >>> from clip2clap.training import read_pairs
-        >>> names = ("clip", "clap")
-        >>> spaces = {name: EmbeddingSpace(name, "demo", "text", 8, True, "0") for name in names}
+        >>> spaces = {
+        ...     f"{family}_text": EmbeddingSpace(family, "demo", "text", 8, True, "0")
+        ...     for family in ("clip", "clap")
+        ... }
         >>> with TableWriter("pairs", spaces) as writer:
         ...     writer.append(["a", "b"], {}, {name: torch.eye(2, 8) for name in spaces})
         >>> read_pairs("pairs", TrainingConfig()).target_column
-        'clap'
+        'clap_text'
     """
     if not isinstance(table, EmbeddingTable):
         table = EmbeddingTable.open(table)
