@@ -1,14 +1,11 @@
 """Report of a sweep as one self-contained web page: leaderboard and learning curves."""
 
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from clip2clap.report.charts import panels, png
 from clip2clap.report.page import card, picture, table, write_page
 from clip2clap.training.report import SweepResult
 
@@ -92,12 +89,9 @@ def _curves(results: Sequence[SweepResult], monitor: str) -> bytes:
     trained = [(result, result.report) for result in results if result.report is not None]
     data_sets = list(dict.fromkeys(result.data for result, _ in trained))
     losses = list(dict.fromkeys(report.settings["loss"] for _, report in trained))
-    figure = Figure(
-        figsize=(4.2 * (1 + len(losses)), 3.2 * len(data_sets)), dpi=110, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(data_sets), 1 + len(losses), squeeze=False)
-    for row, data in zip(panels, data_sets, strict=True):
+    size = 4.2 * (1 + len(losses)), 3.2 * len(data_sets)
+    figure, grid = panels(len(data_sets), 1 + len(losses), *size)
+    for row, data in zip(grid, data_sets, strict=True):
         row[0].set_title(f"{data}: {monitor}", fontsize=10)
         for axes, loss in zip(row[1:], losses, strict=True):
             axes.set_title(f"{data}: {loss}", fontsize=10)
@@ -121,6 +115,4 @@ def _curves(results: Sequence[SweepResult], monitor: str) -> bytes:
         row[0].legend(fontsize=7)
         for axes in row:
             axes.set_xlabel("Epoch")
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    return png(figure)

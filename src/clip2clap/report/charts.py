@@ -35,7 +35,7 @@ def recall_curves(ranks: Mapping[str, np.ndarray], chance: np.ndarray, gallery: 
     axes.set_xlabel("k, of " + f"{gallery:,} embeddings")
     axes.set_ylabel("Recall at k")
     axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def cosine_histograms(
@@ -43,8 +43,8 @@ def cosine_histograms(
 ) -> bytes:
     """Draw cosine similarities of predictions to their own and to other targets, by translator."""
     names = list(cosines)[:MOST_PLANES]
-    figure, panels = _row_of(len(names), 3.4)
-    for axes, name in zip(panels, names, strict=True):
+    figure, row = _row_of(len(names), 3.4)
+    for axes, name in zip(row, names, strict=True):
         both = np.concatenate([cosines[name], shuffled[name]])
         edges = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 60)
         axes.hist(shuffled[name], edges, color=_CHANCE["color"], alpha=0.6, label="other target")
@@ -52,8 +52,8 @@ def cosine_histograms(
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("Cosine similarity")
         axes.legend(fontsize=8)
-    panels[0].set_ylabel("Rows")
-    return _png(figure)
+    row[0].set_ylabel("Rows")
+    return png(figure)
 
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
@@ -71,26 +71,26 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> byt
     for axes in (losses, ranks):
         axes.set_xlabel("Epoch")
         axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def planes(clouds: Mapping[str, Any]) -> bytes:
     """Draw 2-D projections of both spaces, and of predictions among targets."""
     after = list(clouds["after"].items())[:MOST_PLANES]
-    figure, panels = _row_of(2 + len(after), 3.6)
+    figure, row = _row_of(2 + len(after), 3.6)
     colors = _colors(clouds["labels"])
-    for axes, side in zip(panels, ("source", "target"), strict=False):
+    for axes, side in zip(row, ("source", "target"), strict=False):
         axes.scatter(*clouds[side].T, s=5, c=colors, alpha=0.7, linewidths=0)
         axes.set_title(f"before: {side}", fontsize=10)
-    for axes, (name, (predicted, target)) in zip(panels[2:], after, strict=True):
+    for axes, (name, (predicted, target)) in zip(row[2:], after, strict=True):
         axes.scatter(*target.T, s=5, c="#bbb5a9", label="target", linewidths=0)
         axes.scatter(*predicted.T, s=5, c=colors, alpha=0.7, label="prediction", linewidths=0)
         axes.set_title(f"after: {name}", fontsize=10)
         axes.legend(fontsize=7)
-    for axes in panels:
+    for axes in row:
         axes.set_xticks([])
         axes.set_yticks([])
-    return _png(figure)
+    return png(figure)
 
 
 def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> bytes:
@@ -106,7 +106,7 @@ def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]]) 
     axes.set_xlabel("Predicted label")
     axes.set_ylabel("True label")
     figure.colorbar(image, label="share of the rows", shrink=0.8)
-    return _png(figure)
+    return png(figure)
 
 
 def _share_below(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -121,19 +121,25 @@ def _colors(labels: Sequence[str] | None) -> Any:
     return [colors[names.index(label)] for label in labels]
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Create a figure, of a size in inches, and its axes, shape (rows, columns)."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _row_of(panels: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(3.9 * panels + 0.4, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
-
-
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = panels(1, 1, width, height)
+    return figure, axes[0, 0]
+
+
+def _row_of(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    figure, axes = panels(1, count, 3.9 * count + 0.4, height)
+    return figure, list(axes[0])
