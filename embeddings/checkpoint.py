@@ -288,7 +288,7 @@ def _find_open_clip(
         close = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
         raise ModelNotFoundError(
-            f"open_clip knows no architecture {architecture!r}. {hint}"
+            f"open_clip has no architecture {architecture!r}. {hint}"
             "`open_clip.list_models()` lists them."
         )
     file = Path(weights).expanduser()

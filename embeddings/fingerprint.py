@@ -196,7 +196,7 @@ def _safetensors_samples(file: Path) -> Iterator[tuple[list[int], Tensor]]:
                     yield entry["shape"], torch.frombuffer(sample, dtype=dtype)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{file} is not a whole safetensors file ({one_line(error)}). Fetch it again."
+            f"{file} is not a complete safetensors file ({one_line(error)}). Fetch it again."
         ) from error
 
 

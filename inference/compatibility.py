@@ -120,7 +120,7 @@ def check_dims(what: str, dim: int, sizes: Iterable[tuple[str, Any]]) -> None:
     """
     for component, size in sizes:
         if size and size != dim:
-            raise UserError(f"{what} takes embeddings of {dim} values, {component} {size}.")
+            raise UserError(f"{what} expects embeddings of {dim} values, {component} {size}.")
 
 
 def check_channels(unet: Any, vae: Any) -> None:
@@ -128,5 +128,5 @@ def check_channels(unet: Any, vae: Any) -> None:
     channels, expected = unet.config["in_channels"], vae.config["latent_channels"]
     if channels != expected:
         raise UserError(
-            f"The UNet generates latents of {channels} channels, the VAE takes {expected}."
+            f"The UNet generates latents of {channels} channels, the VAE expects {expected}."
         )

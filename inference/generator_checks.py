@@ -125,7 +125,7 @@ def check_generator_sizes(pipeline: Any) -> None:
     """Raise a `UserError` if the sizes of a pipeline's components do not match."""
     if pipeline.unet.config["class_embed_type"] != "simple_projection":
         raise UserError(
-            "The UNet takes no CLAP embedding as class labels (class_embed_type is "
+            "The UNet accepts no CLAP embedding as class labels (class_embed_type is "
             f"{pipeline.unet.config['class_embed_type']!r}, expected 'simple_projection'): it is "
             "not the UNet of AudioLDM 1 or MusicLDM."
         )

@@ -20,7 +20,7 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FORMAT_VERSION = 3
 
 _DEMOS = {"demo": "image_to_audio", "demo-back": "audio_to_image"}
-_REMEDY = "Train or save it again, or take it from its source again."
+_REMEDY = "Train or save it again, or download it again."
 _HINT = "Give a folder written by `clip2clap train`, a hub id (owner/name), 'demo' or 'demo-back'."
 
 

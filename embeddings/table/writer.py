@@ -252,7 +252,7 @@ class TableWriter:
         arrays: dict[str, pa.Array] = {"id": check_ids(ids)}
         for name, values in sources.items():
             if name == "id" or name in self.spaces:
-                raise TableError(f"A source can't be named {name!r}: that column is taken.")
+                raise TableError(f"A source can't be named {name!r}: that column is reserved.")
             if len(values) != len(ids):
                 raise TableError(f"Expected {len(ids)} values of {name!r}, got {len(values)}.")
             arrays[name] = self._source_array(name, values)

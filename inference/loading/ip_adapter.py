@@ -26,7 +26,7 @@ class IPAdapterWeights:
     def __init__(self, tensors: dict[str, Tensor]):
         if _PROJECTION not in tensors:
             raise CheckpointError(
-                f"The IP-Adapter has no {_PROJECTION}: it does not take a CLIP image embedding. "
+                f"The IP-Adapter has no {_PROJECTION}: it accepts no CLIP image embedding. "
                 "Use a plain one, such as ip-adapter_sd15.safetensors; those called plus, full or "
                 "face take more than an embedding."
             )

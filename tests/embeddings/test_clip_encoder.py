@@ -447,7 +447,7 @@ def test_a_pickle_is_never_loaded(folder, tmp_path):
         ("config.json", b'{"model_type": "bert"}', "no projection into a joint space"),
         ("config.json", None, "is no CLIP checkpoint: expected a config.json"),
         ("model.safetensors", None, r"holds no weights: expected model\.safetensors"),
-        ("model.safetensors", b"cut", "not a whole safetensors file"),
+        ("model.safetensors", b"cut", "not a complete safetensors file"),
         ("preprocessor_config.json", b"[]", "should hold a JSON object"),
     ],
 )
@@ -465,7 +465,7 @@ def test_weights_that_break_off_are_refused(folder, tmp_path):
     target = copy_of(folder, tmp_path / "cut")
     whole = (target / "model.safetensors").read_bytes()
     (target / "model.safetensors").write_bytes(whole[:-500])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         ClipEncoder.from_pretrained(target)
 
 

@@ -512,7 +512,9 @@ def test_a_decoder_refuses_what_it_cannot_take(
     save_file({"image_proj.latents": torch.zeros(1, 4, DIM)}, tmp_path / "plus.safetensors")
     with pytest.raises(CheckpointError, match=r"has no image_proj\.proj\.weight"):
         ours(stable_diffusion_folder, training_schedule(), ip_adapter=tmp_path / "plus.safetensors")
-    with pytest.raises(UserError, match="takes embeddings of 12 values, the translator returns 16"):
+    with pytest.raises(
+        UserError, match="expects embeddings of 12 values, the translator returns 16"
+    ):
         ours(
             stable_diffusion_folder,
             training_schedule(),
