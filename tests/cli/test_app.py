@@ -62,6 +62,9 @@ def test_help_imports_neither_torch_nor_the_libraries_above_it() -> None:
     ("options", "words"),
     [
         ("--duration-s -3", "--duration-s: expected above 0, got -3."),
+        ("--duration-s 0", "--duration-s: expected above 0, got 0."),
+        ("--duration-s nan", "--duration-s: expected above 0, got nan."),
+        ("--prompt rain", "INPUT: give images, or --prompt, and not both."),
         ("--num-inference-steps 0", "--num-inference-steps: expected at least 1, got 0."),
         ("--guidance-scale -1", "--guidance-scale: expected at least 0, got -1."),
         ("--num-candidates 0", "--num-candidates: expected at least 1, got 0."),
@@ -261,6 +264,7 @@ def test_files_are_never_overwritten_unless_asked_for(
     [
         (["-o", "one.flac"], "one.flac", b"fLaC"),
         (["-o", "out", "--audio-format", "ogg"], "out/cat.ogg", b"OggS"),
+        (["-o", "out", "--audio-format", "flac", "--spectrogram"], "out/cat.flac", b"fLaC"),
         (
             ["-o", "out", "--audio-format", "flac", "--spectrogram"],
             "out/cat-spectrogram.png",
@@ -281,6 +285,36 @@ def test_formats_and_the_spectrogram_are_what_their_names_say(
     monkeypatch.chdir(tmp_path)
     assert run("image-to-audio", photos / "cat.png", *options, "--generator", model)[0] == 0
     assert (tmp_path / name).read_bytes()[:4] == kind
+
+
+def test_prompts_get_audio_named_by_their_words(
+    run: Run, model: Path, tmp_path: Path, samples: int
+) -> None:
+    def generate(folder: str, *options: str) -> dict:
+        status, shown, _ = run(
+            *("image-to-audio", "--prompt", "a dog barks", "--num-candidates", "1", *options),
+            *("-o", tmp_path / folder, "--generator", model, "--dtype", "fp32", "--json"),
+        )
+        assert status == 0
+        return json.loads(shown)
+
+    plain = generate("plain", "--prompt", "rain", "--seed", "2")
+    assert [(each["input"], each["seed"]) for each in plain["sounds"]] == [
+        ("a dog barks", 2),
+        ("rain", 3),
+    ]
+    assert sorted(sounds_in(tmp_path / "plain")) == ["a-dog-barks.wav", "rain.wav"]
+    waveform, rate = load_audio(tmp_path / "plain" / "a-dog-barks.wav")
+    assert (len(waveform), rate) == (samples, 16_000)
+    pipeline = ImageToAudioPipeline.from_pretrained(model)
+    result = pipeline(prompt="a dog barks", generator=[torch.Generator().manual_seed(2)])
+    assert isinstance(result, ImageToAudioOutput)
+    np.testing.assert_allclose(waveform, result.audios[0], atol=1e-4)
+
+    away = generate("away", "--negative-prompt", "rain", "--seed", "2")
+    assert away["settings"]["negative_prompt"] == "rain"
+    guided, _ = load_audio(tmp_path / "away" / "a-dog-barks.wav")
+    assert np.abs(guided - waveform).max() > 1e-3
 
 
 def test_a_sound_too_long_for_the_memory_gets_one_line(

@@ -1,5 +1,6 @@
 """Options of all verbs: one name has one help text, type and default."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from clip2clap.cli.app import VERBS
-from clip2clap.cli.command import KEY, declared_options, flag_of, name_options
+from clip2clap.cli.command import KEY, add_verb, declared_options, flag_of, name_options
 from clip2clap.cli.options.training import GridOptions, TrainingOptions
 from clip2clap.core.errors import UserError
 from clip2clap.training.config import TrainingConfig
@@ -82,6 +84,82 @@ def test_an_old_spelling_is_accepted_with_a_notice(run, tmp_path: Path, old, new
     spelling = old[0].partition("=")[0]
     assert notice == f"note: {spelling} is now {new}; the next version drops the old spelling."
     assert error.startswith(f"error: {new}: ")
+
+
+OLD_SPELLINGS = [
+    ("norms", "table --out x", "--output", "output", Path("x")),
+    ("image-to-audio", "--model demo", "--generator", "generator", "demo"),
+    ("image-to-audio", "--steps 3", "--num-inference-steps", "num_inference_steps", 3),
+    ("image-to-audio", "--seconds 2.5", "--duration-s", "duration_s", 2.5),
+    ("image-to-audio", "--candidates=3", "--num-candidates", "num_candidates", 3),
+    ("image-to-audio", "--format flac", "--audio-format", "audio_format", "flac"),
+    ("audio-to-image", "--model x", "--decoder", "decoder", "x"),
+    ("audio-to-image", "--format jpg", "--image-format", "image_format", "jpg"),
+    ("audio-to-image", "--start 1.5", "--start-s", "start_s", 1.5),
+    ("audio-to-image", "--names words.txt", "--label-file", "label_file", Path("words.txt")),
+    ("audio-to-image", "--images 4", "--num-images", "num_images", 4),
+    ("audio-to-image", "--image a.png", "--init-image", "init_image", "a.png"),
+    ("audio-to-image", "--init a.png", "--init-image", "init_image", "a.png"),
+    ("audio-to-image", "--size 64x32", "--film-size", "film_size", "64x32"),
+    ("paint", "--text dog:2", "--target-text", "target_text", ["dog:2"]),
+    ("paint", "--sound a.wav:2", "--target-audio", "target_audio", ["a.wav:2"]),
+    ("paint", "--image a.png:2", "--target-image", "target_image", ["a.png:2"]),
+    ("paint", "--init a.png", "--init-image", "init_image", "a.png"),
+    ("paint", "--iterations 9", "--num-iterations", "num_iterations", 9),
+    ("extract", "photos --format folder", "--source-format", "source_format", "folder"),
+    ("train", "table --from clap", "--source", "source", "clap"),
+    ("train", "table --to clip", "--target", "target", "clip"),
+    ("train", "table --model ridge", "--architecture", "architecture", "ridge"),
+    ("train", "table --hidden 8", "--hidden-size", "hidden_size", 8),
+    ("train", "table --centre", "--center yes", "center", "yes"),
+    ("train", "table --no-centre", "--center no", "center", "no"),
+    ("train", "table --start random", "--init", "init", "random"),
+    ("train", "table --lr 0.1", "--learning-rate", "learning_rate", 0.1),
+    ("sweep", "table --hidden 4,8", "--hidden-size", "hidden_size", "4,8"),
+    ("sweep", "table --seeds 1,2", "--seed", "seed", "1,2"),
+    ("sweep", "table --centre no,yes", "--center", "center", "no,yes"),
+    ("evaluate", "demo --images a", "--image-dir", "image_dir", Path("a")),
+    ("evaluate", "demo --recordings a", "--audio-dir", "audio_dir", Path("a")),
+    ("evaluate", "demo --judge x", "--classifier", "classifier", "x"),
+]
+
+
+def old_spelling(arguments: str) -> str:
+    return re.findall(r"--[a-z-]+", arguments)[0]
+
+
+@pytest.mark.parametrize(("name", "arguments", "new", "field", "value"), OLD_SPELLINGS)
+def test_an_old_spelling_sets_the_new_option_with_one_notice(
+    capsys, name, arguments, new, field, value
+):
+    verb = next(verb for verb in VERBS if verb.__name__ == name.replace("-", "_"))
+    received: dict[str, Any] = {}
+
+    @functools.wraps(verb)
+    def record(**groups: Any) -> None:
+        for group in groups.values():
+            received.update(vars(group))
+
+    app = typer.Typer()
+    add_verb(app, record)
+    command: Any = typer.main.get_command(app)
+    command.main(arguments.split(), prog_name=name, standalone_mode=False)
+    old = old_spelling(arguments)
+    assert received[field] == value
+    notice = f"note: {old} is now {new}; the next version drops the old spelling.\n"
+    assert capsys.readouterr() == ("", notice)
+    assert old not in {spelling for each in command.params for spelling in each.opts}
+
+
+def test_every_old_spelling_is_tested():
+    tested = {(old_spelling(given), new.split()[0]) for _, given, new, *_ in OLD_SPELLINGS}
+    declared = {
+        (spelling.partition("=")[0], flag_of(each))
+        for verb in VERBS
+        for each in declared_options(verb).values()
+        for spelling in each.metadata[KEY].get("was", ())
+    }
+    assert tested == declared
 
 
 @pytest.mark.parametrize(
