@@ -1,4 +1,4 @@
-"""Images into sound and sound into images: translators between CLIP and CLAP embedding spaces."""
+"""Images to sound and sound to images: translators between CLIP and CLAP embedding spaces."""
 
 import logging
 from importlib import import_module

@@ -75,9 +75,8 @@ def sweep(
 ) -> list[SweepResult]:
     """Train every combination of a grid on the first table, on the others together, and on all.
 
-    The same items are held out of all tables, so that models can be compared on each. An
-    interrupted sweep resumes from its last checkpoint; `accelerate launch` spreads the models over
-    its processes.
+    The same items are held out of all tables, so that models can be compared on each. A killed
+    sweep resumes; `accelerate launch` spreads the models over its processes.
 
     Args:
         table: Embedding table, its folder, or pairs.
