@@ -132,7 +132,7 @@ def old_spelling(arguments: str) -> str:
 def test_an_old_spelling_sets_the_new_option_with_one_notice(
     capsys, name, arguments, new, field, value
 ):
-    verb = next(verb for verb in VERBS if verb.__name__ == name.replace("-", "_"))
+    verb: Any = next(verb for verb in VERBS if verb.__name__ == name.replace("-", "_"))
     received: dict[str, Any] = {}
 
     @functools.wraps(verb)

@@ -337,7 +337,7 @@ def _models() -> tuple[list[dict[str, Any]], list[Problem]]:
             Problem(
                 "error",
                 f"The demo models are incomplete: {', '.join(missing)} missing in {DEMO_FOLDER}.",
-                "Install clip2clap again, or name a model: clip2clap image-to-audio --generator ...",
+                "Install clip2clap again, or name another model: image-to-audio --generator ...",
             )
         )
     models = []
