@@ -39,9 +39,9 @@ def open_source(
 
     Examples:
         >>> from clip2clap.embeddings import open_source
-        >>> source = open_source(["."], wanted=frozenset({"image"}))
+        >>> source = open_source(["photos"], wanted=frozenset({"image"}))
         >>> [row.id for row in source]
-        ['dog.jpg']
+        ['dog.jpg', 'sea.jpg', 'train.jpg']
 
     Args:
         locations: File, folder or hub id; or several files, or a pattern such as `shards/*.tar`.

@@ -90,10 +90,10 @@ def extract(
         >>> from clip2clap.embeddings import extract, open_source
         >>> from clip2clap.embeddings.extraction.plan import EncoderPlan
         >>> plan = EncoderPlan(("clip_image",), clip="demo")
-        >>> source = open_source(["."], wanted=plan.wanted, format="folder")
+        >>> source = open_source(["photos"], wanted=plan.wanted, format="folder")
         >>> report = extract(source, "images", plan)
         >>> report.rows, report.failures
-        (1, 0)
+        (3, 0)
 
     Args:
         source: Data set; see `open_source`.

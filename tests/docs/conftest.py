@@ -1,8 +1,6 @@
 """Files that the documentation speaks of."""
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +41,3 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "captions.csv").write_text("\n".join(["caption", *captions]) + "\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def two_files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Create `dog.jpg` and `bark.wav` alone, in the current folder."""
-    alone = tmp_path_factory.mktemp("alone")
-    for name in ("dog.jpg", "bark.wav"):
-        shutil.copy(folder / name, alone / name)
-    with contextlib.chdir(alone):
-        yield alone

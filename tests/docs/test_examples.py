@@ -29,7 +29,7 @@ PUBLIC = dict(public())
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_the_examples_of_a_docstring_run(name: str, two_files: object) -> None:
+def test_the_examples_of_a_docstring_run(name: str, folder: object) -> None:
     thing = PUBLIC[name]
     tests = [
         test for test in doctest.DocTestFinder(exclude_empty=True).find(thing) if test.examples

@@ -314,7 +314,7 @@ def test_a_table_of_other_models_cannot_be_continued(tmp_path):
         (["old", "b"], {}, {}, "'old' is in the table"),
         ([1, 2], {}, {}, r"str\(id\)"),
         (["a", "b"], {"caption": ["only one"]}, {}, "Expected 2 values of 'caption', got 1"),
-        (["a", "b"], {"clip_text": [1, 2]}, {}, "taken"),
+        (["a", "b"], {"clip_text": [1, 2]}, {}, "that column is reserved"),
         (["a", "b"], {}, {"clip_text": torch.zeros(2, DIM + 1)}, r"shape \(2, 8\), got \(2, 9\)"),
         (["a", "b"], {}, {"clip_text": vectors(2) * 3}, "unit norm"),
         (["a", "b"], {}, {"clip_text": vectors(2) * float("nan")}, "NaN"),
