@@ -73,6 +73,10 @@ class SavedFormat:
         space = source.index.get(source.pipeline_class.space_setting)
         return EmbeddingSpace.from_dict(space) if space else None
 
+    def precompute(self, source: Source) -> dict[str, Any]:
+        """Return components that are computed before the generator's weights are loaded."""
+        return {}
+
     def settings(
         self,
         source: Source,
@@ -133,10 +137,9 @@ class AudioLDMFormat(SavedFormat):
         encoders: dict[str, Any],
         space: EmbeddingSpace | None,
     ) -> dict[str, Any]:
-        """Return the pipeline's settings, the few-step scheduler and the negative embedding."""
+        """Return the pipeline's settings and the few-step scheduler."""
         return {
             "scheduler": few_step_scheduler(parts["scheduler"]),
-            "negative_embedding": self._empty_prompt(source),
             "clap_id": source.name,
             "clap_space": space and space.to_dict(),
             "clap_revision": source.revision,
@@ -146,19 +149,25 @@ class AudioLDMFormat(SavedFormat):
     def _has_text_encoder(self, source: Source) -> bool:
         return source.fetch_text_encoder or is_clap_local(source.name, source.revision)
 
-    def _empty_prompt(self, source: Source) -> "LearnedNegativeEmbedding | None":
-        """Encode the empty prompt, which these generators were trained to guide away from."""
+    def precompute(self, source: Source) -> dict[str, Any]:
+        """Encode the empty prompt, which these generators were trained to guide away from.
+
+        The text encoder is freed again, so it is never in memory together with the generator.
+        """
         if not self._has_text_encoder(source):
-            return None
+            return {}
         from clip2clap.embeddings.encoders.clap import ClapEncoder
         from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 
         text_encoder = ClapEncoder.from_pretrained(
             source.name, modalities=("text",), revision=source.revision, **source.access
         )
-        return LearnedNegativeEmbedding.from_vector(
-            text_encoder.encode_text([""])[0], origin="empty prompt"
-        )
+        embedding = text_encoder.encode_text([""])[0]
+        return {
+            "negative_embedding": LearnedNegativeEmbedding.from_vector(
+                embedding, origin="empty prompt"
+            )
+        }
 
 
 @dataclass(frozen=True)

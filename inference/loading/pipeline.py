@@ -110,10 +110,11 @@ def load_pipeline(
     places = format.places(source)
     folders = [name for place in places.values() for name in part_names(place)]
     fetch_folder(location, folders, kind=kind, variant=variant, revision=revision, **access)
+    precomputed = format.precompute(source)
     parts = load_components(folder, index, places, dtypes, variant)
     encoders = load_encoders(given, dtypes, modalities=pipeline_class.encoder_modalities, **access)
     settings = format.settings(source, parts, encoders, space)
     chosen = {name: value for name, value in overrides.items() if value is not None}
-    pipeline = pipeline_class(**{**encoders, **parts, **settings, **chosen})
+    pipeline = pipeline_class(**{**encoders, **parts, **precomputed, **settings, **chosen})
     pipeline.register_to_config(_name_or_path=os.fspath(name))
     return pipeline

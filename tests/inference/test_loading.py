@@ -1,14 +1,19 @@
 """Loading of pipelines: which checkpoints are refused, and what is not needed to load one."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
+from diffusers import UNet2DConditionModel
 
 from clip2clap.core.errors import CheckpointError
+from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
@@ -61,6 +66,28 @@ def test_an_audioldm_checkpoint_generates_without_the_deprecated_pipelines_of_di
         audioldm_folder,
     )
     assert printed == "(1, 1024)"
+
+
+def test_the_empty_prompt_is_encoded_and_its_encoder_freed_before_the_unet_loads(
+    audioldm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders: list[weakref.ref[ClapEncoder]] = []
+    load_encoder, load_unet = ClapEncoder.from_pretrained, UNet2DConditionModel.from_pretrained
+
+    def load_and_note(*arguments: Any, **options: Any) -> ClapEncoder:
+        encoder = load_encoder(*arguments, **options)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    def load_with_no_encoder_left(*arguments: Any, **options: Any) -> Any:
+        gc.collect()
+        assert [encoder() for encoder in encoders] == [None]
+        return load_unet(*arguments, **options)
+
+    monkeypatch.setattr(ClapEncoder, "from_pretrained", load_and_note)
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", load_with_no_encoder_left)
+    pipeline = ImageToAudioPipeline.from_pretrained(audioldm_folder)
+    assert pipeline.negative_embedding is not None
 
 
 def test_small_modules_load_no_pipeline():
