@@ -34,7 +34,7 @@ from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )
 from clip2clap.embeddings.table.writer import TableWriter
-from clip2clap.metrics.retrieval import recall_at_k, retrieval_ranks
+from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.losses import contrastive_loss
 from clip2clap.training.pairs import Pairs, read_pairs
@@ -156,7 +156,7 @@ def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
 
 def recall(predicted: Tensor, target: Tensor) -> float:
     """Compute recall at 10."""
-    return recall_at_k(retrieval_ranks(predicted, target), 10)
+    return retrieval_metrics(predicted, target)["recall_at_10"]
 
 
 def measure_target(pairs: Pairs, split: Split, epochs: int) -> None:

@@ -8,15 +8,7 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.metrics import retrieval as metrics
-from clip2clap.metrics.retrieval import (
-    mean_reciprocal_rank,
-    measure_retrieval,
-    median_rank,
-    recall_at_k,
-    retrieval_metrics,
-    retrieval_ranks,
-    reverse_ranks,
-)
+from clip2clap.metrics.retrieval import measure_retrieval, retrieval_metrics
 
 
 def noise(n: int, d: int, seed: int = 0) -> Tensor:
@@ -31,34 +23,38 @@ def test_ranks_count_the_vectors_that_are_nearer():
     target = circle(0, 90, 180)
     predicted = circle(10, 10, 100)
     # From 10 degrees: 0, then 90, then 180. From 100 degrees: 90, then 180, then 0.
-    assert retrieval_ranks(predicted, target).tolist() == [1, 2, 2]
+    assert measure_retrieval(predicted, target).forward.tolist() == [1, 2, 2]
 
 
 def test_summaries_have_their_known_values():
-    ranks = torch.tensor([1.0, 2.0, 4.0, 10.0])
-    assert recall_at_k(ranks, 1) == 0.25
-    assert recall_at_k(ranks, 4) == 0.75
-    assert median_rank(ranks) == 3
-    assert mean_reciprocal_rank(ranks) == pytest.approx((1 + 0.5 + 0.25 + 0.1) / 4)
+    # Ranks 1, 2, 3, 3: from 100 degrees the target at 0 is the last.
+    target = circle(0, 90, 180)[[0, 1, 2, 0]]
+    predicted = circle(10, 10, 10, 100)
+    assert measure_retrieval(predicted, target).forward.tolist() == [1, 2, 3, 3]
+    found = retrieval_metrics(predicted, target)
+    assert found["recall_at_1"] == 0.25
+    assert found["recall_at_5"] == 1
+    assert found["median_rank"] == 2.5
+    assert found["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 3) / 4)
 
 
 def test_equal_targets_count_once():
     target = circle(0, 0, 0, 90, 90)
     predicted = circle(5, 5, 80, 80, 5)
-    assert retrieval_ranks(predicted, target).tolist() == [1, 1, 2, 1, 2]
+    assert measure_retrieval(predicted, target).forward.tolist() == [1, 1, 2, 1, 2]
     assert retrieval_metrics(predicted, target)["gallery"] == 2
 
 
 def test_ties_count_against_us():
     # The answer is as far from all four.
     target = torch.eye(4)
-    assert retrieval_ranks(torch.ones(4, 4), target).tolist() == [4, 4, 4, 4]
+    assert measure_retrieval(torch.ones(4, 4), target).forward.tolist() == [4, 4, 4, 4]
     # One answer for all is never the one that was meant, seen from the targets.
-    assert reverse_ranks(torch.ones(4, 4), target).tolist() == [4, 4, 4, 4]
+    assert measure_retrieval(torch.ones(4, 4), target).backward.tolist() == [4, 4, 4, 4]
     # Nor do vectors win that differ by rounding alone.
     twins = torch.cat([noise(1, 64), noise(1, 64) * (1 + 1e-7)])
     twins[1, 0] += 1e-6
-    assert retrieval_ranks(twins, twins).tolist() == [2, 2]
+    assert measure_retrieval(twins, twins).forward.tolist() == [2, 2]
 
 
 def test_backwards_the_predictions_for_an_equal_target_are_left_out():
@@ -66,7 +62,7 @@ def test_backwards_the_predictions_for_an_equal_target_are_left_out():
     predicted = circle(40, 10, 30, 170)
     # From 0 degrees: 10, 30, 40, 170, of which 10 and 40 stand for 0 degrees.
     # From 90: 40, 30, 10, 170.
-    assert reverse_ranks(predicted, target).tolist() == [2, 1, 2, 1]
+    assert measure_retrieval(predicted, target).backward.tolist() == [2, 1, 2, 1]
 
 
 @settings(deadline=None, max_examples=30)
@@ -85,8 +81,8 @@ def test_both_directions_equal_loops_with_repeated_targets(n: int, m: int, seed:
         backward.append(
             1 + sum(bool(similar[j, i] >= similar[i, i]) for j in range(n) if truth[j] != truth[i])
         )
-    assert retrieval_ranks(predicted, target).tolist() == forward
-    assert reverse_ranks(predicted, target).tolist() == backward
+    assert measure_retrieval(predicted, target).forward.tolist() == forward
+    assert measure_retrieval(predicted, target).backward.tolist() == backward
 
 
 def test_neighbours_and_csls_equal_their_definition(monkeypatch: pytest.MonkeyPatch):
@@ -110,13 +106,13 @@ def test_neighbours_and_csls_equal_their_definition(monkeypatch: pytest.MonkeyPa
         assert ranks.tolist() == expected
         nearest = scores.topk(3, dim=1).indices.flatten()
         assert counts.tolist() == nearest.bincount(minlength=39).tolist()
-    assert torch.equal(found.forward, retrieval_ranks(predicted, target))
-    assert torch.equal(found.backward, reverse_ranks(predicted, target))
+    assert torch.equal(found.forward, measure_retrieval(predicted, target).forward)
+    assert torch.equal(found.backward, measure_retrieval(predicted, target).backward)
 
 
 def test_a_constant_answer_is_right_as_often_as_chance():
     target = noise(200, 16)
-    ranks = retrieval_ranks(noise(1, 16, seed=1).expand(200, -1), target)
+    ranks = measure_retrieval(noise(1, 16, seed=1).expand(200, -1), target).forward
     assert sorted(ranks.tolist()) == list(range(1, 201))
 
 
@@ -128,7 +124,7 @@ def test_ranks_equal_a_sort_in_loops(n: int, d: int, seed: int):
     expected = [
         sorted(row, reverse=True).index(row[i]) + 1 for i, row in enumerate(cosines.tolist())
     ]
-    ranks = retrieval_ranks(predicted, target)
+    ranks = measure_retrieval(predicted, target).forward
     assert (ranks - torch.tensor(expected)).abs().max() <= 1
     assert (ranks == torch.tensor(expected)).float().mean() > 0.9
 
@@ -137,15 +133,15 @@ def test_ranks_equal_a_sort_in_loops(n: int, d: int, seed: int):
 @given(st.permutations(range(12)))
 def test_reordering_pairs_together_reorders_the_ranks(order: list[int]):
     predicted, target = noise(12, 4), noise(12, 4, seed=1)
-    ranks = retrieval_ranks(predicted, target)
-    assert torch.equal(retrieval_ranks(predicted[order], target[order]), ranks[order])
+    ranks = measure_retrieval(predicted, target).forward
+    assert torch.equal(measure_retrieval(predicted[order], target[order]).forward, ranks[order])
 
 
 def test_ranking_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     predicted, target = noise(30, 8), noise(30, 8, seed=1)
-    whole = retrieval_ranks(predicted, target)
+    whole = measure_retrieval(predicted, target).forward
     monkeypatch.setattr(metrics, "TILE", 7)
-    assert torch.equal(retrieval_ranks(predicted, target), whole)
+    assert torch.equal(measure_retrieval(predicted, target).forward, whole)
 
 
 def test_metrics_are_perfect_for_the_truth_and_at_chance_for_noise():
@@ -161,11 +157,10 @@ def test_metrics_are_perfect_for_the_truth_and_at_chance_for_noise():
 
 def test_what_cannot_be_ranked_is_refused():
     with pytest.raises(UserError, match="one shape"):
-        retrieval_ranks(noise(3, 4), noise(2, 4))
+        measure_retrieval(noise(3, 4), noise(2, 4))
     with pytest.raises(UserError, match="predictions hold NaN"):
-        retrieval_ranks(torch.full((2, 2), float("nan")), noise(2, 2))
+        measure_retrieval(torch.full((2, 2), float("nan")), noise(2, 2))
+    with pytest.raises(UserError, match="n > 0"):
+        retrieval_metrics(noise(0, 4), noise(0, 4))
     with pytest.raises(UserError, match="at least 1"):
-        recall_at_k(torch.ones(3), 0)
-    for summary in (median_rank, mean_reciprocal_rank):
-        with pytest.raises(UserError, match="n > 0"):
-            summary(torch.ones(0))
+        measure_retrieval(noise(3, 4), noise(3, 4), neighbors=0)

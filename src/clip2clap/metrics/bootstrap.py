@@ -5,7 +5,7 @@ one clip are not five independent trials. All metrics of one evaluation share th
 the difference of two of them has an interval of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,11 @@ _AT_ONCE = 50
 
 @dataclass(frozen=True)
 class Estimate:
-    """Value with its 95 % confidence interval."""
+    """Value, and the lower and upper end of its 95 % confidence interval."""
 
     value: float
-    """Point estimate."""
-
     low: float
-    """Lower end of the interval."""
-
     high: float
-    """Upper end of the interval."""
 
     @classmethod
     def of(cls, value: float, draws: np.ndarray) -> "Estimate":
@@ -70,33 +65,24 @@ class Resamples:
             draw[:] = np.bincount(chosen, minlength=len(names))
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """Compute the mean over the rows of every draw.
-
-        Args:
-            values: Shape (n,) or (n, s).
-
-        Returns:
-            Shape (draws,) or (draws, s), float64.
-        """
-        columns = np.asarray(values, np.float64).reshape(len(values), -1)
-        sums = np.zeros((self.items, columns.shape[1]))
-        np.add.at(sums, self._codes, columns)
+        """Compute the mean of every draw; values (n,) or (n, s) to means (draws,) or (draws, s)."""
+        values = np.asarray(values, np.float64)
+        sums = np.zeros((self.items, *values.shape[1:]))
+        np.add.at(sums, self._codes, values)
         sizes = np.bincount(self._codes, minlength=self.items)
-        means = np.concatenate(
-            [(part @ sums) / (part @ sizes)[:, None] for part in self._parts(np.float64)]
-        )
-        return means.reshape(self.resamples, *np.shape(values)[1:])
+        parts = (part.astype(np.float64) for part in self._parts())
+        return np.concatenate([((part @ sums).T / (part @ sizes)).T for part in parts])
 
     def medians(self, values: np.ndarray) -> np.ndarray:
         """Compute the median over the rows of every draw; values (n,) to medians (draws,)."""
         order = np.argsort(values)
         ordered = np.asarray(values, np.float64)[order]
         medians = []
-        for part in self._parts(np.uint8):
+        for part in self._parts():
             seen = np.cumsum(part[:, self._codes[order]], axis=1, dtype=np.int32)
             total = seen[:, -1]
             middle = [(seen > place[:, None]).argmax(1) for place in ((total - 1) // 2, total // 2)]
-            medians.append((ordered[middle[0]] + ordered[middle[1]]) / 2)
+            medians.append(ordered[middle].mean(0))
         return np.concatenate(medians)
 
     def mean(self, values: np.ndarray) -> Estimate:
@@ -111,17 +97,14 @@ class Resamples:
         """
         from scipy import stats
 
-        estimate = self.mean(values)
-        trials = stats.binomtest(round(estimate.value * self.items), self.items)
+        mean = self.mean(values)
+        trials = stats.binomtest(round(mean.value * self.items), self.items)
         wilson = trials.proportion_ci(CONFIDENCE, method="wilson")
-        return Estimate(
-            estimate.value, min(estimate.low, wilson.low), max(estimate.high, wilson.high)
-        )
+        return Estimate(mean.value, min(mean.low, wilson.low), max(mean.high, wilson.high))
 
     def median(self, values: np.ndarray) -> Estimate:
         """Estimate a median."""
         return Estimate.of(float(np.median(values)), self.medians(values))
 
-    def _parts(self, dtype: Any) -> Iterator[np.ndarray]:
-        for start in range(0, self.resamples, _AT_ONCE):
-            yield self.counts[start : start + _AT_ONCE].astype(dtype, copy=False)
+    def _parts(self) -> list[np.ndarray]:
+        return [self.counts[at : at + _AT_ONCE] for at in range(0, self.resamples, _AT_ONCE)]

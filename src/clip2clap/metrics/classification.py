@@ -49,27 +49,13 @@ def nearest_labels(
 
 
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Count how often each class is predicted for each.
-
-    Args:
-        predicted: Class indices, shape (n,).
-        target: True class indices, shape (n,).
-        num_classes: Number of classes.
-
-    Returns:
-        Counts by true class (rows) and predicted class (columns), shape (classes, classes), int64.
-    """
+    """Count predicted classes (columns) by true class (rows), shape (classes, classes), int64."""
     pairs = target * num_classes + predicted
     return pairs.bincount(minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def balanced_accuracy(predicted: Tensor, target: Tensor) -> float:
-    """Compute the accuracy averaged over the classes that occur.
-
-    Args:
-        predicted: Class indices, shape (n,).
-        target: True class indices, shape (n,).
-    """
+    """Compute the accuracy of class indices (n,), averaged over the classes that occur."""
     right = (predicted == target).float()
     return torch.stack([right[target == label].mean() for label in target.unique()]).mean().item()
 

@@ -27,18 +27,15 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     """
     from scipy.linalg import svdvals
 
-    sides = _check(one, other)
-    means = [side.mean(0) for side in sides]
-    factors = []
-    for side, mean in zip(sides, means, strict=True):
-        centered = (side - mean) / np.sqrt(len(side) - 1)
-        if len(centered) > centered.shape[1]:
-            # The triangular factor has the same covariance and is smaller.
-            centered = np.linalg.qr(centered, mode="r")
-        factors.append(centered)
+    one, other = _check(one, other)
+    # The triangular factor has the same covariance as the centered rows and is no larger.
+    factors = [
+        np.linalg.qr((side - side.mean(0)) / np.sqrt(len(side) - 1), mode="r")
+        for side in (one, other)
+    ]
     traces = sum((factor**2).sum() for factor in factors)
     shared = np.sum(svdvals(factors[0] @ factors[1].T))
-    return max(float(((means[0] - means[1]) ** 2).sum() + traces - 2 * shared), 0.0)
+    return max(float(((one.mean(0) - other.mean(0)) ** 2).sum() + traces - 2 * shared), 0.0)
 
 
 def kernel_distance(one: np.ndarray, reference: np.ndarray) -> float:
@@ -66,13 +63,12 @@ def kernel_distance(one: np.ndarray, reference: np.ndarray) -> float:
     width = float(np.median(pdist(reference[::step])))
     # If the reference is a single point, any width works.
     gamma = 1 / (2 * width**2) if width > 0 else 1.0
-    within = [_mean_off_diagonal(rbf_kernel(side, gamma=gamma)) for side in (one, reference)]
-    return float(sum(within) - 2 * rbf_kernel(one, reference, gamma=gamma).mean())
-
-
-def _mean_off_diagonal(kernel: np.ndarray) -> float:
-    n = len(kernel)
-    return (kernel.sum() - np.trace(kernel)) / (n * (n - 1))
+    distance = -2 * rbf_kernel(one, reference, gamma=gamma).mean()
+    for side in (one, reference):
+        # The diagonal of the kernel is 1: it is left out.
+        n = len(side)
+        distance += (rbf_kernel(side, gamma=gamma).sum() - n) / (n * (n - 1))
+    return float(distance)
 
 
 def _check(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

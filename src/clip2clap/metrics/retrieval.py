@@ -4,8 +4,7 @@ Similarities are computed tile by tile: memory is linear in the number of pairs.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +22,22 @@ _ROUNDING = 1e-6
 RECALLS = (1, 5, 10)
 
 
-@dataclass(frozen=True)
-class Retrieval:
-    """Ranks of the true pairs in both directions, and k-occurrences of the targets."""
+class Retrieval(NamedTuple):
+    """Ranks of n true pairs in both directions, and k-occurrences of the m distinct targets.
+
+    Ranks are int32; 1 is the best. Equal targets, such as one audio embedding paired with several
+    images, count once. Ties, up to rounding, count against the true one.
+    """
 
     forward: Tensor
-    """Rank of each prediction's true target among the distinct targets, shape (n,), int32."""
+    """Rank of each prediction's true target among the distinct targets, shape (n,)."""
 
     backward: Tensor
-    """Rank of each target's own prediction among those of other targets, shape (n,), int32."""
+    """Rank of each target's own prediction among those of other targets, shape (n,).
+
+    Predictions of an equal target are left out ("filtered" ranks, Bordes et al. 2013), so that a
+    translator with a constant output ranks last.
+    """
 
     csls: Tensor
     """As `forward`, by CSLS in place of the cosine similarity."""
@@ -41,47 +47,6 @@ class Retrieval:
 
     csls_occurrences: Tensor
     """As `occurrences`, by CSLS."""
-
-
-def retrieval_ranks(predicted: Tensor, target: Tensor) -> Tensor:
-    """Rank each true target among all distinct ones by similarity to the prediction.
-
-    Equal targets, such as one audio embedding paired with several images, count once.
-
-    Args:
-        predicted: Predicted embeddings, shape (n, d), of any norm.
-        target: True embeddings, shape (n, d), of any norm but zero.
-
-    Returns:
-        Ranks, shape (n,), int32; 1 is the best. Ties, up to rounding, count against the true
-        target.
-
-    Raises:
-        UserError: If the shapes differ, there are no pairs, or a value is not finite.
-    """
-    queries, (gallery, truth) = _check(predicted, target)
-    return _search(queries, gallery, _own(gallery, truth)).ranks
-
-
-def reverse_ranks(predicted: Tensor, target: Tensor) -> Tensor:
-    """Rank each prediction by similarity to its true target, among predictions of other targets.
-
-    Predictions of an equal target are left out ("filtered" ranks, Bordes et al. 2013), so that a
-    translator with a constant output ranks last.
-
-    Args:
-        predicted: Predicted embeddings, shape (n, d), of any norm.
-        target: True embeddings, shape (n, d), of any norm but zero.
-
-    Returns:
-        Ranks, shape (n,), int32; 1 is the best. Ties count against the own prediction.
-
-    Raises:
-        UserError: As in `retrieval_ranks`.
-    """
-    queries, (gallery, truth) = _check(predicted, target)
-    own = _own(gallery, truth)
-    return _search(own, queries, queries, labels=_labels(gallery, truth)).ranks
 
 
 def measure_retrieval(predicted: Tensor, target: Tensor, *, neighbors: int = 10) -> Retrieval:
@@ -99,12 +64,13 @@ def measure_retrieval(predicted: Tensor, target: Tensor, *, neighbors: int = 10)
         Ranks and k-occurrences.
 
     Raises:
-        UserError: As in `retrieval_ranks`, or if `neighbors` is less than 1.
+        UserError: If the shapes differ, there are no pairs, a value is not finite, or `neighbors`
+            is less than 1.
     """
     if neighbors < 1:
         raise UserError(f"Expected neighbors to be at least 1, got {neighbors}.")
-    queries, (gallery, truth) = _check(predicted, target)
-    own, labels = _own(gallery, truth), _labels(gallery, truth)
+    queries, gallery, truth, own = _check(predicted, target)
+    labels = None if own is gallery else truth
     back = _search(own, queries, queries, labels=labels, neighbors=neighbors)
     crowding = torch.empty(len(gallery), device=gallery.device)
     crowding[truth] = back.similarities.mean(1)
@@ -117,13 +83,10 @@ def measure_retrieval(predicted: Tensor, target: Tensor, *, neighbors: int = 10)
         crowding=crowding,
         own_crowding=crowding[truth],
     )
-    return Retrieval(
-        forward=there.ranks,
-        backward=back.ranks,
-        csls=scaled.ranks,
-        occurrences=there.nearest.flatten().bincount(minlength=len(gallery)),
-        csls_occurrences=scaled.nearest.flatten().bincount(minlength=len(gallery)),
+    occurrences, csls_occurrences = (
+        found.nearest.flatten().bincount(minlength=len(gallery)) for found in (there, scaled)
     )
+    return Retrieval(there.ranks, back.ranks, scaled.ranks, occurrences, csls_occurrences)
 
 
 def distinct_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,42 +113,6 @@ def distinct_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tensor(first, device=device), torch.from_numpy(inverse).to(device)
 
 
-def recall_at_k(ranks: Tensor, k: int) -> float:
-    """Compute recall at k: the share of ranks of at most k.
-
-    Args:
-        ranks: From `retrieval_ranks`, shape (n,).
-        k: At least 1.
-
-    Returns:
-        Recall from 0 to 1.
-
-    Raises:
-        UserError: If k is less than 1, or there are no ranks.
-    """
-    if k < 1:
-        raise UserError(f"Expected k to be at least 1, got {k}.")
-    return (_checked(ranks) <= k).double().mean().item()
-
-
-def median_rank(ranks: Tensor) -> float:
-    """Compute the median rank.
-
-    Raises:
-        UserError: If there are no ranks.
-    """
-    return torch.quantile(_checked(ranks).double(), 0.5).item()
-
-
-def mean_reciprocal_rank(ranks: Tensor) -> float:
-    """Compute the mean reciprocal rank, from 0 to 1.
-
-    Raises:
-        UserError: If there are no ranks.
-    """
-    return _checked(ranks).double().reciprocal().mean().item()
-
-
 def retrieval_metrics(predicted: Tensor, target: Tensor) -> dict[str, float]:
     """Compute the retrieval metrics of predictions.
 
@@ -198,31 +125,25 @@ def retrieval_metrics(predicted: Tensor, target: Tensor) -> dict[str, float]:
         cosine similarity of the pairs), and `gallery`, the number of distinct targets.
 
     Raises:
-        UserError: As in `retrieval_ranks`.
+        UserError: If the shapes differ, there are no pairs, or a value is not finite.
     """
-    queries, (gallery, truth) = _check(predicted, target)
-    own = _own(gallery, truth)
-    ranks = _search(queries, gallery, own).ranks
-    cosines = (queries * own).sum(-1)
+    queries, gallery, _, own = _check(predicted, target)
+    ranks = _search(queries, gallery, own).ranks.double()
     return {
-        "mrr": mean_reciprocal_rank(ranks),
-        **{f"recall_at_{k}": recall_at_k(ranks, k) for k in RECALLS},
-        "median_rank": median_rank(ranks),
-        "cosine": cosines.mean().item(),
+        "mrr": ranks.reciprocal().mean().item(),
+        **{f"recall_at_{k}": (ranks <= k).double().mean().item() for k in RECALLS},
+        "median_rank": torch.quantile(ranks, 0.5).item(),
+        "cosine": (queries * own).sum(-1).mean().item(),
         "gallery": len(gallery),
     }
 
 
-@dataclass
-class _Found:
-    """Result of a search for each query."""
+class _Found(NamedTuple):
+    """Rank of each query's own target, and scores and indices of the nearest, shape (n, k)."""
 
     ranks: Tensor
     similarities: Tensor
-    """Scores of the nearest, shape (n, k)."""
-
     nearest: Tensor
-    """Indices of the nearest, shape (n, k)."""
 
 
 @torch.no_grad()
@@ -251,7 +172,7 @@ def _search(
     neighbors = min(neighbors, len(gallery))
     found = []
     scores = torch.empty(TILE, TILE, device=queries.device)
-    for rows in _slices(len(queries)):
+    for rows in _tiles(len(queries)):
         block = queries[rows]
         threshold = (block * own[rows]).sum(1) - _ROUNDING
         if own_crowding is not None:
@@ -259,7 +180,7 @@ def _search(
         ranks = torch.zeros(len(block), dtype=torch.int32, device=block.device)
         best = torch.empty(len(block), 0, device=block.device)
         where = torch.empty(len(block), 0, dtype=torch.long, device=block.device)
-        for columns in _slices(len(gallery)):
+        for columns in _tiles(len(gallery)):
             tile = scores.view(-1)[: len(block) * (columns.stop - columns.start)]
             tile = tile.view(len(block), -1)
             torch.mm(block, gallery[columns].T, out=tile)
@@ -277,24 +198,15 @@ def _search(
                 where = where.gather(1, at)
         # Without labels the own target was counted too.
         found.append(_Found(ranks if labels is None else ranks + 1, best, where))
-    return _Found(*(torch.cat([getattr(f, name) for f in found]) for name in vars(found[0])))
+    return _Found(*map(torch.cat, zip(*found, strict=True)))
 
 
-def _slices(n: int) -> Iterator[slice]:
-    for start in range(0, n, TILE):
-        yield slice(start, min(start + TILE, n))
+def _tiles(n: int) -> list[slice]:
+    return [slice(start, min(start + TILE, n)) for start in range(0, n, TILE)]
 
 
-def _own(gallery: Tensor, truth: Tensor) -> Tensor:
-    return gallery if len(gallery) == len(truth) else gallery[truth]
-
-
-def _labels(gallery: Tensor, truth: Tensor) -> Tensor | None:
-    return None if len(gallery) == len(truth) else truth
-
-
-def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return unit-norm predictions, and distinct targets with the index of each row's own."""
+def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return predictions and distinct targets, unit norm; and the index and row of each's own."""
     if predicted.shape != target.shape or predicted.dim() != 2 or len(predicted) == 0:
         raise UserError(
             "Expected predictions and targets of one shape (n, d) with n > 0, got "
@@ -303,12 +215,6 @@ def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Ten
     for name, side in (("predictions", predicted), ("targets", target)):
         if not all(part.isfinite().all() for part in side.split(TILE)):
             raise UserError(f"The {name} hold NaN or infinity, so they cannot be ranked.")
-    units = unit_norm(target)
-    first, truth = distinct_rows(units)
-    return unit_norm(predicted), (units if len(first) == len(units) else units[first], truth)
-
-
-def _checked(ranks: Tensor) -> Tensor:
-    if ranks.dim() != 1 or len(ranks) == 0:
-        raise UserError(f"Expected ranks of shape (n,) with n > 0, got {tuple(ranks.shape)}.")
-    return ranks
+    own = unit_norm(target)
+    first, truth = distinct_rows(own)
+    return unit_norm(predicted), own if len(first) == len(own) else own[first], truth, own
