@@ -16,7 +16,7 @@ from clip2clap.core.errors import (
     one_line,
 )
 from clip2clap.core.hub import Listing, fetch, list_hub_files
-from clip2clap.core.presets import DEMO_FOLDER, names_of, resolve, suggestion
+from clip2clap.core.presets import DEMO_FOLDER, PRESETS, resolve, suggestion
 from clip2clap.embeddings.space import Family
 
 Library = Literal["transformers", "open_clip", "laion_clap"]
@@ -178,7 +178,7 @@ class _Source:
         """Return the preset like a mistyped name; a preset's own name, or a hub id, has none."""
         if self.location != self.name or "/" in self.name:
             return None
-        close = difflib.get_close_matches(self.name, names_of(self.family), n=1)
+        close = difflib.get_close_matches(self.name, PRESETS[self.family], n=1)
         return close[0] if close else None
 
     def weights(self, subfolder: str, choices: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError
-from clip2clap.core.presets import Kind, names_of
+from clip2clap.core.presets import PRESETS, Kind
 
 INDEX_FILE = "model_index.json"
 
@@ -46,7 +46,7 @@ def fetch_folder(
     repo_id = os.fspath(name)
     if Path(repo_id).expanduser().is_dir():
         return Path(repo_id).expanduser()
-    hint = f"Give a preset ({', '.join(names_of(kind))}), a hub id or a folder."
+    hint = f"Give a preset ({', '.join(PRESETS[kind])}), a hub id or a folder."
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
         raise ModelNotFoundError(f"There is no {kind} folder {repo_id!r}. {hint}")
 

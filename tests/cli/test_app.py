@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from skimage.data import chelsea
 
 from clip2clap.cli.inputs import image_stem
-from clip2clap.core.presets import GENERATOR_PRESETS
+from clip2clap.core.presets import PRESETS
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.space import EmbeddingSpace
@@ -618,8 +618,8 @@ def demo_models(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
     save_file({"clap_text": prompts}, folder / "kinds.safetensors")
     monkeypatch.setattr("clip2clap.cli.demo.DEMO_FOLDER", folder)
-    preset = replace(GENERATOR_PRESETS["demo"], repo_id=str(model))
-    monkeypatch.setitem(GENERATOR_PRESETS, "demo", preset)
+    preset = replace(PRESETS["generator"]["demo"], repo_id=str(model))
+    monkeypatch.setitem(PRESETS["generator"], "demo", preset)
     return prompts
 
 

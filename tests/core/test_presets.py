@@ -1,13 +1,11 @@
 import pytest
 
-from clip2clap.core.presets import CLAP_PRESETS, CLIP_PRESETS, Kind, suggestion
+from clip2clap.core.presets import PRESETS, Kind, suggestion
 
 
-@pytest.mark.parametrize(
-    ("kind", "presets"), [("clip", CLIP_PRESETS), ("clap", CLAP_PRESETS)], ids=["clip", "clap"]
-)
-def test_a_suggestion_never_repeats_what_was_typed(kind: Kind, presets: dict):
-    for name in presets:
+@pytest.mark.parametrize("kind", PRESETS)
+def test_a_suggestion_never_repeats_what_was_typed(kind: Kind):
+    for name in PRESETS[kind]:
         assert repr(name) not in suggestion(name, kind)
 
 

@@ -16,13 +16,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from clip2clap.core.errors import one_line
-from clip2clap.core.presets import (
-    CLAP_PRESETS,
-    CLIP_PRESETS,
-    DECODER_PRESETS,
-    DEMO_FOLDER,
-    GENERATOR_PRESETS,
-)
+from clip2clap.core.presets import DEMO_FOLDER, PRESETS
 from clip2clap.core.version import __version__
 
 _PACKAGES = (
@@ -341,12 +335,7 @@ def _models() -> tuple[list[dict[str, Any]], list[Problem]]:
             )
         )
     models = []
-    for kind, presets in (
-        ("generator", GENERATOR_PRESETS),
-        ("decoder", DECODER_PRESETS),
-        ("clip", CLIP_PRESETS),
-        ("clap", CLAP_PRESETS),
-    ):
+    for kind, presets in PRESETS.items():
         for preset in presets.values():
             folder = Path(preset.repo_id)
             size = _folder_size(folder) if folder.is_absolute() else cached.get(preset.repo_id, 0)

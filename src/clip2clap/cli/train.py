@@ -14,7 +14,7 @@ from clip2clap.cli.command import parameter_of
 from clip2clap.cli.options.common import Device, Json, Output, Overwrite, TableInput
 from clip2clap.cli.options.training import PairsAndMonitor, TrainingOptions
 from clip2clap.cli.progress import plain_console, share_bar
-from clip2clap.core.presets import DECODER_PRESETS, GENERATOR_PRESETS
+from clip2clap.core.presets import PRESETS
 
 if TYPE_CHECKING:
     from clip2clap.training.config import TrainingConfig
@@ -119,12 +119,12 @@ def _next_command(translator: Path) -> str:
     if target.get("family") == "clip":
         decoders = [
             preset.id
-            for preset in DECODER_PRESETS.values()
+            for preset in PRESETS["decoder"].values()
             if named in (preset.id, preset.repo_id, preset.companions.get("clip"))
         ]
         models = f"--decoder {(decoders or ['DECODER'])[0]} --translator {translator}"
         return f"clip2clap audio-to-image AUDIO -o images {models}"
-    presets = GENERATOR_PRESETS.values()
+    presets = PRESETS["generator"].values()
     generators = {name for preset in presets for name in (preset.id, preset.repo_id)}
     generator = named if named in generators else "GENERATOR"
     models = f"--generator {generator} --translator {translator}"

@@ -29,7 +29,9 @@ def keep_freed_memory() -> bool:
         >>> keep_freed_memory() in (True, False)
         True
     """
-    if sys.platform != "linux" or _is_set_by_user():
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    own = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
+    if sys.platform != "linux" or "glibc.malloc." in tunables or own & os.environ.keys():
         return False
     import ctypes
 
@@ -39,9 +41,3 @@ def keep_freed_memory() -> bool:
     # All buffers come from the heap, not from a mapping each, and the heap does not shrink.
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT))
     return all([mallopt(parameter, value) == 1 for parameter, value in settings])
-
-
-def _is_set_by_user() -> bool:
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    own = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-    return "glibc.malloc." in tunables or any(name in os.environ for name in own)

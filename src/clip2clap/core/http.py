@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import cast
+from typing import Any
 
 import httpcore
 import httpx
@@ -238,7 +238,11 @@ class _CheckedTransport(httpx.AsyncHTTPTransport):
         )
 
 
-class _CheckedBackend(httpcore.AsyncNetworkBackend):
+# httpcore declares a second, empty class for installations without anyio, which httpx requires.
+_AnyIOBackend: Any = httpcore.AnyIOBackend
+
+
+class _CheckedBackend(_AnyIOBackend):
     """Network backend that connects to the address that was checked.
 
     Resolving a name again after the check could return another address (DNS rebinding). All
@@ -247,7 +251,6 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
     def __init__(self, *, allow_private: bool):
         self._allow_private = allow_private
-        self._backend = cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
 
     async def connect_tcp(
         self,
@@ -269,10 +272,10 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         share = None if timeout is None else timeout / (len(first) + 1)
         for address in first:
             with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._backend.connect_tcp(
+                return await super().connect_tcp(
                     address, port, share, local_address, socket_options
                 )
-        return await self._backend.connect_tcp(last, port, share, local_address, socket_options)
+        return await super().connect_tcp(last, port, share, local_address, socket_options)
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         loop = asyncio.get_running_loop()
@@ -285,19 +288,6 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         if not allowed:
             raise FetchError(f"{host} is at {addresses[0]}, which is no public address")
         return allowed
-
-    async def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Refuse: no URL leads to a local socket."""
-        raise httpcore.UnsupportedProtocol("local sockets are not connected to")
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait between httpcore's own attempts."""
-        await asyncio.sleep(seconds)
 
 
 def _is_public(address: str) -> bool:

@@ -11,9 +11,6 @@ def unit_norm(embeds: Tensor) -> Tensor:
     Args:
         embeds: Embeddings, shape (..., d).
 
-    Returns:
-        The same directions, shape (..., d), float32, unit norm.
-
     Examples:
         >>> import torch
         >>> unit_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -43,11 +40,9 @@ class Moments:
 
     def __init__(self, dim: int, *, covariance: bool = False):
         self.count = 0
-        """Number of rows."""
         self.mean = torch.zeros(dim, dtype=torch.float64)
-        """Mean, shape (dim,)."""
+        # Sums of products (or squares) of centered rows.
         self.scatter = torch.zeros((dim, dim) if covariance else dim, dtype=torch.float64)
-        """Sums of products (or squares) of centered rows, shape (dim, dim) or (dim,)."""
 
     def update(self, rows: Tensor) -> None:
         """Add rows, shape (n, dim), n > 0."""

@@ -1,14 +1,13 @@
-"""Mel spectrograms as images, with axes in seconds and Hz."""
+"""Mel filter banks, and mel spectrograms as images with axes in seconds and Hz."""
 
-import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
-from clip2clap.media.mel import mel_filters
 
 DYNAMIC_RANGE_DB = 80.0
 """Range of a spectrogram below its loudest point, in dB."""
@@ -18,6 +17,39 @@ _MEL_BINS = 128
 _SILENCE = 2.0**-16
 _MOST_COLUMNS = 1200
 _FREQUENCY_TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
+
+
+def mel_filters(
+    window_size: int,
+    mel_bins: int,
+    sampling_rate: int,
+    *,
+    scale: Literal["htk", "slaney"] = "htk",
+    norm: Literal["slaney"] | None = None,
+) -> np.ndarray:
+    """Compute triangular mel filters from 0 Hz to half the sampling rate.
+
+    Args:
+        window_size: Samples of the Fourier transform's window.
+        mel_bins: Number of filters.
+        sampling_rate: In Hz.
+        scale: Mel scale: `2595 log10(1 + f / 700)` for `"htk"`.
+        norm: Scale each filter to unit area on the mel scale, or leave its peak at 1.
+
+    Returns:
+        Filters, shape (window_size // 2 + 1, mel_bins), float64.
+    """
+    from transformers.audio_utils import mel_filter_bank
+
+    return mel_filter_bank(
+        num_frequency_bins=window_size // 2 + 1,
+        num_mel_filters=mel_bins,
+        min_frequency=0.0,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        norm=norm,
+        mel_scale=scale,
+    )
 
 
 def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -92,6 +124,7 @@ def write_spectrogram(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from transformers.audio_utils import hertz_to_mel
 
     path = Path(path)
     decibels = log_mel_spectrogram(waveform, sampling_rate)
@@ -106,10 +139,10 @@ def write_spectrogram(
         cmap="magma",
         vmin=-DYNAMIC_RANGE_DB,
         vmax=0,
-        extent=(0, len(waveform) / sampling_rate, 0, _mel(sampling_rate / 2)),
+        extent=(0, len(waveform) / sampling_rate, 0, hertz_to_mel(sampling_rate / 2, "htk")),
     )
     ticks = [hertz for hertz in _FREQUENCY_TICKS_HZ if hertz <= sampling_rate / 2]
-    axes.set_yticks([_mel(hertz) for hertz in ticks], [str(hertz) for hertz in ticks])
+    axes.set_yticks(hertz_to_mel(np.array(ticks, float), "htk"), [str(hertz) for hertz in ticks])
     axes.set_xlabel("Time (s)")
     axes.set_ylabel("Frequency (Hz, mel scale)")
     if title:
@@ -117,7 +150,3 @@ def write_spectrogram(
     figure.colorbar(image, ax=axes, pad=0.01, label="dB (loudest point = 0)")
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
-
-
-def _mel(hertz: float) -> float:
-    return 2595 * math.log10(1 + hertz / 700)

@@ -1,6 +1,5 @@
 """Linear autoencoder of image patches."""
 
-from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import Moments
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
@@ -85,22 +85,17 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
                 f"Expected sides that are multiples of {patch_size} pixels, got {tuple(sides)}."
             )
         model = cls(channels, channels, latent_channels, patch_size, sample_size=max(sides))
-        size = channels * patch_size**2
-
-        def parts() -> Iterator[Tensor]:
-            for part in images.split(256):
-                yield part / 127.5 - 1 if is_bytes else part.float()
-
-        totals = torch.zeros(channels, dtype=torch.float64)
-        for part in parts():
-            totals += part.sum(dim=(0, 2, 3), dtype=torch.float64)
-        center = (totals / (len(images) * sides[0] * sides[1])).float()
-        spread = torch.zeros(size, size, dtype=torch.float64)
-        for part in parts():
-            centerd = part - center[:, None, None]
-            rows = F.unfold(centerd, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
-            spread += (rows.T @ rows).double() / (len(images) * len(rows) / len(part))
-        variances, components = torch.linalg.eigh(spread)
+        moments = Moments(channels * patch_size**2, covariance=True)
+        for part in images.split(256):
+            pixels = part / 127.5 - 1 if is_bytes else part.float()
+            rows = F.unfold(pixels, patch_size, stride=patch_size)  # (n, values, patches)
+            moments.update(rows.transpose(1, 2).flatten(0, 1))
+        # Components are about a channel's mean, which is one for all pixels.
+        means = moments.mean.view(channels, -1)
+        center = means.mean(1)
+        offset = (means - center[:, None]).flatten()
+        variances, components = torch.linalg.eigh(moments.covariance + offset.outer(offset))
+        center = center.float()
         stds = variances.flip(0)[:latent_channels].clamp(min=1e-8).sqrt().float()
         scale = (stds * stds.mean()).sqrt()[:, None, None, None]
         kept = components.flip(1)[:, :latent_channels].T.float()
@@ -113,27 +108,19 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return model
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Encode images.
-
-        Args:
-            x: Shape (n, channels, height, width), in [-1, 1].
-            return_dict: Return an object rather than a tuple.
+        """Encode images (n, channels, height, width), in [-1, 1].
 
         Returns:
-            An `AutoencoderKLOutput`, whose `latent_dist` is deterministic.
+            An `AutoencoderKLOutput` or tuple, whose `latent_dist` is deterministic.
         """
         posterior = IdentityDistribution(self.encoder(x))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> Any:
-        """Decode latents.
-
-        Args:
-            z: Shape (n, latent_channels, height / patch_size, width / patch_size).
-            return_dict: Return an object rather than a tuple.
+        """Decode latents (n, latent_channels, height / patch_size, width / patch_size).
 
         Returns:
-            A `DecoderOutput` whose `sample` has the scale of the images.
+            A `DecoderOutput` or tuple, whose `sample` has the scale of the images.
         """
         sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)

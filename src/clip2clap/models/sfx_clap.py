@@ -28,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clap.modeling_clap import ClapOutput
 
 from clip2clap.core.errors import UserError
-from clip2clap.media.mel import mel_filters
+from clip2clap.media.spectrogram import mel_filters
 
 
 class SfxClapConfig(PreTrainedConfig):
@@ -87,7 +87,7 @@ class SfxConvBlock(nn.Module):
         """Map (n, in_channels, t, f) to (n, out_channels, t / pool, f / pool)."""
         hidden_states = F.relu(self.bn1(self.conv1(hidden_states)))
         hidden_states = F.relu(self.bn2(self.conv2(hidden_states)))
-        return F.max_pool2d(hidden_states, self.pool) if self.pool > 1 else hidden_states
+        return F.max_pool2d(hidden_states, self.pool)
 
 
 def pool_maps(maps: Tensor) -> Tensor:
@@ -101,11 +101,8 @@ class SfxAudioModel(nn.Module):
     def __init__(self, config: SfxClapConfig):
         super().__init__()
         channels = [1, *config.audio_channels]
-        last = len(config.audio_channels) - 1
-        self.blocks = nn.ModuleList(
-            SfxConvBlock(channels[i], channels[i + 1], pool=1 if i == last else 2)
-            for i in range(len(config.audio_channels))
-        )
+        pools = [2] * (len(channels) - 2) + [1]
+        self.blocks = nn.ModuleList(map(SfxConvBlock, channels, channels[1:], pools))
         self.block_frames = config.block_frames
         self.num_blocks = config.num_blocks
 
@@ -164,17 +161,9 @@ class SfxClapModel(PreTrainedModel):
         self.post_init()
 
     def get_audio_features(self, input_features: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Embed log-mel windows.
-
-        Args:
-            input_features: Windows of `SfxClapFeatureExtractor`, shape (n, frames, mel bins).
-
-        Returns:
-            `pooler_output` of shape (n, projection_dim), unit norm.
-        """
-        hidden_states = self.audio_model(input_features)
-        embeds = F.normalize(self.audio_projection(hidden_states), dim=-1)
-        return BaseModelOutputWithPooling(pooler_output=embeds)
+        """Embed windows (n, frames, mel bins) as unit-norm `pooler_output` (n, projection_dim)."""
+        embeds = self.audio_projection(self.audio_model(input_features))
+        return BaseModelOutputWithPooling(pooler_output=F.normalize(embeds, dim=-1))
 
     def get_text_features(
         self,
@@ -183,21 +172,10 @@ class SfxClapModel(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         **_: Any,
     ) -> BaseModelOutputWithPooling:
-        """Embed tokenized texts.
-
-        Args:
-            input_ids: Token ids, shape (n, tokens).
-            attention_mask: 1 where a token is real, shape (n, tokens).
-            token_type_ids: BERT's sentence ids, shape (n, tokens).
-
-        Returns:
-            `pooler_output` of shape (n, projection_dim), unit norm.
-        """
-        outputs = self.text_model(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        )
-        embeds = F.normalize(self.text_projection(outputs.pooler_output), dim=-1)
-        return BaseModelOutputWithPooling(pooler_output=embeds)
+        """Embed tokens (n, tokens) as unit-norm `pooler_output` (n, projection_dim)."""
+        outputs = self.text_model(input_ids, attention_mask, token_type_ids)
+        embeds = self.text_projection(outputs.pooler_output)
+        return BaseModelOutputWithPooling(pooler_output=F.normalize(embeds, dim=-1))
 
     def forward(
         self,
@@ -206,23 +184,12 @@ class SfxClapModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> ClapOutput:
-        """Compare texts with audio.
-
-        Returns:
-            Embeddings of both, unit norm, and `logits_per_audio` of shape (n audio, n texts).
-        """
-        audio_embeds = self.get_audio_features(input_features).pooler_output
-        text_embeds = self.get_text_features(
-            input_ids, attention_mask, token_type_ids
-        ).pooler_output
-        assert audio_embeds is not None
-        assert text_embeds is not None
-        logits_per_audio = self.logit_scale.exp() * audio_embeds @ text_embeds.T
+        """Compare texts with audio; `logits_per_audio` has shape (n audio, n texts)."""
+        audio: Any = self.get_audio_features(input_features).pooler_output
+        text: Any = self.get_text_features(input_ids, attention_mask, token_type_ids).pooler_output
+        logits = self.logit_scale.exp() * audio @ text.T
         return ClapOutput(
-            logits_per_audio=logits_per_audio,
-            logits_per_text=logits_per_audio.T,
-            text_embeds=text_embeds,
-            audio_embeds=audio_embeds,
+            logits_per_audio=logits, logits_per_text=logits.T, text_embeds=text, audio_embeds=audio
         )
 
 
@@ -271,10 +238,7 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech: One mono waveform or a list of them, float arrays in [-1, 1].
             sampling_rate: Their sampling rate, in Hz.
-            return_tensors: `"pt"` or `"np"`.
-
-        Returns:
-            `input_features` of shape (n, frames, feature_size).
+            return_tensors: `"pt"` or `"np"` for `input_features`, shape (n, frames, feature_size).
 
         Raises:
             UserError: If the sampling rate is not the model's, or a waveform is empty.
@@ -284,8 +248,7 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
                 f"Expected audio at {self.sampling_rate} Hz, got {sampling_rate} Hz. Resample it "
                 "first, or call ClapEncoder.encode_audio, which does."
             )
-        single = isinstance(raw_speech, np.ndarray) and raw_speech.ndim == 1
-        waveforms = [raw_speech] if single else list(raw_speech)
+        waveforms = [raw_speech] if getattr(raw_speech, "ndim", 2) == 1 else list(raw_speech)
         if not waveforms or any(np.size(waveform) == 0 for waveform in waveforms):
             raise UserError("Expected waveforms of at least one sample, got an empty one.")
         windows = torch.stack([self._window(np.asarray(r, np.float32)) for r in waveforms])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
-from clip2clap.media.mel import mel_filters
+from clip2clap.media.spectrogram import mel_filters
 
 # Mel filters overlap: correcting one magnitude changes its neighbors'.
 _BALANCING_STEPS = 3
