@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clip2clap.core.math import Moments, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.core.moments import Moments
 from clip2clap.training.losses import distinct_targets
 from clip2clap.training.pairs import Pairs
 
@@ -76,8 +77,9 @@ class Batches:
         """Return the mean and the covariance of the target's unit vectors, in float32."""
         moments = Moments(self.pairs.target.shape[1], covariance=True)
         for _, target in self.in_order():
-            moments.update(target)
-        return moments.mean.float(), moments.covariance.float()
+            moments.update(target.cpu())
+        mean, covariance = map(torch.from_numpy, (moments.mean, moments.covariance))
+        return mean.float(), covariance.float()
 
     def bank(self) -> Tensor:
         """Return all distinct targets, shape (m, d), unit norm, float16."""

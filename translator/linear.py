@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.math import Moments, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.core.moments import Moments
 from clip2clap.translator.base import Translator
 from clip2clap.translator.metadata import Provenance
 
@@ -260,10 +261,11 @@ class LinearFitter:
         """Return the centered and scaled sums."""
         if self.rows == 0:
             raise UserError("There are no pairs to fit to: give some to `update` first.")
-        x_mean, y_mean = self._source.mean, self._target.mean
-        x_squares = self._source.variance + x_mean.square()
-        y_squares = self._target.variance + y_mean.square()
-        source_source = self._source.scatter
+        source, target = self._source, self._target
+        x_mean, y_mean = torch.from_numpy(source.mean), torch.from_numpy(target.mean)
+        x_squares = torch.from_numpy(source.variance) + x_mean.square()
+        y_squares = torch.from_numpy(target.variance) + y_mean.square()
+        source_source = torch.from_numpy(source.scatter)
         if not center:
             source_source = source_source + self.rows * torch.outer(x_mean, x_mean)
             x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.table.reader import EmbeddingTable
 
 _BLOCK = 4096
@@ -72,8 +70,8 @@ class Vectors:
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Return `unit_norm` of an array, shape (n, dim), float32."""
-    return unit_norm(torch.from_numpy(vectors)).numpy()
+    """Return vectors scaled to L2 norm 1, shape (n, dim), float32; zero vectors stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def find_near_duplicates(

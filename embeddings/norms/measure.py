@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.math import Moments
+from clip2clap.core.moments import Moments
 from clip2clap.embeddings.norms.duplicates import (
     NearDuplicates,
     Vectors,
@@ -211,10 +210,10 @@ def _measure_column(
     moments, directions, norms = Moments(dim), Moments(dim), []
     for block in vectors.blocks():
         norms.append(np.linalg.norm(block, axis=1))
-        moments.update(torch.from_numpy(block))
-        directions.update(torch.from_numpy(unit_rows(block)))
+        moments.update(block)
+        directions.update(unit_rows(block))
         advance(len(block))
-    direction = directions.mean.numpy()
+    direction = directions.mean
     raw = _raw_norms(table, name)
     report = ColumnReport(
         space=table.spaces[name],
@@ -222,7 +221,7 @@ def _measure_column(
         stored=_statistics(np.concatenate(norms), bins, name),
         raw=None if raw is None else _statistics(raw, bins, f"{name}_norm"),
         dimension_means=moments.mean.tolist(),
-        dimension_standard_deviations=moments.variance.sqrt().tolist(),
+        dimension_standard_deviations=np.sqrt(moments.variance).tolist(),
         mean_resultant_length=float(np.linalg.norm(direction)),
         near_duplicates=find_near_duplicates(vectors, table, direction, cosine, advance),
     )

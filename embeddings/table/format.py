@@ -23,8 +23,6 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
@@ -38,15 +36,10 @@ FAILURES_FILE = "failures.parquet"
 LOCK_FILE = ".lock"
 FAILURES_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 ARROW_DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
-TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 # Key of clip2clap's own state in state.json, beside what `datasets` reads from it.
 _STATE_KEY = "clip2clap"
 _SPACES_KEY = b"clip2clap.spaces"
-# Largest deviation from 1 of the norm of a unit-norm vector in half precision, with a margin.
-_NORM_TOLERANCE = 1e-2
-# Rows whose norms are computed at once, in a float32 copy.
-_CHECKED_ROWS = 16_384
 _NO_SPACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -319,28 +312,3 @@ def check_ids(ids: Sequence[str]) -> pa.Array:
     if array.null_count:
         raise TableError("Expected ids as strings, got None; use str(id).")
     return array
-
-
-def check_embeds(embeds: Tensor, rows: int, column: str, space: EmbeddingSpace) -> Tensor:
-    """Return embeddings on the CPU.
-
-    Raises:
-        TableError: If their shape, their norms or a value do not fit the space.
-    """
-    if not isinstance(embeds, Tensor) or tuple(embeds.shape) != (rows, space.dim):
-        got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
-        raise TableError(f"Expected {column} of shape ({rows}, {space.dim}), got {got}.")
-    embeds = embeds.detach().cpu()
-    for part in embeds.split(_CHECKED_ROWS):
-        norms = part.float().norm(dim=1)
-        # The norm is finite only if every value is.
-        if not torch.isfinite(norms).all():
-            raise TableError(f"An embedding of {column} holds NaN or infinity.")
-        if space.unit_norm and len(norms) and (norms - 1).abs().max() > _NORM_TOLERANCE:
-            worst = norms[(norms - 1).abs().argmax()].item()
-            raise TableError(
-                f"{column} should be unit norm, as its space says; got a vector of norm "
-                f"{worst:.3g}. Embed with ClipEncoder or ClapEncoder, or set unit_norm=False in "
-                "the space."
-            )
-    return embeds

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from clip2clap.core.errors import one_line
 from clip2clap.core.files import replacing
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.table.format import (
     STATE_FILE,
-    TORCH_DTYPES,
     TableError,
     TableState,
     dtype_of,
@@ -25,6 +22,10 @@ from clip2clap.embeddings.table.format import (
     read_failures,
     read_spaces,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class EmbeddingTable:
@@ -93,7 +94,7 @@ class EmbeddingTable:
             raise TableError(f"Expected one of {', '.join(self.sources)}, got {column!r}.")
         return self.data[column].to_pylist()
 
-    def tensor(self, column: str) -> Tensor:
+    def tensor(self, column: str) -> "Tensor":
         """Return the embeddings of one space, shape (n, dim), in the dtype of the file.
 
         A column in one file shares the mapped memory and is not read before it is used. Writing to
@@ -105,6 +106,8 @@ class EmbeddingTable:
         Raises:
             TableError: If there is no such column.
         """
+        import torch
+
         space, dtype = self._space(column), self._dtype(column)
         parts = []
         for file in self._state.files:
@@ -116,7 +119,7 @@ class EmbeddingTable:
             return parts[0]
         return torch.cat(parts) if parts else torch.empty(0, space.dim, dtype=dtype)
 
-    def chunks(self, *columns: str, rows: int = 65_536) -> Iterator[tuple[Tensor, ...]]:
+    def chunks(self, *columns: str, rows: int = 65_536) -> "Iterator[tuple[Tensor, ...]]":
         """Yield the embeddings of some spaces in chunks of bounded memory.
 
         Args:
@@ -129,6 +132,8 @@ class EmbeddingTable:
         Raises:
             TableError: If there is no such column.
         """
+        import torch
+
         dims = {column: self._space(column).dim for column in columns}
         for start in range(0, len(self), rows):
             chunk = self.data.slice(start, rows)
@@ -142,7 +147,7 @@ class EmbeddingTable:
                 for column, dim in dims.items()
             )
 
-    def read(self, column: str, rows: Tensor) -> Tensor:
+    def read(self, column: str, rows: "Tensor") -> "Tensor":
         """Copy some embeddings of one space, without keeping the files mapped.
 
         Unlike pages of `tensor`, which stay in memory once read, only the result is in memory.
@@ -157,6 +162,8 @@ class EmbeddingTable:
         Raises:
             TableError: If there is no such column or row.
         """
+        import torch
+
         space, dtype = self._space(column), self._dtype(column)
         if len(rows) and not 0 <= int(rows[0]) <= int(rows[-1]) < len(self):
             raise TableError(
@@ -241,5 +248,7 @@ class EmbeddingTable:
             )
         return self.spaces[column]
 
-    def _dtype(self, column: str) -> torch.dtype:
-        return TORCH_DTYPES[dtype_of(self.data.schema, column)]
+    def _dtype(self, column: str) -> "torch.dtype":
+        import torch
+
+        return getattr(torch, dtype_of(self.data.schema, column))

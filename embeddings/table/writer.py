@@ -10,6 +10,7 @@ from typing import Any, Self, get_args
 import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, one_line
@@ -19,11 +20,9 @@ from clip2clap.embeddings.table.format import (
     FAILURES_FILE,
     FAILURES_SCHEMA,
     LOCK_FILE,
-    TORCH_DTYPES,
     Dtype,
     TableError,
     TableState,
-    check_embeds,
     check_ids,
     dtype_of,
     explain_write_errors,
@@ -41,6 +40,10 @@ from clip2clap.embeddings.table.reader import EmbeddingTable
 # Closing merges shards into files of this size: few enough to map, and a column of a file is one
 # contiguous buffer that a tensor can share.
 _FILE_BYTES = 2**30
+# Largest deviation from 1 of the norm of a unit-norm vector in half precision, with a margin.
+_NORM_TOLERANCE = 1e-2
+# Rows whose norms are computed at once, in a float32 copy.
+_CHECKED_ROWS = 16_384
 
 
 class TableWriter:
@@ -257,8 +260,8 @@ class TableWriter:
                 raise TableError(f"Expected {len(ids)} values of {name!r}, got {len(values)}.")
             arrays[name] = self._source_array(name, values)
         for column, space in self.spaces.items():
-            vectors = check_embeds(embeds[column], len(ids), column, space)
-            flat = vectors.to(TORCH_DTYPES[self.dtype]).reshape(-1).numpy()
+            vectors = _check_embeds(embeds[column], len(ids), column, space)
+            flat = vectors.to(getattr(torch, self.dtype)).reshape(-1).numpy()
             arrays[column] = pa.FixedSizeListArray.from_arrays(
                 pa.array(flat, ARROW_DTYPES[self.dtype]), space.dim
             )
@@ -412,3 +415,28 @@ class TableWriter:
     def _commit(self, state: TableState) -> None:
         state.write(self.folder, rows=len(self._ids))
         self._state = state
+
+
+def _check_embeds(embeds: Tensor, rows: int, column: str, space: EmbeddingSpace) -> Tensor:
+    """Return embeddings on the CPU.
+
+    Raises:
+        TableError: If their shape, their norms or a value do not fit the space.
+    """
+    if not isinstance(embeds, Tensor) or tuple(embeds.shape) != (rows, space.dim):
+        got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise TableError(f"Expected {column} of shape ({rows}, {space.dim}), got {got}.")
+    embeds = embeds.detach().cpu()
+    for part in embeds.split(_CHECKED_ROWS):
+        norms = part.float().norm(dim=1)
+        # The norm is finite only if every value is.
+        if not torch.isfinite(norms).all():
+            raise TableError(f"An embedding of {column} holds NaN or infinity.")
+        if space.unit_norm and len(norms) and (norms - 1).abs().max() > _NORM_TOLERANCE:
+            worst = norms[(norms - 1).abs().argmax()].item()
+            raise TableError(
+                f"{column} should be unit norm, as its space says; got a vector of norm "
+                f"{worst:.3g}. Embed with ClipEncoder or ClapEncoder, or set unit_norm=False in "
+                "the space."
+            )
+    return embeds

@@ -20,6 +20,15 @@ def test_importing_loads_no_heavy_library(statement):
     assert not HEAVY & set(done.stdout.split())
 
 
+def test_norms_of_a_table_are_measured_without_torch():
+    code = (
+        "import clip2clap.embeddings.norms.measure, clip2clap.embeddings.norms.report, sys;"
+        "import clip2clap.embeddings.table.reader; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not (HEAVY | {"torch", "pandas"}) & set(done.stdout.split())
+
+
 def test_reading_a_space_loads_no_model_classes():
     code = (
         "from clip2clap.embeddings import read_space; import sys;"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.math import Moments
+from clip2clap.core.moments import Moments
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
@@ -91,10 +91,12 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             rows = F.unfold(pixels, patch_size, stride=patch_size)  # (n, values, patches)
             moments.update(rows.transpose(1, 2).flatten(0, 1))
         # Components are about a channel's mean, which is one for all pixels.
-        means = moments.mean.view(channels, -1)
+        means = torch.from_numpy(moments.mean).view(channels, -1)
         center = means.mean(1)
         offset = (means - center[:, None]).flatten()
-        variances, components = torch.linalg.eigh(moments.covariance + offset.outer(offset))
+        variances, components = torch.linalg.eigh(
+            torch.from_numpy(moments.covariance) + offset.outer(offset)
+        )
         center = center.float()
         stds = variances.flip(0)[:latent_channels].clamp(min=1e-8).sqrt().float()
         scale = (stds * stds.mean()).sqrt()[:, None, None, None]
