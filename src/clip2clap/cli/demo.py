@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,10 +121,10 @@ def load_demo_image(source: str | None) -> "tuple[Image, str]":
 
     if source is not None:
         return load_image(source), image_stem(source)
-    from PIL import Image
-    from skimage.data import chelsea
-
-    return Image.fromarray(chelsea()), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
+    # Reading through skimage.io would import scipy.
+    chelsea = resources.files("skimage.data") / "chelsea.png"
+    with resources.as_file(chelsea) as file:
+        return load_image(file), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
 
 
 def _generate(
