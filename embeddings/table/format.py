@@ -11,14 +11,13 @@ import contextlib
 import errno
 import hashlib
 import importlib.metadata
-import io
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -175,51 +174,33 @@ def locate(data: pa.Table, memory: mmap.mmap, column: str) -> Iterator[tuple[int
         yield values.buffers()[1].address - start + values.offset * width, len(values)
 
 
-class _SparseFile(io.RawIOBase):
-    """Binary file that skips the buffers at some addresses, leaving holes of their size."""
-
-    def __init__(self, file: BinaryIO, holes: Set[int]):
-        self._file = file
-        self._holes = holes
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        if isinstance(data, pa.Buffer) and data.address in self._holes:
-            self._file.seek(data.size, os.SEEK_CUR)
-            return data.size
-        return self._file.write(data)
-
-
-def write_stream(data: pa.Table, path: Path, *, holes: Set[int] = frozenset()) -> None:
-    """Write an Arrow stream; buffers at the addresses `holes` are left as holes in the file."""
-    with (
-        path.open("wb") as file,
-        pa.PythonFile(_SparseFile(file, holes), "w") as sink,
-        pa.ipc.new_stream(sink, data.schema) as stream,
-    ):
-        stream.write_table(data)
-
-
 def write_shard(
     path: Path,
     parts: Callable[[], Iterable[pa.Table]],
     schema: pa.Schema,
-    columns: Iterable[str],
-    dtype: Dtype,
+    columns: Collection[str],
 ) -> None:
     """Write rows to one file as one batch, so that a column is one contiguous buffer.
 
-    The file is first written with holes for the embedding columns, which are then copied in part by
-    part: at most one part's embeddings are in memory.
+    The embedding columns are first written as zeros, which need no memory, and then copied in part
+    by part: at most one part's embeddings are in memory.
     """
     with replacing_durably(path) as temporary:
-        placeholder = _without_embeds(parts(), schema, set(columns), dtype)
-        values = [placeholder[name].chunk(0).flatten().buffers()[1] for name in columns]
-        write_stream(placeholder, temporary, holes={buffer.address for buffer in values})
+        # Copied: a slice would keep the memory of the whole part.
+        others = [
+            part.drop_columns(list(columns)).take(pa.array(np.arange(len(part))))
+            for part in parts()
+        ]
+        table = pa.concat_tables(others).combine_chunks()
+        for column in columns:
+            field = schema.field(column)
+            size, dtype = field.type.list_size, field.type.value_type.to_pandas_dtype()
+            zeros = pa.array(np.zeros(len(table) * size, dtype))
+            table = table.append_column(field, pa.FixedSizeListArray.from_arrays(zeros, size))
+        with pa.OSFile(str(temporary), "w") as sink, pa.ipc.new_stream(sink, schema) as stream:
+            stream.write_table(table.select(schema.names).cast(schema))
         data, memory = map_file(temporary)
-        offsets = {name: next(locate(data, memory, name))[0] for name in columns}
+        offsets = {name: next(locate(data, memory, name), (0, 0))[0] for name in columns}
         del data, memory
         with temporary.open("r+b") as file:
             for part in parts():
@@ -227,27 +208,6 @@ def write_shard(
                     file.seek(offsets[column])
                     for chunk in part[column].chunks:
                         offsets[column] += file.write(chunk.flatten().to_numpy().data)
-
-
-def _without_embeds(
-    parts: Iterable[pa.Table], schema: pa.Schema, columns: Set[str], dtype: Dtype
-) -> pa.Table:
-    """Concatenate parts, with zeros for their embeddings: untouched zeros need no memory."""
-    chunks: dict[str, list[pa.Array]] = {name: [] for name in schema.names if name not in columns}
-    rows = 0
-    for part in parts:
-        rows += len(part)
-        for name, found in chunks.items():
-            # Copied: a slice would keep the memory of the whole part.
-            found += [c.take(pa.array(np.arange(len(c)))) for c in part[name].chunks]
-    arrays = []
-    for field in schema:
-        if field.name in chunks:
-            arrays.append(pa.concat_arrays(chunks.pop(field.name)))
-        else:
-            zeros = pa.array(np.zeros(rows * field.type.list_size, dtype))
-            arrays.append(pa.FixedSizeListArray.from_arrays(zeros, field.type.list_size))
-    return pa.table(arrays, schema=schema)
 
 
 def read_failures(files: Iterable[tuple[Path, int]]) -> Iterator[pa.RecordBatch]:

@@ -49,7 +49,6 @@ class EmbeddingTable:
         self.data = pa.concat_tables(parts)
         self.spaces = read_spaces(self.data.schema, folder)
         self._state = state
-        self._lengths = [part.num_rows for part in parts]
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -108,16 +107,20 @@ class EmbeddingTable:
         """
         import torch
 
-        space, dtype = self._space(column), self._dtype(column)
-        parts = []
-        for file in self._state.files:
-            data, memory = map_file(file)
-            for offset, count in locate(data, memory, column):
-                flat = torch.frombuffer(memory, dtype=dtype, count=count, offset=offset)
-                parts.append(flat.view(-1, space.dim))
+        parts = [part for file in self._state.files for part in self._views(file, column)]
         if len(parts) == 1:
             return parts[0]
-        return torch.cat(parts) if parts else torch.empty(0, space.dim, dtype=dtype)
+        empty = torch.empty(0, self._space(column).dim, dtype=self._dtype(column))
+        return torch.cat([empty, *parts])
+
+    def _views(self, file: Path, column: str) -> "Iterator[Tensor]":
+        """Yield views of a column's chunks in a file that is mapped anew, shape (rows, dim)."""
+        import torch
+
+        dim, dtype = self._space(column).dim, self._dtype(column)
+        data, memory = map_file(file)
+        for offset, count in locate(data, memory, column):
+            yield torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(-1, dim)
 
     def chunks(self, *columns: str, rows: int = 65_536) -> "Iterator[tuple[Tensor, ...]]":
         """Yield the embeddings of some spaces in chunks of bounded memory.
@@ -138,12 +141,7 @@ class EmbeddingTable:
         for start in range(0, len(self), rows):
             chunk = self.data.slice(start, rows)
             yield tuple(
-                torch.cat(
-                    [
-                        torch.tensor(part.flatten().to_numpy()).view(-1, dim)
-                        for part in chunk[column].chunks
-                    ]
-                )
+                torch.tensor(chunk[column].combine_chunks().flatten().to_numpy()).view(-1, dim)
                 for column, dim in dims.items()
             )
 
@@ -164,28 +162,18 @@ class EmbeddingTable:
         """
         import torch
 
-        space, dtype = self._space(column), self._dtype(column)
         if len(rows) and not 0 <= int(rows[0]) <= int(rows[-1]) < len(self):
             raise TableError(
                 f"Expected rows within 0 and {len(self)}, got {int(rows[0])} to {int(rows[-1])}."
             )
-        values = torch.empty(len(rows), space.dim, dtype=dtype)
-        first = done = 0
-        for file, length in zip(self._state.files, self._lengths, strict=True):
-            end = int(torch.searchsorted(rows, first + length))
-            if end > done:
-                data, memory = map_file(file)
-                indices, out = rows[done:end] - first, values[done:end]
-                start = 0
-                for offset, count in locate(data, memory, column):
-                    part = torch.frombuffer(memory, dtype=dtype, count=count, offset=offset)
-                    part = part.view(-1, space.dim)
-                    bounds = torch.tensor([start, start + len(part)])
-                    low, high = map(int, torch.searchsorted(indices, bounds))
-                    torch.index_select(part, 0, indices[low:high] - start, out=out[low:high])
-                    start += len(part)
-                done = end
-            first += length
+        values = torch.empty(len(rows), self._space(column).dim, dtype=self._dtype(column))
+        first = 0
+        for file in self._state.files:
+            for part in self._views(file, column):
+                bounds = torch.tensor([first, first + len(part)])
+                low, high = torch.searchsorted(rows, bounds).tolist()
+                torch.index_select(part, 0, rows[low:high] - first, out=values[low:high])
+                first += len(part)
         return values
 
     def to_numpy(self, column: str) -> np.ndarray:

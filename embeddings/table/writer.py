@@ -32,7 +32,6 @@ from clip2clap.embeddings.table.format import (
     replacing_durably,
     spaces_metadata,
     write_shard,
-    write_stream,
 )
 from clip2clap.embeddings.table.ids import IdSet
 from clip2clap.embeddings.table.reader import EmbeddingTable
@@ -336,9 +335,7 @@ class TableWriter:
                 # A file without rows lacks the source columns, so the first rows replace it.
                 files = [*(files if self._has_rows else []), self._write(lambda: rows)]
             if not files:
-                files = [self._new_file("data", ".arrow")]
-                with replacing_durably(files[0]) as temporary:
-                    write_stream(self._empty(), temporary)
+                files = [self._write(lambda: [self._empty()])]
             failed = list(self._state.failures)
             if failures:
                 failed.append((self._write_failures(failures), len(failures)))
@@ -400,9 +397,8 @@ class TableWriter:
         return self.folder / f"{stem}-{max(numbers, default=-1) + 1:06d}{suffix}"
 
     def _write(self, parts: Callable[[], Iterable[pa.Table]]) -> Path:
-        assert self._schema is not None
         path = self._new_file("data", ".arrow")
-        write_shard(path, parts, self._schema, self.spaces, self.dtype)
+        write_shard(path, parts, self._schema or self._empty().schema, self.spaces)
         return path
 
     def _write_failures(self, failures: Mapping[str, str]) -> Path:
