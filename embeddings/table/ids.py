@@ -10,15 +10,11 @@ from clip2clap.embeddings.table.format import TableError
 class IdSet:
     """Set of ids stored as sorted runs of 64-bit hashes, no two runs of similar length.
 
-    Two of 5 million ids collide with a probability of one in a million. The first bits of a hash
-    decide most look-ups of new ids.
+    Two of 5 million ids collide with a probability of one in a million.
     """
-
-    _PREFIX_BITS = 24
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
-        self._prefixes = np.zeros(1 << self._PREFIX_BITS, bool)
 
     def __len__(self) -> int:
         return sum(len(run) for run in self._runs)
@@ -33,13 +29,12 @@ class IdSet:
             return
         hashes = np.sort(hash_ids(ids))
         if self._find(hashes).any() or (hashes[1:] == hashes[:-1]).any():
-            known = self.known(ids)
-            example = ids[int(known.argmax())] if known.any() else _first_repeated(ids)
+            seen = {i for i, known in zip(ids, self.known(ids), strict=True) if known}
+            example = next(i for i in ids if i in seen or seen.add(i))
             raise TableError(
                 f"The id {example!r} is in the table already. Leave out every id that is `in` the "
                 "writer, and give every row an id of its own."
             )
-        self._prefixes[self._prefix(hashes)] = True
         self._runs.append(hashes)
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             last = self._runs.pop()
@@ -50,24 +45,12 @@ class IdSet:
         return self._find(hash_ids(ids))
 
     def _find(self, hashes: np.ndarray) -> np.ndarray:
-        known = self._prefixes[self._prefix(hashes)]
-        searched = hashes[known]
-        found = np.zeros(len(searched), bool)
+        found = np.zeros(len(hashes), bool)
         for run in self._runs:
-            indices = run.searchsorted(searched).clip(max=len(run) - 1)
-            found |= run[indices] == searched
-        known[known] = found
-        return known
-
-    def _prefix(self, hashes: np.ndarray) -> np.ndarray:
-        return (hashes >> (64 - self._PREFIX_BITS)) & ((1 << self._PREFIX_BITS) - 1)
+            found |= run[run.searchsorted(hashes).clip(max=len(run) - 1)] == hashes
+        return found
 
 
 def hash_ids(ids: Sequence[str]) -> np.ndarray:
     """Return a 64-bit hash of every id, shape (n,); stable within the process only."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))
-
-
-def _first_repeated(ids: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next(i for i in ids if i in seen or seen.add(i))

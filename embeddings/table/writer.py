@@ -104,8 +104,9 @@ class TableWriter:
         self._rows_per_shard = rows_per_shard
         # Through JSON, as they come back from the file: tuples become lists.
         self._settings = None if settings is None else json.loads(json.dumps(settings))
-        self._pending: list[tuple[pa.Table | None, dict[str, str]]] = []
-        self._pending_rows = 0
+        self._rows: list[pa.Table] = []
+        self._failures: dict[str, str] = {}
+        self._appended = 0
         # None until the first rows bring the source columns.
         self._schema: pa.Schema | None = None
         self._has_rows = False
@@ -134,25 +135,23 @@ class TableWriter:
                     f"{self.folder} holds something else ({others[0]}). Give an empty folder or "
                     "one that a table was written to."
                 )
-            self._state = TableState([], [], self._settings)
+            state = TableState([], [], self._settings)
         else:
             self._check_settings(state.settings)
-            self._state = state
-            self._resume_rows()
+            self._resume_rows(state)
+        self._state = state
         self._remove_stale_files()
 
     def _check_settings(self, before: dict[str, Any] | None) -> None:
-        now = self._settings
-        if now is None:
-            self._settings = before
-            return
-        if before == now:
-            return
-        if before is None:
+        now = before if self._settings is None else self._settings
+        self._settings = now
+        if before is None and now is not None:
             raise TableError(
                 f"{self.folder} holds a table of unknown origin, which can't be continued. Give "
                 "another folder."
             )
+        if before is None or now is None or before == now:
+            return
         changed = [
             f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
             for name in sorted({*before, *now})
@@ -171,7 +170,7 @@ class TableWriter:
                 if file not in named:
                     file.unlink()
 
-    def _resume_rows(self) -> None:
+    def _resume_rows(self, state: TableState) -> None:
         table = EmbeddingTable.open(self.folder)
         if set(table.spaces) != set(self.spaces):
             raise TableError(
@@ -189,7 +188,7 @@ class TableWriter:
         self.spaces = table.spaces
         for ids in table.data["id"].chunks:
             self._ids.add(ids.to_pylist())
-        for batch in read_failures(self._state.failures):
+        for batch in read_failures(state.failures):
             self._ids.add(batch["id"].to_pylist())
         if len(table):
             self._has_rows = True
@@ -215,8 +214,7 @@ class TableWriter:
     @property
     def failed(self) -> int:
         """Number of failures, including those not yet written."""
-        pending = sum(len(failures) for _, failures in self._pending)
-        return pending + sum(count for _, count in self._state.failures)
+        return len(self._failures) + sum(count for _, count in self._state.failures)
 
     def __contains__(self, row_id: object) -> bool:
         """Return whether an id has a row or a failure already."""
@@ -284,9 +282,8 @@ class TableWriter:
         self._append(None, [], {row_id: reason})
 
     def _source_array(self, name: str, values: Sequence[Any]) -> pa.Array:
-        known = None
-        if self._schema is not None and name in self._schema.names:
-            known = self._schema.field(name).type
+        index = -1 if self._schema is None else self._schema.get_field_index(name)
+        known = None if self._schema is None or index < 0 else self._schema.field(index).type
         try:
             array = pa.array(list(values), type=known)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
@@ -303,18 +300,17 @@ class TableWriter:
                     f"{', '.join(rows.column_names)}."
                 )
             rows = rows.cast(schema)
+            self._ids.add([*ids, *failures])
             self._schema = schema
+            self._rows.append(rows)
         else:
-            rows = None
-        self._ids.add([*ids, *failures])
-        # Reasons may hold file names that are not UTF-8.
-        reasons = {
-            row_id: " ".join(str(reason).split()).encode("utf-8", "backslashreplace").decode()
-            for row_id, reason in failures.items()
-        }
-        self._pending.append((rows, reasons))
-        self._pending_rows += len(ids) + len(failures)
-        if self._pending_rows >= self._rows_per_shard:
+            self._ids.add([*ids, *failures])
+        for row_id, reason in failures.items():
+            # Reasons may hold file names that are not UTF-8.
+            line = one_line(reason, limit=None).encode("utf-8", "backslashreplace").decode()
+            self._failures[row_id] = line
+        self._appended += len(ids) + len(failures)
+        if self._appended >= self._rows_per_shard:
             self.flush()
 
     def flush(self) -> None:
@@ -323,26 +319,25 @@ class TableWriter:
         Raises:
             TableError: If the disk is full; rows written before are safe.
         """
-        if not self._pending and self._state.files:
+        if not self._appended and self._state.files:
             return
-        rows = [part for part, _ in self._pending if part is not None]
-        failures = {i: reason for _, failed in self._pending for i, reason in failed.items()}
-        written = len(self._ids) - self._pending_rows
+        written = len(self._ids) - self._appended
         consequence = f"The {written} rows before are safe: start again."
         with explain_write_errors(self.folder, consequence):
-            files = list(self._state.files)
-            if rows:
-                # A file without rows lacks the source columns, so the first rows replace it.
-                files = [*(files if self._has_rows else []), self._write(lambda: rows)]
-            if not files:
-                files = [self._write(lambda: [self._empty()])]
+            # A file without rows lacks the source columns, so the first rows replace it.
+            files = list(self._state.files) if self._has_rows or not self._rows else []
+            if self._rows or not files:
+                files.append(self._write(lambda: self._rows or [self._empty()]))
             failed = list(self._state.failures)
-            if failures:
-                failed.append((self._write_failures(failures), len(failures)))
-            self._commit(TableState(files, failed, self._settings))
-        self._has_rows = self._has_rows or bool(rows)
-        self._pending = []
-        self._pending_rows = 0
+            if self._failures:
+                path = self._new_file("failures", ".parquet")
+                columns = [list(self._failures), list(self._failures.values())]
+                with replacing_durably(path) as temporary:
+                    pq.write_table(pa.table(columns, schema=FAILURES_SCHEMA), temporary)
+                failed.append((path, len(self._failures)))
+            self._commit(files, failed)
+        self._has_rows = self._has_rows or bool(self._rows)
+        self._rows, self._failures, self._appended = [], {}, 0
 
     def close(self) -> None:
         """Write the appended rows and merge the shards into one file, or a few large ones.
@@ -363,27 +358,27 @@ class TableWriter:
         groups: list[list[Path]] = []
         size = 0
         for file in self._state.files:
-            file_bytes = file.stat().st_size
-            if not groups or size + file_bytes > _FILE_BYTES:
+            size += file.stat().st_size
+            if not groups or size > _FILE_BYTES:
                 groups.append([])
-                size = 0
+                size = file.stat().st_size
             groups[-1].append(file)
-            size += file_bytes
         failures = self._state.failures
         if failures and [file.name for file, _ in failures] != [FAILURES_FILE]:
             # The old rows come first, so the previous state still describes the file correctly.
-            with replacing_durably(self.folder / FAILURES_FILE) as temporary:
-                target = pq.ParquetWriter(temporary, FAILURES_SCHEMA)
-                with target:
-                    for batch in read_failures(failures):
-                        target.write_batch(batch)
+            with (
+                replacing_durably(self.folder / FAILURES_FILE) as temporary,
+                pq.ParquetWriter(temporary, FAILURES_SCHEMA) as target,
+            ):
+                for batch in read_failures(failures):
+                    target.write_batch(batch)
             failures = [(self.folder / FAILURES_FILE, sum(count for _, count in failures))]
-        if failures != self._state.failures or any(len(group) > 1 for group in groups):
+        if failures != self._state.failures or len(groups) < len(self._state.files):
             files = [
                 self._write(partial(map, read_file, group)) if len(group) > 1 else group[0]
                 for group in groups
             ]
-            self._commit(TableState(files, failures, self._settings))
+            self._commit(files, failures)
 
     def _empty(self) -> pa.Table:
         columns = {"id": pa.array([], pa.string())}
@@ -401,14 +396,8 @@ class TableWriter:
         write_shard(path, parts, self._schema or self._empty().schema, self.spaces)
         return path
 
-    def _write_failures(self, failures: Mapping[str, str]) -> Path:
-        path = self._new_file("failures", ".parquet")
-        columns = [list(failures), list(failures.values())]
-        with replacing_durably(path) as temporary:
-            pq.write_table(pa.table(columns, schema=FAILURES_SCHEMA), temporary)
-        return path
-
-    def _commit(self, state: TableState) -> None:
+    def _commit(self, files: list[Path], failures: list[tuple[Path, int]]) -> None:
+        state = TableState(files, failures, self._settings)
         state.write(self.folder, rows=len(self._ids))
         self._state = state
 
