@@ -4,9 +4,11 @@ Ids, captions and spaces, which NumPy, CSV and text files cannot hold, are writt
 `rows.parquet` beside the vectors and read back from there.
 """
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.core.math import unit_norm
@@ -76,13 +79,13 @@ def export_table(
         choices = ", ".join(get_args(ExportFormat))
         raise UserError(f"Expected format as one of {choices}, got {format!r}.", param="format")
     target = Path(folder).expanduser()
-    pair: dict[Family, str] = {}
+    columns: dict[Family, str] = {}
     if format in ("csv", "text"):
-        pair["clip"] = _pair_column(table, "clip", clip)
-        pair["clap"] = _pair_column(table, "clap", clap)
+        given: dict[Family, str | None] = {"clip": clip, "clap": clap}
+        columns = {family: _pair_column(table, family, name) for family, name in given.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _write_files(table, target, format, pair)
+        _write_files(table, target, format, columns)
     except OSError as error:
         raise UserError(f"{target} can't be written to: {error.strerror or error}.") from error
     return target
@@ -92,18 +95,22 @@ def _write_files(
     table: EmbeddingTable, folder: Path, format: ExportFormat, pair: Mapping[Family, str]
 ) -> None:
     if format == "parquet":
-        table.to_parquet(folder / _PARQUET)
-    elif format == "numpy":
+        return table.to_parquet(folder / _PARQUET)
+    if format == "numpy":
         for column in table.spaces:
             with replacing(folder / f"{column}.npy") as partial, partial.open("wb") as file:
                 np.save(file, table.to_numpy(column))
-        _write_rows(table, folder / _ROWS, list(table.spaces))
     elif format == "csv":
-        _write_csv(table, folder, pair)
-        _write_rows(table, folder / _ROWS, list(pair.values()))
+        for family, column in pair.items():
+            _write_csv(table, folder / _CSV_FILES[family], family, column)
     else:
         _write_texts(table, folder, pair)
-        _write_rows(table, _rows_beside(folder), list(pair.values()))
+    # The rows without their vectors, with the spaces of these columns.
+    rows = table.data.select(["id", *table.sources])
+    metadata = spaces_metadata({name: table.spaces[name] for name in pair.values() or table.spaces})
+    rows_file = _rows_beside(folder) if format == "text" else folder / _ROWS
+    with replacing(rows_file) as partial:
+        pq.write_table(rows.replace_schema_metadata(metadata), partial)
 
 
 def import_table(
@@ -174,10 +181,11 @@ def _read_batches(
     columns: dict[Family, str] = {
         family: name for name in spaces for family in _CSV_FILES if name.startswith(family)
     }
+    csv_files = [folder / name for name in _CSV_FILES.values()]
     if any(folder.glob("*.npy")):
         return _read_numpy(folder, list(spaces))
-    if all((folder / name).is_file() for name in _CSV_FILES.values()):
-        return _read_csv(folder, columns)
+    if all(file.is_file() for file in csv_files):
+        return _read_csv({columns[family]: folder / _CSV_FILES[family] for family in columns})
     if any(folder.glob("*.txt")):
         return _read_texts(folder, columns)
     raise UserError(f"{folder} holds no .npy, .txt, {' and '.join(_CSV_FILES.values())} files.")
@@ -244,81 +252,62 @@ def _rows_beside(folder: Path) -> Path:
 
 def _pair_column(table: EmbeddingTable, family: Family, named: str | None) -> str:
     columns = [name for name in table.spaces if name.startswith(family)]
-    if named is not None:
-        if named not in columns:
-            raise UserError(
-                f"{table.folder} has no {family.upper()} column {named!r}, only "
-                f"{', '.join(columns) or 'none'}.",
-                param=family,
-            )
-        return named
-    if len(columns) != 1:
+    listed = ", ".join(columns) or "none"
+    if named is not None and named not in columns:
         raise UserError(
-            f"{table.folder} has {len(columns)} {family.upper()} columns "
-            f"({', '.join(columns) or 'none'}); expected exactly one. Name it.",
+            f"{table.folder} has no {family.upper()} column {named!r}, only {listed}.", param=family
+        )
+    if named is None and len(columns) != 1:
+        raise UserError(
+            f"{table.folder} has {len(columns)} {family.upper()} columns ({listed}); expected "
+            "exactly one. Name it.",
             param=family,
         )
-    return columns[0]
-
-
-def _write_rows(table: EmbeddingTable, path: Path, columns: Sequence[str]) -> None:
-    """Write the rows without their vectors, with the spaces of these columns."""
-    with replacing(path) as partial:
-        rows = table.rows(0, len(table)).select(["id", *table.sources])
-        spaces = {column: table.spaces[column] for column in columns}
-        pq.write_table(rows.replace_schema_metadata(spaces_metadata(spaces)), partial)
+    return named or columns[0]
 
 
 def _batches(table: EmbeddingTable, column: str) -> Iterator[np.ndarray]:
-    yield from np.array_split(table.to_numpy(column), range(_BATCH_ROWS, len(table), _BATCH_ROWS))
+    for (vectors,) in table.chunks(column, rows=_BATCH_ROWS):
+        yield vectors.double().numpy()
 
 
-def _write_csv(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]) -> None:
-    for family, column in pair.items():
-        with (
-            replacing(folder / _CSV_FILES[family]) as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            # The reference project reads values on the CLIP side, a list on the CLAP side.
-            names = [str(index) for index in range(table.spaces[column].dim)]
-            writer.writerow(names if family == "clip" else ["embedding"])
-            for vectors in _batches(table, column):
-                for values in vectors.astype(np.float64).tolist():
-                    writer.writerow(values if family == "clip" else [str(values)])
+def _write_csv(table: EmbeddingTable, path: Path, family: Family, column: str) -> None:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        # The reference project reads values on the CLIP side, a list on the CLAP side.
+        writer.writerow(range(table.spaces[column].dim) if family == "clip" else ["embedding"])
+        for vectors in _batches(table, column):
+            rows = vectors.tolist()
+            writer.writerows(rows if family == "clip" else [[str(values)] for values in rows])
 
 
-def _read_csv(folder: Path, columns: Mapping[Family, str]) -> Iterator[dict[str, np.ndarray]]:
-    files = [(folder / _CSV_FILES[family]).open(newline="", encoding="utf-8") for family in columns]
-    try:
-        readers = [csv.reader(file) for file in files]
-        for reader in readers:
-            next(reader, None)
-        for records in zip(*readers, strict=True):
-            yield {
-                column: np.array([[float(v) for v in ",".join(cells).strip("[]").split(",")]])
-                for column, cells in zip(columns.values(), records, strict=True)
-            }
-    except ValueError as error:
-        raise UserError(f"A line of {folder} can't be read ({error}). Export it again.") from error
-    finally:
-        for file in files:
-            file.close()
+def _read_csv(files: Mapping[str, Path]) -> Iterator[dict[str, np.ndarray]]:
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(file.open(encoding="utf-8")) for file in files.values()]
+        for header in lines:
+            next(header, None)
+        batches = [batched((line.strip().strip('"[]') for line in f), _BATCH_ROWS) for f in lines]
+        try:
+            for parts in zip(*batches, strict=True):
+                arrays = [np.loadtxt(part, delimiter=",", ndmin=2) for part in parts]
+                yield dict(zip(files, arrays, strict=True))
+        except ValueError as error:
+            folder = next(iter(files.values())).parent
+            message = f"A line of {folder} can't be read ({error}). Export it again."
+            raise UserError(message) from error
 
 
 def _write_texts(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]) -> None:
     for path in folder.iterdir():
         if not re.fullmatch(r"muestra_\d+\.txt", path.name):
             raise TableError(f"{folder} holds something else ({path.name}). Give an empty folder.")
-    index = 0
-    for clips, claps in zip(*(_batches(table, column) for column in pair.values()), strict=True):
-        for clip, clap in zip(clips, claps, strict=True):
-            with (folder / f"muestra_{index}.txt").open("w", encoding="ascii") as file:
-                file.write("CLIP Embedding:\n")
-                np.savetxt(file, clip.astype(np.float64))
-                file.write("\n\nCLAP Embedding:\n")
-                np.savetxt(file, clap.astype(np.float64))
-            index += 1
+    columns = (chain.from_iterable(_batches(table, column)) for column in pair.values())
+    for index, (clip, clap) in enumerate(zip(*columns, strict=True)):
+        with (folder / f"muestra_{index}.txt").open("w", encoding="ascii") as file:
+            file.write("CLIP Embedding:\n")
+            np.savetxt(file, clip)
+            file.write("\n\nCLAP Embedding:\n")
+            np.savetxt(file, clap)
 
 
 def _read_texts(folder: Path, columns: Mapping[Family, str]) -> Iterator[dict[str, np.ndarray]]:
@@ -339,8 +328,5 @@ def _read_numpy(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, np.n
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in columns}
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} can't be read as NumPy files ({one_line(error)}).") from error
-    count = len(next(iter(arrays.values())))
-    for start in range(0, count, _BATCH_ROWS):
-        yield {
-            name: np.array(values[start : start + _BATCH_ROWS]) for name, values in arrays.items()
-        }
+    for start in range(0, len(next(iter(arrays.values()))), _BATCH_ROWS):
+        yield {name: np.array(a[start : start + _BATCH_ROWS]) for name, a in arrays.items()}

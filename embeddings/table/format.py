@@ -265,10 +265,6 @@ def check_ids(ids: Sequence[str]) -> pa.Array:
     Raises:
         TableError: If one of them is no string.
     """
-    try:
-        array = pa.array(ids, pa.string())
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TableError("Expected ids as strings; use str(id).") from error
-    if array.null_count:
-        raise TableError("Expected ids as strings, got None; use str(id).")
-    return array
+    if not all(isinstance(row_id, str) for row_id in ids):
+        raise TableError("Expected ids as strings; use str(id).")
+    return pa.array(ids, pa.string())
