@@ -1,12 +1,10 @@
 """Encoder base class: loading, saving, preprocessing and batching shared by CLIP and CLAP."""
 
-import itertools
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import torch
 from PIL import Image
@@ -22,15 +20,11 @@ from clip2clap.embeddings.checkpoint import NOTE_FILE, find_checkpoint
 from clip2clap.embeddings.fingerprint import fingerprint_weights
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 
-Item = TypeVar("Item")
-
 Preprocessed = list[int] | Inputs
 """One preprocessed item: a text's token ids, or the model inputs of an image or an audio (one row
 per window)."""
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# More threads than these wait for one another.
-_MAX_WORKERS = 8
 
 
 def read_space(
@@ -74,16 +68,15 @@ def read_space(
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
-    if dtype is None:
+    found = getattr(torch, dtype.removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
+    if found is None:
         return torch.float32
-    if dtype not in _DTYPES:
+    if found not in _DTYPES:
         raise UserError(
-            f"Expected torch_dtype float32, float16 or bfloat16, got {dtype!r}.",
+            f"Expected torch_dtype float32, float16 or bfloat16, got {found!r}.",
             param="torch_dtype",
         )
-    return dtype
+    return found
 
 
 class Encoder(nn.Module):
@@ -254,8 +247,8 @@ class Encoder(nn.Module):
 
         Args:
             modality: Modality of the items.
-            items: Texts; images (PIL images, paths or a file's bytes); or audio as pairs of
-                waveform and sampling rate in Hz.
+            items: Texts, or images or audio as in `encode_image` and `encode_audio`, also as a
+                file's bytes.
 
         Returns:
             Inputs of `encode_preprocessed`, on the CPU, in input order.
@@ -265,13 +258,12 @@ class Encoder(nn.Module):
         """
         self._require(modality)
         if modality != "text":
-            return [self._preprocess_item(item, position) for position, item in enumerate(items)]
+            return [self._preprocess_item(numbered) for numbered in enumerate(items)]
         for position, text in enumerate(items):
             if not isinstance(text, str):
                 raise UserError(f"Expected texts, got {type(text).__name__} as text {position}.")
         return list(self.backend.tokenize(items)) if len(items) else []
 
-    @torch.no_grad()
     def encode_preprocessed(
         self,
         modality: Modality,
@@ -299,30 +291,47 @@ class Encoder(nn.Module):
             ids = cast(Sequence[list[int]], preprocessed)
             # Texts of one length share a batch: less padding, so less work.
             order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
-            embeds = self._encode(
-                [ids[position] for position in order],
-                "text",
-                batch_size,
-                self.backend.pad,
-                normalize=normalize,
-            )
-            return embeds[torch.tensor(order, dtype=torch.long).argsort()]
-        inputs = cast(Sequence[Inputs], preprocessed)
-        counts = [len(next(iter(item.values()))) for item in inputs]
-        rows = [
-            {name: values[row : row + 1] for name, values in item.items()}
-            for item, count in zip(inputs, counts, strict=True)
-            for row in range(count)
-        ]
-        outputs = torch.empty(len(rows), self._space.dim)
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            embeds = self(modality, _concatenate(batch))
-            outputs[start : start + len(batch)] = embeds.float().cpu()
+            batches = ([ids[position] for position in part] for part in batched(order, batch_size))
+            outputs = self._run("text", map(self.backend.pad, batches))
+            embeds = outputs[torch.tensor(order, dtype=torch.long).argsort()]
+            return unit_norm(embeds) if normalize else embeds
+        return self._encode(modality, cast(Sequence[Inputs], preprocessed), batch_size, normalize)
+
+    def _encode(
+        self, modality: Modality, inputs: Iterable[Inputs], batch_size: int, normalize: bool
+    ) -> Tensor:
+        counts: list[int] = []
+
+        def rows() -> Iterator[Inputs]:
+            for item in inputs:
+                counts.append(len(next(iter(item.values()))))
+                for row in range(counts[-1]):
+                    yield {name: values[row : row + 1] for name, values in item.items()}
+
+        outputs = self._run(modality, map(_concatenate, batched(rows(), batch_size)))
         return average_windows(outputs, counts, normalize=normalize)
 
-    def _preprocess_item(self, item: Any, position: int) -> Inputs:
-        """Preprocess one image or audio."""
+    @torch.no_grad()
+    def _run(self, modality: Modality, batches: Iterable[Inputs]) -> Tensor:
+        """Encode batches, shape (n, d), float32, on the CPU, not normalized."""
+        outputs = [self(modality, batch).float().cpu() for batch in batches]
+        return torch.cat([torch.empty(0, self._space.dim), *outputs])
+
+    def _encode_items(
+        self, modality: Modality, items: Sequence[Any], batch_size: int, normalize: bool
+    ) -> Tensor:
+        """Encode images or audio, while threads preprocess the next ones."""
+        self._check(items, modality, batch_size)
+        # More threads wait for one another.
+        with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
+            inputs = map_ahead(self._preprocess_item, enumerate(items), pool, ahead=2 * batch_size)
+            try:
+                return self._encode(modality, inputs, batch_size, normalize)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
+        """Preprocess one image or audio, given with its position."""
         raise NotImplementedError
 
     def _require(self, modality: Modality) -> None:
@@ -341,27 +350,6 @@ class Encoder(nn.Module):
             raise UserError(
                 f"Expected a batch_size of at least 1, got {batch_size!r}.", param="batch_size"
             )
-
-    @torch.no_grad()
-    def _encode(
-        self,
-        items: Sequence[Item],
-        modality: Modality,
-        batch_size: int,
-        preprocess: Callable[[Sequence[Item]], Inputs],
-        *,
-        normalize: bool,
-    ) -> Tensor:
-        """Encode batch by batch, while threads preprocess the next one."""
-        embeds = torch.empty(len(items), self._space.dim)
-        batches = list(batched(items, batch_size))
-        position = 0
-        for inputs in _preprocess_ahead(batches, preprocess, split=modality != "text"):
-            batch = self(modality, inputs)
-            batch = unit_norm(batch) if normalize else batch.float()
-            embeds[position : position + len(batch)] = batch.cpu()
-            position += len(batch)
-        return embeds
 
 
 def average_windows(outputs: Tensor, counts: Sequence[int], *, normalize: bool) -> Tensor:
@@ -385,26 +373,5 @@ def average_windows(outputs: Tensor, counts: Sequence[int], *, normalize: bool) 
     return embeds * torch.stack(lengths).unsqueeze(-1)
 
 
-def _preprocess_ahead(
-    batches: Sequence[Sequence[Item]],
-    preprocess: Callable[[Sequence[Item]], Inputs],
-    *,
-    split: bool,
-) -> Iterator[Inputs]:
-    """Preprocess batches in threads, one batch ahead of the one yielded."""
-    workers = min(torch.get_num_threads(), _MAX_WORKERS)
-    count = workers if split else 1
-    pieces = [list(batched(batch, math.ceil(len(batch) / count))) for batch in batches]
-    with ThreadPoolExecutor(workers) as pool:
-        ready = map_ahead(preprocess, itertools.chain.from_iterable(pieces), pool, ahead=count)
-        try:
-            for group in pieces:
-                yield _concatenate(list(itertools.islice(ready, len(group))))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _concatenate(inputs: Sequence[Inputs]) -> Inputs:
-    if len(inputs) == 1:
-        return inputs[0]
     return {name: torch.cat([part[name] for part in inputs]) for name in inputs[0]}

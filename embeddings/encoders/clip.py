@@ -51,10 +51,7 @@ class ClipEncoder(Encoder):
             UnreadableImageError: If an image cannot be read; the message names it.
             UserError: If `images` is not a list of images.
         """
-        self._check(images, "image", batch_size)
-        return self._encode(
-            images, "image", batch_size, self._preprocess_images, normalize=normalize
-        )
+        return self._encode_items("image", images, batch_size, normalize)
 
     def encode_pixels(
         self, pixel_values: Tensor, *, size: int | None = None, normalize: bool = True
@@ -108,8 +105,5 @@ class ClipEncoder(Encoder):
         self._require("image")
         return self.backend.pixel_transform.height
 
-    def _preprocess_images(self, images: Sequence[Image.Image | str | Path]) -> Inputs:
-        return self.backend.preprocess_images([load_image(image) for image in images])
-
-    def _preprocess_item(self, item: Any, position: int) -> Inputs:
-        return self._preprocess_images([item])
+    def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
+        return self.backend.preprocess_images([load_image(numbered[1])])

@@ -16,8 +16,6 @@ from clip2clap.embeddings.datasets.base import Row, Url, check_row
 from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.encoders.base import Preprocessed
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan, Encoders, modality_of
-from clip2clap.media.audio import load_audio
-from clip2clap.media.images import load_image
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.download.downloader import ImageDownloader
@@ -129,9 +127,7 @@ def preprocess_row(row: Row, encoders: Encoders) -> PreprocessedRow:
             modality = modality_of(column)
             if modality == "text":
                 continue
-            content = row.content[modality]
-            opened = load_image(content) if modality == "image" else load_audio(content)
-            (ready[column],) = encoders.of(column).preprocess(modality, [opened])
+            (ready[column],) = encoders.of(column).preprocess(modality, [row.content[modality]])
         return PreprocessedRow(row, ready)
     except MemoryError:
         raise
