@@ -6,7 +6,6 @@ A fingerprint is the same for float32 and float16 copies, for any sharding, and 
 
 import hashlib
 import json
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, one_line
@@ -23,7 +23,7 @@ _RUNS = 8
 _RUN_LENGTH = 16
 _DIGITS = 16
 
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 # Processor settings that do not change embeddings. Conversion to RGB is among them since every
 # image is converted before preprocessing.
@@ -87,18 +87,13 @@ def fingerprint_weights(files: Iterable[Path]) -> str:
             f"There are no weights in {', '.join(str(file) for file in files)}. Fetch or save the "
             "checkpoint again."
         )
-    return _digest(sorted(digests))
+    return digest(sorted(digests))
 
 
 def holds_weights(whole: Iterable[Path], part: Iterable[Path]) -> bool:
     """Return True if a checkpoint holds every weight of another, as a CLIP its image encoder's.
 
-    Args:
-        whole: Weight files, as in `fingerprint_weights`.
-        part: Weight files of the checkpoint that may be a part of it.
-
-    Raises:
-        CheckpointError: If a file is damaged or holds anything but tensors.
+    Both are given by their weight files, as in `fingerprint_weights`, which raises the same errors.
     """
     return _digests(part) <= _digests(whole)
 
@@ -107,16 +102,21 @@ def _digests(files: Iterable[Path]) -> set[str]:
     """Return a digest of each tensor in weight files."""
     digests = set()
     for file in files:
-        read = _safetensors_samples if file.suffix == ".safetensors" else _legacy_samples
-        for shape, sample in read(file):
-            values = sample.to(torch.float16).numpy().tobytes()
-            digests.add(hashlib.sha256(repr(shape).encode() + values).hexdigest())
+        is_safe = file.suffix == ".safetensors"
+        for tensor in _safetensors(file) if is_safe else load_legacy_weights(file).values():
+            if tensor.dtype in _FLOATS and tensor.numel():
+                flat = tensor.reshape(-1)
+                runs = [flat[s : s + _RUN_LENGTH] for s in _run_starts(flat.numel())]
+                values = torch.cat(runs).to(torch.float16).numpy().tobytes()
+                shape = repr(list(tensor.shape)).encode()
+                digests.add(hashlib.sha256(shape + values).hexdigest())
     return digests
 
 
-def fingerprint_model(weights: str, preprocessing: dict[str, Any]) -> str:
-    """Combine the fingerprint of the weights with the preprocessing settings."""
-    return _digest([weights, preprocessing])
+def digest(value: Any) -> str:
+    """Return a digest of plain values."""
+    encoded = json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    return hashlib.sha256(encoded).hexdigest()[:_DIGITS]
 
 
 def describe_processor(processor: Any) -> dict[str, Any]:
@@ -137,11 +137,7 @@ def describe_processor(processor: Any) -> dict[str, Any]:
 
 
 def describe_tokenizer(tokenize: Any) -> list[list[int]]:
-    """Return the token ids of a few probe texts.
-
-    Args:
-        tokenize: Function from a list of texts to their token ids.
-    """
+    """Return the token ids of a few probe texts, given a function from texts to token ids."""
     return [[int(token) for token in ids] for ids in tokenize(list(_PROBES))]
 
 
@@ -160,11 +156,6 @@ def _plain(value: Any) -> Any:
     return None
 
 
-def _digest(value: Any) -> str:
-    encoded = json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
-    return hashlib.sha256(encoded).hexdigest()[:_DIGITS]
-
-
 def _run_starts(count: int) -> list[int]:
     """Return the start of each sampled run of a flat tensor."""
     if count <= _RUNS * _RUN_LENGTH:
@@ -173,39 +164,16 @@ def _run_starts(count: int) -> list[int]:
     return [run * last // (_RUNS - 1) for run in range(_RUNS)]
 
 
-def _safetensors_samples(file: Path) -> Iterator[tuple[list[int], Tensor]]:
+def _safetensors(file: Path) -> Iterator[Tensor]:
+    """Yield the tensors, mapped: only the sampled pages are read."""
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(stream.read(length))
-            for name, entry in sorted(header.items()):
-                dtype = _FLOATS.get(entry.get("dtype", ""))
-                if name == "__metadata__" or dtype is None:
-                    continue
-                begin, end = entry["data_offsets"]
-                count = (end - begin) // dtype.itemsize
-                if 8 + length + end > file.stat().st_size:
-                    raise ValueError(f"the file ends before the values of {name}")
-                sample = bytearray()
-                for start in _run_starts(count):
-                    stream.seek(8 + length + begin + start * dtype.itemsize)
-                    sample += stream.read(min(_RUN_LENGTH, count - start) * dtype.itemsize)
-                if sample:
-                    yield entry["shape"], torch.frombuffer(sample, dtype=dtype)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                yield weights.get_tensor(name)
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is not a complete safetensors file ({one_line(error)}). Fetch it again."
         ) from error
-
-
-def _legacy_samples(file: Path) -> Iterator[tuple[list[int], Tensor]]:
-    for tensor in load_legacy_weights(file).values():
-        if tensor.is_floating_point() and tensor.numel():
-            flat = tensor.reshape(-1)
-            runs = [flat[s : s + _RUN_LENGTH] for s in _run_starts(flat.numel())]
-            yield list(tensor.shape), torch.cat(runs)
 
 
 def load_legacy_weights(file: Path) -> dict[str, Tensor]:

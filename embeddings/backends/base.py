@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.embeddings.checkpoint import Checkpoint
-from clip2clap.embeddings.fingerprint import fingerprint_model, fingerprint_weights
+from clip2clap.embeddings.fingerprint import digest, fingerprint_weights
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 
 Inputs = dict[str, Tensor]
@@ -99,7 +99,7 @@ class CheckpointSpec(ABC):
     def space(self, modality: Modality) -> EmbeddingSpace:
         """Return the embedding space; a folder saved by an encoder keeps the original space."""
         model_id = self.checkpoint.name
-        fingerprint = fingerprint_model(self.weights_fingerprint, self.describe())
+        fingerprint = digest([self.weights_fingerprint, self.describe()])
         if DEMO_FOLDER in Path(model_id).absolute().parents:
             model_id = "demo"
         note = self.checkpoint.note
