@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,31 +40,22 @@ _LAION_CLAP_PREFIX = "laion_clap:"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Files of one model on disk."""
+    """Files of one model on disk, and the library that loads it.
+
+    `weights` are several files if the checkpoint is sharded; `folder` has the config, and
+    `processor_folders` the image processor, tokenizer and feature extractor. open_clip's models by
+    name have an `architecture` in place of a folder, and perhaps a `tag` of the weights, which
+    decides the preprocessing. `note` is what `save_pretrained` of the encoders wrote.
+    """
 
     name: str
-    """Name given by the user."""
-
     library: Library
-    """Library that loads the model."""
-
     weights: tuple[Path, ...]
-    """Weight files; several if the checkpoint is sharded."""
-
     folder: Path | None = None
-    """Folder of the config; None for an architecture given by name."""
-
     processor_folders: tuple[Path, ...] = ()
-    """Folders of the image processor, tokenizer and feature extractor."""
-
     architecture: str | None = None
-    """open_clip's architecture name, without a folder."""
-
     tag: str | None = None
-    """open_clip's tag of the weights, which decides the preprocessing."""
-
     note: dict[str, Any] = field(default_factory=dict)
-    """Contents of `space.json`, written by the encoders' `save_pretrained`."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,18 +103,27 @@ def find_checkpoint(
         CheckpointError: If the files are no checkpoint of that family.
     """
     name = str(name)
+    access = {"revision": revision, "token": token, "local_files_only": local_files_only}
     if not name:
         raise UserError(f"The {family.upper()}'s name is empty. {suggestion(name, family)}")
+    for prefix, owner in ((_OPEN_CLIP_PREFIX, "clip"), (_LAION_CLAP_PREFIX, "clap")):
+        if name.startswith(prefix) and family != owner:
+            raise UserError(f"{name!r} is a {owner.upper()}; expected a {family.upper()}.")
     if name.startswith(_OPEN_CLIP_PREFIX):
-        return _find_open_clip(name, family, token=token, local_files_only=local_files_only)
+        return _find_open_clip(name, access)
     if name.startswith(_LAION_CLAP_PREFIX):
-        return _find_laion_clap(name, family)
+        file = Path(name.removeprefix(_LAION_CLAP_PREFIX)).expanduser()
+        if file.is_file():
+            return Checkpoint(name, "laion_clap", (file,))
+        raise ModelNotFoundError(
+            f"There is no file {str(file)!r}. Expected laion_clap:FILE, a checkpoint of "
+            "https://huggingface.co/lukewys/laion_clap."
+        )
     location = resolve(name, family)
-    if family == "clap" and location == name:
-        location = resolve(name, "generator")  # a generator's checkpoint holds a CLAP
-    if family == "clip" and location == name:
-        location = resolve(name, "decoder")  # an image decoder's may hold a CLIP
-    return _in_folder(_Source(location, name, family, revision, token, local_files_only))
+    if location == name:
+        # A generator's checkpoint holds a CLAP, and an image decoder's may hold a CLIP.
+        location = resolve(name, "generator" if family == "clap" else "decoder")
+    return _in_folder(_Source(location, name, family, access))
 
 
 @dataclass
@@ -132,9 +133,7 @@ class _Source:
     location: str
     name: str
     family: Family
-    revision: str | None
-    token: str | bool | None
-    local_files_only: bool
+    access: Mapping[str, Any]
     listed: Listing | None = None
 
     def folder(self, *patterns: str) -> Path:
@@ -152,25 +151,19 @@ class _Source:
                 f"The demo {self.family.upper()} is missing from this installation "
                 f"(expected it in {path}). Install clip2clap again."
             )
-        if _looks_like_a_path(self.location):
-            raise ModelNotFoundError(
-                f"There is no folder {self.name}. {suggestion(self.name, self.family)}"
-            )
+        hint = suggestion(self.name, self.family)
+        if re.match(r"[./~\\]|[A-Za-z]:[\\/]", self.location) or self.location.count("/") > 1:
+            raise ModelNotFoundError(f"There is no folder {self.name}. {hint}")
         if self.listed is None:
-            self.listed = list_hub_files(
-                self.location,
-                revision=self.revision,
-                token=self.token,
-                local_files_only=self.local_files_only,
-            )
+            self.listed = list_hub_files(self.location, **self.access)
         return fetch(
             self.location,
             lambda _: list(patterns),
             name=self.name,
-            hint=suggestion(self.name, self.family),
+            hint=hint,
             guess=self._close_preset(),
-            revision=self.revision,
-            token=self.token,
+            revision=self.access["revision"],
+            token=self.access["token"],
             listed=self.listed,
         )
 
@@ -268,15 +261,7 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _looks_like_a_path(location: str) -> bool:
-    return bool(re.match(r"[./~\\]|[A-Za-z]:[\\/]", location)) or location.count("/") > 1
-
-
-def _find_open_clip(
-    name: str, family: Family, *, token: str | bool | None, local_files_only: bool
-) -> Checkpoint:
-    if family != "clip":
-        raise UserError(f"{name!r} is a CLIP; expected a CLAP.")
+def _find_open_clip(name: str, access: Mapping[str, Any]) -> Checkpoint:
     architecture, _, weights = name.removeprefix(_OPEN_CLIP_PREFIX).partition("/")
     if not architecture or not weights:
         raise UserError(
@@ -308,19 +293,13 @@ def _find_open_clip(
             f"open_clip has {weights!r} for {architecture} outside the hub only. Download "
             f"{config.get('url')} and give open_clip:{architecture}/FILE."
         )
-    source = _Source(repository, name, "clip", None, token, local_files_only)
     choices = ((file_name,), *_OPEN_CLIP_WEIGHTS) if file_name else _OPEN_CLIP_WEIGHTS
-    return Checkpoint(
-        name, "open_clip", source.weights("", choices), architecture=architecture, tag=weights
-    )
+    files = _Source(repository, name, "clip", access).weights("", choices)
+    return Checkpoint(name, "open_clip", files, architecture=architecture, tag=weights)
 
 
 def import_open_clip(name: str) -> Any:
-    """Import open_clip.
-
-    Raises:
-        MissingExtraError: If it isn't installed; the message has the install command.
-    """
+    """Import open_clip for a model; a `MissingExtraError` has the install command."""
     try:
         import open_clip
     except ImportError as error:
@@ -328,15 +307,3 @@ def import_open_clip(name: str) -> Any:
             f"{name!r} needs open_clip: pip install 'clip2clap[open-clip]' ({one_line(error)})."
         ) from error
     return open_clip
-
-
-def _find_laion_clap(name: str, family: Family) -> Checkpoint:
-    if family != "clap":
-        raise UserError(f"{name!r} is a CLAP; expected a CLIP.")
-    file = Path(name.removeprefix(_LAION_CLAP_PREFIX)).expanduser()
-    if not file.is_file():
-        raise ModelNotFoundError(
-            f"There is no file {str(file)!r}. Expected laion_clap:FILE, a checkpoint of "
-            "https://huggingface.co/lukewys/laion_clap."
-        )
-    return Checkpoint(name, "laion_clap", (file,))
