@@ -33,7 +33,7 @@ GOALS = {"CLIP": (1, 7.0, 13.0), "CLAP": (10, 5.0, 9.0)}
 def baseline(encoder: ClipEncoder | ClapEncoder, batch_size: int) -> Callable[[Sequence[str]], Any]:
     """Return a function that encodes captions in batches, in order, padded to 77 tokens."""
     backend: Any = encoder.backend
-    model, tokenizer = backend.model, backend.processors.tokenizer
+    model, tokenizer = backend.model, backend.text_processor.tokenizer
 
     @torch.no_grad()
     def encode(captions: Sequence[str]) -> None:

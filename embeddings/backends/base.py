@@ -23,28 +23,21 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class PixelTransform:
-    """Differentiable image preprocessing: resize, center crop and normalize."""
+    """Differentiable image preprocessing: resize, center crop and normalize.
+
+    The model's input has a height and width in pixels; images are resized to them, or to
+    `short_side` before the center crop, with antialiasing as in PIL. Mean and standard deviation
+    of the channels are for pixels in [0, 1]. `any_size` is True if the model accepts other input
+    sizes, as convolutional networks do.
+    """
 
     height: int
-    """Height of the model input, in pixels."""
-
     width: int
-    """Width of the model input, in pixels."""
-
     short_side: int | None
-    """Short side after resizing, before the center crop; None to resize to height and width."""
-
     interpolation: Literal["bilinear", "bicubic"]
-    """Interpolation mode, always with antialiasing as in PIL."""
-
     mean: tuple[float, ...]
-    """Mean of each channel, for pixels in [0, 1]."""
-
     std: tuple[float, ...]
-    """Standard deviation of each channel."""
-
     any_size: bool
-    """True if the model accepts other input sizes, as convolutional networks do."""
 
     def __call__(self, pixels: Tensor, size: int | None = None) -> Tensor:
         """Preprocess images.
@@ -71,6 +64,31 @@ class PixelTransform:
         pixels = pixels[..., top : top + height, left : left + width]  # (n, 3, height, width)
         mean, std = (pixels.new_tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         return (pixels - mean) / std
+
+
+@dataclass(frozen=True)
+class TextProcessor:
+    """Tokenizer of transformers with the text length and padding of the model's training."""
+
+    tokenizer: Any
+    length: int
+    padding: Literal["longest", "max_length"] = "longest"
+    names: tuple[str, ...] = ("input_ids", "attention_mask")
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), truncation=True, max_length=self.length)["input_ids"]
+
+    def pad(self, ids: Sequence[list[int]]) -> Inputs:
+        padded = self.tokenizer.pad(
+            {"input_ids": list(ids)},
+            padding=self.padding,
+            max_length=self.length,
+            return_tensors="pt",
+        )
+        return {name: padded[name] for name in self.names}
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
 
 
 class CheckpointSpec(ABC):
@@ -122,6 +140,8 @@ class Backend(nn.Module, ABC):
     modalities: tuple[Modality, ...]
     """Modalities with both weights and preprocessing."""
 
+    text_processor: TextProcessor | None = None
+
     def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
         """Preprocess RGB images."""
         raise NotImplementedError
@@ -135,13 +155,15 @@ class Backend(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenize texts, truncated to the model's maximum length."""
+        assert self.text_processor is not None
+        return self.text_processor.tokenize(texts)
 
-    @abstractmethod
     def pad(self, ids: Sequence[list[int]]) -> Inputs:
         """Pad tokenized texts to a batch."""
+        assert self.text_processor is not None
+        return self.text_processor.pad(ids)
 
     def preprocess_audio(self, windows: Sequence[np.ndarray]) -> Inputs:
         """Preprocess waveforms at `sampling_rate`, each at most `window` samples long."""

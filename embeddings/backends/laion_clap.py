@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, MissingExtraError, UserError, one_line
-from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs
+from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs, TextProcessor
 from clip2clap.embeddings.fingerprint import load_legacy_weights
 from clip2clap.embeddings.space import Modality
 from clip2clap.embeddings.weights import check_weights
 
 _HTSAT = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}
-_TEXT_LENGTH = 77
 
 
 class LaionClapSpec(CheckpointSpec):
@@ -24,12 +23,16 @@ class LaionClapSpec(CheckpointSpec):
     dim = 512
 
     def describe(self) -> dict[str, Any]:
-        """Return the preprocessing settings; the package's are fixed."""
         return {"type": "laion_clap"}
 
     def build(self, dtype: torch.dtype) -> "LaionClapBackend":
-        """Build the model with exactly the weights of the checkpoint."""
-        module = _import_laion_clap(self.checkpoint.name)
+        try:
+            import laion_clap  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{self.checkpoint.name!r} needs laion_clap: pip install 'clip2clap[laion-clap]' "
+                f"in a separate environment, as it requires numpy<2 ({one_line(error)})."
+            ) from error
         weights = {
             key.removeprefix("module."): value
             for key, value in load_legacy_weights(self.checkpoint.weights[0]).items()
@@ -40,7 +43,7 @@ class LaionClapSpec(CheckpointSpec):
                 f"{self.checkpoint.name} holds no HTSAT audio encoder of laion_clap. Use one of "
                 "the checkpoints of https://huggingface.co/lukewys/laion_clap."
             )
-        clap = module.CLAP_Module(
+        clap = laion_clap.CLAP_Module(
             enable_fusion=any("fusion_model" in key for key in weights),
             device="cpu",
             amodel=_HTSAT[patches.shape[0]],
@@ -54,17 +57,6 @@ class LaionClapSpec(CheckpointSpec):
         return LaionClapBackend(clap.to(dtype))
 
 
-def _import_laion_clap(name: str) -> Any:
-    try:
-        import laion_clap  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{name!r} needs laion_clap: pip install 'clip2clap[laion-clap]' in a separate "
-            f"environment, as it requires numpy<2 ({one_line(error)})."
-        ) from error
-    return laion_clap
-
-
 class LaionClapBackend(Backend):
     """Model of laion_clap; its windows fit, so that it never crops at random."""
 
@@ -72,24 +64,10 @@ class LaionClapBackend(Backend):
         super().__init__()
         self.module: Any = module
         self.modalities = ("audio", "text")
-
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenize texts, truncated to laion_clap's 77 tokens."""
-        encoded = self.module.tokenize(list(texts), truncation=True, max_length=_TEXT_LENGTH)
-        return encoded["input_ids"]
-
-    def pad(self, ids: Sequence[list[int]]) -> Inputs:
-        """Pad tokenized texts to a batch."""
-        padded = self.module.tokenize.pad(
-            {"input_ids": list(ids)},
-            padding="max_length",
-            max_length=_TEXT_LENGTH,
-            return_tensors="pt",
-        )
-        return {name: padded[name] for name in ("input_ids", "attention_mask")}
+        self.text_processor = TextProcessor(module.tokenize, 77, "max_length")
 
     def preprocess_audio(self, windows: Sequence[np.ndarray]) -> Inputs:
-        """Stack the windows; short ones are repeated, then padded, as laion_clap does."""
+        # Short windows are repeated, then padded, as laion_clap does.
         batch = np.zeros((len(windows), self.window), np.float32)
         for row, waveform in zip(batch, windows, strict=True):
             repeated = np.tile(waveform, self.window // len(waveform))
@@ -98,27 +76,19 @@ class LaionClapBackend(Backend):
 
     @property
     def sampling_rate(self) -> int:
-        """Sampling rate of the audio encoder, in Hz."""
         return 48_000
 
     @property
     def window(self) -> int:
-        """Longest audio input, in samples."""
         return 480_000
 
     def encode(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Encode a batch, shape (n, dim), not normalized."""
         if modality == "text":
             return self.module.model.get_text_embedding(inputs)
         waveforms = inputs["waveforms"].cpu().numpy()
         return torch.from_numpy(self.module.get_audio_embedding_from_data(x=waveforms))
 
     def save(self, folder: Path) -> None:
-        """Raise: laion_clap has no folder format.
-
-        Raises:
-            UserError: Always.
-        """
         raise UserError(
             "A laion_clap checkpoint cannot be saved as a folder: keep its file and load it as "
             "laion_clap:FILE, or use the same model in transformers' format."

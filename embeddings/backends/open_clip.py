@@ -12,19 +12,11 @@ from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs, PixelTransform
-from clip2clap.embeddings.checkpoint import (
-    Checkpoint,
-    import_open_clip,
-    read_json,
-)
+from clip2clap.embeddings.checkpoint import Checkpoint, import_open_clip, read_json
 from clip2clap.embeddings.fingerprint import describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
 
-_PRECISIONS = {
-    torch.float32: "fp32",
-    torch.float16: "pure_fp16",
-    torch.bfloat16: "pure_bf16",
-}
+_PRECISIONS = {torch.float32: "fp32", torch.float16: "pure_fp16", torch.bfloat16: "pure_bf16"}
 # open_clip's defaults, which a checkpoint's config may override.
 _PREPROCESSING = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
@@ -75,18 +67,16 @@ class OpenClipSpec(CheckpointSpec):
         return {"model_cfg": model, "preprocess_cfg": preprocessing}
 
     def describe(self) -> dict[str, Any]:
-        """Return the preprocessing settings that change an embedding."""
         model = self.config["model_cfg"]
-        preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
+        given = self.config.get("preprocess_cfg", {})
         return {
-            "image": {key: preprocessing[key] for key in _PREPROCESSING},
+            "image": {key: given.get(key, default) for key, default in _PREPROCESSING.items()},
             "image_size": model.get("vision_cfg", {}).get("image_size", 224),
             "quick_gelu": bool(model.get("quick_gelu")),
             "text": describe_tokenizer(lambda texts: self.tokenizer(texts).tolist()),
         }
 
     def build(self, dtype: torch.dtype) -> "OpenClipBackend":
-        """Build the model with exactly the weights of the checkpoint."""
         preprocessing = self.config.get("preprocess_cfg", {})
         try:
             model, transform = self.open_clip.create_model_from_pretrained(
@@ -126,12 +116,10 @@ class OpenClipBackend(Backend):
         self.modalities = ("image", "text")
 
     def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
-        """Preprocess RGB images."""
         return {"pixel_values": torch.stack([self.transform(image) for image in images])}
 
     @property
     def pixel_transform(self) -> PixelTransform:
-        """Differentiable form of the image preprocessing."""
         preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
         mode, interpolation = preprocessing["resize_mode"], preprocessing["interpolation"]
         if mode not in ("shortest", "squash") or interpolation not in ("bilinear", "bicubic"):
@@ -153,24 +141,19 @@ class OpenClipBackend(Backend):
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenize texts, truncated and padded to the model's maximum length."""
         return self.tokenizer(list(texts)).tolist()
 
     def pad(self, ids: Sequence[list[int]]) -> Inputs:
-        """Stack tokenized texts to a batch."""
         return {"input_ids": torch.tensor(ids)}
 
     def encode(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Encode a batch, shape (n, dim), not normalized."""
         if modality == "image":
             return self.model.encode_image(inputs["pixel_values"])
         return self.model.encode_text(inputs["input_ids"])
 
     def save(self, folder: Path) -> None:
-        """Save a folder that open_clip loads as `local-dir:FOLDER`."""
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / "open_clip_model.safetensors"))
         (folder / "open_clip_config.json").write_text(json.dumps(self.config, indent=2))
-        save_tokenizer = getattr(self.tokenizer, "save_pretrained", None)
-        if save_tokenizer is not None:
-            save_tokenizer(folder)
+        # Some tokenizers of open_clip have no files of their own.
+        getattr(self.tokenizer, "save_pretrained", lambda _: None)(folder)

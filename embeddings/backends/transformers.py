@@ -1,8 +1,8 @@
 """CLIP and CLAP models of transformers, and the demo CLAP, which follows their interface."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,13 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 
 from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.hub import quiet
-from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs, PixelTransform
+from clip2clap.embeddings.backends.base import (
+    Backend,
+    CheckpointSpec,
+    Inputs,
+    PixelTransform,
+    TextProcessor,
+)
 from clip2clap.embeddings.checkpoint import Checkpoint, read_json
 from clip2clap.embeddings.fingerprint import describe_processor, describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
@@ -33,8 +39,8 @@ _INTERPOLATIONS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: 
 _OUTPUTS = {"image": "image_embeds", "text": "text_embeds", "audio": "audio_embeds"}
 _MODULES: dict[Modality, tuple[str, ...]] = {
     "image": ("vision_model", "visual_projection"),
-    "text": ("text_model", "text_projection"),
     "audio": ("audio_model", "audio_projection"),
+    "text": ("text_model", "text_projection"),
 }
 # SigLIP was trained on texts padded to the full length, without a mask.
 _FULL_LENGTH_TYPES = {"siglip", "siglip2", "siglip_text_model"}
@@ -42,61 +48,35 @@ _FULL_LENGTH_TYPES = {"siglip", "siglip2", "siglip_text_model"}
 _OFFSET_TYPES = {"clap_text_model", "roberta", "xlm-roberta", "camembert"}
 
 
-class _Processors:
-    """Image processor, feature extractor and tokenizer of a checkpoint, where it has them."""
-
-    def __init__(self, checkpoint: Checkpoint, config: Any):
-        self.image = self.feature_extractor = self.tokenizer = None
-        for folder in checkpoint.processor_folders:
-            options = {"local_files_only": True, "trust_remote_code": False}
-            found = _processor_modalities(folder)
-            try:
-                if "image" in found:
-                    # PIL's resizing with or without torchvision: the same embedding everywhere.
-                    self.image = AutoImageProcessor.from_pretrained(
-                        folder, backend="pil", **options
-                    )
-                if "audio" in found:
-                    self.feature_extractor = AutoFeatureExtractor.from_pretrained(folder, **options)
-                if "text" in found:
-                    self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            except Exception as error:
-                raise CheckpointError(
-                    f"The preprocessing files in {folder} cannot be loaded: {one_line(error)}"
-                ) from error
-        self.text_length = self._text_length(config)
-        self.full_length = config.model_type in _FULL_LENGTH_TYPES
-
-    def _text_length(self, config: Any) -> int:
-        text_config = getattr(config, "text_config", config)
-        length = getattr(text_config, "max_position_embeddings", None) or 512
-        if text_config.model_type in _OFFSET_TYPES:
-            length -= text_config.pad_token_id + 1
-        return min(length, getattr(self.tokenizer, "model_max_length", length))
-
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        assert self.tokenizer is not None
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.text_length)
-        return encoded["input_ids"]
-
-    def describe(self) -> dict[str, Any]:
-        """Return the settings that change an embedding, for the fingerprint."""
-        described: dict[str, Any] = {}
-        if self.image is not None:
-            described["image"] = describe_processor(self.image)
-        if self.feature_extractor is not None:
-            described["audio"] = describe_processor(self.feature_extractor)
-        if self.tokenizer is not None:
-            described["text"] = describe_tokenizer(self.tokenize)
-        return described
+def _load_processors(checkpoint: Checkpoint, config: Any) -> dict[Modality, Any]:
+    """Load the image processor, feature extractor and tokenizer that a checkpoint has."""
+    loaded: dict[Modality, Any] = {}
+    options = {"local_files_only": True, "trust_remote_code": False}
+    for folder in checkpoint.processor_folders:
+        found = _processor_modalities(folder)
+        try:
+            if "image" in found:
+                # PIL's resizing with or without torchvision: the same embedding everywhere.
+                loaded["image"] = AutoImageProcessor.from_pretrained(
+                    folder, backend="pil", **options
+                )
+            if "audio" in found:
+                loaded["audio"] = AutoFeatureExtractor.from_pretrained(folder, **options)
+            if "text" in found:
+                loaded["text"] = _text_processor(
+                    AutoTokenizer.from_pretrained(folder, **options), config
+                )
+        except Exception as error:
+            raise CheckpointError(
+                f"The preprocessing files in {folder} cannot be loaded: {one_line(error)}"
+            ) from error
+    return loaded
 
 
 def _processor_modalities(folder: Path) -> set[str]:
     """Return the modalities that a folder has preprocessing files for."""
-    found = set()
     names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
-    if any((folder / name).is_file() for name in names):
-        found.add("text")
+    found = {"text"} if any((folder / name).is_file() for name in names) else set()
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             values = read_json(folder / name)
@@ -107,13 +87,24 @@ def _processor_modalities(folder: Path) -> set[str]:
     return found
 
 
+def _text_processor(tokenizer: Any, config: Any) -> TextProcessor:
+    text_config = getattr(config, "text_config", config)
+    length = getattr(text_config, "max_position_embeddings", None) or 512
+    if text_config.model_type in _OFFSET_TYPES:
+        length -= text_config.pad_token_id + 1
+    length = min(length, getattr(tokenizer, "model_max_length", length))
+    if config.model_type in _FULL_LENGTH_TYPES:
+        return TextProcessor(tokenizer, length, "max_length", ("input_ids",))
+    return TextProcessor(tokenizer, length)
+
+
 class TransformersSpec(CheckpointSpec):
     """Folder in transformers' format."""
 
     def __init__(self, checkpoint: Checkpoint, family: Family):
         super().__init__(checkpoint, family)
         self.config = _read_config(checkpoint, family)
-        self.processors = _Processors(checkpoint, self.config)
+        self.processors = _load_processors(checkpoint, self.config)
         self.dim = getattr(self.config, "projection_dim", 0)
         if self.config.model_type.startswith("siglip"):
             self.dim = getattr(self.config, "vision_config", self.config).hidden_size
@@ -124,11 +115,12 @@ class TransformersSpec(CheckpointSpec):
             )
 
     def describe(self) -> dict[str, Any]:
-        """Return the preprocessing settings that change an embedding."""
-        return self.processors.describe()
+        return {
+            name: describe_tokenizer(each.tokenize) if name == "text" else describe_processor(each)
+            for name, each in self.processors.items()
+        }
 
     def build(self, dtype: torch.dtype) -> "TransformersBackend":
-        """Build the model with exactly the weights of the checkpoint."""
         model = _load_strictly(self.checkpoint, self.config, dtype)
         backend = TransformersBackend(model, self.processors)
         backend.keep(self.checkpoint.note.get("modalities", backend.modalities))
@@ -162,49 +154,36 @@ def _read_config(checkpoint: Checkpoint, family: Family) -> Any:
 class TransformersBackend(Backend):
     """Model of transformers, or the demo CLAP."""
 
-    def __init__(self, model: nn.Module, processors: _Processors):
+    def __init__(self, model: nn.Module, processors: Mapping[Modality, Any]):
         super().__init__()
         self.model: Any = model
         self.processors = processors
-        self.modalities = tuple(self._modalities())
+        self.text_processor = processors.get("text")
+        self.modalities = tuple(m for m in _MODULES if m in processors and self._encoder(m))
         if self._vision_config.model_type == "efficientnet":
             from clip2clap.models.efficientnet import shorten
 
             shorten(model)
 
-    def _modalities(self) -> Iterator[Modality]:
-        for modality, processor in (
-            ("image", self.processors.image),
-            ("audio", self.processors.feature_extractor),
-            ("text", self.processors.tokenizer),
-        ):
-            if processor is not None and self._encoder(modality) is not None:
-                yield cast(Modality, modality)
-
-    def _encoder(self, modality: str) -> Callable[..., Any] | None:
+    def _encoder(self, modality: Modality) -> Callable[..., Any] | None:
         """Return the function that encodes a modality, None if its weights are absent."""
         features = getattr(self.model, f"get_{modality}_features", None)
         if features is not None:
-            module = _MODULES[cast(Modality, modality)][0]
+            module = _MODULES[modality][0]
             return features if getattr(self.model, module, None) is not None else None
         word = {"image": "Vision", "text": "Text", "audio": "Audio"}[modality]
         is_single = word in type(self.model).__name__ and not hasattr(self.model, "logit_scale")
         return self.model if is_single else None
 
     def keep(self, modalities: Sequence[Modality]) -> None:
-        """Restrict the model to the given modalities and free the others' weights."""
         super().keep(modalities)
         for name in _modules_outside(modalities):
             if isinstance(getattr(self.model, name, None), nn.Module):
                 setattr(self.model, name, None)
 
     def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
-        """Preprocess RGB images.
-
-        Rescales and normalizes in one step; transformers' image processor needs several passes.
-        """
-        processor = self.processors.image
-        assert processor is not None
+        # Rescales and normalizes in one step; transformers' processor needs several passes.
+        processor = self.processors["image"]
         if not (processor.do_rescale and processor.do_normalize):
             return {"pixel_values": processor(list(images), return_tensors="pt")["pixel_values"]}
         outputs = processor(list(images), do_rescale=False, do_normalize=False, return_tensors="pt")
@@ -216,9 +195,7 @@ class TransformersBackend(Backend):
 
     @property
     def pixel_transform(self) -> PixelTransform:
-        """Differentiable form of the image preprocessing."""
-        processor = self.processors.image
-        assert processor is not None
+        processor = self.processors["image"]
         interpolation = _INTERPOLATIONS.get(int(processor.resample))
         size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
         short_side = getattr(size, "shortest_edge", None)
@@ -249,26 +226,8 @@ class TransformersBackend(Backend):
         """True if the image encoder has no patch grid with position embeddings."""
         return not hasattr(self._vision_config, "patch_size")
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenize texts, truncated to the model's maximum length."""
-        return self.processors.tokenize(texts)
-
-    def pad(self, ids: Sequence[list[int]]) -> Inputs:
-        """Pad tokenized texts to a batch."""
-        assert self.processors.tokenizer is not None
-        padded = self.processors.tokenizer.pad(
-            {"input_ids": list(ids)},
-            padding="max_length" if self.processors.full_length else "longest",
-            max_length=self.processors.text_length,
-            return_tensors="pt",
-        )
-        names = ("input_ids",) if self.processors.full_length else ("input_ids", "attention_mask")
-        return {name: padded[name] for name in names}
-
     def preprocess_audio(self, windows: Sequence[np.ndarray]) -> Inputs:
-        """Preprocess waveforms at `sampling_rate`, each at most `window` samples long."""
-        assert self.processors.feature_extractor is not None
-        outputs = self.processors.feature_extractor(
+        outputs = self.processors["audio"](
             list(windows), sampling_rate=self.sampling_rate, return_tensors="pt"
         )
         inputs = {"input_features": outputs["input_features"]}
@@ -280,18 +239,13 @@ class TransformersBackend(Backend):
 
     @property
     def sampling_rate(self) -> int:
-        """Sampling rate of the audio encoder, in Hz."""
-        assert self.processors.feature_extractor is not None
-        return self.processors.feature_extractor.sampling_rate
+        return self.processors["audio"].sampling_rate
 
     @property
     def window(self) -> int:
-        """Longest audio input, in samples."""
-        assert self.processors.feature_extractor is not None
-        return int(self.processors.feature_extractor.nb_max_samples)
+        return int(self.processors["audio"].nb_max_samples)
 
     def encode(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Encode a batch, shape (n, dim), not normalized."""
         encoder = self._encoder(modality)
         assert encoder is not None
         if modality == "image" and self._is_convolutional:
@@ -307,16 +261,10 @@ class TransformersBackend(Backend):
         return outputs.pooler_output if embeds is None else embeds
 
     def save(self, folder: Path) -> None:
-        """Save weights and preprocessing to a folder."""
         with quiet():
             self.model.save_pretrained(folder)
-            for processor in (
-                self.processors.image,
-                self.processors.feature_extractor,
-                self.processors.tokenizer,
-            ):
-                if processor is not None:
-                    processor.save_pretrained(folder)
+            for processor in self.processors.values():
+                processor.save_pretrained(folder)
 
 
 def _modules_outside(modalities: Sequence[Modality]) -> list[str]:

@@ -14,9 +14,8 @@ from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
-from clip2clap.embeddings.backends.base import Backend, Inputs
-from clip2clap.embeddings.backends.registry import read_spec
-from clip2clap.embeddings.checkpoint import NOTE_FILE, find_checkpoint
+from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs
+from clip2clap.embeddings.checkpoint import NOTE_FILE, Checkpoint, find_checkpoint
 from clip2clap.embeddings.fingerprint import fingerprint_weights
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 
@@ -64,7 +63,18 @@ def read_space(
         local_files_only=local_files_only,
     )
     with quiet():
-        return read_spec(checkpoint, family).space(modality)
+        return _read_spec(checkpoint, family).space(modality)
+
+
+def _read_spec(checkpoint: Checkpoint, family: Family) -> CheckpointSpec:
+    """Read a checkpoint's metadata with the library that loads it, imported only now."""
+    if checkpoint.library == "open_clip":
+        from clip2clap.embeddings.backends.open_clip import OpenClipSpec as Spec
+    elif checkpoint.library == "laion_clap":
+        from clip2clap.embeddings.backends.laion_clap import LaionClapSpec as Spec
+    else:
+        from clip2clap.embeddings.backends.transformers import TransformersSpec as Spec
+    return Spec(checkpoint, family)
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
@@ -136,7 +146,7 @@ class Encoder(nn.Module):
             local_files_only=local_files_only,
         )
         with quiet():
-            spec = read_spec(checkpoint, cls.family)
+            spec = _read_spec(checkpoint, cls.family)
             backend = spec.build(weights_dtype)
         kept: tuple[Modality, ...] = tuple(
             m for m in backend.modalities if modalities is None or m in modalities

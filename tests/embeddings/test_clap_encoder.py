@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
 from safetensors.torch import load_file, save_file
@@ -69,6 +70,15 @@ def test_other_rates_are_resampled(musicldm_folder, hearing):
     sound = noise(0.5, rate=44_100)
     expected = transformers_audio(musicldm_folder, [soxr.resample(sound, 44_100, RATE)])
     assert torch.allclose(hearing.encode_audio([(sound, 44_100)]), expected, atol=1e-5)
+
+
+def test_a_path_is_encoded_as_its_waveform_is(hearing, tmp_path):
+    soundfile.write(tmp_path / "noise.wav", noise(0.5), RATE, subtype="FLOAT")
+    expected = hearing.encode_audio([(noise(0.5), RATE)])
+    for path in (tmp_path / "noise.wav", str(tmp_path / "noise.wav")):
+        assert torch.allclose(hearing.encode_audio([path]), expected, atol=1e-6)
+    with pytest.raises(UserError, match="nowhere"):
+        hearing.encode_audio([tmp_path / "nowhere.wav"])
 
 
 def test_a_long_sound_is_the_average_of_windows_from_start_to_end(musicldm_folder, hearing):
@@ -310,6 +320,7 @@ class StandInClap(nn.Module):
     def __init__(self, enable_fusion=False, device=None, amodel="HTSAT-tiny", tmodel="roberta"):
         super().__init__()
         self.asked_for = (enable_fusion, amodel)
+        self.tokenize = None
         self.model = nn.Module()
         self.model.audio_branch = nn.Module()
         self.model.audio_branch.patch_embed = nn.Module()
