@@ -1,6 +1,6 @@
 """Encoding of files in batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,35 @@ from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
 from clip2clap.translator.base import Translator
 
-AUDIO_BATCH_SIZE = 16
-IMAGE_BATCH_SIZE = 64
+
+def encode_batches(
+    encoder: ClipEncoder | ClapEncoder,
+    files: Sequence[Path],
+    load: Callable[[Path], Any] | None = None,
+) -> Iterator[tuple[list[Any], Tensor]]:
+    """Yield images or audio batch by batch, with their embeddings by a CLIP or a CLAP.
+
+    Args:
+        encoder: Encoder.
+        files: Image files for a CLIP, audio files for a CLAP.
+        load: Reader of one file; `load_image` or `load_audio` if None.
+    """
+    if isinstance(encoder, ClapEncoder):
+        size, load, encode = 16, load or load_audio, encoder.encode_audio
+    else:
+        size, load, encode = 64, load or load_image, encoder.encode_image
+    for batch in batched(files, size):
+        inputs = [load(file) for file in batch]
+        yield inputs, encode(inputs)
 
 
 def encode_files(
     encoder: ClipEncoder | ClapEncoder,
     files: Sequence[Path],
-    *,
     load: Callable[[Path], Any] | None = None,
 ) -> Tensor:
-    """Encode image files with a CLIP, or audio files with a CLAP.
-
-    Args:
-        encoder: Encoder.
-        files: At least one.
-        load: Reader of one file; `load_image` or `load_audio` if None.
-
-    Returns:
-        Embeddings, shape (n, d), float32, unit norm.
-    """
-    if isinstance(encoder, ClapEncoder):
-        read_audio = load or load_audio
-        batches = batched(files, AUDIO_BATCH_SIZE)
-        return torch.cat(
-            [encoder.encode_audio([read_audio(file) for file in one]) for one in batches]
-        )
-    read_image = load or load_image
-    batches = batched(files, IMAGE_BATCH_SIZE)
-    return torch.cat([encoder.encode_image([read_image(file) for file in one]) for one in batches])
+    """Encode at least one file as `encode_batches` does, shape (n, d), float32, unit norm."""
+    return torch.cat([embeds for _, embeds in encode_batches(encoder, files, load)])
 
 
 @torch.no_grad()

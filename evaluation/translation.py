@@ -35,106 +35,76 @@ _BATCH_SIZE = 8192
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Classification of predictions by the nearest mean target of a class."""
+    """Classification of predictions by the nearest mean target of a class.
+
+    `names` are the classes in alphabetical order, `accuracy` is the share of the rows whose
+    prediction is nearest to their own class, `balanced` its mean over the classes, and `confusion`
+    counts rows by their class (rows) and the nearest class (columns).
+    """
 
     names: list[str]
-    """Classes, in alphabetical order."""
-
     accuracy: Estimate
-    """Share of the rows whose prediction is nearest to their own class."""
-
     balanced: float
-    """Balanced accuracy: mean over the classes."""
-
     confusion: list[list[int]]
-    """Rows by their class (rows) and the nearest class (columns)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of one set of predictions."""
+    """Metrics of one set of predictions: a translator's or a control's.
+
+    `forward` is retrieval of the target by the prediction (`recall_at_1`, `recall_at_5`,
+    `recall_at_10`, `median_rank`, `mrr`), `backward` of the prediction by the target, and `csls`
+    is `forward` ranked by CSLS. `hubness` is the skewness of the 10-occurrence, 0 if all targets
+    are found equally often; `csls_hubness` is that among neighbors by CSLS. `gap_distance` (0 to 2)
+    and `gap_angle` (degrees) are between the means of predictions and targets: the modality gap.
+    """
 
     name: str
-    """Name of the translator or of the control."""
-
     forward: dict[str, Estimate]
-    """Retrieval of the target by the prediction: `recall_at_1`, `recall_at_5`, `recall_at_10`,
-    `median_rank`, `mrr`."""
-
     backward: dict[str, Estimate]
-    """Retrieval of the prediction by the target."""
-
     csls: dict[str, Estimate]
-    """Retrieval of the target by the prediction, ranked by CSLS."""
-
     cosine: Estimate
-    """Mean cosine similarity of prediction and target."""
-
     hubness: Estimate
-    """Skewness of the 10-occurrence: 0 if all targets are found equally often."""
-
     csls_hubness: Estimate
-    """Hubness among neighbors by CSLS."""
-
     gap_distance: Estimate
-    """Distance between the means of predictions and targets (the modality gap), 0 to 2."""
-
     gap_angle: Estimate
-    """Angle between the two means, in degrees."""
-
     nearest_label: LabelScores | None
-    """Classification, if rows have labels."""
 
 
 @dataclass(frozen=True)
 class TranslatorScores:
-    """Metrics of one translator beside its control."""
+    """Metrics of one translator, and of the same predictions against other items' targets.
+
+    `parameters` is the number of weights, `seconds` the time to translate all rows.
+    """
 
     scores: Scores
-    """Metrics on the pairs."""
-
     shuffled: Scores
-    """The same predictions against other items' targets."""
-
     parameters: int
-    """Number of weights."""
-
     seconds: float
-    """Time to translate all rows."""
 
 
 @dataclass(frozen=True)
 class EmbeddingEvaluation:
-    """Evaluation of translators on one set of pairs."""
+    """Evaluation of translators on one set of pairs, in the order of the translators.
+
+    The bootstrap draws `items`, the sources of the rows; `gallery` is the number of distinct
+    targets. `gap_before` has the `distance` and `angle` between the means of source and target, if
+    they have one size; the axes of two models are unrelated. `mean_vector` is the baseline that
+    ignores the source. `per_row` has metrics by `TRANSLATOR/METRIC`, shape (n,): `forward` and
+    `backward` ranks, `cosine`, and `nearest_label` (true where it is right); `clouds` the points of
+    the principal planes, for drawing.
+    """
 
     rows: int
-    """Pairs."""
-
     items: int
-    """Sources of the rows, which the bootstrap draws."""
-
     gallery: int
-    """Distinct targets."""
-
     resamples: int
-    """Bootstrap draws."""
-
     gap_before: dict[str, Estimate] | None
-    """`distance` and `angle` between the means of source and target, if they have one size; the
-    axes of two models are unrelated."""
-
     mean_vector: Scores
-    """Baseline that ignores the source."""
-
     translators: list[TranslatorScores]
-    """Results in the order of the translators."""
-
     per_row: dict[str, np.ndarray] = field(repr=False)
-    """Metrics per row by `TRANSLATOR/METRIC`, shape (n,): `forward` and `backward` ranks,
-    `cosine`, and `nearest_label` (true where it is right)."""
-
     clouds: dict[str, Any] = field(repr=False)
-    """Points of the principal planes, for drawing."""
 
 
 def evaluate(
@@ -177,8 +147,9 @@ def evaluate(
         Estimate(value=..., low=..., high=...)
     """
     _check(translators, pairs, labels)
-    evaluator = _Evaluator(pairs, labels, resamples, seed)
-    evaluator.steps, evaluator.on_progress = 2 * len(translators) + 1, on_progress
+    report = on_progress or (lambda share: None)
+    steps = 2 * len(translators) + 1
+    evaluator = _Evaluator(pairs, labels, resamples, seed, lambda done: report(done / steps))
     constant = unit_norm(evaluator.target.mean(0) if mean is None else mean)
     mean_vector = evaluator.measure(MEAN_VECTOR, constant.expand_as(evaluator.target))
     clouds = evaluator.clouds()
@@ -208,30 +179,27 @@ def other_rows(items: Sequence[Any], seed: int) -> Tensor:
     Returns:
         Indices, shape (n,).
     """
-    names = sorted(set(items))
-    rng = np.random.default_rng(seed)
-    order = [names[i] for i in rng.permutation(len(names))]
-    following = dict(zip(order, [*order[1:], order[0]], strict=True))
-    rows: dict[Any, list[int]] = {}
-    for row, item in enumerate(items):
-        rows.setdefault(item, []).append(row)
-    seen: dict[Any, int] = {}
-    others = []
-    for item in items:
-        at = seen[item] = seen.get(item, -1) + 1
-        choice = rows[following[item]]
-        others.append(choice[at % len(choice)])
-    return torch.tensor(others)
+    names, places = np.unique(np.asarray(items), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    rows = np.split(np.argsort(places, kind="stable"), np.bincount(places).cumsum()[:-1])
+    others = np.empty(len(items), np.int64)
+    for item, following in zip(order, np.roll(order, -1), strict=True):
+        others[rows[item]] = np.resize(rows[following], len(rows[item]))
+    return torch.from_numpy(others)
 
 
 class _Evaluator:
     """Evaluator of predictions on one set of pairs."""
 
-    steps: int = 1
-    on_progress: Callable[[float], None] | None = None
-
-    def __init__(self, pairs: Pairs, labels: Sequence[str] | None, resamples: int, seed: int):
-        items = _items(pairs)
+    def __init__(
+        self,
+        pairs: Pairs,
+        labels: Sequence[str] | None,
+        resamples: int,
+        seed: int,
+        on_done: Callable[[int], None],
+    ):
+        items = pairs.items or range(len(pairs))
         self.draws = Resamples(items, resamples=resamples, seed=seed)
         if self.draws.items < 2:
             raise UserError(
@@ -242,7 +210,7 @@ class _Evaluator:
         everything = torch.arange(len(pairs))
         self.source = pairs.source[everything]
         self.target = unit_norm(pairs.target[everything])
-        self.labels, self.done = labels, 0
+        self.labels, self.done, self.on_done = labels, 0, on_done
         first, self.same = distinct_rows(self.target)
         self.gallery = len(first)
         self.others = other_rows(items, seed)
@@ -288,8 +256,7 @@ class _Evaluator:
         targets = Resamples(range(len(found.occurrences)), resamples=self.draws.resamples)
         distance, angle = modality_gap(predicted, target, self.draws)
         self.done += 1
-        if self.on_progress is not None:
-            self.on_progress(self.done / self.steps)
+        self.on_done(self.done)
         return Scores(
             name=name,
             forward=self._summarize(forward),
@@ -350,15 +317,9 @@ def _check(
     if not translators:
         raise UserError("There is no translator to evaluate: name at least one.")
     for translator in translators.values():
-        if pairs.source_space is not None:
-            translator.check_source(pairs.source_space)
-        if pairs.target_space is not None:
-            translator.check_target(pairs.target_space)
+        translator.check_source(pairs.source_space)
+        translator.check_target(pairs.target_space)
     if labels is not None and len(labels) != len(pairs):
         raise UserError(
             f"Expected a label for each of {len(pairs)} rows, got {len(labels)}.", param="labels"
         )
-
-
-def _items(pairs: Pairs) -> Sequence[Any]:
-    return range(len(pairs)) if pairs.items is None else pairs.items

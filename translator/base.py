@@ -208,12 +208,12 @@ class Translator(SavedModule):
         """Space of the output embeddings; None if not recorded."""
         return self.provenance.target_space
 
-    def check_source(self, space: EmbeddingSpace) -> None:
+    def check_source(self, space: EmbeddingSpace | None) -> None:
         """Raise an error for embeddings of another model than the source's.
 
         Args:
-            space: Space of the embeddings. The modalities of a model count as one: a translator
-                trained on captions maps images, too.
+            space: Space of the embeddings; None if unknown. The modalities of a model count as
+                one: a translator trained on captions maps images, too.
 
         Raises:
             SpaceMismatchError: If the models differ; the message names both. A translator without
@@ -221,11 +221,11 @@ class Translator(SavedModule):
         """
         _check_space(self.source_space, self.source_dim, space, "The translator's source")
 
-    def check_target(self, space: EmbeddingSpace) -> None:
+    def check_target(self, space: EmbeddingSpace | None) -> None:
         """Raise an error if the output is to be used in another model's space.
 
         Args:
-            space: Space of use, such as a generator's CLAP.
+            space: Space of use, such as a generator's CLAP; None if unknown.
 
         Raises:
             SpaceMismatchError: As in `check_source`.
@@ -245,8 +245,7 @@ class Translator(SavedModule):
     def _check_provenance(self, provenance: Provenance) -> None:
         for side in ("source", "target"):
             space, dim = getattr(provenance, f"{side}_space"), getattr(self, f"{side}_dim")
-            if space is not None:
-                _check_space(None, dim, space, f"The translator's {side}")
+            _check_space(None, dim, space, f"The translator's {side}")
 
     def _checked(self, embeds: Tensor) -> Tensor:
         """Check the input of `forward`, and return the input of `translate`."""
@@ -287,8 +286,10 @@ def _describe_bad_rows(embeds: Tensor, norms: Tensor) -> str:
     )
 
 
-def _check_space(expected: EmbeddingSpace | None, dim: int, got: EmbeddingSpace, what: str) -> None:
-    if expected is not None:
+def _check_space(
+    expected: EmbeddingSpace | None, dim: int, got: EmbeddingSpace | None, what: str
+) -> None:
+    if got is not None and expected is not None:
         require_same_model(expected, got, what=what)
-    elif got.dim != dim:
+    elif got is not None and got.dim != dim:
         raise SpaceMismatchError(f"{what}: expected vectors of {dim} values, got {got}.")

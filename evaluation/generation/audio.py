@@ -7,23 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import Audio, Classifier
 from clip2clap.evaluation.datasets import ImageDataset
-from clip2clap.evaluation.encoding import AUDIO_BATCH_SIZE, encode_files
-from clip2clap.evaluation.generation.base import (
-    EncodedFiles,
-    GenerationEvaluation,
-    GenerationEvaluator,
-)
+from clip2clap.evaluation.generation.base import GenerationEvaluation, GenerationEvaluator
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio import load_audio
-from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.translator.base import Translator
 
 WINDOW_SECONDS = 1.0
@@ -75,25 +67,6 @@ def evaluate_audio(
         >>> evaluation.translators[0].scores.metrics["clap_score"]
         Estimate(value=..., low=..., high=...)
     """
-    evaluator = _AudioEvaluator(
-        _check(pipeline, translators, clap, back),
-        dataset,
-        source_encoder=pipeline.clip,
-        encoder=clap,
-        classifier=classifier,
-        config=config or GenerationConfig(),
-    )
-    evaluator.back = back
-    return evaluator.run(translators, folder, round_trip=round_trip, on_progress=on_progress)
-
-
-def _check(
-    pipeline: ImageToAudioPipeline,
-    translators: Mapping[str, Translator],
-    clap: ClapEncoder,
-    back: Translator | None,
-) -> ImageToAudioPipeline:
-    """Return the pipeline if all models belong to the same spaces."""
     if pipeline.clip is None:
         raise UserError("The pipeline has no CLIP to encode images. Load it with clip=.")
     for translator in translators.values():
@@ -101,64 +74,32 @@ def _check(
     if back is not None:
         back.check_source(clap.space("audio"))
         back.check_target(pipeline.clip.space("image"))
-    return pipeline
+    space = pipeline.config["clap_space"]
+    own_space = None if space is None else EmbeddingSpace.from_dict(space)
+    evaluator = _AudioEvaluator(
+        pipeline, dataset, pipeline.clip, clap, own_space, classifier, config
+    )
+    evaluator.back = back
+    return evaluator.run(translators, folder, round_trip=round_trip, on_progress=on_progress)
 
 
 class _AudioEvaluator(GenerationEvaluator):
-    """Evaluator of generated audio."""
-
-    level = "audio"
+    level, references, published = "audio", "recordings", "PANNs or VGGish"
     encoder: ClapEncoder
     back: Translator | None = None
 
-    @property
-    def is_own_encoder(self) -> bool:
-        generator_clap = self.pipeline.config["clap_space"]
-        return generator_clap is not None and EmbeddingSpace.from_dict(
-            generator_clap
-        ).same_model_as(self.encoder.space("audio"))
-
-    def encode_sources(self) -> Tensor:
-        assert self.source_encoder is not None
-        files = [item.path for item in self.dataset.items if item.path is not None]
-        return encode_files(self.source_encoder, files)
-
-    def encode(self, files: Sequence[Path]) -> EncodedFiles:
-        embeds, windows, places = [], [], []
-        classifier = self.classifier
-        labels: list[str] | None = None if classifier is None else []
-        for start, batch in enumerate(batched(files, AUDIO_BATCH_SIZE)):
-            audio = [load_audio(file) for file in batch]
-            embeds.append(self.encoder.encode_audio(audio))
-            for at, one in enumerate(audio, start * AUDIO_BATCH_SIZE):
-                cut = _windows(*one)
-                windows.append(self.encoder.encode_audio(cut))
-                places += [at] * len(cut)
-            if classifier is not None and labels is not None:
-                labels += classifier(audio, embeds[-1])
-        empty = torch.empty(0, self.encoder.space("audio").dim)
-        return EncodedFiles(
-            embeds=torch.cat([empty, *embeds]),
-            labels=labels,
-            windows=torch.cat([empty, *windows]),
-            window_files=torch.tensor(places, dtype=torch.long),
-        )
-
-    def distances(self, one: EncodedFiles, reference: EncodedFiles) -> dict[str, float]:
-        assert one.windows is not None
-        assert reference.windows is not None
-        return {
-            "fd": frechet_distance(one.embeds.numpy(), reference.embeds.numpy()),
-            "fad": frechet_distance(one.windows.numpy(), reference.windows.numpy()),
-            "kd": kernel_distance(one.embeds.numpy(), reference.embeds.numpy()),
-        }
+    def windows(self, inputs: Sequence[Audio]) -> list[Tensor]:
+        """Encode windows of a second of each waveform; the rest at the end is left out."""
+        found = []
+        for waveform, rate in inputs:
+            length = round(WINDOW_SECONDS * rate)
+            starts = range(0, max(len(waveform) // length, 1) * length, length)
+            cut = [(waveform[start : start + length], rate) for start in starts]
+            found.append(self.encoder.encode_audio(cut))
+        return found
 
     def row_metrics(self, embeds: Tensor, order: list[int]) -> dict[str, np.ndarray]:
-        rows = {}
-        texts = [self.dataset.items[at].text for at in order]
-        if all(texts):
-            text_embeds = self.encoder.encode_text([text or "" for text in texts])
-            rows["clap_score"] = (embeds * text_embeds).sum(1).numpy()
+        rows = self._clap_scores(embeds, [self.dataset.items[at].text for at in order])
         if self.back is not None:
             with torch.no_grad():
                 image_embeds = self.back(embeds).float()
@@ -167,35 +108,10 @@ class _AudioEvaluator(GenerationEvaluator):
 
     def real_metrics(self) -> dict[str, np.ndarray]:
         texts = [reference.text for reference in self.dataset.references]
+        return self._clap_scores(self.real.embeds, texts)
+
+    def _clap_scores(self, embeds: Tensor, texts: Sequence[str | None]) -> dict[str, np.ndarray]:
         if not all(texts):
             return {}
         text_embeds = self.encoder.encode_text([text or "" for text in texts])
-        return {"clap_score": (self.real.embeds * text_embeds).sum(1).numpy()}
-
-    def notes(self) -> list[str]:
-        notes = []
-        if self.is_own_encoder:
-            notes.append(
-                "The measuring CLAP is the generator's own, which flatters the metrics. Measure "
-                "with another."
-            )
-        if len(self.real.embeds) > 1:
-            notes.append(
-                "Distances are from all recordings; the recordings' own are between two halves, "
-                "so their Fréchet distances are too high for their number. Compare kernel "
-                "distances across sets of different sizes."
-            )
-        else:
-            notes.append("There are no recordings, so there is no distance from real audio.")
-        notes.append(
-            "Fréchet distances in this CLAP can't be compared with published ones in PANNs or "
-            "VGGish."
-        )
-        return notes
-
-
-def _windows(waveform: np.ndarray, sampling_rate: int) -> list[Audio]:
-    """Cut audio into windows of a second; the rest at the end is left out."""
-    length = round(WINDOW_SECONDS * sampling_rate)
-    count = max(len(waveform) // length, 1)
-    return [(waveform[at * length : (at + 1) * length], sampling_rate) for at in range(count)]
+        return {"clap_score": (embeds * text_embeds).sum(1).numpy()}

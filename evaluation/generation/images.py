@@ -1,13 +1,12 @@
 """Evaluation of images that pipelines generate from audio."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import require_same_model
@@ -15,7 +14,6 @@ from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import Audio, Classifier, ZeroShotClassifier
 from clip2clap.evaluation.cycle import similarity_within_labels
 from clip2clap.evaluation.datasets import AudioDataset
-from clip2clap.evaluation.encoding import IMAGE_BATCH_SIZE, encode_files
 from clip2clap.evaluation.generation.base import (
     EncodedFiles,
     GenerationEvaluation,
@@ -24,8 +22,6 @@ from clip2clap.evaluation.generation.base import (
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import load_audio, require_audible
-from clip2clap.media.images import load_image
-from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.metrics.retrieval import distinct_rows
 from clip2clap.translator.base import Translator
 
@@ -72,77 +68,33 @@ def evaluate_images(
         >>> evaluation.translators[0].scores.metrics["translated_similarity"]
         Estimate(value=..., low=..., high=...)
     """
-    evaluator = _ImageEvaluator(
-        _check(pipeline, translators, dataset, needs_clap=round_trip is not None),
-        dataset,
-        source_encoder=pipeline.clap,
-        encoder=clip,
-        classifier=classifier,
-        config=config or GenerationConfig(),
-    )
+    table, clap = dataset.embeddings, pipeline.clap
+    if clap is None and (table is None or round_trip is not None):
+        raise UserError("The pipeline has no CLAP to encode recordings. Load it with clap=.")
+    source = table.source_space if table is not None else clap and clap.space("audio")
+    for translator in translators.values():
+        translator.check_source(source)
+        translator.check_target(pipeline.decoder.space)
+    if round_trip is not None and source is not None and clap is not None:
+        what = "The recordings' CLAP is not the pipeline's"
+        require_same_model(source, clap.space("audio"), what=what)
+    own_space = pipeline.decoder.space
+    evaluator = _ImageEvaluator(pipeline, dataset, clap, clip, own_space, classifier, config)
     return evaluator.run(translators, folder, round_trip=round_trip, on_progress=on_progress)
 
 
-def _check(
-    pipeline: AudioToImagePipeline,
-    translators: Mapping[str, Translator],
-    dataset: AudioDataset,
-    *,
-    needs_clap: bool,
-) -> AudioToImagePipeline:
-    """Return the pipeline if all models belong to the same spaces."""
-    table, clap = dataset.embeddings, pipeline.clap
-    if clap is None and (table is None or needs_clap):
-        raise UserError("The pipeline has no CLAP to encode recordings. Load it with clap=.")
-    source = clap.space("audio") if table is None and clap is not None else None
-    source = table.source_space if table is not None else source
-    for translator in translators.values():
-        if source is not None:
-            translator.check_source(source)
-        if pipeline.decoder.space is not None:
-            translator.check_target(pipeline.decoder.space)
-    if needs_clap and source is not None and clap is not None:
-        require_same_model(
-            source, clap.space("audio"), what="The recordings' CLAP is not the pipeline's"
-        )
-    return pipeline
-
-
 class _ImageEvaluator(GenerationEvaluator):
-    """Evaluator of generated images."""
-
-    level = "images"
-    pipeline: AudioToImagePipeline
-    encoder: ClipEncoder
-
+    level, references, published = "images", "real images", "Inception"
     own_embeds: Tensor | None = None
     """Embedding of each recording's own image, if each has one, shape (n, d)."""
 
-    @property
-    def is_own_encoder(self) -> bool:
-        decoder = self.pipeline.decoder.space
-        return decoder is not None and decoder.same_model_as(self.encoder.space("image"))
-
-    def encode_sources(self) -> Tensor:
-        if self.dataset.embeddings is not None:
-            return self.dataset.embeddings.source
-        assert self.source_encoder is not None
-        files = [item.path for item in self.dataset.items if item.path is not None]
-        return encode_files(self.source_encoder, files, load=_load_audible)
-
-    def encode(self, files: Sequence[Path]) -> EncodedFiles:
-        embeds = [torch.empty(0, self.encoder.space("image").dim)]
-        classifier = self.classifier
-        labels: list[str] | None = None if classifier is None else []
-        for batch in batched(files, IMAGE_BATCH_SIZE):
-            images = [load_image(file) for file in batch]
-            embeds.append(self.encoder.encode_image(images))
-            if classifier is not None and labels is not None:
-                labels += classifier(images, embeds[-1])
-        return EncodedFiles(torch.cat(embeds), labels)
+    def load_source(self, file: Path) -> Audio:
+        waveform, sampling_rate = load_audio(file)
+        require_audible(waveform, str(file))
+        return waveform, sampling_rate
 
     def encode_references(self) -> tuple[EncodedFiles, list[str] | None]:
-        space, table = self.encoder.space("image"), self.dataset.embeddings
+        space, table = self.space, self.dataset.embeddings
         if table is None:
             real, labels = super().encode_references()
             self.own_embeds = real.embeds if self.dataset.protocol == "pairs" else None
@@ -157,10 +109,6 @@ class _ImageEvaluator(GenerationEvaluator):
         zero_shot = self.classifier if isinstance(self.classifier, ZeroShotClassifier) else None
         predicted = None if zero_shot is None else zero_shot([], embeds)
         return EncodedFiles(embeds, predicted), labels if all(labels) else None
-
-    def distances(self, one: EncodedFiles, reference: EncodedFiles) -> dict[str, float]:
-        sides = one.embeds.numpy(), reference.embeds.numpy()
-        return {"fd": frechet_distance(*sides), "kd": kernel_distance(*sides)}
 
     def row_metrics(self, embeds: Tensor, order: list[int]) -> dict[str, np.ndarray]:
         means = self._class_means()
@@ -180,28 +128,12 @@ class _ImageEvaluator(GenerationEvaluator):
         return {"real_similarity": alike} if len(alike) else {}
 
     def notes(self) -> list[str]:
-        notes = []
-        if self.is_own_encoder:
-            notes.append(
-                "The measuring CLIP is the one the decoder was trained on, which flatters the "
-                "metrics. Measure with another."
-            )
-        if len(self.real.embeds) > 1:
-            notes.append(
-                "Distances are from all real images; the real images' own are between two halves, "
-                "so their Fréchet distance is too high for their number. Compare kernel distances "
-                "across sets of different sizes."
-            )
-        else:
-            notes.append("There are no real images, so there is no distance from them.")
+        notes = super().notes()
         if len(self.real.embeds) and self.own_embeds is None and self._class_means() is None:
             notes.append(
                 "Not every class of recordings has a real image, so there is no similarity to "
                 "real images."
             )
-        notes.append(
-            "Fréchet distances in this CLIP can't be compared with published ones in Inception."
-        )
         return notes
 
     def _class_means(self) -> dict[str, Tensor] | None:
@@ -213,10 +145,3 @@ class _ImageEvaluator(GenerationEvaluator):
             label: self.real.embeds[torch.from_numpy(labels == label)].mean(0)
             for label in set(self.labels)
         }
-
-
-def _load_audible(file: Path) -> Audio:
-    """Load a recording; raises `UserError` if it is silent."""
-    waveform, sampling_rate = load_audio(file)
-    require_audible(waveform, str(file))
-    return waveform, sampling_rate
