@@ -1,20 +1,21 @@
 """Generation cache: generated files in a folder, so that an interrupted run resumes."""
 
+import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from clip2clap.core.concurrency import batched
-from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
+from clip2clap.evaluation.results import writing_to
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import write_audio
@@ -75,72 +76,40 @@ class GenerationCache:
         self.settings = {**settings, "embeds": digest}
         plain = [name.replace("/", "-") for name in names]
         self.files = [folder / f"{at:05d}-{name}{suffix}" for at, name in enumerate(plain)]
-        self.seconds: dict[str, float] = self._read()
+        self.seconds: dict[str, float] = {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
+            self.seconds = kept["seconds"] if kept["settings"] == self.settings else {}
 
     @property
     def mean_seconds(self) -> float:
         """Mean time to generate one file."""
         return sum(self.seconds.values()) / len(self.seconds)
 
-    def generate_missing(
-        self,
-        generate: Callable[[list[int]], Sequence[Any]],
-        write: Callable[[Path, Any], None],
-        *,
-        batch_size: int,
-        advance: Callable[[float], None],
-    ) -> None:
-        """Generate the files that are missing.
-
-        Args:
-            generate: Generates the outputs at some indices.
-            write: Writes one output to a file.
-            batch_size: Outputs generated at a time.
-            advance: Called with the share that is done.
-
-        Raises:
-            UserError: If the folder cannot be written to.
-        """
-        missing = [
+    @property
+    def missing(self) -> list[int]:
+        """Indices of the files that are not generated yet."""
+        return [
             at
             for at, file in enumerate(self.files)
             if file.name not in self.seconds or not file.is_file()
         ]
-        for batch in batched(missing, batch_size):
-            start = time.perf_counter()
-            outputs = generate(batch)
-            seconds = (time.perf_counter() - start) / len(batch)
-            try:
-                self._write(batch, outputs, write, seconds)
-            except OSError as error:
-                raise UserError(
-                    f"{self.folder} can't be written to: {error.strerror or error}. Choose "
-                    "another folder.",
-                    param="folder",
-                ) from error
-            advance((batch[-1] + 1) / len(self.files))
 
-    def _read(self) -> dict[str, float]:
-        try:
-            kept = json.loads((self.folder / CACHE_FILE).read_text(encoding="utf-8"))
-            return kept["seconds"] if kept["settings"] == self.settings else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def _write(
+    def add(
         self,
         batch: Sequence[int],
         outputs: Sequence[Any],
         write: Callable[[Path, Any], None],
         seconds: float,
     ) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for at, output in zip(batch, outputs, strict=True):
-            write(self.files[at], output)
-            self.seconds[self.files[at].name] = seconds
-        kept = {"settings": self.settings, "seconds": self.seconds}
-        with replacing(self.folder / CACHE_FILE) as partial:
-            partial.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        """Write the outputs at some indices, which took `seconds` each to generate."""
+        with writing_to(self.folder):
+            for at, output in zip(batch, outputs, strict=True):
+                write(self.files[at], output)
+                self.seconds[self.files[at].name] = seconds
+            kept = {"settings": self.settings, "seconds": self.seconds}
+            with replacing(self.folder / CACHE_FILE) as hidden:
+                hidden.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def generate(
@@ -164,38 +133,38 @@ def generate(
         names: Names of the inputs.
         config: Seed, steps, length and batch size.
         advance: Called with the share that is done.
+
+    Raises:
+        UserError: If the folder cannot be written to.
     """
     steps = config.num_inference_steps or pipeline.config["default_num_inference_steps"]
-    settings = {
+    settings: dict[str, Any] = {
         "pipeline": str(pipeline.config.get("_name_or_path")),
         "seed": config.seed,
         "steps": steps,
     }
-    if isinstance(pipeline, ImageToAudioPipeline):
+    is_audio = isinstance(pipeline, ImageToAudioPipeline)
+    if is_audio:
         settings["seconds"] = config.audio_length_in_s or pipeline.default_audio_length_in_s
-
-    def call(batch: list[int]) -> list[Any]:
+    cache = GenerationCache(folder, names, ".wav" if is_audio else ".png", settings, embeds)
+    for batch in batched(cache.missing, config.batch_size):
+        start = time.perf_counter()
         shared: dict[str, Any] = {
             "generator": [torch.Generator().manual_seed(config.seed + at) for at in batch],
             "num_inference_steps": steps,
             "batch_size": config.batch_size,
         }
-        if isinstance(pipeline, AudioToImagePipeline):
-            return list(pipeline(image_embeds=embeds[batch], **shared).images)
-        output = pipeline(
-            prompt_embeds=embeds[batch],
-            audio_length_in_s=settings["seconds"],
-            num_candidates=1,
-            **shared,
-        )
-        return [(waveform, output.sampling_rate) for waveform in np.asarray(output.audios)]
-
-    is_image = isinstance(pipeline, AudioToImagePipeline)
-    cache = GenerationCache(folder, names, ".png" if is_image else ".wav", settings, embeds)
-    cache.generate_missing(
-        call,
-        write_image if is_image else lambda path, audio: write_audio(path, *audio),
-        batch_size=config.batch_size,
-        advance=advance,
-    )
+        if is_audio:
+            output = pipeline(
+                prompt_embeds=embeds[batch],
+                audio_length_in_s=settings["seconds"],
+                num_candidates=1,
+                **shared,
+            )
+            write, outputs = partial(write_audio, sampling_rate=output.sampling_rate), output.audios
+        else:
+            write, outputs = write_image, pipeline(image_embeds=embeds[batch], **shared).images
+        seconds = (time.perf_counter() - start) / len(batch)
+        cache.add(batch, list(outputs), write, seconds)
+        advance((batch[-1] + 1) / len(cache.files))
     return cache

@@ -76,9 +76,13 @@ class TransformersClassifier:
         UserError: If the model cannot be loaded, or lacks a label.
 
     Examples:
+        >>> from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
         >>> from clip2clap.evaluation import TransformersClassifier
-        >>> classifier = TransformersClassifier("MIT/ast-finetuned-audioset-10-10-0.4593",
-        ...     ["dog", "rain"])  # doctest: +SKIP
+        >>> config = ViTConfig(num_hidden_layers=1, id2label={0: "dog", 1: "rain", 2: "sea"})
+        >>> ViTForImageClassification(config).save_pretrained("vit")
+        >>> _ = ViTImageProcessor().save_pretrained("vit")
+        >>> TransformersClassifier("vit", ["dog"], task="image-classification").name
+        'vit'
     """
 
     def __init__(

@@ -1,8 +1,10 @@
 """Comparison of evaluations by the paired bootstrap."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
 
@@ -14,31 +16,36 @@ from clip2clap.metrics.retrieval import RECALLS
 RESAMPLES = 5000
 """Bootstrap draws: enough that the smallest p-value survives 100 comparisons."""
 
+_MEANS = (
+    "cosine",
+    "nearest_label",
+    "clap_score",
+    "translated_similarity",
+    "classifier",
+    "clip_score",
+    "real_similarity",
+    "round_trip",
+    "round_trip_nearest_label",
+)
+
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of two translators in one metric, measured on the same rows."""
+    """Difference of two translators in one metric, measured on the same rows.
+
+    Attributes:
+        metric: Name such as `recall_at_10`; `reverse_` is from target to prediction.
+        difference: Value of `one` minus that of `other`, with its interval.
+        p: p-value, adjusted for all comparisons of this metric (Holm 1979).
+    """
 
     metric: str
-    """Name of the metric, such as `recall_at_10`; `reverse_` is from target to prediction."""
-
     one: str
-    """First translator."""
-
     other: str
-    """Second translator."""
-
     one_value: float
-    """Value of the first."""
-
     other_value: float
-    """Value of the second."""
-
     difference: Estimate
-    """First minus second, with its interval."""
-
     p: float
-    """p-value, adjusted for all comparisons of this metric (Holm 1979)."""
 
     @property
     def is_significant(self) -> bool:
@@ -68,8 +75,14 @@ def compare_results(
         UserError: If they were measured on different rows, or there is nothing to compare.
 
     Examples:
+        >>> import numpy as np
         >>> from clip2clap.evaluation import Results, compare_results
-        >>> compare_results(Results.read("report/results.json"))  # doctest: +SKIP
+        >>> both = [{"scores": {"name": "one"}}, {"scores": {"name": "other"}}]
+        >>> metrics = {"embeddings": {"translators": both}, "audio": None, "images": None}
+        >>> rows = {"one/cosine": np.arange(9), "other/cosine": np.zeros(9), "items": np.arange(9)}
+        >>> results = Results(metrics, {f"embeddings/{name}": own for name, own in rows.items()})
+        >>> [(found.metric, found.is_significant) for found in compare_results(results)]
+        [('cosine', True)]
     """
     found: list[Difference] = []
     for level in LEVELS:
@@ -78,9 +91,8 @@ def compare_results(
         if other is not None:
             _check_same(one, other, level)
         draws = Resamples(one.per_row[f"{level}/items"], resamples=resamples, seed=seed)
-        for metric, get, statistic in _METRICS:
-            pairs = list(_pairs(one, other, level, get))
-            found += _compare(metric, pairs, _STATISTICS[statistic], draws)
+        for metric, get, by_median in _metrics():
+            found += _compare(metric, _pairs(one, other, level, get), by_median, draws)
     if not found:
         raise UserError(
             "There are no two translators to compare. Expected two results.json, or one of several "
@@ -89,91 +101,60 @@ def compare_results(
     return found
 
 
+_Rows = dict[str, np.ndarray]
 _Values = tuple[str, np.ndarray]
-_Statistic = tuple[Callable[[np.ndarray], np.floating], str]
 
-_STATISTICS: dict[str, _Statistic] = {
-    "mean": (np.mean, "means"),
-    "median": (np.median, "medians"),
-}
 
-_METRICS: list[tuple[str, Callable[[dict[str, np.ndarray]], np.ndarray], str]] = [
-    *(
-        (f"{prefix}{name}", get, statistic)
-        for prefix, side in (("", "forward"), ("reverse_", "backward"))
-        for name, get, statistic in (
-            *(
-                (f"recall_at_{k}", lambda rows, side=side, k=k: rows[side] <= k, "mean")
-                for k in RECALLS
-            ),
-            ("mrr", lambda rows, side=side: 1 / rows[side], "mean"),
-            ("median_rank", lambda rows, side=side: rows[side], "median"),
-        )
-    ),
-    *(
-        (name, lambda rows, name=name: rows[name], "mean")
-        for name in (
-            "cosine",
-            "nearest_label",
-            "clap_score",
-            "translated_similarity",
-            "classifier",
-            "clip_score",
-            "real_similarity",
-            "round_trip",
-            "round_trip_nearest_label",
-        )
-    ),
-]
+def _metrics() -> Iterator[tuple[str, Callable[[_Rows], np.ndarray], bool]]:
+    """Yield every metric's name, its values per row, and True if their median counts."""
+    for prefix, side in (("", "forward"), ("reverse_", "backward")):
+        for k in RECALLS:
+            yield f"{prefix}recall_at_{k}", lambda rows, side=side, k=k: rows[side] <= k, False
+        yield f"{prefix}mrr", lambda rows, side=side: 1 / rows[side], False
+        yield f"{prefix}median_rank", itemgetter(side), True
+    for name in _MEANS:
+        yield name, itemgetter(name), False
 
 
 def _compare(
-    metric: str, pairs: list[tuple[_Values, _Values]], statistic: _Statistic, draws: Resamples
+    metric: str, pairs: list[tuple[_Values, _Values]], by_median: bool, draws: Resamples
 ) -> list[Difference]:
-    summarize, method = statistic
+    summarize, redraw = (np.median, draws.medians) if by_median else (np.mean, draws.means)
     found, raw = [], []
     for (one, these), (other, those) in pairs:
-        drawn = getattr(draws, method)(these) - getattr(draws, method)(those)
+        drawn = redraw(these) - redraw(those)
         values = float(summarize(these)), float(summarize(those))
-        found.append((one, other, values, Estimate.of(values[0] - values[1], drawn)))
+        found.append((metric, one, other, *values, Estimate.of(values[0] - values[1], drawn)))
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
         raw.append(min(1.0, float(2 * (tail + 1) / (len(drawn) + 1))))
-    return [
-        Difference(metric, one, other, values[0], values[1], difference, p)
-        for (one, other, values, difference), p in zip(found, _holm(raw), strict=True)
-    ]
+    return [Difference(*one, p) for one, p in zip(found, _holm(raw), strict=True)]
 
 
 def _holm(p_values: list[float]) -> list[float]:
     """Adjust p-values for the number of comparisons (Holm 1979)."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for place, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[at]))
-        adjusted[at] = highest
-    return adjusted
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.maximum.accumulate(scaled.clip(max=1.0))
+    return adjusted.tolist()
 
 
 def _pairs(
-    one: Results,
-    other: Results | None,
-    level: str,
-    get: Callable[[dict[str, np.ndarray]], np.ndarray],
-) -> Iterator[tuple[_Values, _Values]]:
-    """Yield every two translators that have a metric, with its values per row."""
-    these = list(_rows(one, level, get))
+    one: Results, other: Results | None, level: str, get: Callable[[_Rows], np.ndarray]
+) -> list[tuple[_Values, _Values]]:
+    """Return every two translators that have a metric, with its values per row."""
+    these = _values(one, level, get)
     if other is None:
-        yield from combinations(these, 2)
-        return
-    for first in these:
-        for second in _rows(other, level, get):
-            name = second[0]
-            yield first, (f"{name} (second)" if name == first[0] else name, second[1])
+        return list(combinations(these, 2))
+    return [
+        (first, (f"{name} (second)" if name == first[0] else name, values))
+        for first in these
+        for name, values in _values(other, level, get)
+    ]
 
 
-def _rows(
-    results: Results, level: str, get: Callable[[dict[str, np.ndarray]], np.ndarray]
-) -> Iterator[_Values]:
+def _values(results: Results, level: str, get: Callable[[_Rows], np.ndarray]) -> list[_Values]:
+    found = []
     for entry in results.metrics[level]["translators"]:
         name = entry["scores"]["name"]
         prefix = f"{level}/{name}/"
@@ -182,10 +163,9 @@ def _rows(
             for key, values in results.per_row.items()
             if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
         }
-        try:
-            yield name, get(rows).astype(np.float64)
-        except KeyError:
-            continue
+        with suppress(KeyError):
+            found.append((name, get(rows).astype(np.float64)))
+    return found
 
 
 def _check_same(one: Results, other: Results, level: str) -> None:

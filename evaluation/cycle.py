@@ -19,29 +19,29 @@ from clip2clap.metrics.retrieval import distinct_rows
 
 @dataclass(frozen=True)
 class RoundTripScores:
-    """Similarity of the ends of round trips to their sources."""
+    """Similarity of the ends of round trips to their sources, in the encoder of the sources.
+
+    `nearest_label` is the share of the ends that are nearest to the mean source of their own class;
+    None without labels. An item's own source is left out of that mean, unless it is the class's
+    only one.
+    """
 
     similarity: Estimate
-    """Mean cosine similarity of end and source, in the encoder of the source."""
-
     nearest_label: Estimate | None
-    """Share of the ends that are nearest to the mean source of their own class; None without
-    labels. An item's own source is left out of that mean, unless it is the class's only one."""
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """Round trips beside their controls."""
+    """Round trips beside their controls.
+
+    `wrong_source` compares the ends with the source of another item, of another class if there are
+    labels. `real` has other sources of the class in place of the ends: the similarity of two real
+    ones; None without labels, or if no class has two.
+    """
 
     scores: RoundTripScores
-    """Ends compared with their own sources."""
-
     wrong_source: RoundTripScores
-    """Ends compared with the source of another item, of another class if there are labels."""
-
     real: RoundTripScores | None
-    """Other sources of the class in place of the ends: similarity of two real ones; None without
-    labels, or if no class has two."""
 
 
 def measure_round_trip(

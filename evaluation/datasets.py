@@ -30,56 +30,49 @@ _PARAMS = {"image": "images", "audio": "recordings"}
 
 @dataclass(frozen=True)
 class DatasetItem:
-    """Pipeline input with its metadata."""
+    """Pipeline input with its metadata.
+
+    Attributes:
+        name: Path in the folder, without the suffix; or id in the table.
+        path: File; None where a table holds its embedding alone.
+        label: Class: the name of its folder.
+        text: Description of an image's audio: the text file of its name, or the class's prompt.
+        reference: Its own recording, or a recording's own image.
+        group: Source of a table's row, where several rows may come from one.
+    """
 
     name: str
-    """Path in the folder, without the suffix; or id in the table."""
-
     path: Path | None = None
-    """File; None where a table holds its embedding alone."""
-
     label: str | None = None
-    """Class: the name of its folder."""
-
     text: str | None = None
-    """Description of an image's audio: the text file of its name, or the class's prompt."""
-
     reference: Path | None = None
-    """Its own recording, or a recording's own image."""
-
     group: str | None = None
-    """Source of a table's row, where several rows may come from one."""
 
 
 @dataclass(frozen=True)
 class ReferenceItem:
-    """Real file that generated ones are compared with."""
+    """Real file that generated ones are compared with; `text` describes a recording."""
 
     path: Path
-    """File."""
-
     label: str | None = None
-    """Class."""
-
     text: str | None = None
-    """Description of a recording."""
 
 
 @dataclass(frozen=True)
 class EvaluationDataset:
-    """Inputs of a pipeline, and real files of the other modality."""
+    """Inputs of a pipeline, and real files of the other modality.
+
+    Attributes:
+        protocol: Protocol; see `read_image_dataset` and `read_audio_dataset`, or `table`.
+        items: Inputs, in order of their names or of the table.
+        references: Real files of the same classes; may be empty.
+        embeddings: Embeddings of a table's recordings and their own images, unit norm.
+    """
 
     protocol: Protocol
-    """Evaluation protocol; see `read_image_dataset` and `read_audio_dataset`, or `table`."""
-
     items: list[DatasetItem]
-    """Inputs, in order of their names or of the table."""
-
     references: list[ReferenceItem]
-    """Real files of the same classes; may be empty."""
-
     embeddings: Pairs | None = field(default=None, repr=False)
-    """Embeddings of a table's recordings and their own images, unit norm."""
 
     @property
     def labels(self) -> list[str]:

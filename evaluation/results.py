@@ -1,8 +1,9 @@
 """Results of an evaluation as files that can be compared later."""
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.rows import EvaluatedRows, read_training
-from clip2clap.evaluation.translation import EmbeddingEvaluation, TranslatorScores
+from clip2clap.evaluation.translation import EmbeddingEvaluation
 from clip2clap.translator.base import Translator
 
 RESULTS_FILE = "results.json"
@@ -71,18 +72,11 @@ class Results:
         """
         folder = Path(folder).expanduser()
         path = folder / RESULTS_FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with writing_to(folder):
             with replacing(folder / PER_ROW_FILE) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **self.per_row)  # pyright: ignore[reportArgumentType]
             with replacing(path) as partial:
                 partial.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"The results can't be written to {folder}: {error.strerror or error}. Choose "
-                "another folder.",
-                param="folder",
-            ) from error
         return path
 
     @classmethod
@@ -116,6 +110,19 @@ class Results:
         return cls(metrics, per_row) if version == FORMAT else _upgraded(metrics, per_row)
 
 
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Create a folder to write to; raises `UserError` in place of the block's `OSError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder} can't be written to: {error.strerror or error}. Choose another folder.",
+            param="folder",
+        ) from error
+
+
 def embedding_results(
     rows: EvaluatedRows,
     evaluation: EmbeddingEvaluation,
@@ -133,27 +140,30 @@ def embedding_results(
         table: Folder of the table.
         labels: Column of labels.
     """
-    pairs, gap = rows.pairs, evaluation.gap_before
+    pairs = rows.pairs
+    found = asdict(replace(evaluation, per_row={}, clouds={}))
+    del found["per_row"], found["clouds"]
+    for scores in found["translators"]:
+        folder, translator = translators[scores["scores"]["name"]]
+        training = read_training(folder) or {}
+        scores |= {
+            "folder": folder,
+            "architecture": type(translator).__name__,
+            "recipe": dict(translator.config.get("recipe") or {}),
+            "history": training.get("history", []),
+            "best_epoch": training.get("best_epoch"),
+        }
     metrics = {
         "table": table,
         "split": rows.split,
         "fingerprint": rows.fingerprint(),
-        "rows": evaluation.rows,
-        "items": evaluation.items,
-        "gallery": evaluation.gallery,
-        "resamples": evaluation.resamples,
         "source_column": pairs.source_column,
         "target_column": pairs.target_column,
         "source_space": pairs.source_space and pairs.source_space.to_dict(),
         "target_space": pairs.target_space and pairs.target_space.to_dict(),
         "labels": labels,
         "mean_of": "the rows left out" if rows.mean is not None else "the evaluated rows",
-        "gap_before": gap and {name: asdict(value) for name, value in gap.items()},
-        "mean_vector": asdict(evaluation.mean_vector),
-        "translators": [
-            _translator_metrics(one, *translators[one.scores.name])
-            for one in evaluation.translators
-        ],
+        **found,
     }
     items = rows.ids if pairs.items is None else pairs.items
     per_row = {
@@ -174,11 +184,10 @@ def retrieval_direction(embeddings: Mapping[str, Any]) -> str:
         embeddings: That part of `results.json`.
     """
     target, source = (
-        _NAMES[space["modality"]] if space else embeddings[f"{side}_column"]
-        for side, space in (
-            ("target", embeddings["target_space"]),
-            ("source", embeddings["source_space"]),
-        )
+        _NAMES[space["modality"]]
+        if (space := embeddings[f"{side}_space"])
+        else embeddings[f"{side}_column"]
+        for side in ("target", "source")
     )
     return f"{target} by translated {source}"
 
@@ -199,20 +208,6 @@ def join_results(*, seed: int, **parts: Part | None) -> Results:
         metrics[name] = None if part is None else part[0]
         per_row |= {} if part is None else part[1]
     return Results(metrics, per_row)
-
-
-def _translator_metrics(
-    scores: TranslatorScores, folder: str, translator: Translator
-) -> dict[str, Any]:
-    training = read_training(folder) or {}
-    return {
-        **asdict(scores),
-        "folder": folder,
-        "architecture": type(translator).__name__,
-        "recipe": dict(translator.config.get("recipe") or {}),
-        "history": training.get("history", []),
-        "best_epoch": training.get("best_epoch"),
-    }
 
 
 def _upgraded(metrics: dict[str, Any], per_row: dict[str, np.ndarray]) -> Results:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.math import unit_norm
+from clip2clap.core.math import Moments, unit_norm
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs, Vectors, read_pairs
@@ -32,25 +32,23 @@ _BATCH_SIZE = 65_536
 
 @dataclass(frozen=True)
 class EvaluatedRows:
-    """Pairs to evaluate on, with their metadata."""
+    """Pairs to evaluate on, with their metadata.
+
+    Attributes:
+        pairs: The pairs.
+        ids: Ids in the table.
+        split: Description of the rows, such as `held-out`.
+        labels: Class of each row, if there is a column of labels.
+        texts: Caption, file or id of each row, for display.
+        mean: Mean target of the rows left out, shape (d,); None if there are none.
+    """
 
     pairs: Pairs
-    """The pairs."""
-
     ids: list[str]
-    """Ids in the table."""
-
     split: str
-    """Description of the rows, such as `held-out`."""
-
     labels: list[str] | None
-    """Class of each row, if there is a column of labels."""
-
     texts: list[str]
-    """Caption, file or id of each row, for display."""
-
     mean: Tensor | None
-    """Mean target of the rows left out, shape (d,); None if there are none."""
 
     def fingerprint(self) -> str:
         """Return a hash of the rows: ranks can be compared where it is the same."""
@@ -92,29 +90,30 @@ def choose_rows(
         UserError: If there is no such column or split.
 
     Examples:
-        >>> from clip2clap.evaluation import choose_rows
-        >>> rows = choose_rows("audiocaps-val", split="all", limit=1000)  # doctest: +SKIP
+        >>> import torch
+        >>> from clip2clap.embeddings import EmbeddingSpace, TableWriter
+        >>> spaces = {
+        ...     f"{family}_text": EmbeddingSpace(family, "a/model", "text", 4, True, "weights")
+        ...     for family in ("clip", "clap")}
+        >>> with TableWriter("captions", spaces) as writer:
+        ...     writer.append(["a", "b"], {}, dict.fromkeys(spaces, torch.eye(2, 4)))
+        >>> choose_rows("captions", split="all").ids
+        ['a', 'b']
     """
-    table = table if isinstance(table, EmbeddingTable) else EmbeddingTable.open(table)
-    _check(table, split, labels, limit)
+    table = _open(table, split, labels, limit)
     pairs = read_pairs(table, TrainingConfig(source=source, target=target, item=item))
     chosen, name = _rows_of(pairs, split, translators)
-    if not len(chosen):
-        raise UserError(
-            f'{table.folder} has no {name} rows. Choose another split, such as "all".',
-            param="split",
-        )
-    left_out = np.setdiff1d(np.arange(len(pairs)), chosen, assume_unique=True)
-    rows = _evenly_spaced(chosen, limit)
-    if len(rows) < len(chosen):
-        name = f"{len(rows):,} of the {len(chosen):,} {name} rows"
+    rows = chosen
+    if len(chosen) > limit:
+        rows = chosen[np.linspace(0, len(chosen) - 1, limit).astype(np.int64)]
+        name = f"{limit:,} of the {len(chosen):,} {name} rows"
     return EvaluatedRows(
         pairs=_subset(pairs, rows),
         ids=_select(table.ids, rows),
         split=name,
         labels=None if labels is None else _labels(table.source(labels), rows, labels),
         texts=_texts(table, rows),
-        mean=_mean(pairs.target, left_out) if len(left_out) else None,
+        mean=_mean_of_others(pairs.target, chosen),
     )
 
 
@@ -126,7 +125,10 @@ def read_training(folder: str | Path) -> dict[str, Any] | None:
         return None
 
 
-def _check(table: EmbeddingTable, split: str, labels: str | None, limit: int) -> None:
+def _open(
+    table: str | Path | EmbeddingTable, split: str, labels: str | None, limit: int
+) -> EmbeddingTable:
+    table = table if isinstance(table, EmbeddingTable) else EmbeddingTable.open(table)
     if split not in get_args(SplitName):
         raise UserError(
             f"Expected split to be one of {get_args(SplitName)}, got {split!r}.", param="split"
@@ -139,15 +141,17 @@ def _check(table: EmbeddingTable, split: str, labels: str | None, limit: int) ->
             f"{', '.join(table.sources) or 'ids'}.",
             param="labels",
         )
+    return table
 
 
 def _rows_of(
     pairs: Pairs, split: SplitName, translators: Sequence[str | Path]
 ) -> tuple[np.ndarray, str]:
+    """Return the rows to read, at least one, and their name."""
     everything = np.arange(len(pairs))
     names = split_names(pairs.splits, len(pairs))
     if split == "all":
-        return everything, "all"
+        return everything, split
     if split == "held-out":
         held_out = _held_out(pairs, translators, None)
         if held_out is None:
@@ -158,14 +162,15 @@ def _rows_of(
             )
         return held_out, split
     if split != "auto":
-        if pairs.splits is None:
+        if pairs.splits is None or not (names == split).any():
             raise UserError(
-                f"The table has no split column that names {split} rows.", param="split"
+                f"The table has no split column that names {split} rows. Choose another split, "
+                'such as "all".',
+                param="split",
             )
         return np.flatnonzero(names == split), split
     # A table of a single split may be training data, except for its held-out rows.
-    named = ("test", "validation") if (names != names[0]).any() else ()
-    for name in named:
+    for name in ("test", "validation") if (names != names[0]).any() else ():
         if (names == name).any():
             return np.flatnonzero(names == name), name
     held_out = _held_out(pairs, translators, pairs.fingerprint())
@@ -176,15 +181,9 @@ def _rows_of(
 def _held_out(
     pairs: Pairs, translators: Sequence[str | Path], data: str | None
 ) -> np.ndarray | None:
-    """Find the rows that no translator was trained on.
+    """Return the rows, ascending, that no translator was trained on; None if none counts.
 
-    Args:
-        pairs: Pairs of the table.
-        translators: Folders of the translators.
-        data: Fingerprint of the pairs; translators of other pairs do not count. None counts all.
-
-    Returns:
-        Indices, ascending; None if no translator counts.
+    With the fingerprint of the pairs as `data`, translators of other pairs do not count.
     """
     kept = None
     for folder in translators:
@@ -206,22 +205,9 @@ def _held_out(
 
 
 def _subset(pairs: Pairs, rows: np.ndarray) -> Pairs:
-    at = torch.from_numpy(rows)
-    return Pairs(
-        source=pairs.source[at],
-        target=pairs.target[at],
-        items=None if pairs.items is None else _select(pairs.items, rows),
-        source_space=pairs.source_space,
-        target_space=pairs.target_space,
-        source_column=pairs.source_column,
-        target_column=pairs.target_column,
-    )
-
-
-def _evenly_spaced(rows: np.ndarray, limit: int) -> np.ndarray:
-    if len(rows) <= limit:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
+    at, items = torch.from_numpy(rows), pairs.items and _select(pairs.items, rows)
+    source, target = pairs.source[at], pairs.target[at]
+    return replace(pairs, source=source, target=target, items=items, splits=None)
 
 
 def _labels(values: Sequence[Any], rows: np.ndarray, column: str) -> list[str]:
@@ -240,22 +226,21 @@ def _labels(values: Sequence[Any], rows: np.ndarray, column: str) -> list[str]:
 
 
 def _texts(table: EmbeddingTable, rows: np.ndarray) -> list[str]:
-    for column in ("caption", "file", "url"):
-        if column in table.sources:
-            values = table.source(column)
-            return ["" if values[row] is None else str(values[row]) for row in rows]
-    return _select(table.ids, rows)
+    columns = [name for name in ("caption", "file", "url") if name in table.sources]
+    values = table.source(columns[0]) if columns else table.ids
+    return ["" if value is None else str(value) for value in _select(values, rows)]
 
 
-def _select(values: Sequence[str], rows: np.ndarray) -> list[str]:
-    places: list[int] = rows.tolist()
-    return [values[place] for place in places]
+def _select(values: Sequence[Any], rows: np.ndarray) -> list[Any]:
+    return [values[place] for place in rows.tolist()]
 
 
-def _mean(target: Vectors, rows: np.ndarray) -> Tensor:
-    total = torch.zeros(target.shape[1], dtype=torch.float64)
-    for start in range(0, len(rows), _BATCH_SIZE):
-        total += (
-            unit_norm(target[torch.from_numpy(rows[start : start + _BATCH_SIZE])]).double().sum(0)
-        )
-    return (total / len(rows)).float()
+def _mean_of_others(target: Vectors, chosen: np.ndarray) -> Tensor | None:
+    """Return the mean of the rows left out, shape (d,); None if there are none."""
+    rows = np.setdiff1d(np.arange(target.shape[0]), chosen, assume_unique=True)
+    if not len(rows):
+        return None
+    moments = Moments(target.shape[1])
+    for batch in torch.from_numpy(rows).split(_BATCH_SIZE):
+        moments.update(unit_norm(target[batch]))
+    return moments.mean.float()

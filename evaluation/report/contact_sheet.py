@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import replacing
 from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import Audio
 from clip2clap.evaluation.datasets import AudioDataset
 from clip2clap.evaluation.encoding import translate
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.media.audio import load_audio
+from clip2clap.media.images import write_image
 from clip2clap.media.spectrogram import draw_spectrogram
 from clip2clap.translator.base import Translator
 
@@ -33,16 +33,11 @@ _COLORS = 128
 
 @dataclass(frozen=True)
 class SheetRow:
-    """Recording and the images generated from it."""
+    """Recording, as waveform and sampling rate in Hz, and the images generated from it."""
 
     name: str
-    """Class."""
-
     audio: Audio
-    """Waveform, shape (samples,), and sampling rate in Hz."""
-
     images: Sequence[Image.Image]
-    """Generated images."""
 
 
 def sheet_rows(
@@ -69,7 +64,7 @@ def sheet_rows(
         UserError: If the recordings have no labels, or are a table's rows without files.
     """
     config = config or GenerationConfig()
-    chosen = {}
+    chosen: dict[str, tuple[int, Path]] = {}
     for place, item in enumerate(dataset.items):
         if item.label is not None and item.path is not None:
             chosen.setdefault(item.label, (place, item.path))
@@ -79,18 +74,19 @@ def sheet_rows(
             "with one subfolder per class.",
             param="recordings",
         )
-    order = [chosen[label] for label in sorted(chosen)]
+    labels = sorted(chosen)
+    places, files = zip(*(chosen[label] for label in labels), strict=True)
     output = pipeline(
-        image_embeds=translate(translator, pipeline.encode_audio([file for _, file in order])),
+        image_embeds=translate(translator, pipeline.encode_audio(list(files))),
         num_candidates=num_images,
-        generator=[torch.Generator().manual_seed(config.seed + place) for place, _ in order],
+        generator=[torch.Generator().manual_seed(config.seed + place) for place in places],
         num_inference_steps=config.num_inference_steps,
         batch_size=config.batch_size,
     )
-    images: list[Any] = list(output.images)
+    generated = batched(list(output.images), num_images)
     return [
-        SheetRow(label, load_audio(file), images[at * num_images : (at + 1) * num_images])
-        for at, (label, (_, file)) in enumerate(zip(sorted(chosen), order, strict=True))
+        SheetRow(label, load_audio(file), images)
+        for label, file, images in zip(labels, files, generated, strict=True)
     ]
 
 
@@ -131,5 +127,4 @@ def write_contact_sheet(
             shown = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             sheet.paste(shown, (left, top))
             left += side + _GAP
-    with replacing(Path(path)) as partial:
-        sheet.quantize(_COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
+    write_image(path, sheet.quantize(_COLORS, dither=Image.Dither.NONE))

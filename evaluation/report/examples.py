@@ -1,11 +1,11 @@
 """Generated files with the best and the worst scores."""
 
-import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,7 @@ from PIL import Image
 from clip2clap.evaluation.datasets import DatasetItem, EvaluationDataset
 from clip2clap.evaluation.generation.base import GenerationEvaluation
 from clip2clap.media.audio import load_audio, write_audio
-from clip2clap.media.images import load_image
+from clip2clap.media.images import load_image, write_image
 from clip2clap.media.spectrogram import draw_spectrogram
 from clip2clap.report.page import data_uri
 
@@ -31,19 +31,12 @@ _SPECTROGRAM = {"width": 320, "height": 144}
 
 @dataclass(frozen=True)
 class Example:
-    """Input and generated file for a report."""
+    """Input and generated file for a report: images by name as JPEG, audio as Ogg Vorbis."""
 
     title: str
-    """Name of the input."""
-
     text: str
-    """Description and score."""
-
     images: Sequence[tuple[str, bytes]] = ()
-    """Images: name and JPEG."""
-
     audio: bytes | None = None
-    """Audio as Ogg Vorbis."""
 
 
 def select_examples(
@@ -61,23 +54,23 @@ def select_examples(
     Returns:
         At most ten of each, the best and the worst first.
     """
-    for metric in _CRITERIA[evaluation.level]:
-        scored = [one for one in evaluation.translators if metric in one.scores.metrics]
-        if not scored:
-            continue
-        best = max(scored, key=lambda one: one.scores.metrics[metric].value)
-        values = evaluation.per_row[f"{best.scores.name}/{metric}"]
-        order = np.argsort(-values, kind="stable")
-        count = min(EXAMPLES, len(order) // 2)
-        highest, lowest = (
-            [
-                _example(dataset.items[row], best.files[row], float(values[row]), evaluation.level)
-                for row in rows[:count].tolist()
-            ]
-            for rows in (order, order[::-1])
-        )
-        return highest, lowest
-    return [], []
+    metrics = {metric for one in evaluation.translators for metric in one.scores.metrics}
+    metric = next((name for name in _CRITERIA[evaluation.level] if name in metrics), None)
+    if metric is None:
+        return [], []
+    scored = [one for one in evaluation.translators if metric in one.scores.metrics]
+    best = max(scored, key=lambda one: one.scores.metrics[metric].value)
+    values = evaluation.per_row[f"{best.scores.name}/{metric}"]
+    order = np.argsort(-values, kind="stable")
+    count = min(EXAMPLES, len(order) // 2)
+    highest, lowest = (
+        [
+            _example(dataset.items[row], best.files[row], float(values[row]), evaluation.level)
+            for row in rows[:count].tolist()
+        ]
+        for rows in (order, order[::-1])
+    )
+    return highest, lowest
 
 
 def example_sections(level: str, best: Sequence[Example], worst: Sequence[Example]) -> list[str]:
@@ -92,50 +85,45 @@ def example_sections(level: str, best: Sequence[Example], worst: Sequence[Exampl
 
 def _example(item: DatasetItem, generated: Path, score: float, level: str) -> Example:
     """Return audio with its image; or an image with its recording, spectrogram and own image."""
-    images, audio = [], generated if level == "audio" else item.path
-    if level == "audio":
-        assert item.path is not None
-        images.append(("image", _thumbnail(load_image(item.path))))
-    else:
-        if item.path is not None:
-            spectrogram = draw_spectrogram(*load_audio(item.path), **_SPECTROGRAM)
-            images.append(("spectrogram", _thumbnail(spectrogram)))
-        images.append(("generated image", _thumbnail(load_image(generated))))
-        if item.reference is not None:
-            images.append(("own image", _thumbnail(load_image(item.reference))))
+    audio = generated if level == "audio" else item.path
+    images = {"image": item.path}
+    if level == "images":
+        images = {"generated image": generated, "own image": item.reference}
+    shown = {name: load_image(file) for name, file in images.items() if file is not None}
+    if level == "images" and audio is not None:
+        shown = {"spectrogram": draw_spectrogram(*load_audio(audio), **_SPECTROGRAM), **shown}
     return Example(
         title=item.name,
         text=f"{item.text or item.label or ''} {score:.3f}".strip(),
-        images=images,
-        audio=None if audio is None else _compressed(audio),
+        images=[(name, _thumbnail(image)) for name, image in shown.items()],
+        audio=None if audio is None else _written("a.ogg", write_audio, *load_audio(audio)),
     )
 
 
 def _figure(example: Example) -> str:
-    parts = []
-    for name, jpeg in example.images:
-        alt = escape(f"{example.title}: {name}")
-        parts.append(f'<img src="{data_uri(jpeg, "image/jpeg")}" alt="{alt}">')
+    title = escape(example.title)
+    parts = [
+        f'<img src="{data_uri(jpeg, "image/jpeg")}" alt="{title}: {escape(name)}">'
+        for name, jpeg in example.images
+    ]
     if example.audio is not None:
+        source = data_uri(example.audio, "audio/ogg")
         parts.append(
-            f'<audio controls preload="none" src="{data_uri(example.audio, "audio/ogg")}" '
-            f'aria-label="Audio of {escape(example.title)}"></audio>'
+            f'<audio controls preload="none" src="{source}" aria-label="Audio of {title}"></audio>'
         )
-    caption = f"{escape(example.title)}<br>{escape(example.text)}"
-    return f"<figure>{''.join(parts)}<figcaption>{caption}</figcaption></figure>"
+    caption = f"<figcaption>{title}<br>{escape(example.text)}</figcaption>"
+    return f"<figure>{''.join(parts)}{caption}</figure>"
 
 
 def _thumbnail(image: Image.Image) -> bytes:
     image = image.convert("RGB")
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return _written("a.jpg", write_image, image)
 
 
-def _compressed(path: Path) -> bytes:
-    """Convert audio to Ogg Vorbis, a tenth of its size."""
+def _written(name: str, write: Callable[..., None], *content: Any) -> bytes:
+    """Return the bytes of a file, such as Ogg Vorbis: a tenth of a WAV's."""
     with tempfile.TemporaryDirectory() as scratch:
-        packed = Path(scratch) / "audio.ogg"
-        write_audio(packed, *load_audio(path))
-        return packed.read_bytes()
+        path = Path(scratch) / name
+        write(path, *content)
+        return path.read_bytes()

@@ -6,12 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from clip2clap.core.errors import UserError
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.report.embeddings import embedding_sections
 from clip2clap.evaluation.report.examples import Example, example_sections
 from clip2clap.evaluation.report.generation import generation_sections
-from clip2clap.evaluation.results import Results
+from clip2clap.evaluation.results import Results, writing_to
 from clip2clap.report.page import write_page
 
 PAGE_FILE = "report.html"
@@ -42,19 +41,16 @@ _FOOTER = (
 
 @dataclass(frozen=True)
 class Illustrations:
-    """Content of a report beside the metrics."""
+    """Content of a report beside the metrics.
+
+    `clouds` are the points of `EmbeddingEvaluation.clouds`, `texts` the text of each evaluated row;
+    `best` and `worst` generated files with the highest and the lowest scores, the extreme first.
+    """
 
     clouds: Mapping[str, Any] | None = None
-    """Points of the principal planes, from `EmbeddingEvaluation.clouds`."""
-
     texts: Sequence[str] = ()
-    """Text of each evaluated row."""
-
     best: Sequence[Example] = ()
-    """Generated files with the highest scores, the best first."""
-
     worst: Sequence[Example] = ()
-    """Generated files with the lowest scores, the worst first."""
 
 
 def write_evaluation_page(
@@ -88,8 +84,7 @@ def write_evaluation_page(
             sections += generation_sections(results.metrics[level], level)
             sections += example_sections(level, shown.best, shown.worst)
     path = Path(folder).expanduser() / PAGE_FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(path.parent):
         write_page(
             path,
             verb="evaluate",
@@ -98,9 +93,4 @@ def write_evaluation_page(
             footer=_FOOTER,
             style=_STYLE,
         )
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be written: {error.strerror or error}. Choose another folder.",
-            param="folder",
-        ) from error
     return path

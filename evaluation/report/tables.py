@@ -13,22 +13,13 @@ Row = tuple[str, Sequence[str], bool]
 
 @dataclass(frozen=True)
 class Column:
-    """Column of a table of generated files."""
+    """Column of a table of generated files: metric, title on the page and on the terminal."""
 
     key: str
-    """Name of the metric."""
-
     title: str
-    """Title in the report."""
-
     short: str
-    """Title on the terminal."""
-
     digits: int
-    """Digits after the point."""
-
     percent: bool = False
-    """True for a share."""
 
     def value(self, scores: Mapping[str, Any]) -> Any:
         """Return the metric from `results.json`: a number, an estimate, or None."""
