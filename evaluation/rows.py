@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.math import Moments, unit_norm
+from clip2clap.core.math import unit_norm
+from clip2clap.core.moments import Moments
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs, Vectors, read_pairs
@@ -243,4 +244,4 @@ def _mean_of_others(target: Vectors, chosen: np.ndarray) -> Tensor | None:
     moments = Moments(target.shape[1])
     for batch in torch.from_numpy(rows).split(_BATCH_SIZE):
         moments.update(unit_norm(target[batch]))
-    return moments.mean.float()
+    return torch.from_numpy(moments.mean).float()

@@ -65,12 +65,11 @@ class Batches:
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the mean unit vector of either side, shape (d,), float32, on the CPU."""
-        sums: list[Tensor] | None = None
+        moments = [Moments(side.shape[1]) for side in (self.pairs.source, self.pairs.target)]
         for sides in self.in_order():
-            parts = [side.double().sum(0).cpu() for side in sides]
-            sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
-        assert sums is not None
-        source, target = ((total / len(self.rows)).float() for total in sums)
+            for own, side in zip(moments, sides, strict=True):
+                own.update(side.cpu())
+        source, target = (torch.from_numpy(own.mean).float() for own in moments)
         return source, target
 
     def target_moments(self) -> tuple[Tensor, Tensor]:

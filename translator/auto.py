@@ -47,8 +47,7 @@ class AutoTranslator:
             ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
             CheckpointError: If its class is unknown, or as in `Translator.from_pretrained`.
         """
-        names = ("subfolder", "revision", "token", "local_files_only", "cache_dir")
-        places = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        places = {name: value for name, value in kwargs.items() if name != "torch_dtype"}
         config = read_config(pretrained_model_name_or_path, **places)
         name = config["_class_name"]
         if name not in _MODULES:

@@ -1,7 +1,8 @@
 """Base class of all translators: maps of unit vectors from one embedding space to another."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,8 +22,7 @@ class Translator(SavedModule):
     component of a diffusers pipeline. Subclasses implement `translate`.
 
     Args:
-        provenance: Facts about the translator; the library versions alone if None.
-        **options: Arguments of the subclass's `__init__`, which `config.json` keeps.
+        arguments: The subclass's `locals()`: its provenance, and the options for `config.json`.
 
     Raises:
         UserError: If a size is not a positive whole number, `dropout` is out of range, or a space
@@ -47,18 +47,15 @@ class Translator(SavedModule):
     target_mean: Tensor | None
     """Mean added to the output before normalization, shape (target_dim,), or None."""
 
-    def __init__(self, provenance: Provenance | None = None, **options: Any):
-        super().__init__(provenance, **options)
+    def __init__(self, arguments: Mapping[str, Any]):
+        super().__init__(arguments)
+        options = self._options
         self.source_dim = options["source_dim"]
         """Length of the input vectors."""
         self.target_dim = options["target_dim"]
         """Length of the output vectors."""
         for name in ("source_dim", "target_dim", "hidden_size", "blocks"):
-            size = options.get(name, 1)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(
-                    f"Expected {name} to be a positive whole number, got {size!r}.", param=name
-                )
+            check_count(name, options.get(name, 1))
         if not 0 <= options.get("dropout", 0) < 1:
             raise UserError(
                 f"Expected dropout from 0 to below 1, got {options['dropout']!r}.", param="dropout"
@@ -159,19 +156,16 @@ class Translator(SavedModule):
         Raises:
             UserError: If the translator was created without `centered`, or a shape is wrong.
         """
-        for side, own, mean in (
-            ("source", self.source_mean, source_mean),
-            ("target", self.target_mean, target_mean),
-        ):
-            if mean is None:
-                continue
-            if own is None:
+        for side, mean in (("source", source_mean), ("target", target_mean)):
+            own = getattr(self, f"{side}_mean")
+            if mean is not None and own is None:
                 raise UserError("This translator keeps no means: train it with center=True.")
-            if mean.shape != own.shape:
+            if mean is not None and mean.shape != own.shape:
                 raise UserError(
                     f"Expected a {side} mean of shape {tuple(own.shape)}, got {tuple(mean.shape)}."
                 )
-            own.copy_(mean)
+            if mean is not None:
+                own.copy_(mean)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -222,13 +216,10 @@ class Translator(SavedModule):
         _check_space(self.source_space, self.source_dim, space, "The translator's source")
 
     def check_target(self, space: EmbeddingSpace | None) -> None:
-        """Raise an error if the output is to be used in another model's space.
+        """Raise an error if the output is to be used in another model's space, as `check_source`.
 
         Args:
             space: Space of use, such as a generator's CLAP; None if unknown.
-
-        Raises:
-            SpaceMismatchError: As in `check_source`.
         """
         _check_space(self.target_space, self.target_dim, space, "The translator's target")
 
@@ -268,6 +259,15 @@ class Translator(SavedModule):
         if not bool(((norms > 0) & norms.isfinite()).all()):
             raise UserError(_describe_bad_rows(embeds, norms))
         return self.prepare((embeds / norms).to(self.dtype))
+
+
+def check_count(name: str, value: Any, *, most: float = math.inf) -> None:
+    """Raise an error if an option is no whole number from 1 to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        bound = "" if most == math.inf else f" up to {most}"
+        raise UserError(
+            f"Expected {name} to be a positive whole number{bound}, got {value!r}.", param=name
+        )
 
 
 def _describe_bad_rows(embeds: Tensor, norms: Tensor) -> str:

@@ -20,6 +20,7 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FORMAT_VERSION = 3
 
 _DEMOS = {"demo": "image_to_audio", "demo-back": "audio_to_image"}
+_ACCESS = ("revision", "token", "local_files_only", "cache_dir", "force_download")
 _REMEDY = "Train or save it again, or download it again."
 _HINT = "Give a folder written by `clip2clap train`, a hub id (owner/name), 'demo' or 'demo-back'."
 
@@ -32,25 +33,15 @@ def find_folder(
     weights: bool = True,
     **access: Any,
 ) -> Path:
-    """Return the local folder of a translator, downloaded if it is not on disk.
+    """Return the folder of a translator that holds its `config.json`, downloaded if need be.
 
-    Args:
-        name: Folder written by `save_pretrained`, hub id, `"demo"` (from CLIP to CLAP) or
-            `"demo-back"` (from CLAP to CLIP).
-        subfolder: Folder of the translator inside that folder or repository.
-        variant: Weights variant, such as `"fp16"`.
-        weights: Download the weights, not the config alone.
-        **access: `revision`, `token`, `local_files_only`, `cache_dir` and `force_download`, as in
-            `Translator.from_pretrained`.
-
-    Returns:
-        A folder with a `config.json`.
-
-    Raises:
-        ModelNotFoundError: If there is no such translator, or the hub cannot be reached.
+    The arguments are those of `Translator.from_pretrained`, with `access` for the hub; without
+    `weights` only the config is downloaded.
     """
     if name is None:
         raise UserError("Expected a translator's folder or hub id, got None.")
+    if unknown := ", ".join(access.keys() - _ACCESS):
+        raise TypeError(f"from_pretrained has no argument {unknown}.")
     name = os.fspath(name)
     if name in _DEMOS:
         name = str(DEMO_FOLDER / _DEMOS[name] / "translator")
@@ -64,7 +55,10 @@ def find_folder(
         raise ModelNotFoundError(f"{name} is a file; give the folder that holds the translator.")
     if not local.is_dir():
         files = [CONFIG_FILE, weights_file(variant)] if weights else [CONFIG_FILE]
-        local = _download(name, [os.path.join(subfolder or "", file) for file in files], access)
+        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise ModelNotFoundError(f"There is no translator folder {name!r}. {_HINT}")
+        paths = [os.path.join(subfolder or "", file) for file in files]
+        local = fetch(name, lambda _: paths, hint=_HINT, **access)
     folder = local / (subfolder or "")
     if not (folder / CONFIG_FILE).is_file():
         hint = (
@@ -84,24 +78,13 @@ def weights_file(variant: str | None) -> str:
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_FILE
 
 
-def read_config(
-    name: str | os.PathLike[str],
-    *,
-    subfolder: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    cache_dir: str | Path | None = None,
-) -> dict[str, Any]:
+def read_config(name: str | os.PathLike[str], **access: Any) -> dict[str, Any]:
     """Read a translator's config without its weights, such as to check its spaces first.
 
     Args:
         name: Folder written by `save_pretrained`, hub id, `"demo"` or `"demo-back"`.
-        subfolder: Folder of the translator inside that folder or repository.
-        revision: Branch, tag or commit on the hub.
-        token: Access token for the hub.
-        local_files_only: Use the local cache only.
-        cache_dir: Download folder; the hub's own cache if None.
+        **access: `subfolder` of that folder or repository, and how the hub is reached, as in
+            `Translator.from_pretrained`.
 
     Returns:
         The config, converted to the current format: `_class_name`, the arguments of
@@ -116,15 +99,7 @@ def read_config(
         >>> read_config("demo")["target_space"]["family"]
         'clap'
     """
-    folder = find_folder(
-        name,
-        subfolder=subfolder,
-        weights=False,
-        revision=revision,
-        token=token,
-        local_files_only=local_files_only,
-        cache_dir=cache_dir,
-    )
+    folder = find_folder(name, weights=False, **access)
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config.get("_class_name"), str):
         raise CheckpointError(
@@ -145,15 +120,7 @@ def read_config(
 
 
 def upgrade_config(config: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
-    """Return a translator's config in the present format.
-
-    Args:
-        config: Config as this version or an older one wrote it.
-        where: Name of the translator, for the message.
-
-    Raises:
-        CheckpointError: If a newer version wrote it.
-    """
+    """Return a config of any version, read from `where`, in the present format."""
     version = config.get("_format_version", 1)
     if version not in range(1, FORMAT_VERSION + 1):
         raise CheckpointError(
@@ -184,16 +151,8 @@ def load_weights(
 ) -> "dict[str, Tensor]":
     """Load the weights of a translator, if they are exactly the expected ones.
 
-    Args:
-        folder: The translator's folder.
-        variant: Weights variant; None loads the only file if there is just one.
-        expected: Shape of each weight by name.
-        renamed: New names of weights that older versions saved under others.
-
-    Raises:
-        ModelNotFoundError: If there is no such file.
-        CheckpointError: If it cannot be read, or a weight is missing, unknown or of the wrong
-            shape.
+    `expected` has the shape of each weight by name, `renamed` the new names of weights that older
+    versions saved under others. Without a variant the only file is loaded if there is just one.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -221,9 +180,3 @@ def load_weights(
         remedy=_REMEDY,
     )
     return found
-
-
-def _download(repo_id: str, files: list[str], access: dict[str, Any]) -> Path:
-    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
-        raise ModelNotFoundError(f"There is no translator folder {repo_id!r}. {_HINT}")
-    return fetch(repo_id, lambda _: files, hint=_HINT, **access)

@@ -1,7 +1,6 @@
 """Linear translator, fitted in closed form by ridge regression or orthogonal Procrustes."""
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ class LinearTranslator(Translator):
         bias: bool = True,
         provenance: Provenance | None = None,
     ):
-        super().__init__(provenance, source_dim=source_dim, target_dim=target_dim, bias=bias)
+        super().__init__(locals())
         self.linear = nn.Linear(source_dim, target_dim, bias=bias)
 
     def translate(self, embeds: Tensor) -> Tensor:
@@ -150,26 +149,19 @@ class LinearFitter:
         self._chunk_rows = chunk_rows
         self.rows = 0
         """Number of pairs so far."""
-        self._start(0, 0)
 
     def update(self, source: Tensor, target: Tensor) -> Self:
-        """Add pairs.
-
-        Args:
-            source: Source embeddings, shape (n, d_source), of any nonzero norm.
-            target: Target embeddings of the same items, shape (n, d_target).
-
-        Returns:
-            The fitter itself.
+        """Add pairs, as `fit_ridge` takes them; returns the fitter itself.
 
         Raises:
-            UserError: If the shapes don't pair or differ from before, or a vector is zero or not
-                finite.
+            UserError: As in `fit_ridge`, or if the shapes differ from before.
         """
         check_pairs(source, target, rows_before=self.rows)
         sizes = (source.shape[1], target.shape[1])
         if self.rows == 0:
-            self._start(*sizes)
+            self._source = Moments(sizes[0], covariance=True)
+            self._target = Moments(sizes[1])
+            self._products = torch.zeros(sizes, dtype=torch.float64)
         elif (before := tuple(self._products.shape)) != sizes:
             raise UserError(
                 f"Expected pairs of {before[0]} and {before[1]} values, as the {self.rows} before, "
@@ -194,12 +186,12 @@ class LinearFitter:
         noise: float = 0.0,
         rank: int | None = None,
     ) -> LinearTranslator:
-        """Fit a linear map by ridge regression, as `fit_ridge`.
+        """Fit a linear map by ridge regression, as `fit_ridge` does.
 
         Args:
             alpha: Weight of the penalty.
-            center: Subtract the means first, and add the target's back.
-            scale: Divide each source dimension by its standard deviation first.
+            center: As in `fit_ridge`.
+            scale: As in `fit_ridge`.
             noise: Standard deviation of Gaussian noise on each value of the source's unit vectors:
                 a penalty of rows * noise² on the matrix, the noise's effect on average; see Bishop
                 (1995), https://doi.org/10.1162/neco.1995.7.1.108.
@@ -217,10 +209,9 @@ class LinearFitter:
                 )
         if rank is not None and rank < 1:
             raise UserError(f"Expected rank to be a positive whole number, got {rank!r}.")
-        problem = self._problem(center=center, scale=scale)
-        penalized = problem.source_source + torch.diag(
-            alpha + self.rows * noise**2 / problem.source_scale**2
-        )
+        problem = self._problem(center, scale)
+        weights = alpha + self.rows * noise**2 / problem.source_scale**2
+        penalized = problem.source_source + torch.diag(weights)
         factor, info = torch.linalg.cholesky_ex(penalized)
         # A matrix that is singular in exact arithmetic may still factor, with a tiny pivot.
         pivots = factor.diagonal()
@@ -247,47 +238,37 @@ class LinearFitter:
         Raises:
             UserError: If there are no pairs.
         """
-        problem = self._problem(center=center, scale=scale)
+        problem = self._problem(center, scale)
         left, _, right = torch.linalg.svd(problem.source_target, full_matrices=False)
         matrix = left @ right / problem.source_scale[:, None] * problem.target_scale
         return problem.translator(matrix, {"method": "procrustes"})
 
-    def _start(self, source_dim: int, target_dim: int) -> None:
-        self._source = Moments(source_dim, covariance=True)
-        self._target = Moments(target_dim)
-        self._products = torch.zeros(source_dim, target_dim, dtype=torch.float64)
-
-    def _problem(self, *, center: bool, scale: bool) -> "_Problem":
+    def _problem(self, center: bool, scale: bool) -> "_Problem":
         """Return the centered and scaled sums."""
         if self.rows == 0:
             raise UserError("There are no pairs to fit to: give some to `update` first.")
-        source, target = self._source, self._target
-        x_mean, y_mean = torch.from_numpy(source.mean), torch.from_numpy(target.mean)
-        x_squares = torch.from_numpy(source.variance) + x_mean.square()
-        y_squares = torch.from_numpy(target.variance) + y_mean.square()
-        source_source = torch.from_numpy(source.scatter)
+        means, scales = [], []
+        for moments in (self._source, self._target):
+            mean, variance = torch.from_numpy(moments.mean), torch.from_numpy(moments.variance)
+            squares = variance + mean.square()
+            if not center:
+                mean, variance = torch.zeros_like(mean), squares
+            # The variance of a constant is rounding alone.
+            varies = (variance > 1e-12 * squares) & scale
+            means.append(mean)
+            scales.append(torch.where(varies, variance, 1.0).sqrt())
+        source_source = torch.from_numpy(self._source.scatter)
         if not center:
-            source_source = source_source + self.rows * torch.outer(x_mean, x_mean)
-            x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)
-        source_target = self._products - self.rows * torch.outer(x_mean, y_mean)
-        x_scale, y_scale = torch.ones_like(x_mean), torch.ones_like(y_mean)
-        if scale:
-            x_scale = _standard_deviation(x_squares, x_mean)
-            y_scale = _standard_deviation(y_squares, y_mean)
-        return _Problem(
-            source_source=source_source / torch.outer(x_scale, x_scale),
-            source_target=source_target / torch.outer(x_scale, y_scale),
-            source_mean=x_mean,
-            target_mean=y_mean,
-            source_scale=x_scale,
-            target_scale=y_scale,
-            center=center,
-            scale=scale,
-        )
+            mean = torch.from_numpy(self._source.mean)
+            source_source = source_source + self.rows * torch.outer(mean, mean)
+        source_target = self._products - self.rows * torch.outer(*means)
+        source_source = source_source / torch.outer(scales[0], scales[0])
+        source_target = source_target / torch.outer(*scales)
+        options = {"center": center, "scale": scale}
+        return _Problem(source_source, source_target, *means, *scales, options)
 
 
-@dataclass(frozen=True)
-class _Problem:
+class _Problem(NamedTuple):
     """Least-squares problem: products of the centered and scaled pairs, and how to undo both."""
 
     source_source: Tensor
@@ -296,27 +277,18 @@ class _Problem:
     target_mean: Tensor
     source_scale: Tensor
     target_scale: Tensor
-    center: bool
-    scale: bool
+    options: dict[str, bool]
 
     def translator(self, matrix: Tensor, recipe: dict[str, Any]) -> LinearTranslator:
         """Return a translator with a matrix of shape (d_source, d_target), for unscaled vectors."""
-        recipe = {**recipe, "center": self.center, "scale": self.scale}
-        fitted = LinearTranslator(
-            *matrix.shape, bias=self.center, provenance=Provenance(recipe=recipe)
-        )
+        center = self.options["center"]
+        provenance = Provenance(recipe={**recipe, **self.options})
+        fitted = LinearTranslator(*matrix.shape, bias=center, provenance=provenance)
         with torch.no_grad():
             fitted.linear.weight.copy_(matrix.T)
-            if self.center:
+            if center:
                 fitted.linear.bias.copy_(self.target_mean - self.source_mean @ matrix)
         return fitted.eval()
-
-
-def _standard_deviation(mean_squares: Tensor, mean: Tensor) -> Tensor:
-    """Return each dimension's standard deviation; 1 where it is constant."""
-    variance = mean_squares - mean.square()
-    # The variance of a constant is rounding alone.
-    return torch.where(variance > 1e-12 * mean_squares, variance, 1.0).sqrt()
 
 
 def check_pairs(source: Tensor, target: Tensor, *, rows_before: int = 0) -> None:
@@ -339,18 +311,10 @@ def check_pairs(source: Tensor, target: Tensor, *, rows_before: int = 0) -> None
             f"Expected pairs, row by row, got {len(source)} source and {len(target)} target rows."
         )
     for name, side in (("source", source), ("target", target)):
-        bad = [
-            start + row
-            for start, chunk in zip(range(0, len(side), _ROWS), side.split(_ROWS), strict=True)
-            for row in _bad_rows(chunk)
-        ]
+        norms = torch.cat([chunk.float().norm(dim=-1) for chunk in side.split(_ROWS)])
+        bad = (~((norms > 0) & norms.isfinite())).nonzero().flatten().tolist()
         if bad:
             raise UserError(
                 f"{len(bad)} of {len(side)} {name} rows are zero or not finite (the first is row "
                 f"{rows_before + bad[0]}). Leave them out, or compute them again."
             )
-
-
-def _bad_rows(vectors: Tensor) -> list[int]:
-    norms = vectors.float().norm(dim=-1)
-    return (~((norms > 0) & norms.isfinite())).nonzero().flatten().tolist()

@@ -1,7 +1,7 @@
 """Provenance of a translator: its spaces, training settings, data and metrics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from typing import Any, Self
 
@@ -61,8 +61,4 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain values, for `config.json`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for side in ("source_space", "target_space"):
-            if values[side] is not None:
-                values[side] = values[side].to_dict()
-        return values
+        return asdict(self)

@@ -40,13 +40,7 @@ class MLPTranslator(Translator):
         centered: bool = False,
         provenance: Provenance | None = None,
     ):
-        super().__init__(
-            provenance,
-            source_dim=source_dim,
-            target_dim=target_dim,
-            hidden_size=hidden_size,
-            centered=centered,
-        )
+        super().__init__(locals())
         self.layers = nn.Sequential(
             nn.Linear(source_dim, hidden_size),
             nn.ReLU(),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
-from clip2clap.translator.base import Translator
+from clip2clap.translator.base import Translator, check_count
 from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.residual import ResidualBlock
 
@@ -85,17 +85,7 @@ class PriorTranslator(Translator):
         default_num_inference_steps: int = 15,
         provenance: Provenance | None = None,
     ):
-        super().__init__(
-            provenance,
-            source_dim=source_dim,
-            target_dim=target_dim,
-            hidden_size=hidden_size,
-            blocks=blocks,
-            dropout=dropout,
-            centered=centered,
-            default_guidance_scale=default_guidance_scale,
-            default_num_inference_steps=default_num_inference_steps,
-        )
+        super().__init__(locals())
         # diffusers takes seconds to import, and no other translator needs it.
         from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
@@ -244,9 +234,9 @@ class PriorTranslator(Translator):
     def _noise(self, count: int, num_samples: int, generator: Generators | None) -> Tensor:
         """Draw the initial noise, shape (count, num_samples, target_dim), float32."""
         shape = (num_samples, self.target_dim)
+        if generator is None and num_samples == 1:
+            return torch.zeros(count, *shape)
         if generator is None:
-            if num_samples == 1:
-                return torch.zeros(count, *shape)
             fixed = torch.Generator().manual_seed(0)
             return torch.randn(shape, generator=fixed).expand(count, -1, -1)
         if isinstance(generator, torch.Generator):
@@ -286,24 +276,14 @@ class PriorTranslator(Translator):
 @functools.cache
 def _alphas_bar() -> Tensor:
     """Return alpha_bar at every timestep, shape (1000,), float32."""
-    start, end, steps = (
-        _NOISE_SCHEDULE[name] for name in ("beta_start", "beta_end", "num_train_timesteps")
-    )
-    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+    start, end = _NOISE_SCHEDULE["beta_start"], _NOISE_SCHEDULE["beta_end"]
+    betas = torch.linspace(start**0.5, end**0.5, 1000, dtype=torch.float32) ** 2
     return torch.cumprod(1 - betas, dim=0)
 
 
 def _check_options(num_samples: int, guidance_scale: float, num_inference_steps: int) -> None:
-    for name, value, largest in (
-        ("num_samples", num_samples, None),
-        ("num_inference_steps", num_inference_steps, _NOISE_SCHEDULE["num_train_timesteps"]),
-    ):
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if not is_count or (largest is not None and value > largest):
-            bound = "" if largest is None else f" and at most {largest}"
-            raise UserError(
-                f"Expected {name} to be a whole number above 0{bound}, got {value!r}.", param=name
-            )
+    check_count("num_samples", num_samples)
+    check_count("num_inference_steps", num_inference_steps, most=1000)
     if not isinstance(guidance_scale, int | float) or not 0 <= guidance_scale < float("inf"):
         raise UserError(
             f"Expected guidance_scale to be 0 or more, got {guidance_scale!r}.",

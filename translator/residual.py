@@ -41,15 +41,7 @@ class ResidualTranslator(Translator):
         centered: bool = False,
         provenance: Provenance | None = None,
     ):
-        super().__init__(
-            provenance,
-            source_dim=source_dim,
-            target_dim=target_dim,
-            hidden_size=hidden_size,
-            blocks=blocks,
-            dropout=dropout,
-            centered=centered,
-        )
+        super().__init__(locals())
         self.enter = nn.Linear(source_dim, hidden_size)
         self.body = nn.Sequential(*(ResidualBlock(hidden_size, dropout) for _ in range(blocks)))
         self.leave = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, target_dim))

@@ -31,17 +31,16 @@ class SavedModule(nn.Module):
     """Torch module that is saved, loaded and pushed to the hub as a diffusers model is.
 
     Args:
-        provenance: Facts about the module; the library versions alone if None.
-        **options: Arguments of the subclass's `__init__`, which `config.json` keeps.
+        arguments: The subclass's `locals()`: its provenance, and the options for `config.json`.
     """
 
     renamed_weights: ClassVar[dict[str, str]] = {}
     """New name of each weight that older versions saved under another one."""
 
-    def __init__(self, provenance: Provenance | None = None, **options: Any):
+    def __init__(self, arguments: Mapping[str, Any]):
         super().__init__()
-        self._options = options
-        self._provenance = provenance or Provenance()
+        self._options = {name: arguments[name] for name in self._option_names()}
+        self._provenance: Provenance = arguments["provenance"] or Provenance()
         self.name_or_path = ""
         """Name that the module was loaded by."""
 
@@ -80,11 +79,7 @@ class SavedModule(nn.Module):
         torch_dtype: torch.dtype | None = None,
         subfolder: str | None = None,
         variant: str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
+        **access: Any,
     ) -> Self:
         """Load a translator with exactly the weights that its config describes.
 
@@ -94,11 +89,8 @@ class SavedModule(nn.Module):
             torch_dtype: Data type of the weights; float32 if None.
             subfolder: Folder of the translator inside a folder or repository.
             variant: Weights variant, such as `"fp16"`.
-            revision: Branch, tag or commit on the hub.
-            token: Access token for the hub.
-            local_files_only: Use the local cache only.
-            cache_dir: Download folder; the hub's cache if None.
-            force_download: Download cached files again.
+            **access: `revision` (branch, tag or commit on the hub), `token`, `cache_dir`,
+                `local_files_only` and `force_download`, as the hub's functions take them.
 
         Returns:
             The translator, on the CPU, in evaluation mode.
@@ -114,16 +106,8 @@ class SavedModule(nn.Module):
                 f"Expected torch_dtype to be such as torch.float16, got {torch_dtype!r}.",
                 param="torch_dtype",
             )
-        folder = find_folder(
-            pretrained_model_name_or_path,
-            subfolder=subfolder,
-            variant=variant,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-            force_download=force_download,
-        )
+        name = pretrained_model_name_or_path
+        folder = find_folder(name, subfolder=subfolder, variant=variant, **access)
         config = read_config(folder)
         cls._check_config(config, folder)
         with torch.device("meta"):
@@ -131,7 +115,7 @@ class SavedModule(nn.Module):
         shapes = {key: tuple(w.shape) for key, w in translator.state_dict().items()}
         weights = load_weights(folder, variant, shapes, renamed=cls.renamed_weights)
         translator.load_state_dict(weights, assign=True)
-        translator.name_or_path = os.fspath(pretrained_model_name_or_path)
+        translator.name_or_path = os.fspath(name)
         return translator.to(torch_dtype or torch.float32).eval()
 
     def save_pretrained(
@@ -196,9 +180,8 @@ class SavedModule(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant)
             if not api.file_exists(repo_id, "README.md"):
-                ModelCard(f"---\nlibrary_name: clip2clap\n---\n\n# {repo_id}\n").save(
-                    Path(folder) / "README.md"
-                )
+                card = ModelCard(f"---\nlibrary_name: clip2clap\n---\n\n# {repo_id}\n")
+                card.save(Path(folder) / "README.md")
             return api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -208,9 +191,7 @@ class SavedModule(nn.Module):
 
     @classmethod
     def _option_names(cls) -> list[str]:
-        return [
-            name for name in inspect.signature(cls).parameters if name not in ("self", "provenance")
-        ]
+        return [name for name in inspect.signature(cls).parameters if name != "provenance"]
 
     @classmethod
     def _check_config(cls, config: Mapping[str, Any], folder: Path) -> None:
