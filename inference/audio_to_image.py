@@ -12,23 +12,12 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.inference.base import TranslatorPipeline
-from clip2clap.inference.compatibility import (
-    PathOrId,
-    check_decoder_spaces,
-)
-from clip2clap.inference.decoder_checks import check_decoder_call, check_decoder_sizes, check_size
+from clip2clap.inference.call_checks import check_decoder_call
+from clip2clap.inference.compatibility import PathOrId
 from clip2clap.inference.decoders import create_decoder
-from clip2clap.inference.decoders.base import ImageDecoder, Request
-from clip2clap.inference.denoising import OnStep
+from clip2clap.inference.denoising import Request
 from clip2clap.inference.generator_clap import encode_cached
-from clip2clap.inference.inputs import (
-    AudioSource,
-    ImageSource,
-    embeds_on_cpu,
-    read_images,
-)
-from clip2clap.inference.loading.components import DtypeChoice
-from clip2clap.inference.loading.pipeline import load_pipeline
+from clip2clap.inference.inputs import AudioSource, ImageSource, embeds_on_cpu, read_images
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.outputs import AudioToImageOutput
@@ -114,7 +103,12 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
     space_setting = "clip_space"
     encoder_parts = ("clap", "translator", "clip", "ip_adapter")
     label_template = "a photo of a {}"
-    check_spaces = staticmethod(check_decoder_spaces)
+    space_pairs = (
+        ("translator source", "clap", "The translator's source is not the pipeline's CLAP"),
+        ("generator", "translator target", "The translator's target is not the decoder's CLIP"),
+        ("generator", "clip", "The pipeline's CLIP is not the decoder's"),
+        ("translator target", "clip", "The translator's target is not the pipeline's CLIP"),
+    )
 
     clap: "ClapEncoder | None"
     ip_adapter: "IPAdapterWeights | None"
@@ -143,85 +137,11 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         default_num_inference_steps: int = 20,
     ) -> None:
         super().__init__()
-        self.register_modules(
-            clap=clap,
-            translator=translator,
-            clip=clip,
-            unet=unet,
-            vae=vae,
-            scheduler=scheduler,
-            negative_embedding=negative_embedding,
-            retrieval_memory=retrieval_memory,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            image_normalizer=image_normalizer,
-            image_noising_scheduler=image_noising_scheduler,
-            ip_adapter=ip_adapter,
-        )
-        self.register_to_config(
-            decoder_kind=decoder_kind,
-            clip_space=clip_space,
-            clap_id=clap_id,
-            clip_id=clip_id,
-            embed_norm=embed_norm,
-            default_guidance_scale=default_guidance_scale,
-            default_num_inference_steps=default_num_inference_steps,
-        )
-        self.decoder: ImageDecoder = create_decoder(self, decoder_kind)
+        self._register(locals())
+        self.diffusion = self.decoder = create_decoder(self, decoder_kind)
         self._text_embeds: dict[str, dict[str, Tensor]] = {}
-        encoders = {"clap": clap, "translator": translator, "clip": clip}
-        check_decoder_spaces(encoders, self.decoder.space)
-        check_decoder_sizes(self)
+        self._check_components("The decoder", "its CLIP has", self.decoder.space)
         self._apply_ip_adapter()
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls,
-        pretrained_model_name_or_path: PathOrId,
-        *,
-        clap: "ClapEncoder | PathOrId | None" = None,
-        translator: "Translator | PathOrId | None" = None,
-        clip: "ClipEncoder | PathOrId | None" = None,
-        ip_adapter: "IPAdapterWeights | PathOrId | None" = None,
-        scheduler: "SchedulerMixin | None" = None,
-        embed_norm: float | None = None,
-        torch_dtype: DtypeChoice = "auto",
-        **options: Any,
-    ) -> "AudioToImagePipeline":
-        """Load a pipeline, or a published image decoder.
-
-        The spaces of all components are compared before any weights are read, and every
-        component's weights must be complete.
-
-        Args:
-            pretrained_model_name_or_path: `"demo"`, another preset, a hub id or a folder: what
-                `save_pretrained` wrote, or a checkpoint of Kandinsky 2.2's decoder, of stable
-                unCLIP, or of Stable Diffusion, to which an IP-Adapter is added.
-            clap: Replacement of the saved one: an encoder, or a name for `ClapEncoder`.
-            translator: Replacement of the saved one: a translator, a folder or a hub id.
-            clip: Replacement of the saved one: an encoder, or a name for `ClipEncoder`. For
-                Kandinsky and an IP-Adapter it defines the embeddings' space and norm and, for
-                Kandinsky, the negative embedding.
-            ip_adapter: IP-Adapter for Stable Diffusion: a safetensors file, or one on the hub as
-                OWNER/REPOSITORY/PATH.
-            scheduler: Replacement of the saved one; by default `few_step_scheduler` for a
-                published decoder.
-            embed_norm: Replacement of the saved or measured norm of embeddings.
-            torch_dtype: Dtype of UNet, autoencoder and text encoder: a dtype, a dict by component
-                (with `"default"` for the rest), None for float32, or `"auto"`: `fastest_dtype()`.
-                CLAP, CLIP and translator stay in float32 unless named.
-            **options: Further options: `variant` of the weights, such as `"fp16"`, `revision`,
-                `token` and `local_files_only`, as in diffusers.
-
-        Raises:
-            SpaceMismatchError: If two components are of different encoders.
-            CheckpointError: If it is another pipeline, or files or weights are missing or do not
-                match; they are named.
-        """
-        given = {"clap": clap, "translator": translator, "clip": clip, "ip_adapter": ip_adapter}
-        overrides = {"scheduler": scheduler, "embed_norm": embed_norm}
-        name = pretrained_model_name_or_path
-        return load_pipeline(cls, name, given, overrides, torch_dtype=torch_dtype, **options)
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: PathOrId, **kwargs: Any
@@ -331,29 +251,23 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             UserError: If an argument is invalid, or a source is unreadable (it is named).
         """
         call = self._prepare_call(locals())
-        count = self.check_inputs(**vars(call))
-        start = None if image is None else self._start(call)
+        call.height, call.width = (side or self.decoder.size for side in (height, width))
+        count = check_decoder_call(self, call)
+        start = None
+        if call.image is not None:
+            start = to_pixels(read_images(call.image), call.height, call.width)
         embeds = self._condition(call)
-        request = self._request(call, embeds, start, count)
-        pixels = self._generate_images(call, request)
+        decode = Tensor.cpu if output_type == "latent" else self.decoder.to_pixels
+        pixels = self._generate(self._request(call, embeds, start, count), decode)
         images, similarities = self._convert(pixels, embeds, output_type)
         output = AudioToImageOutput(images, unit_norm(embeds), similarities)
         return self._finish(output, call)
-
-    def check_inputs(self, **arguments: Any) -> int:
-        """Check the arguments of a call; see `check_decoder_call`."""
-        return check_decoder_call(self, **arguments)
 
     def _apply_ip_adapter(self) -> None:
         if self.ip_adapter is not None:
             with quiet():
                 parts: Any = self.ip_adapter.by_part()
                 self.load_ip_adapter(parts, subfolder="", weight_name="")
-
-    def _start(self, call: Any) -> Tensor:
-        """Read the images to start from, shape (1 or n, 3, height, width), in [0, 1]."""
-        height, width = check_size(self, call.height, call.width)
-        return to_pixels(read_images(call.image), height, width)
 
     def _condition(self, call: Any) -> Tensor:
         """Compute the CLIP embedding of each item, shape (n, d), float32, on the CPU."""
@@ -387,40 +301,21 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         negatives = call.negative_image_embeds
         if negatives is not None:
             negatives = self._scale(embeds_on_cpu(negatives)).expand(count, -1)[rows]
-        height, width = check_size(self, call.height, call.width)
 
         def repeat(texts: list[str] | None) -> list[str] | None:
             return texts and [texts[row if len(texts) > 1 else 0] for row in rows.tolist()]
 
         return Request(
-            embeds=self._scale(embeds)[rows],
-            generators=spread_generators(call.generator, count, call.num_candidates),
-            num_inference_steps=call.num_inference_steps,
-            guidance_scale=call.guidance_scale,
-            height=height,
-            width=width,
+            call,
+            self.decoder.latent_shape(call.height, call.width),
+            self._scale(embeds)[rows],
+            spread_generators(call.generator, count, call.num_candidates),
             latents=call.latents,
             negative_embeds=negatives,
             prompt=repeat(call.prompt),
             negative_prompt=repeat(call.negative_prompt),
             image=None if start is None else start.expand(count, -1, -1, -1)[rows],
-            strength=call.strength,
-            eta=call.eta,
-            noise_level=call.noise_level,
         )
-
-    def _generate_images(self, call: Any, request: Request) -> Tensor:
-        """Generate pixels (n, 3, height, width), or latents if they are wanted, on the CPU."""
-
-        def generate(batch: Request, on_step: OnStep) -> Tensor:
-            latents = self.decoder.decode(batch, on_step)
-            if call.output_type == "latent":
-                return latents.cpu()
-            return self.decoder.to_pixels(latents).cpu()
-
-        batches = request.split(call.batch_size)
-        self._num_timesteps = self.decoder.count_steps(batches[0])
-        return self._generate(batches, generate, call)
 
     def _convert(
         self, pixels: Tensor, embeds: Tensor, output_type: str

@@ -1,5 +1,6 @@
 """Base of the two pipelines: everything that both directions share."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -14,13 +15,17 @@ from torch import Tensor
 from clip2clap.core.errors import UserError
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
-from clip2clap.inference.denoising import OnStep, Tensors
+from clip2clap.inference.compatibility import PathOrId, check_sizes, check_spaces
+from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors
 from clip2clap.inference.inputs import AudioSource, ImageSource, as_list, read_audio, read_images
+from clip2clap.inference.loading.components import DtypeChoice
+from clip2clap.inference.loading.formats import open_checkpoint
 from clip2clap.inference.ranking import rank_candidates
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.embeddings.space import EmbeddingSpace
     from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
     from clip2clap.models.retrieval_memory import RetrievalMemory
     from clip2clap.translator.base import Translator
@@ -61,9 +66,13 @@ class TranslatorPipeline(DiffusionPipeline):
     encoder_modalities: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Modalities of an encoder that are needed, where not all are."""
 
+    space_pairs: ClassVar[Sequence[tuple[str, str, str]]]
+    """Spaces that must be of one encoder, see `check_spaces`."""
+
     label_template: ClassVar[str]
     """Prompt of a label for `nearest_labels`."""
 
+    diffusion: LatentDiffusion
     clip: "ClipEncoder | None"
     translator: "Translator | None"
     negative_embedding: "LearnedNegativeEmbedding | None"
@@ -71,6 +80,55 @@ class TranslatorPipeline(DiffusionPipeline):
     unet: Any
     vae: Any
     scheduler: Any
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: PathOrId,
+        *,
+        torch_dtype: DtypeChoice = "auto",
+        **options: Any,
+    ) -> Self:
+        """Load a pipeline, or the generator of a published checkpoint.
+
+        The spaces of all components are compared before any weights are read, and every
+        component's weights must be complete.
+
+        Args:
+            pretrained_model_name_or_path: `"demo"`, another preset, a hub id or a folder: what
+                `save_pretrained` wrote; for `ImageToAudioPipeline` also an AudioLDM (first version)
+                or MusicLDM checkpoint; for `AudioToImagePipeline` one of Kandinsky 2.2's decoder,
+                of stable unCLIP, or of Stable Diffusion, to which an IP-Adapter is added.
+            torch_dtype: Dtype of UNet, autoencoder, vocoder and text encoder: a dtype, a dict by
+                component (with `"default"` for the rest), None for float32, or `"auto"`:
+                `fastest_dtype()`, but float32 for the vocoder, whose noise in bfloat16 is audible.
+                CLIP, CLAP and translators stay in float32 unless named.
+            **options: Replacements of what is saved: components by their names (a `scheduler`; a
+                `translator`, `clip`, `clap`, `ranker`, `ranker_translator` or `ip_adapter`, each
+                loaded or as a preset, hub id or folder) and settings such as `embed_norm`. For
+                Kandinsky and an IP-Adapter, `clip` defines the embeddings' space and norm and, for
+                Kandinsky, the negative embedding; an IP-Adapter on the hub is
+                OWNER/REPOSITORY/PATH. Further options as in diffusers: `variant` of the weights,
+                such as `"fp16"`, `revision`, `token` and `local_files_only`.
+
+        Raises:
+            SpaceMismatchError: If two components are of different encoders.
+            CheckpointError: If it is another pipeline, or files or weights are missing or do not
+                match; they are named.
+        """
+        name, variant = pretrained_model_name_or_path, options.pop("variant", None)
+        fetch_text_encoder = options.pop("fetch_text_encoder", True)
+        components, settings = cls._get_signature_keys(cls)
+        given = {part: options.pop(part, None) for part in cls.encoder_parts}
+        names = options.keys() & {*components, *settings}
+        replaced = {part: options.pop(part) for part in names}
+        replaced = {part: value for part, value in replaced.items() if value is not None}
+        checkpoint = open_checkpoint(name, cls.preset_kind, **options)
+        checkpoint.pipeline_class = cls
+        checkpoint.fetch_text_encoder = fetch_text_encoder
+        pipeline = checkpoint.load(given, replaced, torch_dtype=torch_dtype, variant=variant)
+        pipeline.register_to_config(_name_or_path=os.fspath(name))
+        return pipeline
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast all components, as `DiffusionPipeline.to` does."""
@@ -231,32 +289,43 @@ class TranslatorPipeline(DiffusionPipeline):
         sampled = translator.sample(moved, generator=generator).squeeze(1)
         return sampled.to("cpu", torch.float32)
 
+    def _register(self, arguments: Mapping[str, Any]) -> None:
+        """Register the arguments of `__init__`: components, and settings of the config."""
+        components, _ = self._get_signature_keys(type(self))
+        values = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
+        self.register_modules(**{k: v for k, v in values.items() if k in components})
+        self.register_to_config(**{k: v for k, v in values.items() if k not in components})
+
+    def _check_components(self, what: str, encoder: str, space: "EmbeddingSpace | None") -> None:
+        encoders = {part: getattr(self, part) for part in self.encoder_parts}
+        check_spaces(encoders, space, self.space_pairs)
+        check_sizes(self, what, (encoder, space))
+
     def _prepare_call(self, arguments: Mapping[str, Any]) -> SimpleNamespace:
         """Return a call's arguments, with defaults filled in and single items as lists."""
+        defaults = {"batch_size": _DEFAULT_BATCH_SIZE, "image": None}
+        defaults |= {"guidance_interval": (0.0, 1.0)}
         call = {name: value for name, value in arguments.items() if name != "self"}
         for name in call.keys() & set(_LISTS):
             call[name] = as_list(call[name])
         if call["latents"] is not None and call["num_candidates"] is None:
             call["num_candidates"] = 1
-        defaults = {"batch_size": _DEFAULT_BATCH_SIZE}
         for name in [name for name, value in call.items() if value is None]:
             call[name] = self.config.get(f"default_{name}", defaults.get(name))
         self._guidance_scale = call["guidance_scale"]
-        return SimpleNamespace(**call)
+        return SimpleNamespace(**defaults | call)
 
-    def _generate(
-        self, batches: Sequence[Any], generate: Callable[[Any, OnStep], Tensor], call: Any
-    ) -> Tensor:
+    def _generate(self, request: Request, decode: Callable[[Tensor], Tensor]) -> Tensor:
         """Generate batch by batch, with a progress bar and the user's callback.
 
         Args:
-            batches: Inputs of `generate`.
-            generate: Generates a batch; calls its callback after each step.
-            call: Arguments of the pipeline's call.
+            request: Request for all outputs.
+            decode: Decodes a batch's latents.
 
         Returns:
-            The outputs of all batches, joined.
+            The decoded outputs of all batches, joined, on the CPU.
         """
+        call = request.call
         callback, names = call.callback_on_step_end, call.callback_on_step_end_tensor_inputs
 
         def on_step(index: int, timestep: Tensor, tensors: Tensors) -> Tensors:
@@ -267,9 +336,12 @@ class TranslatorPipeline(DiffusionPipeline):
             changed = callback(self, index, timestep, chosen) or {}
             return {name: value for name, value in changed.items() if name in tensors}
 
+        self._num_timesteps = len(self.diffusion.schedule(call)[1])
+        batches = request.split(call.batch_size)
         progress_bar = getattr(self, "progress_bar")  # noqa: B009 (a mixin: diffusers' pipelines have it)
         with progress_bar(total=self._num_timesteps * len(batches)) as bar:
-            return torch.cat([generate(batch, on_step) for batch in batches])
+            latents = (self.diffusion.generate(batch, on_step) for batch in batches)
+            return torch.cat([decode(each).cpu() for each in latents])
 
     def _finish(self, output: BaseOutput, call: Any) -> Any:
         """Free the offloaded models and return the output as the call wants it."""

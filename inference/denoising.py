@@ -1,84 +1,160 @@
-"""Denoising loop with classifier-free guidance, shared by all generators."""
+"""Latent diffusion conditioned on embeddings: requests, and the loop that all generators share."""
 
+import copy
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from clip2clap.inference.guidance import interval_steps
+from clip2clap.inference.noise import draw_noise
 
 Tensors = dict[str, Tensor]
 OnStep = Callable[[int, Tensor, Tensors], Tensors]
 """Called with the step, its timestep and the tensors; returns those to replace, or nothing."""
 
 
-@torch.no_grad()
-def denoise(
-    unet: Any,
-    scheduler: Any,
-    latents: Tensor,
-    timesteps: Tensor,
-    *,
-    conditional: Tensors,
-    unconditional: Tensors | None,
-    unet_inputs: Callable[[Tensors], dict[str, Any]],
-    guidance_scale: float,
-    guided_steps: range,
-    step_options: dict[str, Any],
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Denoise latents, in float32 regardless of the UNet's dtype.
+@dataclass(frozen=True)
+class Request:
+    """Batch of outputs to generate, one row or entry per output.
+
+    `call` holds the arguments of the pipeline's call, `shape` is that of one output's latents, and
+    `latents` is the starting noise in place of the generators'. Embeddings are of shape (n, d),
+    images to start from of shape (n, 3, height, width), in [0, 1].
+    """
+
+    call: Any
+    shape: tuple[int, int, int]
+    embeds: Tensor
+    generators: Sequence[torch.Generator]
+    latents: Tensor | None = None
+    negative_embeds: Tensor | None = None
+    prompt: Sequence[str] | None = None
+    negative_prompt: Sequence[str] | None = None
+    image: Tensor | None = None
+
+    @property
+    def guided(self) -> bool:
+        """True if classifier-free guidance is on."""
+        return self.call.guidance_scale > 1
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def split(self, batch_size: int) -> "list[Request]":
+        """Split into batches of at most `batch_size` outputs."""
+        whole = ("call", "shape")
+        rows = {k: v for k, v in vars(self).items() if k not in whole and v is not None}
+        return [
+            replace(self, **{name: value[at : at + batch_size] for name, value in rows.items()})
+            for at in range(0, len(self), batch_size)
+        ]
+
+
+class LatentDiffusion(ABC):
+    """Latent diffusion model conditioned on embeddings; subclasses define how its UNet is.
 
     Args:
-        unet: UNet, called with the latents, a timestep and the output of `unet_inputs`.
-        scheduler: Scheduler whose timesteps are set.
-        latents: Scaled starting noise, shape (n, channels, ...), float32.
-        timesteps: Timesteps to run.
-        conditional: Conditioning tensors by name, first dimension n.
-        unconditional: Conditioning tensors to guide away from, by the same names; None for none.
-        unet_inputs: Maps conditioning tensors to the UNet's keyword arguments.
-        guidance_scale: Strength of classifier-free guidance.
-        guided_steps: Steps that are guided; the UNet runs on half the batch for the rest.
-        step_options: Keyword arguments of the scheduler's `step`.
-        on_step: Called after each step with `latents`, the conditional tensors under their names,
-            and the unconditional ones under `negative_` and the name.
-
-    Returns:
-        Denoised latents, shape (n, channels, ...), float32.
+        pipeline: Pipeline with `unet`, `vae`, `scheduler` and further components. They are read at
+            each use, so that a component may be replaced.
     """
-    tensors = {"latents": latents, **conditional}
-    tensors |= {f"negative_{name}": value for name, value in (unconditional or {}).items()}
-    for index, timestep in enumerate(timesteps):
-        latents = tensors["latents"]
-        guided = unconditional is not None and index in guided_steps
-        scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
-        inputs = {name: tensors[name].to(scaled.device, scaled.dtype) for name in conditional}
-        if guided:
-            scaled = torch.cat([scaled, scaled])
-            for name, value in inputs.items():
-                inputs[name] = torch.cat([tensors[f"negative_{name}"].to(value), value])
-        output = unet(scaled, timestep, **unet_inputs(inputs), return_dict=False)[0].float()
-        # Some UNets predict a variance beside the noise.
-        sizes = [latents.shape[1], output.shape[1] - latents.shape[1]]
-        predicted, variance = output.split(sizes, dim=1)
-        if guided:
-            negative, positive = predicted.chunk(2)
-            predicted = negative + guidance_scale * (positive - negative)
-            variance = variance.chunk(2)[1]
-        if scheduler.config.get("variance_type") in ("learned", "learned_range"):
-            predicted = torch.cat([predicted, variance], dim=1)
-        tensors["latents"] = scheduler.step(
-            predicted, timestep, latents, **step_options, return_dict=False
-        )[0]
-        if on_step is not None:
+
+    def __init__(self, pipeline: Any):
+        self.parts = pipeline
+
+    @abstractmethod
+    def condition(self, request: Request) -> tuple[Tensors, Tensors | None]:
+        """Compute the conditional and, if guided, the unconditional tensors, first dimension n."""
+
+    @abstractmethod
+    def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
+        """Return the UNet's keyword arguments for tensors that `condition` computed."""
+
+    def to_latents(self, pixels: Tensor) -> Tensor:
+        """Encode images (n, 3, height, width) in [0, 1], for models that can start from them."""
+        raise NotImplementedError
+
+    def schedule(self, call: Any, device: Any = None) -> tuple[Any, Tensor]:
+        """Return a copy of the scheduler for one batch, and its timesteps.
+
+        As in diffusers, those that a starting image replaces are dropped.
+        """
+        scheduler = copy.deepcopy(self.parts.scheduler)
+        steps = call.num_inference_steps
+        scheduler.set_timesteps(steps, device=device)
+        if call.image is None:
+            return scheduler, scheduler.timesteps
+        first = (steps - min(int(steps * call.strength), steps)) * getattr(scheduler, "order", 1)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        return scheduler, scheduler.timesteps[first:]
+
+    @torch.no_grad()
+    def generate(self, request: Request, on_step: OnStep) -> Tensor:
+        """Generate the latents of one batch, in float32 regardless of the UNet's dtype.
+
+        Noise comes from each output's own generator, so that a seed gives the same output in any
+        batch.
+
+        Args:
+            request: Batch to generate.
+            on_step: Called after each step with `latents`, the conditional tensors under their
+                names, and the unconditional ones under `negative_` and the name.
+
+        Returns:
+            Denoised latents of unit scale, shape (n, channels, ...), float32.
+        """
+        unet, device = self.parts.unet, self.parts._execution_device
+        conditional, unconditional = self.condition(request)
+        scheduler, timesteps = self.schedule(request.call, device)
+        tensors = {"latents": self._start(request, scheduler, timesteps), **conditional}
+        tensors |= {f"negative_{name}": value for name, value in (unconditional or {}).items()}
+        options = _accepted_options(scheduler, request)
+        guided_steps = interval_steps(request.call.guidance_interval, len(timesteps))
+        for index, timestep in enumerate(timesteps):
+            latents = tensors["latents"]
+            guided = unconditional is not None and index in guided_steps
+            scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
+            inputs = {name: tensors[name].to(scaled.device, scaled.dtype) for name in conditional}
+            if guided:
+                scaled = torch.cat([scaled, scaled])
+                for name, value in inputs.items():
+                    inputs[name] = torch.cat([tensors[f"negative_{name}"].to(value), value])
+            output = unet(scaled, timestep, **self.unet_inputs(inputs), return_dict=False)[0]
+            # Some UNets predict a variance beside the noise.
+            sizes = [latents.shape[1], output.shape[1] - latents.shape[1]]
+            predicted, variance = output.float().split(sizes, dim=1)
+            if guided:
+                negative, positive = predicted.chunk(2)
+                predicted = negative + request.call.guidance_scale * (positive - negative)
+                variance = variance.chunk(2)[1]
+            if scheduler.config.get("variance_type") in ("learned", "learned_range"):
+                predicted = torch.cat([predicted, variance], dim=1)
+            step = scheduler.step(predicted, timestep, latents, **options, return_dict=False)
+            tensors["latents"] = step[0]
             tensors |= on_step(index, timestep, tensors)
-    return tensors["latents"]
+        return tensors["latents"]
+
+    def _start(self, request: Request, scheduler: Any, timesteps: Tensor) -> Tensor:
+        """Return the scaled noise or the noised image to start from, shape (n, channels, ...)."""
+        device, noise = self.parts._execution_device, request.latents
+        if noise is None:
+            noise = draw_noise(request.shape, request.generators)
+        noise = noise.to(device, torch.float32)
+        if request.image is None:
+            return noise * scheduler.init_noise_sigma
+        latents = self.to_latents(request.image.to(device))
+        if not len(timesteps):
+            return latents
+        return scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(request)))
 
 
-def accepted_options(
-    scheduler: Any, eta: float, generators: Sequence[torch.Generator]
-) -> dict[str, Any]:
+def _accepted_options(scheduler: Any, request: Request) -> dict[str, Any]:
     """Return the options that a scheduler's `step` accepts; they differ between schedulers."""
     accepted = inspect.signature(scheduler.step).parameters
-    options = {"eta": eta, "generator": list(generators)}
+    options = {"eta": request.call.eta, "generator": list(request.generators)}
     return {name: value for name, value in options.items() if name in accepted}

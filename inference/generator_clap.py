@@ -8,6 +8,7 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
+from clip2clap.inference.loading.formats import is_clap_local
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
@@ -83,20 +84,6 @@ class GeneratorClap:
         if self.space is not None:
             require_same_model(self.space, encoder.space(modality), what="The generator's own CLAP")
         return encoder
-
-
-def is_clap_local(name: str | None, revision: str | None) -> bool:
-    """Return whether a CLAP's weights are on disk."""
-    from clip2clap.core.errors import ModelNotFoundError
-    from clip2clap.embeddings.checkpoint import find_checkpoint
-
-    if name is None:
-        return False
-    try:
-        find_checkpoint(name, "clap", revision=revision, local_files_only=True)
-    except ModelNotFoundError:
-        return False
-    return True
 
 
 def encode_cached(

@@ -2,19 +2,12 @@
 
 import logging
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
-from clip2clap.inference.inputs import (
-    check_choice,
-    check_embeds,
-    check_one_or_each,
-    check_texts,
-    embeds_on_cpu,
-)
+from clip2clap.inference.inputs import embeds_on_cpu
 
 Negative = Literal["auto", "learned", "prompt", "zero"]
 
@@ -31,48 +24,6 @@ def interval_steps(interval: tuple[float, float], num_steps: int) -> range:
     """
     start, end = interval
     return range(math.ceil(start * num_steps), math.ceil(end * num_steps))
-
-
-def check_negative(
-    pipeline: Any,
-    negative: str,
-    prompt: list[str] | None,
-    embeds: Tensor | None,
-    count: int,
-) -> None:
-    """Check the negative condition of an image-to-audio pipeline.
-
-    Args:
-        pipeline: Pipeline.
-        negative: Its argument `negative`.
-        prompt: Its argument `negative_prompt`.
-        embeds: Its argument `negative_prompt_embeds`.
-        count: Number of items.
-
-    Raises:
-        UserError: If the arguments contradict each other or the pipeline.
-    """
-    check_choice(negative, get_args(Negative), "negative")
-    if prompt is not None and embeds is not None:
-        raise UserError("Give negative_prompt or negative_prompt_embeds, not both.")
-    if (prompt is not None or embeds is not None) and negative not in ("auto", "prompt"):
-        raise UserError(
-            f"negative={negative!r} selects another embedding than the negative prompt. Leave one "
-            "of the two out.",
-            param="negative",
-        )
-    if negative == "learned" and pipeline.negative_embedding is None:
-        raise UserError(
-            "This pipeline has no negative_embedding to guide away from. Use negative='auto', "
-            "'prompt' or 'zero'.",
-            param="negative",
-        )
-    if prompt is not None:
-        check_texts(prompt, "negative_prompt")
-        check_one_or_each(prompt, "negative_prompt", count)
-    if embeds is not None:
-        check_embeds(embeds, "negative_prompt_embeds", pipeline.embed_dim)
-        check_one_or_each(embeds, "negative_prompt_embeds", count)
 
 
 def negative_texts(pipeline: Any, call: Any) -> list[str] | None:

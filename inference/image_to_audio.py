@@ -11,26 +11,13 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.inference.base import TranslatorPipeline
-from clip2clap.inference.compatibility import (
-    PathOrId,
-    check_generator_spaces,
-)
-from clip2clap.inference.denoising import OnStep, accepted_options, denoise
-from clip2clap.inference.generator_checks import check_generator_call, check_generator_sizes
+from clip2clap.inference.call_checks import check_generator_call
+from clip2clap.inference.compatibility import PathOrId
+from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors
 from clip2clap.inference.generator_clap import GeneratorClap
-from clip2clap.inference.guidance import (
-    Negative,
-    interval_steps,
-    negative_embeds,
-    negative_texts,
-)
-from clip2clap.inference.inputs import (
-    ImageSource,
-    embeds_on_cpu,
-)
-from clip2clap.inference.loading.components import DtypeChoice
-from clip2clap.inference.loading.pipeline import load_pipeline
-from clip2clap.inference.noise import draw_noise, second_generators, spread_generators
+from clip2clap.inference.guidance import Negative, negative_embeds, negative_texts
+from clip2clap.inference.inputs import ImageSource, embeds_on_cpu
+from clip2clap.inference.noise import second_generators, spread_generators
 from clip2clap.inference.outputs import ImageToAudioOutput
 from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
 
@@ -105,7 +92,16 @@ class ImageToAudioPipeline(TranslatorPipeline):
     encoder_parts = ("clip", "translator", "ranker", "ranker_translator")
     encoder_modalities = {"clip": ("image",)}  # noqa: RUF012
     label_template = "the sound of a {}"
-    check_spaces = staticmethod(check_generator_spaces)
+    space_pairs = (
+        ("translator source", "clip", "The translator's source is not the pipeline's CLIP"),
+        ("translator target", "generator", "The translator's target is not the generator's CLAP"),
+        (
+            "ranker_translator source",
+            "clip",
+            "The ranker_translator's source is not the pipeline's CLIP",
+        ),
+        ("ranker_translator target", "ranker", "The ranker_translator's target is not the ranker"),
+    )
 
     vocoder: Any
     ranker: "ClapEncoder | None"
@@ -132,75 +128,22 @@ class ImageToAudioPipeline(TranslatorPipeline):
         default_num_candidates: int = 1,
     ) -> None:
         super().__init__()
-        self.register_modules(
-            clip=clip,
-            translator=translator,
-            unet=unet,
-            vae=vae,
-            vocoder=vocoder,
-            scheduler=scheduler,
-            negative_embedding=negative_embedding,
-            retrieval_memory=retrieval_memory,
-            ranker=ranker,
-            ranker_translator=ranker_translator,
-        )
-        self.register_to_config(
-            clap_id=clap_id,
-            clap_space=clap_space,
-            clap_revision=clap_revision,
-            default_guidance_scale=default_guidance_scale,
-            default_guidance_interval=default_guidance_interval,
-            default_num_inference_steps=default_num_inference_steps,
-            default_num_candidates=default_num_candidates,
-        )
+        self._register(locals())
         self.vae_scale_factor = vae_scale_factor(vae)
         self.generator_clap = GeneratorClap(self)
-        encoders = {part: getattr(self, part) for part in self.encoder_parts}
-        check_generator_spaces(encoders, self.generator_clap.space)
-        check_generator_sizes(self)
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls,
-        pretrained_model_name_or_path: PathOrId,
-        *,
-        clip: "ClipEncoder | PathOrId | None" = None,
-        translator: "Translator | PathOrId | None" = None,
-        ranker: "ClapEncoder | PathOrId | None" = None,
-        ranker_translator: "Translator | PathOrId | None" = None,
-        scheduler: "SchedulerMixin | None" = None,
-        torch_dtype: DtypeChoice = "auto",
-        **options: Any,
-    ) -> "ImageToAudioPipeline":
-        """Load a pipeline, or the generator of an AudioLDM or MusicLDM checkpoint.
-
-        The spaces of all components are compared before any weights are read, and every
-        component's weights must be complete.
-
-        Args:
-            pretrained_model_name_or_path: `"demo"`, another preset, a hub id or a folder.
-            clip: Replacement of the saved one: an encoder, or a name for `ClipEncoder`.
-            translator: Replacement of the saved one: a translator, a folder or a hub id.
-            ranker: CLAP with an audio encoder, to rank candidates.
-            ranker_translator: Map from the CLIP's space to the ranker's.
-            scheduler: Replacement of the saved one.
-            torch_dtype: Dtype of UNet, VAE and vocoder: a dtype, a dict by component (with
-                `"default"` for the rest), None for float32, or `"auto"`: `fastest_dtype()` for
-                UNet and VAE, and float32 for the vocoder, whose noise in bfloat16 is audible. CLIP
-                and translators stay in float32 unless named.
-            **options: Further options: `variant` of the weights, such as `"fp16"`, `revision`,
-                `token` and `local_files_only`, as in diffusers.
-
-        Raises:
-            SpaceMismatchError: If two components are of different encoders.
-            CheckpointError: If it is another pipeline, or files or weights are missing or do not
-                match; they are named.
-        """
-        given = {"clip": clip, "translator": translator}
-        given |= {"ranker": ranker, "ranker_translator": ranker_translator}
-        overrides = {"scheduler": scheduler}
-        name = pretrained_model_name_or_path
-        return load_pipeline(cls, name, given, overrides, torch_dtype=torch_dtype, **options)
+        self.diffusion = _AudioDiffusion(self)
+        if unet.config["class_embed_type"] != "simple_projection":
+            raise UserError(
+                "The UNet accepts no CLAP embedding as class labels (class_embed_type is "
+                f"{unet.config['class_embed_type']!r}, expected 'simple_projection'): it is not "
+                "the UNet of AudioLDM 1 or MusicLDM."
+            )
+        self._check_components("The UNet", "the generator's CLAP has", self.generator_clap.space)
+        if vocoder.config.model_in_dim % self.vae_scale_factor:
+            raise UserError(
+                f"The vocoder's {vocoder.config.model_in_dim} frequency bins are not divisible by "
+                f"the VAE's scale factor {self.vae_scale_factor}."
+            )
 
     @classmethod
     def from_audioldm(
@@ -311,26 +254,22 @@ class ImageToAudioPipeline(TranslatorPipeline):
             UserError: If an argument is invalid or an image unreadable (it is named).
         """
         call = self._prepare_call(locals())
-        count = self.check_inputs(**vars(call))
-        embeds, negatives, targets, generators = self._condition(call, count)
-        audio = self._generate_audio(call, embeds.flatten(0, 1), negatives, generators)
+        count = check_generator_call(self, call)
+        samples = self.count_samples(call.audio_length_in_s)
+        embeds, targets, request = self._condition(call, count, samples)
+        audio = self._generate(request, lambda latents: self._decode(latents)[:, :samples])
         similarities = None
         if targets is not None:
             best, similarities = self.rank(audio, targets)
-            items = torch.arange(count)
-            audio = audio.view(count, call.num_candidates, -1)[items, best]
-            embeds = embeds[items, best, None]
+            chosen = torch.arange(count) * call.num_candidates + best
+            audio, embeds = audio[chosen], embeds[chosen]
         output = ImageToAudioOutput(
             audios=audio.numpy() if output_type == "np" else audio,
             sampling_rate=self.sampling_rate,
-            audio_embeds=embeds.squeeze(1),
+            audio_embeds=embeds,
             similarities=similarities,
         )
         return self._finish(output, call)
-
-    def check_inputs(self, **arguments: Any) -> int:
-        """Check the arguments of a call; see `check_generator_call`."""
-        return check_generator_call(self, **arguments)
 
     def count_samples(self, seconds: float | None) -> int:
         """Return the number of samples of a length, which is checked."""
@@ -353,10 +292,10 @@ class ImageToAudioPipeline(TranslatorPipeline):
         )
 
     def _condition(
-        self, call: Any, count: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, list[torch.Generator]]:
-        """Compute embeddings (n, k, d), negatives (n * k, d), targets (n, d), and generators."""
-        guided = call.guidance_scale > 1.0
+        self, call: Any, count: int, samples: int
+    ) -> tuple[Tensor, Tensor | None, Request]:
+        """Compute embeddings (n * k, d), targets to rank by (n, d), and the request for all."""
+        candidates, guided = call.num_candidates, call.guidance_scale > 1.0
         # All texts at once, so that the text encoder is loaded once, and before the images.
         unwanted = negative_texts(self, call) if guided else None
         texts = [*(call.prompt or []), *(unwanted or [])]
@@ -369,57 +308,26 @@ class ImageToAudioPipeline(TranslatorPipeline):
             embeds = self.encode_text(call.prompt)
         else:
             embeds = embeds_on_cpu(call.prompt_embeds)
-        generators = spread_generators(call.generator, count, call.num_candidates)
-        embeds = embeds.repeat_interleave(call.num_candidates, dim=0)
+        generators = spread_generators(call.generator, count, candidates)
+        embeds = embeds.repeat_interleave(candidates, dim=0)
         if image_embeds is not None:
             embeds = self.translate(embeds, generator=second_generators(generators))
-        embeds = embeds.view(count, call.num_candidates, -1)  # (n, k, d)
         targets = negatives = None
-        if call.num_candidates > 1:
-            targets = self._ranking_targets(embeds.mean(1), image_embeds, call.prompt)
+        if candidates > 1:
+            means = embeds.view(count, candidates, -1).mean(1)
+            targets = self._ranking_targets(means, image_embeds, call.prompt)
         if guided:
             negatives = negative_embeds(self, call, unwanted, count)
-            negatives = negatives.repeat_interleave(call.num_candidates, dim=0)
-        return embeds, negatives, targets, generators
-
-    def _generate_audio(
-        self, call: Any, embeds: Tensor, negatives: Tensor | None, generators: list[Any]
-    ) -> Tensor:
-        """Generate the waveforms of all candidates, shape (n, samples), float32, on the CPU."""
-        samples = self.count_samples(call.audio_length_in_s)
-        noise = call.latents
-        if noise is None:
-            noise = draw_noise(self.latent_shape(samples), generators)
-        noise = noise.detach().to("cpu", torch.float32)
-        embeds, device = self.retrieve(embeds), self._execution_device
-
-        def generate(batch: slice, on_step: OnStep) -> Tensor:
-            self.scheduler.set_timesteps(call.num_inference_steps, device=device)
-            timesteps = self.scheduler.timesteps
-            latents = denoise(
-                self.unet,
-                self.scheduler,
-                noise[batch].to(device) * self.scheduler.init_noise_sigma,
-                timesteps,
-                conditional={"prompt_embeds": embeds[batch]},
-                unconditional=None if negatives is None else {"prompt_embeds": negatives[batch]},
-                unet_inputs=lambda tensors: {
-                    "encoder_hidden_states": None,
-                    "class_labels": tensors["prompt_embeds"],
-                },
-                guidance_scale=call.guidance_scale,
-                guided_steps=interval_steps(call.guidance_interval, len(timesteps)),
-                step_options=accepted_options(self.scheduler, call.eta, generators[batch]),
-                on_step=on_step,
-            )
-            return self._decode(latents)[:, :samples]
-
-        self.scheduler.set_timesteps(call.num_inference_steps, device=device)
-        self._num_timesteps = len(self.scheduler.timesteps)
-        starts = range(0, len(embeds), call.batch_size)
-        return self._generate(
-            [slice(start, start + call.batch_size) for start in starts], generate, call
+            negatives = negatives.repeat_interleave(candidates, dim=0)
+        request = Request(
+            call,
+            self.latent_shape(samples),
+            self.retrieve(embeds),
+            generators,
+            latents=call.latents,
+            negative_embeds=negatives,
         )
+        return embeds, targets, request
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Decode latents to waveforms, shape (n, samples), float32, on the CPU."""
@@ -446,3 +354,17 @@ class ImageToAudioPipeline(TranslatorPipeline):
     def _encode_outputs(self, outputs: NDArray[np.float32] | Tensor) -> Tensor:
         waveforms = [(np.asarray(waveform), self.sampling_rate) for waveform in outputs]
         return self._audio_encoder().encode_audio(waveforms)
+
+
+class _AudioDiffusion(LatentDiffusion):
+    """Latent diffusion of AudioLDM, conditioned on a CLAP embedding as class labels."""
+
+    def condition(self, request: Request) -> tuple[Tensors, Tensors | None]:
+        """Compute the conditional and, if guided, the unconditional tensors, first dimension n."""
+        negatives = request.negative_embeds
+        unconditional = None if negatives is None else {"prompt_embeds": negatives}
+        return {"prompt_embeds": request.embeds}, unconditional
+
+    def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
+        """Return the UNet's keyword arguments for tensors that `condition` computed."""
+        return {"encoder_hidden_states": None, "class_labels": tensors["prompt_embeds"]}

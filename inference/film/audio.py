@@ -13,10 +13,7 @@ from clip2clap.media.video import FILM_RATE
 def film_audio(audios: Sequence[str | Path | bytes], options: FilmOptions) -> Iterator[np.ndarray]:
     """Read audio files in sequence, with equal-power cross-fades.
 
-    Args:
-        audios: Audio files.
-        options: Length of the cross-fade and of the excerpts; an excerpt that is shorter than the
-            cross-fade is faded over all its length.
+    An excerpt that is shorter than the cross-fade is faded over all its length.
 
     Yields:
         Blocks of shape (2, samples), float32, at `FILM_RATE`.
@@ -28,8 +25,7 @@ def film_audio(audios: Sequence[str | Path | bytes], options: FilmOptions) -> It
     held = np.zeros((2, 0), np.float32)
     for index, source in enumerate(audios):
         keep = fade if index < len(audios) - 1 else 0
-        previous = held if index else None
-        held = np.zeros((2, 0), np.float32)
+        previous, held = held, np.zeros((2, 0), np.float32)
         blocks = stream_audio(
             source,
             sampling_rate=FILM_RATE,
@@ -56,13 +52,14 @@ class AudioReader:
     def __init__(self, blocks: Iterator[np.ndarray]):
         self.position = 0
         """Number of samples read."""
+        self.held = np.zeros((2, 0), np.float32)
+        """Samples of the last block that are not read."""
         self._source = blocks
-        self._held = np.zeros((2, 0), np.float32)
 
     def read_until(self, position: int) -> np.ndarray:
         """Read the samples up to a position, or to the end of the stream."""
-        parts = [self._held]
-        available = self._held.shape[1]
+        parts = [self.held]
+        available = self.held.shape[1]
         while self.position + available < position:
             block = next(self._source, None)
             if block is None:
@@ -71,13 +68,13 @@ class AudioReader:
             available += block.shape[1]
         held = np.concatenate(parts, axis=1)
         read = held[:, : position - self.position]
-        self._held = held[:, read.shape[1] :]
+        self.held = held[:, read.shape[1] :]
         self.position += read.shape[1]
         return read
 
     def read_rest(self) -> np.ndarray:
         """Read the samples that are left."""
-        rest = np.concatenate([self._held, *self._source], axis=1)
+        rest = np.concatenate([self.held, *self._source], axis=1)
         self.position += rest.shape[1]
         return rest
 
@@ -114,21 +111,15 @@ class AudioWindows:
             yield (self.samples - len(last) / 2) / FILM_RATE, last
 
 
-def _faded_in(blocks: Iterator[np.ndarray], previous: np.ndarray | None) -> Iterator[np.ndarray]:
+def _faded_in(blocks: Iterator[np.ndarray], previous: np.ndarray) -> Iterator[np.ndarray]:
     """Mix the end of the previous audio into the beginning of this one."""
-    if previous is None or not previous.shape[1]:
-        yield from blocks
-        return
-    head = np.zeros((2, 0), np.float32)
-    while head.shape[1] < previous.shape[1]:
-        block = next(blocks, None)
-        if block is None:
-            break
-        head = np.concatenate([head, block], axis=1)
-    overlap = min(head.shape[1], previous.shape[1])
-    angle = (np.arange(overlap, dtype=np.float32) + 0.5) / max(1, overlap) * np.pi / 2
-    before = previous.shape[1] - overlap
-    yield previous[:, :before]
-    yield previous[:, before:] * np.cos(angle) + head[:, :overlap] * np.sin(angle)
-    yield head[:, overlap:]
+    if previous.shape[1]:
+        reader = AudioReader(blocks)
+        head = reader.read_until(previous.shape[1])
+        overlap = head.shape[1]
+        angle = (np.arange(overlap, dtype=np.float32) + 0.5) / max(1, overlap) * np.pi / 2
+        before = previous.shape[1] - overlap
+        yield previous[:, :before]
+        yield previous[:, before:] * np.cos(angle) + head * np.sin(angle)
+        yield reader.held
     yield from blocks

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import expect
 from clip2clap.inference.film.options import FilmOptions
 from clip2clap.inference.painting.paint import (
     Painting,
@@ -23,8 +23,8 @@ MakeFrames = Callable[[Tensor], np.ndarray]
 """Map from the embeddings of the next frames, shape (n, d), to the frames: RGB, uint8, shape
 (n, height, width, 3). Called in order, a batch at a time."""
 
-# The first frame starts from noise instead of the previous frame.
-_FIRST_FRAME_ITERATIONS = 8
+# The first frame starts from noise instead of the previous frame: it gets more iterations.
+_FIRST_FRAME_FACTOR = 8
 
 
 class DecodedFrames:
@@ -53,10 +53,7 @@ class DecodedFrames:
         walk_in_s: float = 0.0,
         calls: dict[str, Any] | None = None,
     ):
-        if not 0 <= walk_in_s < math.inf:
-            raise UserError(
-                f"Expected walk_in_s to be 0 or more, got {walk_in_s}.", param="walk_in_s"
-            )
+        expect(0 <= walk_in_s < math.inf, "walk_in_s", "0 or more", walk_in_s)
         self.pipeline, self.options, self.calls = pipeline, options, dict(calls or {})
         size = pipeline.decoder.size
         height, width = (self.calls.get(name) or size for name in ("height", "width"))
@@ -108,36 +105,31 @@ class PaintedFrames:
         seed: int = 0,
     ):
         self.surface, self.clip, self.options, self.painting = surface, clip, options, painting
-        self._latent, self._started = latent, False
+        self._latent, self._factor = latent, _FIRST_FRAME_FACTOR
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, embeds: Tensor) -> np.ndarray:
         """Paint the next frames, one for each embedding of shape (n, d)."""
-        return np.concatenate([self._paint(embed) for embed in embeds])
-
-    def _paint(self, embed: Tensor) -> np.ndarray:
-        painting = Painting(
-            self.surface,
-            self.clip,
-            [Target(embed)],
-            latent=self._latent,
-            options=self.painting,
-            generator=self._generator,
-        )
-        factor = 1 if self._started else _FIRST_FRAME_ITERATIONS
-        for _ in range(factor * self.painting.iterations):
-            painting.step()
-        self._latent, self._started = painting.latent, True
-        with torch.no_grad():
-            return scale_frames(self.surface.pixels(self._latent), self.options)
+        frames = []
+        for embed in embeds:
+            painting = Painting(
+                self.surface,
+                self.clip,
+                [Target(embed)],
+                latent=self._latent,
+                options=self.painting,
+                generator=self._generator,
+            )
+            for _ in range(self._factor * self.painting.iterations):
+                painting.step()
+            self._latent, self._factor = painting.latent, 1
+            with torch.no_grad():
+                frames.append(scale_frames(self.surface.pixels(self._latent), self.options))
+        return np.concatenate(frames)
 
 
 def scale_frames(pixels: Tensor, options: FilmOptions) -> np.ndarray:
-    """Scale images to a film's size, and crop them about the center to its shape.
-
-    Args:
-        pixels: Images, shape (n, 3, h, w), in [0, 1].
-        options: Size of the film.
+    """Scale images (n, 3, h, w) in [0, 1] to a film's size, and crop them to its shape.
 
     Returns:
         RGB frames, shape (n, height, width, 3), uint8.
@@ -156,32 +148,20 @@ def scale_frames(pixels: Tensor, options: FilmOptions) -> np.ndarray:
 
 
 def title_card(text: str, width: int, height: int) -> np.ndarray:
-    """Draw a text in white on black, as large as fits.
-
-    Args:
-        text: Text; line ends are kept.
-        width: Width in pixels.
-        height: Height in pixels.
+    """Draw a text in white on black, as large as fits; its line ends are kept.
 
     Returns:
         RGB image, shape (height, width, 3), uint8.
     """
     card = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(card)
-    size = height // 4
+    size, style = height // 4, {"align": "center"}
     while size > 6:
-        left, top, right, bottom = draw.multiline_textbbox(
-            (0, 0), text, font=ImageFont.load_default(size), align="center"
-        )
+        font = ImageFont.load_default(size)
+        left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, **style)
         if right - left <= 0.9 * width and bottom - top <= 0.9 * height:
             break
         size = int(size * 0.9)
-    draw.multiline_text(
-        (width / 2, height / 2),
-        text,
-        font=ImageFont.load_default(size),
-        fill="white",
-        anchor="mm",
-        align="center",
-    )
+    font, center = ImageFont.load_default(size), (width / 2, height / 2)
+    draw.multiline_text(center, text, font=font, fill="white", anchor="mm", **style)
     return np.asarray(card)

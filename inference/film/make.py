@@ -1,13 +1,13 @@
 """Audio-reactive video generation."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clip2clap.core.concurrency import batched, read_ahead
 from clip2clap.core.errors import UserError
@@ -21,16 +21,11 @@ from clip2clap.media.video import FILM_RATE, FilmWriter
 
 @dataclass(frozen=True)
 class Film:
-    """Film that `make_film` wrote."""
+    """Film that `make_film` wrote: numbers of frames and seconds include the title card."""
 
     path: Path
-    """MP4 file."""
-
     frames: int
-    """Number of frames, the title card's included."""
-
     seconds: float
-    """Length of the audio in seconds, the title card's silence included."""
 
 
 def make_film(
@@ -73,58 +68,36 @@ def make_film(
     """
     if not audios:
         raise UserError("There is no audio to make a film of.", param="audios")
-    path = Path(path)
-    reader = AudioReader(_with_title(film_audio(audios, options), options))
-    embeds = read_ahead(_batches(frame_embeds(film_audio(audios, options), embed, options)))
+    path, title = Path(path), _title_frames(options)
+    silence = np.zeros((2, round(len(title) / options.fps * FILM_RATE)), np.float32)
+    reader = AudioReader(itertools.chain([silence], film_audio(audios, options)))
+    each = frame_embeds(film_audio(audios, options), embed, options)
+    embeds = read_ahead(torch.stack(batch) for batch in batched(each, BATCH_SIZE))
+
+    def generate() -> Iterator[np.ndarray]:
+        with closing(embeds):
+            yield from map(make_frames, embeds)
+
+    frames = 0
     with (
-        closing(read_ahead(_generated(embeds, make_frames))) as generated,
+        closing(read_ahead(generate())) as generated,
         replacing(path) as partial,
         FilmWriter(partial, fps=options.fps, width=options.width, height=options.height) as writer,
     ):
-        frames = 0
-        for batch in _title_batches(options):
-            frames = _write(writer, reader, batch, frames, options)
-        for batch in generated:
-            frames = _write(writer, reader, batch, frames, options)
-            if on_frames is not None:
+        for batch in itertools.chain([title], generated):
+            for frame in batch:
+                frames += 1
+                writer.add_sound(reader.read_until(round(frames / options.fps * FILM_RATE)))
+                writer.add_frame(frame)
+            if on_frames is not None and batch is not title:
                 on_frames(frames)
         writer.add_sound(reader.read_rest())
     return Film(path, frames, reader.position / FILM_RATE)
 
 
-def _generated(embeds: Generator[Tensor], make_frames: MakeFrames) -> Iterator[np.ndarray]:
-    with closing(embeds):
-        for batch in embeds:
-            yield make_frames(batch)
-
-
-def _batches(embeds: Iterator[Tensor]) -> Iterator[Tensor]:
-    return (torch.stack(batch) for batch in batched(embeds, BATCH_SIZE))
-
-
-def _title_frames(options: FilmOptions) -> int:
-    return round(options.title_in_s * options.fps) if options.title else 0
-
-
-def _title_batches(options: FilmOptions) -> Iterator[np.ndarray]:
-    """Yield the frames of the title card, if there is one."""
-    if options.title:
-        card = title_card(options.title, options.width, options.height)
-        yield from (card[None] for _ in range(_title_frames(options)))
-
-
-def _with_title(blocks: Iterator[np.ndarray], options: FilmOptions) -> Iterator[np.ndarray]:
-    """Prepend the title card's silence."""
-    yield np.zeros((2, round(_title_frames(options) / options.fps * FILM_RATE)), np.float32)
-    yield from blocks
-
-
-def _write(
-    writer: FilmWriter, reader: AudioReader, batch: np.ndarray, frames: int, options: FilmOptions
-) -> int:
-    """Write frames, each after its audio, and return their number so far."""
-    for frame in batch:
-        frames += 1
-        writer.add_sound(reader.read_until(round(frames / options.fps * FILM_RATE)))
-        writer.add_frame(frame)
-    return frames
+def _title_frames(options: FilmOptions) -> list[np.ndarray]:
+    """Return the frames of the title card, if there is one."""
+    if not options.title:
+        return []
+    card = title_card(options.title, options.width, options.height)
+    return [card] * round(options.title_in_s * options.fps)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import expect
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,16 @@ class FilmOptions:
     """Length of the excerpt of each audio file, in seconds; None for all."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.fps <= 120:
-            raise UserError(
-                f"Expected fps to be above 0, at most 120, got {self.fps}.", param="fps"
-            )
+        expect(0 < self.fps <= 120, "fps", "above 0, at most 120", self.fps)
         for name in ("width", "height"):
             value = getattr(self, name)
-            if value < 2 or value % 2:
-                raise UserError(
-                    f"Expected {name} of the film to be even, got {value} pixels.", param=name
-                )
-        if not 0 < self.hop_in_s <= self.window_in_s < math.inf:
-            raise UserError(
-                "Expected 0 < hop_in_s <= window_in_s, got a window of "
-                f"{self.window_in_s} s and a hop of {self.hop_in_s} s.",
-                param="hop_in_s",
-            )
+            expect(value >= 2 and value % 2 == 0, name, "an even number of pixels", value)
+        expect(
+            0 < self.hop_in_s <= self.window_in_s < math.inf,
+            "hop_in_s",
+            f"above 0 and at most the window of {self.window_in_s} s",
+            self.hop_in_s,
+        )
         for name in ("smoothing_in_s", "crossfade_in_s", "title_in_s"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise UserError(f"Expected {name} to be 0 or more, got {value}.", param=name)
+            expect(0 <= value < math.inf, name, "0 or more", value)

@@ -1,5 +1,6 @@
 """Path of embeddings through the windows of an audio stream, one embedding per frame."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,7 +40,7 @@ def frame_embeds(
     Args:
         blocks: Audio, as `film_audio` yields it.
         embed: Encodes windows.
-        options: Windows, smoothing and frame rate.
+        options: Options of the film.
 
     Yields:
         CLIP embeddings, shape (d,), unit norm: one for every frame that begins before the audio
@@ -56,7 +57,10 @@ def frame_embeds(
     for time, vector in keys:
         # A frame shows the audio at its center.
         while (center := float((frame + Fraction(1, 2)) * period)) < time:
-            yield vector if before is None else _between(before, (time, vector), center)
+            if before is None:
+                yield vector
+            else:
+                yield slerp(before[1], vector, (center - before[0]) / (time - before[0]))
             frame += 1
         before = (time, vector)
     if before is None:
@@ -67,14 +71,9 @@ def frame_embeds(
 
 
 def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
-    """Interpolate between two unit vectors along the great circle.
+    """Interpolate between two unit vectors (d,), not opposite, along the great circle.
 
     Shoemake (1985), https://doi.org/10.1145/325165.325242.
-
-    Args:
-        start: First vector, shape (d,), unit norm.
-        end: Second vector, shape (d,), unit norm, not opposite to `start`.
-        fraction: Position between them, from 0 to 1.
     """
     angle = torch.atan2((start - end).norm(), (start + end).norm()) * 2
     if angle < _SAME_ANGLE:
@@ -87,11 +86,12 @@ def _encoded(
 ) -> Iterator[tuple[float, Tensor | None]]:
     """Encode windows batch by batch; silent ones have no embedding."""
     for batch in batched(windows, BATCH_SIZE):
-        audible = [waveform for _, waveform in batch if not is_silent(waveform)]
+        silent = [is_silent(waveform) for _, waveform in batch]
+        audible = [each for (_, each), none in zip(batch, silent, strict=True) if not none]
         with torch.no_grad():
             vectors = iter(unit_norm(embed(audible)).cpu() if audible else [])
-        for time, waveform in batch:
-            yield time, None if is_silent(waveform) else next(vectors)
+        for (time, _), none in zip(batch, silent, strict=True):
+            yield time, None if none else next(vectors)
 
 
 def _filled(keys: Iterable[tuple[float, Tensor | None]]) -> Iterator[tuple[float, Tensor]]:
@@ -116,14 +116,8 @@ def _smoothed(
     reach = math.ceil(_KERNEL_REACH * spread / options.hop_in_s)
     near: deque[tuple[float, Tensor]] = deque()
     place = 0
-    ended = False
     while True:
-        while not ended and len(near) <= place + reach:
-            key = next(keys, None)
-            if key is None:
-                ended = True
-            else:
-                near.append(key)
+        near.extend(itertools.islice(keys, max(0, place + reach + 1 - len(near))))
         if place >= len(near):
             return
         time, vector = near[place]
@@ -136,8 +130,3 @@ def _smoothed(
         if place > reach:
             near.popleft()
             place -= 1
-
-
-def _between(before: tuple[float, Tensor], after: tuple[float, Tensor], moment: float) -> Tensor:
-    fraction = (moment - before[0]) / (after[0] - before[0])
-    return slerp(before[1], after[1], fraction)

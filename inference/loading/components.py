@@ -1,8 +1,10 @@
 """Components of a pipeline: their dtypes, and loading with complete weights."""
 
+import contextlib
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -11,7 +13,8 @@ import torch
 from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.hub import quiet
 from clip2clap.embeddings.weights import check_weights
-from clip2clap.inference.loading.files import component_class, part_folder
+from clip2clap.inference.loading.files import component_class, part_names
+from clip2clap.models.autoencoders import AUTOENCODERS
 
 HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
 """Components that dominate time and memory, to which a pipeline's `torch_dtype` applies."""
@@ -19,6 +22,28 @@ HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
 DtypeChoice = torch.dtype | dict[str, torch.dtype] | Literal["auto"] | None
 
 Model = TypeVar("Model")
+
+# Classes of the components, with several by the class name in a pipeline's index.
+_CLASSES: dict[str, str | dict[str, str]] = {
+    "clip": "clip2clap.embeddings.encoders.clip:ClipEncoder",
+    "clap": "clip2clap.embeddings.encoders.clap:ClapEncoder",
+    "ranker": "clip2clap.embeddings.encoders.clap:ClapEncoder",
+    "translator": "clip2clap.translator.auto:AutoTranslator",
+    "ranker_translator": "clip2clap.translator.auto:AutoTranslator",
+    "ip_adapter": "clip2clap.inference.loading.ip_adapter:IPAdapterWeights",
+    "unet": "diffusers:UNet2DConditionModel",
+    "vae": {name: f"clip2clap.models.autoencoders:{name}" for name in AUTOENCODERS},
+    "vocoder": {
+        "SpeechT5HifiGan": "transformers:SpeechT5HifiGan",
+        "SpectralVocoder": "clip2clap.models.spectral_vocoder:SpectralVocoder",
+    },
+    "text_encoder": "transformers:CLIPTextModel",
+    "tokenizer": "transformers:CLIPTokenizer",
+    "image_normalizer": "diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer:"
+    "StableUnCLIPImageNormalizer",
+    "negative_embedding": "clip2clap.models.negative_embedding:LearnedNegativeEmbedding",
+    "retrieval_memory": "clip2clap.models.retrieval_memory:RetrievalMemory",
+}
 
 
 def fastest_dtype() -> torch.dtype:
@@ -90,11 +115,8 @@ def load_strictly(
     if issubclass(model_class, diffusers.ModelMixin):
         options = {"torch_dtype": dtype}
     load: Any = model_class.from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        with quiet():
-            model, info = load(folder, variant=chosen, output_loading_info=True, **options)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
+    with _explained(what):
+        model, info = load(folder, variant=chosen, output_loading_info=True, **options)
     check_weights(
         what,
         missing=set(info["missing_keys"]) - _unused_weights(model),
@@ -120,30 +142,13 @@ def load_encoders(
         **access: As for `ClipEncoder.from_pretrained`.
     """
     loaded = dict(given)
-    for part, value in given.items():
-        if isinstance(value, str | os.PathLike):
-            loaded[part] = _load_encoder(
-                part, os.fspath(value), dtypes(part), modalities.get(part), access
-            )
+    for part, name in given.items():
+        if isinstance(name, str | os.PathLike):
+            options = {"torch_dtype": dtypes(part), **access}
+            if part in modalities:
+                options["modalities"] = modalities[part]
+            loaded[part] = _class_of(part).from_pretrained(os.fspath(name), **options)
     return loaded
-
-
-def _load_encoder(
-    part: str, name: str, dtype: torch.dtype, modalities: Any, access: dict[str, Any]
-) -> Any:
-    if part == "ip_adapter":
-        from clip2clap.inference.loading.ip_adapter import IPAdapterWeights
-
-        return IPAdapterWeights.from_pretrained(name, **access)
-    if part in ("translator", "ranker_translator"):
-        from clip2clap.translator.auto import AutoTranslator
-
-        return AutoTranslator.from_pretrained(name, torch_dtype=dtype, **access)
-    from clip2clap.embeddings.encoders.clap import ClapEncoder
-    from clip2clap.embeddings.encoders.clip import ClipEncoder
-
-    encoder_class = ClipEncoder if part == "clip" else ClapEncoder
-    return encoder_class.from_pretrained(name, torch_dtype=dtype, modalities=modalities, **access)
 
 
 def load_components(
@@ -167,96 +172,57 @@ def load_components(
     """
     loaded: dict[str, Any] = {}
     for part, place in places.items():
-        if part in ("scheduler", "image_noising_scheduler"):
-            loaded[part] = load_scheduler(folder, index, part=part)
-        elif part == "tokenizer":
-            loaded[part] = _load_tokenizer(folder / place)
+        folders = [folder / name for name in part_names(place)]
+        path = next((each for each in folders if each.is_dir()), folders[0])
+        class_name = component_class(index, place)
+        if part == "tokenizer":
+            with _explained(f"The tokenizer in {folder}"):
+                loaded[part] = _class_of(part).from_pretrained(path, local_files_only=True)
+        elif part in ("scheduler", "image_noising_scheduler"):
+            loaded[part] = _load_scheduler(path, class_name)
         else:
-            model_class = _model_class(part, place, index, folder)
-            path = part_folder(folder, place)
+            model_class = _class_of(part, class_name, folder)
             loaded[part] = load_strictly(model_class, path, dtype=dtypes(part), variant=variant)
     return loaded
 
 
-def load_scheduler(folder: Path, index: dict[str, Any], *, part: str = "scheduler") -> Any:
-    """Load the scheduler that an index names, if diffusers has it.
-
-    Raises:
-        CheckpointError: If it has not, or the config is missing or broken.
-    """
+def _load_scheduler(path: Path, class_name: str | None) -> Any:
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    class_name = component_class(index, part)
     scheduler_class = getattr(diffusers, str(class_name), None)
     if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)):
         raise CheckpointError(
-            f"{folder} names a scheduler {class_name!r} that diffusers {diffusers.__version__} "
-            "doesn't have. Give scheduler=..., or install the diffusers it was saved with."
+            f"{path.parent} names a scheduler {class_name!r} that diffusers "
+            f"{diffusers.__version__} doesn't have. Give scheduler=..., or install the diffusers "
+            "it was saved with."
         )
+    with _explained(f"The scheduler in {path.parent}"):
+        return cast(Any, scheduler_class).from_pretrained(path)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Mute libraries, and raise a `CheckpointError` for what they raise."""
     try:
         with quiet():
-            return cast(Any, scheduler_class).from_pretrained(folder / part)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"The scheduler in {folder} can't be loaded: {one_line(error)}"
-        ) from error
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer
-
-    try:
-        with quiet():
-            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            yield
+    except UserError:
+        raise
     except Exception as error:
+        raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
+
+
+def _class_of(part: str, class_name: str | None = None, folder: Path | None = None) -> Any:
+    """Return the class of a component; with several candidates, the one that an index names."""
+    choices = _CLASSES[part]
+    if isinstance(choices, str):
+        return pkgutil.resolve_name(choices)
+    if class_name not in choices:
         raise CheckpointError(
-            f"The tokenizer in {folder} can't be loaded: {one_line(error)}"
-        ) from error
-
-
-def _model_class(part: str, place: str, index: dict[str, Any], folder: Path) -> Any:
-    """Return the class of a model; with several candidates, the one in the index."""
-    if part == "unet":
-        from diffusers import UNet2DConditionModel
-
-        return UNet2DConditionModel
-    if part == "vae":
-        from clip2clap.models.autoencoders import autoencoder_class
-
-        return autoencoder_class(index, place, folder)
-    if part == "vocoder":
-        return _vocoder_class(component_class(index, part), folder)
-    if part == "text_encoder":
-        from transformers import CLIPTextModel
-
-        return CLIPTextModel
-    if part == "image_normalizer":
-        from diffusers.pipelines.stable_diffusion import stable_unclip_image_normalizer
-
-        return stable_unclip_image_normalizer.StableUnCLIPImageNormalizer
-    if part == "negative_embedding":
-        from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-
-        return LearnedNegativeEmbedding
-    from clip2clap.models.retrieval_memory import RetrievalMemory
-
-    assert part == "retrieval_memory"
-    return RetrievalMemory
-
-
-def _vocoder_class(class_name: str | None, folder: Path) -> Any:
-    if class_name == "SpectralVocoder":
-        from clip2clap.models.spectral_vocoder import SpectralVocoder
-
-        return SpectralVocoder
-    if class_name == "SpeechT5HifiGan":
-        from transformers import SpeechT5HifiGan
-
-        return SpeechT5HifiGan
-    raise CheckpointError(
-        f"{folder} names a vocoder {class_name!r}. Expected SpeechT5HifiGan or SpectralVocoder."
-    )
+            f"{folder} names a {part} {class_name!r}; the known ones are {', '.join(choices)}."
+        )
+    return pkgutil.resolve_name(choices[class_name])
 
 
 def _unused_weights(model: Any) -> set[str]:

@@ -20,9 +20,7 @@ def fetch_folder(
     *,
     kind: Kind = "generator",
     variant: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
+    **access: Any,
 ) -> Path:
     """Return the local folder of a pipeline, after downloading the components it lacks.
 
@@ -34,9 +32,7 @@ def fetch_folder(
         parts: Subfolders needed beside `model_index.json`.
         kind: Model type, for the messages.
         variant: Weights' variant, such as `"fp16"`; plain weights for a component without it.
-        revision: Branch, tag or commit on the hub.
-        token: Access token for a private repository.
-        local_files_only: Whether to use only local files.
+        **access: `revision`, `token` and `local_files_only`, as for `fetch`.
 
     Raises:
         ModelNotFoundError: If there is no such folder or repository, or the hub is unreachable.
@@ -55,14 +51,7 @@ def fetch_folder(
             return [INDEX_FILE, *(f"{part}/*" for part in parts)]
         return _needed_files(listed, parts, variant)
 
-    return fetch(
-        repo_id,
-        choose,
-        hint=hint,
-        revision=revision,
-        token=token,
-        local_files_only=local_files_only,
-    )
+    return fetch(repo_id, choose, hint=hint, **access)
 
 
 def read_index(folder: Path, *, expected: str = "save_pretrained") -> dict[str, Any]:
@@ -104,12 +93,6 @@ def component_class(index: dict[str, Any], part: str) -> str | None:
 def part_names(part: str) -> list[str]:
     """Return the folder names of a component: today's, and that of earlier versions."""
     return [part, *(older for older, newer in _RENAMED.items() if newer == part)]
-
-
-def part_folder(folder: Path, part: str) -> Path:
-    """Return the folder of a component, under its name in earlier versions if that exists."""
-    folders = [folder / name for name in part_names(part)]
-    return next((path for path in folders if path.is_dir()), folders[0])
 
 
 def _needed_files(listed: Sequence[str], parts: Sequence[str], variant: str | None) -> list[str]:

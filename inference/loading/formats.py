@@ -1,110 +1,145 @@
-"""Checkpoint formats that the pipelines load: their own, and those of published generators."""
+"""Checkpoint formats that the pipelines load: their own, and those of published generators.
+
+Nothing here imports torch before a checkpoint is loaded, so that a wrong one is named at once.
+"""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError
+from clip2clap.core.presets import Kind, companions_of, resolve
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.inference.compatibility import encoder_space, translator_spaces
-from clip2clap.inference.generator_clap import is_clap_local
-from clip2clap.inference.loading.files import component_class
-from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.inference.compatibility import (
+    PathOrId,
+    check_spaces,
+    encoder_space,
+    translator_spaces,
+)
+from clip2clap.inference.loading.files import component_class, fetch_folder, part_names, read_index
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.inference.loading.components import DtypeChoice
     from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 
-_PUBLISHED_STEPS = 25
+_CONDITIONS = {"generator": "a CLAP embedding", "decoder": "a CLIP image embedding"}
 
 
 @dataclass
-class Source:
-    """A pipeline's checkpoint."""
+class Checkpoint:
+    """Checkpoint that our own `save_pretrained` wrote: its index holds components and settings.
 
-    pipeline_class: Any
-    """Class of the pipeline to load."""
+    `name` is a hub id or folder, `index` the content of `model_index.json`, and `access` holds
+    `token` and `local_files_only`.
+    """
 
     name: str
-    """Hub id or folder."""
-
     folder: Path
-    """Local folder."""
-
     index: dict[str, Any]
-    """Content of `model_index.json`."""
-
-    access: dict[str, Any] = field(default_factory=dict)
-    """`token` and `local_files_only`."""
-
+    access: dict[str, Any]
     revision: str | None = None
-    """Branch, tag or commit on the hub."""
-
     fetch_text_encoder: bool = True
-    """Whether the text encoder of an AudioLDM checkpoint may be downloaded."""
+    pipeline_class: Any = None
 
+    def load(
+        self,
+        given: dict[str, Any],
+        replaced: dict[str, Any],
+        *,
+        torch_dtype: "DtypeChoice",
+        variant: str | None,
+    ) -> Any:
+        """Load the pipeline; the spaces of all components are compared before any weights are read.
 
-class SavedFormat:
-    """Format that our own `save_pretrained` writes: the index holds components and settings."""
+        Args:
+            given: Encoders and translators that the user gives, loaded or by name, or None each.
+            replaced: Components and settings that replace the checkpoint's.
+            torch_dtype: As in the pipelines' `from_pretrained`.
+            variant: Weights' variant.
+        """
+        from clip2clap.inference.loading.components import (
+            load_components,
+            load_encoders,
+            part_dtypes,
+        )
 
-    def places(self, source: Source) -> dict[str, str]:
+        cls, access, kind = self.pipeline_class, self.access, self.pipeline_class.preset_kind
+        dtypes = part_dtypes(torch_dtype)
+        missing = [part for part, value in given.items() if value is None]
+        if type(self) is Checkpoint:
+            fetch_folder(self.name, missing, kind=kind, revision=self.revision, **access)
+        companions = companions_of(self.name, kind)
+        defaults = {part: self._default_encoder(part, companions.get(part)) for part in missing}
+        given = {**given, **defaults}
+        space = self._space(given)
+        check_spaces(given, space, cls.space_pairs, **access)
+
+        places = self._places()
+        for part in replaced.keys() - {"scheduler"}:
+            places.pop(part, None)
+        folders = [name for place in places.values() for name in part_names(place)]
+        fetch_folder(
+            self.name, folders, kind=kind, variant=variant, revision=self.revision, **access
+        )
+        precomputed = self._precompute()
+        parts = load_components(self.folder, self.index, places, dtypes, variant)
+        encoders = load_encoders(given, dtypes, modalities=cls.encoder_modalities, **access)
+        settings = self._settings({**replaced, **parts}, encoders, space)
+        return cls(**{**encoders, **parts, **precomputed, **settings, **replaced})
+
+    def _places(self) -> dict[str, str]:
         """Return the name of each component in the index, by its name in the pipeline."""
-        cls = source.pipeline_class
+        cls = self.pipeline_class
         components, _ = cls._get_signature_keys(cls)
         return {
             part: part
             for part in components
             if part not in cls.encoder_parts
-            and (component_class(source.index, part) or part not in cls._optional_components)
+            and (component_class(self.index, part) or part not in cls._optional_components)
         }
 
-    def default_encoder(self, source: Source, part: str, companion: str | None) -> Any:
+    def _default_encoder(self, part: str, companion: str | None) -> Any:
         """Return the encoder or translator of the checkpoint, where the user gives none."""
-        if component_class(source.index, part):
-            return source.folder / part
-        return source.index.get(f"{part}_id", companion)
+        if component_class(self.index, part):
+            return self.folder / part
+        return self.index.get(f"{part}_id", companion)
 
-    def space(self, source: Source, given: dict[str, Any]) -> EmbeddingSpace | None:
+    def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
         """Return the space of the embeddings that the generator was trained on, if recorded."""
-        space = source.index.get(source.pipeline_class.space_setting)
+        space = self.index.get(self.pipeline_class.space_setting)
         return EmbeddingSpace.from_dict(space) if space else None
 
-    def precompute(self, source: Source) -> dict[str, Any]:
+    def _precompute(self) -> dict[str, Any]:
         """Return components that are computed before the generator's weights are loaded."""
         return {}
 
-    def settings(
-        self,
-        source: Source,
-        parts: dict[str, Any],
-        encoders: dict[str, Any],
-        space: EmbeddingSpace | None,
+    def _settings(
+        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
     ) -> dict[str, Any]:
         """Return the pipeline's settings, and components that are computed."""
-        _, settings = source.pipeline_class._get_signature_keys(source.pipeline_class)
-        return {name: source.index[name] for name in settings if name in source.index}
+        _, settings = self.pipeline_class._get_signature_keys(self.pipeline_class)
+        return {name: self.index[name] for name in settings if name in self.index}
 
 
-@dataclass(frozen=True)
-class AudioLDMFormat(SavedFormat):
-    """Format of an AudioLDM (first version) or MusicLDM checkpoint."""
+class AudioLDM(Checkpoint):
+    """Checkpoint of AudioLDM (first version)."""
 
-    guidance_scale: float
+    guidance_scale: ClassVar[float] = 2.5
     """Default guidance scale of diffusers' pipeline."""
 
-    def places(self, source: Source) -> dict[str, str]:
-        """Return the name of each component in the index, by its name in the pipeline."""
+    @property
+    def _has_text_encoder(self) -> bool:
+        return self.fetch_text_encoder or is_clap_local(self.name, self.revision)
+
+    def _places(self) -> dict[str, str]:
         return {part: part for part in ("scheduler", "unet", "vae", "vocoder")}
 
-    def default_encoder(self, source: Source, part: str, companion: str | None) -> Any:
-        """Return None: the checkpoint has neither a CLIP nor a translator."""
+    def _default_encoder(self, part: str, companion: str | None) -> Any:
         return None
 
-    def space(self, source: Source, given: dict[str, Any]) -> EmbeddingSpace | None:
+    def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
         """Return the space of the checkpoint's CLAP, by the fingerprint of its text encoder.
 
         If the CLAP is not on disk, return the target space recorded in the translator.
@@ -112,155 +147,100 @@ class AudioLDMFormat(SavedFormat):
         Raises:
             CheckpointError: If the translator names another generator.
         """
-        if self._has_text_encoder(source):
+        if self._has_text_encoder:
             from clip2clap.embeddings.encoders.base import read_space
 
-            return read_space(
-                source.name,
-                family="clap",
-                modality="text",
-                revision=source.revision,
-                **source.access,
-            )
-        target = translator_spaces(given["translator"], **source.access)[1]
-        if target is not None and target.model_id != source.name:
+            options = {"revision": self.revision, **self.access}
+            return read_space(self.name, family="clap", modality="text", **options)
+        target = translator_spaces(given["translator"], **self.access)[1]
+        if target is not None and target.model_id != self.name:
             raise CheckpointError(
                 f"The translator leads to {target}. Only the text encoder's files show whether "
-                f"that is the CLAP of {source.name}: use fetch_text_encoder=True."
+                f"that is the CLAP of {self.name}: use fetch_text_encoder=True."
             )
         return target
 
-    def settings(
-        self,
-        source: Source,
-        parts: dict[str, Any],
-        encoders: dict[str, Any],
-        space: EmbeddingSpace | None,
-    ) -> dict[str, Any]:
-        """Return the pipeline's settings and the few-step scheduler."""
-        return {
-            "scheduler": few_step_scheduler(parts["scheduler"]),
-            "clap_id": source.name,
-            "clap_space": space and space.to_dict(),
-            "clap_revision": source.revision,
-            "default_guidance_scale": self.guidance_scale,
-        }
-
-    def _has_text_encoder(self, source: Source) -> bool:
-        return source.fetch_text_encoder or is_clap_local(source.name, source.revision)
-
-    def precompute(self, source: Source) -> dict[str, Any]:
+    def _precompute(self) -> dict[str, Any]:
         """Encode the empty prompt, which these generators were trained to guide away from.
 
         The text encoder is freed again, so it is never in memory together with the generator.
         """
-        if not self._has_text_encoder(source):
+        if not self._has_text_encoder:
             return {}
         from clip2clap.embeddings.encoders.clap import ClapEncoder
         from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 
         text_encoder = ClapEncoder.from_pretrained(
-            source.name, modalities=("text",), revision=source.revision, **source.access
+            self.name, modalities=("text",), revision=self.revision, **self.access
         )
-        embedding = text_encoder.encode_text([""])[0]
+        embed = text_encoder.encode_text([""])[0]
+        negative = LearnedNegativeEmbedding.from_vector(embed, origin="empty prompt")
+        return {"negative_embedding": negative}
+
+    def _settings(
+        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
+    ) -> dict[str, Any]:
+        from clip2clap.inference.schedulers import few_step_scheduler
+
         return {
-            "negative_embedding": LearnedNegativeEmbedding.from_vector(
-                embedding, origin="empty prompt"
-            )
+            "scheduler": few_step_scheduler(parts["scheduler"]),
+            "clap_id": self.name,
+            "clap_space": space and space.to_dict(),
+            "clap_revision": self.revision,
+            "default_guidance_scale": self.guidance_scale,
         }
 
 
-@dataclass(frozen=True)
-class DecoderFormat(SavedFormat):
-    """Format of a published image decoder."""
+class MusicLDM(AudioLDM):
+    """Checkpoint of MusicLDM."""
 
-    kind: str
+    guidance_scale = 2.0
+
+
+class PublishedDecoder(Checkpoint):
+    """Checkpoint of a published image decoder."""
+
+    kind: ClassVar[str]
     """`decoder_kind` of the pipeline."""
 
-    guidance_scale: float
+    guidance_scale: ClassVar[float]
     """Default guidance scale of diffusers' pipeline."""
 
-    parts: tuple[str, ...] = ()
+    parts: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
     """Components beside scheduler, UNet and autoencoder."""
 
-    vae: str = "vae"
-    """Name of the autoencoder."""
+    def _places(self) -> dict[str, str]:
+        return {part: part for part in ("scheduler", "unet", "vae", *self.parts)}
 
-    def places(self, source: Source) -> dict[str, str]:
-        """Return the name of each component in the index, by its name in the pipeline."""
-        plain = {part: part for part in ("scheduler", "unet", *self.parts)}
-        return {**plain, "vae": self.vae}
+    def _default_encoder(self, part: str, companion: str | None) -> Any:
+        return companion
 
-    def default_encoder(self, source: Source, part: str, companion: str | None) -> Any:
-        """Return the checkpoint that the preset names; stable unCLIP brings its own CLIP.
+    def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
+        """Return the space of the CLIP that is given, which is assumed to be the decoder's."""
+        return encoder_space(given["clip"], "clip", **self.access)
 
-        Raises:
-            UserError: If Stable Diffusion lacks an IP-Adapter.
-        """
-        if companion is None and part == "ip_adapter" and self.kind == "ip-adapter":
-            raise UserError(
-                f"{source.name} is conditioned on text alone: give ip_adapter=..., which makes it "
-                "take an image embedding.",
-                param="ip_adapter",
-            )
-        own_clip = part == "clip" and self.kind == "stable-unclip"
-        return source.name if own_clip and companion is None else companion
-
-    def space(self, source: Source, given: dict[str, Any]) -> EmbeddingSpace | None:
-        """Return the CLIP space that a published decoder was trained on.
-
-        Stable unCLIP brings its CLIP's image encoder. A whole CLIP that contains the same weights
-        counts as the same, though its fingerprint differs. The other decoders bring none: the CLIP
-        that is given for them is assumed to be theirs.
-        """
-        clip, access = given["clip"], source.access
-        named = encoder_space(clip, "clip", **access)
-        if self.kind != "stable-unclip":
-            return named
-        if isinstance(clip, str | os.PathLike):
-            from clip2clap.embeddings.checkpoint import find_checkpoint
-            from clip2clap.embeddings.fingerprint import holds_weights
-
-            whole = find_checkpoint(os.fspath(clip), "clip", **access)
-            own = find_checkpoint(source.name, "clip", **access)
-            if holds_weights(whole.weights, own.weights):
-                return named
-        return encoder_space(source.name, "clip", **access)
-
-    def settings(
-        self,
-        source: Source,
-        parts: dict[str, Any],
-        encoders: dict[str, Any],
-        space: EmbeddingSpace | None,
+    def _settings(
+        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
     ) -> dict[str, Any]:
-        """Return the pipeline's settings, the few-step scheduler and the negative embedding."""
+        from clip2clap.inference.schedulers import few_step_scheduler
+
         # The variance that a UNet predicts is for the scheduler that it was trained with.
         config = {**parts["scheduler"].config, "variance_type": None}
-        clip = encoders["clip"]
-        settings: dict[str, Any] = {
+        return {
             "scheduler": few_step_scheduler(config),
             "decoder_kind": self.kind,
             "clip_space": space and space.to_dict(),
-            "embed_norm": self._embed_norm(parts, clip),
+            "embed_norm": self._embed_norm(parts, encoders["clip"]),
             "default_guidance_scale": self.guidance_scale,
-            "default_num_inference_steps": _PUBLISHED_STEPS,
+            "default_num_inference_steps": 25,
         }
-        if self.kind == "kandinsky-2-2":
-            settings["negative_embedding"] = _zero_image(clip)
-        return settings
 
     def _embed_norm(self, parts: dict[str, Any], clip: "ClipEncoder | None") -> float:
         """Compute the L2 norm of the embeddings that the decoder was trained on.
 
-        Stable unCLIP's normalizer maps to unit variance embeddings whose squared norm is
-        `|mean|^2 + |std|^2` on average. The others were trained on outputs of their CLIP's image
-        encoder, measured here on three images; without that CLIP the norm is 1.
+        They are outputs of its CLIP's image encoder, measured here on three images; without that
+        CLIP the norm is 1.
         """
-        if self.kind == "stable-unclip":
-            normalizer = parts["image_normalizer"]
-            squares = normalizer.mean.float().square().sum() + normalizer.std.float().square().sum()
-            return float(squares.detach().sqrt())
         if clip is None or "image" not in clip.modalities:
             return 1.0
         from PIL import Image
@@ -270,37 +250,147 @@ class DecoderFormat(SavedFormat):
         return float(clip.encode_image(images, normalize=False).norm(dim=1).mean())
 
 
-def _zero_image(clip: "ClipEncoder | None") -> "LearnedNegativeEmbedding | None":
+class Kandinsky(PublishedDecoder):
+    """Checkpoint of Kandinsky 2.2's decoder."""
+
+    kind, guidance_scale, parts = "kandinsky-2-2", 4.0, ()
+
+    def _places(self) -> dict[str, str]:
+        return {**super()._places(), "vae": "movq"}
+
+    def _settings(
+        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
+    ) -> dict[str, Any]:
+        negative = _encode_zeros(encoders["clip"])
+        return {**super()._settings(parts, encoders, space), "negative_embedding": negative}
+
+
+class StableUnclip(PublishedDecoder):
+    """Checkpoint of stable unCLIP, which brings its CLIP's image encoder."""
+
+    kind, guidance_scale = "stable-unclip", 10.0
+    parts = (*PublishedDecoder.parts, "image_normalizer", "image_noising_scheduler")
+
+    def _default_encoder(self, part: str, companion: str | None) -> Any:
+        return self.name if part == "clip" and companion is None else companion
+
+    def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
+        """Return the space of the checkpoint's own CLIP.
+
+        A whole CLIP that contains the same weights counts as the same, though its fingerprint
+        differs.
+        """
+        clip, access = given["clip"], self.access
+        named = encoder_space(clip, "clip", **access)
+        if isinstance(clip, str | os.PathLike):
+            from clip2clap.embeddings.checkpoint import find_checkpoint
+            from clip2clap.embeddings.fingerprint import holds_weights
+
+            whole = find_checkpoint(os.fspath(clip), "clip", **access)
+            own = find_checkpoint(self.name, "clip", **access)
+            if holds_weights(whole.weights, own.weights):
+                return named
+        return encoder_space(self.name, "clip", **access)
+
+    def _embed_norm(self, parts: dict[str, Any], clip: "ClipEncoder | None") -> float:
+        """Compute the norm from the normalizer.
+
+        It maps to unit variance embeddings whose squared norm is `|mean|^2 + |std|^2` on average.
+        """
+        normalizer = parts["image_normalizer"]
+        squares = normalizer.mean.float().square().sum() + normalizer.std.float().square().sum()
+        return float(squares.detach().sqrt())
+
+
+class StableDiffusion(PublishedDecoder):
+    """Checkpoint of Stable Diffusion, to which an IP-Adapter is added."""
+
+    kind, guidance_scale = "ip-adapter", 7.5
+
+    def _default_encoder(self, part: str, companion: str | None) -> Any:
+        if companion is None and part == "ip_adapter":
+            raise UserError(
+                f"{self.name} is conditioned on text alone: give ip_adapter=..., which makes it "
+                "take an image embedding.",
+                param="ip_adapter",
+            )
+        return companion
+
+
+FORMATS: dict[Kind, dict[str, type[Checkpoint]]] = {
+    "generator": {
+        "ImageToAudioPipeline": Checkpoint,
+        "AudioLDMPipeline": AudioLDM,
+        "MusicLDMPipeline": MusicLDM,
+    },
+    "decoder": {
+        "AudioToImagePipeline": Checkpoint,
+        "KandinskyV22Pipeline": Kandinsky,
+        "KandinskyV22Img2ImgPipeline": Kandinsky,
+        "StableUnCLIPImg2ImgPipeline": StableUnclip,
+        "StableDiffusionPipeline": StableDiffusion,
+    },
+}
+"""Formats of a generator (`ImageToAudioPipeline`) and of a decoder (`AudioToImagePipeline`), by the
+`_class_name` of their index."""
+
+
+def open_checkpoint(
+    name: PathOrId, kind: Kind, *, published_only: bool = False, **access: Any
+) -> Checkpoint:
+    """Read the index of a pipeline and check that its format is supported.
+
+    Args:
+        name: Preset, hub id or folder.
+        kind: `"generator"` for `ImageToAudioPipeline`, `"decoder"` for `AudioToImagePipeline`.
+        published_only: Whether to reject folders written by `save_pretrained`.
+        **access: `revision`, `token` and `local_files_only`.
+
+    Raises:
+        ModelNotFoundError: If there is no such folder or repository.
+        CheckpointError: If it holds another pipeline, which is named, or none.
+    """
+    own, *published = FORMATS[kind]
+    *others, last = published if published_only else FORMATS[kind]
+    expected = f"{', '.join(others)} or {last}"
+    location = resolve(os.fspath(name), kind)
+    folder = fetch_folder(location, kind=kind, **access)
+    index = read_index(folder, expected=f"{own}.save_pretrained, or a checkpoint of {expected}")
+    class_name = str(index.get("_class_name"))
+    if class_name not in (*others, last):
+        raise CheckpointError(
+            f"{os.fspath(name)} holds a {class_name}; expected an {expected}, whose UNet is "
+            f"conditioned on {_CONDITIONS[kind]}.",
+            param=kind,
+        )
+    revision = access.pop("revision", None)
+    return FORMATS[kind][class_name](location, folder, index, access, revision)
+
+
+def is_clap_local(name: str | None, revision: str | None) -> bool:
+    """Return whether a CLAP's weights are on disk."""
+    from clip2clap.embeddings.checkpoint import find_checkpoint
+
+    if name is None:
+        return False
+    try:
+        find_checkpoint(name, "clap", revision=revision, local_files_only=True)
+    except ModelNotFoundError:
+        return False
+    return True
+
+
+def _encode_zeros(clip: "ClipEncoder | None") -> "LearnedNegativeEmbedding | None":
     """Encode an image of zeros, which Kandinsky was trained to guide away from."""
     if clip is None or "image" not in clip.modalities:
         return None
+    import torch
     from PIL import Image
 
     from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 
-    gray = clip.preprocess("image", [Image.new("RGB", (64, 64))])[0]
-    pixels = torch.zeros_like(cast(dict[str, Tensor], gray)["pixel_values"])
+    gray: Any = clip.preprocess("image", [Image.new("RGB", (64, 64))])[0]
     with torch.no_grad():
-        vector = clip("image", {"pixel_values": pixels})[0].float().cpu()
-    return LearnedNegativeEmbedding.from_vector(vector, origin="image of zeros")
-
-
-_KANDINSKY = DecoderFormat("kandinsky-2-2", 4.0, vae="movq")
-_TEXT_PARTS = ("text_encoder", "tokenizer")
-_UNCLIP_PARTS = (*_TEXT_PARTS, "image_normalizer", "image_noising_scheduler")
-
-GENERATOR_FORMATS: dict[str, SavedFormat] = {
-    "ImageToAudioPipeline": SavedFormat(),
-    "AudioLDMPipeline": AudioLDMFormat(2.5),
-    "MusicLDMPipeline": AudioLDMFormat(2.0),
-}
-"""Formats that `ImageToAudioPipeline` loads, by the `_class_name` of their index."""
-
-DECODER_FORMATS: dict[str, SavedFormat] = {
-    "AudioToImagePipeline": SavedFormat(),
-    "KandinskyV22Pipeline": _KANDINSKY,
-    "KandinskyV22Img2ImgPipeline": _KANDINSKY,
-    "StableUnCLIPImg2ImgPipeline": DecoderFormat("stable-unclip", 10.0, _UNCLIP_PARTS),
-    "StableDiffusionPipeline": DecoderFormat("ip-adapter", 7.5, _TEXT_PARTS),
-}
-"""Formats that `AudioToImagePipeline` loads, by the `_class_name` of their index."""
+        zeros = {"pixel_values": torch.zeros_like(gray["pixel_values"])}
+        embed = clip("image", zeros)[0].float().cpu()
+    return LearnedNegativeEmbedding.from_vector(embed, origin="image of zeros")

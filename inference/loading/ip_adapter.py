@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
 from clip2clap.inference.compatibility import PathOrId
 
 _FILE = "ip_adapter.safetensors"
@@ -91,20 +91,13 @@ class IPAdapterWeights:
 
 
 def _download(name: str, **access: Any) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    from clip2clap.core.errors import ModelNotFoundError
+    from clip2clap.core.hub import fetch
 
     owner, repository, file = (*name.split("/", 2), "", "")[:3]
+    hint = (
+        "Give a .safetensors file, or one on the hub such as "
+        "h94/IP-Adapter/models/ip-adapter_sd15.safetensors."
+    )
     if not file.endswith(".safetensors") or name.startswith((".", "/", "~")):
-        raise ModelNotFoundError(
-            f"There is no IP-Adapter {name!r}. Give a .safetensors file, or one on the hub such as "
-            "h94/IP-Adapter/models/ip-adapter_sd15.safetensors."
-        )
-    try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file, **access))
-    except Exception as error:
-        raise ModelNotFoundError(
-            f"{name!r} is not on this machine and can't be downloaded from the hub "
-            f"({one_line(error, limit=80)}). Give a local file."
-        ) from error
+        raise ModelNotFoundError(f"There is no IP-Adapter {name!r}. {hint}")
+    return fetch(f"{owner}/{repository}", lambda _: [file], hint=hint, name=name, **access) / file

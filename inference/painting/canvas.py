@@ -81,12 +81,10 @@ class Canvas:
         name = str(pretrained_model_name_or_path)
         folder = fetch_folder(resolve(name, "decoder"), _PARTS, kind="decoder")
         for part in (folder, *(folder / name for name in _PARTS)):
-            if (part / "config.json").is_file():
-                model_class = AUTOENCODERS.get(
-                    str(read_json(part / "config.json").get("_class_name"))
-                )
-                if model_class is not None:
-                    return cls(load_strictly(model_class, part, dtype=torch.float32).to(device))
+            config = read_json(part / "config.json") if (part / "config.json").is_file() else {}
+            model_class = AUTOENCODERS.get(str(config.get("_class_name")))
+            if model_class is not None:
+                return cls(load_strictly(model_class, part, dtype=torch.float32).to(device))
         raise UserError(
             f"{name} holds no image autoencoder. Give a folder of one ("
             f"{', '.join(AUTOENCODERS)}), or a pipeline with one, such as "

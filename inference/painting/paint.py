@@ -1,5 +1,6 @@
 """Paint an image: optimize a latent until its CLIP embedding is near the targets."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.painting.cutouts import cut_out
 from clip2clap.media.images import to_images
@@ -17,6 +18,7 @@ from clip2clap.media.images import to_images
 # Iterations between evaluations of the whole image, each at about the cost of an iteration.
 _EVALUATE_EVERY = 10
 _MAX_ITERATIONS = 1_000_000
+_UNIT_TOLERANCE = 1e-2
 
 
 class Surface(Protocol):
@@ -24,11 +26,9 @@ class Surface(Protocol):
 
     def pixels(self, latent: Tensor) -> Tensor:
         """Decode a latent to RGB pixels in [0, 1], shape (1, 3, h, w)."""
-        ...
 
     def distance(self, latent: Tensor) -> Tensor:
         """Compute the distance of a latent from those the decoder was trained on."""
-        ...
 
 
 class PixelEncoder(Protocol):
@@ -36,7 +36,6 @@ class PixelEncoder(Protocol):
 
     def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
         """Encode pixels of shape (n, 3, h, w) in [0, 1], shape (n, d), unit norm."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,22 +94,15 @@ class PaintingOptions:
     """Weight of `Canvas.distance`, which keeps the latent near the training distribution."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.iterations <= _MAX_ITERATIONS:
-            raise UserError(
-                f"Expected iterations to be at least 1, got {self.iterations}.", param="iterations"
-            )
-        if not 0 < self.step_size < float("inf"):
-            raise UserError(
-                f"Expected step_size to be above 0, got {self.step_size}.", param="step_size"
-            )
+        holds, expected = 1 <= self.iterations <= _MAX_ITERATIONS, f"from 1 to {_MAX_ITERATIONS:,}"
+        expect(holds, "iterations", expected, self.iterations)
+        expect(0 < self.step_size < math.inf, "step_size", "above 0", self.step_size)
         for name in ("cutouts", "cut_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"Expected {name} to be at least 1, got {value}.", param=name)
+            expect(value is None or value >= 1, name, "at least 1", value)
         for name in ("total_variation", "codebook"):
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise UserError(f"Expected {name} to be 0 or more, got {value}.", param=name)
+            expect(0 <= value < math.inf, name, "0 or more", value)
 
 
 def default_cut_size(clip: ClipEncoder) -> int:
@@ -124,22 +116,18 @@ def default_cut_size(clip: ClipEncoder) -> int:
 
 @dataclass(frozen=True)
 class Painted:
-    """Painted image, evaluated."""
+    """Painted image after `iteration` steps, evaluated.
+
+    The latent is of shape (1, channels, rows, columns), and the image in mode RGB. The loss is the
+    weighted distance of the whole image from the targets, and the similarities are its cosine
+    similarities with each.
+    """
 
     latent: Tensor
-    """Latent, shape (1, channels, rows, columns)."""
-
     image: Image.Image
-    """Image in mode RGB."""
-
     loss: float
-    """Weighted distance of the whole image from the targets."""
-
     similarities: tuple[float, ...]
-    """Cosine similarity of the whole image with each target."""
-
     iteration: int
-    """Number of steps taken."""
 
 
 class Painting:
@@ -192,13 +180,8 @@ class Painting:
     def step(self) -> float:
         """Run one step, and return the loss before it."""
         options, pixels = self.options, self.surface.pixels(self._latent)
-        cut = cut_out(
-            pixels,
-            options.cutouts,
-            options.cut_size or min(pixels.shape[-2:]),
-            generator=self.generator,
-            augment=options.augment,
-        )
+        size, random = options.cut_size or min(pixels.shape[-2:]), self.generator
+        cut = cut_out(pixels, options.cutouts, size, generator=random, augment=options.augment)
         loss = self._distances(self.clip.encode_pixels(cut, size=options.cut_size)).mean()
         if options.total_variation:
             loss = loss + options.total_variation * total_variation(pixels)
@@ -215,14 +198,9 @@ class Painting:
         """Evaluate the whole image at full size; `best` is updated."""
         pixels = self.surface.pixels(self._latent)
         embeds = self.clip.encode_pixels(pixels)
-        similarities = (embeds @ self._vectors.T)[0].tolist()
-        painted = Painted(
-            self.latent,
-            to_images(pixels.clamp(0, 1))[0],
-            self._distances(embeds).item(),
-            tuple(similarities),
-            self.iteration,
-        )
+        [image], loss = to_images(pixels), self._distances(embeds).item()
+        similarities = tuple((embeds @ self._vectors.T)[0].tolist())
+        painted = Painted(self.latent, image, loss, similarities, self.iteration)
         if self.best is None or painted.loss < self.best.loss:
             self.best = painted
         return painted
@@ -248,9 +226,9 @@ def paint(
     """Paint an image by optimizing a latent towards CLIP embeddings.
 
     Args:
-        surface: Decoder from latents to pixels, such as a `Canvas`.
-        clip: CLIP that encodes pixels.
-        targets: Targets in this CLIP's space.
+        surface: As for `Painting`.
+        clip: As for `Painting`.
+        targets: As for `Painting`.
         latent: Latent to start from, such as `Canvas.noise` or `Canvas.encode`.
         options: Options of painting.
         generator: Generator of the cutouts, on the CPU.
@@ -312,12 +290,11 @@ def _check_targets(targets: Sequence[Target]) -> None:
     if not any(target.weight > 0 for target in targets):
         raise UserError("Expected at least one target with a weight above 0 to paint towards.")
     for target in targets:
-        if not abs(target.weight) < float("inf"):
+        if not math.isfinite(target.weight):
             raise UserError(f"The weight of the target {target.name!r} is {target.weight}.")
-        if target.embed.ndim != 1 or not torch.allclose(
-            target.embed.float().norm(), torch.tensor(1.0), atol=1e-2
-        ):
+        norm = target.embed.float().norm().item()
+        if target.embed.ndim != 1 or not abs(norm - 1) < _UNIT_TOLERANCE:
             raise UserError(
                 f"Expected the target {target.name!r} to be a unit vector, got shape "
-                f"{tuple(target.embed.shape)} and norm {target.embed.float().norm():.3g}."
+                f"{tuple(target.embed.shape)} and norm {norm:.3g}."
             )

@@ -36,7 +36,7 @@ from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.inference.decoders.base import ImageDecoder
+from clip2clap.inference.decoders import ImageDecoder
 from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 

@@ -1,6 +1,5 @@
 """Pipelines loaded by name, with checks of the names before torch is imported."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,12 @@ _SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "pndm": "PNDMScheduler",
 }
-_GENERATORS = ("ImageToAudioPipeline", "AudioLDMPipeline", "MusicLDMPipeline")
+
+
+_COMPLETE: dict[Kind, str] = {
+    "generator": "ImageToAudioPipeline",
+    "decoder": "AudioToImagePipeline",
+}
 
 
 def check_models(models: Any) -> None:
@@ -36,37 +40,29 @@ def check_models(models: Any) -> None:
             check_name(name, kind, param=kind)
     if getattr(models, "ranker", None) is not None:
         check_name(models.ranker, "clap", param="ranker")
-    if getattr(models, "generator", None) is not None:
-        own = _class_on_disk(models.generator, "generator")
-        require(
-            own is None or own in _GENERATORS,
-            "generator",
-            f"{models.generator} holds a {own}; expected an ImageToAudioPipeline, AudioLDMPipeline "
-            "or MusicLDMPipeline.",
-        )
-        if own is not None:
-            _require_translator(models.generator, models.translator, own, "ImageToAudioPipeline")
-    elif hasattr(models, "ip_adapter"):
-        own = _class_on_disk(models.decoder, "decoder")
-        if own is not None:
-            _require_translator(models.decoder, models.translator, own, "AudioToImagePipeline")
+    for kind in _COMPLETE:
+        name = getattr(models, kind, None)
+        if name is not None and (kind == "generator" or hasattr(models, "ip_adapter")):
+            own = _class_on_disk(name, kind)
+            if own is not None:
+                _require_translator(name, models.translator, own, kind)
     for param in ("translator", "ranker_translator"):
         check_translator(getattr(models, param, None), param)
 
 
 def _class_on_disk(name: str, kind: Kind) -> str | None:
-    """Return the class of the pipeline in a folder; None if it is not on disk or not readable."""
-    index = Path(resolve(name, kind)).expanduser() / "model_index.json"
-    try:
-        return json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError):
+    """Return the class of the pipeline in a folder, which is checked; None if it is not on disk."""
+    if not Path(resolve(name, kind)).expanduser().is_dir():
         return None
+    from clip2clap.inference.loading.formats import open_checkpoint
+
+    return str(open_checkpoint(name, kind).index["_class_name"])
 
 
-def _require_translator(name: str, translator: str | None, own: str, complete: str) -> None:
-    sides = "CLIP into its CLAP" if complete == "ImageToAudioPipeline" else "CLAP into its CLIP"
+def _require_translator(name: str, translator: str | None, own: str, kind: Kind) -> None:
+    sides = "CLIP into its CLAP" if kind == "generator" else "CLAP into its CLIP"
     require(
-        own == complete or translator is not None,
+        own == _COMPLETE[kind] or translator is not None,
         "translator",
         f"{name} has no translator of its own. Give one from a {sides} (clip2clap train makes "
         "one).",
@@ -92,10 +88,10 @@ def load_generator(
             a model cannot be found, or two models are incompatible.
     """
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-    from clip2clap.inference.loading.pipeline import open_index
+    from clip2clap.inference.loading.formats import open_checkpoint
 
-    own = str(open_index(name, "generator")[1].get("_class_name"))
-    _require_translator(name, translator, own, ImageToAudioPipeline.__name__)
+    own = open_checkpoint(name, "generator").index["_class_name"]
+    _require_translator(name, translator, own, "generator")
     require(
         num_candidates == 1 or ranker is not None or own != "AudioLDMPipeline",
         "num_candidates",
@@ -103,7 +99,7 @@ def load_generator(
         "Add --ranker laion/clap-htsat-unfused and --ranker-translator, a translator from the same "
         "CLIP into that CLAP.",
     )
-    if clip is None and own != ImageToAudioPipeline.__name__:
+    if clip is None and own != _COMPLETE["generator"]:
         clip = _source_model(translator, "clip")
     pipeline = ImageToAudioPipeline.from_pretrained(
         name,
@@ -138,12 +134,11 @@ def load_decoder(
             one another.
     """
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
-    from clip2clap.inference.loading.pipeline import open_index
+    from clip2clap.inference.loading.formats import open_checkpoint
 
-    _, index, _ = open_index(name, "decoder")
-    own = str(index.get("_class_name"))
-    _require_translator(name, translator, own, AudioToImagePipeline.__name__)
-    if clap is None and own != AudioToImagePipeline.__name__:
+    own = open_checkpoint(name, "decoder").index["_class_name"]
+    _require_translator(name, translator, own, "decoder")
+    if clap is None and own != _COMPLETE["decoder"]:
         clap = _source_model(translator, "clap")
     pipeline = AudioToImagePipeline.from_pretrained(
         name,

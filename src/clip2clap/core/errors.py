@@ -1,4 +1,4 @@
-"""The error class of every user's mistake, and the folding of an error to one line."""
+"""The error classes of users' mistakes, and the folding of an error to one line."""
 
 
 class UserError(ValueError):
@@ -28,6 +28,16 @@ class HubUnreachableError(ModelNotFoundError):
 
 class MissingExtraError(UserError, ImportError):
     """Error of a feature that needs a package which is not installed."""
+
+
+def expect(holds: object, param: str, expected: str, value: object) -> None:
+    """Raise a `UserError` that names a parameter unless a condition holds.
+
+    Examples:
+        >>> expect(8 > 0, "batch_size", "a positive integer", 8)
+    """
+    if not holds:
+        raise UserError(f"Expected {param} to be {expected}, got {value!r}.", param=param)
 
 
 def one_line(error: object, *, limit: int | None = 300) -> str:
