@@ -158,11 +158,6 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             self._apply_ip_adapter()
 
     @property
-    def embed_dim(self) -> int:
-        """Dimension of the CLIP embeddings that the decoder is conditioned on."""
-        return self.decoder.embed_dim
-
-    @property
     def embed_norm(self) -> float:
         """L2 norm of the embeddings that the decoder was trained on."""
         return self.config["embed_norm"]

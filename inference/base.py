@@ -20,7 +20,6 @@ from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors
 from clip2clap.inference.inputs import AudioSource, ImageSource, as_list, read_audio, read_images
 from clip2clap.inference.loading.components import DtypeChoice
 from clip2clap.inference.loading.formats import open_checkpoint
-from clip2clap.inference.ranking import rank_candidates
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
@@ -146,9 +145,9 @@ class TranslatorPipeline(DiffusionPipeline):
         return self._num_timesteps
 
     @property
-    @abstractmethod
     def embed_dim(self) -> int:
-        """Dimension of the embeddings that the generator is conditioned on."""
+        """Dimension of the CLAP or CLIP embeddings that the generator is conditioned on."""
+        return self.diffusion.embed_dim
 
     def encode_image(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
         """Encode images with the pipeline's CLIP.
@@ -232,14 +231,23 @@ class TranslatorPipeline(DiffusionPipeline):
             embeds: Embedding of each item, in the space of the encoder that ranks, shape (n, d).
 
         Returns:
-            Index of each item's best candidate, shape (n,), and cosine similarities, shape (n, k).
+            Index of each item's best candidate, shape (n,), of equals the first, and cosine
+            similarities, shape (n, k).
 
         Raises:
-            UserError: If the pipeline has no encoder for its outputs.
+            UserError: If the pipeline has no encoder for its outputs, or the shapes do not match.
         """
         encoded = self._encode_outputs(candidates)
-        grouped = encoded.view(len(embeds), -1, encoded.shape[-1])
-        return rank_candidates(grouped, embeds.to(encoded.device))
+        if len(encoded) % len(embeds) or encoded.shape[1] != embeds.shape[1]:
+            raise UserError(
+                "Expected candidates of shape (n * k, d) and embeds of shape (n, d), got "
+                f"{tuple(encoded.shape)} and {tuple(embeds.shape)}.",
+                param="embeds",
+            )
+        grouped = encoded.view(len(embeds), -1, encoded.shape[1]).float()
+        targets = embeds.to(grouped).unsqueeze(1)
+        similarities = torch.nn.functional.cosine_similarity(grouped, targets, dim=-1)
+        return similarities.argmax(dim=1), similarities
 
     def nearest_labels(
         self, embeds: Tensor, labels: Sequence[str], *, template: str | None = None
@@ -338,8 +346,8 @@ class TranslatorPipeline(DiffusionPipeline):
 
         self._num_timesteps = len(self.diffusion.schedule(call)[1])
         batches = request.split(call.batch_size)
-        progress_bar = getattr(self, "progress_bar")  # noqa: B009 (a mixin: diffusers' pipelines have it)
-        with progress_bar(total=self._num_timesteps * len(batches)) as bar:
+        total = self._num_timesteps * len(batches)
+        with self.progress_bar(total=total) as bar:  # pyright: ignore[reportAttributeAccessIssue]
             latents = (self.diffusion.generate(batch, on_step) for batch in batches)
             return torch.cat([decode(each).cpu() for each in latents])
 

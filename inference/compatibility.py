@@ -23,10 +23,7 @@ def encoder_space(
 ) -> EmbeddingSpace | None:
     """Return the space of a CLIP's image or a CLAP's audio embeddings.
 
-    Args:
-        encoder: Encoder, or its preset, hub id or folder, of which only small files are read.
-        family: `"clip"` or `"clap"`.
-        **access: As for `read_space`.
+    Of an encoder that is given by name only small files are read.
     """
     if encoder is None:
         return None
@@ -58,7 +55,7 @@ def check_spaces(
     pairs: Iterable[tuple[str, str, str]],
     **access: Any,
 ) -> None:
-    """Check that the components of a pipeline share their spaces.
+    """Raise a `SpaceMismatchError` unless the components of a pipeline share their spaces.
 
     Args:
         encoders: Encoders and translators by their names in the pipeline, loaded or by name.
@@ -66,9 +63,6 @@ def check_spaces(
         pairs: Names of two spaces and what it means if they differ. A translator's are
             `"NAME source"` and `"NAME target"`.
         **access: As for `read_space`.
-
-    Raises:
-        SpaceMismatchError: If two are of different encoders; both are named.
     """
     spaces = {"generator": generator}
     for part, encoder in encoders.items():
@@ -84,15 +78,9 @@ def check_spaces(
 
 
 def check_sizes(pipeline: Any, what: str, space: tuple[str, EmbeddingSpace | None]) -> None:
-    """Check that components have the embedding dimension and latent channels of a generator.
+    """Raise a `UserError` unless components have a generator's embedding size and channels.
 
-    Args:
-        pipeline: Pipeline; components that it lacks are not checked.
-        what: Name of the generator, for the message.
-        space: Name and space of its encoder.
-
-    Raises:
-        UserError: If one differs; both sizes are named.
+    `what` names the generator in the message; `space` is the name and space of its encoder.
     """
     negative, memory = pipeline.negative_embedding, pipeline.retrieval_memory
     sizes = {

@@ -32,11 +32,6 @@ class ImageDecoder(LatentDiffusion):
         return EmbeddingSpace.from_dict(space) if space else None
 
     @property
-    def embed_dim(self) -> int:
-        """Embedding dimension."""
-        return self.parts.unet.config["projection_class_embeddings_input_dim"]
-
-    @property
     def noise_levels(self) -> int:
         """Number of values of `noise_level`."""
         return 1

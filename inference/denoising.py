@@ -66,6 +66,11 @@ class LatentDiffusion(ABC):
     def __init__(self, pipeline: Any):
         self.parts = pipeline
 
+    @property
+    def embed_dim(self) -> int:
+        """Dimension of the embeddings that it is conditioned on."""
+        return self.parts.unet.config["projection_class_embeddings_input_dim"]
+
     @abstractmethod
     def condition(self, request: Request) -> tuple[Tensors, Tensors | None]:
         """Compute the conditional and, if guided, the unconditional tensors, first dimension n."""
@@ -95,25 +100,20 @@ class LatentDiffusion(ABC):
 
     @torch.no_grad()
     def generate(self, request: Request, on_step: OnStep) -> Tensor:
-        """Generate the latents of one batch, in float32 regardless of the UNet's dtype.
+        """Generate a batch's latents of unit scale, shape (n, channels, ...), float32.
 
-        Noise comes from each output's own generator, so that a seed gives the same output in any
-        batch.
-
-        Args:
-            request: Batch to generate.
-            on_step: Called after each step with `latents`, the conditional tensors under their
-                names, and the unconditional ones under `negative_` and the name.
-
-        Returns:
-            Denoised latents of unit scale, shape (n, channels, ...), float32.
+        After each step `on_step` gets `latents`, the conditional tensors under their names, and the
+        unconditional ones under `negative_` and the name.
         """
         unet, device = self.parts.unet, self.parts._execution_device
         conditional, unconditional = self.condition(request)
         scheduler, timesteps = self.schedule(request.call, device)
         tensors = {"latents": self._start(request, scheduler, timesteps), **conditional}
         tensors |= {f"negative_{name}": value for name, value in (unconditional or {}).items()}
-        options = _accepted_options(scheduler, request)
+        # The options that a scheduler accepts differ.
+        accepted = inspect.signature(scheduler.step).parameters
+        options = {"eta": request.call.eta, "generator": list(request.generators)}
+        options = {name: value for name, value in options.items() if name in accepted}
         guided_steps = interval_steps(request.call.guidance_interval, len(timesteps))
         for index, timestep in enumerate(timesteps):
             latents = tensors["latents"]
@@ -151,10 +151,3 @@ class LatentDiffusion(ABC):
         if not len(timesteps):
             return latents
         return scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(request)))
-
-
-def _accepted_options(scheduler: Any, request: Request) -> dict[str, Any]:
-    """Return the options that a scheduler's `step` accepts; they differ between schedulers."""
-    accepted = inspect.signature(scheduler.step).parameters
-    options = {"eta": request.call.eta, "generator": list(request.generators)}
-    return {name: value for name, value in options.items() if name in accepted}

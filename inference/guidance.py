@@ -15,13 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def interval_steps(interval: tuple[float, float], num_steps: int) -> range:
-    """Return the indices of the denoising steps within a guidance interval.
-
-    Args:
-        interval: First and last fraction of the steps, such as (0.0, 0.5) for the first half; see
-            Kynkäänniemi et al. (2024), arXiv 2404.07724.
-        num_steps: Number of denoising steps.
-    """
+    """Return the indices of the denoising steps between two fractions of them."""
     start, end = interval
     return range(math.ceil(start * num_steps), math.ceil(end * num_steps))
 

@@ -185,11 +185,6 @@ class ImageToAudioPipeline(TranslatorPipeline):
         return frames * self._hop_length / self.sampling_rate
 
     @property
-    def embed_dim(self) -> int:
-        """Dimension of the CLAP embeddings that the UNet is conditioned on."""
-        return self.unet.config["projection_class_embeddings_input_dim"]
-
-    @property
     def _hop_length(self) -> int:
         return math.prod(self.vocoder.config.upsample_rates)
 

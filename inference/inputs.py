@@ -36,11 +36,7 @@ def as_list(values: Any) -> list[Any] | None:
 def read_images(
     sources: Sequence[ImageSource], start: int = 0, end: int | None = None
 ) -> list[Image.Image]:
-    """Read images, or those from number `start` to before `end`.
-
-    Raises:
-        UserError: If an image is unreadable; of several its number is named.
-    """
+    """Read images, or those from number `start` to before `end`; an unreadable one is named."""
     from clip2clap.media.images import load_image
 
     numbered = list(enumerate(sources, 1))[start:end]
@@ -50,13 +46,9 @@ def read_images(
 def read_audio(
     sources: Sequence[AudioSource], start: float, seconds: float | None
 ) -> list[tuple[Any, int]]:
-    """Read audio, or the excerpt of each source from `start`, `seconds` long, None for all.
+    """Read an excerpt of each source, `seconds` long or None for all; an unreadable one is named.
 
-    Returns:
-        Waveforms, shape (samples,), with their sampling rates in Hz.
-
-    Raises:
-        UserError: If a source is unreadable or silent; of several its number is named.
+    Returns waveforms, shape (samples,), with their sampling rates in Hz.
     """
 
     def read(source: AudioSource) -> tuple[Any, int]:
@@ -140,17 +132,9 @@ def check_one_or_each(values: Any, name: str, count: int) -> None:
 def check_embeds(
     embeds: Any, name: str, dim: int | None, *, count: int | None = None, space: str = ""
 ) -> None:
-    """Check that an argument is a tensor of finite embeddings.
+    """Raise a `UserError` unless an argument is finite embeddings, shape (n, dim) or (dim,).
 
-    Args:
-        embeds: The argument.
-        name: Its name.
-        dim: Embedding dimension; None for any.
-        count: Number of items, for each or all of which they are; None for any.
-        space: Name of the embedding space, for the message.
-
-    Raises:
-        UserError: If it is not; the argument is named.
+    With `count` they are for all items or for each; `space` is named in the message.
     """
     shape = tuple(embeds.shape) if isinstance(embeds, Tensor) else ()
     if len(shape) not in (1, 2) or 0 in shape or shape[-1] != (dim or shape[-1]):

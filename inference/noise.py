@@ -22,7 +22,7 @@ def spread_generators(
         items = [_seeded_by(generator) for _ in range(count)]
     spread = []
     for item in items:
-        copy = _copy(item)
+        copy = item.clone_state()
         spread += [item, *(_seeded_by(copy) for _ in range(num_candidates - 1))]
     return spread
 
@@ -30,28 +30,14 @@ def spread_generators(
 def second_generators(generators: Sequence[torch.Generator]) -> list[torch.Generator]:
     """Return another generator per candidate, for its embedding, without advancing its own."""
     # One seed further than `spread_generators`, so that no candidate's noise comes from it.
-    return [_seeded_by(_copy(own), further=1) for own in generators]
+    return [_seeded_by(own.clone_state(), further=1) for own in generators]
 
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw each item's noise from its own generator, in float32 regardless of the models' dtype.
-
-    Args:
-        shape: Shape of one item's noise.
-        generators: One generator per item; each draws once.
-
-    Returns:
-        Noise, shape (n, *shape), float32, on the CPU.
-    """
+    """Draw each item's noise from its own generator, shape (n, *shape), float32, on the CPU."""
     return torch.cat(
         [torch.randn((1, *shape), generator=own, device=own.device).cpu() for own in generators]
     )
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    copy = torch.Generator(generator.device)
-    copy.set_state(generator.get_state())
-    return copy
 
 
 def _seeded_by(generator: torch.Generator | None, further: int = 0) -> torch.Generator:

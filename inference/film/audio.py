@@ -43,11 +43,7 @@ def film_audio(audios: Sequence[str | Path | bytes], options: FilmOptions) -> It
 
 
 class AudioReader:
-    """Reader of any number of samples from a stream of audio blocks.
-
-    Args:
-        blocks: Blocks of shape (2, samples).
-    """
+    """Reader of any number of samples from a stream of audio blocks, shape (2, samples)."""
 
     def __init__(self, blocks: Iterator[np.ndarray]):
         self.position = 0
@@ -83,10 +79,6 @@ class AudioWindows:
     """Overlapping windows of a stream of audio blocks, each with its center in seconds.
 
     The last window ends with the audio; audio that is shorter than a window is one.
-
-    Args:
-        blocks: Blocks of shape (2, samples) at `FILM_RATE`.
-        options: Length and hop of the windows.
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], options: FilmOptions):

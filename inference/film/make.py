@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clip2clap.core.concurrency import batched, read_ahead
 from clip2clap.core.errors import UserError
@@ -71,16 +72,10 @@ def make_film(
     path, title = Path(path), _title_frames(options)
     silence = np.zeros((2, round(len(title) / options.fps * FILM_RATE)), np.float32)
     reader = AudioReader(itertools.chain([silence], film_audio(audios, options)))
-    each = frame_embeds(film_audio(audios, options), embed, options)
-    embeds = read_ahead(torch.stack(batch) for batch in batched(each, BATCH_SIZE))
-
-    def generate() -> Iterator[np.ndarray]:
-        with closing(embeds):
-            yield from map(make_frames, embeds)
-
+    embeds = frame_embeds(film_audio(audios, options), embed, options)
     frames = 0
     with (
-        closing(read_ahead(generate())) as generated,
+        closing(read_ahead(_generate(embeds, make_frames))) as generated,
         replacing(path) as partial,
         FilmWriter(partial, fps=options.fps, width=options.width, height=options.height) as writer,
     ):
@@ -93,6 +88,12 @@ def make_film(
                 on_frames(frames)
         writer.add_sound(reader.read_rest())
     return Film(path, frames, reader.position / FILM_RATE)
+
+
+def _generate(embeds: Iterator[Tensor], make_frames: MakeFrames) -> Iterator[np.ndarray]:
+    """Yield batches of frames, while a thread computes the next batch of embeddings."""
+    with closing(read_ahead(torch.stack(each) for each in batched(embeds, BATCH_SIZE))) as batches:
+        yield from map(make_frames, batches)
 
 
 def _title_frames(options: FilmOptions) -> list[np.ndarray]:

@@ -37,11 +37,6 @@ def frame_embeds(
     A silent window repeats the previous embedding. Between the centers of two windows the path is
     the great circle's arc (slerp).
 
-    Args:
-        blocks: Audio, as `film_audio` yields it.
-        embed: Encodes windows.
-        options: Options of the film.
-
     Yields:
         CLIP embeddings, shape (d,), unit norm: one for every frame that begins before the audio
         ends.

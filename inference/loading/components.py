@@ -88,16 +88,9 @@ def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
 def load_strictly(
     model_class: type[Model], folder: Path, *, dtype: torch.dtype, variant: str | None = None
 ) -> Model:
-    """Load a model whose checkpoint must hold exactly its weights.
+    """Load a diffusers or transformers model whose folder must hold exactly its weights.
 
-    Args:
-        model_class: A diffusers or transformers model class.
-        folder: Folder of the model.
-        dtype: Dtype of the weights.
-        variant: Weights' variant, used if the folder has it.
-
-    Returns:
-        The model, in evaluation mode, on the CPU.
+    The weights' variant is used if the folder has it.
 
     Raises:
         CheckpointError: If the config or a weight is missing, unexpected or of another size; the
@@ -135,11 +128,7 @@ def load_encoders(
 ) -> dict[str, Any]:
     """Load the encoders, translators and IP-Adapters that were given by name.
 
-    Args:
-        given: Components by their names in a pipeline, loaded or by name.
-        dtypes: Dtype of each component.
-        modalities: Modalities of an encoder that are needed, where not all are.
-        **access: As for `ClipEncoder.from_pretrained`.
+    `modalities` are those of an encoder that are needed, where not all are.
     """
     loaded = dict(given)
     for part, name in given.items():
@@ -160,12 +149,7 @@ def load_components(
 ) -> dict[str, Any]:
     """Load a generator's components, each with exactly its weights.
 
-    Args:
-        folder: Folder of the pipeline.
-        index: Content of its `model_index.json`.
-        places: Name of each component in the index, by its name in our pipelines.
-        dtypes: Dtype of each component.
-        variant: Weights' variant.
+    `places` has the name of each in the index, `model_index.json`, by its name in our pipelines.
 
     Raises:
         CheckpointError: If one is missing or of an unknown class, or its weights don't match.

@@ -22,17 +22,11 @@ def fetch_folder(
     variant: str | None = None,
     **access: Any,
 ) -> Path:
-    """Return the local folder of a pipeline, after downloading the components it lacks.
+    """Return the local folder of a pipeline, after downloading the components (parts) it lacks.
 
     Of each component only configs are downloaded, and the weights in safetensors where the
-    repository has them.
-
-    Args:
-        name: Folder, or repository id on the hub.
-        parts: Subfolders needed beside `model_index.json`.
-        kind: Model type, for the messages.
-        variant: Weights' variant, such as `"fp16"`; plain weights for a component without it.
-        **access: `revision`, `token` and `local_files_only`, as for `fetch`.
+    repository has them; plain weights for a component without the variant. `access` is `revision`,
+    `token` and `local_files_only`, as for `fetch`.
 
     Raises:
         ModelNotFoundError: If there is no such folder or repository, or the hub is unreachable.
@@ -57,9 +51,7 @@ def fetch_folder(
 def read_index(folder: Path, *, expected: str = "save_pretrained") -> dict[str, Any]:
     """Read a pipeline's `model_index.json`, with names of earlier versions mapped.
 
-    Args:
-        folder: Folder of the pipeline.
-        expected: What should have written the folder, for the message.
+    The message names what is expected to have written the folder.
 
     Raises:
         CheckpointError: If the folder holds no pipeline.

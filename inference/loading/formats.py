@@ -32,7 +32,7 @@ class Checkpoint:
     """Checkpoint that our own `save_pretrained` wrote: its index holds components and settings.
 
     `name` is a hub id or folder, `index` the content of `model_index.json`, and `access` holds
-    `token` and `local_files_only`.
+    `token` and `local_files_only`. `space` is that of the generator's embeddings, once known.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Checkpoint:
     revision: str | None = None
     fetch_text_encoder: bool = True
     pipeline_class: Any = None
+    space: EmbeddingSpace | None = None
 
     def load(
         self,
@@ -53,11 +54,8 @@ class Checkpoint:
     ) -> Any:
         """Load the pipeline; the spaces of all components are compared before any weights are read.
 
-        Args:
-            given: Encoders and translators that the user gives, loaded or by name, or None each.
-            replaced: Components and settings that replace the checkpoint's.
-            torch_dtype: As in the pipelines' `from_pretrained`.
-            variant: Weights' variant.
+        The user may have given encoders and translators, loaded or by name, or None each, and
+        components and settings that replace the checkpoint's.
         """
         from clip2clap.inference.loading.components import (
             load_components,
@@ -73,8 +71,8 @@ class Checkpoint:
         companions = companions_of(self.name, kind)
         defaults = {part: self._default_encoder(part, companions.get(part)) for part in missing}
         given = {**given, **defaults}
-        space = self._space(given)
-        check_spaces(given, space, cls.space_pairs, **access)
+        self.space = self._space(given)
+        check_spaces(given, self.space, cls.space_pairs, **access)
 
         places = self._places()
         for part in replaced.keys() - {"scheduler"}:
@@ -86,7 +84,7 @@ class Checkpoint:
         precomputed = self._precompute()
         parts = load_components(self.folder, self.index, places, dtypes, variant)
         encoders = load_encoders(given, dtypes, modalities=cls.encoder_modalities, **access)
-        settings = self._settings({**replaced, **parts}, encoders, space)
+        settings = self._settings({**replaced, **parts}, encoders)
         return cls(**{**encoders, **parts, **precomputed, **settings, **replaced})
 
     def _places(self) -> dict[str, str]:
@@ -115,29 +113,36 @@ class Checkpoint:
         """Return components that are computed before the generator's weights are loaded."""
         return {}
 
-    def _settings(
-        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
-    ) -> dict[str, Any]:
+    def _settings(self, parts: dict[str, Any], encoders: dict[str, Any]) -> dict[str, Any]:
         """Return the pipeline's settings, and components that are computed."""
         _, settings = self.pipeline_class._get_signature_keys(self.pipeline_class)
         return {name: self.index[name] for name in settings if name in self.index}
 
 
-class AudioLDM(Checkpoint):
+class Published(Checkpoint):
+    """Checkpoint of a published generator, without encoders of its own."""
+
+    guidance_scale: ClassVar[float]
+    """Default guidance scale of diffusers' pipeline."""
+
+    parts: ClassVar[tuple[str, ...]]
+    """Components beside scheduler, UNet and autoencoder."""
+
+    def _places(self) -> dict[str, str]:
+        return {part: part for part in ("scheduler", "unet", "vae", *self.parts)}
+
+    def _default_encoder(self, part: str, companion: str | None) -> Any:
+        return companion
+
+
+class AudioLDM(Published):
     """Checkpoint of AudioLDM (first version)."""
 
-    guidance_scale: ClassVar[float] = 2.5
-    """Default guidance scale of diffusers' pipeline."""
+    guidance_scale, parts = 2.5, ("vocoder",)
 
     @property
     def _has_text_encoder(self) -> bool:
         return self.fetch_text_encoder or is_clap_local(self.name, self.revision)
-
-    def _places(self) -> dict[str, str]:
-        return {part: part for part in ("scheduler", "unet", "vae", "vocoder")}
-
-    def _default_encoder(self, part: str, companion: str | None) -> Any:
-        return None
 
     def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
         """Return the space of the checkpoint's CLAP, by the fingerprint of its text encoder.
@@ -177,15 +182,13 @@ class AudioLDM(Checkpoint):
         negative = LearnedNegativeEmbedding.from_vector(embed, origin="empty prompt")
         return {"negative_embedding": negative}
 
-    def _settings(
-        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
-    ) -> dict[str, Any]:
+    def _settings(self, parts: dict[str, Any], encoders: dict[str, Any]) -> dict[str, Any]:
         from clip2clap.inference.schedulers import few_step_scheduler
 
         return {
             "scheduler": few_step_scheduler(parts["scheduler"]),
             "clap_id": self.name,
-            "clap_space": space and space.to_dict(),
+            "clap_space": self.space and self.space.to_dict(),
             "clap_revision": self.revision,
             "default_guidance_scale": self.guidance_scale,
         }
@@ -197,31 +200,19 @@ class MusicLDM(AudioLDM):
     guidance_scale = 2.0
 
 
-class PublishedDecoder(Checkpoint):
+class PublishedDecoder(Published):
     """Checkpoint of a published image decoder."""
 
     kind: ClassVar[str]
     """`decoder_kind` of the pipeline."""
 
-    guidance_scale: ClassVar[float]
-    """Default guidance scale of diffusers' pipeline."""
-
-    parts: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
-    """Components beside scheduler, UNet and autoencoder."""
-
-    def _places(self) -> dict[str, str]:
-        return {part: part for part in ("scheduler", "unet", "vae", *self.parts)}
-
-    def _default_encoder(self, part: str, companion: str | None) -> Any:
-        return companion
+    parts = ("text_encoder", "tokenizer")
 
     def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
         """Return the space of the CLIP that is given, which is assumed to be the decoder's."""
         return encoder_space(given["clip"], "clip", **self.access)
 
-    def _settings(
-        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
-    ) -> dict[str, Any]:
+    def _settings(self, parts: dict[str, Any], encoders: dict[str, Any]) -> dict[str, Any]:
         from clip2clap.inference.schedulers import few_step_scheduler
 
         # The variance that a UNet predicts is for the scheduler that it was trained with.
@@ -229,7 +220,7 @@ class PublishedDecoder(Checkpoint):
         return {
             "scheduler": few_step_scheduler(config),
             "decoder_kind": self.kind,
-            "clip_space": space and space.to_dict(),
+            "clip_space": self.space and self.space.to_dict(),
             "embed_norm": self._embed_norm(parts, encoders["clip"]),
             "default_guidance_scale": self.guidance_scale,
             "default_num_inference_steps": 25,
@@ -258,11 +249,9 @@ class Kandinsky(PublishedDecoder):
     def _places(self) -> dict[str, str]:
         return {**super()._places(), "vae": "movq"}
 
-    def _settings(
-        self, parts: dict[str, Any], encoders: dict[str, Any], space: EmbeddingSpace | None
-    ) -> dict[str, Any]:
+    def _settings(self, parts: dict[str, Any], encoders: dict[str, Any]) -> dict[str, Any]:
         negative = _encode_zeros(encoders["clip"])
-        return {**super()._settings(parts, encoders, space), "negative_embedding": negative}
+        return {**super()._settings(parts, encoders), "negative_embedding": negative}
 
 
 class StableUnclip(PublishedDecoder):
@@ -340,11 +329,7 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Read the index of a pipeline and check that its format is supported.
 
-    Args:
-        name: Preset, hub id or folder.
-        kind: `"generator"` for `ImageToAudioPipeline`, `"decoder"` for `AudioToImagePipeline`.
-        published_only: Whether to reject folders written by `save_pretrained`.
-        **access: `revision`, `token` and `local_files_only`.
+    `published_only` rejects folders that `save_pretrained` wrote.
 
     Raises:
         ModelNotFoundError: If there is no such folder or repository.

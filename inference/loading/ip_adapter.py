@@ -34,20 +34,15 @@ class IPAdapterWeights:
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: PathOrId,
-        *,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        **_: Any,
+        cls, pretrained_model_name_or_path: PathOrId, *, torch_dtype: Any = None, **access: Any
     ) -> "IPAdapterWeights":
         """Load the weights.
 
         Args:
             pretrained_model_name_or_path: Safetensors file, folder that `save_pretrained` wrote, or
                 OWNER/REPOSITORY/PATH on the hub.
-            token: Access token for a private repository.
-            local_files_only: Whether to use only local files.
+            torch_dtype: Ignored: the UNet casts the weights to its own.
+            **access: `token` and `local_files_only`, as in diffusers.
 
         Raises:
             ModelNotFoundError: If there is no such file on disk and none can be downloaded.
@@ -60,7 +55,7 @@ class IPAdapterWeights:
         if path.is_dir():
             path = path / _FILE
         if not path.is_file():
-            path = _download(name, token=token, local_files_only=local_files_only)
+            path = _download(name, **access)
         try:
             return cls(load_file(path))
         except UserError:

@@ -25,8 +25,10 @@ _PARTS = ("movq", "vae", "vqvae")
 class Canvas:
     """Latent space of an image autoencoder, in which `paint` optimizes an image.
 
-    Latents are in units of the autoencoder's own scale, the standard deviation of its codebook or
-    of the latents it was trained on, so that a step of 0.1 means the same for all.
+    Latents, of shape (1, channels, height / multiple, width / multiple), are in units of the
+    autoencoder's own scale, the standard deviation of its codebook or of the latents it was trained
+    on, so that a step of 0.1 means the same for all. Heights and widths are in pixels, multiples of
+    `multiple`.
 
     Args:
         autoencoder: Autoencoder of RGB images with values from -1 to 1; its weights are frozen.
@@ -97,16 +99,7 @@ class Canvas:
         return self.autoencoder.device
 
     def noise(self, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Draw a random latent: entries of the codebook, or Gaussian noise.
-
-        Args:
-            height: Height of the image in pixels, a multiple of `multiple`.
-            width: Width, likewise.
-            generator: Generator on the CPU.
-
-        Returns:
-            Shape (1, channels, height / multiple, width / multiple).
-        """
+        """Draw a latent with a generator on the CPU: entries of the codebook, or Gaussian noise."""
         shape = height // self.multiple, width // self.multiple
         if self._codebook is None:
             channels = self.autoencoder.config["latent_channels"]
@@ -117,50 +110,33 @@ class Canvas:
 
     @torch.no_grad()
     def encode(self, image: Image.Image | str | Path, height: int, width: int) -> Tensor:
-        """Encode an image, cropped about its center.
-
-        Args:
-            image: PIL image or path.
-            height: Height in pixels, a multiple of `multiple`.
-            width: Width, likewise.
-
-        Returns:
-            Shape (1, channels, height / multiple, width / multiple).
+        """Encode an image, cropped about its center, to a latent.
 
         Raises:
             UnreadableImageError: If it is unreadable.
         """
         fitted = ImageOps.fit(load_image(image), (width, height), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)[None]
-        values = (pixels.float() / 127.5 - 1).to(self.device)
+        values = (pixels.float() / 127.5 - 1).to(self.device, self.autoencoder.dtype)
         encoded = self.autoencoder.encode(values)
         # A VQModel returns latents, the others their distribution.
         latent = encoded.latents if self._codebook is not None else encoded.latent_dist.mode()
         return self._to_units(latent)
 
     def pixels(self, latent: Tensor) -> Tensor:
-        """Decode a latent.
+        """Decode a latent to RGB pixels, shape (1, 3, height, width), in [0, 1].
 
-        Args:
-            latent: Shape (1, channels, height / multiple, width / multiple).
-
-        Returns:
-            RGB pixels, shape (1, 3, height, width), in [0, 1]. The gradient ignores the clamping,
-            or clamped pixels would never change again.
+        The gradient ignores the clamping, or clamped pixels would never change again.
         """
         options = {} if self._codebook is None else {"force_not_quantize": True}
-        values = self.autoencoder.decode(self._from_units(latent), **options).sample / 2 + 0.5
+        values = self.autoencoder.decode(self._from_units(latent), **options).sample.float()
+        values = values / 2 + 0.5
         return values + (values.clamp(0, 1) - values).detach()
 
     def distance(self, latent: Tensor) -> Tensor:
-        """Compute the distance of a latent from those the autoencoder was trained on.
+        """Compute the mean squared distance of a latent to the nearest entries of the codebook.
 
-        Args:
-            latent: Shape (1, channels, rows, columns).
-
-        Returns:
-            Mean squared distance to the nearest entries of the codebook; for an autoencoder
-            without one, to the mean of its Gaussian prior.
+        For an autoencoder without one it is that to the mean of its Gaussian prior.
         """
         if self._codebook is None:
             return latent.square().mean()
@@ -175,7 +151,7 @@ class Canvas:
         return self.autoencoder.quantize.embedding.weight.detach()
 
     def _from_units(self, latent: Tensor) -> Tensor:
-        return latent * self._std + self._mean
+        return (latent * self._std + self._mean).to(self.autoencoder.dtype)
 
     def _to_units(self, latent: Tensor) -> Tensor:
-        return (latent - self._mean) / self._std
+        return (latent.float() - self._mean) / self._std

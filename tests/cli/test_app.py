@@ -306,7 +306,7 @@ def test_prompts_get_audio_named_by_their_words(
     assert sorted(sounds_in(tmp_path / "plain")) == ["a-dog-barks.wav", "rain.wav"]
     waveform, rate = load_audio(tmp_path / "plain" / "a-dog-barks.wav")
     assert (len(waveform), rate) == (samples, 16_000)
-    pipeline = ImageToAudioPipeline.from_pretrained(model)
+    pipeline = ImageToAudioPipeline.from_pretrained(model, torch_dtype=None)
     result = pipeline(prompt="a dog barks", generator=[torch.Generator().manual_seed(2)])
     assert isinstance(result, ImageToAudioOutput)
     np.testing.assert_allclose(waveform, result.audios[0], atol=1e-4)

@@ -1,6 +1,7 @@
 """`clip2clap audio-to-image`: what it paints, what it says, and what it skips."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,15 +215,19 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
     assert words in complaint
 
 
-def test_a_published_decoder_needs_a_translator(run, audioldm_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("class_name", "expected"),
+    [
+        ("KandinskyV22Pipeline", "--translator: "),
+        ("AudioLDMPipeline", "--decoder: .* holds a AudioLDMPipeline; expected "),
+    ],
+)
+def test_a_decoder_of_a_wrong_class_or_without_a_translator_is_refused(
+    run, tmp_path, class_name, expected
+):
     write_tone(tmp_path / "bark.wav")
-    status, _, complaint = run(
-        "audio-to-image",
-        tmp_path / "bark.wav",
-        "-o",
-        tmp_path / "out",
-        "--decoder",
-        audioldm_folder,
-    )
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
+    call = ("audio-to-image", tmp_path / "bark.wav", "-o", tmp_path / "out")
+    status, _, complaint = run(*call, "--decoder", tmp_path)
     assert status == 2
-    assert "--translator: " in complaint
+    assert re.search(expected, complaint)

@@ -18,6 +18,7 @@ from diffusers import (
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.functional import normalize
 from transformers import SpeechT5HifiGan
 
@@ -28,7 +29,6 @@ from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.loading.components import part_dtypes
 from clip2clap.inference.noise import spread_generators
-from clip2clap.inference.ranking import rank_candidates
 from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.media.images import UnreadableImageError
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
@@ -448,12 +448,16 @@ def test_a_ranker_of_its_own_hears_in_its_own_space(pipe, clip_folder, foreign_f
     torch.testing.assert_close((heard * targets).sum(dim=-1), best.similarities.max(dim=1).values)
 
 
-def test_rank_candidates_ignores_length_and_takes_the_first_of_equals():
+def test_ranking_ignores_length_and_takes_the_first_of_equals(pipe):
+    embeds = torch.tensor([[0.1, 5.0], [9.0, 0.0], [3.0, 0.0], *[[0.0, 1.0]] * 3])
+    pipe.generator_clap.audio_encoder = nn.Module()
+    pipe.generator_clap.audio_encoder.encode_audio = lambda audios: embeds
     targets = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    candidates = torch.tensor([[[0.1, 5.0], [9.0, 0.0], [3.0, 0.0]], [[0.0, 1.0]] * 3])
-    best, similarities = rank_candidates(candidates, targets)
+    best, similarities = pipe.rank(torch.zeros(6, 8), targets)
     assert best.tolist() == [1, 0]
     torch.testing.assert_close(similarities[0, 1:], torch.ones(2))
+    with pytest.raises(UserError, match=r"\(6, 2\) and \(4, 2\)"):
+        pipe.rank(torch.zeros(6, 8), torch.zeros(4, 2))
 
 
 # What goes in and what comes out

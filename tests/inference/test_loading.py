@@ -94,7 +94,8 @@ def test_small_modules_load_no_pipeline():
     printed = python(
         """
         import sys
-        from clip2clap.inference import mixing, noise, ranking, schedulers
+        from clip2clap.inference import mixing, noise, schedulers
+        from clip2clap.inference.loading import formats
 
         print([name for name in ("diffusers", "transformers") if name in sys.modules])
         """
