@@ -1,0 +1,208 @@
+"""Commands that are killed at random moments, and run again.
+
+By default few kills of the quickest commands; for a long run of all
+`CLIP2CLAP_KILLS=100 pytest tests/reliability -m "slow or not slow" --log-cli-level=INFO`.
+"""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from clip2clap.cli.app import main
+from clip2clap.embeddings.space import EmbeddingSpace
+from clip2clap.embeddings.table.writer import TableWriter
+
+KILLS = int(os.environ.get("CLIP2CLAP_KILLS", "2"))
+# Hold times or paths; all else is the same in every run.
+CHANGING = (".json", ".html", ".csv", ".lock")
+
+
+# Commands that write into `out`.
+COMMANDS = {
+    "extract": "extract captions.csv --pair caption-caption --demo --batch-size 8 -o out/table",
+    "norms": "norms table -o out/norms",
+    "train": "train table --hidden-size 16 --epochs 6 --patience 0 -o out/translator",
+    "sweep": (
+        "sweep table --plus table2 --hidden-size 8 --loss cosine,mse --epochs 3 -o out/sweep"
+    ),
+    "evaluate": "evaluate ridge --table table --split all -o out/report",
+    "image-to-audio": (
+        "image-to-audio image.png --num-inference-steps 1 --num-candidates 1 --duration-s 1 "
+        "--spectrogram --overwrite -o out/audio"
+    ),
+    "audio-to-image": (
+        "audio-to-image noise.wav --num-inference-steps 1 --overwrite -o out/images"
+    ),
+    "paint": (
+        "paint noise.wav --num-iterations 3 --cutouts 2 --width 16 --height 16 --overwrite -o out/p"
+    ),
+    "demo": "demo image.png -o out/demo",
+}
+QUICK = ("extract", "norms", "train")
+
+
+def _run(folder: Path, line: str) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    main(line.split())
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Return a maker of processes that have the libraries loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "clip2clap.cli.app",
+            "clip2clap.evaluation.report.page",
+            "clip2clap.inference.audio_to_image",
+            "clip2clap.inference.image_to_audio",
+            "clip2clap.inference.painting.canvas",
+            "clip2clap.training.sweep.run",
+            "clip2clap.training.train",
+            "matplotlib.figure",
+        ]
+    )
+    return context
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write what the commands read."""
+    folder = tmp_path_factory.mktemp("inputs")
+    random_state = np.random.default_rng(0)
+    pixels = random_state.integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    soundfile.write(folder / "noise.wav", 0.1 * random_state.standard_normal(16_000), 16_000)
+    lines = [f"{row},a dog number {row}" for row in range(24)]
+    (folder / "captions.csv").write_text("\n".join(["id,caption", *lines, ""]))
+    generator = torch.Generator().manual_seed(0)
+    spaces = {
+        f"{family}_text": EmbeddingSpace(family, f"a/{family}", "text", 8, True, family)
+        for family in ("clip", "clap")
+    }
+    for name in ("table", "table2"):
+        embeds = torch.nn.functional.normalize(torch.randn(64, 8, generator=generator))
+        ids = [f"{name}-{row}" for row in range(64)]
+        with TableWriter(folder / name, spaces) as writer:
+            writer.append(ids, {"caption": ids}, dict.fromkeys(spaces, embeds))
+    return folder
+
+
+def _start(
+    context: multiprocessing.context.ForkServerContext, folder: Path, line: str
+) -> BaseProcess:
+    process = context.Process(target=_run, args=(folder, line))
+    process.start()
+    return process
+
+
+def _changes(process: BaseProcess, folder: Path) -> Iterator[int]:
+    """Yield a count at each change of a folder's listing, while a process runs."""
+    count, before = 0, None
+    while process.is_alive():
+        now = sorted((path.name, _size(path)) for path in folder.rglob("*"))
+        if now != before:
+            yield count
+            count, before = count + 1, now
+        time.sleep(0.002)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Return the files of a folder with hashes of what is the same in every run."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            same = not path.name.endswith(CHANGING)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if same else ""
+            found[str(path.relative_to(folder))] = digest
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS],
+)
+def test_a_killed_command_leaves_nothing_that_its_next_run_does_not_mend(
+    name: str, processes, inputs: Path, tmp_path: Path
+) -> None:
+    line = COMMANDS[name]
+    folder = tmp_path / "work"
+
+    def fresh() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(inputs, folder)
+        (folder / "out").mkdir()
+
+    fresh()
+    if name == "evaluate":
+        process = _start(processes, folder, "train table --hidden-size 8 --epochs 1 -o ridge")
+        process.join()
+        shutil.copytree(folder / "ridge", inputs / "ridge", dirs_exist_ok=True)
+    process = _start(processes, folder, line)
+    start = time.perf_counter()
+    changes = len(list(_changes(process, folder / "out")))
+    duration = time.perf_counter() - start
+    process.join()
+    assert process.exitcode == 0
+    expected = _contents(folder / "out")
+
+    chance, killed = random.Random(name), 0
+    for _ in range(KILLS):
+        fresh()
+        process = _start(processes, folder, line)
+        if chance.random() < 0.7:
+            wanted = chance.randrange(changes)
+            for count in _changes(process, folder / "out"):
+                if count == wanted:
+                    break
+            moment = f"change {wanted} of {changes}"
+            time.sleep(chance.uniform(0, 0.01))
+        else:
+            seconds = chance.uniform(0, duration)
+            process.join(seconds)
+            moment = f"{seconds:.3f} s"
+        process.kill()
+        process.join()
+        killed += process.exitcode != 0
+        _check_whole_files(folder / "out")
+        process = _start(processes, folder, line)
+        process.join()
+        assert process.exitcode == 0, f"killed after {moment}"
+        assert _contents(folder / "out") == expected, f"killed after {moment}"
+    logging.info("%s: %d of %d killed before the end (%.1f s)", name, killed, KILLS, duration)
+
+
+def _check_whole_files(folder: Path) -> None:
+    """Open every file under its final name."""
+    for path in folder.rglob("*"):
+        if path.name.endswith(".part") or not path.is_file():
+            continue
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix in (".png", ".jpg"):
+            Image.open(path).load()
+        elif path.suffix == ".wav":
+            assert soundfile.info(path).frames
