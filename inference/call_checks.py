@@ -6,8 +6,8 @@ from typing import Any, get_args
 import torch
 
 from clip2clap.core.errors import UserError, expect
-from clip2clap.inference.guidance import Negative
 from clip2clap.inference.inputs import (
+    Negative,
     check_embeds,
     check_number,
     check_one_or_each,

@@ -56,6 +56,14 @@ class ImageDecoder(LatentDiffusion):
         channels = self.parts.unet.config["in_channels"]
         return channels, height // self.factor, width // self.factor
 
+    def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
+        """Return the UNet's keyword arguments for tensors that `condition` computed."""
+        embeds = self._embeds_input(tensors["image_embeds"])
+        return {"encoder_hidden_states": tensors.get("prompt_embeds"), **embeds}
+
+    def _embeds_input(self, embeds: Tensor) -> dict[str, Any]:
+        return {"class_labels": embeds}
+
     def to_latents(self, pixels: Tensor) -> Tensor:
         """Encode images.
 
@@ -109,10 +117,6 @@ class DemoDecoder(EmbeddingDecoder):
 
     kind = "demo"
 
-    def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
-        """Return the UNet's keyword arguments for tensors that `condition` computed."""
-        return {"encoder_hidden_states": None, "class_labels": tensors["image_embeds"]}
-
 
 class KandinskyDecoder(EmbeddingDecoder):
     """Kandinsky 2.2 decoder: a UNet conditioned on an image embedding alone, and MoVQ.
@@ -133,10 +137,8 @@ class KandinskyDecoder(EmbeddingDecoder):
         """Divisor of height and width, in pixels."""
         return self.factor**2
 
-    def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
-        """Return the UNet's keyword arguments for tensors that `condition` computed."""
-        added = {"image_embeds": tensors["image_embeds"]}
-        return {"encoder_hidden_states": None, "added_cond_kwargs": added}
+    def _embeds_input(self, embeds: Tensor) -> dict[str, Any]:
+        return {"added_cond_kwargs": {"image_embeds": embeds}}
 
     def to_latents(self, pixels: Tensor) -> Tensor:
         """Encode images (n, 3, height, width) in [0, 1]; MoVQ's latents are not scaled."""
@@ -223,11 +225,6 @@ class UnclipDecoder(TextDecoder):
         )
         return torch.cat([noised, level_embeds], dim=1)
 
-    def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
-        """Return the UNet's keyword arguments for tensors that `condition` computed."""
-        prompt_embeds, image_embeds = tensors["prompt_embeds"], tensors["image_embeds"]
-        return {"encoder_hidden_states": prompt_embeds, "class_labels": image_embeds}
-
 
 class IPAdapterDecoder(TextDecoder):
     """Stable Diffusion decoder whose UNet attends to an image embedding through an IP-Adapter.
@@ -242,10 +239,8 @@ class IPAdapterDecoder(TextDecoder):
         """Embedding dimension."""
         return self.parts.ip_adapter.embed_dim
 
-    def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
-        """Return the UNet's keyword arguments for tensors that `condition` computed."""
-        added = {"image_embeds": [tensors["image_embeds"].unsqueeze(1)]}
-        return {"encoder_hidden_states": tensors["prompt_embeds"], "added_cond_kwargs": added}
+    def _embeds_input(self, embeds: Tensor) -> dict[str, Any]:
+        return {"added_cond_kwargs": {"image_embeds": [embeds.unsqueeze(1)]}}
 
 
 _DECODERS = {

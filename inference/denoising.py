@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip2clap.inference.guidance import interval_steps
 from clip2clap.inference.noise import draw_noise
 
 Tensors = dict[str, Tensor]
 OnStep = Callable[[int, Tensor, Tensors], Tensors]
 """Called with the step, its timestep and the tensors; returns those to replace, or nothing."""
+
+
+def interval_steps(interval: tuple[float, float], num_steps: int) -> range:
+    """Return the indices of the denoising steps between two fractions of them."""
+    start, end = interval
+    return range(math.ceil(start * num_steps), math.ceil(end * num_steps))
 
 
 @dataclass(frozen=True)

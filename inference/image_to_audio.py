@@ -1,5 +1,6 @@
 """Image-to-audio pipeline: CLIP, a translator, then the UNet, VAE and vocoder of AudioLDM."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +16,7 @@ from clip2clap.inference.call_checks import check_generator_call
 from clip2clap.inference.compatibility import PathOrId
 from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors
 from clip2clap.inference.generator_clap import GeneratorClap
-from clip2clap.inference.guidance import Negative, negative_embeds, negative_texts
-from clip2clap.inference.inputs import ImageSource, embeds_on_cpu
+from clip2clap.inference.inputs import ImageSource, Negative, embeds_on_cpu
 from clip2clap.inference.noise import second_generators, spread_generators
 from clip2clap.inference.outputs import ImageToAudioOutput
 from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from clip2clap.models.retrieval_memory import RetrievalMemory
     from clip2clap.models.spectral_vocoder import SpectralVocoder
     from clip2clap.translator.base import Translator
+
+logger = logging.getLogger(__name__)
 
 
 class ImageToAudioPipeline(TranslatorPipeline):
@@ -292,7 +294,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         """Compute embeddings (n * k, d), targets to rank by (n, d), and the request for all."""
         candidates, guided = call.num_candidates, call.guidance_scale > 1.0
         # All texts at once, so that the text encoder is loaded once, and before the images.
-        unwanted = negative_texts(self, call) if guided else None
+        unwanted = self._negative_texts(call) if guided else None
         texts = [*(call.prompt or []), *(unwanted or [])]
         if texts:
             self.encode_text(texts)
@@ -312,7 +314,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
             means = embeds.view(count, candidates, -1).mean(1)
             targets = self._ranking_targets(means, image_embeds, call.prompt)
         if guided:
-            negatives = negative_embeds(self, call, unwanted, count)
+            negatives = self._negative_embeds(call, unwanted).expand(count, -1)
             negatives = negatives.repeat_interleave(candidates, dim=0)
         request = Request(
             call,
@@ -323,6 +325,30 @@ class ImageToAudioPipeline(TranslatorPipeline):
             negative_embeds=negatives,
         )
         return embeds, targets, request
+
+    def _negative_texts(self, call: Any) -> list[str] | None:
+        """Return the texts to guide away from; None where no text has to be encoded."""
+        if call.negative_prompt is not None or call.negative_prompt_embeds is not None:
+            return call.negative_prompt
+        has_none = call.negative == "auto" and self.negative_embedding is None
+        if call.negative == "prompt" or (has_none and self.generator_clap.is_local):
+            return [""]
+        return None
+
+    def _negative_embeds(self, call: Any, texts: list[str] | None) -> Tensor:
+        """Return the embeddings to guide away from, shape (n or 1, d), float32, on the CPU."""
+        if texts is not None:
+            return self.retrieve(self.encode_text(texts))
+        if call.negative_prompt_embeds is not None:
+            return self.retrieve(embeds_on_cpu(call.negative_prompt_embeds))
+        if self.negative_embedding is not None and call.negative != "zero":
+            return self.negative_embedding(1).to("cpu", torch.float32)
+        if call.negative == "auto":
+            logger.info(
+                "Guiding away from the zero vector: the pipeline has no negative_embedding, "
+                "and its generator's text encoder is not on disk."
+            )
+        return torch.zeros(1, self.embed_dim)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Decode latents to waveforms, shape (n, samples), float32, on the CPU."""

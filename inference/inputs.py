@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ ImageSource = str | Path | bytes | Image.Image
 
 AudioSource = str | Path | bytes | tuple[NDArray[np.floating] | Tensor, int]
 """File, bytes of a file, or a mono waveform of shape (samples,) with its sampling rate in Hz."""
+
+
+Negative = Literal["auto", "learned", "prompt", "zero"]
+"""Choice of the embedding to guide away from."""
 
 
 def as_list(values: Any) -> list[Any] | None:

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from clip2clap.core.errors import UserError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.inference.guidance import interval_steps
+from clip2clap.inference.denoising import interval_steps
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.loading.files import upgrade_index
 from clip2clap.models.retrieval_memory import RetrievalMemory
