@@ -1,4 +1,4 @@
-"""From recordings to pictures: spaces, seeds, mixing, ranking, and what is refused."""
+"""From audio to images: spaces, seeds, mixing, ranking, and what is refused."""
 
 from typing import Any
 
@@ -43,10 +43,10 @@ def pipe(painter_folder):
     return load(painter_folder)
 
 
-def test_a_sound_becomes_the_picture_of_its_translated_vector(pipe):
-    sounds = [tone(440), tone(90)]
-    painted = pipe(sounds, generator=seeded(0, 1), output_type="pt")
-    embeds = pipe.translator(pipe.clap.encode_audio(sounds))
+def test_audio_becomes_the_image_of_its_translated_embedding(pipe):
+    audios = [tone(440), tone(90)]
+    painted = pipe(audios, generator=seeded(0, 1), output_type="pt")
+    embeds = pipe.translator(pipe.clap.encode_audio(audios))
     torch.testing.assert_close(painted.image_embeds, embeds)
     by_vector = pipe(image_embeds=embeds, generator=seeded(0, 1), output_type="pt")
     torch.testing.assert_close(painted.images, by_vector.images)
@@ -55,7 +55,7 @@ def test_a_sound_becomes_the_picture_of_its_translated_vector(pipe):
     assert (painted.images - other.images).abs().max() > 1e-3
 
 
-def test_a_seed_gives_the_same_picture_alone_and_in_any_batch(pipe):
+def test_a_seed_gives_the_same_image_alone_and_in_any_batch(pipe):
     embeds = vectors(3)
     call = {"output_type": "pt", "num_candidates": 2}
     together = pipe(image_embeds=embeds, generator=seeded(5, 6, 7), **call).images
@@ -90,9 +90,9 @@ def test_a_pipeline_comes_back_from_disk_with_its_encoders(pipe, tmp_path):
 
 
 def test_mixes_are_weighted_sums_of_unit_vectors(pipe):
-    sounds = [tone(440), tone(90)]
-    apart = pipe(sounds, generator=seeded(0, 0)).image_embeds
-    mixed = pipe(sounds, weights=[3, 1], generator=seeded(0))
+    audios = [tone(440), tone(90)]
+    apart = pipe(audios, generator=seeded(0, 0)).image_embeds
+    mixed = pipe(audios, weights=[3, 1], generator=seeded(0))
     expected = normalize(0.75 * apart[0] + 0.25 * apart[1], dim=0)
     torch.testing.assert_close(mixed.image_embeds[0], expected)
     assert len(mixed.images) == 1
@@ -103,7 +103,7 @@ def test_mixes_are_weighted_sums_of_unit_vectors(pipe):
         mix_embeds([apart[0], apart[0]], [1, -1])
 
 
-def test_words_are_mixed_into_the_vector_by_their_weight(pipe):
+def test_texts_are_mixed_into_the_embedding_by_their_weight(pipe):
     embeds, words = vectors(2), pipe.clip.encode_text(["an oil painting", "a sketch"])
     call = {"image_embeds": embeds, "prompt": ["an oil painting", "a sketch"]}
     got = pipe(**call, prompt_weight=0.4, generator=seeded(0, 0)).image_embeds
@@ -114,7 +114,7 @@ def test_words_are_mixed_into_the_vector_by_their_weight(pipe):
     torch.testing.assert_close(one, normalize(0.7 * embeds + 0.3 * words[1], dim=-1))
 
 
-def test_similarities_are_those_of_the_pictures_to_their_own_vectors(pipe):
+def test_similarities_are_those_of_the_images_to_their_own_embeddings(pipe):
     embeds = vectors(2)
     made = pipe(image_embeds=embeds, num_candidates=3, generator=seeded(0, 1))
     seen = pipe.clip.encode_image(made.images).view(2, 3, 12)
@@ -122,7 +122,7 @@ def test_similarities_are_those_of_the_pictures_to_their_own_vectors(pipe):
     torch.testing.assert_close(made.similarities, expected, atol=1e-5, rtol=0)
 
 
-def test_names_nearest_to_a_vector_come_first(pipe):
+def test_names_nearest_to_an_embedding_come_first(pipe):
     names = ["dog", "sea", "train"]
     words = pipe.clip.encode_text([f"a photo of a {name}" for name in names])
     for place, name in enumerate(names):
@@ -132,14 +132,14 @@ def test_names_nearest_to_a_vector_come_first(pipe):
         assert [value for _, value in row] == sorted((value for _, value in row), reverse=True)
 
 
-def test_a_starting_picture_is_left_as_far_as_its_strength_says(pipe):
+def test_a_starting_image_is_left_as_far_as_its_strength_says(pipe):
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
+    image = Image.fromarray(noise)
     call = {
         "image_embeds": vectors(1),
         "num_inference_steps": 10,
         "output_type": "latent",
-        "image": picture,
+        "image": image,
     }
     pixels = torch.from_numpy(noise).permute(2, 0, 1).unsqueeze(0) / 255
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_the_callback_may_change_the_latents_at_each_step(pipe):
     assert seen == [(step, (count, 4, 8, 8)) for count in (2, 1) for step in range(4)]
 
 
-def test_offloading_changes_no_picture(pipe, painter_folder):
+def test_offloading_changes_no_image(pipe, painter_folder):
     call = {"output_type": "pt", "prompt": "a dog"}
     expected = pipe([tone(440)], generator=seeded(0), **call)
     offloaded = load(painter_folder)

@@ -30,8 +30,8 @@ def starting_noise(count: int) -> Tensor:
     return torch.randn(count, 4, 64, 4, generator=torch.Generator().manual_seed(7))
 
 
-def theirs(folder, *, scheduler=None, hears=False) -> Any:
-    pipeline_class = diffusers.MusicLDMPipeline if hears else diffusers.AudioLDMPipeline
+def theirs(folder, *, scheduler=None, has_audio_encoder=False) -> Any:
+    pipeline_class = diffusers.MusicLDMPipeline if has_audio_encoder else diffusers.AudioLDMPipeline
     pipeline: Any = pipeline_class.from_pretrained(folder)
     pipeline.scheduler = scheduler or pipeline.scheduler
     pipeline.set_progress_bar_config(disable=True)
@@ -45,17 +45,17 @@ def ours(folder, *, scheduler: Any = None) -> Any:
     return pipeline
 
 
-def assert_same_sound(got: Tensor, expected: Tensor) -> None:
+def assert_same_audio(got: Tensor, expected: Tensor) -> None:
     assert expected.std() > 0.01, "near silence would equal anything"
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
-@pytest.mark.parametrize("hears", [False, True], ids=["AudioLDM", "MusicLDM"])
+@pytest.mark.parametrize("has_audio_encoder", [False, True], ids=["AudioLDM", "MusicLDM"])
 def test_waveform_equals_diffusers_for_the_same_vectors(
-    audioldm_folder, musicldm_folder, guidance_scale, hears
+    audioldm_folder, musicldm_folder, guidance_scale, has_audio_encoder
 ):
-    folder = musicldm_folder if hears else audioldm_folder
+    folder = musicldm_folder if has_audio_encoder else audioldm_folder
     call = {
         "prompt_embeds": vectors(2, seed=0),
         "negative_prompt_embeds": vectors(2, seed=1),
@@ -65,7 +65,10 @@ def test_waveform_equals_diffusers_for_the_same_vectors(
         "guidance_scale": guidance_scale,
         "output_type": "pt",
     }
-    assert_same_sound(ours(folder)(**call).audios, theirs(folder, hears=hears)(**call).audios)
+    assert_same_audio(
+        ours(folder)(**call).audios,
+        theirs(folder, has_audio_encoder=has_audio_encoder)(**call).audios,
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_waveform_equals_diffusers_with_any_scheduler(audioldm_folder, ddim, sch
     }
     scheduled = [scheduler_class.from_config(ddim.config) for _ in range(2)]
     expected = theirs(audioldm_folder, scheduler=scheduled[0])(**call).audios
-    assert_same_sound(ours(audioldm_folder, scheduler=scheduled[1])(**call).audios, expected)
+    assert_same_audio(ours(audioldm_folder, scheduler=scheduled[1])(**call).audios, expected)
 
 
 def test_default_negative_equals_the_empty_prompt_of_diffusers(audioldm_folder):
@@ -96,7 +99,7 @@ def test_default_negative_equals_the_empty_prompt_of_diffusers(audioldm_folder):
     }
     expected = theirs(audioldm_folder)(**call).audios
     pipeline = ours(audioldm_folder)
-    assert_same_sound(pipeline(**call).audios, expected)
+    assert_same_audio(pipeline(**call).audios, expected)
     assert (pipeline(**call, negative="zero").audios - expected).abs().max() > 1e-4
 
 
@@ -109,12 +112,14 @@ def test_words_equal_diffusers_with_the_same_words(audioldm_folder):
         "num_inference_steps": STEPS,
         "output_type": "pt",
     }
-    assert_same_sound(ours(audioldm_folder)(**call).audios, theirs(audioldm_folder)(**call).audios)
+    assert_same_audio(ours(audioldm_folder)(**call).audios, theirs(audioldm_folder)(**call).audios)
 
 
-@pytest.mark.parametrize("hears", [False, True], ids=["AudioLDM", "MusicLDM"])
-def test_words_equal_their_own_clap_vector(audioldm_folder, musicldm_folder, hears):
-    folder = musicldm_folder if hears else audioldm_folder
+@pytest.mark.parametrize("has_audio_encoder", [False, True], ids=["AudioLDM", "MusicLDM"])
+def test_a_prompt_equals_its_own_clap_embedding(
+    audioldm_folder, musicldm_folder, has_audio_encoder
+):
+    folder = musicldm_folder if has_audio_encoder else audioldm_folder
     pipeline = ours(folder)
     embeds = ClapEncoder.from_pretrained(folder).encode_text(["a dog barks", "rain"])
     call = {
@@ -126,7 +131,7 @@ def test_words_equal_their_own_clap_vector(audioldm_folder, musicldm_folder, hea
     by_words = pipeline(prompt=["a dog barks", "rain"], **call)
     by_vectors = pipeline(prompt_embeds=embeds, **call)
     assert torch.equal(by_words.audio_embeds, embeds)
-    assert_same_sound(by_words.audios, by_vectors.audios)
+    assert_same_audio(by_words.audios, by_vectors.audios)
 
 
 def test_same_generator_in_a_list_draws_the_noise_of_diffusers(audioldm_folder):
@@ -138,4 +143,4 @@ def test_same_generator_in_a_list_draws_the_noise_of_diffusers(audioldm_folder):
     }
     expected = theirs(audioldm_folder)(**call, generator=[torch.Generator().manual_seed(3)]).audios
     got = ours(audioldm_folder)(**call, generator=[torch.Generator().manual_seed(3)]).audios
-    assert_same_sound(got, expected)
+    assert_same_audio(got, expected)

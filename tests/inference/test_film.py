@@ -1,4 +1,4 @@
-"""Films that follow a sound."""
+"""Films that follow audio."""
 
 import threading
 from fractions import Fraction
@@ -52,45 +52,45 @@ def pitch(waveforms: Any) -> Tensor:
 
 def shades(vectors: Tensor) -> np.ndarray:
     """A frame that is as green as its vector looks north, and as red as it looks east."""
-    colours = (vectors.clamp(0, 1) * 200).to(torch.uint8).numpy()
-    return np.broadcast_to(colours[:, None, None], (len(colours), 32, 32, 3))
+    colors = (vectors.clamp(0, 1) * 200).to(torch.uint8).numpy()
+    return np.broadcast_to(colors[:, None, None], (len(colors), 32, 32, 3))
 
 
 def decoded(path: Path) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Give a film's frames, its sound (2, samples) and the frames' times in s."""
+    """Return a film's frames, its audio (2, samples) and the frames' times in s."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     with av.open(str(path)) as container:
-        sound = np.concatenate([part.to_ndarray() for part in container.decode(audio=0)], axis=1)
-    pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
-    return pictures, sound, [float(frame.time or 0) for frame in frames]
+        audio = np.concatenate([part.to_ndarray() for part in container.decode(audio=0)], axis=1)
+    images = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    return images, audio, [float(frame.time or 0) for frame in frames]
 
 
 @pytest.mark.parametrize("fps", [8, 25, Fraction(30000, 1001)])
-def test_a_film_has_its_sound_s_length_its_frames_and_its_sound(tmp_path: Path, fps):
-    source = write(tmp_path / "sound.wav", tone(LOW, 1.5), tone(HIGH, 0.83))
+def test_a_film_has_its_audio_s_length_its_frames_and_its_audio(tmp_path: Path, fps):
+    source = write(tmp_path / "audio.wav", tone(LOW, 1.5), tone(HIGH, 0.83))
     options = FilmOptions(fps=fps, window_in_s=0.2, hop_in_s=0.05, **OPTIONS)
     film = make_film(
         tmp_path / "film.mp4", [source], embed=pitch, make_frames=shades, options=options
     )
-    pictures, sound, times = decoded(film.path)
+    images, audio, times = decoded(film.path)
     assert film.seconds == pytest.approx(2.33, abs=1e-3)
-    assert len(pictures) == film.frames == int(np.ceil(2.33 * fps))
-    assert times == pytest.approx([float(k / fps) for k in range(len(pictures))], abs=1e-3)
+    assert len(images) == film.frames == int(np.ceil(2.33 * fps))
+    assert times == pytest.approx([float(k / fps) for k in range(len(images))], abs=1e-3)
     expected = np.concatenate(list(stream_audio(source, sampling_rate=FILM_RATE)), axis=1)
     # AAC comes in packets of 1024.
-    assert expected.shape[1] <= sound.shape[1] < expected.shape[1] + 1024
-    kept = sound[:, : expected.shape[1]]
+    assert expected.shape[1] <= audio.shape[1] < expected.shape[1] + 1024
+    kept = audio[:, : expected.shape[1]]
     assert np.corrcoef(kept[0], expected[0])[0, 1] > 0.99
-    # In sync: the picture turns from red to green with the frame in which the pitch rises.
-    green = pictures[..., 1].mean(axis=(1, 2)) > pictures[..., 0].mean(axis=(1, 2))
+    # In sync: the image turns from red to green with the frame in which the pitch rises.
+    green = images[..., 1].mean(axis=(1, 2)) > images[..., 0].mean(axis=(1, 2))
     assert green.argmax() == pytest.approx(1.5 * fps, abs=1)
     assert not green[: green.argmax()].any()
     assert green[green.argmax() :].all()
 
 
 def test_a_film_is_h264_that_plays_while_it_loads(tmp_path: Path):
-    source = write(tmp_path / "sound.wav", tone(LOW, 1.0))
+    source = write(tmp_path / "audio.wav", tone(LOW, 1.0))
     film = make_film(
         tmp_path / "film.mp4",
         [source],
@@ -118,16 +118,16 @@ def test_the_path_goes_along_the_great_circle_at_an_even_pace():
     assert torch.allclose(slerp(start, start, 0.3), start)
 
 
-def path_of(sound: np.ndarray, **options: Any) -> Tensor:
-    stereo = np.stack([sound, sound])
+def path_of(audio: np.ndarray, **options: Any) -> Tensor:
+    stereo = np.stack([audio, audio])
     blocks = np.split(stereo, range(5000, stereo.shape[1], 5000), axis=1)
     chosen = FilmOptions(**{**OPTIONS, "window_in_s": 0.2, "hop_in_s": 0.1, **options})
     return torch.stack(list(frame_embeds(blocks, pitch, chosen)))
 
 
 def test_frames_between_two_windows_are_on_the_way_from_one_to_the_other():
-    sound = np.concatenate([tone(LOW, 0.2, FILM_RATE), tone(HIGH, 0.2, FILM_RATE)])
-    path = path_of(sound, hop_in_s=0.2, fps=100)
+    audio = np.concatenate([tone(LOW, 0.2, FILM_RATE), tone(HIGH, 0.2, FILM_RATE)])
+    path = path_of(audio, hop_in_s=0.2, fps=100)
     assert torch.allclose(path.norm(dim=-1), torch.ones(40), atol=1e-6)
     angles = torch.atan2(path[:, 1], path[:, 0])
     # The windows' middles are at 0.1 and 0.3 s; frame k shows the moment (k + 0.5) / 100 s.
@@ -137,8 +137,8 @@ def test_frames_between_two_windows_are_on_the_way_from_one_to_the_other():
 
 
 def test_smoothing_spreads_a_change_over_time_and_leaves_the_ends():
-    sound = np.concatenate([tone(LOW, 3, FILM_RATE), tone(HIGH, 3, FILM_RATE)])
-    sharp, smooth = (path_of(sound, fps=10, smoothing_in_s=spread) for spread in (0.0, 0.5))
+    audio = np.concatenate([tone(LOW, 3, FILM_RATE), tone(HIGH, 3, FILM_RATE)])
+    sharp, smooth = (path_of(audio, fps=10, smoothing_in_s=spread) for spread in (0.0, 0.5))
     assert (smooth.diff(dim=0).norm(dim=-1).max() < sharp.diff(dim=0).norm(dim=-1).max() / 2).all()
     assert torch.allclose(smooth[[0, -1]], sharp[[0, -1]], atol=1e-3)
     assert torch.allclose(smooth.norm(dim=-1), torch.ones(60), atol=1e-6)
@@ -154,7 +154,7 @@ def test_silence_keeps_the_vector_before_it_and_nothing_but_silence_is_refused()
         path_of(quiet)
 
 
-def test_sounds_follow_one_another_with_a_cross_fade_of_equal_power(tmp_path: Path):
+def test_audios_follow_one_another_with_a_cross_fade_of_equal_power(tmp_path: Path):
     noise = np.random.default_rng(0).normal(0, 0.1, (2, 2 * FILM_RATE)).astype(np.float32)
     sources = [
         write(tmp_path / f"{index}.wav", part, rate=FILM_RATE) for index, part in enumerate(noise)
@@ -169,7 +169,7 @@ def test_sounds_follow_one_another_with_a_cross_fade_of_equal_power(tmp_path: Pa
     assert np.corrcoef(during[:2000], noise[0, int(1.5 * FILM_RATE) :][:2000])[0, 1] > 0.99
 
 
-def test_a_sound_shorter_than_the_cross_fade_is_faded_over_all_its_length(tmp_path: Path):
+def test_audio_shorter_than_the_cross_fade_is_faded_over_all_its_length(tmp_path: Path):
     sources = [
         write(tmp_path / f"{index}.wav", np.full(length, 0.1, np.float32), rate=FILM_RATE)
         for index, length in enumerate((30_000, 1_000, 30_000))
@@ -182,26 +182,26 @@ def test_a_sound_shorter_than_the_cross_fade_is_faded_over_all_its_length(tmp_pa
 
 
 def test_a_title_card_comes_first_in_silence(tmp_path: Path):
-    source = write(tmp_path / "sound.wav", tone(LOW, 1.0))
+    source = write(tmp_path / "audio.wav", tone(LOW, 1.0))
     options = FilmOptions(fps=10, title="Low", title_in_s=0.5, **OPTIONS)
     film = make_film(
         tmp_path / "film.mp4", [source], embed=pitch, make_frames=shades, options=options
     )
-    pictures, sound, _ = decoded(film.path)
-    assert len(pictures) == film.frames == 15
+    images, audio, _ = decoded(film.path)
+    assert len(images) == film.frames == 15
     card = title_card("Low", 32, 32)
-    assert np.abs(pictures[4].astype(int) - card).mean() < 12
-    assert np.abs(pictures[5].astype(int) - card).mean() > 40
-    assert np.abs(sound[:, : FILM_RATE // 2 - 1024]).max() < 0.01
-    assert np.abs(sound[:, FILM_RATE // 2 + 1024 :]).max() > 0.3
+    assert np.abs(images[4].astype(int) - card).mean() < 12
+    assert np.abs(images[5].astype(int) - card).mean() > 40
+    assert np.abs(audio[:, : FILM_RATE // 2 - 1024]).max() < 0.01
+    assert np.abs(audio[:, FILM_RATE // 2 + 1024 :]).max() > 0.3
     assert title_card("two\nlong lines of words", 64, 32).max() > 100
 
 
 @pytest.mark.parametrize(("channels", "rate"), [(1, 8000), (2, 44_100), (1, 48_000)])
 def test_streaming_gives_what_loading_gives(tmp_path: Path, channels: int, rate: int):
-    sound = np.stack([tone(300 * (index + 1), 1.3, rate) for index in range(channels)], axis=1)
-    path = tmp_path / "sound.flac"
-    soundfile.write(path, sound, rate)
+    audio = np.stack([tone(300 * (index + 1), 1.3, rate) for index in range(channels)], axis=1)
+    path = tmp_path / "audio.flac"
+    soundfile.write(path, audio, rate)
     whole, _ = load_audio(path)
     streamed = np.concatenate(list(stream_audio(path, sampling_rate=rate)), axis=1)
     assert streamed.shape == (2, len(whole))
@@ -213,7 +213,7 @@ def test_streaming_gives_what_loading_gives(tmp_path: Path, channels: int, rate:
     assert np.array_equal(part, streamed[:, first : first + round(0.25 * rate)])
 
 
-def test_streaming_refuses_what_can_t_be_heard(tmp_path: Path):
+def test_streaming_refuses_what_can_t_be_encoded(tmp_path: Path):
     broken = tone(LOW, 1.0)
     broken[-1] = np.nan
     soundfile.write(tmp_path / "nan.wav", broken, 16_000, subtype="FLOAT")
@@ -230,7 +230,7 @@ def test_streaming_refuses_what_can_t_be_heard(tmp_path: Path):
 
 
 def test_a_film_that_fails_half_way_leaves_no_file_and_no_thread(tmp_path: Path):
-    source = write(tmp_path / "sound.wav", tone(LOW, 20.0))
+    source = write(tmp_path / "audio.wav", tone(LOW, 20.0))
     threads = threading.active_count()
 
     batches: list[Tensor] = []
@@ -249,7 +249,7 @@ def test_a_film_that_fails_half_way_leaves_no_file_and_no_thread(tmp_path: Path)
             make_frames=fail,
             options=FilmOptions(**OPTIONS),
         )
-    assert [path.name for path in tmp_path.iterdir()] == ["sound.wav"]
+    assert [path.name for path in tmp_path.iterdir()] == ["audio.wav"]
     for thread in threading.enumerate()[threads:]:
         thread.join(timeout=5)
     assert threading.active_count() <= threads
@@ -257,7 +257,7 @@ def test_a_film_that_fails_half_way_leaves_no_file_and_no_thread(tmp_path: Path)
 
 def test_memory_does_not_grow_with_the_film(tmp_path: Path):
     noise = np.random.default_rng(0).normal(0, 0.05, 10 * FILM_RATE).astype(np.float32)
-    source = tmp_path / "sound.wav"
+    source = tmp_path / "audio.wav"
     with soundfile.SoundFile(source, "w", FILM_RATE, 1) as file:
         for _ in range(15):
             file.write(noise)
@@ -274,7 +274,7 @@ def test_memory_does_not_grow_with_the_film(tmp_path: Path):
     )
     at_10_s = 5  # batches of 8 frames
     assert len(used) == 150 * 4 / 8
-    # All the sound would take 55 MB as stereo, all the frames 4 MB for each minute.
+    # All the audio would take 55 MB as stereo, all the frames 4 MB for each minute.
     assert max(used[at_10_s:]) < used[at_10_s] + 20
 
 
@@ -290,7 +290,7 @@ def unit_vectors(count: int, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(count, 12, generator=generator), dim=-1)
 
 
-def test_the_decoder_s_frames_are_the_pipeline_s_pictures(pipeline):
+def test_the_decoder_s_frames_are_the_pipeline_s_images(pipeline):
     options = FilmOptions(width=16, height=16)
     vectors = unit_vectors(3)
     frames = DecodedFrames(pipeline, options, seed=5)(vectors)

@@ -66,7 +66,7 @@ def training_schedule(scheduler_class: Any = DDIMScheduler, **options: Any) -> A
 
 
 def lively(model: Any) -> Any:
-    """Give a model weights by which what it is told makes a difference."""
+    """Give a model weights by which its conditioning makes a difference."""
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.ndim > 1:
@@ -114,7 +114,7 @@ def text_encoder(tokenizer: Any) -> CLIPTextModel:
     return lively(CLIPTextModel(config))
 
 
-def reading_unet(**options: Any) -> UNet2DConditionModel:
+def text_unet(**options: Any) -> UNet2DConditionModel:
     torch.manual_seed(0)
     return lively(
         UNet2DConditionModel(
@@ -195,7 +195,7 @@ def unclip_folder(tmp_path_factory, tokenizer, reading_clip_folder) -> Path:
         "image_noising_scheduler": DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         "tokenizer": tokenizer,
         "text_encoder": text_encoder(tokenizer),
-        "unet": reading_unet(
+        "unet": text_unet(
             class_embed_type="projection", projection_class_embeddings_input_dim=2 * DIM
         ),
         "scheduler": training_schedule(prediction_type="v_prediction"),
@@ -211,7 +211,7 @@ def stable_diffusion_folder(tmp_path_factory, tokenizer) -> Path:
     parts = {
         "tokenizer": tokenizer,
         "text_encoder": text_encoder(tokenizer),
-        "unet": reading_unet(),
+        "unet": text_unet(),
         "scheduler": training_schedule(),
         "vae": autoencoder(),
     }
@@ -254,8 +254,8 @@ def theirs(pipeline_class: Any, folder: Path, scheduler: Any, **options: Any) ->
     return pipeline
 
 
-def assert_same_pictures(got: np.ndarray, expected: np.ndarray) -> None:
-    assert expected.std() > 0.01, "a plain colour would equal anything"
+def assert_same_images(got: np.ndarray, expected: np.ndarray) -> None:
+    assert expected.std() > 0.01, "a plain color would equal anything"
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
@@ -267,7 +267,7 @@ def schedules(scheduler_class: Any, **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 @pytest.mark.parametrize("variance_type", ["learned_range", "fixed_small"])
-def test_kandinsky_paints_what_diffusers_paints(kandinsky_folder, guidance_scale, variance_type):
+def test_kandinsky_equals_diffusers(kandinsky_folder, guidance_scale, variance_type):
     first, second = (
         training_schedule(DDPMScheduler, variance_type=variance_type) for _ in range(2)
     )
@@ -284,13 +284,11 @@ def test_kandinsky_paints_what_diffusers_paints(kandinsky_folder, guidance_scale
     reference = theirs(diffusers.KandinskyV22Pipeline, kandinsky_folder, first)
     expected = reference(**call, generator=seeded()).images
     got = ours(kandinsky_folder, second)(**call, generator=seeded()).images
-    assert_same_pictures(got, expected)
+    assert_same_images(got, expected)
 
 
-def test_kandinsky_starts_from_a_picture_as_diffusers_does(kandinsky_folder):
-    picture = Image.fromarray(
-        np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-    )
+def test_kandinsky_starts_from_an_image_as_diffusers_does(kandinsky_folder):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     call = {
         "image_embeds": embeds(),
         "negative_image_embeds": embeds(seed=1),
@@ -302,16 +300,16 @@ def test_kandinsky_starts_from_a_picture_as_diffusers_does(kandinsky_folder):
     }
     first, second = schedules(DDIMScheduler)
     reference = theirs(diffusers.KandinskyV22Img2ImgPipeline, kandinsky_folder, first)
-    expected = reference(image=[picture] * 2, **call, generator=seeded()).images
-    got = ours(kandinsky_folder, second)(image=picture, **call, generator=seeded()).images
-    assert_same_pictures(got, expected)
+    expected = reference(image=[image] * 2, **call, generator=seeded()).images
+    got = ours(kandinsky_folder, second)(image=image, **call, generator=seeded()).images
+    assert_same_images(got, expected)
 
 
 @pytest.mark.parametrize(
     ("guidance_scale", "noise_level", "scheduler_class"),
     [(1.0, 0, DDIMScheduler), (5.0, 200, DDIMScheduler), (5.0, 0, DPMSolverMultistepScheduler)],
 )
-def test_stable_unclip_paints_what_diffusers_paints(
+def test_stable_unclip_equals_diffusers(
     unclip_folder, guidance_scale, noise_level, scheduler_class
 ):
     first, second = schedules(scheduler_class, prediction_type="v_prediction")
@@ -328,14 +326,12 @@ def test_stable_unclip_paints_what_diffusers_paints(
     reference = theirs(diffusers.StableUnCLIPImg2ImgPipeline, unclip_folder, first)
     expected = reference(**call, generator=seeded()).images
     got = ours(unclip_folder, second)(**call, generator=seeded()).images
-    assert_same_pictures(got, expected)
+    assert_same_images(got, expected)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
-def test_ip_adapter_paints_what_diffusers_paints(
-    stable_diffusion_folder, adapter_file, guidance_scale
-):
-    first, second = schedules(EulerDiscreteScheduler)
+def test_ip_adapter_equals_diffusers(stable_diffusion_folder, adapter_file, guidance_scale):
+    first, second = schedules(EulerDiscreteScheduler, steps_offset=1)
     call = {
         "prompt": "a dog",
         "negative_prompt": "a cat",
@@ -360,7 +356,7 @@ def test_ip_adapter_paints_what_diffusers_paints(
     both = torch.cat([torch.zeros_like(vector), vector]) if guidance_scale > 1 else vector
     expected = reference(**call, ip_adapter_image_embeds=[both]).images
     pipeline = ours(stable_diffusion_folder, second, ip_adapter=adapter_file)
-    assert_same_pictures(pipeline(**call, image_embeds=embeds(1)).images, expected)
+    assert_same_images(pipeline(**call, image_embeds=embeds(1)).images, expected)
     other = pipeline(**call, image_embeds=embeds(1, seed=5)).images
     assert np.abs(other - expected).max() > 1e-3
 
@@ -375,8 +371,8 @@ def test_a_saved_ip_adapter_comes_back(stable_diffusion_folder, adapter_file, tm
     }
     expected = pipeline(**call).images
     pipeline.save_pretrained(tmp_path / "saved")
-    assert_same_pictures(pipeline(**call).images, expected)
-    assert_same_pictures(ours(tmp_path / "saved", None)(**call).images, expected)
+    assert_same_images(pipeline(**call).images, expected)
+    assert_same_images(ours(tmp_path / "saved", None)(**call).images, expected)
 
 
 def translator_into(space: Any) -> MLPTranslator:
@@ -384,7 +380,7 @@ def translator_into(space: Any) -> MLPTranslator:
     return MLPTranslator(16, DIM, hidden_size=8, provenance=Provenance(target_space=space))
 
 
-def test_kandinsky_guides_away_from_the_zero_picture_of_its_clip(
+def test_kandinsky_guides_away_from_the_zero_image_of_its_clip(
     kandinsky_folder, reading_clip_folder
 ):
     pipeline = ours(kandinsky_folder, training_schedule(), clip=reading_clip_folder)
@@ -398,7 +394,7 @@ def test_kandinsky_guides_away_from_the_zero_picture_of_its_clip(
         "output_type": "np",
     }
     expected = pipeline(**call, negative_image_embeds=zero).images
-    assert_same_pictures(pipeline(**call).images, expected)
+    assert_same_images(pipeline(**call).images, expected)
     other = pipeline(**call, negative_image_embeds=embeds(1, seed=3)).images
     assert np.abs(other - expected).max() > 1e-3
 
@@ -418,7 +414,7 @@ def test_unit_vectors_are_scaled_to_the_norm_that_the_decoder_knows(
     call = {"latents": noise(), "num_inference_steps": STEPS, "output_type": "np"}
     expected = kandinsky(image_embeds=units * kandinsky.embed_norm, **call)
     got = kandinsky(image_embeds=units, **call)
-    assert_same_pictures(got.images, expected.images)
+    assert_same_images(got.images, expected.images)
     torch.testing.assert_close(got.image_embeds, expected.image_embeds)
     named = ours(kandinsky_folder, training_schedule(), clip=reading_clip_folder, embed_norm=9.0)
     assert np.abs(named(image_embeds=units, **call).images - got.images).max() > 1e-3
@@ -432,8 +428,8 @@ def test_stable_unclip_knows_its_own_clip_and_the_whole_that_holds_it(
     assert alone.clip.modalities == ("image",)
     whole = ClipEncoder.from_pretrained(reading_clip_folder)
     assert not alone.decoder.space.same_model_as(whole.space("image"))
-    picture = [Image.new("RGB", (40, 40), "teal")]
-    torch.testing.assert_close(alone.clip.encode_image(picture), whole.encode_image(picture))
+    image = [Image.new("RGB", (40, 40), "teal")]
+    torch.testing.assert_close(alone.clip.encode_image(image), whole.encode_image(image))
 
     translator = translator_into(whole.space("image"))
     with_whole = ours(
@@ -455,7 +451,7 @@ def test_stable_unclip_knows_its_own_clip_and_the_whole_that_holds_it(
 
 
 @pytest.mark.parametrize("folder", ["kandinsky_folder", "unclip_folder"])
-def test_a_published_decoder_paints_the_same_after_saving(
+def test_a_published_decoder_gives_the_same_after_saving(
     folder, reading_clip_folder, request, tmp_path
 ):
     published = request.getfixturevalue(folder)
@@ -464,11 +460,11 @@ def test_a_published_decoder_paints_the_same_after_saving(
     expected = pipeline(**call, generator=seeded(), output_type="np")
     pipeline.save_pretrained(tmp_path / "saved")
     got = ours(tmp_path / "saved", None)(**call, generator=seeded(), output_type="np")
-    assert_same_pictures(got.images, expected.images)
+    assert_same_images(got.images, expected.images)
     torch.testing.assert_close(got.similarities, expected.similarities)
 
 
-def test_a_seed_gives_one_picture_with_noise_in_the_vector_too(unclip_folder):
+def test_a_seed_gives_one_image_with_noise_in_the_vector_too(unclip_folder):
     pipeline = ours(unclip_folder, training_schedule(prediction_type="v_prediction"))
     call = {"num_inference_steps": STEPS, "noise_level": 300, "output_type": "np"}
     vectors = embeds(3)
@@ -523,7 +519,7 @@ def test_a_decoder_refuses_what_it_cannot_take(
         )
 
 
-def test_latents_come_back_as_pictures_with_gradients(kandinsky_folder, painter_folder):
+def test_latents_come_back_as_images_with_gradients(kandinsky_folder, painter_folder):
     for folder in (kandinsky_folder, painter_folder):
         decoder: ImageDecoder = ours(folder, training_schedule()).decoder
         latents = torch.randn(
@@ -537,12 +533,12 @@ def test_latents_come_back_as_pictures_with_gradients(kandinsky_folder, painter_
         assert decoder.to_latents(pixels.detach()).shape == latents.shape
 
 
-def test_moving_and_offloading_change_no_picture(unclip_folder):
+def test_moving_and_offloading_change_no_image(unclip_folder):
     call = {"image_embeds": embeds(), "num_inference_steps": 2, "output_type": "np"}
     pipeline = ours(unclip_folder, training_schedule())
     expected = pipeline(**call, generator=seeded()).images
     moved = pipeline.to("cpu", torch.float32)
-    assert_same_pictures(moved(**call, generator=seeded()).images, expected)
+    assert_same_images(moved(**call, generator=seeded()).images, expected)
     pipeline.enable_model_cpu_offload(device="cpu")
     for _ in range(2):
-        assert_same_pictures(pipeline(**call, generator=seeded()).images, expected)
+        assert_same_images(pipeline(**call, generator=seeded()).images, expected)

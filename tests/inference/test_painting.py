@@ -110,8 +110,8 @@ def painted(canvas: Canvas, clip: ClipEncoder, target: Target, seed: int = 0, **
     )
 
 
-def test_the_loss_falls_and_each_picture_is_nearest_to_its_own_target(canvas, clip):
-    # Opposites: what brings a picture near to any vector at all must not pass.
+def test_the_loss_falls_and_each_image_is_nearest_to_its_own_target(canvas, clip):
+    # Opposites: what brings an image near to any vector at all must not pass.
     targets = [random_target(12, 5), Target(-random_target(12, 5).embed)]
     first = canvas.noise(SIZE, SIZE, seeded())
     for target, other in (targets, targets[::-1]):
@@ -143,11 +143,11 @@ def test_a_linear_decoder_reaches_the_closed_form_optimum(columns):
     assert result.similarities[0] == pytest.approx((basis.T @ embed).norm().item(), abs=1e-4)
 
 
-def test_the_same_seed_gives_the_same_picture_and_another_seed_another(canvas, clip):
+def test_the_same_seed_gives_the_same_image_and_another_seed_another(canvas, clip):
     target = random_target(12, 5)
-    pictures = [painted(canvas, clip, target, seed=seed, iterations=5) for seed in (0, 0, 1)]
-    assert torch.equal(pictures[0].latent, pictures[1].latent)
-    assert not torch.equal(pictures[0].latent, pictures[2].latent)
+    images = [painted(canvas, clip, target, seed=seed, iterations=5) for seed in (0, 0, 1)]
+    assert torch.equal(images[0].latent, images[1].latent)
+    assert not torch.equal(images[0].latent, images[2].latent)
 
 
 def test_a_negative_weight_turns_away(canvas, clip):
@@ -223,14 +223,15 @@ def test_noise_for_a_codebook_lies_in_it_and_decodes_as_the_model_itself_does():
     canvas = Canvas(model)
     latent = canvas.noise(SIZE, 2 * SIZE, seeded())
     assert canvas.distance(latent).item() == pytest.approx(0, abs=1e-10)
-    drawn = canvas._from_units(latent)
+    codebook = model.quantize.embedding.weight
     with torch.no_grad():
-        whole: Any = model.decode(drawn)
+        # Latents are in units of the codebook's standard deviation.
+        whole: Any = model.decode(latent * codebook.std())
         expected = (whole.sample / 2 + 0.5).clamp(0, 1)
         assert torch.allclose(canvas.pixels(latent), expected, atol=1e-5)
 
 
-def test_a_picture_to_start_from_is_what_the_autoencoder_makes_of_it():
+def test_an_image_to_start_from_is_what_the_autoencoder_makes_of_it():
     model = autoencoder_kl()
     canvas = Canvas(model)
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -252,17 +253,17 @@ def test_a_canvas_is_found_in_a_folder_and_in_a_pipeline_s(tmp_path: Path, part:
     assert torch.equal(loaded.pixels(latent), Canvas(model).pixels(latent))
 
 
-def test_an_autoencoder_of_something_else_than_pictures_is_refused(tmp_path, audioldm_folder):
+def test_an_autoencoder_of_something_else_than_images_is_refused(tmp_path, audioldm_folder):
     with pytest.raises(UserError, match="RGB images"):
         Canvas.from_pretrained(audioldm_folder)
     with pytest.raises(UserError, match="no image autoencoder"):
         Canvas.from_pretrained(tmp_path)
 
 
-def test_the_first_cut_out_is_the_whole_picture_and_the_others_lie_within_it():
-    picture = torch.rand(1, 3, 32, 32, generator=seeded())
-    cut = cut_out(picture, 6, 32, generator=seeded(), augment=False)
-    assert torch.allclose(cut[0], picture[0], atol=1e-5)
+def test_the_first_cut_out_is_the_whole_image_and_the_others_lie_within_it():
+    image = torch.rand(1, 3, 32, 32, generator=seeded())
+    cut = cut_out(image, 6, 32, generator=seeded(), augment=False)
+    assert torch.allclose(cut[0], image[0], atol=1e-5)
     rows = torch.linspace(0, 1, 64).view(1, 1, 64, 1).expand(1, 3, 64, 48)
     for part in cut_out(rows, 8, 16, generator=seeded(), augment=False):
         heights = part[0, :, 0]
@@ -273,9 +274,9 @@ def test_the_first_cut_out_is_the_whole_picture_and_the_others_lie_within_it():
 
 
 def test_cut_outs_differ_in_place_and_augmentation_changes_all_but_the_first():
-    picture = F.interpolate(torch.rand(1, 3, 5, 5, generator=seeded()), 32, mode="bilinear")
-    plain = cut_out(picture, 5, 32, generator=seeded(), augment=False)
-    changed = cut_out(picture, 5, 32, generator=seeded(), augment=True)
+    image = F.interpolate(torch.rand(1, 3, 5, 5, generator=seeded()), 32, mode="bilinear")
+    plain = cut_out(image, 5, 32, generator=seeded(), augment=False)
+    changed = cut_out(image, 5, 32, generator=seeded(), augment=True)
     assert torch.allclose(plain[0], changed[0], atol=1e-6)
     for index in range(1, 5):
         assert not torch.allclose(plain[index], plain[0], atol=0.02)
@@ -283,10 +284,10 @@ def test_cut_outs_differ_in_place_and_augmentation_changes_all_but_the_first():
 
 
 def test_cut_outs_made_together_equal_those_made_alone():
-    """The batch is one resampling: no cut-out depends on its neighbours."""
-    picture = torch.rand(1, 3, 32, 32, generator=seeded())
-    together = cut_out(picture, 4, 16, generator=seeded(), augment=False)
-    shifted = picture.clone()
+    """The batch is one resampling: no cut-out depends on its neighbors."""
+    image = torch.rand(1, 3, 32, 32, generator=seeded())
+    together = cut_out(image, 4, 16, generator=seeded(), augment=False)
+    shifted = image.clone()
     shifted[..., :4, :4] = 0
     again = cut_out(shifted, 4, 16, generator=seeded(), augment=False)
     untouched = [
@@ -296,13 +297,13 @@ def test_cut_outs_made_together_equal_those_made_alone():
     assert 0 not in untouched
 
 
-def test_a_sound_is_broken_into_parts_that_are_the_whole():
-    sound = np.arange(11, dtype=np.float32)
-    parts = split_waveform(sound, 3)
+def test_audio_is_broken_into_parts_that_are_the_whole():
+    audio = np.arange(11, dtype=np.float32)
+    parts = split_waveform(audio, 3)
     assert [len(part) for part in parts] == [4, 4, 3]
-    assert np.array_equal(np.concatenate(parts), sound)
+    assert np.array_equal(np.concatenate(parts), audio)
     with pytest.raises(UserError, match="3 parts"):
-        split_waveform(sound[:2], 3)
+        split_waveform(audio[:2], 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""Ranking of candidates."""
+
+import pytest
+import torch
+from torch import nn
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.space import SpaceMismatchError
+from clip2clap.translator.prior import PriorTranslator
+
+from .builders import FAST, SECONDS, colored_images, joined, make_translator, seeded, unit_vectors
+
+
+def test_the_best_by_a_rigged_ranker_is_kept(pipe_with_audio_encoder, monkeypatch):
+    favorites = [2, 0, 1]
+
+    class Rigged:
+        def to(self, device):
+            return self
+
+        def encode_audio(self, audios):
+            embeds = -targets.repeat_interleave(3, dim=0)
+            for item, favorite in enumerate(favorites):
+                embeds[3 * item + favorite] *= -1
+            return embeds
+
+    targets = unit_vectors(3)
+    monkeypatch.setattr(pipe_with_audio_encoder.generator_clap, "audio_encoder", Rigged())
+    noise = torch.randn(9, 4, 64, 4, generator=seeded())
+    kept = pipe_with_audio_encoder(prompt_embeds=targets, latents=noise, num_candidates=3, **FAST)
+    expected = pipe_with_audio_encoder(
+        prompt_embeds=targets, latents=noise[[2, 3, 7]], num_candidates=1, **FAST
+    )
+    torch.testing.assert_close(kept.audios, expected.audios, atol=1e-5, rtol=0)
+    assert kept.similarities.argmax(dim=1).tolist() == favorites
+    assert expected.similarities is None
+
+
+def test_the_generator_clap_keeps_the_most_similar_candidate(pipe_with_audio_encoder):
+    call = {"generator": seeded(), "audio_length_in_s": SECONDS, "num_inference_steps": 3}
+    best = pipe_with_audio_encoder(colored_images(2), num_candidates=4, **call)
+    ranker = ClapEncoder.from_pretrained(pipe_with_audio_encoder.config.clap_id)
+    encoded = ranker.encode_audio([(audio, best.sampling_rate) for audio in best.audios])
+    similarities = (encoded * best.audio_embeds).sum(dim=-1)
+    torch.testing.assert_close(similarities, best.similarities.max(dim=1).values)
+    assert best.similarities.shape == (2, 4)
+
+
+def test_a_prior_gives_every_candidate_and_every_seed_an_embedding_of_its_own(
+    pipe_with_audio_encoder,
+):
+    translator = pipe_with_audio_encoder.translator
+    prior = PriorTranslator(12, 16, hidden_size=8, provenance=translator.provenance).eval()
+    prior.initialize(seeded(3))
+    pipe = joined(pipe_with_audio_encoder, translator=prior)
+    used = []
+    options = {
+        "callback_on_step_end": lambda pipe, step, time, tensors: used.append(tensors) or {},
+        "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+        "guidance_scale": 1.0,
+        **FAST,
+    }
+    once = pipe(colored_images(2), generator=seeded(), **options).audio_embeds
+    assert torch.equal(pipe(colored_images(2), generator=seeded(), **options).audio_embeds, once)
+    other = pipe(colored_images(2), generator=seeded(1), **options).audio_embeds
+    assert not torch.allclose(once, other, atol=1e-2)
+
+    used.clear()
+    several = pipe(colored_images(2), num_candidates=3, generator=seeded(), **options)
+    drawn = used[0]["prompt_embeds"].view(2, 3, 16)
+    torch.testing.assert_close(drawn[:, 0], once)
+    assert (drawn[:, 0] - drawn[:, 1]).abs().amax() > 1e-2
+    best = several.similarities.argmax(1)
+    assert torch.equal(several.audio_embeds, drawn[torch.arange(2), best])
+
+
+def test_candidates_are_refused_without_an_audio_encoder(pipe):
+    with pytest.raises(UserError, match=r"text, not audio.*ranker_translator="):
+        pipe(colored_images(1), num_candidates=2, **FAST)
+
+
+def test_a_separate_ranker_ranks_in_its_own_space(pipe, clip_folder, foreign_folder):
+    ranker = ClapEncoder.from_pretrained(foreign_folder)
+    ranked = joined(pipe, ranker=ranker)
+    with pytest.raises(UserError, match="ranker_translator"):
+        ranked(colored_images(1), num_candidates=2, **FAST)
+    with pytest.raises(UserError, match="can't be ranked"):
+        ranked(prompt_embeds=unit_vectors(1), num_candidates=2, **FAST)
+    with pytest.raises(SpaceMismatchError, match="ranker"):
+        joined(ranked, ranker_translator=pipe.translator)
+
+    ranker_translator = make_translator(clip_folder, foreign_folder, seed=4)
+    ranked = joined(ranked, ranker_translator=ranker_translator)
+    best = ranked(colored_images(2), num_candidates=3, generator=seeded(), **FAST)
+    encoded = ranker.encode_audio([(audio, best.sampling_rate) for audio in best.audios])
+    targets = ranker_translator(pipe.clip.encode_image(colored_images(2)))
+    torch.testing.assert_close((encoded * targets).sum(dim=-1), best.similarities.max(dim=1).values)
+
+
+def test_ranking_ignores_length_and_takes_the_first_of_equals(pipe):
+    embeds = torch.tensor([[0.1, 5.0], [9.0, 0.0], [3.0, 0.0], *[[0.0, 1.0]] * 3])
+    pipe.generator_clap.audio_encoder = nn.Module()
+    pipe.generator_clap.audio_encoder.encode_audio = lambda audios: embeds
+    targets = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    best, similarities = pipe.rank(torch.zeros(6, 8), targets)
+    assert best.tolist() == [1, 0]
+    torch.testing.assert_close(similarities[0, 1:], torch.ones(2))
+    with pytest.raises(UserError, match=r"\(6, 2\) and \(4, 2\)"):
+        pipe.rank(torch.zeros(6, 8), torch.zeros(4, 2))
