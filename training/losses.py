@@ -1,4 +1,8 @@
-"""Training losses over a batch of vectors, and weighted sums of them."""
+"""Training losses over a batch of vectors, and weighted sums of them.
+
+A loss takes predictions and true targets, both of shape (n, d) with n > 0, of any norm, and returns
+a scalar; other shapes raise `UserError`.
+"""
 
 import math
 from typing import cast
@@ -17,36 +21,15 @@ _MAX_LOGIT_SCALE = 100.0
 
 
 def cosine_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Compute the mean of 1 - cosine similarity over the pairs.
-
-    Args:
-        predicted: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), of any norm.
-
-    Returns:
-        A scalar from 0 to 2.
-
-    Raises:
-        UserError: If the shapes differ, or there are no pairs.
-    """
+    """Compute the mean of 1 - cosine similarity over the pairs, from 0 to 2."""
     _check_batch(predicted, target)
     return (1 - F.cosine_similarity(predicted, target, dim=-1)).mean()
 
 
 def mse_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Compute the mean squared error over all elements.
+    """Compute the mean squared error over all elements, without normalizing them.
 
     For unit vectors it is the cosine loss times 2 / d.
-
-    Args:
-        predicted: Shape (n, d).
-        target: The true vectors, shape (n, d).
-
-    Returns:
-        A scalar.
-
-    Raises:
-        UserError: If the shapes differ, or there are no pairs.
     """
     _check_batch(predicted, target)
     return F.mse_loss(predicted, target)
@@ -55,24 +38,16 @@ def mse_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def contrastive_loss(
     predicted: Tensor, target: Tensor, *, temperature: Tensor | float = 0.5
 ) -> Tensor:
-    """Compute SimCLR's NT-Xent over the 2n vectors of both sides.
+    """Compute SimCLR's NT-Xent, the mean over the 2n vectors of both sides.
 
     Each prediction and each target is matched with its partner among all other 2n - 1 vectors,
-    those of its own side included; see Chen et al. (2020), https://arxiv.org/abs/2002.05709.
-
-    Args:
-        predicted: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), of any norm.
-        temperature: Divisor of the similarities.
-
-    Returns:
-        A scalar, the mean over the 2n vectors. It depends on n.
-
-    Raises:
-        UserError: If the shapes differ, there are no pairs, or the temperature isn't positive.
+    those of its own side included; see Chen et al. (2020), https://arxiv.org/abs/2002.05709. The
+    similarities are divided by `temperature`.
     """
     _check_batch(predicted, target)
-    _check_temperature(temperature)
+    # A tensor is a learned temperature, which `keep_scale_in_bounds` watches over.
+    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
+        raise UserError(f"Expected a positive temperature, got {temperature!r}.")
     vectors = torch.cat([unit_norm(predicted), unit_norm(target)])
     similarities = vectors @ vectors.T / temperature
     similarities.fill_diagonal_(float("-inf"))
@@ -87,18 +62,8 @@ def infonce_loss(
     """Compute CLIP's symmetric loss: matching predictions with targets, and the reverse.
 
     Only vectors of the other side count as negatives; see Radford et al. (2021),
-    https://arxiv.org/abs/2103.00020.
-
-    Args:
-        predicted: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), of any norm.
-        logit_scale: Factor of the similarities, 1 / temperature.
-
-    Returns:
-        A scalar, the mean of both directions. It depends on n.
-
-    Raises:
-        UserError: If the shapes differ, or there are no pairs.
+    https://arxiv.org/abs/2103.00020. The similarities are multiplied by `logit_scale`, 1 /
+    temperature.
     """
     _check_batch(predicted, target)
     logits = logit_scale * unit_norm(predicted) @ unit_norm(target).T
@@ -114,7 +79,7 @@ def bank_loss(
     logit_scale: Tensor | float = 1 / 0.07,
     chunk_rows: int = 8_192,
 ) -> Tensor:
-    """Compute InfoNCE against a bank of all targets.
+    """Compute InfoNCE against a bank of all targets, a value that does not depend on n.
 
     The targets are frozen, so every one of them can be a negative at every step, as in a memory
     bank that is never stale; see Wu et al. (2018), https://arxiv.org/abs/1805.01978.
@@ -125,12 +90,6 @@ def bank_loss(
         bank: All distinct targets, shape (m, d), unit norm, of any floating dtype.
         logit_scale: Factor of the similarities, 1 / temperature.
         chunk_rows: Bank rows compared at a time, which bounds the memory.
-
-    Returns:
-        A scalar. It does not depend on n.
-
-    Raises:
-        UserError: If the shapes differ, or there are no pairs.
     """
     _check_batch(predicted, target)
     if bank.dim() != 2 or bank.shape[1] != target.shape[1] or len(bank) == 0:
@@ -148,14 +107,7 @@ def bank_loss(
 
 
 def distinct_targets(target: Tensor) -> Tensor:
-    """Return the bank of `bank_loss`.
-
-    Args:
-        target: Shape (n, d), of nonzero norm; rows may repeat.
-
-    Returns:
-        The distinct rows, shape (m, d), unit norm, float16.
-    """
+    """Return the bank of `bank_loss`: the distinct rows, shape (m, d), unit norm, float16."""
     return torch.unique(unit_norm(target).half(), dim=0)
 
 
@@ -180,11 +132,7 @@ class TranslationLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        temperature: float | None = None,
-        learn_temperature: bool = False,
+        self, name: str, *, temperature: float | None = None, learn_temperature: bool = False
     ):
         super().__init__()
         check_loss(name, temperature=temperature, learn_temperature=learn_temperature)
@@ -194,22 +142,13 @@ class TranslationLoss(nn.Module):
             for term in self.terms
             if term in DEFAULT_TEMPERATURES
         }
+        learned = self.start if learn_temperature else {}
         self.log_scales = nn.ParameterDict(
-            {
-                term: nn.Parameter(torch.tensor(-math.log(start)))
-                for term, start in self.start.items()
-                if learn_temperature
-            }
+            {term: torch.tensor(-math.log(start)) for term, start in learned.items()}
         )
 
     def forward(self, predicted: Tensor, target: Tensor, bank: Tensor | None = None) -> Tensor:
-        """Compute the loss of predictions, shape (n, d).
-
-        Args:
-            predicted: Predictions of any norm.
-            target: The true vectors.
-            bank: Distinct targets of all pairs from `distinct_targets`, for the `bank` loss.
-        """
+        """Compute the loss; the `bank` loss needs the `distinct_targets` of all pairs."""
         values = [
             weight * self._term(term, predicted, target, bank)
             for term, weight in self.terms.items()
@@ -241,10 +180,8 @@ class TranslationLoss(nn.Module):
             log_scale.clamp_(0.0, math.log(_MAX_LOGIT_SCALE))
 
     def _term(self, term: str, predicted: Tensor, target: Tensor, bank: Tensor | None) -> Tensor:
-        if term == "cosine":
-            return cosine_loss(predicted, target)
-        if term == "mse":
-            return mse_loss(predicted, target)
+        if term in ("cosine", "mse"):
+            return (cosine_loss if term == "cosine" else mse_loss)(predicted, target)
         learned = term in self.log_scales
         scale = self.log_scales[term].exp() if learned else 1 / self.start[cast(LossName, term)]
         if term == "contrastive":
@@ -258,12 +195,6 @@ class TranslationLoss(nn.Module):
 
 def _log_sum_exp(queries: Tensor, part: Tensor) -> Tensor:
     return (queries @ part.to(queries.dtype).T).logsumexp(-1)
-
-
-def _check_temperature(temperature: Tensor | float) -> None:
-    # A tensor is a learned temperature, which `keep_scale_in_bounds` watches over.
-    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
-        raise UserError(f"Expected a positive temperature, got {temperature!r}.")
 
 
 def _check_batch(predicted: Tensor, target: Tensor) -> None:

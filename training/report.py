@@ -10,47 +10,56 @@ from clip2clap.training.config import upgrade_settings
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Metrics of one epoch."""
+    """Metrics of one epoch, counted from 1.
+
+    `train_loss` is the mean loss over the epoch's pairs, during training, and `validation_loss`
+    that over the held-out pairs, in batches of the training's size; `validation` has the retrieval
+    metrics on the held-out pairs.
+    """
 
     epoch: int
-    """From 1."""
-
     train_loss: float
-    """Mean loss over the epoch's pairs, during training."""
-
     validation_loss: float
-    """Mean loss over the held-out pairs, in batches of the training's size."""
-
     validation: dict[str, float]
-    """Retrieval metrics on the held-out pairs."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Progress of a run, for a progress bar."""
+    """Progress of a run, for a progress bar: current epoch, from 1, and its finished steps.
+
+    `last` and `best` are the last and the best finished epoch.
+    """
 
     epoch: int
-    """Current epoch, from 1."""
-
     epochs: int
-    """Largest number of epochs."""
-
     step: int
-    """Finished steps of this epoch."""
-
     steps: int
-    """Steps per epoch."""
-
     last: EpochRecord | None
-    """Last finished epoch."""
-
     best: EpochRecord | None
-    """Best finished epoch."""
 
 
 @dataclass(frozen=True)
 class TrainingReport:
     """Training run report, as in `training.json`.
+
+    Attributes:
+        output: Output folder.
+        settings: `TrainingConfig` as plain values.
+        data: Fingerprint of the pairs.
+        source_column: Source column.
+        target_column: Target column.
+        pairs: Number of pairs in `train`, `validation` and `test`.
+        monitor: Held-out metric that picked the epoch, or ridge's penalty.
+        history: Loss curves; empty for a closed-form fit.
+        best_epoch: Best epoch, whose weights are saved; None for a closed-form fit.
+        stopped_early: True if patience ran out before the epochs did.
+        resumed_after: Epoch of the checkpoint that the run was resumed from, if it was.
+        seconds: Duration of training and measurement over all attempts.
+        measured_on: Split of the metrics below. Validation pairs also picked the epoch, test pairs
+            nothing.
+        metrics: Retrieval metrics on held-out pairs.
+        shuffled_pairs: Control: the same predictions against other pairs' targets.
+        mean_vector: Control: the mean of the training targets in place of every prediction.
 
     Examples:
         >>> import torch
@@ -62,52 +71,21 @@ class TrainingReport:
     """
 
     output: str | None
-    """Output folder."""
-
     settings: dict[str, Any]
-    """`TrainingConfig` as plain values."""
-
     data: str
-    """Fingerprint of the pairs."""
-
     source_column: str
-    """Source column."""
-
     target_column: str
-    """Target column."""
-
     pairs: dict[str, int]
-    """Number of pairs in `train`, `validation` and `test`."""
-
     monitor: str
-    """Held-out metric that picked the epoch, or ridge's penalty."""
-
     history: list[EpochRecord]
-    """Loss curves; empty for a closed-form fit."""
-
     best_epoch: int | None
-    """Best epoch, whose weights are saved; None for a closed-form fit."""
-
     stopped_early: bool
-    """True if patience ran out before the epochs did."""
-
     resumed_after: int | None
-    """Epoch of the checkpoint that the run was resumed from, if it was."""
-
     seconds: float
-    """Duration of training and measurement over all attempts, in seconds."""
-
     measured_on: Literal["validation", "test"]
-    """Split of the metrics below. Validation pairs also picked the epoch, test pairs nothing."""
-
     metrics: dict[str, float]
-    """Retrieval metrics on held-out pairs."""
-
     shuffled_pairs: dict[str, float]
-    """Control: the same predictions against other pairs' targets."""
-
     mean_vector: dict[str, float]
-    """Control: the mean of the training targets in place of every prediction."""
 
     @property
     def epochs_run(self) -> int:
@@ -136,6 +114,13 @@ class TrainingReport:
 class SweepResult:
     """Result of one model of a sweep.
 
+    Attributes:
+        name: Name of its folder.
+        data: Name of its training data.
+        report: Settings, curves and metrics; None if it diverged.
+        held_out: Retrieval metrics on the held-out pairs of every table, by its name; no model of
+            the sweep is trained on them.
+
     Examples:
         >>> from clip2clap.training import SweepResult
         >>> SweepResult("8-cosine", "captions", None, {}).row()["status"]
@@ -143,37 +128,26 @@ class SweepResult:
     """
 
     name: str
-    """Name of its folder."""
-
     data: str
-    """Name of its training data."""
-
     report: TrainingReport | None
-    """Settings, curves and metrics; None if it diverged."""
-
     held_out: dict[str, dict[str, float]]
-    """Retrieval metrics on the held-out pairs of every table, by its name; no model of the sweep is
-    trained on them."""
 
     def row(self) -> dict[str, Any]:
         """Return a line of `results.csv`."""
         if self.report is None:
             return {"name": self.name, "data": self.data, "status": "diverged"}
-        report, settings = self.report, self.report.settings
-        kept = (
-            "hidden_size",
-            "loss",
-            "learning_rate",
-            "batch_size",
-            "temperature",
-            "noise",
-            "center",
-        )
+        report = self.report
+        kept = ("hidden_size", "loss", "learning_rate", "batch_size", "temperature", "noise")
+        held_out = {
+            f"{name} on {table}": metrics[name]
+            for table, metrics in self.held_out.items()
+            for name in ("recall_at_10", "mrr")
+        }
         return {
             "name": self.name,
             "data": self.data,
             "status": "stopped early" if report.stopped_early else "done",
-            **{key: settings[key] for key in (*kept, "epochs", "seed")},
+            **{key: report.settings[key] for key in (*kept, "center", "epochs", "seed")},
             "source": report.source_column,
             "target": report.target_column,
             "train_pairs": report.pairs["train"],
@@ -183,9 +157,5 @@ class SweepResult:
             "measured_on": report.measured_on,
             **report.metrics,
             "chance_recall_at_10": report.shuffled_pairs["recall_at_10"],
-            **{
-                f"{name} on {table}": metrics[name]
-                for table, metrics in self.held_out.items()
-                for name in ("recall_at_10", "mrr")
-            },
+            **held_out,
         }
