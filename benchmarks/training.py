@@ -39,7 +39,7 @@ from clip2clap.training.config import TrainingConfig
 from clip2clap.training.losses import contrastive_loss
 from clip2clap.training.pairs import Pairs, read_pairs
 from clip2clap.training.report import TrainingProgress
-from clip2clap.training.splits import Split, split_pairs
+from clip2clap.training.splits import Split, TrainingData, split_pairs
 from clip2clap.training.sweep.grid import SweepGrid
 from clip2clap.training.sweep.group import Group, Member
 from clip2clap.training.sweep.run import sweep
@@ -131,8 +131,7 @@ def measure_stack(pairs: Pairs, split: Split, steps: int, rounds: int) -> None:
             ]
             ends: list[float] = []
             group = Group(
-                pairs,
-                few,
+                TrainingData(pairs, few),
                 members,
                 torch.device("cpu"),
                 batched=batched,

@@ -2,15 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from clip2clap.core.math import unit_norm
 from clip2clap.core.moments import Moments
+from clip2clap.training.config import TrainingConfig
 from clip2clap.training.losses import distinct_targets
 from clip2clap.training.pairs import Pairs
+from clip2clap.training.splits import TrainingData
 
 
 class Batches:
@@ -48,9 +50,15 @@ class Batches:
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.steps = -(-len(rows) // batch_size)
         width = pairs.source.shape[1] + pairs.target.shape[1]
-        self._held: tuple[Tensor, Tensor] | None = None
-        if 4 * width * len(rows) <= max_held_bytes:
-            self._held = self._hold(rows)
+        fits = 4 * width * len(rows) <= max_held_bytes
+        self._held = self._hold() if fits else None
+
+    @classmethod
+    def of(cls, data: TrainingData, config: TrainingConfig, device: torch.device) -> Self:
+        """Return the training batches of resolved settings."""
+        assert config.batch_size is not None
+        size, seed = config.batch_size, config.seed
+        return cls(data.pairs, data.split.train, batch_size=size, seed=seed, device=device)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield an epoch's batches: source and target, shapes (n, d), unit norm, float32."""
@@ -92,15 +100,15 @@ class Batches:
         for rows in self.rows.split(self.block_rows * self.window_blocks):
             yield self._read(rows)
 
-    def _hold(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _hold(self) -> tuple[Tensor, Tensor]:
         # In chunks: whole copies in other formats would need memory beside those that are kept.
-        sides = self.pairs.source, self.pairs.target
         source, target = (
-            torch.empty(len(rows), side.shape[1], device=self.device) for side in sides
+            torch.empty(len(self.rows), side.shape[1], device=self.device)
+            for side in (self.pairs.source, self.pairs.target)
         )
-        for places in torch.arange(len(rows)).split(self.block_rows):
-            start, stop = int(places[0]), int(places[-1]) + 1
-            source[start:stop], target[start:stop] = self._read(rows[start:stop])
+        for start in range(0, len(self.rows), self.block_rows):
+            part = slice(start, start + self.block_rows)
+            source[part], target[part] = self._read(self.rows[part])
         return source, target
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,12 +133,9 @@ class Batches:
                     for old, side in zip(rest, sides, strict=True)
                 )
                 yield source, target
-            is_last = index == len(windows) - 1
-            end = (
-                len(order)
-                if is_last
-                else at + (len(order) - at) // self.batch_size * (self.batch_size)
-            )
+            end = len(order)
+            if index < len(windows) - 1:
+                end -= (end - at) % self.batch_size
             for part in order[at:end].split(self.batch_size):
                 if len(part):
                     yield sides[0][part], sides[1][part]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clip2clap.core.files import replacing
@@ -27,7 +27,6 @@ class Resumable(Protocol):
 
     def advance(self) -> None:
         """Train until the next moment at which a checkpoint may be written: an epoch or a step."""
-        ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all tensors by name, and all other values as JSON has them."""
@@ -35,7 +34,6 @@ class Resumable(Protocol):
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Load what `state` returned."""
-        ...
 
 
 def train_resumably(run: Resumable, checkpoint: Path | None, *, save_every_s: float) -> bool:
@@ -68,18 +66,12 @@ def train_resumably(run: Resumable, checkpoint: Path | None, *, save_every_s: fl
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically: one safetensors file, with the values in its metadata.
-
-    Args:
-        path: File to write; its folder is created.
-        tensors: Tensors by name.
-        values: Everything else, as JSON has it.
-    """
+    """Write a checkpoint atomically: one safetensors file, with the values in its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors refuses tensors that share memory, as tied weights do.
-    parts = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     stored = {
-        name: part.clone(memory_format=torch.contiguous_format) for name, part in parts.items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
     }
     with replacing(path) as partial:
         save_file(stored, partial, metadata={"state": json.dumps(values)})
@@ -91,17 +83,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         SafetensorError: If the file is no safetensors file.
     """
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return tensors, read_values(path)
+    return load_file(path), read_values(path)
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Return the values of a checkpoint without its tensors.
-
-    Raises:
-        SafetensorError: If the file is no safetensors file.
-    """
+    """Return the values of a checkpoint without its tensors; raises as `load_checkpoint` does."""
     with safe_open(path, framework="pt") as file:
         return json.loads((file.metadata() or {}).get("state", "{}"))
 
@@ -113,12 +99,8 @@ def flatten(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """Return the tensors of one part by their own names; the inverse of `flatten`."""
-    prefix = f"{part}/"
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    own = (name for name in tensors if name.startswith(f"{part}/"))
+    return {name.removeprefix(f"{part}/"): tensors[name] for name in own}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

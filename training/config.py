@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
@@ -156,16 +156,10 @@ class TrainingConfig:
     """Seed of the weights, the order of the pairs and the split."""
 
     def __post_init__(self) -> None:
-        for name, options in (
-            ("architecture", Architecture),
-            ("monitor", Monitor),
-            ("schedule", Schedule),
-            ("precision", Precision),
-            ("init", Init),
-        ):
-            self._check(
-                name, get_args(options).__contains__, f"one of {', '.join(get_args(options))}"
-            )
+        for field in fields(self):
+            if get_origin(field.type) is Literal:
+                names = get_args(field.type)
+                self._check(field.name, names.__contains__, f"one of {', '.join(names)}")
         check_loss(
             self.loss, temperature=self.temperature, learn_temperature=self.learn_temperature
         )
@@ -196,11 +190,7 @@ class TrainingConfig:
 
     @classmethod
     def reference(cls, **changes: Any) -> Self:
-        """Return the reference's recipe: Adam at 1e-3, batches of 64, all of 50 epochs.
-
-        Args:
-            **changes: Settings that differ.
-        """
+        """Return the reference's recipe, Adam at 1e-3, batches of 64, 50 epochs, with changes."""
         return cls(**{**REFERENCE_RECIPE, "patience": None, **changes})
 
     @classmethod
@@ -212,12 +202,11 @@ class TrainingConfig:
     def resolved(self, pairs: int, source: EmbeddingSpace | None = None) -> Self:
         """Return the settings with everything filled in that depends on the pairs.
 
+        Those are `batch_size`, `learning_rate`, `noise`, `init` and `center`.
+
         Args:
             pairs: Number of training pairs.
             source: Source space, if known.
-
-        Returns:
-            Settings with a `batch_size`, a `learning_rate`, a `noise`, an `init` and a `center`.
         """
         is_text = source is not None and source.modality == "text"
         power = 2 ** math.floor(math.log2(max(1, pairs / _STEPS_PER_EPOCH)))

@@ -1,6 +1,7 @@
 """Networks as training starts them, and linear maps that are fitted in closed form."""
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +14,7 @@ from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.batches import Batches
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
-from clip2clap.training.splits import Split, thin_out
+from clip2clap.training.splits import TrainingData, thin_out
 from clip2clap.training.validation import predict
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
@@ -28,22 +29,16 @@ NETWORKS = {"mlp": "MLPTranslator", "residual": "ResidualTranslator", "prior": "
 """Class of each architecture that is trained step by step."""
 
 
-def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Batches) -> Any:
+def new_network(data: TrainingData, config: TrainingConfig, batches: Batches) -> Any:
     """Return the network that training starts from, on the CPU.
-
-    Args:
-        pairs: Pairs to translate.
-        split: Their split.
-        config: Settings, resolved.
-        batches: Training batches.
 
     Raises:
         UserError: If the translator to continue from is of another class, or for other spaces.
     """
-    dims = pairs.source.shape[1], pairs.target.shape[1]
+    dims = data.pairs.source.shape[1], data.pairs.target.shape[1]
     name = NETWORKS[config.architecture]
     if config.init_from is not None:
-        return _continued(config.init_from, name, pairs)
+        return _continued(config.init_from, name, data.pairs)
     cls: Any = getattr(import_module(f"clip2clap.translator.{config.architecture}"), name)
     options = {
         "hidden_size": config.hidden_size,
@@ -63,24 +58,22 @@ def new_network(pairs: Pairs, split: Split, config: TrainingConfig, batches: Bat
             mean = mean - network.target_mean
         network.fit_whitening(mean, covariance)
     if config.init == "ridge":
-        _start_as_ridge(network, pairs, split, config, batches)
+        _start_as_ridge(network, data, config, batches)
     return network
 
 
 def fit_closed_form(
-    pairs: Pairs, split: Split, config: TrainingConfig
+    data: TrainingData, config: TrainingConfig
 ) -> tuple[Translator, dict[str, Any]]:
     """Fit ridge or Procrustes to the training pairs; return the translator and its recipe."""
     fitter = LinearFitter()
-    for rows in split.train.split(_ROWS):
-        fitter.update(pairs.source[rows], pairs.target[rows])
+    for rows in data.split.train.split(_ROWS):
+        fitter.update(data.pairs.source[rows], data.pairs.target[rows])
     options = {"center": bool(config.center), "scale": config.scale}
     if config.architecture == "procrustes":
         fitted = fitter.procrustes(**options)
     else:
-        held_out = thin_out(split.validation)
-        source, target = pairs.source[held_out], pairs.target[held_out]
-        fitted = _best_ridge(fitter, source, target, config, **options)
+        fitted = _best_ridge(fitter, data, config, lambda source: source, **options)
     return fitted, dict(fitted.provenance.recipe or {})
 
 
@@ -99,24 +92,23 @@ def _continued(init_from: str, name: str, pairs: Pairs) -> Translator:
             f"{dims[0]} to {dims[1]}. Give one that was trained on the same encoders.",
             param="init_from",
         )
-    if pairs.source_space is not None:
-        network.check_source(pairs.source_space)
-    if pairs.target_space is not None:
-        network.check_target(pairs.target_space)
+    network.check_source(pairs.source_space)
+    network.check_target(pairs.target_space)
     return network
 
 
 @torch.no_grad()
 def _start_as_ridge(
-    network: Any, pairs: Pairs, split: Split, config: TrainingConfig, batches: Batches
+    network: Any, data: TrainingData, config: TrainingConfig, batches: Batches
 ) -> None:
     """Set the weights of a perceptron to the best linear map that its width can hold."""
     fitter = LinearFitter()
     for source, target in batches.in_order():
         fitter.update(network.prepare(source.cpu()), target.cpu())
-    held_out = thin_out(split.validation)
-    source, target = network.prepare(unit_norm(pairs.source[held_out])), pairs.target[held_out]
-    linear = _best_ridge(fitter, source, target, config, rank=config.hidden_size // 2)
+    rank = config.hidden_size // 2
+    linear = _best_ridge(
+        fitter, data, config, lambda source: network.prepare(unit_norm(source)), rank=rank
+    )
     if network.target_mean is not None:
         # The network adds it at the end.
         linear.linear.bias.sub_(network.target_mean)
@@ -124,7 +116,11 @@ def _start_as_ridge(
 
 
 def _best_ridge(
-    fitter: LinearFitter, source: Tensor, target: Tensor, config: TrainingConfig, **options: Any
+    fitter: LinearFitter,
+    data: TrainingData,
+    config: TrainingConfig,
+    prepare: Callable[[Tensor], Tensor],
+    **options: Any,
 ) -> LinearTranslator:
     """Fit ridge with the given penalty, or the best one on held-out pairs."""
     alphas = _ALPHAS if config.alpha is None else (config.alpha,)
@@ -132,6 +128,8 @@ def _best_ridge(
     candidates = [fitter.ridge(alpha=alpha, noise=noise, **options) for alpha in alphas]
     if len(candidates) == 1:
         return candidates[0]
+    rows = thin_out(data.split.validation)
+    source, target = prepare(data.pairs.source[rows]), data.pairs.target[rows]
 
     def score(candidate: Translator) -> tuple[float, float]:
         metrics = retrieval_metrics(predict(candidate, source), target)

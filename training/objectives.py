@@ -1,5 +1,7 @@
 """Training objectives: training loss and validation of regression and diffusion translators."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,6 @@ from clip2clap.training.config import TrainingConfig
 from clip2clap.training.losses import TranslationLoss
 from clip2clap.training.trainer_state import computes_in_bf16
 from clip2clap.training.validation import HeldOut
-from clip2clap.translator.base import Translator
 from clip2clap.translator.prior import PriorTranslator
 
 # 0 weighs all errors alike; 1 is the "SNR+1" weighting (Salimans and Ho 2022,
@@ -32,21 +33,14 @@ class RegressionObjective:
     """Pick the best epoch by its validation loss instead of the monitored metric."""
 
     def __init__(
-        self,
-        network: Translator,
-        loss: TranslationLoss,
-        bank: Tensor | None,
-        config: TrainingConfig,
+        self, network: Any, loss: TranslationLoss, bank: Tensor | None, config: TrainingConfig
     ):
         self.network, self.loss, self.bank, self.config = network, loss, bank, config
 
     def step_loss(self, prepared: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of a batch.
+        """Return the loss of a batch of unit vectors, prepared by the network.
 
-        Args:
-            prepared: Source vectors from `network.prepare`, shape (n, d_source), unit norm.
-            target: Target vectors, shape (n, d_target), unit norm.
-            generator: Random numbers of the epoch, on the CPU.
+        `generator` yields the random numbers of the epoch, on the CPU.
         """
         del generator
         return self.loss(self._predict(prepared), target, self.bank)
@@ -68,26 +62,20 @@ class DiffusionObjective(RegressionObjective):
 
     # A sample among many right answers is rarely the nearest, and the less so the better it is.
     selects_by_loss = True
-    network: PriorTranslator
 
     def step_loss(self, prepared: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         """Return the denoising loss of a batch."""
-        share = self.config.condition_dropout
         return denoising_loss(
-            self.network, prepared, target, condition_dropout=share, generator=generator
+            self.network, prepared, target, self.config.condition_dropout, generator
         )
 
     def validate(self, held_out: HeldOut, batch_size: int) -> tuple[float, dict[str, float]]:
         """Return the loss and the retrieval metrics on held-out pairs; NaN if it diverged."""
         del batch_size
         # The same noise after every epoch makes the losses comparable.
-        loss = denoising_loss(
-            self.network,
-            self.network.prepare(held_out.source),
-            held_out.target,
-            condition_dropout=0.0,
-            generator=generator_for("noise", self.config.seed, 0),
-        )
+        generator = generator_for("noise", self.config.seed, 0)
+        prepared = self.network.prepare(held_out.source)
+        loss = denoising_loss(self.network, prepared, held_out.target, 0.0, generator)
         if not bool(loss.isfinite()):
             return float("nan"), {}
         return loss.item(), retrieval_metrics(self.network(held_out.source), held_out.target)
@@ -104,7 +92,6 @@ def denoising_loss(
     prior: PriorTranslator,
     source: Tensor,
     target: Tensor,
-    *,
     condition_dropout: float,
     generator: torch.Generator,
 ) -> Tensor:
@@ -121,9 +108,6 @@ def denoising_loss(
         condition_dropout: Probability of dropping the condition, for classifier-free guidance (Ho
             and Salimans 2022, https://arxiv.org/abs/2207.12598).
         generator: Source of timesteps, noise and dropped conditions, on the CPU.
-
-    Returns:
-        A scalar.
     """
     count, device = len(target), target.device
     if prior.target_mean is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 
 from clip2clap.core.errors import UserError
 from clip2clap.training.checkpoint import read_values
-from clip2clap.training.config import upgrade_settings
+from clip2clap.training.config import TrainingConfig, upgrade_settings
 from clip2clap.training.report import TrainingReport
 from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import CONFIG_FILE, WEIGHTS_FILE
@@ -24,7 +25,7 @@ class RunFolder:
 
     Args:
         path: The folder; created if missing.
-        settings: Settings of the run, as plain values.
+        config: Settings of the run.
         data: Fingerprint of the pairs.
         overwrite: Remove the output of a previous run.
 
@@ -33,9 +34,9 @@ class RunFolder:
             other pairs, or the `config.json` of something else, and `overwrite` is False.
     """
 
-    def __init__(self, path: Path, *, settings: dict[str, Any], data: str, overwrite: bool):
+    def __init__(self, path: Path, config: TrainingConfig, data: str, *, overwrite: bool):
         self.path, self.checkpoint = path, path / CHECKPOINT_FILE
-        self.identity: dict[str, Any] = {"settings": settings, "data": data}
+        self.identity: dict[str, Any] = {"settings": asdict(config), "data": data}
         """Settings and data, which the run's checkpoints carry."""
         if path.is_file():
             raise UserError(f"{path} is a file; give the folder to write the translator into.")

@@ -16,28 +16,33 @@ from clip2clap.training.pairs import Pairs
 MAX_HELD_OUT = 5_000
 
 _SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "validation": "validation",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "dev", "validation"), "validation"),
     "test": "test",
 }
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the three parts of a split, as indices in ascending order."""
+    """Rows of the three parts of a split, as indices in ascending order.
+
+    The validation rows select the best epoch; the test rows, which may be none, are only measured
+    on, at the end.
+    """
 
     train: Tensor
-    """Training rows."""
-
     validation: Tensor
-    """Rows that select the best epoch."""
-
     test: Tensor
-    """Rows that are only measured on, at the end; may be empty."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Pairs with their split, the fingerprint of both, and the name of the tables."""
+
+    pairs: Pairs
+    split: Split
+    fingerprint: str = ""
+    name: str = ""
 
 
 def split_pairs(
@@ -91,27 +96,18 @@ def split_pairs(
 
 
 def split_together(parts: Sequence[Pairs], *, validation: float, seed: int) -> list[Split]:
-    """Split several tables so that an item held out of one is trained on in none.
+    """Split several tables as `split_pairs` does, so that no item is held out and trained on.
 
-    Args:
-        parts: Pairs of each table.
-        validation: Share of each table's rows to hold out, between 0 and 1.
-        seed: Seed of the draw.
-
-    Returns:
-        The split of each table, without training rows of items that another table holds out.
+    A table's training rows of items that another table holds out are left out.
 
     Raises:
         UserError: As in `split_pairs`, or if nothing is left to train on.
     """
     splits = [split_pairs(part, validation=validation, seed=seed) for part in parts]
     held_out = [
-        {
-            part.items[row]
-            for rows in (split.validation, split.test)
-            for row in rows.tolist()
-            if part.items is not None
-        }
+        {part.items[row] for row in torch.cat([split.validation, split.test]).tolist()}
+        if part.items is not None
+        else set()
         for part, split in zip(parts, splits, strict=True)
     ]
     together = []
@@ -145,7 +141,7 @@ def split_names(splits: Sequence[str | None] | None, n: int) -> np.ndarray:
     if splits is None:
         return np.full(n, "train")
     values = pa.array([str(name).lower() for name in splits]).dictionary_encode()
-    unknown = sorted({str(name) for name in splits if str(name).lower() not in _SPLITS})
+    unknown = sorted(set(values.dictionary.to_pylist()) - _SPLITS.keys())
     if unknown:
         raise UserError(
             f"The table's split column says {', '.join(unknown[:4])}; expected train, validation "
@@ -160,11 +156,9 @@ def _digests(items: Sequence[str] | range, seed: int) -> np.ndarray:
 
     Two names of ten million collide with a probability of 3e-6; they are then held out together.
     """
-    digests = np.empty(len(items), np.uint64)
-    for row, item in enumerate(items):
-        digest = hashlib.blake2b(f"{seed} {item}".encode(), digest_size=8).digest()
-        digests[row] = int.from_bytes(digest)
-    return digests
+    hashed = (hashlib.blake2b(f"{seed} {item}".encode(), digest_size=8) for item in items)
+    digests = (int.from_bytes(digest.digest()) for digest in hashed)
+    return np.fromiter(digests, np.uint64, len(items))
 
 
 def _check_items(items: Sequence[str], digests: np.ndarray, rows: dict[str, np.ndarray]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,29 +16,12 @@ from clip2clap.training.networks import NETWORKS, fit_closed_form
 from clip2clap.training.pairs import Pairs, read_pairs
 from clip2clap.training.report import TrainingReport
 from clip2clap.training.run_folder import RunFolder
-from clip2clap.training.splits import Split, split_pairs
+from clip2clap.training.splits import TrainingData, split_pairs
 from clip2clap.training.trainer import OnProgress, Trainer, recipe_of
 from clip2clap.training.trainer_state import TrainerState
 from clip2clap.training.validation import measure_with_controls
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
-
-
-@dataclass(frozen=True)
-class Task:
-    """Training task: pairs, their split, and the settings as the user gave them."""
-
-    pairs: Pairs
-    """All pairs."""
-
-    split: Split
-    """Rows to train on and to measure on."""
-
-    config: TrainingConfig
-    """Settings, not resolved."""
-
-    data: str
-    """Fingerprint of the pairs."""
 
 
 def train(
@@ -82,16 +65,9 @@ def train(
         >>> report.metrics["mrr"] > report.shuffled_pairs["mrr"]
         True
     """
-    _, report = _train(
-        table,
-        config or TrainingConfig(),
-        output=Path(output),
-        device=device,
-        overwrite=overwrite,
-        checkpoint_seconds=checkpoint_seconds,
-        on_progress=on_progress,
-    )
-    return report
+    return _train(table, config, Path(output), device, overwrite, checkpoint_seconds, on_progress)[
+        1
+    ]
 
 
 def train_translator(
@@ -128,111 +104,85 @@ def train_translator(
         >>> train_translator(pairs, TrainingConfig(hidden_size=16, epochs=1)).target_dim
         6
     """
-    translator, _ = _train(
-        table,
-        config or TrainingConfig(),
-        output=None if output_dir is None else Path(output_dir),
-        device=device,
-        overwrite=overwrite,
-        checkpoint_seconds=checkpoint_seconds,
-        on_progress=on_progress,
-    )
-    return translator
+    output = None if output_dir is None else Path(output_dir)
+    return _train(table, config, output, device, overwrite, checkpoint_seconds, on_progress)[0]
 
 
 def _train(
     table: str | Path | EmbeddingTable | Pairs,
-    config: TrainingConfig,
-    *,
+    config: TrainingConfig | None,
     output: Path | None,
     device: str | None,
     overwrite: bool,
     checkpoint_seconds: float,
     on_progress: OnProgress | None,
 ) -> tuple[Translator, TrainingReport]:
-    started = time.monotonic()
+    started, config = time.monotonic(), config or TrainingConfig()
     pairs = table if isinstance(table, Pairs) else read_pairs(table, config)
     split = split_pairs(pairs, validation=config.validation, seed=config.seed)
-    task = Task(pairs, split, config, pairs.fingerprint())
+    data = TrainingData(pairs, split, pairs.fingerprint())
     folder = None
     if output is not None:
-        folder = RunFolder(output, settings=asdict(config), data=task.data, overwrite=overwrite)
+        folder = RunFolder(output, config, data.fingerprint, overwrite=overwrite)
         if (report := folder.finished()) is not None:
             return AutoTranslator.from_pretrained(output), report
     resolved = config.resolved(len(split.train), pairs.source_space)
+    state = resumed_after = None
     if config.architecture in NETWORKS:
-        trainer = Trainer(
-            pairs,
-            split,
-            resolved,
-            choose_device(device),
-            run=folder and folder.identity,
-            on_progress=on_progress,
-        )
-        train_resumably(trainer, folder and folder.checkpoint, save_every_s=checkpoint_seconds)
+        run, checkpoint = (folder.identity, folder.checkpoint) if folder else (None, None)
+        trainer = Trainer(data, resolved, choose_device(device), run=run, on_progress=on_progress)
+        train_resumably(trainer, checkpoint, save_every_s=checkpoint_seconds)
         translator, state = trainer.best_translator(), trainer.progress
         recipe = recipe_of(resolved, state, trainer.loss.temperatures)
         resumed_after = trainer.resumed_after
         started -= trainer.earlier_seconds
     else:
-        translator, recipe = fit_closed_form(pairs, split, resolved)
-        state = resumed_after = None
-    report = finish(
-        translator,
-        recipe,
-        task,
-        state=state,
-        output=output,
-        resumed_after=resumed_after,
-        seconds=time.monotonic() - started,
-    )
+        translator, recipe = fit_closed_form(data, resolved)
+    report = measure_and_report(translator, recipe, data, config, state, resumed_after)
+    report = replace(report, output=output and str(output), seconds=time.monotonic() - started)
     if folder is not None:
         folder.publish(translator, report)
     return translator, report
 
 
-def finish(
+def measure_and_report(
     translator: Translator,
     recipe: dict[str, Any],
-    task: Task,
-    *,
+    data: TrainingData,
+    config: TrainingConfig,
     state: TrainerState | None,
-    output: Path | None,
     resumed_after: int | None,
-    seconds: float,
 ) -> TrainingReport:
     """Measure a trained translator, record its provenance, and report.
 
     Args:
         translator: Translator on the CPU, in evaluation mode.
         recipe: Training settings.
-        task: Training task.
+        data: Training data.
+        config: Settings as the user gave them.
         state: State at the end of training; None for a closed-form fit.
-        output: Output folder, if there is one.
         resumed_after: Epoch of the checkpoint that the run was resumed from.
-        seconds: Duration of the training.
+
+    Returns:
+        The report, without the output folder, and with the seconds of `state`.
     """
-    pairs, split, config = task.pairs, task.split, task.config
+    pairs, split = data.pairs, data.split
     measured_on: Literal["validation", "test"] = "test" if len(split.test) else "validation"
-    metrics = measure_with_controls(translator, pairs, split, measured_on, config.seed)
+    found = measure_with_controls(translator, data, config.seed)
     columns = {"source_column": pairs.source_column, "target_column": pairs.target_column}
+    controls = {name: found[name] for name in ("shuffled_pairs", "mean_vector")}
     translator.record(
         source_space=pairs.source_space,
         target_space=pairs.target_space,
         recipe={**recipe, **columns, "pairs": len(split.train), "seed": config.seed},
-        data=task.data,
-        metrics={
-            "measured_on": measured_on,
-            **metrics["metrics"],
-            "shuffled_pairs": metrics["shuffled_pairs"],
-            "mean_vector": metrics["mean_vector"],
-        },
+        data=data.fingerprint,
+        metrics={"measured_on": measured_on, **found["metrics"], **controls},
     )
     history = [] if state is None else state.history
     return TrainingReport(
-        output=None if output is None else str(output),
+        output=None,
         settings=asdict(config),
-        data=task.data,
+        data=data.fingerprint,
         **columns,
         pairs={name: len(rows) for name, rows in vars(split).items()},
         monitor=config.monitor,
@@ -240,11 +190,9 @@ def finish(
         best_epoch=None if state is None else state.best_epoch,
         stopped_early=bool(history) and len(history) < config.epochs,
         resumed_after=resumed_after,
-        seconds=seconds,
+        seconds=0.0 if state is None else state.seconds,
         measured_on=measured_on,
-        metrics=metrics["metrics"],
-        shuffled_pairs=metrics["shuffled_pairs"],
-        mean_vector=metrics["mean_vector"],
+        **found,
     )
 
 

@@ -19,9 +19,8 @@ from clip2clap.training.config import TrainingConfig
 from clip2clap.training.losses import TranslationLoss
 from clip2clap.training.networks import new_network
 from clip2clap.training.objectives import OBJECTIVES
-from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import TrainingProgress
-from clip2clap.training.splits import Split
+from clip2clap.training.splits import TrainingData
 from clip2clap.training.trainer_state import TrainerState, learning_rate_at
 from clip2clap.training.validation import HeldOut
 from clip2clap.translator.base import Translator
@@ -33,8 +32,7 @@ class Trainer:
     """Resumable training of one network; see `clip2clap.training.checkpoint.Resumable`.
 
     Args:
-        pairs: Pairs to train on.
-        split: Their split.
+        data: Training data.
         config: Settings, resolved.
         device: Device to train on.
         run: Identity of the run, which its checkpoints carry.
@@ -43,8 +41,7 @@ class Trainer:
 
     def __init__(
         self,
-        pairs: Pairs,
-        split: Split,
+        data: TrainingData,
         config: TrainingConfig,
         device: torch.device,
         *,
@@ -52,11 +49,8 @@ class Trainer:
         on_progress: OnProgress | None = None,
     ):
         self.config, self.device, self.run, self.on_progress = config, device, run, on_progress
-        assert config.batch_size is not None
-        self.batches = Batches(
-            pairs, split.train, batch_size=config.batch_size, seed=config.seed, device=device
-        )
-        self.network: Translator = new_network(pairs, split, config, self.batches).to(device)
+        self.batches = Batches.of(data, config, device)
+        self.network: Translator = new_network(data, config, self.batches).to(device)
         self.loss = new_loss(config).to(device)
         bank = self.batches.bank() if self.loss.needs_bank else None
         self.objective = OBJECTIVES[self.network.objective](self.network, self.loss, bank, config)
@@ -65,7 +59,7 @@ class Trainer:
             lr=learning_rate_at(config, 0, config.epochs * self.batches.steps),
             fused=device.type in ("cpu", "cuda"),
         )
-        self.held_out = HeldOut(pairs, split, self.loss.needs_bank, device)
+        self.held_out = HeldOut(data, self.loss.needs_bank, device)
         self.progress = TrainerState(config, select_by_loss=self.objective.selects_by_loss)
         self.resumed_after: int | None = None
         self.earlier_seconds = 0.0
@@ -140,19 +134,10 @@ class Trainer:
         return total.item() / pairs
 
     def _show(self, epoch: int, step: int) -> None:
-        if self.on_progress is None:
-            return
-        history = self.progress.history
-        self.on_progress(
-            TrainingProgress(
-                epoch=epoch,
-                epochs=self.config.epochs,
-                step=step,
-                steps=self.batches.steps,
-                last=history[-1] if history else None,
-                best=self.progress.best,
-            )
-        )
+        if self.on_progress is not None:
+            last, best = (self.progress.history or [None])[-1], self.progress.best
+            epochs, steps = self.config.epochs, self.batches.steps
+            self.on_progress(TrainingProgress(epoch, epochs, step, steps, last, best))
 
 
 def new_loss(config: TrainingConfig) -> TranslationLoss:
@@ -163,16 +148,7 @@ def new_loss(config: TrainingConfig) -> TranslationLoss:
 
 
 def add_noise(units: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """Add Gaussian noise to unit vectors and normalize again, as CapDec does.
-
-    Args:
-        units: Shape (n, d), unit norm.
-        std: Standard deviation of the noise on each value.
-        generator: Source of the noise, on the CPU.
-
-    Returns:
-        Shape (n, d), unit norm.
-    """
+    """Add Gaussian noise to unit vectors, shape (n, d), and normalize again, as CapDec does."""
     noise = torch.randn(units.shape, generator=generator).to(units.device)
     return unit_norm(units + std * noise)
 
@@ -180,13 +156,7 @@ def add_noise(units: Tensor, std: float, generator: torch.Generator) -> Tensor:
 def recipe_of(
     config: TrainingConfig, state: TrainerState, temperatures: dict[str, float]
 ) -> dict[str, Any]:
-    """Return the recipe of a trained network, for its provenance.
-
-    Args:
-        config: Settings, resolved.
-        state: State at the end of training.
-        temperatures: Final temperature of each term of the loss.
-    """
+    """Return the recipe of a trained network: resolved settings, and what training found."""
     kept = ("learn_temperature", "init", "noise", "init_from", "learning_rate", "schedule")
     kept += ("warmup", "precision", "batch_size", "monitor", "loss")
     return {

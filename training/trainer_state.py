@@ -62,11 +62,9 @@ class TrainerState:
     @property
     def is_over(self) -> bool:
         """True when the epochs or the patience have run out."""
-        done = len(self.history)
-        if done >= self.config.epochs:
-            return True
-        patience = self.config.patience
-        return patience is not None and done - (self.best_epoch or 0) >= patience
+        done, patience = len(self.history), self.config.patience
+        is_patient = patience is None or done - (self.best_epoch or 0) < patience
+        return done >= self.config.epochs or not is_patient
 
     def state(self) -> dict[str, Any]:
         """Return everything but the weights as plain values, for a checkpoint."""
@@ -90,13 +88,7 @@ class TrainerState:
 
 
 def learning_rate_at(config: TrainingConfig, step: int, steps: int) -> float:
-    """Return the learning rate of a step.
-
-    Args:
-        config: Settings, resolved.
-        step: Number of the step, from 0.
-        steps: Number of steps of all epochs.
-    """
+    """Return the learning rate of a step, counted from 0, of the steps of all epochs."""
     assert config.learning_rate is not None
     rising = math.ceil(config.warmup * steps)
     if step < rising:

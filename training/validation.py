@@ -1,15 +1,12 @@
 """Measurement on held-out pairs, after every epoch and at the end."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from clip2clap.core.math import unit_norm
 from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.losses import TranslationLoss, distinct_targets
-from clip2clap.training.pairs import Pairs
-from clip2clap.training.splits import Split, thin_out
+from clip2clap.training.splits import TrainingData, thin_out
 from clip2clap.translator.base import Translator
 
 # Ranking more after every epoch would be as slow as the epoch.
@@ -21,16 +18,15 @@ class HeldOut:
     """Held-out pairs that measure a network after every epoch.
 
     Args:
-        pairs: All pairs.
-        split: Their split.
+        data: Training data.
         with_bank: Keep the distinct targets, for a loss that needs them.
         device: Device of the network.
     """
 
-    def __init__(self, pairs: Pairs, split: Split, with_bank: bool, device: torch.device):
-        rows = thin_out(split.validation, _MAX_MONITORED)
-        self.source = unit_norm(pairs.source[rows].to(device))
-        self.target = unit_norm(pairs.target[rows].to(device))
+    def __init__(self, data: TrainingData, with_bank: bool, device: torch.device):
+        rows = thin_out(data.split.validation, _MAX_MONITORED)
+        self.source = unit_norm(data.pairs.source[rows].to(device))
+        self.target = unit_norm(data.pairs.target[rows].to(device))
         self.bank = distinct_targets(self.target) if with_bank else None
 
     @torch.no_grad()
@@ -61,36 +57,30 @@ def predict(translator: Translator, source: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure_with_controls(
-    translator: Translator,
-    pairs: Pairs,
-    split: Split,
-    measured_on: Literal["validation", "test"],
-    seed: int,
+    translator: Translator, data: TrainingData, seed: int
 ) -> dict[str, dict[str, float]]:
     """Measure a translator beside two controls: shuffled pairs, and a constant prediction.
 
     Args:
         translator: Translator on the CPU, in evaluation mode.
-        pairs: All pairs.
-        split: Their split.
-        measured_on: Split to measure on.
+        data: Training data; measured on its test rows, or the validation rows without any.
         seed: Seed of the shuffling.
 
     Returns:
         Retrieval metrics as `metrics`, `shuffled_pairs` and `mean_vector`.
     """
-    rows = thin_out(split.test if measured_on == "test" else split.validation)
+    pairs, split = data.pairs, data.split
+    rows = thin_out(split.test if len(split.test) else split.validation)
     target = pairs.target[rows]
     predicted = predict(translator, pairs.source[rows])
     # A random cycle through all rows, so that each gets another's target.
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     other = torch.empty_like(order)
     other[order] = order.roll(1)
-    mean = torch.zeros(target.shape[1])
-    for part in split.train.split(_ROWS):
-        mean += unit_norm(pairs.target[part]).sum(0)
+    mean = sum(unit_norm(pairs.target[part]).sum(0) for part in split.train.split(_ROWS))
+    constant = torch.as_tensor(mean).expand(len(rows), -1)
     return {
         "metrics": retrieval_metrics(predicted, target),
         "shuffled_pairs": retrieval_metrics(predicted, target[other]),
-        "mean_vector": retrieval_metrics(mean.expand(len(rows), -1), target),
+        "mean_vector": retrieval_metrics(constant, target),
     }

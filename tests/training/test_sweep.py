@@ -19,7 +19,7 @@ from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import SweepResult, TrainingReport
-from clip2clap.training.splits import split_pairs, split_together
+from clip2clap.training.splits import TrainingData, split_pairs, split_together
 from clip2clap.training.sweep.grid import SweepGrid
 from clip2clap.training.sweep.group import Group, Member
 from clip2clap.training.sweep.run import SweepProgress, sweep
@@ -131,7 +131,7 @@ def test_training_together_equals_training_each_alone(batched: bool):
     }
     assert len(settings) == 18
     members = [Member(name, config.resolved(180)) for name, config in settings.items()]
-    group = Group(made, split, members, torch.device("cpu"), batched=batched)
+    group = Group(TrainingData(made, split), members, torch.device("cpu"), batched=batched)
     while not group.is_over:
         group.advance()
     for member in members:
@@ -160,7 +160,7 @@ def test_each_model_stops_by_itself_and_the_others_go_on_as_if_alone(batched: bo
         for seconds, loss in enumerate(("cosine", "contrastive", "infonce"))
     }
     members = [Member(name, config.resolved(96)) for name, config in settings.items()]
-    group = Group(made, split, members, torch.device("cpu"), batched=batched)
+    group = Group(TrainingData(made, split), members, torch.device("cpu"), batched=batched)
     sizes = []
     while not group.is_over:
         sizes.append(sum(len(stack.members) for stack in group.stacks))

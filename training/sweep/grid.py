@@ -36,11 +36,10 @@ class SweepGrid:
 
     def __init__(self, **values: Any):
         known = [field.name for field in fields(TrainingConfig)]
-        given = {
+        self.values = {
             name: tuple(own) if isinstance(own, list | tuple) else (own,)
-            for name, own in values.items()
+            for name, own in {**REFERENCE_GRID, **values}.items()
         }
-        self.values = {**REFERENCE_GRID, **given}
         for name, own in self.values.items():
             if name not in known:
                 raise UserError(f"Expected fields of TrainingConfig, got {name!r}.", param=name)
@@ -48,11 +47,6 @@ class SweepGrid:
                 raise UserError(f"Expected at least one value of {name}, got none.", param=name)
             if len(set(own)) < len(own):
                 raise UserError(f"A value of {name} is given twice: {own}.", param=name)
-
-    @property
-    def seeds(self) -> tuple[int, ...] | None:
-        """Seeds to try; None leaves the base's."""
-        return self.values.get("seed")
 
     def settings(self, base: TrainingConfig) -> dict[str, TrainingConfig]:
         """Return the settings of every combination by name; the name lists the differing fields.

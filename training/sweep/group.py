@@ -15,8 +15,7 @@ from clip2clap.training.batches import Batches
 from clip2clap.training.checkpoint import flatten, part_of
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.networks import new_network
-from clip2clap.training.pairs import Pairs
-from clip2clap.training.splits import Split
+from clip2clap.training.splits import TrainingData
 from clip2clap.training.sweep.stacked import Lone, Member, Stack
 from clip2clap.training.trainer_state import computes_in_bf16
 from clip2clap.training.validation import HeldOut
@@ -26,9 +25,9 @@ from clip2clap.translator.mlp import MLPTranslator
 # in the CPU's cache most of the time, short enough for a moving progress bar.
 _STRETCH = 4_096
 
-# Function of a stack; and the one that starts it for all stacks and returns a wait for its end.
+# Function of a stack; and the one that starts it for all stacks.
 Work = Callable[[Stack], None]
-Start = Callable[[Work], Callable[[], None]]
+Start = Callable[[Work], list[Future[None]]]
 
 
 class Group:
@@ -40,8 +39,7 @@ class Group:
     (see `benchmarks/training.py`).
 
     Args:
-        pairs: Pairs to train on.
-        split: Their split.
+        data: Training data.
         members: The models; their `batch_size` and `seed` agree.
         device: Device to train on.
         batched: Stack the models; by default on all devices but CPUs.
@@ -51,8 +49,7 @@ class Group:
 
     def __init__(
         self,
-        pairs: Pairs,
-        split: Split,
+        data: TrainingData,
         members: Sequence[Member],
         device: torch.device,
         *,
@@ -60,20 +57,16 @@ class Group:
         on_step: Callable[[int, float], None] | None = None,
         on_epoch: Callable[[Sequence[Member]], None] | None = None,
     ):
-        first = members[0].config
-        assert first.batch_size is not None
         self.members, self.on_step, self.on_epoch = list(members), on_step, on_epoch
         self.batched = device.type != "cpu" if batched is None else batched
-        self.batches = Batches(
-            pairs, split.train, batch_size=first.batch_size, seed=first.seed, device=device
-        )
+        self.batches = Batches.of(data, members[0].config, device)
         needs_bank = any(member.loss.needs_bank for member in members)
         self.bank = self.batches.bank() if needs_bank else None
-        self.held_out = HeldOut(pairs, split, needs_bank, device)
+        self.held_out = HeldOut(data, needs_bank, device)
         self.resumed_after: int | None = None
         self.networks: dict[str, MLPTranslator] = {}
         for member in members:
-            network = new_network(pairs, split, member.config, self.batches)
+            network = new_network(data, member.config, self.batches)
             self.networks[member.name] = network.to(device)
             member.loss.to(device)
         stacks: dict[Any, list[Member]] = {}
@@ -95,27 +88,27 @@ class Group:
 
     def advance(self) -> None:
         """Train all running models for an epoch, and measure them."""
-        started = time.monotonic()
+        began = time.monotonic()
         running = self.running
         number, steps = len(running[0].progress.history) + 1, self.batches.steps
         batches = self.batches.epoch(number)
         done = (number - 1) * steps
         stretch = max(1, _STRETCH // self.batches.batch_size)
-        with self._one_after_another() if self.batched else self._side_by_side() as start:
-            wait = start(lambda stack: stack.begin(number))
+        with self._side_by_side() as start:
+            started = start(lambda stack: stack.begin(number))
             while part := list(islice(batches, stretch)):
                 # Started before the last stretch is over, so that no thread waits for another.
                 following = start(
                     lambda stack, part=part, at=done: stack.train(part, self.bank, at, steps)
                 )
-                wait()
+                _wait_for(started)
                 self._show(len(running), done / steps)
-                wait = following
+                started = following
                 done += len(part)
-            wait()
+            _wait_for(started)
             self._show(len(running), number)
-            start(self._measure)()
-        spent = (time.monotonic() - started) / len(running)
+            _wait_for(start(self._measure))
+        spent = (time.monotonic() - began) / len(running)
         for member in running:
             member.progress.seconds += spent
         self._remove_finished()
@@ -167,19 +160,13 @@ class Group:
         return (Lone if is_lone else Stack)(members, networks)
 
     @contextmanager
-    def _one_after_another(self) -> Iterator[Start]:
-        def start(work: Work) -> Callable[[], None]:
-            for stack in self.stacks:
-                work(stack)
-            return lambda: None
-
-        yield start
-
-    @contextmanager
     def _side_by_side(self) -> Iterator[Start]:
-        """Run functions of all stacks at once, each on its share of torch's threads."""
+        """Run functions of all stacks at once, each on its share of torch's threads.
+
+        Stacks on a GPU take turns.
+        """
         threads = torch.get_num_threads()
-        workers = min(threads, len(self.stacks))
+        workers = 1 if self.batched else min(threads, len(self.stacks))
         last: dict[Stack, Future[None]] = {}
 
         def after(before: Future[None] | None, work: Work, stack: Stack) -> None:
@@ -187,22 +174,14 @@ class Group:
                 before.result()
             work(stack)
 
+        def start(work: Work) -> list[Future[None]]:
+            for stack in self.stacks:
+                last[stack] = pool.submit(after, last.get(stack), work, stack)
+            return list(last.values())
+
+        share = (threads // workers,)
         try:
-            with ThreadPoolExecutor(
-                workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
-            ) as pool:
-
-                def start(work: Work) -> Callable[[], None]:
-                    for stack in self.stacks:
-                        last[stack] = pool.submit(after, last.get(stack), work, stack)
-                    started = list(last.values())
-
-                    def wait() -> None:
-                        for future in started:
-                            future.result()
-
-                    return wait
-
+            with ThreadPoolExecutor(workers, "", torch.set_num_threads, share) as pool:
                 yield start
         finally:
             # Threads that are started later would inherit the workers' settings.
@@ -212,7 +191,10 @@ class Group:
     def _measure(self, stack: Stack) -> None:
         """Measure the models of a stack on the held-out pairs."""
         for member, predicted, loss in zip(
-            stack.members, stack.predict(self.held_out.source), stack.mean_losses(), strict=True
+            stack.members,
+            stack.predict(self.held_out.source, None),
+            stack.mean_losses(),
+            strict=True,
         ):
             metrics = self.held_out.measure(predicted, member.loss, self.batches.batch_size)
             try:
@@ -232,6 +214,11 @@ class Group:
             elif places:
                 kept.append(stack.keep(places))
         self.stacks = kept
+
+
+def _wait_for(futures: Sequence[Future[None]]) -> None:
+    for future in futures:
+        future.result()
 
 
 def _stack_key(config: TrainingConfig) -> tuple[Any, ...]:

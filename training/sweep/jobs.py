@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,63 +14,37 @@ from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs, join_pairs, read_pairs
 from clip2clap.training.run_folder import RunFolder
-from clip2clap.training.splits import Split, split_together
+from clip2clap.training.splits import Split, TrainingData, split_together
 from clip2clap.training.sweep.group import Member
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Pairs of some of the tables, with their split for one seed."""
-
-    name: str
-    """Names of the tables, joined, or `all`."""
-
-    pairs: Pairs
-    """All pairs."""
-
-    split: Split
-    """Their split."""
-
-    data: str
-    """Fingerprint of pairs and split."""
 
 
 @dataclass
 class Job:
-    """Models that one process trains together."""
+    """Models that one process trains together, and the settings of each as given, by its name."""
 
-    data: DataSet
-    """Data set of the models."""
-
+    data: TrainingData
     members: list[Member]
-    """The models."""
-
     settings: dict[str, TrainingConfig]
-    """Settings of each model as given, by its name."""
 
     @property
     def cost(self) -> float:
         """Work in multiply-adds, up to a factor."""
-        dims = sum((self.data.pairs.source.shape[1], self.data.pairs.target.shape[1]))
+        dims = self.data.pairs.source.shape[1] + self.data.pairs.target.shape[1]
         return len(self.data.split.train) * sum(
             config.epochs * config.hidden_size * (dims + config.hidden_size)
-            for config in (member.config for member in self.members)
+            for config in self.settings.values()
         )
 
     @property
     def key(self) -> str:
         """Hash of data and settings, for the name of the checkpoint."""
         settings = {name: asdict(config) for name, config in self.settings.items()}
-        text = json.dumps([self.data.data, settings], sort_keys=True)
+        text = json.dumps([self.data.fingerprint, settings], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    def halves(self) -> "list[Job]":
-        """Return two jobs with half of the models each."""
-        middle = len(self.members) // 2
-        return [
-            Job(self.data, part, {member.name: self.settings[member.name] for member in part})
-            for part in (self.members[:middle], self.members[middle:])
-        ]
+
+Model = tuple[TrainingData, str, TrainingConfig, RunFolder]
+"""Data, name, settings and folder."""
 
 
 def read_tables(
@@ -93,7 +67,7 @@ def read_tables(
     return parts
 
 
-def make_data_sets(parts: dict[str, Pairs], base: TrainingConfig, seed: int) -> list[DataSet]:
+def make_data_sets(parts: dict[str, Pairs], base: TrainingConfig, seed: int) -> list[TrainingData]:
     """Return the first table, the others together, and all, each with its split."""
     splits = split_together(list(parts.values()), validation=base.validation, seed=seed)
     by_name = dict(zip(parts, splits, strict=True))
@@ -107,52 +81,50 @@ def make_data_sets(parts: dict[str, Pairs], base: TrainingConfig, seed: int) -> 
     ]
 
 
-def _join(name: str, parts: Sequence[Pairs], splits: Sequence[Split]) -> DataSet:
+def _join(name: str, parts: Sequence[Pairs], splits: Sequence[Split]) -> TrainingData:
     pairs = join_pairs(parts)
     starts = [0, *itertools.accumulate(len(part) for part in parts)]
-    split = Split(
-        **{
-            side: torch.cat(
-                [getattr(one, side) + start for one, start in zip(splits, starts, strict=False)]
-            )
-            for side in ("train", "validation", "test")
-        }
-    )
+    moved = [
+        {side: rows + start for side, rows in vars(one).items()}
+        for one, start in zip(splits, starts, strict=False)
+    ]
+    split = Split(**{side: torch.cat([one[side] for one in moved]) for side in moved[0]})
     digest = hashlib.blake2b(pairs.fingerprint().encode(), digest_size=8)
     for rows in vars(split).values():
         digest.update(rows.numpy().tobytes())
-    return DataSet(name, pairs, split, digest.hexdigest())
+    return TrainingData(pairs, split, digest.hexdigest(), name)
 
 
 def list_models(
     folder: Path,
-    data_sets: dict[int, list[DataSet]],
+    data_sets: dict[int, list[TrainingData]],
     settings: dict[str, TrainingConfig],
-    overwrite: bool,
-) -> Iterator[tuple[DataSet, str, TrainingConfig, RunFolder]]:
-    """Yield every model with its data, name, settings and folder.
+    *,
+    overwrite: bool = False,
+) -> list[Model]:
+    """Return every model's data, name, settings and folder.
 
     Raises:
         UserError: If a folder holds something else, and `overwrite` is False.
     """
+    models = []
     for number in range(len(next(iter(data_sets.values())))):
         for mark, config in settings.items():
             data = data_sets[config.seed][number]
             name = f"{data.name}-{mark}"
-            run = RunFolder(
-                folder / name, settings=asdict(config), data=data.data, overwrite=overwrite
-            )
-            yield data, name, config, run
+            run = RunFolder(folder / name, config, data.fingerprint, overwrite=overwrite)
+            models.append((data, name, config, run))
+    return models
 
 
-def plan_jobs(
-    todo: Sequence[tuple[DataSet, str, TrainingConfig]], processes: int
-) -> list[list[Job]]:
-    """Group models that share their batches, and give each process its share of the work."""
+def plan_jobs(models: Sequence[Model], processes: int) -> list[list[Job]]:
+    """Group unfinished models that share batches, and give each process its share of the work."""
     groups: dict[tuple[Any, ...], Job] = {}
-    for data, name, config in todo:
+    for data, name, config, run in models:
+        if run.finished():
+            continue
         resolved = config.resolved(len(data.split.train))
-        key = (data.data, config.seed, resolved.batch_size)
+        key = (data.fingerprint, config.seed, resolved.batch_size)
         job = groups.setdefault(key, Job(data, [], {}))
         job.members.append(Member(name, resolved))
         job.settings[name] = config
@@ -160,7 +132,10 @@ def plan_jobs(
     while 0 < len(jobs) < processes and any(len(job.members) > 1 for job in jobs):
         largest = max((job for job in jobs if len(job.members) > 1), key=lambda job: job.cost)
         jobs.remove(largest)
-        jobs += largest.halves()
+        middle = len(largest.members) // 2
+        for half in (largest.members[:middle], largest.members[middle:]):
+            settings = {member.name: largest.settings[member.name] for member in half}
+            jobs.append(Job(largest.data, half, settings))
     shares: list[list[Job]] = [[] for _ in range(processes)]
     for job in sorted(jobs, key=lambda job: -job.cost):
         min(shares, key=lambda share: sum(other.cost for other in share)).append(job)

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,18 +21,18 @@ from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import EpochRecord, SweepResult
 from clip2clap.training.run_folder import RunFolder
-from clip2clap.training.splits import split_together, thin_out
+from clip2clap.training.splits import Split, split_together, thin_out
 from clip2clap.training.sweep.grid import SweepGrid
 from clip2clap.training.sweep.group import Group, Member
 from clip2clap.training.sweep.jobs import (
-    DataSet,
     Job,
+    Model,
     list_models,
     make_data_sets,
     plan_jobs,
     read_tables,
 )
-from clip2clap.training.train import Task, finish
+from clip2clap.training.train import measure_and_report
 from clip2clap.training.trainer import recipe_of
 from clip2clap.translator.auto import AutoTranslator
 
@@ -48,16 +50,17 @@ _MAX_WAIT = timedelta(days=30)
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """Progress of this process, for a progress bar."""
+    """Progress of this process, for a progress bar.
+
+    Attributes:
+        models: Models that this process trains in all.
+        training: Models in training now.
+        done: Completed share of the work, from 0 to 1; it jumps when models stop early.
+    """
 
     models: int
-    """Models that this process trains in all."""
-
     training: int
-    """Models in training now."""
-
     done: float
-    """Completed share of the work, from 0 to 1; it jumps when models stop early."""
 
 
 def sweep(
@@ -106,40 +109,35 @@ def sweep(
     """
     grid, base = grid or SweepGrid(), base or TrainingConfig.reference(patience=10)
     _check(base, trackers)
-    settings, folder = grid.settings(base), Path(output).expanduser()
-    parts = read_tables([table, *plus], base)
-    data_sets = {seed: make_data_sets(parts, base, seed) for seed in grid.seeds or (base.seed,)}
+    settings = grid.settings(base)
+    folder, parts = Path(output).expanduser(), read_tables([table, *plus], base)
     accelerator = _start(device, folder, trackers)
-    jobs = _plan(folder, data_sets, settings, overwrite, accelerator)
+    models = _list_models(folder, parts, base, settings, overwrite, accelerator)
+    jobs = plan_jobs(models, accelerator.num_processes)
     accelerator.init_trackers(folder.name, config={"grid": json.dumps(grid.values)})
     _train(jobs[accelerator.process_index], folder, accelerator, checkpoint_seconds, on_progress)
     accelerator.wait_for_everyone()
-    results = _results(folder, parts, data_sets, settings, base)
+    results = _results(models, parts, base)
     if accelerator.is_main_process:
         _write_results(folder, results, jobs, base.monitor, accelerator)
-    for tracker in accelerator.trackers:
-        tracker.finish()
     return results
 
 
-def _plan(
+def _list_models(
     folder: Path,
-    data_sets: dict[int, list[DataSet]],
+    parts: dict[str, Pairs],
+    base: TrainingConfig,
     settings: dict[str, TrainingConfig],
     overwrite: bool,
     accelerator: "Accelerator",
-) -> list[list[Job]]:
-    """Return the jobs of each process."""
+) -> list[Model]:
+    """Check all folders, remove old output, and return the models."""
+    seeds = {config.seed for config in settings.values()}
+    data_sets = {seed: make_data_sets(parts, base, seed) for seed in seeds}
     if accelerator.is_main_process:
-        # Check everything and remove old folders before training.
-        list(list_models(folder, data_sets, settings, overwrite))
+        list_models(folder, data_sets, settings, overwrite=overwrite)
     accelerator.wait_for_everyone()
-    models = [
-        (data, name, config)
-        for data, name, config, run in list_models(folder, data_sets, settings, False)
-        if run.finished() is None
-    ]
-    return plan_jobs(models, accelerator.num_processes)
+    return list_models(folder, data_sets, settings)
 
 
 def _start(device: str | None, folder: Path, trackers: Sequence[str]) -> "Accelerator":
@@ -181,14 +179,7 @@ def _train(
                 if member.error is None:
                     _log_epoch(accelerator, member.name, member.progress.history[-1])
 
-        group = Group(
-            job.data.pairs,
-            job.data.split,
-            job.members,
-            accelerator.device,
-            on_step=show,
-            on_epoch=log,
-        )
+        group = Group(job.data, job.members, accelerator.device, on_step=show, on_epoch=log)
         checkpoint = folder / _UNFINISHED / f"{job.key}.safetensors"
         train_resumably(group, checkpoint, save_every_s=checkpoint_seconds)
         for member in job.members:
@@ -199,47 +190,37 @@ def _train(
 
 
 def _publish(member: Member, group: Group, job: Job, folder: Path) -> None:
-    config, data = job.settings[member.name], job.data
+    config, state = job.settings[member.name], member.progress
     translator = group.translator(member)
-    report = finish(
-        translator,
-        recipe_of(member.config, member.progress, member.loss.temperatures),
-        Task(data.pairs, data.split, config, data.data),
-        state=member.progress,
-        output=folder,
-        resumed_after=group.resumed_after,
-        seconds=member.progress.seconds,
-    )
-    run = RunFolder(folder, settings=asdict(config), data=data.data, overwrite=False)
-    run.publish(translator, report)
+    recipe = recipe_of(member.config, state, member.loss.temperatures)
+    resumed_after = group.resumed_after
+    report = measure_and_report(translator, recipe, job.data, config, state, resumed_after)
+    run = RunFolder(folder, config, job.data.fingerprint, overwrite=False)
+    run.publish(translator, replace(report, output=str(folder)))
 
 
+@torch.no_grad()
 def _results(
-    folder: Path,
-    parts: dict[str, Pairs],
-    data_sets: dict[int, list[DataSet]],
-    settings: dict[str, TrainingConfig],
-    base: TrainingConfig,
+    models: Sequence[Model], parts: dict[str, Pairs], base: TrainingConfig
 ) -> list[SweepResult]:
-    """Read every model's report, and measure the model on every table's held-out pairs."""
-    held_out: dict[int, dict[str, tuple[Pairs, torch.Tensor]]] = {}
-    for seed in data_sets:
-        splits = split_together(list(parts.values()), validation=base.validation, seed=seed)
-        held_out[seed] = {
-            name: (pairs, thin_out(split.test if len(split.test) else split.validation))
-            for (name, pairs), split in zip(parts.items(), splits, strict=True)
-        }
+    """Read every model's report; of several tables, measure it on the held-out pairs of each."""
+    compared = parts if len(parts) > 1 else {}
+
+    @cache
+    def splits_of(seed: int) -> list[Split]:
+        return split_together(list(compared.values()), validation=base.validation, seed=seed)
+
     results = []
-    for data, name, config, run in list_models(folder, data_sets, settings, False):
+    for data, name, config, run in models:
         report = run.finished()
         metrics: dict[str, dict[str, float]] = {}
-        if report is not None and len(parts) > 1:
-            translator = AutoTranslator.from_pretrained(folder / name)
-            with torch.no_grad():
-                metrics = {
-                    table: retrieval_metrics(translator(pairs.source[rows]), pairs.target[rows])
-                    for table, (pairs, rows) in held_out[config.seed].items()
-                }
+        if report is not None and compared:
+            translator = AutoTranslator.from_pretrained(run.path)
+            splits = splits_of(config.seed)
+            for (table, pairs), split in zip(compared.items(), splits, strict=True):
+                rows = thin_out(split.test if len(split.test) else split.validation)
+                predicted = translator(pairs.source[rows])
+                metrics[table] = retrieval_metrics(predicted, pairs.target[rows])
         results.append(SweepResult(name, data.name, report, metrics))
     return results
 
@@ -271,11 +252,9 @@ def _write_results(
         writer.writeheader()
         writer.writerows(rows)
     write_sweep_page(folder / REPORT_FILE, results, monitor=monitor)
-    unfinished = folder / _UNFINISHED
-    for file in unfinished.glob("*.safetensors"):
-        file.unlink()
-    if unfinished.is_dir():
-        unfinished.rmdir()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
 
 
 def _check(base: TrainingConfig, trackers: Sequence[str]) -> None:
@@ -296,11 +275,8 @@ def _check(base: TrainingConfig, trackers: Sequence[str]) -> None:
 
 
 def _log_epoch(accelerator: "Accelerator", name: str, record: EpochRecord) -> None:
-    values: dict[str, Any] = {
-        "train_loss": record.train_loss,
-        "validation_loss": record.validation_loss,
-        **record.validation,
+    losses = {"train_loss": record.train_loss, "validation_loss": record.validation_loss}
+    values = {
+        f"{name}/{metric}": value for metric, value in {**losses, **record.validation}.items()
     }
-    accelerator.log(
-        {f"{name}/{metric}": value for metric, value in values.items()}, step=record.epoch
-    )
+    accelerator.log(values, step=record.epoch)

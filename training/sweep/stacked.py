@@ -1,7 +1,6 @@
 """Stack of multilayer perceptrons that are trained as one batched computation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -10,37 +9,26 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.adam import adam
 
 from clip2clap.training.batches import generator_for
-from clip2clap.training.checkpoint import part_of
+from clip2clap.training.checkpoint import flatten, part_of
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.gradients import loss_and_gradient
-from clip2clap.training.losses import TranslationLoss
 from clip2clap.training.trainer import add_noise, new_loss
 from clip2clap.training.trainer_state import TrainerState, computes_in_bf16, learning_rate_at
 from clip2clap.translator.mlp import MLPTranslator
 
 
-@dataclass
 class Member:
-    """Model of a group."""
+    """Model of a group: its loss and its state, or the error of a model that diverged.
 
-    name: str
-    """Name of the model."""
+    Args:
+        name: Name of the model.
+        config: Settings, resolved.
+    """
 
-    config: TrainingConfig
-    """Settings, resolved."""
-
-    progress: TrainerState = field(init=False)
-    """Metrics so far, and the best weights."""
-
-    loss: TranslationLoss = field(init=False)
-    """Loss of the model."""
-
-    error: str | None = None
-    """Error of a model that diverged."""
-
-    def __post_init__(self) -> None:
-        self.progress = TrainerState(self.config)
-        self.loss = new_loss(self.config)
+    def __init__(self, name: str, config: TrainingConfig):
+        self.name, self.config = name, config
+        self.progress, self.loss = TrainerState(config), new_loss(config)
+        self.error: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -77,13 +65,9 @@ class Stack:
     def train(
         self, batches: Sequence[tuple[Tensor, Tensor]], bank: Tensor | None, at: int, steps: int
     ) -> None:
-        """Train every model by one step for each of several batches.
+        """Train every model by one step for each of several batches of unit vectors.
 
-        Args:
-            batches: Source and target, shapes (n, d), unit norm.
-            bank: Distinct targets of all pairs, if a loss needs them.
-            at: Number of the first step over all epochs, from 0.
-            steps: Steps per epoch.
+        `at` is the number of the first step over all epochs, from 0, of `steps` per epoch.
         """
         for step, (source, target) in enumerate(batches, start=at):
             losses = self._find_gradients(source, target, bank)
@@ -97,31 +81,24 @@ class Stack:
         """Return every model's mean loss in the epoch so far."""
         return (self.total / self.seen).tolist()
 
-    @torch.no_grad()
-    def predict(self, source: Tensor) -> list[Tensor]:
-        """Translate unit vectors, shape (n, d_source), with every model."""
-        return self._predict(source, None)
-
     def keep(self, places: Sequence[int]) -> "Stack":
         """Return a stack of some of the models, which continue as if they had been alone."""
-        smaller = Stack(
-            [self.members[place] for place in places],
-            [self.networks[place] for place in places],
+        members, networks = zip(
+            *((self.members[place], self.networks[place]) for place in places), strict=True
         )
+        smaller = Stack(members, networks)
         for parameter in smaller._parameters().values():
             smaller.optimizer.state[parameter] = self.optimizer.state[parameter]
         return smaller
 
     def state(self) -> dict[str, Tensor]:
         """Return the weights and the optimizer's moments."""
-        return {
-            f"{label}/{key}": value
-            for label, parameter in self._parameters().items()
-            for key, value in {
-                "value": parameter.detach(),
-                **self.optimizer.state[parameter],
-            }.items()
-        }
+        return flatten(
+            {
+                label: {"value": parameter.detach(), **self.optimizer.state[parameter]}
+                for label, parameter in self._parameters().items()
+            }
+        )
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -136,14 +113,8 @@ class Stack:
     def _find_gradients(self, source: Tensor, target: Tensor, bank: Tensor | None) -> Tensor:
         """Set the gradients for a batch; return every model's loss."""
         self.optimizer.zero_grad()
-        losses = torch.stack(
-            [
-                member.loss(predicted, target, bank)
-                for member, predicted in zip(
-                    self.members, self._predict(source, self.noise), strict=True
-                )
-            ]
-        )
+        both = zip(self.members, self.predict(source, self.noise), strict=True)
+        losses = torch.stack([member.loss(predicted, target, bank) for member, predicted in both])
         losses.sum().backward()
         return losses.detach()
 
@@ -160,8 +131,8 @@ class Stack:
             for name, parameter in module.named_parameters()
         }
 
-    def _predict(self, source: Tensor, noise: torch.Generator | None) -> list[Tensor]:
-        """Translate with every model; the first one prepares for all."""
+    def predict(self, source: Tensor, noise: torch.Generator | None) -> list[Tensor]:
+        """Translate unit vectors with every model; the first one prepares for all."""
         prepared = self._prepare(source, noise)
         bf16 = computes_in_bf16(self.config, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
@@ -220,11 +191,9 @@ class Lone(Stack):
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
-        chosen = self.optimizer.defaults
-        beta1, beta2 = chosen["betas"]
-        self.settings = {"beta1": beta1, "beta2": beta2} | {
-            name: chosen[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")
-        }
+        names = ("eps", "weight_decay", "amsgrad", "maximize")
+        self.settings = {name: self.optimizer.defaults[name] for name in names}
+        self.settings["beta1"], self.settings["beta2"] = self.optimizer.defaults["betas"]
 
     @torch.no_grad()
     def _find_gradients(self, source: Tensor, target: Tensor, bank: Tensor | None) -> Tensor:
