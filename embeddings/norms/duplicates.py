@@ -25,14 +25,10 @@ _BIT_COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Near-duplicate rows of a column."""
+    """Near-duplicate rows of a column: those with another of at least this `cosine` similarity."""
 
     cosine: float
-    """Least cosine similarity of near-duplicates."""
-
     rows: int
-    """Rows with at least one near-duplicate."""
-
     groups: int
     """Groups of rows that are linked, directly or through others."""
 

@@ -31,26 +31,21 @@ UNIT_TOLERANCE = 1e-3
 NEAR_DUPLICATE_COSINE = 0.999
 """Least cosine similarity of near-duplicates."""
 
+MOST_BINS = 10_000
+"""More bins of a histogram cannot be seen."""
+
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Reported quantiles of the norms."""
 
 
 @dataclass(frozen=True)
 class NormStatistics:
-    """Statistics of the L2 norms of a column's rows."""
+    """Statistics of the L2 norms of a column's rows; `counts` and `edges` are a histogram's."""
 
     mean: float
-    """Mean of the norms."""
-
     standard_deviation: float
-    """Standard deviation of the norms, over all rows."""
-
     minimum: float
-    """Smallest norm."""
-
     maximum: float
-    """Largest norm."""
-
     quantiles: dict[str, float]
     """Quantiles of the norms by their probability, such as "0.05"."""
 
@@ -58,39 +53,25 @@ class NormStatistics:
     """Share of rows whose norm is within `UNIT_TOLERANCE` of 1."""
 
     counts: list[int]
-    """Histogram: rows per bin."""
-
     edges: list[float]
-    """Histogram: edges of the bins."""
 
 
 @dataclass(frozen=True)
 class ColumnReport:
-    """Statistics of one embedding column."""
+    """Statistics of one embedding column, as `dtype` stores it."""
 
     space: EmbeddingSpace
-    """Space of the embeddings."""
-
     dtype: str
-    """Dtype of the stored embeddings."""
-
     stored: NormStatistics
-    """Norms of the stored embeddings."""
-
     raw: NormStatistics | None
     """Norms of the encoder's output, if the table holds them."""
 
     dimension_means: list[float]
-    """Mean of every dimension."""
-
     dimension_standard_deviations: list[float]
-    """Standard deviation of every dimension."""
-
     mean_resultant_length: float
     """Norm of the mean of the unit-norm vectors: 0 if they cancel out, 1 if they are equal."""
 
     near_duplicates: NearDuplicates
-    """Near-duplicate rows."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +79,6 @@ class ModalityGap:
     """Modality gap between two columns, from the means of their unit-norm vectors."""
 
     columns: tuple[str, str]
-    """Names of the columns."""
-
     same_model: bool
     """Whether they share a joint space; otherwise the axes are unrelated."""
 
@@ -112,19 +91,12 @@ class ModalityGap:
 
 @dataclass(frozen=True)
 class NormReport:
-    """Norm report of a table."""
+    """Norm report of a table's folder: its columns, and the gap of every two of one dimension."""
 
     table: str
-    """Folder of the table."""
-
     rows: int
-    """Number of rows."""
-
     columns: dict[str, ColumnReport]
-    """Reports by embedding column."""
-
     gaps: list[ModalityGap]
-    """Gap of every two columns of the same dimension."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -164,8 +136,8 @@ def measure_norms(
     Raises:
         UserError: If the table has no rows, an option is out of range, or a vector holds NaN.
     """
-    if bins < 1:
-        raise UserError(f"Expected bins of at least 1, got {bins}.", param="bins")
+    if not 1 <= bins <= MOST_BINS:
+        raise UserError(f"Expected bins from 1 to {MOST_BINS:,}, got {bins:,}.", param="bins")
     if not 0.9 <= near_duplicate_cosine < 1:
         raise UserError(
             f"Expected near_duplicate_cosine from 0.9 to below 1, got {near_duplicate_cosine}: "
