@@ -3,13 +3,10 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
 from clip2clap.cli.options.common import DtypeName
 from clip2clap.core.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def require(condition: object, param: str, message: str) -> None:
@@ -102,7 +99,7 @@ def check_device(name: str, dtype: DtypeName | None) -> None:
     )
 
 
-def choose_device(name: str) -> "torch.device":
+def choose_device(name: str) -> Any:
     """Return the device of a name, for `auto` the fastest one that is available.
 
     Raises:
@@ -131,7 +128,7 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
-def choose_dtype(name: DtypeName | None, device: "torch.device") -> 'torch.dtype | Literal["auto"]':
+def choose_dtype(name: DtypeName | None, device: Any) -> Any:
     """Return the number format of a name, for `auto` the fastest one that is safe on the device.
 
     Raises:

@@ -1,15 +1,15 @@
-"""Declaration of verbs: option groups as dataclasses, old spellings, errors that name options.
+"""Declaration of verbs: options as dataclasses, old spellings, errors that name options.
 
-typer reads a verb's options from its function's signature. Here the parameters are dataclasses,
-each a group of options whose fields are declared with `option` and `argument`. `add_verb` puts the
-fields of all groups into the signature that typer reads, and calls the verb with filled groups.
+typer reads a verb's options from its function's signature. Here the only parameter is a dataclass,
+whose fields are declared with `option` and `argument`. `add_verb` puts its fields into the
+signature that typer reads.
 """
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, field, fields
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Annotated, Any, dataclass_transform
 
 import typer
 from typer.core import TyperCommand
@@ -19,64 +19,79 @@ from clip2clap.core.errors import UserError
 KEY = "clip2clap"
 """Key of a field's metadata that holds its declaration."""
 
+_METAVARS = {int: "N", int | None: "N", float: "X", float | None: "X"}
+
 
 def option(
     help: str,
     metavar: str | None = None,
-    *flags: str,
+    *,
     default: Any = None,
+    flags: str = "",
     panel: str | None = None,
-    was: Sequence[str] = (),
-    api: Sequence[str] = (),
+    was: str = "",
+    api: str = "",
     min: float | None = None,
     max: float | None = None,
     above: float | None = None,
-    **settings: Any,
+    hidden: bool = False,
 ) -> Any:
-    """Declare a dataclass field that is an option.
+    """Declare a field that is an option.
 
     Args:
         help: Help text.
-        metavar: Placeholder of the value in the help; by default the type.
-        *flags: Spellings; by default the field's name, and `--no-NAME` for a bool that is not
-            False by default.
+        metavar: Placeholder of the value in the help; by default that of the type.
         default: Value if the option is not given.
-        panel: Heading in the help.
+        flags: Spellings, separated by spaces; by default the field's name, and `--no-NAME` for a
+            bool that is not False by default.
+        panel: Heading in the help; by default that of the class.
         was: Old spellings, accepted with a notice. `--old=value` is an old flag that now is a
             value of the option.
         api: Names of the library's parameters that the option sets, if not the field's name.
         min: Smallest value.
         max: Largest value.
         above: Value that is too small by itself.
-        **settings: Further arguments of `typer.Option`.
+        hidden: Whether to leave it out of the help.
     """
-    settings |= {"help": help, "metavar": metavar, "rich_help_panel": panel}
-    settings.setdefault("show_default", default is not None and default is not False)
-    info = {"flags": flags, "was": tuple(was), "api": tuple(api), "settings": settings}
+    settings = {"help": help, "metavar": metavar, "rich_help_panel": panel, "hidden": hidden}
+    settings["show_default"] = default is not None and default is not False
+    info = {"flags": flags.split(), "was": was.split(), "api": api.split(), "settings": settings}
     info["range"] = (min, max, above)
     return field(default=default, metadata={KEY: info})
 
 
-def argument(help: str, metavar: str, *, required: bool = False, api: Sequence[str] = ()) -> Any:
-    """Declare a dataclass field that is a positional argument, None if it is not given."""
-    info = {"argument": typer.Argument(metavar=metavar, help=help, show_default=False), "api": api}
+def argument(help: str, metavar: str, *, required: bool = False, api: str = "") -> Any:
+    """Declare a field that is a positional argument, None if it is not given."""
+    declared = typer.Argument(metavar=metavar, help=help, show_default=False)
+    info = {"argument": declared, "api": api.split()}
     return field(default=MISSING if required else None, metadata={KEY: info})
 
 
-def add_verb(app: typer.Typer, verb: Callable[..., None]) -> None:
-    """Register a function of option dataclasses as the verb of its name."""
-    groups = {each.name: each.annotation for each in inspect.signature(verb).parameters.values()}
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, argument))
+class Options:
+    """Base of the options of a verb: frozen dataclasses, whose bases are groups of options.
+
+    The class argument `panel` is the heading of the class's own options in the help. Options of
+    the last base come first, as in all dataclasses.
+    """
+
+    def __init_subclass__(cls, panel: str | None = None) -> None:
+        for each in vars(cls).values():
+            if isinstance(each, Field) and "settings" in each.metadata[KEY]:
+                settings = each.metadata[KEY]["settings"]
+                settings["rich_help_panel"] = settings["rich_help_panel"] or panel
+        dataclass(frozen=True, kw_only=True)(cls)
+
+
+def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
+    """Register a function of `Options` as the verb of its name."""
+    (parameter,) = inspect.signature(verb).parameters.values()
     declared = declared_options(verb)
 
     def run(**values: Any) -> None:
         for each in declared.values():
             _check_range(each, values[each.name])
-        verb(
-            **{
-                name: group(**{each.name: values[each.name] for each in fields(group)})
-                for name, group in groups.items()
-            }
-        )
+        verb(parameter.annotation(**values))
 
     class Verb(TyperCommand):
         """Verb that accepts old spellings and names its own options in errors."""
@@ -107,10 +122,10 @@ def add_verb(app: typer.Typer, verb: Callable[..., None]) -> None:
     app.command(verb.__name__.replace("_", "-"), cls=Verb)(run)
 
 
-def declared_options(verb: Callable[..., None]) -> dict[str, Field[Any]]:
-    """Return the fields of a verb's option groups, by name."""
-    groups = (each.annotation for each in inspect.signature(verb).parameters.values())
-    return {each.name: each for group in groups for each in fields(group)}
+def declared_options(verb: Callable[[Any], None]) -> dict[str, Field[Any]]:
+    """Return the fields of a verb's options, by name."""
+    (parameter,) = inspect.signature(verb).parameters.values()
+    return {each.name: each for each in fields(parameter.annotation)}
 
 
 def flag_of(each: Field[Any]) -> str:
@@ -153,10 +168,11 @@ def _annotation(each: Field[Any]) -> Any:
     info = each.metadata[KEY]
     if "argument" in info:
         return Annotated[each.type, info["argument"]]
-    flags = info["flags"]
-    if not flags and each.type is bool:
-        flags = [flag_of(each) + (f"/--no-{flag_of(each)[2:]}" if each.default else "")]
-    return Annotated[each.type, typer.Option(*(flags or [flag_of(each)]), **info["settings"])]
+    flags, settings = info["flags"] or [flag_of(each)], dict(info["settings"])
+    if not info["flags"] and each.type is bool and each.default:
+        flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
+    settings["metavar"] = settings["metavar"] or _METAVARS.get(each.type)
+    return Annotated[each.type, typer.Option(*flags, **settings)]
 
 
 def _check_range(each: Field[Any], value: Any) -> None:

@@ -1,98 +1,71 @@
 """The verb `demo`."""
 
 import json
-import time
-from dataclasses import dataclass
+import shlex
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from clip2clap.cli.checks import check_image, require
 from clip2clap.cli.inputs import image_stem
-from clip2clap.cli.options.common import Json, Output, Seed
-from clip2clap.cli.options.generation import DemoInput
+from clip2clap.cli.options.generation import Demo
 from clip2clap.cli.outputs import make_folder
-from clip2clap.cli.progress import plain_console
+from clip2clap.cli.progress import RunReport, share_bar
 from clip2clap.core.presets import DEMO_FOLDER
-from clip2clap.core.version import __version__
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
 
 _LABELS_SHOWN = 5
 _LONGEST_SIDE = 1600
 _FILES = {
-    "photograph": "photograph.jpg",
-    "sound": "sound.wav",
+    "image": "photograph.jpg",
+    "audio": "sound.wav",
     "spectrogram": "spectrogram.png",
     "page": "index.html",
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoRun(Output, Seed, Json):
-    """Output and seed of the demo."""
-
-
-class Stopwatch:
-    """Duration of each stage in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap to a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-
-def demo(image: DemoInput, run: DemoRun) -> None:
+def demo(options: Demo) -> None:
     """Generate audio from one image with the demo models.
 
     Writes the image, the audio, its spectrogram, and a page that shows all three.
     """
-    stopwatch = Stopwatch()
-    check_image(image.image, "image")
-    paths = _prepare_folder(run.output or Path("clip2clap-demo"))
-    console = Console(stderr=True)
-    with console.status("Loading the models"):
-        loaded, title = load_demo_image(image.image)
+    check_image(options.image, "image")
+    paths = _prepare_folder(options.output or Path("clip2clap-demo"))
+    report = RunReport(options)
+    with Console(stderr=True).status("Loading the models"):
+        import torch
 
         from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
+        image, title = load_demo_image(options.image)
         pipeline = ImageToAudioPipeline.from_pretrained("demo")
         pipeline.set_progress_bar_config(disable=True)
-    stopwatch.lap("load")
-    with console.status("Generating audio"):
-        result = _generate(pipeline, loaded, run.seed, stopwatch)
-        nearest = _nearest_labels(result.audio_embeds[0])
-        _write_files(paths, loaded, title, result, nearest, run.seed)
-    stopwatch.lap("write")
+    report.lap("load")
+    with share_bar("Generating audio") as advance:
 
-    if run.as_json:
-        document = {
-            "photograph": image.image or "skimage.data.chelsea",
-            "files": {name: str(path) for name, path in paths.items()},
-            "seed": run.seed,
-            "nearest": [{"kind": label, "similarity": round(value, 4)} for label, value in nearest],
-            "seconds": {stage: round(value, 3) for stage, value in stopwatch.seconds.items()},
-        }
-        typer.echo(json.dumps(document, indent=2))
-        return
-    out = plain_console()
-    out.print(_table(nearest, stopwatch.seconds))
-    out.print(f"Open {paths['page']} in a browser to see and hear it.", soft_wrap=True)
-    shown = image.image or paths["photograph"]
-    out.print(f"Next: clip2clap image-to-audio {shown} -o sounds", soft_wrap=True)
+        def on_step_end(_: Any, step: int, *__: Any) -> dict[str, Any]:
+            report.lap("denoise")
+            advance((step + 1) / pipeline.num_timesteps)
+            return {}
+
+        generator = [torch.Generator().manual_seed(options.seed)]
+        result = pipeline(image, generator=generator, callback_on_step_end=on_step_end)
+        report.lap("decode")
+    nearest = _nearest_labels(result.audio_embeds)
+    _write_files(paths, image, title, result, nearest, options.seed)
+    report.lap("write")
+
+    report.settings["image"] = options.image or "skimage.data.chelsea"
+    shown = shlex.quote(options.image or str(paths["image"]))
+    report.show(
+        _table(nearest, report.seconds),
+        f"Open {paths['page']} in a browser to see and hear it.",
+        f"Next: clip2clap image-to-audio {shown} -o audio",
+    )
+    labels = [{"label": label, "similarity": round(value, 4)} for label, value in nearest]
+    report.end({**{name: str(path) for name, path in paths.items()}, "nearest": labels})
 
 
 def _prepare_folder(folder: Path) -> dict[str, Path]:
@@ -115,7 +88,7 @@ def _prepare_folder(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def load_demo_image(source: str | None) -> "tuple[Image, str]":
+def load_demo_image(source: str | None) -> tuple[Any, str]:
     """Return an image and its title; by default a cat."""
     from clip2clap.media.images import load_image
 
@@ -127,79 +100,48 @@ def load_demo_image(source: str | None) -> "tuple[Image, str]":
         return load_image(file), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
 
 
-def _generate(
-    pipeline: "ImageToAudioPipeline", image: "Image", seed: int, stopwatch: Stopwatch
-) -> "ImageToAudioOutput":
-    """Run the pipeline stage by stage, and time each."""
-    import torch
-
-    assert pipeline.clip is not None
-    assert pipeline.translator is not None
-
-    def on_step_end(*_: Any) -> dict[str, Any]:
-        stopwatch.lap("denoise")
-        return {}
-
-    with torch.no_grad():
-        image_embeds = pipeline.clip.encode_image([image])
-        stopwatch.lap("encode")
-        audio_embeds = pipeline.translator(image_embeds)
-        stopwatch.lap("translate")
-        result = pipeline(
-            prompt_embeds=audio_embeds,
-            generator=[torch.Generator().manual_seed(seed)],
-            callback_on_step_end=on_step_end,
-        )
-    stopwatch.lap("decode")
-    return result
-
-
-def _nearest_labels(audio_embed: "Tensor") -> list[tuple[str, float]]:
+def _nearest_labels(audio_embeds: Any) -> list[tuple[str, float]]:
     """Return the demo models' classes with the cosine similarities of their prompts.
 
     Args:
-        audio_embed: Embedding in the demo CLAP's space, shape (d,), unit norm.
+        audio_embeds: Embedding in the demo CLAP's space, shape (1, d).
     """
     from safetensors.torch import load_file
 
+    from clip2clap.metrics.classification import nearest_labels
+
     labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
     prompts = load_file(DEMO_FOLDER / "kinds.safetensors")["clap_text"].float()
-    similarities = (prompts @ audio_embed.float()).tolist()
-    return sorted(zip(labels, similarities, strict=True), key=lambda pair: pair[1], reverse=True)
+    return nearest_labels(audio_embeds.float(), prompts, labels)[0]
 
 
 def _write_files(
     paths: dict[str, Path],
-    image: "Image",
+    image: Any,
     title: str,
-    result: "ImageToAudioOutput",
+    result: Any,
     nearest: list[tuple[str, float]],
     seed: int,
 ) -> None:
-    from clip2clap.core.files import replacing
     from clip2clap.media.audio import write_audio
+    from clip2clap.media.images import write_image
     from clip2clap.media.spectrogram import write_spectrogram
     from clip2clap.report.demo import write_demo_page
 
-    waveform: Any = result.audios[0]
-    sampling_rate = result.sampling_rate
+    waveform, sampling_rate = result.audios[0], result.sampling_rate
     shown = image.copy()
     shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    with replacing(paths["photograph"]) as partial:
-        shown.save(partial, "JPEG", quality=95)
-    write_audio(paths["sound"], waveform, sampling_rate)
+    write_image(paths["image"], shown)
+    write_audio(paths["audio"], waveform, sampling_rate)
     write_spectrogram(paths["spectrogram"], waveform, sampling_rate)
     write_demo_page(
-        paths["page"],
-        photograph=image,
-        photograph_text=title,
-        sound=paths["sound"],
-        spectrogram=paths["spectrogram"],
+        paths,
+        image=image,
+        title=title,
         seconds=len(waveform) / sampling_rate,
         sampling_rate=sampling_rate,
         nearest=nearest[:_LABELS_SHOWN],
         seed=seed,
-        version=__version__,
     )
 
 

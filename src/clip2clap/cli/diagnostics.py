@@ -8,6 +8,7 @@ import importlib
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,41 +18,23 @@ from packaging.requirements import Requirement
 
 from clip2clap.core.errors import one_line
 from clip2clap.core.presets import DEMO_FOLDER, PRESETS
-from clip2clap.core.version import __version__
 
 _PACKAGES = (
-    "torch",
-    "transformers",
-    "diffusers",
-    "accelerate",
-    "huggingface-hub",
-    "safetensors",
-    "datasets",
-    "pyarrow",
-    "numpy",
-    "pillow",
-    "scikit-image",
-    "soundfile",
-    "av",
-    "soxr",
-    "matplotlib",
-    "httpx",
-    "typer",
-    "rich",
-    "torchvision",
-    "torchaudio",
-    "open_clip_torch",
+    *("torch", "transformers", "diffusers", "accelerate", "huggingface-hub", "safetensors"),
+    *("datasets", "pyarrow", "numpy", "pillow", "scikit-image", "soundfile", "av", "soxr"),
+    *("matplotlib", "httpx", "typer", "rich", "torchvision", "torchaudio", "open_clip_torch"),
     "laion-clap",
 )
 # transformers imports these if installed, and fails if they are incompatible with torch.
 _COMPANIONS = ("torchvision", "torchaudio")
-_DEMO_PARTS = (
+DEMO_FILES = (
     "audio_to_image/model_index.json",
     "image_to_audio/model_index.json",
     "clap/config.json",
     "kinds.json",
     "kinds.safetensors",
 )
+"""Files of the demo models that are checked."""
 _GIB = 2**30
 # A full-size AudioLDM-S with a CLIP holds some 1.4 GiB of float32 weights, and works beside them.
 _LOW_MEMORY = 3 * _GIB
@@ -60,117 +43,107 @@ _LOW_DISK = 1 * _GIB
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that would go wrong, and how to mend it."""
+    """Known problem: an `error` makes commands fail, a `warning` only some uses."""
 
     level: Literal["error", "warning"]
-    """`error` if the commands fail because of it, `warning` if only some uses do."""
-
-    what: str
-    """The problem, in one sentence."""
-
-    remedy: str
-    """The fix."""
+    message: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.what} {self.remedy}"
+        return f"{self.message} {self.fix}"
 
 
-def examine() -> dict[str, Any]:
-    """Look the installation over.
+def diagnose(
+    *,
+    memory: dict[str, int] | None = None,
+    disk: dict[str, Any] | None = None,
+    demo_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Examine the installation.
+
+    Args:
+        memory: `total` and `free` memory in bytes; measured by default.
+        disk: `folder` of the downloads, and bytes `free` there; measured by default.
+        demo_folder: Folder of the demo models.
 
     Returns:
-        Plain values, ready for JSON: `clip2clap`, `python`, `platform`, `packages` (name to
-        version, or None where it is not installed), `devices`, `models` (with bytes on disk),
-        `memory` and `disk` (in bytes), `problems`.
+        Plain values: `python`, `platform`, `packages` (name to version, or None where it is not
+        installed), `devices`, `models` (with bytes on disk), `memory`, `disk` and `problems`.
     """
-    packages = {name: _version(name) for name in _PACKAGES}
-    models, model_problems = _models()
-    memory, disk = _memory(), _disk()
+    memory, disk = memory or _measure_memory(), disk or _measure_disk()
+    cached, cache_problems = _cached_models()
     problems = [
-        *_unmet_requirements(),
+        *_package_problems(),
         *broken_companions(),
-        *_laion_clap_problems(packages),
         *_device_problems(),
-        *model_problems,
+        *cache_problems,
+        *_demo_problems(demo_folder or DEMO_FOLDER),
         *_space_problems(memory, disk),
     ]
     return {
-        "clip2clap": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": packages,
+        "packages": {name: _version(name) for name in _PACKAGES},
         "devices": _devices(),
-        "models": models,
+        "models": [
+            {
+                "type": model_type,
+                "id": preset.id,
+                "from": preset.repo_id,
+                "bytes": _bytes_on_disk(preset.repo_id, cached),
+            }
+            for model_type in ("generator", "decoder", "clip", "clap")
+            for preset in PRESETS[model_type].values()
+        ],
         "memory": memory,
         "disk": disk,
         "problems": [asdict(problem) for problem in problems],
     }
 
 
-def broken_companions() -> list[Problem]:
-    """Find packages beside torch that do not fit it.
+def broken_companions() -> Iterator[Problem]:
+    """Yield packages beside torch that are incompatible with it.
 
     transformers imports any torchvision and torchaudio it finds; one built for another torch
     (`operator torchvision::nms does not exist`) makes its CLIP and CLAP fail to import. pip does
-    not notice: a CPU build and a CUDA build of torch bear the same version.
+    not notice: a CPU build and a CUDA build of torch have the same version.
     """
     if _import_failure("torch"):
-        return []
-    problems = []
+        return
     for name in _COMPANIONS:
-        if _version(name) is None:
-            continue
-        failure = _import_failure(name)
-        if failure is None:
-            continue
-        problems.append(
-            Problem(
+        failure = _import_failure(name) if _version(name) is not None else None
+        if failure is not None:
+            yield Problem(
                 "error",
                 f"{name} {_version(name)} does not fit torch {_version('torch')} ({failure}), and "
                 "transformers' CLIP and CLAP cannot be imported because of it.",
                 f"clip2clap works without {name}: pip uninstall {name}. To keep it, install both "
                 f"from one index: pip install --force-reinstall torch {name}",
             )
-        )
-    return problems
 
 
-def as_text(report: dict[str, Any]) -> str:
-    """Lay a report out as plain text to paste into a bug report."""
-    lines = [
-        f"clip2clap {report['clip2clap']}, Python {report['python']}, {report['platform']}",
-        "",
-        "Packages",
-        *_columns((name, version or "-") for name, version in report["packages"].items()),
-        "",
-        "Devices",
-        *_columns((device["name"], device["what"]) for device in report["devices"]),
-        "",
-        "Models on disk",
-        *_columns(
-            (f"{model['kind']} {model['id']}", _size(model["bytes"]) if model["bytes"] else "-")
+def format_report(report: dict[str, Any], version: str) -> str:
+    """Format a report as plain text to paste into a bug report."""
+    disk = report["disk"]
+    sections = {
+        "Packages": {name: version or "-" for name, version in report["packages"].items()},
+        "Devices": {device["name"]: device["description"] for device in report["devices"]},
+        "Models on disk": {
+            f"{model['type']} {model['id']}": _size(model["bytes"]) if model["bytes"] else "-"
             for model in report["models"]
-        ),
-        "",
-        "Room",
-        *_columns(
-            [
-                ("memory", f"{_size(report['memory']['free'])} free"),
-                ("disk", f"{_size(report['disk']['free'])} free for {report['disk']['folder']}"),
-            ]
-        ),
-        "",
-    ]
-    if not report["problems"]:
-        return "\n".join([*lines, "No problems found."])
-    lines.append("Problems")
+        },
+        "Free space": {
+            "memory": f"{_size(report['memory']['free'])} free",
+            "disk": f"{_size(disk['free'])} free for {disk['folder']}",
+        },
+    }
+    lines = [f"clip2clap {version}, Python {report['python']}, {report['platform']}", ""]
+    for title, rows in sections.items():
+        lines += [title, *(f"  {name:<32}{value}" for name, value in rows.items()), ""]
+    lines.append("Problems" if report["problems"] else "No problems found.")
     for problem in report["problems"]:
-        lines += [f"  {problem['level']}: {problem['what']}", f"    {problem['remedy']}"]
+        lines += [f"  {problem['level']}: {problem['message']}", f"    {problem['fix']}"]
     return "\n".join(lines)
-
-
-def _columns(rows: Any) -> list[str]:
-    return [f"  {name:<32}{value}" for name, value in rows]
 
 
 def _size(count: int) -> str:
@@ -193,82 +166,55 @@ def _import_failure(module: str) -> str | None:
     return None
 
 
-def _unmet_requirements() -> list[Problem]:
+def _package_problems() -> Iterator[Problem]:
     """Compare the declared dependencies with the installed packages."""
-    problems = []
     for line in metadata.requires("clip2clap") or []:
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        needed = Requirement(line)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
-        version = _version(requirement.name)
-        if version is None:
-            what = f"{requirement.name} is not installed."
-        elif not requirement.specifier.contains(version, prereleases=True):
-            what = (
-                f"{requirement.name} {version} is installed, "
-                f"clip2clap needs {requirement.name}{requirement.specifier}."
-            )
-        else:
+        version, expected = _version(needed.name), f"{needed.name}{needed.specifier}"
+        if version is not None and needed.specifier.contains(version, prereleases=True):
             continue
-        problems.append(
-            Problem(
-                "error",
-                what,
-                f'Install it: pip install "{requirement.name}{requirement.specifier}"',
-            )
-        )
+        message = f"{needed.name} is not installed."
+        if version is not None:
+            message = f"{needed.name} {version} is installed, clip2clap needs {expected}."
+        yield Problem("error", message, f'Install it: pip install "{expected}"')
     for module in ("torch", "soundfile"):
-        failure = _import_failure(module)
-        if failure is not None and _version(module) is not None:
-            problems.append(
-                Problem(
-                    "error",
-                    f"{module} {_version(module)} is installed but cannot be imported ({failure}).",
-                    f"Install it again: pip install --force-reinstall {module}",
-                )
+        failure = _import_failure(module) if _version(module) is not None else None
+        if failure is not None:
+            yield Problem(
+                "error",
+                f"{module} {_version(module)} is installed but cannot be imported ({failure}).",
+                f"Install it again: pip install --force-reinstall {module}",
             )
-    return problems
-
-
-def _laion_clap_problems(packages: dict[str, str | None]) -> list[Problem]:
-    numpy = packages["numpy"]
-    if packages["laion-clap"] is None or numpy is None or int(numpy.split(".")[0]) < 2:
-        return []
-    return [
-        Problem(
+    numpy, laion_clap = _version("numpy"), _version("laion-clap")
+    if laion_clap is not None and numpy is not None and int(numpy.split(".")[0]) >= 2:
+        yield Problem(
             "warning",
-            f"laion-clap {packages['laion-clap']} needs numpy below 2, and {numpy} is installed: "
+            f"laion-clap {laion_clap} needs numpy below 2, and {numpy} is installed: "
             "loading laion_clap:... fails.",
             'Install them together: pip install "clip2clap[laion-clap]"; or load CLAP through '
             "transformers, which needs no extra (--ranker laion/clap-htsat-unfused)",
         )
-    ]
 
 
-def _device_problems() -> list[Problem]:
-    if _import_failure("torch"):
-        return []
+def _device_problems() -> Iterator[Problem]:
+    if shutil.which("nvidia-smi") is None or _import_failure("torch"):
+        return
     import torch
 
-    if shutil.which("nvidia-smi") is None or torch.cuda.is_available():
-        return []
+    if torch.cuda.is_available():
+        return
+    message, fix = (
+        "finds no CUDA device",
+        "Check that nvidia-smi lists one, and that the driver is new enough for CUDA "
+        f"{torch.version.cuda}.",
+    )
     if torch.version.cuda is None:
-        what = f"There is an NVIDIA driver, but torch {torch.__version__} is built without CUDA."
-        return [
-            Problem(
-                "warning",
-                what,
-                "To use the GPU, install a CUDA build of torch (https://pytorch.org/get-started).",
-            )
-        ]
-    return [
-        Problem(
-            "warning",
-            f"There is an NVIDIA driver, but torch {torch.__version__} finds no CUDA device.",
-            "Check that nvidia-smi lists one, and that the driver is new enough for "
-            f"CUDA {torch.version.cuda}.",
-        )
-    ]
+        message = "is built without CUDA"
+        fix = "To use the GPU, install a CUDA build of torch (https://pytorch.org/get-started)."
+    message = f"There is an NVIDIA driver, but torch {torch.__version__} {message}."
+    yield Problem("warning", message, fix)
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -278,76 +224,57 @@ def _devices() -> list[dict[str, Any]]:
     import torch
 
     # Older versions of torch do not report the CPU's name.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    name = capabilities.get("cpu_name") or platform.processor() or platform.machine()
-    bfloat16 = any(
-        capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    name = found.get("cpu_name") or platform.processor() or platform.machine()
+    bfloat16 = any(found.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    cpu = (
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}, "
+        f"bfloat16 {'in hardware' if bfloat16 else 'not in hardware'}"
     )
-    devices = [
-        {
-            "name": "cpu",
-            "what": f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-            f"{torch.backends.cpu.get_cpu_capability()}, "
-            f"bfloat16 {'in hardware' if bfloat16 else 'not in hardware'}",
-            "bfloat16": bfloat16,
-        }
-    ]
+    devices = [("cpu", cpu, bfloat16)]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        devices.append(
-            {
-                "name": f"cuda:{index}",
-                "what": f"{properties.name}, {_size(properties.total_memory)}",
-                "bfloat16": torch.cuda.is_bf16_supported(),
-            }
-        )
+        description = f"{properties.name}, {_size(properties.total_memory)}"
+        devices.append((f"cuda:{index}", description, torch.cuda.is_bf16_supported()))
     if torch.backends.mps.is_available():
-        devices.append({"name": "mps", "what": "Apple GPU", "bfloat16": True})
-    return devices
+        devices.append(("mps", "Apple GPU", True))
+    keys = ("name", "description", "bfloat16")
+    return [dict(zip(keys, device, strict=True)) for device in devices]
 
 
-def _models() -> tuple[list[dict[str, Any]], list[Problem]]:
-    """List the demo models and the presets with their sizes on disk."""
+def _cached_models() -> tuple[dict[str, int], list[Problem]]:
+    """Return the bytes of each repository in the download folder."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
-    problems = []
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
-        cached = {repo.repo_id: repo.size_on_disk for repo in repos}
+        return {repo.repo_id: repo.size_on_disk for repo in repos}, []
     except CacheNotFound:
-        cached = {}
+        return {}, []
     except OSError as error:
-        cached = {}
-        problems.append(
-            Problem(
-                "warning",
-                f"The model cache cannot be read ({error}).",
-                "Check its permissions, or name another folder in HF_HOME.",
-            )
-        )
-    missing = [part for part in _DEMO_PARTS if not (DEMO_FOLDER / part).is_file()]
+        message = f"The model cache cannot be read ({error})."
+        fix = "Check its permissions, or name another folder in HF_HOME."
+        return {}, [Problem("warning", message, fix)]
+
+
+def _bytes_on_disk(repo_id: str, cached: dict[str, int]) -> int:
+    if not Path(repo_id).is_absolute():
+        return cached.get(repo_id, 0)
+    return sum(path.stat().st_size for path in Path(repo_id).rglob("*") if path.is_file())
+
+
+def _demo_problems(folder: Path) -> Iterator[Problem]:
+    missing = [file for file in DEMO_FILES if not (folder / file).is_file()]
     if missing:
-        problems.append(
-            Problem(
-                "error",
-                f"The demo models are incomplete: {', '.join(missing)} missing in {DEMO_FOLDER}.",
-                "Install clip2clap again, or name another model: image-to-audio --generator ...",
-            )
+        yield Problem(
+            "error",
+            f"The demo models are incomplete: {', '.join(missing)} missing in {folder}.",
+            "Install clip2clap again, or name another model: image-to-audio --generator ...",
         )
-    models = []
-    for kind, presets in PRESETS.items():
-        for preset in presets.values():
-            folder = Path(preset.repo_id)
-            size = _folder_size(folder) if folder.is_absolute() else cached.get(preset.repo_id, 0)
-            models.append({"kind": kind, "id": preset.id, "from": preset.repo_id, "bytes": size})
-    return models, problems
 
 
-def _folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _memory() -> dict[str, int]:
+def _measure_memory() -> dict[str, int]:
     """Measure the memory that is free, within the container's limit where there is one."""
     import psutil
 
@@ -361,7 +288,7 @@ def _memory() -> dict[str, int]:
     return {"total": min(total, limit), "free": max(0, min(free, limit - used))}
 
 
-def _disk() -> dict[str, Any]:
+def _measure_disk() -> dict[str, Any]:
     """Measure the free disk space of the download folder."""
     from huggingface_hub import constants
 
@@ -370,22 +297,16 @@ def _disk() -> dict[str, Any]:
     return {"folder": str(folder), "free": shutil.disk_usage(existing).free}
 
 
-def _space_problems(memory: dict[str, int], disk: dict[str, Any]) -> list[Problem]:
-    problems = []
+def _space_problems(memory: dict[str, int], disk: dict[str, Any]) -> Iterator[Problem]:
     if memory["free"] < _LOW_MEMORY:
-        problems.append(
-            Problem(
-                "warning",
-                f"Only {_size(memory['free'])} of memory are free.",
-                "The demo models fit; for the real ones use --dtype bf16 and --batch-size 1.",
-            )
+        yield Problem(
+            "warning",
+            f"Only {_size(memory['free'])} of memory are free.",
+            "The demo models fit; for the real ones use --dtype bf16 and --batch-size 1.",
         )
     if disk["free"] < _LOW_DISK:
-        problems.append(
-            Problem(
-                "warning",
-                f"Only {_size(disk['free'])} are free for {disk['folder']}.",
-                "Real models need 1 to 6 GiB each: free some, or name another folder in HF_HOME.",
-            )
+        yield Problem(
+            "warning",
+            f"Only {_size(disk['free'])} are free for {disk['folder']}.",
+            "Real models need 1 to 6 GiB each: free some, or name another folder in HF_HOME.",
         )
-    return problems

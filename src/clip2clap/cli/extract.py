@@ -1,34 +1,18 @@
 """The verb `extract`."""
 
-import json
+import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
 import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, check_exists, choose_device, choose_dtype, require
-from clip2clap.cli.options.common import Json, Output
-from clip2clap.cli.options.data import (
-    DataOptions,
-    DownloadOptions,
-    EncoderOptions,
-    EngineOptions,
-    PairName,
-    PairOptions,
-    SourceInput,
-    SourceOptions,
-)
-from clip2clap.cli.progress import plain_console, progress_bar
+from clip2clap.cli.options.data import Data, Extract, PairName
+from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.presets import check_name
-
-if TYPE_CHECKING:
-    from clip2clap.embeddings.datasets.base import Source
-    from clip2clap.embeddings.datasets.published import Published
-    from clip2clap.embeddings.extraction.pipeline import ExtractionReport
-    from clip2clap.embeddings.extraction.plan import Column, EncoderPlan
 
 # Pair of each published data set: the modalities that it has.
 _PUBLISHED_PAIRS: dict[str, PairName] = {
@@ -40,74 +24,59 @@ DEFAULT_CLIP = "clip-vit-base-patch32"
 DEFAULT_GENERATOR = "audioldm-s-full-v2"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExtractRun(Output, Json):
-    """Output of `extract`."""
-
-
-def extract(
-    read: SourceInput,
-    pairs: PairOptions,
-    source: SourceOptions,
-    encoders: EncoderOptions,
-    downloads: DownloadOptions,
-    engine: EngineOptions,
-    run: ExtractRun,
-) -> None:
+def extract(options: Extract) -> None:
     """Embed a data set with CLIP and CLAP into a table of pairs.
 
     A run that was stopped continues where it stopped if it is started again in the same way. Rows
     that cannot be embedded are listed in the table's failures.parquet with the reason.
     """
-    clip = "demo" if encoders.demo else encoders.clip or DEFAULT_CLIP
-    clap = "demo" if encoders.demo else encoders.clap or DEFAULT_GENERATOR
+    clip = "demo" if options.demo else options.clip or DEFAULT_CLIP
+    clap = "demo" if options.demo else options.clap or DEFAULT_GENERATOR
     check_name(clip, "clip", param="clip")
     check_name(clap, "clap", param="clap")
-    check_device(encoders.device, encoders.dtype)
-    published = published_name(read.source, source)
+    check_device(options.device, options.dtype)
+    published = published_name(options.source, options)
     for param in ("ray_address", "actors"):
-        given = getattr(engine, param)
-        require(engine.engine == "ray" or given is None, param, "goes with --engine ray.")
-    pair = pairs.pair or (_PUBLISHED_PAIRS[published] if published else None)
+        given = getattr(options, param)
+        require(options.engine == "ray" or given is None, param, "goes with --engine ray.")
+    pair = options.pair or (_PUBLISHED_PAIRS[published] if published else None)
     pair_names = ", ".join(get_args(PairName))
     require(pair is not None, "pair", f"needed for your own data, one of {pair_names}.")
-    stem = _default_stem(published, source)
-    only = f"-{pairs.only}" if pairs.only and pairs.pair_with is None else ""
-    output = run.output or Path(f"{stem}{only}" if stem else "clip2clap-extract")
-    partner = _partner(pairs, stem)
+    stem = _default_stem(published, options)
+    only = f"-{options.only}" if options.only and options.pair_with is None else ""
+    output = options.output or Path(f"{stem}{only}" if stem else "clip2clap-extract")
+    partner = _partner(options, stem)
 
     from clip2clap.embeddings.download.config import DownloadConfig
     from clip2clap.embeddings.extraction.plan import RayConfig
 
-    columns = _columns(cast("PairName", pair), pairs.only, source)
-    is_cluster = engine.ray_address is not None
-    plan = make_plan(columns, clip=clip, clap=clap, encoders=encoders, is_cluster=is_cluster)
-    report = embed_with_bar(
-        open_rows(published, read.source, source, plan.wanted),
+    report = RunReport(options)
+    plan = make_plan(_columns(str(pair), options), clip=clip, clap=clap, options=options)
+    table = embed_with_bar(
+        open_rows(published, options.source, options, plan.wanted),
         output,
         plan,
         pair_with=partner,
-        dtype=encoders.stored,
-        limit=source.limit,
+        dtype=options.stored,
+        limit=options.limit,
         download=DownloadConfig(
-            cache=downloads.cache,
-            concurrency=downloads.connections,
-            per_host=downloads.per_host,
-            allow_private=downloads.allow_private,
-            contact=downloads.contact,
+            cache=options.cache,
+            concurrency=options.connections,
+            per_host=options.per_host,
+            allow_private=options.allow_private,
+            contact=options.contact,
         ),
-        ray=RayConfig(engine.ray_address, engine.actors) if engine.engine == "ray" else None,
+        ray=RayConfig(options.ray_address, options.actors) if options.engine == "ray" else None,
     )
-    if run.as_json:
-        typer.echo(json.dumps(extraction_facts(report), indent=2))
-    else:
-        print_extraction(report)
-        plain_console().print(f"Next: clip2clap norms {report.folder}", soft_wrap=True)
-    if not report.rows:
+    report.show(*extraction_lines(table))
+    if table.rows:
+        report.show(f"Next: clip2clap norms {shlex.quote(str(table.folder))}")
+    report.end(asdict(table))
+    if not table.rows:
         raise typer.Exit(1)
 
 
-def published_name(source: Sequence[str], options: DataOptions) -> str | None:
+def published_name(source: Sequence[str], options: Data) -> str | None:
     """Return the name of a published data set, or None if the source is another.
 
     Raises:
@@ -124,17 +93,14 @@ def published_name(source: Sequence[str], options: DataOptions) -> str | None:
     return published
 
 
-def make_plan(
-    columns: "Sequence[Column]", *, clip: str, clap: str, encoders: Any, is_cluster: bool = False
-) -> "EncoderPlan":
+def make_plan(columns: Sequence[Any], *, clip: str, clap: str, options: Any) -> Any:
     """Return the plan of an extraction.
 
     Args:
         columns: Columns to embed.
         clip: Name of the CLIP.
         clap: Name of the CLAP or of a generator.
-        encoders: Options `device`, `dtype` and `batch_size`.
-        is_cluster: Whether devices are those of a cluster, of which nothing is known here.
+        options: Options of the verb. The devices of a cluster are not checked here.
 
     Raises:
         UserError: If the device cannot be used.
@@ -143,42 +109,39 @@ def make_plan(
 
     from clip2clap.embeddings.extraction.plan import EncoderPlan
 
-    if is_cluster and encoders.device != "auto":
-        device = torch.device(encoders.device)
+    if getattr(options, "ray_address", None) is not None and options.device != "auto":
+        device = torch.device(options.device)
     else:
-        device = choose_device(encoders.device)
-    dtype = choose_dtype(encoders.dtype or "fp32", device)
+        device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype or "fp32", device)
     return EncoderPlan(
         tuple(columns),
         clip=_absolute(clip),
         clap=_absolute(clap),
         device=str(device),
         weights_dtype=torch.float32 if isinstance(dtype, str) else dtype,
-        batch_size=encoders.batch_size,
+        batch_size=options.batch_size,
     )
 
 
 def embed_with_bar(
-    rows: "Source", output: Path, plan: "EncoderPlan", *, limit: int | None, **options: Any
-) -> "ExtractionReport":
+    rows: Any, output: Path, plan: Any, *, limit: int | None, **settings: Any
+) -> Any:
     """Embed a data set under a progress bar; the arguments are those of `extraction.extract`."""
     from clip2clap.core.errors import ModelNotFoundError
     from clip2clap.embeddings.extraction.pipeline import extract as extract_embeddings
 
     with progress_bar(Console(stderr=True), "{task.description}") as progress:
         task = progress.add_task("Embedding", total=limit)
+
+        def on_progress(state: Any) -> None:
+            description = f"{state.rows} rows, {state.failures} failed"
+            done = state.rows + state.failures
+            progress.update(task, completed=done, description=description)
+
         try:
             return extract_embeddings(
-                rows,
-                output,
-                plan,
-                limit=limit,
-                on_progress=lambda state: progress.update(
-                    task,
-                    completed=state.rows + state.failures,
-                    description=f"{state.rows} rows, {state.failures} failed",
-                ),
-                **options,
+                rows, output, plan, limit=limit, on_progress=on_progress, **settings
             )
         except ModelNotFoundError as error:
             raise ModelNotFoundError(
@@ -186,32 +149,22 @@ def embed_with_bar(
             ) from error
 
 
-def extraction_facts(report: "ExtractionReport") -> dict[str, Any]:
-    """Return an extraction's report as plain values."""
-    return {**asdict(report), "folder": str(report.folder)}
+def extraction_lines(table: Any) -> list[str]:
+    """Return an extraction's report as lines of text."""
+    counts = f"{table.rows} rows, {table.failures} failed, {table.new_rows} rows in"
+    lines = [f"{table.folder}: {counts} {table.seconds:.1f} s."]
+    if table.failures:
+        lines.append(f"Reasons of failures: {table.folder}/failures.parquet")
+    return lines
 
 
-def print_extraction(report: "ExtractionReport") -> None:
-    """Print an extraction's report."""
-    out = plain_console()
-    out.print(
-        f"{report.folder}: {report.rows} rows, {report.failures} failed, {report.new_rows} "
-        f"rows in {report.seconds:.1f} s.",
-        soft_wrap=True,
-    )
-    if report.failures:
-        out.print(f"Reasons of failures: {report.folder}/failures.parquet", soft_wrap=True)
-
-
-def open_rows(
-    published: str | None, source: Sequence[str], options: DataOptions, wanted: Any
-) -> "Source":
+def open_rows(published: str | None, source: Sequence[str], options: Data, wanted: Any) -> Any:
     """Open a published data set's files, or a data set of the user's.
 
     Args:
         published: Name of the published data set, if it is one.
-        source: What was named as the data set.
-        options: What to read of it.
+        source: Names of the data set.
+        options: Options of the verb.
         wanted: Inputs of the encoders.
 
     Raises:
@@ -221,52 +174,49 @@ def open_rows(
     from clip2clap.embeddings.datasets.registry import open_source
     from clip2clap.embeddings.datasets.tables import ColumnNames
 
-    split = options.split or "train"
+    split, columns = options.split or "train", ColumnNames()
+    own: dict[str, Any] = {}
+    if isinstance(options, Extract):
+        names = ("audio", "frames", "language", "caption_field")
+        own = {name: getattr(options, name) for name in names}
+        columns = ColumnNames(
+            id=options.id_column,
+            caption=options.caption_column,
+            image=options.image_column,
+            audio=options.audio_column,
+            keep=tuple(options.keep or ()),
+        )
     if published is None:
-        own: dict[str, Any] = {}
-        columns = ColumnNames()
-        if isinstance(options, SourceOptions):
-            own = {"format": options.source_format, **_published_options(options)}
-            columns = ColumnNames(
-                id=options.id_column,
-                caption=options.caption_column,
-                image=options.image_column,
-                audio=options.audio_column,
-                keep=tuple(options.keep or ()),
-            )
-        return open_source(list(source), columns=columns, split=split, wanted=wanted, **own)
-    name, captions = cast("Published", published), options.captions or []
+        format = getattr(options, "source_format", "auto")
+        return open_source(
+            list(source), columns=columns, split=split, wanted=wanted, format=format, **own
+        )
+    name, captions = cast(Any, published), options.captions or []
     if not captions:
         expected = f"expected train, val or test, got {split}."
         require(split in get_args(Split), "split", expected)
-        captions = list(published_files(name, cast(Split, split), options.data))
-    further = _published_options(options) if isinstance(options, SourceOptions) else {}
-    return open_source(captions, format=name, wanted=wanted, **further)
+        captions = list(published_files(name, cast(Any, split), options.data))
+    return open_source(captions, format=name, wanted=wanted, **own)
 
 
-def _published_options(options: SourceOptions) -> dict[str, Any]:
-    names = ("audio", "frames", "language", "caption_field")
-    return {name: getattr(options, name) for name in names}
-
-
-def _default_stem(published: str | None, source: SourceOptions) -> str | None:
+def _default_stem(published: str | None, options: Extract) -> str | None:
     """Return the default name of a published data set's table."""
     if published is None:
         return None
-    captions = source.captions
-    part = Path(captions[0].name.removesuffix(".gz")).stem if captions else source.split or "train"
+    captions = options.captions
+    part = Path(captions[0].name.removesuffix(".gz")).stem if captions else options.split or "train"
     return f"{published}-{part}"
 
 
-def _partner(pairs: PairOptions, stem: str | None) -> Path | None:
+def _partner(options: Extract, stem: str | None) -> Path | None:
     """Return the table whose rows are joined."""
-    if pairs.pair_with is None:
+    if options.pair_with is None:
         return None
-    require(pairs.only is not None, "pair_with", "goes with --only of the other side.")
-    if pairs.pair_with != "auto":
-        return Path(pairs.pair_with)
+    require(options.only is not None, "pair_with", "goes with --only of the other side.")
+    if options.pair_with != "auto":
+        return Path(options.pair_with)
     require(stem is not None, "pair_with", "auto knows published data sets only. Name a table.")
-    other = "clip" if pairs.only == "clap" else "clap"
+    other = "clip" if options.only == "clap" else "clap"
     folder = Path(f"{stem}-{other}")
     require(
         (folder / "state.json").is_file(),
@@ -277,14 +227,13 @@ def _partner(pairs: PairOptions, stem: str | None) -> Path | None:
     return folder
 
 
-def _columns(pair: PairName, only: str | None, source: SourceOptions) -> "tuple[Column, ...]":
+def _columns(pair: str, options: Extract) -> list[str]:
     from clip2clap.embeddings.extraction.plan import PAIRS
 
-    columns = set(PAIRS[pair])
-    columns |= {"clap_audio"} if source.audio is not None else set()
-    columns |= {"clip_image"} if source.frames is not None else set()
-    chosen = sorted(column for column in columns if only is None or column.startswith(only))
-    return cast("tuple[Column, ...]", tuple(chosen))
+    columns: set[str] = set(cast(Any, PAIRS)[pair])
+    columns |= {"clap_audio"} if options.audio is not None else set()
+    columns |= {"clip_image"} if options.frames is not None else set()
+    return sorted(column for column in columns if column.startswith(options.only or ""))
 
 
 def _absolute(name: str) -> str:

@@ -1,82 +1,94 @@
 """Generation from batches of inputs, with one random generator per input."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from rich.console import Console
+
 from clip2clap.cli.inputs import Input
+from clip2clap.cli.progress import RunReport, progress_bar
+from clip2clap.core.concurrency import read_ahead
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Output of one input within the output of its batch."""
+def call_arguments(pipeline: Any, options: Any) -> dict[str, Any]:
+    """Return the arguments that calls of both pipelines have, with the defaults filled in."""
+    scale, steps = options.guidance_scale, options.num_inference_steps
+    config = pipeline.config
+    return {
+        "negative_prompt": options.negative_prompt,
+        "num_inference_steps": steps or config["default_num_inference_steps"],
+        "guidance_scale": config["default_guidance_scale"] if scale is None else scale,
+        "batch_size": options.batch_size or 4,
+    }
 
-    result: Any
-    """Output of the pipeline for the batch."""
 
-    place: int
-    """Position of the input in the batch."""
-
-    seed: int
-    """Seed of its generator; with it the output can be generated again alone."""
+def pipeline_settings(pipeline: Any) -> dict[str, Any]:
+    """Return the solver, number format and device of a pipeline for the report."""
+    return {
+        "scheduler": type(pipeline.scheduler).__name__,
+        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "device": str(pipeline._execution_device),
+    }
 
 
 def generate(
     pipeline: Any,
     batches: Iterable[list[Input]],
     calls: dict[str, Any],
+    write: Callable[[Input, Any, int], dict[str, Any]],
+    report: RunReport,
     *,
     argument: str,
-    num_candidates: int,
-    seed: int,
-    advance: Callable[[float], None],
+    total: int,
     weights: Sequence[float] | None = None,
-) -> Iterator[tuple[Input, Generated | None]]:
-    """Call a pipeline on batches of inputs.
+) -> None:
+    """Generate from batches of inputs under a progress bar, and write each output at once.
 
     Args:
         pipeline: `ImageToAudioPipeline` or `AudioToImagePipeline`.
         batches: Batches of inputs, those that cannot be read among them.
-        calls: Further arguments of the call, `batch_size` among them.
+        calls: Further arguments of the pipeline's call.
+        write: Writes an input's output, of the batch's output and the position in it; returns the
+            entry for the report.
+        report: Report of the run. The input at position i has its seed plus i.
         argument: Name of the argument that the inputs are.
-        num_candidates: Outputs that the pipeline makes per input.
-        seed: Seed of the first input; the input at position i has this plus i.
-        advance: Called with the share of an input that is done after each denoising step.
+        total: Number of outputs.
         weights: Mix each batch into one item by these weights; there is no output if one of its
             inputs cannot be read.
-
-    Yields:
-        Each input in order with its output, or None if it cannot be read; of a mix the first.
     """
     import torch
 
-    for batch in batches:
-        readable = [each for each in batch if each.value is not None]
-        if weights is not None and len(readable) < len(batch):
-            yield from ((each, None) for each in batch if each.value is None)
-            continue
-        advance(0 if weights is not None else len(batch) - len(readable))
-        items = readable[:1] if weights is not None else readable
-        outputs: dict[int, Generated] = {}
-        if items:
-            rounds = -(-len(items) * num_candidates // calls["batch_size"])
-            share = len(items) / rounds
+    with progress_bar(Console(stderr=True), "Generating") as progress:
+        task = progress.add_task("", total=total)
+        try:
+            for batch in read_ahead(batches):
+                readable = [each for each in batch if each.value is not None]
+                for each in batch:
+                    if each.value is None:
+                        report.skip(each.source, each.reason)
+                items = readable
+                if weights is not None:
+                    items = readable[:1] if len(readable) == len(batch) else []
+                else:
+                    progress.advance(task, len(batch) - len(readable))
+                if not items:
+                    continue
+                rounds = -(-len(items) * calls["num_candidates"] // calls["batch_size"])
 
-            def count_step(
-                running: Any, step: int, *_: Any, share: float = share
-            ) -> dict[str, Any]:
-                advance(share / running.num_timesteps)
-                return {}
+                def count_step(running: Any, *_: Any, share: float = len(items) / rounds) -> Any:
+                    progress.advance(task, share / running.num_timesteps)
+                    return {}
 
-            seeds = [seed + each.index for each in items]
-            result = pipeline(
-                **{argument: [each.value for each in readable]},
-                **({} if weights is None else {"weights": weights}),
-                generator=[torch.Generator().manual_seed(number) for number in seeds],
-                callback_on_step_end=count_step,
-                **calls,
-            )
-            for place, each in enumerate(items):
-                outputs[each.index] = Generated(result, place, seeds[place])
-        for each in batch if weights is None else items:
-            yield each, outputs.get(each.index)
+                seeds = [report.settings["seed"] + each.index for each in items]
+                result = pipeline(
+                    **{argument: [each.value for each in readable]},
+                    **({} if weights is None else {"weights": weights}),
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                    callback_on_step_end=count_step,
+                    **calls,
+                )
+                for place, (each, seed) in enumerate(zip(items, seeds, strict=True)):
+                    entry = write(each, result, place)
+                    report.results.append({"input": each.source, "seed": seed, **entry})
+        except KeyboardInterrupt:
+            report.interrupted = True

@@ -1,40 +1,19 @@
 """The verb `image-to-audio`."""
 
-import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, choose_device, choose_dtype, require
-from clip2clap.cli.generate import Generated, generate
-from clip2clap.cli.inputs import Input, find_image_inputs, image_stem, read_inputs, text_stem
-from clip2clap.cli.loading import check_models, load_generator
-from clip2clap.cli.options.common import Duration
-from clip2clap.cli.options.generation import (
-    AudioFiles,
-    GeneratorOptions,
-    ImageInputs,
-    Running,
-    SamplingOptions,
-)
-from clip2clap.cli.outputs import Destination, audio_destination
-from clip2clap.cli.progress import RunReport, progress_bar, stage_seconds
-from clip2clap.core.concurrency import read_ahead
-
-if TYPE_CHECKING:
-    from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+from clip2clap.cli.generate import call_arguments, generate, pipeline_settings
+from clip2clap.cli.inputs import Input, find_inputs, image_stem, read_inputs, text_stem
+from clip2clap.cli.loading import check_models, load_pipeline
+from clip2clap.cli.options.generation import ImageToAudio
+from clip2clap.cli.outputs import choose_destination
+from clip2clap.cli.progress import RunReport
 
 
-def image_to_audio(
-    images: ImageInputs,
-    models: GeneratorOptions,
-    sampling: SamplingOptions,
-    length: Duration,
-    files: AudioFiles,
-    running: Running,
-) -> None:
+def image_to_audio(options: ImageToAudio) -> None:
     """Generate audio from images, or from text prompts.
 
     Each audio file has the name of its image and is written as soon as its batch is done.
@@ -43,147 +22,101 @@ def image_to_audio(
 
     An image that cannot be read is skipped; the exit code is then 1.
     """
-    _check(images, models, sampling)
-    check_device(running.device, running.dtype)
-    sources = sampling.prompt or find_image_inputs(images.inputs or [])
-    destination = audio_destination(files, len(sources))
-    console = Console(stderr=True)
-    start = time.perf_counter()
-    with console.status("Loading the models"):
-        device = choose_device(running.device)
-        pipeline = load_generator(
-            models.generator or "demo",
-            clip=models.clip,
-            translator=models.translator,
-            ranker=models.ranker,
-            ranker_translator=models.ranker_translator,
-            num_candidates=sampling.num_candidates or 1,
-            scheduler=sampling.scheduler,
-            device=device,
-            dtype=choose_dtype(running.dtype, device),
-        )
-    loaded = time.perf_counter()
-    calls = _calls(pipeline, sampling, length, running.batch_size or 4)
-    _require_candidates(models, calls["num_candidates"])
-    settings = _settings(pipeline, models, sampling) | {"device": str(device)} | calls
-    report = RunReport(settings, {"sounds": []})
-    with progress_bar(console, "Generating audio") as progress:
-        task = progress.add_task("", total=len(sources))
-        try:
-            for each, generated in generate(
-                pipeline,
-                read_ahead(_batches(sources, bool(sampling.prompt), calls)),
-                calls,
-                argument="prompt" if sampling.prompt else "images",
-                num_candidates=calls["num_candidates"],
-                seed=sampling.seed,
-                advance=lambda share: progress.advance(task, share),
-            ):
-                _write(each, generated, destination, files, report, as_json=running.as_json)
-        except KeyboardInterrupt:
-            report.interrupted = True
-    report.seconds = stage_seconds(start, loaded)
-    made = len(report.results["sounds"])
-    written = f"{made} audio file{'' if made == 1 else 's'} in {destination.folder}"
-    report.end(as_json=running.as_json, summary=report.summary(written, made, len(sources)))
+    _check(options)
+    sources = options.prompt or find_inputs("image", options.inputs or [])
+    destination = choose_destination(
+        "audio", options, len(sources), default="clip2clap-image-to-audio"
+    )
+    report = RunReport(options)
+    with Console(stderr=True).status("Loading the models"):
+        pipeline = _load(options)
+    report.lap("load")
+    calls = _call_arguments(pipeline, options)
+    _require_candidates(options, calls["num_candidates"])
+    report.settings |= {"generator": options.generator or "demo", **calls}
+    report.settings |= pipeline_settings(pipeline)
+
+    def write(each: Input, result: Any, place: int) -> dict[str, Any]:
+        from clip2clap.media.audio import write_audio
+        from clip2clap.media.spectrogram import write_spectrogram
+
+        suffixes = ["-spectrogram.png"] if options.spectrogram else []
+        path, *drawn = destination.reserve(each.stem, [f".{destination.format}", *suffixes])
+        waveform, sampling_rate = result.audios[place], result.sampling_rate
+        write_audio(path, waveform, sampling_rate, format=destination.format)
+        entry = {"output": str(path)}
+        for spectrogram in drawn:
+            write_spectrogram(spectrogram, waveform, sampling_rate, title=path.stem)
+            entry["spectrogram"] = str(spectrogram)
+        report.show(str(path))
+        entry |= {"seconds": len(waveform) / sampling_rate, "sampling_rate": sampling_rate}
+        if result.similarities is not None:
+            entry["similarity"] = round(float(result.similarities[place].max()), 4)
+        return entry
+
+    argument = "prompt" if options.prompt else "images"
+    batches = _read(sources, options, calls)
+    generate(pipeline, batches, calls, write, report, argument=argument, total=len(sources))
+    report.lap("generate")
+    count = len(report.results)
+    files = f"{count} audio file{'' if count == 1 else 's'} in {destination.folder}"
+    report.summarize(files, len(sources))
+    report.end()
 
 
-def _check(images: ImageInputs, models: GeneratorOptions, sampling: SamplingOptions) -> None:
+def _check(options: ImageToAudio) -> None:
     require(
-        bool(images.inputs) != bool(sampling.prompt),
+        bool(options.inputs) != bool(options.prompt),
         "inputs",
         "give images, or --prompt, and not both.",
     )
-    if sampling.num_candidates is not None:
-        _require_candidates(models, sampling.num_candidates)
+    if options.num_candidates is not None:
+        _require_candidates(options, options.num_candidates)
     require(
-        models.ranker_translator is None or models.ranker is not None,
+        options.ranker_translator is None or options.ranker is not None,
         "ranker_translator",
         "it maps into the space of a ranker. Add --ranker.",
     )
-    check_models(models)
+    check_models(options)
+    check_device(options.device, options.dtype)
 
 
-def _require_candidates(models: GeneratorOptions, num_candidates: int) -> None:
+def _require_candidates(options: ImageToAudio, num_candidates: int) -> None:
     require(
-        models.ranker is None or num_candidates > 1,
+        options.ranker is None or num_candidates > 1,
         "ranker",
         "there is nothing to rank with one candidate. Add --num-candidates 4.",
     )
 
 
-def _batches(sources: list[str], are_prompts: bool, calls: dict[str, Any]) -> Any:
+def _load(options: ImageToAudio) -> Any:
+    device = choose_device(options.device)
+    parts = ("clip", "translator", "ranker", "ranker_translator")
+    return load_pipeline(
+        "generator",
+        options.generator or "demo",
+        device=device,
+        dtype=choose_dtype(options.dtype, device),
+        scheduler=options.scheduler,
+        num_candidates=options.num_candidates or 1,
+        **{part: getattr(options, part) for part in parts},
+    )
+
+
+def _read(sources: list[str], options: ImageToAudio, calls: dict[str, Any]) -> Any:
     """Return an iterator over batches of as many inputs as a batch has candidates for."""
     size = max(1, calls["batch_size"] // calls["num_candidates"])
-    if are_prompts:
+    if options.prompt:
         return read_inputs(sources, str, batch_size=size, stem=text_stem)
     from clip2clap.media.images import load_image
 
     return read_inputs(sources, load_image, batch_size=size, stem=image_stem)
 
 
-def _calls(
-    pipeline: "ImageToAudioPipeline",
-    sampling: SamplingOptions,
-    length: Duration,
-    batch_size: int,
-) -> dict[str, Any]:
-    """Return the arguments of the pipeline's call, with its defaults filled in."""
-    config, scale = pipeline.config, sampling.guidance_scale
-    return {
-        "audio_length_in_s": (
-            pipeline.default_audio_length_in_s if length.duration_s is None else length.duration_s
-        ),
-        "num_inference_steps": sampling.num_inference_steps
-        or config["default_num_inference_steps"],
-        "guidance_scale": config["default_guidance_scale"] if scale is None else scale,
+def _call_arguments(pipeline: Any, options: ImageToAudio) -> dict[str, Any]:
+    length, config = options.duration_s, pipeline.config
+    return call_arguments(pipeline, options) | {
+        "audio_length_in_s": pipeline.default_audio_length_in_s if length is None else length,
         "guidance_interval": config["default_guidance_interval"],
-        "negative_prompt": sampling.negative_prompt,
-        "num_candidates": sampling.num_candidates or int(config["default_num_candidates"]),
-        "batch_size": batch_size,
+        "num_candidates": options.num_candidates or int(config["default_num_candidates"]),
     }
-
-
-def _settings(
-    pipeline: "ImageToAudioPipeline", models: GeneratorOptions, sampling: SamplingOptions
-) -> dict[str, Any]:
-    named = asdict(models)
-    return {
-        "model": named.pop("generator") or "demo",
-        **named,
-        "scheduler": type(pipeline.scheduler).__name__,
-        "seed": sampling.seed,
-        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
-    }
-
-
-def _write(
-    each: Input,
-    generated: Generated | None,
-    destination: Destination,
-    files: AudioFiles,
-    report: RunReport,
-    *,
-    as_json: bool,
-) -> None:
-    """Write the audio of one input, and add it to the report."""
-    if generated is None:
-        report.skip(each.source, each.reason)
-        return
-    result, place = generated.result, generated.place
-    waveform = result.audios[place]
-    written = destination.write_audio(
-        each.stem, waveform, result.sampling_rate, spectrogram=files.spectrogram
-    )
-    entry = {
-        "input": each.source,
-        **written,
-        "seed": generated.seed,
-        "seconds": len(waveform) / result.sampling_rate,
-        "sampling_rate": result.sampling_rate,
-    }
-    if result.similarities is not None:
-        entry["similarity"] = round(float(result.similarities[place].max()), 4)
-    report.results["sounds"].append(entry)
-    if not as_json:
-        typer.echo(written["output"])

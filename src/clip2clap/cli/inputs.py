@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from clip2clap.cli.checks import is_url, require
+from clip2clap.cli.checks import is_url
 from clip2clap.core.errors import UserError, one_line
 
 _LONGEST_STEM = 80
@@ -15,22 +15,17 @@ _LONGEST_STEM = 80
 
 @dataclass(frozen=True)
 class Input:
-    """One input, or the reason why it cannot be read."""
+    """One input, or the reason why it cannot be read.
+
+    The index, from 0, is added to the seed; the stem is the name of its output files. The value is
+    an image, a waveform with its sampling rate, or a prompt.
+    """
 
     index: int
-    """Position among the inputs, from 0; added to the seed."""
-
     source: str
-    """File, URL or prompt."""
-
     stem: str
-    """Name of its output files, without the suffix."""
-
     value: Any = None
-    """Image, waveform with its sampling rate, or prompt; None if it cannot be read."""
-
     reason: str | None = None
-    """Reason why it cannot be read."""
 
 
 def read_inputs(
@@ -58,32 +53,23 @@ def read_inputs(
         yield batch
 
 
-def find_image_inputs(inputs: Sequence[str]) -> list[str]:
-    """Return image files and URLs, with folders replaced by the images in them.
+def find_inputs(media: str, inputs: Sequence[str]) -> list[str]:
+    """Return files and URLs, with folders replaced by the files of a medium in them.
+
+    Args:
+        media: `image` or `audio`.
+        inputs: Files, folders and URLs.
 
     Raises:
         UserError: If a folder has no image, or none of the files exists.
     """
-    from clip2clap.media.images import find_images
-
-    return _require_one(find_images(inputs))
-
-
-def find_audio_inputs(inputs: Sequence[str]) -> list[str]:
-    """Return audio files, with folders replaced by the audio files in them.
-
-    Raises:
-        UserError: If none of the files exists.
-    """
-    from clip2clap.media.audio import find_audio
-
-    return _require_one(find_audio(inputs))
-
-
-def _require_one(sources: list[str]) -> list[str]:
-    is_there = (is_url(source) or Path(source).expanduser().exists() for source in sources)
-    require(any(is_there), "inputs", f"{sources[0]} does not exist.")
-    return sources
+    if not any(is_url(each) or Path(each).expanduser().exists() for each in inputs):
+        raise UserError(f"{inputs[0]} does not exist.", param="inputs")
+    if media == "image":
+        from clip2clap.media.images import find_images as find
+    else:
+        from clip2clap.media.audio import find_audio as find
+    return find(inputs)
 
 
 def image_stem(source: str) -> str:
@@ -98,16 +84,8 @@ def text_stem(text: str, *, default: str = "prompt") -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:_LONGEST_STEM] or default
 
 
-def load_audible(source: str, *, start: float, duration: float | None) -> Any:
-    """Load audio that is not silent.
-
-    Args:
-        source: Audio or video file.
-        start: Start in seconds.
-        duration: Length in seconds; all if None.
-
-    Returns:
-        Waveform of shape (samples,), and its sampling rate in Hz.
+def load_audible(source: str, *, start: float = 0.0, duration: float | None = None) -> Any:
+    """Load a waveform and its sampling rate, in seconds from the start.
 
     Raises:
         UserError: If it cannot be read, or is silent.

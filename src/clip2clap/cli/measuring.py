@@ -1,68 +1,21 @@
 """Work of `clip2clap evaluate`: loading the models, and measuring with progress bars."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from rich.console import Console
 
-from clip2clap.cli.checks import require
-from clip2clap.cli.loading import load_decoder, load_generator
+from clip2clap.cli.checks import choose_device, choose_dtype, require
+from clip2clap.cli.loading import load_pipeline
+from clip2clap.cli.options.data import Evaluate
 from clip2clap.cli.progress import share_bar
 
-if TYPE_CHECKING:
-    from clip2clap.evaluation.cache import GenerationConfig
-    from clip2clap.evaluation.classifiers import Classifier
-    from clip2clap.evaluation.report.page import Illustrations
-    from clip2clap.evaluation.results import Part
-    from clip2clap.evaluation.rows import EvaluatedRows
-    from clip2clap.translator.base import Translator
+Loaded = dict[str, tuple[str, Any]]
 
-SplitName = Literal["auto", "test", "validation", "train", "held-out", "all"]
-Loaded = dict[str, "tuple[str, Translator]"]
-
-SHEET_FILE = "contact-sheet.png"
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """Models, folders and options of an evaluation of generated audio or images."""
-
-    pipeline: str
-    """Pipeline: demo, a preset, a hub id or a folder."""
-
-    config: "GenerationConfig"
-    """Seed, steps, length, batch size and bootstrap draws."""
-
-    device: Any
-    """Device."""
-
-    dtype: Any
-    """Data type of the generator."""
-
-    images: Path | None = None
-    """Folder of images."""
-
-    recordings: Path | None = None
-    """Folder of audio; for images without it, a table's rows."""
-
-    clip: str | None = None
-    """CLIP: of audio the image encoder, of images the measuring one."""
-
-    clap: str | None = None
-    """CLAP: of audio the measuring one, of images the audio encoder."""
-
-    classifier: str | None = None
-    """Classifier of transformers; zero-shot if None."""
-
-    back: str | None = None
-    """Translator from the measuring CLAP into the CLIP."""
-
-    round_trip: str | None = None
-    """Pipeline of the way back."""
-
-    contact_sheet: bool = False
-    """True to write a contact sheet."""
+_DEFAULT_LIMIT = 50_000
+_DEFAULT_BATCH_SIZE = 8
+_SHEET_FILE = "contact-sheet.png"
 
 
 def load_translators(names: list[str]) -> Loaded:
@@ -105,28 +58,12 @@ def families_of(translators: Loaded) -> tuple[str, str]:
     return ("clap", "clip") if True in ways else ("clip", "clap")
 
 
-def measure_embeddings(
-    console: Console,
-    translators: Loaded,
-    table: Path,
-    *,
-    columns: dict[str, str | None],
-    split: SplitName,
-    limit: int,
-    resamples: int,
-    seed: int,
-) -> "tuple[EvaluatedRows, Part, Illustrations]":
+def measure_embeddings(translators: Loaded, options: Evaluate) -> tuple[Any, Any, Any]:
     """Evaluate translators on the pairs of a table.
 
     Args:
-        console: Console of the progress bar.
         translators: Translators from `load_translators`.
-        table: Folder of the table.
-        columns: `source`, `target`, `item` and `labels`.
-        split: Rows to evaluate on.
-        limit: Maximum number of rows.
-        resamples: Bootstrap draws.
-        seed: Seed of the bootstrap.
+        options: Options of the verb.
 
     Returns:
         Rows, results, and illustrations of the report.
@@ -136,179 +73,151 @@ def measure_embeddings(
     from clip2clap.evaluation.rows import choose_rows
     from clip2clap.evaluation.translation import evaluate
 
-    folders = [folder for folder, _ in translators.values()]
-    rows = choose_rows(table, folders, split=split, limit=limit, **columns)
-    with share_bar(console, "Evaluating") as advance:
+    families, table = families_of(translators), options.table
+    assert table is not None
+    rows = choose_rows(
+        table,
+        [folder for folder, _ in translators.values()],
+        split=options.split or "auto",  # pyright: ignore[reportArgumentType] (checked before)
+        source=options.source or families[0],
+        target=options.target or families[1],
+        item=options.item,
+        labels=options.labels,
+        limit=options.limit or _DEFAULT_LIMIT,
+    )
+    with share_bar("Evaluating") as advance:
         evaluation = evaluate(
             {name: translator for name, (_, translator) in translators.items()},
             rows.pairs,
             labels=rows.labels,
             mean=rows.mean,
-            resamples=resamples,
-            seed=seed,
+            resamples=options.resamples,
+            seed=options.seed,
             on_progress=advance,
         )
-    part = embedding_results(
-        rows, evaluation, translators, table=str(table), labels=columns["labels"]
-    )
+    part = embedding_results(rows, evaluation, translators, table=str(table), labels=options.labels)
     return rows, part, Illustrations(clouds=evaluation.clouds, texts=rows.texts)
 
 
 def measure_generation(
-    console: Console,
-    translators: Loaded,
-    illustrations: "Illustrations",
-    folder: Path,
-    *,
-    request: GenerationRequest,
-    rows: "EvaluatedRows | None" = None,
-) -> "tuple[Part, Illustrations]":
+    translators: Loaded, illustrations: Any, folder: Path, options: Evaluate, rows: Any
+) -> tuple[Any, Any]:
     """Generate audio from images, or images from audio, with each translator, and measure it.
 
     Args:
-        console: Console of the progress bar.
         translators: Translators from `load_translators`, all of one direction.
         illustrations: Illustrations so far.
         folder: Folder of the report; generated files go into `audio` or `images` in it.
-        request: Models, folders and options.
+        options: Options of the verb.
         rows: Rows of the table, for images without a folder of audio.
 
     Returns:
         Results, and illustrations with the examples.
     """
-    from clip2clap.evaluation.datasets import (
-        audio_dataset_from_rows,
-        read_audio_dataset,
-        read_image_dataset,
-    )
+    from clip2clap.evaluation import datasets
     from clip2clap.evaluation.generation.base import generation_results
     from clip2clap.evaluation.report.examples import select_examples
 
-    named = {name: translator for name, (_, translator) in translators.items()}
-    first = next(iter(translators.values()))[0]
-    if families_of(translators) == ("clip", "clap"):
-        assert request.images is not None
-        dataset = read_image_dataset(request.images, request.recordings)
-        source = str(request.images)
-        evaluation = _generate_audio(console, first, named, dataset, folder / "audio", request)
+    images, recordings = options.image_dir, options.audio_dir
+    is_audio = families_of(translators) == ("clip", "clap")
+    if is_audio:
+        assert images is not None
+        dataset, source = datasets.read_image_dataset(images, recordings), str(images)
+    elif recordings is not None:
+        dataset, source = datasets.read_audio_dataset(recordings, images), str(recordings)
     else:
-        if request.recordings is not None:
-            dataset = read_audio_dataset(request.recordings, request.images)
-            source = str(request.recordings)
-        else:
-            assert rows is not None
-            dataset = audio_dataset_from_rows(rows)
-            source = f"column {rows.pairs.source_column} of the table"
-        evaluation = _generate_images(console, first, named, dataset, folder, request)
+        dataset = datasets.audio_dataset_from_rows(rows)
+        source = f"column {rows.pairs.source_column} of the table"
+    evaluation = _generate(is_audio, translators, dataset, folder, options)
     best, worst = select_examples(evaluation, dataset)
-    part = generation_results(evaluation, dataset, folder=source, pipeline=request.pipeline)
+    part = generation_results(evaluation, dataset, folder=source, pipeline=str(options.pipeline))
     return part, replace(illustrations, best=best, worst=worst)
 
 
-def _generate_audio(
-    console: Console,
-    first: str,
-    translators: "dict[str, Translator]",
-    dataset: Any,
-    folder: Path,
-    request: GenerationRequest,
+def _generate(
+    is_audio: bool, translators: Loaded, dataset: Any, folder: Path, options: Evaluate
 ) -> Any:
-    from clip2clap.embeddings.encoders.clap import ClapEncoder
+    """Load the models, and evaluate what each translator generates."""
+    from clip2clap.evaluation.cache import GenerationConfig
     from clip2clap.evaluation.generation.audio import evaluate_audio
-    from clip2clap.translator.auto import AutoTranslator
-
-    models = {"device": request.device, "dtype": request.dtype}
-    with console.status("Loading the models"):
-        pipeline = load_generator(request.pipeline, clip=request.clip, translator=first, **models)
-        name = request.clap or pipeline.config["clap_id"]
-        require(
-            name is not None,
-            "clap",
-            f"{request.pipeline} does not name its CLAP. Name one to measure with.",
-        )
-        clap = ClapEncoder.from_pretrained(name, device=request.device)
-        require(
-            "audio" in clap.modalities,
-            "clap",
-            f"{name} is a text-only CLAP. Name one with an audio encoder, such as "
-            "clap-htsat-unfused.",
-        )
-        classifier = _load_classifier(request, clap, dataset.labels, "audio-classification")
-        back = request.back and AutoTranslator.from_pretrained(request.back)
-        round_trip = request.round_trip and load_decoder(request.round_trip, **models)
-    with share_bar(console, "Generating audio") as advance:
-        return evaluate_audio(
-            pipeline,
-            translators,
-            dataset,
-            folder,
-            clap=clap,
-            classifier=classifier,
-            back=back or None,
-            round_trip=round_trip or None,
-            config=request.config,
-            on_progress=advance,
-        )
-
-
-def _generate_images(
-    console: Console,
-    first: str,
-    translators: "dict[str, Translator]",
-    dataset: Any,
-    folder: Path,
-    request: GenerationRequest,
-) -> Any:
-    from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.evaluation.generation.images import evaluate_images
     from clip2clap.evaluation.report.contact_sheet import sheet_rows, write_contact_sheet
+    from clip2clap.translator.auto import AutoTranslator
 
-    models = {"device": request.device, "dtype": request.dtype}
-    with console.status("Loading the models"):
-        pipeline = load_decoder(request.pipeline, clap=request.clap, translator=first, **models)
-        clip = pipeline.clip
-        if request.clip is not None:
-            clip = ClipEncoder.from_pretrained(request.clip, device=request.device)
-        require(
-            clip is not None and "image" in clip.modalities,
-            "clip",
-            f"{request.clip or request.pipeline} has no CLIP image encoder. Name one to measure "
-            "with.",
+    device = choose_device(options.device)
+    access = {"device": device, "dtype": choose_dtype(options.dtype, device)}
+    name, first = str(options.pipeline), next(iter(translators.values()))[0]
+    named = {name: translator for name, (_, translator) in translators.items()}
+    config = GenerationConfig(
+        seed=options.seed,
+        num_inference_steps=options.num_inference_steps,
+        audio_length_in_s=options.duration_s,
+        batch_size=options.batch_size or _DEFAULT_BATCH_SIZE,
+        resamples=options.resamples,
+    )
+    models: dict[str, Any] = {}
+    with Console(stderr=True).status("Loading the models"):
+        if is_audio:
+            pipeline = load_pipeline(
+                "generator", name, clip=options.clip, translator=first, **access
+            )
+            models["clap"] = encoder = _measuring_clap(pipeline, options, device)
+            models["back"] = options.back and AutoTranslator.from_pretrained(options.back)
+        else:
+            pipeline = load_pipeline("decoder", name, clap=options.clap, translator=first, **access)
+            models["clip"] = encoder = _measuring_clip(pipeline, options, device)
+        task = "audio-classification" if is_audio else "image-classification"
+        models["classifier"] = _classifier(options, encoder, dataset.labels, task)
+        if options.round_trip:
+            other = "decoder" if is_audio else "generator"
+            models["round_trip"] = load_pipeline(other, options.round_trip, **access)
+    measure, media = (evaluate_audio, "audio") if is_audio else (evaluate_images, "images")
+    with share_bar(f"Generating {media}") as advance:
+        evaluation = measure(
+            pipeline, named, dataset, folder / media, config=config, on_progress=advance, **models
         )
-        assert clip is not None
-        classifier = _load_classifier(request, clip, dataset.labels, "image-classification")
-        round_trip = request.round_trip and load_generator(request.round_trip, **models)
-    with share_bar(console, "Generating images") as advance:
-        evaluation = evaluate_images(
-            pipeline,
-            translators,
-            dataset,
-            folder / "images",
-            clip=clip,
-            classifier=classifier,
-            round_trip=round_trip or None,
-            config=request.config,
-            on_progress=advance,
-        )
-    if request.contact_sheet:
-        with console.status("Generating the contact sheet"):
-            translator = next(iter(translators.values()))
-            shown = sheet_rows(pipeline, translator, dataset, config=request.config)
-            write_contact_sheet(folder / SHEET_FILE, shown)
+    if options.contact_sheet:
+        with Console(stderr=True).status("Generating the contact sheet"):
+            shown = sheet_rows(pipeline, next(iter(named.values())), dataset, config=config)
+            write_contact_sheet(folder / _SHEET_FILE, shown)
     return evaluation
 
 
-def _load_classifier(
-    request: GenerationRequest,
-    encoder: Any,
-    labels: list[str],
-    task: Literal["audio-classification", "image-classification"],
-) -> "Classifier | None":
-    """Load the requested classifier, or a zero-shot one; None without labels."""
+def _measuring_clap(pipeline: Any, options: Evaluate, device: Any) -> Any:
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
+
+    name = options.clap or pipeline.config["clap_id"]
+    unnamed = f"{options.pipeline} does not name its CLAP. Name one to measure with."
+    require(name is not None, "clap", unnamed)
+    clap = ClapEncoder.from_pretrained(name, device=device)
+    require(
+        "audio" in clap.modalities,
+        "clap",
+        f"{name} is a text-only CLAP. Name one with an audio encoder, such as clap-htsat-unfused.",
+    )
+    return clap
+
+
+def _measuring_clip(pipeline: Any, options: Evaluate, device: Any) -> Any:
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
+
+    clip = pipeline.clip
+    if options.clip is not None:
+        clip = ClipEncoder.from_pretrained(options.clip, device=device)
+    require(
+        clip is not None and "image" in clip.modalities,
+        "clip",
+        f"{options.clip or options.pipeline} has no CLIP image encoder. Name one to measure with.",
+    )
+    return clip
+
+
+def _classifier(options: Evaluate, encoder: Any, labels: list[str], task: Any) -> Any:
+    """Return the requested classifier, or a zero-shot one; None without labels."""
     from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
 
     if len(labels) < 2:
         return None
-    if request.classifier is not None:
-        return TransformersClassifier(request.classifier, labels, task=task)
+    if options.classifier is not None:
+        return TransformersClassifier(options.classifier, labels, task=task)
     return ZeroShotClassifier(encoder, labels) if "text" in encoder.modalities else None

@@ -1,25 +1,23 @@
 """Metrics of evaluations as tables for a terminal."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from clip2clap.evaluation.comparison import Difference
-    from clip2clap.evaluation.results import Results
+from clip2clap.cli.progress import plain_table
 
 _INPUTS = {"audio": "images", "images": "recordings"}
 
 
-def embedding_table(results: "Results") -> Table:
+def embedding_table(results: Any) -> Table:
     """Return a table of the translators, the best first, and of the controls."""
     from clip2clap.evaluation.results import leaderboard, retrieval_direction
 
     part = results.metrics["embeddings"]
     ranked = leaderboard(part)
     has_labels = ranked[0]["scores"]["nearest_label"] is not None
-    table = _table(
+    table = plain_table(
         f"{retrieval_direction(part)}, {part['rows']} rows ({part['split']})",
         *("recall at 1", "at 10", "mrr", "cosine", *(["nearest label"] if has_labels else [])),
     )
@@ -41,7 +39,7 @@ def embedding_table(results: "Results") -> Table:
     return table
 
 
-def generation_table(results: "Results", level: str) -> Table:
+def generation_table(results: Any, level: str) -> Table:
     """Return a table of generated files below the real ones, each above its control.
 
     Args:
@@ -51,7 +49,7 @@ def generation_table(results: "Results", level: str) -> Table:
     from clip2clap.evaluation.report.tables import COLUMNS, generation_rows
 
     part, columns = results.metrics[level], COLUMNS[level]
-    table = _table(
+    table = plain_table(
         f"{level} from {part['rows']} {_INPUTS[level]}, by {part['encoder']}",
         *(column.short for column in columns),
     )
@@ -76,20 +74,17 @@ def round_trip_table(part: dict[str, Any]) -> Table:
     """
     from clip2clap.evaluation.report.tables import round_trip_rows
 
-    table = _table("round trip", "similarity", "nearest label")
+    table = plain_table("round trip", "similarity", "nearest label")
     for name, scores, _ in round_trip_rows(part):
         label = scores["nearest_label"]
         table.add_row(name, _number(scores["similarity"]), "" if label is None else _percent(label))
     return table
 
 
-def difference_table(differences: "list[Difference]") -> Table:
+def difference_table(differences: list[Any]) -> Table:
     """Return a table of differences with their intervals and p-values."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("metric")
-    table.add_column("of")
-    for title in ("difference", "95 %", "p", ""):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = plain_table("metric", "of", "difference", "95 %", "p", "")
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
     for one in differences:
         by = one.difference
         table.add_row(
@@ -100,14 +95,6 @@ def difference_table(differences: "list[Difference]") -> Table:
             f"{one.p:.3g}",
             "significant" if one.is_significant else "",
         )
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(title)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 

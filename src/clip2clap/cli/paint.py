@@ -1,12 +1,9 @@
 """The verb `paint`."""
 
 import json
-import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import (
@@ -18,42 +15,16 @@ from clip2clap.cli.checks import (
     require,
 )
 from clip2clap.cli.command import notice_renamed
-from clip2clap.cli.inputs import find_audio_inputs
+from clip2clap.cli.inputs import find_inputs
 from clip2clap.cli.loading import check_models
-from clip2clap.cli.options.common import Device, Json, Output, Overwrite, Seed
-from clip2clap.cli.options.generation import (
-    AudioInputs,
-    InitImage,
-    PainterOptions,
-    PaintingOptions,
-    Size,
-)
-from clip2clap.cli.outputs import Destination, choose_destination
+from clip2clap.cli.options.generation import Paint
+from clip2clap.cli.outputs import choose_destination
 from clip2clap.cli.painter import Painter, load_painter
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
-    from PIL.Image import Image
 
-    from clip2clap.inference.painting.paint import Painted, Target
-    from clip2clap.inference.painting.paint import PaintingOptions as PaintingSettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaintRun(Output, Overwrite, Seed, Device, Json):
-    """Output and device of `paint`."""
-
-
-def paint(
-    audio: AudioInputs,
-    painting: PaintingOptions,
-    size: Size,
-    models: PainterOptions,
-    run: PaintRun,
-    init: InitImage,
-) -> None:
+def paint(options: Paint) -> None:
     """Optimize an image towards audio in CLIP's embedding space.
 
     The latent of an autoencoder is optimized, without an image decoder, until random cutouts of the
@@ -64,238 +35,162 @@ def paint(
 
     Ctrl-C keeps the best image so far; --init-image continues from it.
     """
-    further = _parse_targets(audio, painting)
-    height, width = _parse_size(painting, size)
-    check_models(models)
-    check_device(run.device, None)
-    check_image(init.init_image, "init_image")
-    sources: list[str | None] = [*find_audio_inputs(audio.inputs)] if audio.inputs else [None]
-    output = run.output or Path("clip2clap-paint")
-    destination = choose_destination("image", output, len(sources), run.overwrite)
-    console = Console(stderr=True)
-    start = time.perf_counter()
-    with console.status("Loading the models"):
-        device = choose_device(run.device)
-        has_audio = bool(audio.inputs or further.audio)
-        painter = load_painter(models, has_audio=has_audio, device=device)
-        common = further.targets(painter, painting.break_audio)
-    loaded = time.perf_counter()
-    width, height = width or painter.default_size[0], height or painter.default_size[1]
-    _check_size(painter, width, height)
-    settings = _settings(painting, painter)
-    names = ("autoencoder", "clip", "clap", "translator")
-    report = RunReport(
-        {
-            "model": models.decoder,
-            **{name: getattr(models, name) for name in names},
-            "init": init.init_image,
-            "width": width,
-            "height": height,
-            "seed": run.seed,
-            "break_audio": painting.break_audio,
-            "device": str(device),
-            **asdict(settings),
-        },
-        {"pictures": []},
-    )
-    job = _Job(painter, common, settings, painting, run, destination, report, console)
-    job.paint_all(sources, init.init_image, height, width)
-    report.seconds = {
-        "load": round(loaded - start, 3),
-        "paint": round(time.perf_counter() - loaded, 3),
+    further = _parse_targets(options)
+    height, width = _parse_size(options)
+    check_models(options)
+    check_device(options.device, None)
+    check_image(options.init_image, "init_image")
+    sources = [*find_inputs("audio", options.inputs)] if options.inputs else [None]
+    destination = choose_destination("image", options, len(sources), default="clip2clap-paint")
+    report = RunReport(options)
+    with Console(stderr=True).status("Loading the models"):
+        device = choose_device(options.device)
+        has_audio = bool(options.inputs or further["audio"])
+        painter = load_painter(options, has_audio=has_audio, device=device)
+        common = painter.targets(further, options.break_audio)
+    report.lap("load")
+    height, width = height or painter.default_side, width or painter.default_side
+    for param, side in (("width", width), ("height", height)):
+        multiple = painter.canvas.multiple
+        expected = f"expected a multiple of {multiple} pixels for this autoencoder, got {side}."
+        require(side % multiple == 0, param, expected)
+    settings = _settings(options, painter)
+    report.settings |= {"width": width, "height": height, "device": str(device)}
+    report.settings["cut_size"] = settings.cut_size
+
+    import torch
+
+    from clip2clap.core.files import replacing
+
+    for seed, source in enumerate(sources, options.seed):
+        generator = torch.Generator().manual_seed(seed)
+        try:
+            audio = [] if source is None else [(source, 1.0)]
+            targets = painter.targets({"audio": audio}, options.break_audio) + common
+            if options.init_image is None:
+                latent = painter.canvas.noise(height, width, generator)
+            else:
+                latent = painter.canvas.encode(options.init_image, height, width)
+        except UserError as error:
+            report.skip(source, error)
+            continue
+        stem = "painting" if source is None else Path(source).stem
+        path, beside = destination.reserve(stem, [f".{destination.format}", ".json"])
+        painted, report.interrupted = _paint_one(
+            painter, targets, latent, settings, generator, path, options.save_every
+        )
+        entry = {"input": source, "seed": seed, "output": str(path), **_scores(painted, targets)}
+        with replacing(beside) as partial:
+            partial.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+        report.results.append(entry)
+        report.show(str(path))
+        if report.interrupted:
+            break
+    report.lap("paint")
+    report.end()
+
+
+def _parse_targets(options: Paint) -> dict[str, list[tuple[str, float]]]:
+    """Return the targets beside the inputs with their weights, by modality."""
+    examples = {
+        "text": "TEXT:WEIGHT such as 'a red dog:0.5'",
+        "image": "FILE:WEIGHT such as dog.jpg:0.5",
+        "audio": "FILE:WEIGHT such as dog.wav:0.5",
     }
-    report.end(as_json=run.as_json)
-
-
-@dataclass(frozen=True)
-class _FurtherTargets:
-    """Targets beside the inputs, with their weights."""
-
-    text: list[tuple[str, float]]
-    audio: list[tuple[str, float]]
-    image: list[tuple[str, float]]
-
-    def targets(self, painter: Painter, parts: int) -> "list[Target]":
-        """Return the targets; audio is split into so many parts."""
-        found = [painter.text_target(*each) for each in self.text]
-        found += [painter.image_target(*each) for each in self.image]
-        for each in self.audio:
-            found += painter.audio_targets(*each, parts)
-        return found
-
-
-def _parse_targets(audio: AudioInputs, painting: PaintingOptions) -> _FurtherTargets:
-    further = _FurtherTargets(
-        parse_weighted(painting.target_text, "target_text", "TEXT:WEIGHT such as 'a red dog:0.5'"),
-        parse_weighted(painting.target_audio, "target_audio"),
-        parse_weighted(painting.target_image, "target_image", "FILE:WEIGHT such as dog.jpg:0.5"),
-    )
-    weights = [weight for _, weight in further.text + further.audio + further.image]
+    further = {
+        modality: parse_weighted(getattr(options, f"target_{modality}"), f"target_{modality}", each)
+        for modality, each in examples.items()
+    }
     require(
-        bool(audio.inputs) or any(weight > 0 for weight in weights),
+        options.inputs or any(weight > 0 for each in further.values() for _, weight in each),
         "inputs",
         "there is no target. Give audio, or --target-text, --target-image or --target-audio.",
     )
     return further
 
 
-def _parse_size(painting: PaintingOptions, size: Size) -> tuple[int | None, int | None]:
+def _parse_size(options: Paint) -> tuple[int | None, int | None]:
     """Return height and width, which `--size` gave together in older versions."""
-    if painting.size is None:
-        return size.height, size.width
+    if options.size is None:
+        return options.height, options.width
     notice_renamed("--size", "--width and --height")
-    width, height = parse_size(painting.size, "size")
-    return size.height or height, size.width or width
+    width, height = parse_size(options.size, "size")
+    return options.height or height, options.width or width
 
 
-def _check_size(painter: Painter, width: int, height: int) -> None:
-    multiple = painter.canvas.multiple
-    for name, side in (("width", width), ("height", height)):
-        require(
-            side % multiple == 0,
-            name,
-            f"expected a multiple of {multiple} pixels for this autoencoder, got {side}.",
-        )
+def _settings(options: Paint, painter: Painter) -> Any:
+    from clip2clap.inference.painting.paint import PaintingOptions, default_cut_size
 
-
-def _settings(painting: PaintingOptions, painter: Painter) -> "PaintingSettings":
-    from clip2clap.inference.painting.paint import PaintingOptions as PaintingSettings
-    from clip2clap.inference.painting.paint import default_cut_size
-
-    return PaintingSettings(
-        iterations=painting.num_iterations,
-        step_size=painting.step_size,
-        cutouts=painting.cutouts,
-        cut_size=painting.cut_size or default_cut_size(painter.clip),
-        augment=painting.augment,
-        total_variation=painting.total_variation,
-        codebook=painting.codebook,
+    names = ("step_size", "cutouts", "augment", "total_variation", "codebook")
+    return PaintingOptions(
+        iterations=options.num_iterations,
+        cut_size=options.cut_size or default_cut_size(painter.clip),
+        **{name: getattr(options, name) for name in names},
     )
 
 
-@dataclass
-class _Job:
-    """Images to paint, each written with its scores."""
+def _paint_one(
+    painter: Painter,
+    targets: list[Any],
+    latent: Any,
+    settings: Any,
+    generator: Any,
+    path: Path,
+    save_every: int,
+) -> tuple[Any, bool]:
+    """Paint and write one image; return the best, and whether Ctrl-C ended it."""
+    from clip2clap.inference.painting.paint import Painting, paint
+    from clip2clap.media.images import to_images, write_image
 
-    painter: Painter
-    common: "list[Target]"
-    settings: "PaintingSettings"
-    options: PaintingOptions
-    run: PaintRun
-    destination: Destination
-    report: RunReport
-    console: Console
+    started: list[Painting] = []
+    interrupted = False
+    with progress_bar(Console(stderr=True), "{task.description}") as progress:
+        task = progress.add_task("Painting", total=settings.iterations)
 
-    def paint_all(
-        self, sources: list[str | None], init_image: str | None, height: int, width: int
-    ) -> None:
-        """Paint an image of each source; one that cannot be read is skipped."""
-        import torch
+        def on_step(painting: Painting, loss: float) -> None:
+            started[:] = [painting]
+            done, description = painting.iteration, f"Painting, loss {loss:.3f}"
+            progress.update(task, completed=done, description=description)
+            if save_every and done % save_every == 0:
+                pixels = painter.canvas.pixels(painting.latent).detach().clamp(0, 1)
+                write_image(path, to_images(pixels)[0])
 
-        painter, destination = self.painter, self.destination
-        for index, source in enumerate(sources):
-            try:
-                targets = list(self.common)
-                if source is not None:
-                    targets[:0] = painter.audio_targets(source, 1.0, self.options.break_audio)
-                generator = torch.Generator().manual_seed(self.run.seed + index)
-                if init_image is None:
-                    latent = painter.canvas.noise(height, width, generator)
-                else:
-                    latent = painter.canvas.encode(init_image, height, width)
-            except UserError as error:
-                self.report.skip(source, error)
-                continue
-            stem = destination.reserve(
-                "painting" if source is None else Path(source).stem,
-                [f".{destination.format}", ".json"],
+        try:
+            best = paint(
+                painter.canvas,
+                painter.clip,
+                targets,
+                latent=latent,
+                options=settings,
+                generator=generator,
+                on_step=on_step,
             )
-            path = destination.folder / f"{stem}.{destination.format}"
-            painted, self.report.interrupted = self._paint(targets, latent, generator, path)
-            scores = _write_scores(
-                painted, targets, source=source, seed=self.run.seed + index, path=path
-            )
-            self.report.results["pictures"].append(scores)
-            if not self.run.as_json:
-                typer.echo(str(path))
-            if self.report.interrupted:
-                break
-
-    def _paint(
-        self,
-        targets: "list[Target]",
-        latent: "torch.Tensor",
-        generator: "torch.Generator",
-        path: Path,
-    ) -> "tuple[Painted, bool]":
-        """Paint and write one image; return the best, and whether Ctrl-C ended it."""
-        from clip2clap.inference.painting.paint import Painting, paint
-        from clip2clap.media.images import to_images, write_image
-
-        started: list[Painting] = []
-        interrupted = False
-        painter, save_every = self.painter, self.options.save_every
-        with progress_bar(self.console, "{task.description}") as progress:
-            task = progress.add_task("Painting", total=self.settings.iterations)
-
-            def on_step(painting: Painting, loss: float) -> None:
-                started[:] = [painting]
-                progress.update(
-                    task, completed=painting.iteration, description=f"Painting, loss {loss:.3f}"
-                )
-                if save_every and painting.iteration % save_every == 0:
-                    pixels = painter.canvas.pixels(painting.latent).detach().clamp(0, 1)
-                    write_image(path, to_images(pixels)[0])
-
-            try:
-                best = paint(
-                    painter.canvas,
-                    painter.clip,
-                    targets,
-                    latent=latent,
-                    options=self.settings,
-                    generator=generator,
-                    on_step=on_step,
-                )
-            except KeyboardInterrupt:
-                if not started:
-                    raise
-                interrupted = True
-                best = started[0].best
-                assert best is not None
-        write_image(path, best.image)
-        return best, interrupted
+        except KeyboardInterrupt:
+            if not started:
+                raise
+            interrupted = True
+            best = started[0].best
+            assert best is not None
+    write_image(path, best.image)
+    return best, interrupted
 
 
-def _write_scores(
-    painted: "Painted", targets: "list[Target]", *, source: str | None, seed: int, path: Path
-) -> dict[str, Any]:
-    """Write an image's scores beside it, and return them."""
-    from clip2clap.core.files import replacing
+def _scores(painted: Any, targets: list[Any]) -> dict[str, Any]:
+    """Return an image's similarities to the targets, and its BRISQUE if it can be computed."""
+    from clip2clap.core.errors import MissingExtraError
+    from clip2clap.metrics.image_quality import brisque
 
-    scores = {
-        "input": source,
-        "output": str(path),
-        "seed": seed,
+    scores: dict[str, Any] = {
         "iteration": painted.iteration,
         "loss": round(painted.loss, 4),
         "similarities": [
             {"target": target.name, "weight": target.weight, "similarity": round(value, 4)}
             for target, value in zip(targets, painted.similarities, strict=True)
         ],
-        **_brisque(painted.image),
     }
-    with replacing(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    return scores
-
-
-def _brisque(image: "Image") -> dict[str, Any]:
-    from clip2clap.core.errors import MissingExtraError
-    from clip2clap.metrics.image_quality import brisque
-
     try:
-        score = brisque(image)
+        score = brisque(painted.image)
+        scores["brisque"] = None if score is None else round(score, 2)
     except MissingExtraError as error:
-        return {"brisque": None, "brisque_missing": str(error)}
-    return {"brisque": None if score is None else round(score, 2)}
+        scores |= {"brisque": None, "brisque_missing": str(error)}
+    return scores

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -18,29 +18,39 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from clip2clap.core.errors import one_line
 from clip2clap.core.version import __version__
 
 
-@dataclass
 class RunReport:
-    """Report of a run that generates, as `--json` prints it."""
+    """Report of a run, as `--json` prints it.
 
-    settings: dict[str, Any]
-    """The options, with the defaults of those that were not given."""
+    Args:
+        options: Options of the verb. The settings are these, and the defaults that the verb adds.
 
-    results: dict[str, list[dict[str, Any]]]
-    """Entries of the outputs, by output type."""
+    Attributes:
+        results: Entries of the outputs, or what else the verb found.
+        skipped: Inputs that could not be used, with the reasons.
+        interrupted: Whether Ctrl-C ended the run.
+        seconds: Duration of each stage.
+    """
 
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    """Inputs that could not be used, with the reasons."""
+    def __init__(self, options: Any):
+        self.settings = asdict(options)
+        self.results: Any = []
+        self.skipped: list[dict[str, Any]] = []
+        self.interrupted = False
+        self.seconds: dict[str, float] = {}
+        self._as_json = self.settings.pop("as_json")
+        self._last = time.perf_counter()
 
-    interrupted: bool = False
-    """Whether Ctrl-C ended the run."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Duration of each stage in seconds."""
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
+        self._last = now
 
     def skip(self, source: Any, reason: object) -> None:
         """Add an input that could not be used, and print the reason."""
@@ -48,53 +58,65 @@ class RunReport:
         self.skipped.append({"input": source, "reason": line})
         typer.echo(f"skipped: {line}", err=True)
 
-    def summary(self, made: str, done: int, count: int) -> str:
-        """Return a one-line summary of the outputs and the skipped inputs.
+    def show(self, *lines: Any) -> None:
+        """Print text or tables on stdout, unless the report is printed as JSON."""
+        if not self._as_json:
+            # A file has wide lines.
+            width = None if sys.stdout.isatty() else 160
+            out = Console(highlight=False, markup=False, width=width)
+            for line in lines:
+                out.print(line, soft_wrap=isinstance(line, str))
+
+    def summarize(self, made: str, count: int) -> None:
+        """Print a one-line summary of the outputs and the skipped inputs on stderr.
 
         Args:
             made: Description of the outputs.
-            done: Inputs with an output.
             count: Inputs in all.
         """
         parts = [made]
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped")
         if self.interrupted:
-            parts.append(f"interrupted after {done + len(self.skipped)} of {count}")
-        return f"{', '.join(parts)} ({self.seconds['make']:.1f} s)"
+            done = len(self.results) + len(self.skipped)
+            parts.append(f"interrupted after {done} of {count}")
+        if not self._as_json:
+            typer.echo(f"{', '.join(parts)} ({self.seconds['generate']:.1f} s)", err=True)
 
-    def end(self, *, as_json: bool, summary: str | None = None) -> None:
-        """Print the report, or the summary on stderr, and exit.
+    def end(self, results: Any = None) -> None:
+        """Print the report if it is wanted as JSON, and exit.
 
         Raises:
             typer.Exit: With 130 if the run was interrupted, 1 if an input was skipped.
         """
-        if as_json:
-            document = {
-                "clip2clap": __version__,
-                "settings": self.settings,
-                "skipped": self.skipped,
-                "interrupted": self.interrupted,
-                "seconds": self.seconds,
-                **self.results,
-            }
-            typer.echo(json.dumps(document, indent=2))
-        elif summary is not None:
-            typer.echo(summary, err=True)
+        if self._as_json:
+            typer.echo(
+                json_document(
+                    settings=self.settings,
+                    results=self.results if results is None else results,
+                    skipped=self.skipped,
+                    interrupted=self.interrupted,
+                    seconds=self.seconds,
+                )
+            )
         if self.interrupted:
             raise typer.Exit(130)
         if self.skipped:
             raise typer.Exit(1)
 
 
-def stage_seconds(start: float, loaded: float) -> dict[str, float]:
-    """Return the seconds of loading the models, and of the work since."""
-    return {"load": round(loaded - start, 3), "make": round(time.perf_counter() - loaded, 3)}
+def json_document(**entries: Any) -> str:
+    """Return a JSON document with the versions of its schema and of clip2clap."""
+    document = {"version": 1, "clip2clap": __version__, **entries}
+    return json.dumps(document, indent=2, default=str)
 
 
-def plain_console(width: int | None = None) -> Console:
-    """Return a console for stdout that prints text as it is."""
-    return Console(highlight=False, markup=False, width=width)
+def plain_table(title: str, *titles: str) -> Table:
+    """Return a table without lines, of numbers to the right of the first column."""
+    table = Table(title, box=None, pad_edge=False)
+    for each in titles:
+        table.add_column(each, justify="right", no_wrap=True)
+    return table
 
 
 def progress_bar(console: Console, description: str) -> Progress:
@@ -114,12 +136,13 @@ def progress_bar(console: Console, description: str) -> Progress:
 
 
 @contextmanager
-def share_bar(console: Console, description: str) -> Iterator[Callable[..., None]]:
+def share_bar(description: str) -> Iterator[Callable[..., None]]:
     """Show the share of a job that is done; hidden where there is no terminal.
 
     Yields:
         Function of the share that is done, and of a new description if that changed.
     """
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

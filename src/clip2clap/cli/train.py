@@ -1,24 +1,16 @@
 """The verb `train`."""
 
-import json
-from dataclasses import dataclass, fields
+import shlex
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from clip2clap.cli.checks import check_device, check_exists, choose_device
-from clip2clap.cli.command import parameter_of
-from clip2clap.cli.options.common import Device, Json, Output, Overwrite, TableInput
-from clip2clap.cli.options.training import PairsAndMonitor, TrainingOptions
-from clip2clap.cli.progress import plain_console, share_bar
+from clip2clap.cli.options.training import Train
+from clip2clap.cli.progress import RunReport, plain_table, share_bar
 from clip2clap.core.presets import PRESETS
-
-if TYPE_CHECKING:
-    from clip2clap.training.config import TrainingConfig
-    from clip2clap.training.report import TrainingProgress, TrainingReport
 
 _SHOWN_METRICS = {
     "cosine": "cosine similarity",
@@ -28,65 +20,47 @@ _SHOWN_METRICS = {
     "mrr": "mean reciprocal rank",
     "median_rank": "median rank",
 }
-CENTER = {"auto": None, "yes": True, "no": False}
+_CENTER = {"auto": None, "yes": True, "no": False}
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRun(Output, Overwrite, Device, Json):
-    """Output and device of `train`."""
-
-
-def train(read: TableInput, options: TrainingOptions, run: TrainRun) -> None:
+def train(options: Train) -> None:
     """Train a translator on pairs of embeddings.
 
     A run that was stopped continues where it stopped if it is started again in the same way.
     """
-    check_exists(read.table, "table")
-    check_device(run.device, None)
+    check_exists(options.table, "table")
+    check_device(options.device, None)
 
     from clip2clap.training.config import TrainingConfig
 
     make = TrainingConfig.reference if options.recipe == "reference" else TrainingConfig
-    config = make(**config_settings(options))
-    output = run.output or read.table.absolute().with_name(
-        f"{read.table.absolute().name}-translator"
-    )
-    report = train_with_bar(read.table, output, config, device=run.device, overwrite=run.overwrite)
-    if run.as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
-        return
-    print_report(report)
-    plain_console().print(f"Next: {_next_command(output)}", soft_wrap=True)
+    config = make(**config_settings(options, TrainingConfig))
+    table = options.table.absolute()
+    output = options.output or table.with_name(f"{table.name}-translator")
+    report = RunReport(options)
+    training = train_with_bar(options.table, output, config, options)
+    report.show(*training_lines(training), f"Next: {_next_command(output)}")
+    report.end(training.to_dict())
 
 
-def config_settings(options: PairsAndMonitor) -> dict[str, Any]:
-    """Return the arguments of `TrainingConfig` for the options that were given."""
-    given: dict[str, Any] = {
-        parameter_of(each): getattr(options, each.name)
-        for each in fields(options)
-        if getattr(options, each.name) is not None and each.name != "recipe"
-    }
-    if isinstance(options, TrainingOptions) and options.center is not None:
-        given["center"] = CENTER[options.center]
-    if options.patience is not None:
-        given["patience"] = options.patience or None
+def config_settings(options: Any, names_from: Any) -> dict[str, Any]:
+    """Return the options that were given and are fields of a dataclass, by name."""
+    given = {each.name: getattr(options, each.name, None) for each in fields(names_from)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "center" in given:
+        given["center"] = _CENTER[given["center"]]
+    if "patience" in given:
+        given["patience"] = given["patience"] or None
     return given
 
 
-def train_with_bar(
-    table: Path,
-    output: Path,
-    config: "TrainingConfig",
-    *,
-    device: str,
-    overwrite: bool,
-) -> "TrainingReport":
-    """Train under a progress bar; the arguments are those of `training.train`."""
+def train_with_bar(table: Path, output: Path, config: Any, options: Any) -> Any:
+    """Train under a progress bar, on the device and with the overwriting of a verb's options."""
     from clip2clap.training.train import train as train_translator
 
-    with share_bar(Console(stderr=True), "Training") as advance:
+    with share_bar("Training") as advance:
 
-        def on_progress(state: "TrainingProgress") -> None:
+        def on_progress(state: Any) -> None:
             best = ""
             if state.best is not None:
                 best = f", best {state.best.validation[config.monitor]:.3f}"
@@ -97,17 +71,30 @@ def train_with_bar(
             table,
             output,
             config,
-            device=None if device == "auto" else str(choose_device(device)),
-            overwrite=overwrite,
+            device=None if options.device == "auto" else str(choose_device(options.device)),
+            overwrite=options.overwrite,
             on_progress=on_progress,
         )
 
 
-def print_report(report: "TrainingReport") -> None:
-    """Print a run's held-out metrics and a summary."""
-    out = plain_console()
-    out.print(_table(report))
-    out.print(_summary(report), soft_wrap=True)
+def training_lines(training: Any) -> tuple[Table, str]:
+    """Return the held-out metrics beside those of two controls, and a summary."""
+    table = plain_table(
+        f"on {training.pairs[training.measured_on]} {training.measured_on} pairs",
+        *("translator", "shuffled pairs", "mean vector"),
+    )
+    for name, label in _SHOWN_METRICS.items():
+        if name in training.metrics:
+            columns = (training.metrics, training.shuffled_pairs, training.mean_vector)
+            digits = 1 if name == "median_rank" else 3
+            table.add_row(label, *(f"{metrics[name]:.{digits}f}" for metrics in columns))
+    columns = f"{training.source_column} -> {training.target_column}"
+    summary = f"{training.output}: {columns}, {training.pairs['train']} pairs"
+    if training.best_epoch is None:
+        return table, f"{summary}, fitted in {training.seconds:.1f} s."
+    stopped = ", stopped early" if training.stopped_early else ""
+    kept = f"epoch {training.best_epoch} of {training.epochs_run} kept{stopped}"
+    return table, f"{summary}, {kept} ({training.seconds:.1f} s)."
 
 
 def _next_command(translator: Path) -> str:
@@ -116,41 +103,16 @@ def _next_command(translator: Path) -> str:
 
     target = read_config(translator)["target_space"] or {}
     named = target.get("model_id")
+    folder = shlex.quote(str(translator))
     if target.get("family") == "clip":
         decoders = [
             preset.id
             for preset in PRESETS["decoder"].values()
             if named in (preset.id, preset.repo_id, preset.companions.get("clip"))
         ]
-        models = f"--decoder {(decoders or ['DECODER'])[0]} --translator {translator}"
+        models = f"--decoder {(decoders or ['DECODER'])[0]} --translator {folder}"
         return f"clip2clap audio-to-image AUDIO -o images {models}"
     presets = PRESETS["generator"].values()
     generators = {name for preset in presets for name in (preset.id, preset.repo_id)}
     generator = named if named in generators else "GENERATOR"
-    models = f"--generator {generator} --translator {translator}"
-    return f"clip2clap image-to-audio IMAGE -o audio {models}"
-
-
-def _table(report: "TrainingReport") -> Table:
-    """Return the held-out metrics beside those of shuffled pairs and of the mean vector."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"on {report.pairs[report.measured_on]} {report.measured_on} pairs")
-    for column in ("translator", "shuffled pairs", "mean vector"):
-        table.add_column(column, justify="right")
-    for name, label in _SHOWN_METRICS.items():
-        if name in report.metrics:
-            columns = (report.metrics, report.shuffled_pairs, report.mean_vector)
-            digits = 1 if name == "median_rank" else 3
-            table.add_row(label, *(f"{metrics[name]:.{digits}f}" for metrics in columns))
-    return table
-
-
-def _summary(report: "TrainingReport") -> str:
-    pairs = f"{report.source_column} -> {report.target_column}, {report.pairs['train']} pairs"
-    if report.best_epoch is None:
-        return f"{report.output}: {pairs}, fitted in {report.seconds:.1f} s."
-    stopped = ", stopped early" if report.stopped_early else ""
-    return (
-        f"{report.output}: {pairs}, epoch {report.best_epoch} of {report.epochs_run} kept{stopped} "
-        f"({report.seconds:.1f} s)."
-    )
+    return f"clip2clap image-to-audio IMAGE -o audio --generator {generator} --translator {folder}"

@@ -1,12 +1,14 @@
 """Page of the demo: an image, its audio and spectrogram, and the nearest labels."""
 
 import io
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
 
 from PIL import Image
 
+from clip2clap.core.version import __version__
 from clip2clap.report.page import data_uri, generator_tag, write_page
 
 _LONGEST_SIDE = 1200
@@ -18,7 +20,7 @@ _STYLE = """\
     border: 1px solid var(--line); border-radius: .75rem;
   }
   img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: .375rem; }
-  .photograph img { max-height: 70vh; width: auto; }
+  .image img { max-height: 70vh; width: auto; }
   .scroll { overflow-x: auto; }
   .scroll img { min-width: 36rem; }
   .spectrogram { background: #ffffff; color: #1d1b18; }
@@ -30,13 +32,15 @@ _STYLE = """\
   meter { width: 100%; height: 1rem; vertical-align: middle; }
 """
 _CONTENT = Template("""\
-  <p>$story</p>
-  <figure class="photograph">
+  <p>CLIP encoded the image as a vector, and a small network translated that vector into the space
+  of CLAP, which embeds audio and text. A diffusion model generated the audio below from it, in
+  place of a text prompt.</p>
+  <figure class="image">
     <img src="$image" width="$width" height="$height" alt="$image_text">
     <figcaption>$image_text</figcaption>
   </figure>
   <figure>
-    <audio controls preload="auto" src="$sound" aria-label="The audio made from the image"></audio>
+    <audio controls preload="auto" src="$audio" aria-label="The audio made from the image"></audio>
     <figcaption>The audio, $seconds s at $kilohertz kHz</figcaption>
   </figure>
   <figure class="spectrogram">
@@ -50,59 +54,49 @@ _CONTENT = Template("""\
 
 
 def write_demo_page(
-    path: str | Path,
+    files: Mapping[str, Path],
     *,
-    photograph: Image.Image,
-    photograph_text: str,
-    sound: Path,
-    spectrogram: Path,
+    image: Image.Image,
+    title: str,
     seconds: float,
     sampling_rate: int,
     nearest: list[tuple[str, float]],
     seed: int,
-    version: str,
 ) -> None:
     """Write the demo's page as one self-contained file.
 
     Args:
-        path: HTML file to write, replaced if it exists; its folder must exist.
-        photograph: Input image, shown at up to 1200 pixels.
-        photograph_text: Caption and alternative text of the image.
-        sound: Generated audio, a WAV file.
-        spectrogram: Spectrogram of the audio, a PNG.
+        files: `page`, the HTML file to write, replaced if it exists, in an existing folder; and
+            `audio`, the generated WAV file, and `spectrogram`, a PNG of it.
+        image: Input image, shown at up to 1200 pixels.
+        title: Caption and alternative text of the image.
         seconds: Length of the audio, in s.
         sampling_rate: Sampling rate of the audio, in Hz.
         nearest: Labels nearest to the audio embedding with their cosine similarities, the nearest
             first; may be empty.
         seed: Seed of the audio.
-        version: Version of clip2clap.
     """
-    image = photograph.convert("RGB")
+    image = image.convert("RGB")
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=90)
     content = _CONTENT.substitute(
-        story=(
-            "CLIP encoded the image as a vector, and a small network translated that vector into "
-            "the space of CLAP, which embeds audio and text. A diffusion model generated the audio "
-            "below from it, in place of a text prompt."
-        ),
         image=data_uri(jpeg.getvalue(), "image/jpeg"),
-        image_text=escape(photograph_text),
+        image_text=escape(title),
         width=image.width,
         height=image.height,
-        sound=data_uri(sound.read_bytes(), "audio/wav"),
+        audio=data_uri(files["audio"].read_bytes(), "audio/wav"),
         seconds=f"{seconds:.1f}",
         kilohertz=f"{sampling_rate / 1000:g}",
-        spectrogram=data_uri(spectrogram.read_bytes(), "image/png"),
+        spectrogram=data_uri(files["spectrogram"].read_bytes(), "image/png"),
         nearest=_nearest_table(nearest),
     )
     write_page(
-        Path(path),
+        files["page"],
         verb="demo",
         title="From image to audio",
         content=content,
-        footer=f"Made with clip2clap {escape(version)} with seed {seed}.",
+        footer=f"Made with clip2clap {escape(__version__)} with seed {seed}.",
         style=_STYLE,
         width="56rem",
     )

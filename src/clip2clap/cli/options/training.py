@@ -1,148 +1,114 @@
 """Options of train and sweep. Defaults and checks are those of `TrainingConfig`."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from clip2clap.cli.command import KEY, option
-from clip2clap.cli.options.common import DATA, RUNNING, BatchSize, Seed
+from clip2clap.cli.command import KEY, Options, option
+from clip2clap.cli.options.common import BatchSize, Device, Overwrite, Seed, Table
 from clip2clap.cli.options.data import Columns
 from clip2clap.training.config import Architecture, Init, Monitor, Schedule
 
-TRANSLATOR = "Translator"
-TRAINING = "Training"
-GRID = "Grid"
-_ANY = (None, None, None)
 
-
-@dataclass(frozen=True, kw_only=True)
-class PairsAndMonitor(Columns):
+class PairsAndMonitor(Columns, panel="Training"):
     """Pairs to train on, and when to stop."""
 
     validation: float | None = option(
         "Share of the items held out, if the table has no split column. Default 0.1.",
         "SHARE",
-        panel=DATA,
+        panel="Data",
     )
-    monitor: Monitor | None = option(
-        "Held-out metric that picks the epoch to keep. Default mrr.", panel=TRAINING
-    )
+    monitor: Monitor | None = option("Held-out metric that picks the epoch to keep. Default mrr.")
     patience: int | None = option(
-        "Stop after N epochs without a better --monitor; 0 never stops early. Default 10.",
-        "N",
-        panel=TRAINING,
-        min=0,
+        "Stop after N epochs without a better --monitor; 0 never stops early. Default 10.", min=0
     )
     schedule: Schedule | None = option(
-        "Learning rate schedule; by default cosine, for sweep and --recipe reference constant.",
-        panel=TRAINING,
+        "Learning rate schedule; by default cosine, for sweep and --recipe reference constant."
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions(PairsAndMonitor, BatchSize, Seed):
-    """Settings of one training run; those that are not given are left to `TrainingConfig`."""
+class Architectures(Options, panel="Translator"):
+    """Architecture of the translator; what is not given is left to `TrainingConfig`."""
 
     architecture: Architecture | None = option(
         "mlp, residual and prior (which samples) are trained, ridge and procrustes are fitted in "
         "closed form. Default mlp.",
-        panel=TRANSLATOR,
-        was=["--model"],
+        was="--model",
     )
     hidden_size: int | None = option(
-        "Width of the hidden layers or of the residual blocks. Default 512.",
-        "N",
-        panel=TRANSLATOR,
-        was=["--hidden"],
+        "Width of the hidden layers or of the residual blocks. Default 512.", was="--hidden"
     )
-    blocks: int | None = option("Number of residual blocks. Default 3.", "N", panel=TRANSLATOR)
-    dropout: float | None = option(
-        "Dropout in residual blocks. Default 0.1.", "SHARE", panel=TRANSLATOR
-    )
+    blocks: int | None = option("Number of residual blocks. Default 3.")
+    dropout: float | None = option("Dropout in residual blocks. Default 0.1.", "SHARE")
     condition_dropout: float | None = option(
         "Share of the pairs on which the prior trains unconditionally, for guidance. Default 0.1.",
         "SHARE",
-        panel=TRANSLATOR,
     )
     prior_guidance_scale: float | None = option(
-        "Guidance scale of the prior; 1 turns guidance off. Default 1.0.", "X", panel=TRANSLATOR
+        "Guidance scale of the prior; 1 turns guidance off. Default 1.0."
     )
     alpha: float | None = option(
         "Ridge penalty, also of the ridge that initializes an mlp; by default the best of several "
-        "on held-out pairs.",
-        "X",
-        panel=TRANSLATOR,
+        "on held-out pairs."
     )
     center: Literal["auto", "yes", "no"] | None = option(
         "Subtract the mean of each side first; auto does so for ridge and procrustes only.",
-        panel=TRANSLATOR,
-        was=["--centre=yes", "--no-centre=no"],
+        was="--centre=yes --no-centre=no",
     )
     scale: bool | None = option(
         "Divide each dimension by its standard deviation first (ridge and procrustes). Default no.",
-        None,
-        "--scale/--no-scale",
-        panel=TRANSLATOR,
+        flags="--scale/--no-scale",
     )
     init_from: str | None = option(
         "Translator to continue from, for example to fine-tune one trained on captions with a few "
         "true pairs.",
         "TRANSLATOR",
-        panel=TRANSLATOR,
     )
+
+
+class Train(
+    Seed, Device, BatchSize, Overwrite, Architectures, PairsAndMonitor, Table, panel="Training"
+):
+    """Options of `train`."""
+
     recipe: Literal["fast", "reference"] = option(
         "fast: initialized by ridge, large batches, cosine schedule, early stopping; reference: "
         "Adam at 1e-3, batches of 64, 50 epochs. The other options override either.",
         default="fast",
-        panel=TRAINING,
     )
     loss: str | None = option(
         "cosine, mse, contrastive, infonce or bank, or a weighted sum such as cosine:1+bank:0.1. "
         "Default cosine.",
         "LOSS",
-        panel=TRAINING,
     )
     temperature: float | None = option(
-        "Temperature of contrastive (0.5 by default), infonce and bank (0.07).",
-        "X",
-        panel=TRAINING,
+        "Temperature of contrastive (0.5 by default), infonce and bank (0.07)."
     )
-    learn_temperature: bool = option("Learn the temperature.", default=False, panel=TRAINING)
+    learn_temperature: bool = option("Learn the temperature.", default=False)
     init: Init | None = option(
         "Initialization of an mlp: the linear map that ridge fits, or random weights. By default "
         "ridge, with --recipe reference random.",
-        panel=TRAINING,
-        was=["--start"],
+        was="--start",
     )
     noise: float | None = option(
         "Standard deviation of the noise added to the source while training or fitting ridge, so "
         "that a translator trained on captions works on images. By default 0.05 on captions, else "
-        "0.",
-        "X",
-        panel=TRAINING,
+        "0."
     )
-    epochs: int | None = option("Maximum number of epochs. Default 20.", "N", panel=TRAINING)
+    epochs: int | None = option("Maximum number of epochs. Default 20.")
     learning_rate: float | None = option(
-        "Highest learning rate of Adam; by default it depends on the batch size.",
-        "X",
-        panel=TRAINING,
-        was=["--lr"],
+        "Highest learning rate of Adam; by default it depends on the batch size.", was="--lr"
     )
 
 
-def _grid(name: str, metavar: str, *was: str) -> Any:
+def _grid(name: str, metavar: str, was: str = "") -> Any:
     """Declare a grid's option: several values of an option of train, separated by commas."""
-    (declared,) = (each for each in fields(TrainingOptions) if each.name == name)
-    info = declared.metadata[KEY]
-    settings = info["settings"] | {"metavar": metavar, "rich_help_panel": GRID}
-    was = tuple(each for each in info["was"] if "=" not in each) + was
-    return field(
-        default=None, metadata={KEY: {**info, "was": was, "settings": settings, "range": _ANY}}
-    )
+    (info,) = (each.metadata[KEY] for each in fields(Train) if each.name == name)
+    renamed = " ".join(each for each in info["was"] if "=" not in each)
+    return option(info["settings"]["help"], metavar, was=f"{renamed} {was}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridOptions:
+class Grid(Options, panel="Grid"):
     """Grid of a sweep: options of train with several values each, separated by commas."""
 
     hidden_size: str | None = _grid("hidden_size", "N,…")
@@ -156,19 +122,17 @@ class GridOptions:
     center: str | None = _grid("center", "no,yes", "--centre")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepOptions(PairsAndMonitor):
-    """Tables and trackers of a sweep."""
+class Sweep(Device, Overwrite, Grid, PairsAndMonitor, Table, panel="Data"):
+    """Options of `sweep`."""
 
     plus: list[Path] | None = option(
         "Further table, may be given several times. Models are trained on the first table, on the "
         "further ones together, and on all.",
         "TABLE",
-        panel=DATA,
     )
     tracker: list[str] | None = option(
         "Also log the curves there, for example tensorboard; may be given several times.",
         "NAME",
-        panel=RUNNING,
-        api=["trackers"],
+        panel="Running",
+        api="trackers",
     )
