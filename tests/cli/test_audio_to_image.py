@@ -62,7 +62,7 @@ def test_a_picture_depends_on_its_seed_and_not_on_batches_or_neighbours(paint, s
     _, together, _ = paint(sounds, "-o", tmp_path / "a", *options, "--batch-size", 6)
     paint(sounds, "-o", tmp_path / "b", *options, "--batch-size", 1)
     paint(sounds, "-o", tmp_path / "c", "--num-images", 2, "--seed", 6)
-    last = together["pictures"][2]
+    last = together["results"][2]
     assert (last["input"], last["seed"]) == (str(sounds / "sea.ogg"), 7)
     paint(last["input"], "-o", tmp_path / "d", "--num-images", 2, "--seed", last["seed"])
     for name in ("bark-1.png", "bark-2-2.png", "sea-1.png", "sea-2.png"):
@@ -79,9 +79,9 @@ def test_the_best_candidates_are_kept_in_order_and_shown_in_a_grid(paint, sounds
     _, report, _ = paint(
         bark, "-o", tmp_path / "best.webp", "--num-images", 3, "--num-candidates", 6, "--grid"
     )
-    (entry,) = report["pictures"]
-    similarities = [picture["similarity"] for picture in entry["pictures"]]
-    ranked = [picture["similarity"] for picture in all_six["pictures"][0]["pictures"]]
+    (entry,) = report["results"]
+    similarities = [image["similarity"] for image in entry["images"]]
+    ranked = [image["similarity"] for image in all_six["results"][0]["images"]]
     assert similarities == sorted(ranked, reverse=True)[:3]
     assert similarities[0] > ranked[-1]
     assert entry["grid"] == str(tmp_path / "best-grid.webp")
@@ -95,8 +95,8 @@ def test_words_and_mixes_move_the_vector(paint, sounds, tmp_path):
     def nearest(*arguments: object) -> tuple[str, np.ndarray]:
         status, report, _ = paint(*arguments, "-o", tmp_path / "out")
         assert status == 0
-        (entry,) = report["pictures"]
-        return str(entry["nearest"]), pixels(entry["pictures"][0]["output"])
+        (entry,) = report["results"]
+        return str(entry["nearest"]), pixels(entry["images"][0]["output"])
 
     alone, picture = nearest(bark)
     same, again = nearest("--mix", f"{bark}:0.7", "--mix", f"{sea}:0")
@@ -115,12 +115,12 @@ def test_only_the_part_asked_for_is_heard(paint, tmp_path):
     _, part, _ = paint(tmp_path / "both.wav", "-o", tmp_path / "out", "--start-s", 0.5)
     _, other, _ = paint(tmp_path / "both.wav", "-o", tmp_path / "out", "--duration-s", 0.5)
     expected, got, control = (
-        np.array([name["similarity"] for name in report["pictures"][0]["nearest"]])
+        np.array([name["similarity"] for name in report["results"][0]["nearest"]])
         for report in (alone, part, other)
     )
     np.testing.assert_allclose(got, expected, atol=2e-3)
-    assert part["pictures"][0]["seconds"] == 0.5
-    assert alone["pictures"][0]["nearest"] != other["pictures"][0]["nearest"] or (
+    assert part["results"][0]["seconds"] == 0.5
+    assert alone["results"][0]["nearest"] != other["results"][0]["nearest"] or (
         np.abs(control - expected).max() > 2e-3
     )
 
@@ -130,10 +130,10 @@ def test_names_of_ones_own_say_what_the_sound_was_taken_for(paint, sounds, tmp_p
     _, report, told = paint(
         sounds / "bark.wav", "-o", tmp_path / "out", "--label-file", tmp_path / "names.txt"
     )
-    nearest = report["pictures"][0]["nearest"]
-    assert {name["name"] for name in nearest} == {"a bell", "a goose"}
+    nearest = report["results"][0]["nearest"]
+    assert {name["label"] for name in nearest} == {"a bell", "a goose"}
     assert nearest[0]["similarity"] >= nearest[1]["similarity"]
-    assert told.startswith(f"bark: {nearest[0]['name']} {nearest[0]['similarity']:.2f}")
+    assert told.startswith(f"bark: {nearest[0]['label']} {nearest[0]['similarity']:.2f}")
 
 
 def test_what_cannot_be_heard_is_skipped_in_one_line_each_and_the_rest_is_painted(
@@ -167,7 +167,7 @@ def test_what_cannot_be_heard_is_skipped_in_one_line_each_and_the_rest_is_painte
     for skipped, expected in zip(report["skipped"], words.values(), strict=True):
         assert expected in skipped["reason"]
         assert f"skipped: {skipped['reason']}" in told.splitlines()
-    assert [Path(entry["input"]).name for entry in report["pictures"]] == ["sea.ogg"]
+    assert [Path(entry["input"]).name for entry in report["results"]] == ["sea.ogg"]
     assert (tmp_path / "out" / "sea.png").is_file()
 
 
@@ -176,7 +176,7 @@ def test_nothing_is_painted_of_a_mix_that_lacks_an_ingredient(paint, sounds, tmp
         "--mix", f"{sounds / 'bark.wav'}:1", "--mix", "absent.wav:1", "-o", tmp_path / "out"
     )
     assert status == 1
-    assert report["pictures"] == []
+    assert report["results"] == []
     assert "skipped: No such file: absent.wav" in told
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from clip2clap.cli import diagnostics as doctor
 from clip2clap.cli.app import main
+from clip2clap.cli.diagnostics import DEMO_FILES, broken_companions, diagnose, format_report
 
 
 def install(folder: Path, name: str, version: str, code: str | None = None) -> None:
@@ -26,17 +26,12 @@ def install(folder: Path, name: str, version: str, code: str | None = None) -> N
 
 
 def problems(report: dict) -> list[str]:
-    return [f"{problem['level']}: {problem['what']}" for problem in report["problems"]]
+    return [f"{problem['level']}: {problem['message']}" for problem in report["problems"]]
 
 
 @pytest.fixture
 def healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installation with all it needs; gives the folder where packages can be put."""
-    models = tmp_path / "demo_models"
-    for part in doctor._DEMO_PARTS:
-        (models / part).parent.mkdir(parents=True, exist_ok=True)
-        (models / part).write_text("{}")
-    monkeypatch.setattr(doctor, "DEMO_FOLDER", models)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     packages = tmp_path / "packages"
     packages.mkdir()
@@ -48,7 +43,7 @@ def healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_healthy_installation_has_no_errors(healthy: Path) -> None:
-    report = doctor.examine()
+    report = diagnose()
     assert [problem for problem in report["problems"] if problem["level"] == "error"] == []
     assert report["packages"]["torchvision"] == "0.99.0"
     assert report["packages"]["laion-clap"] is None
@@ -60,17 +55,17 @@ def test_a_torchvision_that_does_not_fit_is_recognised_with_the_remedy(healthy: 
     (healthy / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
     )
-    (problem,) = doctor.broken_companions()
+    (problem,) = broken_companions()
     assert problem.level == "error"
-    assert "torchvision 0.99.0 does not fit torch" in problem.what
-    assert "operator torchvision::nms does not exist" in problem.what
-    assert "pip uninstall torchvision" in problem.remedy
+    assert "torchvision 0.99.0 does not fit torch" in problem.message
+    assert "operator torchvision::nms does not exist" in problem.message
+    assert "pip uninstall torchvision" in problem.fix
 
 
 def test_laion_clap_beside_numpy_2_is_a_warning(healthy: Path) -> None:
     install(healthy, "numpy", "2.4.6")
     install(healthy, "laion_clap", "1.1.7")
-    assert [line for line in problems(doctor.examine()) if "laion" in line] == [
+    assert [line for line in problems(diagnose()) if "laion" in line] == [
         "warning: laion-clap 1.1.7 needs numpy below 2, and 2.4.6 is installed: "
         "loading laion_clap:... fails."
     ]
@@ -78,14 +73,18 @@ def test_laion_clap_beside_numpy_2_is_a_warning(healthy: Path) -> None:
 
 def test_a_package_too_old_for_clip2clap_is_an_error(healthy: Path) -> None:
     install(healthy, "transformers", "4.40.0")
-    (line,) = [line for line in problems(doctor.examine()) if "transformers" in line]
+    (line,) = [line for line in problems(diagnose()) if "transformers" in line]
     assert line.startswith("error: transformers 4.40.0 is installed, clip2clap needs transformers")
 
 
-def test_missing_demo_models_are_an_error_that_names_them(healthy: Path) -> None:
-    (doctor.DEMO_FOLDER / "kinds.json").unlink()
-    (line,) = [line for line in problems(doctor.examine()) if "demo models" in line]
-    assert line.startswith("error: The demo models are incomplete: kinds.json missing")
+def test_missing_demo_models_are_an_error_that_names_them(healthy: Path, tmp_path: Path) -> None:
+    for file in DEMO_FILES[:-2]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    report = diagnose(demo_folder=tmp_path)
+    (line,) = [line for line in problems(report) if "demo models" in line]
+    missing = ", ".join(DEMO_FILES[-2:])
+    assert line.startswith(f"error: The demo models are incomplete: {missing} missing")
 
 
 def test_models_on_disk_are_listed_with_their_size(healthy: Path) -> None:
@@ -95,19 +94,16 @@ def test_models_on_disk_are_listed_with_their_size(healthy: Path) -> None:
     (repo / "refs" / "main").write_text("abc")
     (repo / "blobs" / "weights").write_bytes(bytes(3 * 2**20))
     (repo / "snapshots" / "abc" / "model.safetensors").symlink_to("../../blobs/weights")
-    report = doctor.examine()
-    on_disk = {model["id"]: model["bytes"] for model in report["models"] if model["kind"] == "clip"}
+    report = diagnose()
+    on_disk = {model["id"]: model["bytes"] for model in report["models"] if model["type"] == "clip"}
     assert on_disk["clip-vit-base-patch32"] == 3 * 2**20
     assert on_disk["clip-vit-large-patch14"] == 0
-    assert "clip clip-vit-base-patch32      3.0 MiB" in doctor.as_text(report)
+    assert "clip clip-vit-base-patch32      3.0 MiB" in format_report(report, "1.0")
 
 
-def test_little_memory_and_disk_are_warnings(
-    healthy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor, "_memory", lambda: {"total": 2**34, "free": 2**30})
-    monkeypatch.setattr(doctor, "_disk", lambda: {"folder": "/models", "free": 2**29})
-    lines = problems(doctor.examine())
+def test_little_memory_and_disk_are_warnings(healthy: Path) -> None:
+    memory, disk = {"total": 2**34, "free": 2**30}, {"folder": "/models", "free": 2**29}
+    lines = problems(diagnose(memory=memory, disk=disk))
     assert "warning: Only 1.0 GiB of memory are free." in lines
     assert "warning: Only 512.0 MiB are free for /models." in lines
 
@@ -117,20 +113,21 @@ def test_the_command_prints_the_same_as_text_and_json_and_fails_on_errors(
     healthy: Path, capsys: pytest.CaptureFixture[str], broken: bool
 ) -> None:
     if broken:
-        (doctor.DEMO_FOLDER / "kinds.json").unlink()
+        install(healthy, "transformers", "4.40.0")
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--json"])
     assert ended.value.code == int(broken)
-    report = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
+    report = document["results"]
     with pytest.raises(SystemExit):
         main(["doctor"])
     text = capsys.readouterr().out
-    assert text.startswith(f"clip2clap {report['clip2clap']}, Python {report['python']}")
+    assert text.startswith(f"clip2clap {document['clip2clap']}, Python {report['python']}")
     for name, version in report["packages"].items():
         assert f"  {name:<32}{version or '-'}\n" in text
     for problem in report["problems"]:
-        assert problem["what"] in text
-        assert problem["remedy"] in text
+        assert problem["message"] in text
+        assert problem["fix"] in text
 
 
 def test_the_doctor_works_where_torch_itself_cannot_be_imported(tmp_path: Path) -> None:
@@ -145,5 +142,5 @@ def test_the_doctor_works_where_torch_itself_cannot_be_imported(tmp_path: Path) 
     assert done.returncode == 1, done.stderr
     assert any(
         line.startswith("error: torch 2.99.0 is installed but cannot be imported (libtorch.so")
-        for line in problems(json.loads(done.stdout))
+        for line in problems(json.loads(done.stdout)["results"])
     )

@@ -47,14 +47,14 @@ def test_several_recordings_make_one_film_or_one_each(run, tmp_path, painter_fol
     joined = ("--crossfade", 0.5, "--title", "Two", "-o", one)
     status, shown, _ = run("audio-to-image", *sounds, *options, *joined)
     assert status == 0
-    (made,) = json.loads(shown)["films"]
+    (made,) = json.loads(shown)["results"]
     # Two seconds of title, and 0.5 s that both share.
     assert (made["frames"], made["seconds"]) == (14, 3.5)
     assert describe(one)[:2] == (14, (64, 32))
     status, shown, said = run(*call, "-o", tmp_path / "films")
     assert status == 1
     assert "none.wav" in said
-    assert [Path(film["output"]).name for film in json.loads(shown)["films"]] == [
+    assert [Path(film["output"]).name for film in json.loads(shown)["results"]] == [
         "300.mp4",
         "900.mp4",
     ]

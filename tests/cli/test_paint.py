@@ -55,7 +55,7 @@ def test_words_and_pictures_are_targets_too_and_need_no_sound(run, tmp_path, pai
     call = ("paint", "-o", tmp_path / "x.png", "--decoder", painter_folder, "--json", *FEW)
     status, shown, _ = run(*call, *targets)
     assert status == 0
-    (picture,) = json.loads(shown)["pictures"]
+    (picture,) = json.loads(shown)["results"]
     weights = {entry["target"]: entry["weight"] for entry in picture["similarities"]}
     assert weights == {"a dog": 0.5, "a cat": -0.2, f"{tmp_path}/red.png": 1.0}
 

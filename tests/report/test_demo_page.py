@@ -10,17 +10,15 @@ from clip2clap.report.demo import is_demo_page, write_demo_page
 def test_the_demo_page_holds_all_it_shows_and_escapes_what_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "sound.wav").write_bytes(b"RIFF")
     (tmp_path / "spectrogram.png").write_bytes(b"PNG")
+    files = {"page": "index.html", "audio": "sound.wav", "spectrogram": "spectrogram.png"}
     write_demo_page(
-        tmp_path / "index.html",
-        photograph=Image.new("RGB", (3000, 1500), "teal"),
-        photograph_text='a <b>"quoted"</b> name.jpg',
-        sound=tmp_path / "sound.wav",
-        spectrogram=tmp_path / "spectrogram.png",
+        {name: tmp_path / file for name, file in files.items()},
+        image=Image.new("RGB", (3000, 1500), "teal"),
+        title='a <b>"quoted"</b> name.jpg',
         seconds=1.0,
         sampling_rate=16_000,
         nearest=[("cat", 0.81), ("dog", 0.4)],
         seed=7,
-        version="1.2.3",
     )
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     sources = re.findall(r'src="([^"]*)"', page)

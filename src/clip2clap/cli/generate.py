@@ -12,8 +12,7 @@ from clip2clap.core.concurrency import read_ahead
 
 def call_arguments(pipeline: Any, options: Any) -> dict[str, Any]:
     """Return the arguments that calls of both pipelines have, with the defaults filled in."""
-    scale, steps = options.guidance_scale, options.num_inference_steps
-    config = pipeline.config
+    config, scale, steps = pipeline.config, options.guidance_scale, options.num_inference_steps
     return {
         "negative_prompt": options.negative_prompt,
         "num_inference_steps": steps or config["default_num_inference_steps"],
@@ -53,8 +52,7 @@ def generate(
         report: Report of the run. The input at position i has its seed plus i.
         argument: Name of the argument that the inputs are.
         total: Number of outputs.
-        weights: Mix each batch into one item by these weights; there is no output if one of its
-            inputs cannot be read.
+        weights: Mix each batch into one item by these, if all of its inputs can be read.
     """
     import torch
 
@@ -67,10 +65,10 @@ def generate(
                     if each.value is None:
                         report.skip(each.source, each.reason)
                 items = readable
-                if weights is not None:
-                    items = readable[:1] if len(readable) == len(batch) else []
-                else:
+                if weights is None:
                     progress.advance(task, len(batch) - len(readable))
+                else:
+                    items = readable[:1] if len(readable) == len(batch) else []
                 if not items:
                     continue
                 rounds = -(-len(items) * calls["num_candidates"] // calls["batch_size"])

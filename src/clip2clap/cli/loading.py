@@ -70,7 +70,6 @@ def load_pipeline(
             f"{name} has no translator of its own. Give one from a {_DIRECTIONS[kind]} (clip2clap "
             "train makes one).",
         )
-        parts[encoder] = parts.get(encoder) or _source_model(str(parts["translator"]), encoder)
     require(
         num_candidates == 1 or parts.get("ranker") is not None or own != "AudioLDMPipeline",
         "num_candidates",
@@ -78,6 +77,8 @@ def load_pipeline(
         "Add --ranker laion/clap-htsat-unfused and --ranker-translator, a translator from the same "
         "CLIP into that CLAP.",
     )
+    if own != pipeline_class.__name__:
+        parts[encoder] = parts.get(encoder) or _source_model(str(parts["translator"]), encoder)
     pipeline = pipeline_class.from_pretrained(name, **parts, torch_dtype=dtype)
     if offload == "none":
         pipeline.to(device)

@@ -1,6 +1,7 @@
 """The verb `paint`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from clip2clap.cli.outputs import choose_destination
 from clip2clap.cli.painter import Painter, load_painter
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import replacing
 
 
 def paint(options: Paint) -> None:
@@ -40,27 +42,22 @@ def paint(options: Paint) -> None:
     check_models(options)
     check_device(options.device, None)
     check_image(options.init_image, "init_image")
-    sources = [*find_inputs("audio", options.inputs)] if options.inputs else [None]
+    sources = find_inputs("audio", options.inputs) if options.inputs else [None]
     destination = choose_destination("image", options, len(sources), default="clip2clap-paint")
     report = RunReport(options)
+    has_audio = bool(options.inputs or further["audio"])
     with Console(stderr=True).status("Loading the models"):
         device = choose_device(options.device)
-        has_audio = bool(options.inputs or further["audio"])
         painter = load_painter(options, has_audio=has_audio, device=device)
         common = painter.targets(further, options.break_audio)
     report.lap("load")
     height, width = height or painter.default_side, width or painter.default_side
-    for param, side in (("width", width), ("height", height)):
-        multiple = painter.canvas.multiple
-        expected = f"expected a multiple of {multiple} pixels for this autoencoder, got {side}."
-        require(side % multiple == 0, param, expected)
+    _check_multiple(painter.canvas.multiple, height=height, width=width)
     settings = _settings(options, painter)
+    report.settings |= asdict(settings)
     report.settings |= {"width": width, "height": height, "device": str(device)}
-    report.settings["cut_size"] = settings.cut_size
 
     import torch
-
-    from clip2clap.core.files import replacing
 
     for seed, source in enumerate(sources, options.seed):
         generator = torch.Generator().manual_seed(seed)
@@ -116,6 +113,12 @@ def _parse_size(options: Paint) -> tuple[int | None, int | None]:
     notice_renamed("--size", "--width and --height")
     width, height = parse_size(options.size, "size")
     return options.height or height, options.width or width
+
+
+def _check_multiple(multiple: int, **sides: int) -> None:
+    for param, side in sides.items():
+        expected = f"expected a multiple of {multiple} pixels for this autoencoder, got {side}."
+        require(side % multiple == 0, param, expected)
 
 
 def _settings(options: Paint, painter: Painter) -> Any:

@@ -1,0 +1,64 @@
+"""Fixtures of the verbs: a tiny pipeline on disk, photographs, a table of pairs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clip2clap.embeddings.space import EmbeddingSpace
+from clip2clap.embeddings.table.writer import TableWriter
+from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+
+from .builders import write_translator
+
+
+@pytest.fixture(scope="session")
+def model(
+    audioldm_folder: Path, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A pipeline's folder with every part a photograph needs, tiny and with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    translator = write_translator(folder / "translator", clip_folder, audioldm_folder)
+    pipeline = ImageToAudioPipeline.from_audioldm(
+        audioldm_folder, clip=clip_folder, translator=translator
+    )
+    pipeline.register_to_config(default_num_inference_steps=2)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(model: Path) -> int:
+    """Length of the tiny model's sound."""
+    pipeline = ImageToAudioPipeline.from_pretrained(model)
+    return round(pipeline.default_audio_length_in_s * pipeline.sampling_rate)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three photographs, two of which bear one name."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for name in ("cat.png", "dog.jpg", "dog.png"):
+        Image.fromarray(noise.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table of pairs that a rotation joins, so that a translator can be fitted to them."""
+    draw = torch.Generator().manual_seed(0)
+    spaces = {
+        "clip_text": EmbeddingSpace("clip", "a/clip", "text", 8, True, "c1"),
+        "clap_text": EmbeddingSpace("clap", "cvssp/audioldm-s-full-v2", "text", 8, True, "d1"),
+    }
+    texts = torch.nn.functional.normalize(torch.randn(200, 8, generator=draw))
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=draw)).Q
+    with TableWriter(tmp_path / "table", spaces, dtype="float32") as writer:
+        ids = [str(row) for row in range(len(texts))]
+        captions = {"caption": [f"caption {row}" for row in ids]}
+        writer.append(ids, captions, {"clip_text": texts, "clap_text": texts @ rotation})
+    return tmp_path / "table"

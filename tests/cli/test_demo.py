@@ -1,0 +1,92 @@
+"""`clip2clap demo`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from skimage.data import chelsea
+
+from clip2clap.core.presets import PRESETS
+from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
+from clip2clap.media.audio import load_audio
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def demo_models(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """Put the tiny model in the demo models' place; gives the three kinds' prompt vectors."""
+    folder = tmp_path / "demo_models"
+    folder.mkdir()
+    prompts = torch.nn.functional.normalize(
+        torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    )
+    (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
+    save_file({"clap_text": prompts}, folder / "kinds.safetensors")
+    monkeypatch.setattr("clip2clap.cli.demo.DEMO_FOLDER", folder)
+    preset = replace(PRESETS["generator"]["demo"], repo_id=str(model))
+    monkeypatch.setitem(PRESETS["generator"], "demo", preset)
+    return prompts
+
+
+def test_the_demo_writes_its_files_and_tells_the_nearest_kinds(
+    run: Run,
+    demo_models: torch.Tensor,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, shown, _ = run("demo", "--json", "--seed", "4")
+    assert status == 0
+    report = json.loads(shown)
+    out = Path("clip2clap-demo")
+    files = [value for name, value in report["results"].items() if name != "nearest"]
+    assert sorted(files) == sorted(str(path) for path in out.iterdir())
+    with Image.open(out / "photograph.jpg") as photograph:
+        assert photograph.size == (451, 300)
+    Image.fromarray(chelsea()).save("chelsea.png")
+
+    pipeline = ImageToAudioPipeline.from_pretrained(model)
+    result = pipeline("chelsea.png", generator=[torch.Generator().manual_seed(4)])
+    assert isinstance(result, ImageToAudioOutput)
+    waveform, _ = load_audio(out / "sound.wav")
+    np.testing.assert_allclose(waveform, result.audios[0], atol=1e-4)
+    similarities = dict(
+        zip(("cat", "dog", "sea"), (demo_models @ result.audio_embeds[0]).tolist(), strict=True)
+    )
+    nearest = [(entry["label"], entry["similarity"]) for entry in report["results"]["nearest"]]
+    assert nearest == [
+        (kind, pytest.approx(similarities[kind], abs=1e-3))
+        for kind in sorted(similarities, key=lambda kind: -similarities[kind])
+    ]
+    stages = ["load", "denoise", "decode", "write"]
+    assert list(report["seconds"]) == stages
+
+    status, shown, _ = run("demo", "--seed", "4")
+    assert status == 0
+    for word in [*stages, *similarities, "total", "clip2clap-demo/index.html", "Next: clip2clap"]:
+        assert word in shown
+
+
+def test_the_demo_takes_a_photograph_and_leaves_other_files_alone(
+    run: Run, demo_models: torch.Tensor, photos: Path, tmp_path: Path
+) -> None:
+    mine = photos / "photograph.jpg"
+    mine.write_text("mine")
+    status, _, complaint = run("demo", photos / "cat.png", "-o", photos)
+    assert status == 2
+    assert "already has photograph.jpg, not written by clip2clap demo" in complaint
+    assert mine.read_text() == "mine"
+    assert run("demo", photos / "cat.png", "-o", tmp_path / "out")[0] == 0
+    with Image.open(tmp_path / "out" / "photograph.jpg") as photograph:
+        assert photograph.size == (60, 40)
+    status, _, complaint = run("demo", photos / "absent.png", "-o", tmp_path / "out")
+    assert (status, complaint.count("\n")) == (2, 1)
+    assert "absent.png does not exist" in complaint

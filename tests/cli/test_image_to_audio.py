@@ -1,0 +1,497 @@
+"""`clip2clap image-to-audio`."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clip2clap.cli.inputs import image_stem
+from clip2clap.core.version import __version__
+from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
+from clip2clap.media.audio import load_audio
+
+from .builders import sounds_in, write_translator
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--duration-s -3", "--duration-s: expected above 0, got -3."),
+        ("--duration-s 0", "--duration-s: expected above 0, got 0."),
+        ("--duration-s nan", "--duration-s: expected above 0, got nan."),
+        ("--prompt rain", "INPUT: give images, or --prompt, and not both."),
+        ("--num-inference-steps 0", "--num-inference-steps: expected at least 1, got 0."),
+        ("--guidance-scale -1", "--guidance-scale: expected at least 0, got -1."),
+        ("--num-candidates 0", "--num-candidates: expected at least 1, got 0."),
+        ("--batch-size 0", "--batch-size: expected at least 1, got 0."),
+        ("--seed -1", "--seed: expected at least 0, got -1."),
+        ("--device gpu", "--device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'."),
+        ("--dtype fp16 --device cpu", "--dtype: fp16 is slow and overflows on the CPU."),
+        ("--audio-format mp3", "'mp3' is not one of 'wav', 'flac', 'ogg'"),
+        ("--num-candidates 1 --ranker x", "--ranker: there is nothing to rank with one candidate."),
+        ("--ranker-translator x", "--ranker-translator: it maps into the space of a ranker."),
+        ("--seeds 1", "No such option: --seeds"),
+        ("-o sound.mp3", "--output: .mp3 cannot be written. Use .wav, .flac or .ogg"),
+        ("-o sound.ogg --audio-format wav", "--audio-format: sound.ogg does not end in .wav."),
+        ("-o photo.png", "--output: photo.png is a file, not a folder."),
+        ("-o photo.png/sounds", "--output: photo.png/sounds cannot be created"),
+        ("--generator no/such-model-anywhere", "no/such-model-anywhere"),
+        ("--generator ./nowhere", "There is no generator folder './nowhere'."),
+        ("--generator audioldm-s-full-v2", "audioldm-s-full-v2"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_the_reason_and_exit_code_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    Image.new("RGB", (8, 8)).save("photo.png")
+    output = [] if "-o " in options else ["-o", "out"]
+    status, shown, complaint = run("image-to-audio", "photo.png", *output, *options.split())
+    assert (status, shown) == (2, "")
+    assert complaint.startswith("error: ")
+    assert complaint.count("\n") == 1
+    assert words in complaint
+
+
+def test_one_file_name_for_several_photographs_is_refused(run: Run, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    status, _, complaint = run("image-to-audio", tmp_path, "-o", tmp_path / "sound.wav")
+    assert status == 2
+    assert "sound.wav is one file, and there are 2 inputs" in complaint
+    assert not (tmp_path / "sound.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "stem"),
+    [
+        ("photos/dog.jpg", "dog"),
+        ("archive.tar.gz", "archive.tar"),
+        ("https://example.org/a%20b/The%20dog.JPG?size=large#top", "The-dog"),
+        ("http://example.org/..%2F..%2Fetc%2Fpasswd.png", "passwd"),
+        ("https://example.org/", "image"),
+        ("https://example.org/" + "long" * 100, ("long" * 100)[:80]),
+    ],
+)
+def test_a_sound_is_named_after_its_photograph(source: str, stem: str) -> None:
+    assert image_stem(source) == stem
+
+
+def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
+    run: Run, model: Path, photos: Path, tmp_path: Path, samples: int
+) -> None:
+    out = tmp_path / "deep" / "sounds"
+    status, shown, _ = run("image-to-audio", photos, "-o", out, "--generator", model)
+    assert status == 0
+    names = ["cat.wav", "dog.wav", "dog-2.wav"]
+    assert shown.splitlines() == [str(out / name) for name in names]
+    assert sorted(sounds_in(out)) == sorted(names)
+    for name in names:
+        waveform, rate = load_audio(out / name)
+        assert (len(waveform), rate) == (samples, 16_000)
+        assert np.abs(waveform).max() > 0
+
+
+def test_a_sound_depends_on_its_seed_and_not_on_batches_or_neighbours(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    def make(*arguments: str | Path) -> dict:
+        status, shown, _ = run(
+            "image-to-audio", *arguments, "--generator", model, "--dtype", "fp32", "--json"
+        )
+        assert status == 0
+        return json.loads(shown)
+
+    together = make(photos, "-o", tmp_path / "a", "--seed", "5", "--batch-size", "3")
+    make(photos, "-o", tmp_path / "b", "--seed", "5", "--batch-size", "2")
+    make(photos, "-o", tmp_path / "c", "--seed", "6", "--batch-size", "3")
+    last = together["results"][2]
+    assert (last["input"], last["seed"]) == (str(photos / "dog.png"), 7)
+    make(last["input"], "-o", tmp_path / "d" / "alone.wav", "--seed", str(last["seed"]))
+    # Batches of different sizes may round differently, which one 16-bit step can show.
+    step = 1.5 / 32768
+    for name in ("cat.wav", "dog.wav", "dog-2.wav"):
+        first, other_batches, other_seed = (load_audio(tmp_path / run / name)[0] for run in "abc")
+        np.testing.assert_allclose(first, other_batches, atol=step)
+        assert np.abs(first - other_seed).max() > 100 * step
+    alone, _ = load_audio(tmp_path / "d" / "alone.wav")
+    np.testing.assert_allclose(alone, load_audio(last["output"])[0], atol=step)
+
+
+def test_an_unreadable_photograph_is_skipped_and_the_others_are_made(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "broken.jpg").write_text("not a picture")
+    status, shown, complaint = run(
+        "image-to-audio",
+        photos,
+        "absent.png",
+        "-o",
+        tmp_path / "out",
+        "--generator",
+        model,
+        "--json",
+    )
+    assert status == 1
+    report = json.loads(shown)
+    assert [skipped["input"] for skipped in report["skipped"]] == [
+        str(photos / "broken.jpg"),
+        "absent.png",
+    ]
+    assert complaint.splitlines() == [
+        *(f"skipped: {skipped['reason']}" for skipped in report["skipped"]),
+        *complaint.splitlines()[2:],
+    ]
+    assert sorted(sounds_in(tmp_path / "out")) == ["cat.wav", "dog-2.wav", "dog.wav"]
+
+
+def test_files_are_never_overwritten_unless_asked_for(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cat.wav").write_text("mine")
+    (out / "one.wav").write_text("mine")
+    cat = photos / "cat.png"
+    for arguments in (["-o", out], ["-o", out / "one.wav"]):
+        assert run("image-to-audio", cat, *arguments, "--generator", model)[0] == 0
+    assert sorted(sounds_in(out)) == ["cat-2.wav", "cat.wav", "one-2.wav", "one.wav"]
+    assert (out / "cat.wav").read_text() == (out / "one.wav").read_text() == "mine"
+    assert run("image-to-audio", cat, "-o", out, "--generator", model, "--overwrite")[0] == 0
+    assert len(sounds_in(out)) == 4
+    assert (out / "cat.wav").read_bytes() == (out / "cat-2.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "kind"),
+    [
+        (["-o", "one.flac"], "one.flac", b"fLaC"),
+        (["-o", "out", "--audio-format", "ogg"], "out/cat.ogg", b"OggS"),
+        (["-o", "out", "--audio-format", "flac", "--spectrogram"], "out/cat.flac", b"fLaC"),
+        (
+            ["-o", "out", "--audio-format", "flac", "--spectrogram"],
+            "out/cat-spectrogram.png",
+            b"\x89PNG",
+        ),
+    ],
+)
+def test_formats_and_the_spectrogram_are_what_their_names_say(
+    run: Run,
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    name: str,
+    kind: bytes,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("image-to-audio", photos / "cat.png", *options, "--generator", model)[0] == 0
+    assert (tmp_path / name).read_bytes()[:4] == kind
+
+
+def test_prompts_get_audio_named_by_their_words(
+    run: Run, model: Path, tmp_path: Path, samples: int
+) -> None:
+    def generate(folder: str, *options: str) -> dict:
+        status, shown, _ = run(
+            *("image-to-audio", "--prompt", "a dog barks", "--num-candidates", "1", *options),
+            *("-o", tmp_path / folder, "--generator", model, "--dtype", "fp32", "--json"),
+        )
+        assert status == 0
+        return json.loads(shown)
+
+    plain = generate("plain", "--prompt", "rain", "--seed", "2")
+    assert [(each["input"], each["seed"]) for each in plain["results"]] == [
+        ("a dog barks", 2),
+        ("rain", 3),
+    ]
+    assert sorted(sounds_in(tmp_path / "plain")) == ["a-dog-barks.wav", "rain.wav"]
+    waveform, rate = load_audio(tmp_path / "plain" / "a-dog-barks.wav")
+    assert (len(waveform), rate) == (samples, 16_000)
+    pipeline = ImageToAudioPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    result = pipeline(prompt="a dog barks", generator=[torch.Generator().manual_seed(2)])
+    assert isinstance(result, ImageToAudioOutput)
+    np.testing.assert_allclose(waveform, result.audios[0], atol=1e-4)
+
+    away = generate("away", "--negative-prompt", "rain", "--seed", "2")
+    assert away["settings"]["negative_prompt"] == "rain"
+    guided, _ = load_audio(tmp_path / "away" / "a-dog-barks.wav")
+    assert np.abs(guided - waveform).max() > 1e-3
+
+
+def test_a_sound_too_long_for_the_memory_gets_one_line(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    status, _, complaint = run(
+        "image-to-audio",
+        *(
+            photos / "cat.png",
+            "-o",
+            tmp_path / "out",
+            "--generator",
+            model,
+            "--duration-s",
+            "1e10",
+        ),
+    )
+    assert status == 2
+    assert complaint.splitlines() == [
+        "error: There is not enough memory. Lower --batch-size or the length of the audio, or use "
+        "--dtype bf16."
+    ]
+
+
+def test_json_is_one_document_with_all_that_was_done(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, shown, _ = run(
+        "image-to-audio",
+        photos / "cat.png",
+        *("-o", out, "--generator", model, "--json", "--spectrogram", "--seed", "3"),
+        *(
+            "--num-inference-steps",
+            "3",
+            "--duration-s",
+            "0.016",
+            "--dtype",
+            "fp32",
+            "--device",
+            "cpu",
+        ),
+    )
+    assert status == 0
+    report = json.loads(shown)
+    assert report.pop("seconds").keys() == {"load", "generate"}
+    settings = report.pop("settings")
+    assert report == {
+        "version": 1,
+        "clip2clap": __version__,
+        "results": [
+            {
+                "input": str(photos / "cat.png"),
+                "output": str(out / "cat.wav"),
+                "spectrogram": str(out / "cat-spectrogram.png"),
+                "seed": 3,
+                "seconds": 0.016,
+                "sampling_rate": 16_000,
+            }
+        ],
+        "skipped": [],
+        "interrupted": False,
+    }
+    expected = {
+        "generator": str(model),
+        "translator": None,
+        "clip": None,
+        "scheduler": "DPMSolverMultistepScheduler",
+        "seed": 3,
+        "device": "cpu",
+        "dtype": "float32",
+        "audio_length_in_s": 0.016,
+        "num_inference_steps": 3,
+        "guidance_scale": 2.5,
+        "guidance_interval": [0.0, 1.0],
+        "negative_prompt": None,
+        "num_candidates": 1,
+        "batch_size": 4,
+        "spectrogram": True,
+    }
+    assert {name: settings[name] for name in expected} == expected
+
+
+def test_another_scheduler_makes_another_sound(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    made = set()
+    for name in ("default", "ddim", "unipc", "euler", "pndm"):
+        sound = tmp_path / f"{name}.wav"
+        arguments = (
+            "-o",
+            sound,
+            "--generator",
+            model,
+            "--scheduler",
+            name,
+            "--num-inference-steps",
+            "4",
+        )
+        assert run("image-to-audio", photos / "cat.png", *arguments)[0] == 0
+        made.add(sound.read_bytes())
+    assert len(made) == 5
+
+
+@pytest.fixture
+def server(photos: Path) -> Iterator[str]:
+    """A web server on this machine for the photographs; `/slow.png` does not answer."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(photos))
+
+        def do_GET(self) -> None:
+            if self.path.startswith("/slow.png"):
+                stopped.wait()
+            super().do_GET()
+
+        def log_message(self, *_: object, **__: object) -> None:
+            pass
+
+    stopped = threading.Event()
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{web.server_port}"
+    stopped.set()
+    web.shutdown()
+    web.server_close()
+
+
+def test_photographs_come_from_the_web(
+    run: Run, model: Path, photos: Path, server: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, _, complaint = run(
+        "image-to-audio",
+        *(f"{server}/cat.png?size=large", f"{server}/absent.png", "-o", out, "--generator", model),
+    )
+    assert status == 1
+    assert f"skipped: {server}/absent.png can't be fetched" in complaint
+    assert list(sounds_in(out)) == ["cat.wav"]
+    assert run("image-to-audio", photos / "cat.png", "-o", out, "--generator", model)[0] == 0
+    assert (out / "cat.wav").read_bytes() == (out / "cat-2.wav").read_bytes()
+
+
+def test_an_interrupted_run_keeps_what_is_finished(
+    model: Path, photos: Path, server: str, tmp_path: Path, samples: int
+) -> None:
+    out = tmp_path / "out"
+    # Each is given up after half a minute: on a busy machine one alone may be, before the signal.
+    slow = [f"{server}/slow.png?{number}" for number in range(9)]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "clip2clap", "image-to-audio"),
+            *(photos / "cat.png", *slow, "-o", out, "--generator", model),
+            *("--batch-size", "1", "--json"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "cat.wav").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    shown, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert "Traceback" not in complaint
+    report = json.loads(shown)
+    assert report["interrupted"]
+    assert [sound["output"] for sound in report["results"]] == [str(out / "cat.wav")]
+    assert list(sounds_in(out)) == ["cat.wav"]
+    assert len(load_audio(out / "cat.wav")[0]) == samples
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--translator: "),
+        (["--translator", "x", "--num-candidates", "2"], "has a text-only CLAP. Add"),
+    ],
+)
+def test_audioldm_needs_a_translator_and_for_candidates_a_ranker(
+    run: Run, photos: Path, tmp_path: Path, options: list[str], words: str
+) -> None:
+    (tmp_path / "audioldm").mkdir()
+    (tmp_path / "audioldm" / "model_index.json").write_text('{"_class_name": "AudioLDMPipeline"}')
+    status, _, complaint = run(
+        "image-to-audio",
+        *(photos, "-o", tmp_path / "out", "--generator", tmp_path / "audioldm", *options),
+    )
+    assert status == 2
+    assert words in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_an_audioldm_checkpoint_finds_the_clip_of_its_translator(
+    run: Run,
+    model: Path,
+    audioldm_folder: Path,
+    clip_folder: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    translator = write_translator(tmp_path / "translator", clip_folder, audioldm_folder)
+    for name, options in (
+        ("ours", ["--generator", model]),
+        ("theirs", ["--generator", audioldm_folder, "--translator", translator]),
+    ):
+        arguments = ("-o", tmp_path / f"{name}.wav", "--num-inference-steps", "2", *options)
+        assert run("image-to-audio", photos / "cat.png", *arguments)[0] == 0
+    assert (tmp_path / "ours.wav").read_bytes() == (tmp_path / "theirs.wav").read_bytes()
+
+
+def test_a_translator_for_another_generator_is_refused_with_both_names(
+    run: Run,
+    audioldm_folder: Path,
+    foreign_folder: Path,
+    clip_folder: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    translator = write_translator(tmp_path / "translator", clip_folder, foreign_folder)
+    status, _, complaint = run(
+        "image-to-audio",
+        *(photos / "cat.png", "-o", tmp_path / "out"),
+        *("--generator", audioldm_folder, "--translator", translator),
+    )
+    assert (status, complaint.count("\n")) == (2, 1)
+    assert str(audioldm_folder) in complaint
+    assert str(foreign_folder) in complaint
+
+
+def test_candidates_are_ranked_by_a_generator_whose_clap_hears(
+    run: Run, musicldm_folder: Path, clip_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    translator = write_translator(tmp_path / "translator", clip_folder, musicldm_folder)
+
+    def best_of(count: int) -> dict:
+        status, shown, _ = run(
+            "image-to-audio",
+            *(
+                photos / "cat.png",
+                "-o",
+                tmp_path / f"{count}.wav",
+                "--json",
+                "--num-inference-steps",
+                "2",
+            ),
+            *(
+                "--generator",
+                musicldm_folder,
+                "--translator",
+                translator,
+                "--num-candidates",
+                count,
+            ),
+        )
+        assert status == 0
+        return json.loads(shown)["results"][0]
+
+    assert "similarity" not in best_of(1)
+    assert best_of(2)["similarity"] <= best_of(5)["similarity"] <= 1
