@@ -52,7 +52,7 @@ def test_a_torchvision_that_does_not_fit_is_named_in_one_line(
             *(sys.executable, "-m", "clip2clap", "image-to-audio"),
             *(photos / "cat.png", "-o", tmp_path / "out", "--generator", model),
         ],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,
         check=False,

@@ -134,7 +134,7 @@ def test_the_doctor_works_where_torch_itself_cannot_be_imported(tmp_path: Path) 
     install(tmp_path, "torch", "2.99.0", code="raise OSError('libtorch.so: cannot open')")
     done = subprocess.run(
         [sys.executable, "-m", "clip2clap", "doctor", "--json"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,
         check=False,

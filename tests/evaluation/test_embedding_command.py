@@ -94,7 +94,7 @@ def test_json_on_stdout_is_the_file(trained: Path, run: Run) -> None:
         "evaluate", trained / "mlp", "--table", trained / "table", "-o", trained / "o", "--json"
     )
     assert code == 0
-    assert json.loads(out) == json.loads((trained / "o" / "results.json").read_text())
+    assert json.loads(out)["results"] == json.loads((trained / "o" / "results.json").read_text())
 
 
 def test_translators_of_one_name_are_told_apart_by_their_folders(trained: Path, run: Run) -> None:
@@ -109,7 +109,8 @@ def test_translators_of_one_name_are_told_apart_by_their_folders(trained: Path, 
         *("--table", trained / "table", "-o", trained / "o", "--json"),
     )
     assert code == 0
-    named = [one["scores"]["name"] for one in json.loads(out)["embeddings"]["translators"]]
+    translators = json.loads(out)["results"]["embeddings"]["translators"]
+    named = [one["scores"]["name"] for one in translators]
     assert named == ["a/mlp", "b/mlp"]
 
 

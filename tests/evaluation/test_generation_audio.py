@@ -285,7 +285,7 @@ def test_the_command_shows_sounds_and_compares_them(
     assert figures["audio"]["classifier"].startswith("zero-shot")
     code, out, _ = run("evaluate", "--compare", folder / "out", "--json")
     assert code == 0
-    by_name = {one["metric"]: one for one in json.loads(out)}
+    by_name = {one["metric"]: one for one in json.loads(out)["results"]}
     score = figures["audio"]["translators"]
     apart = [one["scores"]["metrics"]["clap_score"]["value"] for one in score]
     assert by_name["clap_score"]["difference"]["value"] == pytest.approx(

@@ -70,7 +70,7 @@ def test_the_command_shows_pictures_and_round_trips_and_compares_them(
         assert sheet.width > sheet.height
     code, out, _ = run("evaluate", "--compare", folder / "out", "--json")
     assert code == 0
-    by_name = {one["metric"]: one for one in json.loads(out)}
+    by_name = {one["metric"]: one for one in json.loads(out)["results"]}
     one, two = (entry["scores"] for entry in part["translators"])
     assert by_name["real_similarity"]["difference"]["value"] == pytest.approx(
         one["metrics"]["real_similarity"]["value"] - two["metrics"]["real_similarity"]["value"],

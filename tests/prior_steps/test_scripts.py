@@ -140,7 +140,7 @@ def test_extract_pairs_pictures_with_sounds(tmp_path, capsys):
     out = tmp_path / "table"
     pair = ("--pair", "image-audio", "--demo", "--device", "cpu")
     assert run("extract", folder, "-o", out, *pair, "--json") == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)["results"]
     assert (report["rows"], report["failures"], report["folder"]) == (3, 1, str(out))
     assert run("extract", folder, "-o", out, *pair) == 0
     assert "3 rows, 1 failed, 0 rows in" in capsys.readouterr().out

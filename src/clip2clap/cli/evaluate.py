@@ -40,9 +40,9 @@ def evaluate(options: Evaluate) -> None:
     _check(options)
     report = RunReport(options)
     results, page, level = measure(options)
-    if "embeddings" in results.metrics:
+    if results.metrics["embeddings"] is not None:
         report.show(embedding_table(results))
-    if level in results.metrics:
+    if results.metrics[level] is not None:
         report.show(generation_table(results, level))
         if options.round_trip is not None:
             report.show(round_trip_table(results.metrics[level]))

@@ -187,7 +187,7 @@ def open_rows(published: str | None, source: Sequence[str], options: Data, wante
             keep=tuple(options.keep or ()),
         )
     if published is None:
-        format = getattr(options, "source_format", "auto")
+        format: Any = getattr(options, "source_format", "auto")
         return open_source(
             list(source), columns=columns, split=split, wanted=wanted, format=format, **own
         )

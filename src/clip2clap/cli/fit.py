@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from clip2clap.cli.checks import check_device, require
 from clip2clap.cli.evaluate import measure
@@ -54,10 +55,9 @@ def fit(options: Fit) -> None:
             "reasons."
         )
     training = train_with_bar(table, output, TrainingConfig(seed=options.seed), options)
+    evaluation: Any = {"inputs": [str(output)], "table": table, "seed": options.seed}
     folder = output.with_name(f"{output.name}-report")
-    _, page, _ = measure(
-        Evaluate(inputs=[str(output)], table=table, output=folder, seed=options.seed)
-    )
+    _, page, _ = measure(Evaluate(**evaluation, output=folder))
     command = ["clip2clap", "image-to-audio", "IMAGE", "--generator", generator]
     report.show(
         *training_lines(training),

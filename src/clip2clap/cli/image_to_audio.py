@@ -44,7 +44,7 @@ def image_to_audio(options: ImageToAudio) -> None:
         path, *drawn = destination.reserve(each.stem, [f".{destination.format}", *suffixes])
         waveform, sampling_rate = result.audios[place], result.sampling_rate
         write_audio(path, waveform, sampling_rate, format=destination.format)
-        entry = {"output": str(path)}
+        entry: dict[str, Any] = {"output": str(path)}
         for spectrogram in drawn:
             write_spectrogram(spectrogram, waveform, sampling_rate, title=path.stem)
             entry["spectrogram"] = str(spectrogram)

@@ -20,8 +20,8 @@ def check_models(options: Any) -> None:
     Raises:
         UserError: If a name cannot be a model's.
     """
-    kinds: dict[str, Kind] = {"generator": "generator", "decoder": "decoder", "clip": "clip"}
-    for param, kind in {**kinds, "clap": "clap", "ranker": "clap"}.items():
+    kinds: tuple[Kind, ...] = ("generator", "decoder", "clip", "clap", "clap")
+    for param, kind in zip((*kinds[:4], "ranker"), kinds, strict=True):
         name = getattr(options, param, None)
         if name is not None:
             check_name(name, kind, param=param)
@@ -38,7 +38,7 @@ def load_pipeline(
     scheduler: str = "default",
     offload: str = "none",
     num_candidates: int = 1,
-    **parts: str | None,
+    **parts: Any,
 ) -> Any:
     """Load an `ImageToAudioPipeline` or an `AudioToImagePipeline`, after checking the names.
 
@@ -87,8 +87,7 @@ def load_pipeline(
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
     pipeline.set_progress_bar_config(disable=True)
-    if scheduler != "default":
-        _use_scheduler(pipeline, scheduler)
+    _use_scheduler(pipeline, scheduler)
     return pipeline
 
 
@@ -107,6 +106,8 @@ def _source_model(translator: str, param: str) -> str:
 
 def _use_scheduler(pipeline: Any, name: str) -> None:
     """Replace a pipeline's solver by another on its own noise schedule."""
+    if name == "default":
+        return
     import diffusers
 
     from clip2clap.core.hub import quiet
