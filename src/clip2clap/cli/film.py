@@ -122,7 +122,7 @@ def _frames(
         return DecodedFrames(pipeline, settings, seed=seed, walk_in_s=options.walk, calls=calls)
     clip = pipeline.clip
     require(clip is not None, "paint_on", "painting needs the decoder's CLIP. Name it with --clip.")
-    canvas = Canvas(pipeline.vae.float())
+    canvas = Canvas(pipeline.vae)
     generator = torch.Generator().manual_seed(seed)
     return PaintedFrames(
         canvas,

@@ -1,9 +1,10 @@
 """Pipelines loaded by name, with checks of the names before torch is imported."""
 
+from pathlib import Path
 from typing import Any
 
 from clip2clap.cli.checks import check_translator, require
-from clip2clap.core.presets import Kind, check_name
+from clip2clap.core.presets import Kind, check_name, resolve
 
 _SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -27,6 +28,25 @@ def check_models(options: Any) -> None:
             check_name(name, kind, param=param)
     for param in ("translator", "ranker_translator"):
         check_translator(getattr(options, param, None), param)
+    for kind in ("generator", "decoder"):
+        name = getattr(options, kind, None)
+        if hasattr(options, "scheduler") and name and Path(resolve(name, kind)).is_dir():
+            _checked_class(kind, name, options.translator)
+
+
+def _checked_class(kind: Kind, name: str, translator: str | None) -> tuple[str, bool]:
+    """Return the class of a saved pipeline, and True if it has its own encoders and translator."""
+    from clip2clap.inference.loading.formats import open_checkpoint
+
+    own = str(open_checkpoint(name, kind).index["_class_name"])
+    is_complete = own in ("ImageToAudioPipeline", "AudioToImagePipeline")
+    require(
+        is_complete or translator,
+        "translator",
+        f"{name} has no translator of its own. Give one from a {_DIRECTIONS[kind]} (clip2clap "
+        "train makes one).",
+    )
+    return own, is_complete
 
 
 def load_pipeline(
@@ -58,18 +78,8 @@ def load_pipeline(
             cannot be found, or two models are incompatible.
     """
     from clip2clap.inference import AudioToImagePipeline, ImageToAudioPipeline
-    from clip2clap.inference.loading.pipeline import open_index
 
-    pipeline_class = ImageToAudioPipeline if kind == "generator" else AudioToImagePipeline
-    encoder = "clip" if kind == "generator" else "clap"
-    own = open_index(name, kind)[1]["_class_name"]
-    if own != pipeline_class.__name__:
-        require(
-            parts.get("translator"),
-            "translator",
-            f"{name} has no translator of its own. Give one from a {_DIRECTIONS[kind]} (clip2clap "
-            "train makes one).",
-        )
+    own, is_complete = _checked_class(kind, name, parts.get("translator"))
     require(
         num_candidates == 1 or parts.get("ranker") is not None or own != "AudioLDMPipeline",
         "num_candidates",
@@ -77,8 +87,10 @@ def load_pipeline(
         "Add --ranker laion/clap-htsat-unfused and --ranker-translator, a translator from the same "
         "CLIP into that CLAP.",
     )
-    if own != pipeline_class.__name__:
-        parts[encoder] = parts.get(encoder) or _source_model(str(parts["translator"]), encoder)
+    if not is_complete:
+        encoder = "clip" if kind == "generator" else "clap"
+        parts[encoder] = parts.get(encoder) or _source_model(parts["translator"], encoder)
+    pipeline_class = ImageToAudioPipeline if kind == "generator" else AudioToImagePipeline
     pipeline = pipeline_class.from_pretrained(name, **parts, torch_dtype=dtype)
     if offload == "none":
         pipeline.to(device)
