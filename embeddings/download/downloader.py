@@ -6,7 +6,9 @@ memory, and a failed one ends as one line of reason.
 
 import asyncio
 import contextlib
+import hashlib
 import random
+import tempfile
 import threading
 import time
 from collections import deque
@@ -14,12 +16,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import replacing
 from clip2clap.core.http import BusyError, Client, FetchError
-from clip2clap.embeddings.download.cache import ImageCache
 from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.media.images import UnreadableImageError, load_image
 
@@ -34,19 +37,12 @@ _REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Download:
-    """Outcome of one row."""
+    """Outcome of one row: an image file, decoded once as a check, or the reason of a failure."""
 
     key: str
-    """Id of the row."""
-
     url: str
-    """Requested URL."""
-
     content: bytes | None
-    """Image file, decoded once as a check; None if the row failed."""
-
     reason: str | None
-    """Reason of the failure in one line; None if the row succeeded."""
 
 
 @dataclass(eq=False)
@@ -266,3 +262,59 @@ class ImageDownloader:
                 await asyncio.sleep(pause)
             async with self._slots:
                 yield
+
+
+class ImageCache:
+    """Cache of image files; threads, processes and killed runs may share its folder.
+
+    Raises:
+        UserError: If the folder can't be written to.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"The cache {self.folder} can't be written to: {error.strerror}. Give another "
+                "folder.",
+                param="cache",
+            ) from error
+
+    def read(self, url: str) -> bytes | None:
+        """Return the image file of a URL; None if it is missing or damaged."""
+        path = self._path(url)
+        try:
+            content = path.read_bytes()
+            load_image(content)
+        except (FileNotFoundError, UnreadableImageError):
+            # A file is damaged if the power failed before its last bytes reached the disk.
+            return None
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
+        return content
+
+    def write(self, url: str, content: bytes) -> None:
+        """Store the image file of a URL.
+
+        Raises:
+            UserError: If it can't be written.
+        """
+        path = self._path(url)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as partial:
+                partial.write_bytes(content)
+        except OSError as error:
+            raise UserError(
+                f"{path} can't be written: {error.strerror or error}. Make room, or give another "
+                "cache.",
+                param="cache",
+            ) from error
+
+    def _path(self, url: str) -> Path:
+        name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.folder / name[:2] / name

@@ -1,6 +1,6 @@
 """Plan of an extraction: embedding columns and the encoders that compute them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -42,11 +42,6 @@ def family_of(column: Column) -> Family:
     return family
 
 
-def modalities_of(columns: Sequence[Column]) -> frozenset[Modality]:
-    """Return the modalities that a row needs for these columns."""
-    return frozenset(modality_of(column) for column in columns)
-
-
 @dataclass(frozen=True)
 class EncoderPlan:
     """Columns of a run and the names of their encoders, which any process can load."""
@@ -84,7 +79,7 @@ class EncoderPlan:
     @property
     def wanted(self) -> frozenset[Modality]:
         """Modalities that a row needs."""
-        return modalities_of(self.columns)
+        return frozenset(modality_of(column) for column in self.columns)
 
     @property
     def rows_in_batch(self) -> int:
@@ -112,19 +107,15 @@ class EncoderPlan:
             UserError: If a model can't be loaded, or has no encoder for a column.
         """
         loaded: dict[Family, ClipEncoder | ClapEncoder] = {}
-        families: list[Family] = ["clip", "clap"]
-        for family in families:
-            modalities: list[Modality] = [
-                modality_of(c) for c in self.columns if family_of(c) == family
-            ]
-            if not modalities:
-                continue
-            encoder, name = (
-                (ClipEncoder, self.clip) if family == "clip" else (ClapEncoder, self.clap)
-            )
-            loaded[family] = encoder.from_pretrained(
-                name, device=self.device, torch_dtype=self.weights_dtype, modalities=modalities
-            )
+        for encoder, name in ((ClipEncoder, self.clip), (ClapEncoder, self.clap)):
+            columns = [column for column in self.columns if family_of(column) == encoder.family]
+            if columns:
+                loaded[encoder.family] = encoder.from_pretrained(
+                    name,
+                    device=self.device,
+                    torch_dtype=self.weights_dtype,
+                    modalities=[modality_of(column) for column in columns],
+                )
         return Encoders(self, loaded)
 
 

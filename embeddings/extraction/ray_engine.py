@@ -26,7 +26,7 @@ from clip2clap.embeddings.extraction.stages import (
     EmbeddedGroup,
     download_images,
     embed_group,
-    make_group,
+    preprocess_captions,
     preprocess_row,
     rows_in_group,
 )
@@ -190,5 +190,5 @@ class _Embed:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         group: list[Row] = pickle.loads(row["group"])
         ready = list(self._pool.map(partial(preprocess_row, encoders=self._encoders), group))
-        batch = embed_group(make_group(ready, self._encoders), self._encoders)
+        batch = embed_group(preprocess_captions(ready, self._encoders), self._encoders)
         return {"group": pickle.dumps(batch)}

@@ -31,32 +31,22 @@ class PreprocessedRow:
     """Row with its encoder inputs, or the reason of its failure."""
 
     row: Row
-    inputs: Mapping[Column, Preprocessed]
+    inputs: dict[Column, Preprocessed]
     reason: str | None = None
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows that are embedded together, and the failures between them."""
-
-    rows: Sequence[PreprocessedRow]
-    texts: Mapping[Column, Sequence[Preprocessed]]
-    """Preprocessed captions of the rows that did not fail."""
-
-
-@dataclass(frozen=True)
 class EmbeddedGroup:
-    """Outcome of a group: each of its rows is embedded or failed."""
+    """Outcome of a group: each of its rows is embedded or failed.
+
+    `columns` are the source columns and the norms of the encoders' output; the embeddings have
+    shape (n, dim), float32, unit norm; the failures are ids with the reason.
+    """
 
     ids: Sequence[str]
     columns: Mapping[str, Sequence[Any]]
-    """Source columns, and the norms of the encoders' output."""
-
     embeds: Mapping[str, Tensor]
-    """Embeddings by column, shape (n, dim), float32, unit norm."""
-
     failures: Sequence[tuple[str, str]]
-    """Ids with the reason of failure."""
 
 
 def rows_in_group(plan: EncoderPlan) -> int:
@@ -78,18 +68,15 @@ def check_rows(rows: Iterable[Row], plan: EncoderPlan) -> Iterator[Row]:
 def download_images(rows: Iterable[Row], config: DownloadConfig, stack: ExitStack) -> Iterator[Row]:
     """Yield the rows, URLs replaced by image files; the stack closes the downloader."""
     downloader = None
-    for remote, run in itertools.groupby(rows, _is_remote):
-        if remote:
-            downloader = downloader or _open_downloader(config, stack)
-            yield from _download(run, downloader)
-        else:
+    for is_remote, run in itertools.groupby(rows, _is_remote):
+        if not is_remote:
             yield from run
+            continue
+        if downloader is None:
+            from clip2clap.embeddings.download.downloader import ImageDownloader
 
-
-def _open_downloader(config: DownloadConfig, stack: ExitStack) -> "ImageDownloader":
-    from clip2clap.embeddings.download.downloader import ImageDownloader
-
-    return stack.enter_context(ImageDownloader(config))
+            downloader = stack.enter_context(ImageDownloader(config))
+        yield from _download(run, downloader)
 
 
 def _is_remote(row: Row) -> bool:
@@ -122,13 +109,12 @@ def preprocess_row(row: Row, encoders: Encoders) -> PreprocessedRow:
     if row.problem is not None:
         return PreprocessedRow(row, {}, row.problem)
     try:
-        ready = {}
+        inputs: dict[Column, Preprocessed] = {}
         for column in encoders.plan.columns:
-            modality = modality_of(column)
-            if modality == "text":
-                continue
-            (ready[column],) = encoders.of(column).preprocess(modality, [row.content[modality]])
-        return PreprocessedRow(row, ready)
+            if (modality := modality_of(column)) != "text":
+                content = [row.content[modality]]
+                (inputs[column],) = encoders.of(column).preprocess(modality, content)
+        return PreprocessedRow(row, inputs)
     except MemoryError:
         raise
     except UserError as error:
@@ -137,7 +123,9 @@ def preprocess_row(row: Row, encoders: Encoders) -> PreprocessedRow:
         return PreprocessedRow(row, {}, f"{type(error).__name__}: {one_line(error, limit=200)}")
 
 
-def group_rows(rows: Iterable[PreprocessedRow], encoders: Encoders) -> Iterator[Group]:
+def group_rows(
+    rows: Iterable[PreprocessedRow], encoders: Encoders
+) -> Iterator[list[PreprocessedRow]]:
     """Yield groups of as many rows as the encoders embed at once, and the failures between them.
 
     The end of a group depends only on the rows since the last one, so that a resumed run
@@ -150,36 +138,36 @@ def group_rows(rows: Iterable[PreprocessedRow], encoders: Encoders) -> Iterator[
         group.append(row)
         good += row.reason is None
         if good == size or len(group) == _MAX_FAILED_BATCHES * size:
-            yield make_group(group, encoders)
+            yield preprocess_captions(group, encoders)
             group, good = [], 0
     if group:
-        yield make_group(group, encoders)
+        yield preprocess_captions(group, encoders)
 
 
-def make_group(rows: Sequence[PreprocessedRow], encoders: Encoders) -> Group:
-    """Preprocess the captions of rows that are embedded together."""
-    good = [row.row for row in rows if row.reason is None]
-    return Group(
-        rows,
-        {
-            column: encoders.of(column).preprocess("text", [row.content["text"] for row in good])
-            for column in encoders.plan.columns
-            if modality_of(column) == "text"
-        },
-    )
+def preprocess_captions(group: list[PreprocessedRow], encoders: Encoders) -> list[PreprocessedRow]:
+    """Add the preprocessed captions to rows that are embedded together."""
+    good = [row for row in group if row.reason is None]
+    for column in encoders.plan.columns:
+        if modality_of(column) == "text":
+            captions = [row.row.content["text"] for row in good]
+            texts = encoders.of(column).preprocess("text", captions)
+            for row, text in zip(good, texts, strict=True):
+                row.inputs[column] = text
+    return group
 
 
-def embed_group(group: Group, encoders: Encoders) -> EmbeddedGroup:
+def embed_group(group: Sequence[PreprocessedRow], encoders: Encoders) -> EmbeddedGroup:
     """Embed a group's rows, each column by its encoder."""
-    failures = [(row.row.id, row.reason) for row in group.rows if row.reason is not None]
-    good = [row for row in group.rows if row.reason is None]
+    failures = [(row.row.id, row.reason) for row in group if row.reason is not None]
+    good = [row for row in group if row.reason is None]
     embeds: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     for column in encoders.plan.columns:
-        texts = group.texts.get(column)
-        ready = [row.inputs[column] for row in good] if texts is None else texts
         output = encoders.of(column).encode_preprocessed(
-            modality_of(column), ready, batch_size=encoders.plan.rows_in_batch, normalize=False
+            modality_of(column),
+            [row.inputs[column] for row in good],
+            batch_size=encoders.plan.rows_in_batch,
+            normalize=False,
         )
         norms[column] = output.norm(dim=-1)
         embeds[column] = unit_norm(output)
@@ -187,17 +175,12 @@ def embed_group(group: Group, encoders: Encoders) -> EmbeddedGroup:
     for norm in norms.values():
         finite &= norm.isfinite() & (norm > 0)
     kept = finite.nonzero().flatten()
-    for row, is_finite in zip(good, finite.tolist(), strict=True):
-        if not is_finite:
-            reason = (
-                "the norm of the encoder's output is zero or not finite; use "
-                "weights_dtype=torch.float32"
-            )
-            failures.append((row.row.id, reason))
+    fault = "the norm of the encoder's output is zero or not finite"
+    reason = f"{fault}; use weights_dtype=torch.float32"
+    failures += [(good[index].row.id, reason) for index in (~finite).nonzero().flatten().tolist()]
     rows = [good[index].row for index in kept.tolist()]
-    names = list(group.rows[0].row.columns)
     columns: dict[str, Sequence[Any]] = {
-        name: [row.columns.get(name) for row in rows] for name in names
+        name: [row.columns.get(name) for row in rows] for name in group[0].row.columns
     }
     columns |= {f"{name}_norm": norm[kept].tolist() for name, norm in norms.items()}
     return EmbeddedGroup(
