@@ -66,19 +66,11 @@ _NUMPY_NUMBERS = [
 
 
 def fingerprint_weights(files: Iterable[Path]) -> str:
-    """Compute the fingerprint of a checkpoint's weights from a sample of every tensor.
+    """Compute the fingerprint of weight files, hexadecimal, from a sample of every tensor.
 
     Integer tensors (position ids, counters) and tensor names are ignored: they change between
-    library versions while the model stays the same.
-
-    Args:
-        files: Safetensors files, or legacy PyTorch files, which are read without unpickling.
-
-    Returns:
-        Fingerprint, hexadecimal.
-
-    Raises:
-        CheckpointError: If a file is damaged or holds anything but tensors.
+    library versions while the model stays the same. Legacy PyTorch files are read without
+    unpickling. A file that is damaged or holds anything but tensors is a `CheckpointError`.
     """
     files = list(files)
     digests = _digests(files)
@@ -179,11 +171,7 @@ def _safetensors(file: Path) -> Iterator[Tensor]:
 def load_legacy_weights(file: Path) -> dict[str, Tensor]:
     """Load a PyTorch checkpoint without unpickling, memory-mapped if possible.
 
-    Returns:
-        Tensors by name; those under "state_dict" if the file holds more than the weights.
-
-    Raises:
-        CheckpointError: If the file is damaged, or needs unpickling.
+    The tensors are those under "state_dict" if the file holds more than the weights.
     """
     try:
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):

@@ -17,17 +17,10 @@ def check_weights(
     mismatched: Iterable[str] = (),
     remedy: str = "Fetch the checkpoint again, or correct its config.json.",
 ) -> None:
-    """Raise if a checkpoint does not hold exactly the weights of its model.
+    """Raise a `CheckpointError` if a checkpoint does not hold exactly the weights of its model.
 
-    Args:
-        what: Model or file, to begin the message with.
-        missing: Weights of the model that the checkpoint lacks.
-        unexpected: Weights of the checkpoint that the model lacks.
-        mismatched: Weights of other shapes than the model's.
-        remedy: Sentence that ends the message.
-
-    Raises:
-        CheckpointError: If there are any, except constant buffers; the message names them.
+    Constant buffers are ignored. The message names the faults, those of other shapes as mismatched,
+    begins with the model or file, and ends with the remedy.
     """
     groups = (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched))
     faults = [

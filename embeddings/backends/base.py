@@ -40,15 +40,7 @@ class PixelTransform:
     any_size: bool
 
     def __call__(self, pixels: Tensor, size: int | None = None) -> Tensor:
-        """Preprocess images.
-
-        Args:
-            pixels: RGB images, shape (n, 3, h, w), in [0, 1].
-            size: Side of a square model input, in place of height and width.
-
-        Returns:
-            Model input, shape (n, 3, height, width) or (n, 3, size, size).
-        """
+        """Preprocess RGB images, shape (n, 3, h, w), in [0, 1], to a square of `size` if given."""
         height, width = (self.height, self.width) if size is None else (size, size)
         scaled = (height, width)
         if size is None and self.short_side is not None:
@@ -108,11 +100,7 @@ class CheckpointSpec(ABC):
 
     @abstractmethod
     def build(self, dtype: torch.dtype) -> "Backend":
-        """Build the model with exactly the weights of the checkpoint.
-
-        Raises:
-            CheckpointError: If the weights do not fit the config, or a file is damaged.
-        """
+        """Build the model with exactly the weights of the checkpoint."""
 
     def space(self, modality: Modality) -> EmbeddingSpace:
         """Return the embedding space; a folder saved by an encoder keeps the original space."""
@@ -148,11 +136,7 @@ class Backend(nn.Module, ABC):
 
     @property
     def pixel_transform(self) -> PixelTransform:
-        """Differentiable form of the image preprocessing.
-
-        Raises:
-            UserError: If the preprocessing has steps without a differentiable form here.
-        """
+        """Differentiable form of the image preprocessing; a `UserError` if it has none here."""
         raise NotImplementedError
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:

@@ -1,24 +1,22 @@
-"""Rows of data sets, their sources, and the reading of text and table files."""
+"""Rows of data sets, their sources, and what cells and values of a row hold."""
 
-import contextlib
-import csv
-import gzip
-import io
+import base64
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar, cast
+from typing import Any, ClassVar
+from urllib.parse import unquote_to_bytes
 
-import pyarrow as pa
-
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import Modality
 from clip2clap.media.images import is_url
 
-# Some cells of WIT are whole sections of an encyclopedia.
-_MAX_CELL = 2**24
 _MISSING: dict[Modality, str] = {"text": "no caption", "image": "no image", "audio": "no audio"}
+# No path is this long without a dot, which base64 has not.
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{200,}={0,2}\s*")
 
 
 class Url(str):
@@ -27,20 +25,18 @@ class Url(str):
 
 @dataclass(frozen=True)
 class Row:
-    """Row of a data set; its files are read only when they are needed."""
+    """Row of a data set; its files are read only when they are needed.
+
+    The id is unique in the data set. The columns are stored beside the embeddings: captions, files,
+    URLs. The content is embedded: a `text` as str; an `image` as Path, `Url` or bytes of a file; an
+    `audio` as Path or bytes of a file. The problem is why the row cannot be embedded, if the source
+    knows.
+    """
 
     id: str
-    """Id, unique in the data set."""
-
     columns: Mapping[str, Any]
-    """Values stored beside the embeddings: captions, files, URLs."""
-
     content: Mapping[Modality, Any] = field(default_factory=dict)
-    """Content to embed: a `text` as str; an `image` as Path, `Url` or bytes of a file; an `audio`
-    as Path or bytes of a file."""
-
     problem: str | None = None
-    """Reason why the row cannot be embedded, if the source reports one."""
 
     def __post_init__(self) -> None:
         # Bytes of a file name that are not UTF-8 are stored as escapes.
@@ -80,40 +76,66 @@ def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:
         if modality == "text" and not value.strip():
             return "empty caption"
     for name, value in row.columns.items():
-        if isinstance(value, str) and not _is_utf8(value):
+        # Bytes that are not UTF-8 were read as surrogates ("surrogateescape").
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             return f"its {name} is not valid UTF-8"
     return None
 
 
-def _is_utf8(value: str) -> bool:
-    # Bytes that are not UTF-8 were read as surrogates ("surrogateescape").
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def caption_of(value: Any) -> str | None:
+    """Return the caption in a cell or a JSON value, of several the first; raise if it is no text."""
+    if isinstance(value, list | tuple):
+        texts = [text for text in value if isinstance(text, str)]
+        if value and not texts:
+            raise UserError(f"expected captions as text, got a list of {type(value[0]).__name__}")
+        return next((text for text in texts if text.strip()), None)
+    if value is None or value != value:  # NaN
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"expected a caption as text, got a {type(value).__name__}")
+    return str(value)
 
 
-def cell_content(value: Any, base: Path) -> Path | Url | bytes | None:
-    """Return the file in a table's cell as a URL, a path or bytes.
+def file_of(value: Any, base: Path) -> Path | Url | bytes | None:
+    """Return the file in a table's cell as a URL, a path or bytes; raise if it is something else.
 
-    Args:
-        value: String, bytes, or the struct of `bytes` and `path` of the `datasets` library.
-        base: Folder of relative paths.
+    A cell holds a path (relative to `base`), a URL, a data URI, base64 text, bytes, or the
+    struct of `bytes` and `path` of the `datasets` library.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
-    if value is None or value == "":
+    if value is None or value in ("", b"") or value != value:
         return None
     if isinstance(value, bytes):
         return value
-    return Url(value) if is_url(str(value)) else base / str(value)
+    if not isinstance(value, str):
+        raise UserError(f"expected a path, an address or bytes, got a {type(value).__name__}")
+    text = value.strip()
+    try:
+        if text.startswith("data:"):
+            kind, _, body = text.partition(",")
+            data = unquote_to_bytes(body)
+            return base64.b64decode(data) if kind.endswith(";base64") else data
+        if _BASE64.fullmatch(text):
+            return base64.b64decode(text)
+    except ValueError as error:
+        raise UserError(f"its base64 is damaged ({error})") from error
+    return Url(text) if is_url(text) else base / value
 
 
 def file_stem(path: Path) -> str:
     """Return a file's name without the suffixes of its format."""
     name = path.name.removesuffix(".gz")
     return name if path.is_dir() else Path(name).stem
+
+
+def file_stems(files: Sequence[Path]) -> dict[Path, str]:
+    """Return by file how its rows' ids begin: with its stem, and its folder if it has doubles."""
+    counts = Counter(map(file_stem, files))
+    stems = ((path, file_stem(path)) for path in files)
+    return {p: s if counts[s] == 1 else f"{p.parent.name}/{s}" for p, s in stems}
 
 
 def split_columns(files: Sequence[Path]) -> dict[Path, dict[str, str]]:
@@ -128,67 +150,21 @@ def split_columns(files: Sequence[Path]) -> dict[Path, dict[str, str]]:
 
 
 def walk(folder: Path) -> Iterator[list[Path]]:
-    """Yield the files of a folder, then those of its subfolders, sorted by name."""
-    inside = sorted(folder.iterdir(), key=lambda path: path.name)
+    """Yield the files of a folder, then those of its subfolders, sorted by name.
+
+    Hidden files are left out, and links to folders that are being read.
+    """
+    yield from _walk(folder, frozenset())
+
+
+def _walk(folder: Path, parents: frozenset[Path]) -> Iterator[list[Path]]:
+    try:
+        parents |= {folder.resolve()}
+        inside = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise UserError(f"{folder} can't be read: {error.strerror or error}.") from error
+    inside = [path for path in inside if not path.name.startswith(".")]
     yield [path for path in inside if path.is_file()]
     for path in inside:
-        if path.is_dir():
-            yield from walk(path)
-
-
-def open_text(path: Path, *, newline: str) -> IO[str]:
-    """Open a text file, gzipped or not; bytes that are not UTF-8 become surrogates."""
-    try:
-        file = gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
-    return io.TextIOWrapper(
-        cast(IO[bytes], file), encoding="utf-8-sig", errors="surrogateescape", newline=newline
-    )
-
-
-@contextlib.contextmanager
-def explain_read_errors(path: Path) -> Iterator[None]:
-    """Raise an error of a damaged file as a one-line `UserError`."""
-    try:
-        yield
-    except (OSError, EOFError, csv.Error, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"{path} can't be read ({one_line(error)}). Download it again; rows embedded so far "
-            "are safe."
-        ) from error
-
-
-def csv_records(path: Path, delimiter: str) -> tuple[list[str], Iterator[dict[str, str]]]:
-    """Return the columns of a CSV or TSV file, and an iterator over its records."""
-    csv.field_size_limit(_MAX_CELL)
-    file = open_text(path, newline="")
-    reader = csv.DictReader(file, delimiter=delimiter, restkey="", restval="")
-
-    def records() -> Iterator[dict[str, str]]:
-        with file, explain_read_errors(path):
-            for record in reader:
-                record.pop("", None)
-                yield record
-
-    with explain_read_errors(path):
-        return list(reader.fieldnames or ()), records()
-
-
-def published_records(
-    path: Path, delimiter: str, expected: Sequence[str], dataset: str
-) -> Iterator[dict[str, str]]:
-    """Yield the records of a published file.
-
-    Raises:
-        UserError: If a column is missing, or the file is cut off.
-    """
-    columns, records = csv_records(path, delimiter)
-    missing = [name for name in expected if name not in columns]
-    if missing:
-        raise UserError(
-            f"{path} is no {dataset} file: expected the columns {', '.join(expected)}; "
-            f"{', '.join(missing)} missing."
-        )
-    for record in records:
-        yield {name: value or "" for name, value in record.items()}
+        if path.is_dir() and path.resolve() not in parents:
+            yield from _walk(path, parents)

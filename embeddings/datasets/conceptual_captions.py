@@ -5,20 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip2clap.embeddings.datasets.base import (
-    Row,
-    Source,
-    Url,
-    file_stem,
-    open_text,
-    split_columns,
-)
+from clip2clap.embeddings.datasets.base import Row, Source, Url, file_stems, split_columns
+from clip2clap.embeddings.datasets.readers import open_text
 from clip2clap.embeddings.space import Modality
+from clip2clap.media.images import is_url
 
 
 @dataclass(frozen=True)
 class ConceptualCaptions(Source):
-    """Conceptual Captions (Sharma et al., 2018): caption and URL, separated by a tab, no header."""
+    """Conceptual Captions (Sharma et al., 2018): caption and URL, separated by a tab, no header.
+
+    Conceptual 12M (Changpinyo et al., 2021) has the URL first, which its first line shows.
+    """
 
     format = "conceptual-captions"
     wanted = frozenset[Modality]({"image", "text"})
@@ -26,17 +24,20 @@ class ConceptualCaptions(Source):
     """Training or validation file as published."""
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows of the files; the id is file and line."""
-        splits = split_columns(self.files)
+        splits, stems = split_columns(self.files), file_stems(self.files)
         for path in self.files:
-            stem = file_stem(path)
+            is_url_first = None
             with open_text(path, newline="\n") as file:
                 for number, line in enumerate(file):
                     caption, *rest = line.rstrip("\r\n").split("\t")
                     url = rest[0].strip() if len(rest) == 1 else ""
+                    if is_url_first is None:
+                        is_url_first = is_url(caption) and not is_url(url)
+                    if is_url_first:
+                        caption, url = url, caption.strip()
                     columns = {"caption": caption, "url": url, **splits.get(path, {})}
                     problem = None
                     if len(rest) != 1:
                         problem = f"expected a caption, a tab and an address, got {len(rest)} tabs"
                     content: dict[Modality, Any] = {"text": caption, "image": Url(url)}
-                    yield Row(f"{stem}:{number}", columns, content, problem)
+                    yield Row(f"{stems[path]}:{number}", columns, content, problem)

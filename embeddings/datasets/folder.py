@@ -39,11 +39,9 @@ class Folder(Source):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Name of the folder."""
         return {"source": "folder", "files": [self.folder.resolve().name]}
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows, with the file names of one subfolder in memory at a time."""
         first: Modality = "image" if "image" in self.wanted else "audio"
         others = sorted(self.wanted - {first})
         for files in walk(self.folder):
@@ -69,18 +67,17 @@ class Folder(Source):
         problem = None
         for modality in others:
             file = companions.get(modality)
+            column = "caption" if modality == "text" else f"{modality}_file"
+            columns[column] = None
             if file is None:
-                what = "caption" if modality == "text" else "audio"
-                problem = f"no {what} of that name beside it"
+                problem = f"no {column.removesuffix('_file')} of that name beside it"
             elif modality == "text":
                 try:
                     content["text"] = file.read_text("utf-8", errors="surrogateescape").strip()
+                    columns["caption"] = content["text"]
                 except OSError as error:
                     problem = f"{file.name} can't be read: {error.strerror or error}"
             else:
                 content[modality] = file
-            if modality == "text":
-                columns["caption"] = content.get("text")
-            else:
-                columns[f"{modality}_file"] = file and file.relative_to(self.folder).as_posix()
+                columns[column] = file.relative_to(self.folder).as_posix()
         return Row(name, columns, content, problem)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.embeddings.datasets.base import Row
-from clip2clap.embeddings.datasets.tables import ColumnNames, Records
+from clip2clap.embeddings.datasets.base import Row, Source, file_stem
+from clip2clap.embeddings.datasets.readers import with_class_names
+from clip2clap.embeddings.datasets.tables import ColumnNames, rows_of, settings_of
 from clip2clap.embeddings.space import Modality
 
 
 @dataclass(frozen=True)
-class HubDataset(Records):
+class HubDataset(Source):
     """Data set of the `datasets` library: a hub id, streamed, or a saved folder."""
 
     name: str
@@ -22,12 +23,11 @@ class HubDataset(Records):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Name, split and names of the columns."""
         name = Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
-        return {**self._settings("datasets", [name]), "split": self.split}
+        fields = settings_of(self.columns)
+        return {"source": "datasets", "files": [name], "fields": fields, "split": self.split}
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows; images and audio are not decoded."""
         import datasets
         from datasets.exceptions import DatasetsError
 
@@ -49,15 +49,19 @@ class HubDataset(Records):
                 f"The data set {self.name} can't be loaded ({one_line(error)}). Check its name and "
                 "the network, or give a folder that it was saved to."
             ) from error
+        classes = {n: f.names for n, f in features.items() if isinstance(f, datasets.ClassLabel)}
 
         def records() -> Iterator[Mapping[str, Any]]:
             try:
-                yield from loaded
+                for record in loaded:
+                    yield with_class_names(record, classes)
             except (OSError, ValueError, DatasetsError) as error:
                 raise UserError(
                     f"Reading the data set {self.name} failed ({one_line(error)}). Rows embedded "
                     "so far are safe: start again."
                 ) from error
 
-        columns = list(loaded.column_names or features)
-        return self._rows(records(), columns, where=self.name, base=Path(self.name))
+        path = Path(self.name)
+        names = self.columns.find(list(loaded.column_names or features), self.wanted, self.name)
+        keep = self.columns.keep
+        return rows_of(records(), names, keep, stem=file_stem(path), base=path)

@@ -7,20 +7,23 @@ from typing import Literal, get_args
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
-from clip2clap.embeddings.datasets.base import Source
+from clip2clap.embeddings.datasets.base import Source, walk
 from clip2clap.embeddings.datasets.conceptual_captions import ConceptualCaptions
 from clip2clap.embeddings.datasets.folder import Folder
 from clip2clap.embeddings.datasets.hub import HubDataset
-from clip2clap.embeddings.datasets.tables import ColumnNames, TableFile, table_columns
+from clip2clap.embeddings.datasets.readers import is_table, read_table
+from clip2clap.embeddings.datasets.tables import ColumnNames, TableFiles
+from clip2clap.embeddings.datasets.webdataset import SUFFIXES as SHARD_SUFFIXES
 from clip2clap.embeddings.datasets.webdataset import WebDataset
 from clip2clap.embeddings.datasets.wit import CaptionField, Wit
 from clip2clap.embeddings.space import Modality
+from clip2clap.media import audio as audio_files
+from clip2clap.media import images as image_files
+from clip2clap.media.images import is_url
 
 Format = Literal[
     "auto", "audiocaps", "conceptual-captions", "wit", "folder", "table", "datasets", "webdataset"
 ]
-
-_TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
 def open_source(
@@ -63,19 +66,30 @@ def open_source(
     names = [name for location in locations for name in _expand(str(location))]
     if not names:
         raise UserError("Expected a file, a folder or a hub id to read from, got none.")
+    paths = tuple(Path(name).expanduser() for name in names)
     if format == "auto":
-        format = _detect_format(names[0])
-    columns = columns or ColumnNames()
-    paths = _existing_paths(names, format)
+        format = _detect_format(names[0], wanted)
+    files = tuple(file for path in paths for file in _files_of(path, format))
+    if not files:
+        raise UserError(f"{names[0]} holds no {format} files.")
+    if format in ("audiocaps", "folder", "datasets") and len(files) > 1:
+        raise UserError(f"Expected one {format} to read from, got {len(files)}: {names[0]}, ...")
     source: Source
     if format == "audiocaps":
-        source = AudioCaps(paths[0], audio, frames)
+        source = AudioCaps(files[0], audio, frames)
     elif format == "wit":
-        source = Wit(paths, language, caption_field)
+        source = Wit(files, language, caption_field)
     elif format == "datasets":
-        source = HubDataset(names[0], wanted, columns, split or "train")
+        source = HubDataset(names[0], wanted, columns or ColumnNames(), split or "train")
+    elif format == "conceptual-captions":
+        source = ConceptualCaptions(files)
+    elif format == "folder":
+        source = Folder(files[0], wanted)
+    elif format == "webdataset":
+        source = WebDataset(files, wanted)
     else:
-        source = _open_files(paths, format, wanted, columns)
+        source = TableFiles(files, wanted, columns or ColumnNames())
+        source.check()
     lacking = wanted - source.modalities
     if lacking:
         raise UserError(
@@ -85,32 +99,23 @@ def open_source(
     return source
 
 
-def _open_files(
-    paths: tuple[Path, ...], format: Format, wanted: frozenset[Modality], columns: ColumnNames
-) -> Source:
-    if format == "conceptual-captions":
-        return ConceptualCaptions(paths)
-    if format == "folder":
-        return Folder(paths[0], wanted)
+def _files_of(path: Path, format: Format) -> list[Path]:
+    """Return the files of a format in a folder, or the path itself."""
+    if format != "datasets" and not path.exists():
+        raise UserError(f"There is no file or folder {path}. Check the path.")
+    if not path.is_dir() or format not in ("webdataset", "table"):
+        return [path]
+    files = [file for inside in walk(path) for file in inside]
     if format == "webdataset":
-        return WebDataset(paths, wanted)
-    columns.find(table_columns(paths[0]), wanted, paths[0])
-    return TableFile(paths[0], wanted, columns)
+        return [file for file in files if file.name.lower().endswith(SHARD_SUFFIXES)]
+    tables = [file for file in files if is_table(file)]
+    parquet = [file for file in tables if file.suffix.lower() == ".parquet"]
+    return [file for file in tables if _is_metadata(file)] or parquet or tables
 
 
-def _existing_paths(names: Sequence[str], format: Format) -> tuple[Path, ...]:
-    paths = [Path(name).expanduser() for name in names]
-    if format == "webdataset":
-        shards = (sorted(path.glob("*.tar")) if path.is_dir() else [path] for path in paths)
-        paths = [shard for found in shards for shard in found]
-        if not paths:
-            raise UserError(f"{names[0]} holds no tar files.")
-    elif format not in ("conceptual-captions", "wit") and len(paths) > 1:
-        raise UserError(f"Expected one {format} to read from, got {len(paths)}: {names[0]}, ...")
-    for path in paths:
-        if format != "datasets" and not path.exists():
-            raise UserError(f"There is no file or folder {path}. Check the path.")
-    return tuple(paths)
+def _is_metadata(file: Path) -> bool:
+    """Return True for the table beside the files of an imagefolder or audiofolder."""
+    return file.name in ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def _expand(name: str) -> list[str]:
@@ -122,31 +127,45 @@ def _expand(name: str) -> list[str]:
     return found
 
 
-def _detect_format(name: str) -> Format:
+def _detect_format(name: str, wanted: frozenset[Modality]) -> Format:
     """Return the format of a file or folder by its name, or of a table by its header."""
     path = Path(name).expanduser()
     if path.is_dir():
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return "datasets"
-        return "webdataset" if any(path.glob("*.tar")) else "folder"
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix == ".tar":
+        return _detect_folder(path, wanted)
+    if path.name.lower().endswith(SHARD_SUFFIXES):
         return "webdataset"
-    if suffix not in _TABLE_SUFFIXES:
+    if not is_table(path):
         if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise UserError(
-                f"{name} is no folder, tar, CSV, TSV or Parquet file, and no hub id. Check the "
-                "path.",
+                f"{name} is no folder, tar, CSV, TSV, JSON lines or Parquet file, and no hub id. "
+                "Check the path.",
                 param="source",
             )
         return "datasets"
     if not path.exists():
         raise UserError(f"There is no file {name}. Check the path.")
-    columns = table_columns(path)
+    columns, _ = read_table(path)
     if "audiocap_id" in columns:
         return "audiocaps"
     if "caption_reference_description" in columns:
         return "wit"
-    if suffix == ".tsv" and len(columns) == 2 and columns[1].startswith("http"):
+    if len(columns) == 2 and any(is_url(column) for column in columns):
         return "conceptual-captions"  # it has no header
     return "table"
+
+
+def _detect_folder(path: Path, wanted: frozenset[Modality]) -> Format:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return "datasets"
+    if any(file.name.lower().endswith(SHARD_SUFFIXES) for file in path.iterdir()):
+        return "webdataset"
+    has_parquet = False
+    for files in walk(path):
+        if "text" in wanted and any(map(_is_metadata, files)):
+            return "table"
+        if any(
+            file.suffix.lower() in image_files.SUFFIXES | audio_files.SUFFIXES for file in files
+        ):
+            return "folder"
+        has_parquet |= any(file.suffix.lower() == ".parquet" for file in files)
+    return "table" if has_parquet else "folder"

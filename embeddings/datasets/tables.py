@@ -1,30 +1,31 @@
-"""CSV, TSV and Parquet files, and other sources of records with named columns."""
+"""Tables of records with named columns: CSV, TSV, JSON lines and Parquet files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.datasets.base import (
     Row,
     Source,
-    cell_content,
-    csv_records,
-    explain_read_errors,
-    file_stem,
+    Url,
+    caption_of,
+    file_of,
+    file_stems,
+    split_columns,
 )
+from clip2clap.embeddings.datasets.readers import PROBLEM, read_table
 from clip2clap.embeddings.space import Modality
 
+# In the order of preference: a file's bytes come before its address.
 _USUAL_NAMES = {
-    "id": ["id", "key"],
-    "caption": ["caption", "text", "TEXT"],
-    "image": ["image", "image_path", "file", "path", "url", "image_url", "URL", "jpg"],
-    "audio": ["audio", "audio_path", "sound", "wav", "file", "path"],
+    "id": "id key",
+    "caption": "caption text captions",
+    "image": "image jpg jpeg png webp image_path file_name filename file path url image_url",
+    "audio": "audio flac wav mp3 ogg opus m4a audio_path sound file_name filename file path",
 }
-_BATCH_ROWS = 256
+_ATTRIBUTES = {"id": "id", "text": "caption", "image": "image", "audio": "audio"}
 
 
 @dataclass(frozen=True)
@@ -41,115 +42,100 @@ class ColumnNames:
     def find(
         self, columns: Sequence[str], wanted: frozenset[Modality], where: object
     ) -> dict[str, str]:
-        """Return the names of the wanted columns, by `id` and modality.
+        """Return the names of the wanted columns by `id` and modality; raise if one can't be found.
 
-        Raises:
-            UserError: If a column can't be found.
+        Usual names are found in any case, and with spaces.
         """
+        plain = {name.strip().lower().replace(" ", "_"): name for name in reversed(columns)}
         found: dict[str, str] = {}
-        for key, attribute in (
-            ("id", "id"),
-            ("text", "caption"),
-            ("image", "image"),
-            ("audio", "audio"),
-        ):
+        for key, attribute in _ATTRIBUTES.items():
             if key != "id" and key not in wanted:
                 continue
             given = getattr(self, attribute)
-            names = [given] if given else _USUAL_NAMES[attribute]
-            name = next((name for name in names if name in columns), None)
-            if name is None and (given or key != "id"):
+            usual = [plain[name] for name in _USUAL_NAMES[attribute].split() if name in plain]
+            if given in columns or (not given and usual):
+                found[key] = given or usual[0]
+            elif given or key != "id":
+                names = [given] if given else _USUAL_NAMES[attribute].split()[:2]
                 raise UserError(
                     f"{where} has the columns {', '.join(columns)}, not {' or '.join(names)}. Name "
                     f"the {attribute} column.",
                     param=f"{attribute}_column",
                 )
-            if name is not None:
-                found[key] = name
         missing = [name for name in self.keep if name not in columns]
         if missing:
             raise UserError(f"{where} has no column {', '.join(missing)} to keep.", param="keep")
         return found
 
 
-class Records(Source):
-    """Source of records with named columns."""
+def rows_of(
+    records: Iterable[Mapping[str, Any]],
+    names: Mapping[str, str],
+    keep: Sequence[str],
+    *,
+    stem: str,
+    base: Path,
+) -> Iterator[Row]:
+    """Yield the rows of records, whose columns are named by `id` and modality.
 
-    columns: ColumnNames
-    wanted: frozenset[Modality]
-
-    def _settings(self, source: str, files: Sequence[str]) -> dict[str, Any]:
-        names = {name: value for name, value in vars(self.columns).items() if value}
-        return {"source": source, "files": list(files), "fields": names}
-
-    def _rows(
-        self,
-        records: Iterator[Mapping[str, Any]],
-        columns: Sequence[str],
-        *,
-        where: Path | str,
-        base: Path,
-    ) -> Iterator[Row]:
-        names = self.columns.find(columns, self.wanted, where)
-        stem = file_stem(Path(where))
-        for number, record in enumerate(records):
-            given = record.get(names["id"]) if "id" in names else None
-            row_id = f"{stem}:{number}" if given in (None, "") else str(given)
-            content: dict[Modality, Any] = {}
-            kept: dict[str, Any] = {}
-            for modality in sorted(self.wanted):
-                value = record.get(names[modality])
-                if modality == "text":
-                    content["text"] = None if value is None else str(value)
-                    kept["caption"] = content["text"]
-                    continue
-                content[modality] = cell_content(value, base)
-                name = value.get("path") if isinstance(value, Mapping) else value
-                file = "audio_file" if modality == "audio" and "image" in self.wanted else "file"
-                # Bytes without a path are named by their row.
-                kept[file] = name if isinstance(name, str) else row_id
-            kept |= {name: record.get(name) for name in self.columns.keep}
-            yield Row(row_id, kept, content)
+    Rows without an id get the stem and their number; relative paths begin at the base.
+    """
+    for number, record in enumerate(records):
+        given = record.get(names["id"]) if "id" in names else None
+        row_id = f"{stem}:{number}" if given in (None, "") or given != given else str(given)
+        content: dict[Modality, Any] = {}
+        kept: dict[str, Any] = {}
+        problem = record.get(PROBLEM)
+        modalities: list[Any] = sorted(names.keys() - {"id"})
+        for modality in modalities:
+            value, is_text = record.get(names[modality]), modality == "text"
+            column = "audio_file" if modality == "audio" and "image" in names else "file"
+            kept["caption" if is_text else column] = None if is_text else row_id
+            try:
+                content[modality] = caption_of(value) if is_text else file_of(value, base)
+            except UserError as error:
+                problem = problem or str(error)
+                continue
+            if is_text:
+                kept["caption"] = content["text"]
+            elif isinstance(content[modality], Path | Url):
+                kept[column] = str(value["path"] if isinstance(value, Mapping) else value)
+            elif content[modality] is None and record.get("status") not in (None, "success"):
+                # img2dataset writes why it has no image.
+                problem = problem or f"{record['status']} ({record.get('error_message')})"
+        yield Row(row_id, kept | {name: record.get(name) for name in keep}, content, problem)
 
 
 @dataclass(frozen=True)
-class TableFile(Records):
-    """CSV, TSV or Parquet file; paths in it are relative to its folder."""
+class TableFiles(Source):
+    """CSV, TSV, JSON lines or Parquet files; paths in them are relative to their folders."""
 
-    file: Path
+    files: tuple[Path, ...]
     wanted: frozenset[Modality]
     columns: ColumnNames = field(default_factory=ColumnNames)
 
+    format = "table"
+
     @property
     def settings(self) -> dict[str, Any]:
-        """Names of the file and of the columns."""
-        return self._settings("table", [self.file.name])
+        return {**super().settings, "fields": settings_of(self.columns)}
+
+    def check(self) -> None:
+        """Raise if a file can't be read or lacks a column."""
+        for file in self.files:
+            self.columns.find(read_table(file)[0], self.wanted, file)
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows of the file."""
-        columns, records = _read_table(self.file)
-        return self._rows(records, columns, where=self.file, base=self.file.parent)
+        stems = file_stems(self.files)
+        splits = split_columns(self.files) if len(self.files) > 1 else {}
+        for file in self.files:
+            columns, records = read_table(file)
+            names, keep = self.columns.find(columns, self.wanted, file), self.columns.keep
+            for row in rows_of(records, names, keep, stem=stems[file], base=file.parent):
+                split = splits.get(file, {})
+                yield Row(row.id, {**row.columns, **split}, row.content, row.problem)
 
 
-def _read_table(path: Path) -> tuple[list[str], Iterator[Mapping[str, Any]]]:
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".parquet"):
-        with explain_read_errors(path):
-            file = pq.ParquetFile(path)
-
-        def records() -> Iterator[Mapping[str, Any]]:
-            with explain_read_errors(path):
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                    yield from batch.to_pylist()
-
-        return list(file.schema_arrow.names), records()
-    return csv_records(path, "\t" if name.endswith(".tsv") else ",")
-
-
-def table_columns(path: Path) -> list[str]:
-    """Return the column names of a CSV, TSV or Parquet file.
-
-    Raises:
-        UserError: If it can't be read.
-    """
-    return _read_table(path)[0]
+def settings_of(columns: ColumnNames) -> dict[str, Any]:
+    """Return the names that are given, for a source's settings."""
+    return {name: value for name, value in vars(columns).items() if value}

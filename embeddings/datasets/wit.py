@@ -6,14 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.datasets.base import (
-    Row,
-    Source,
-    Url,
-    file_stem,
-    published_records,
-    split_columns,
-)
+from clip2clap.embeddings.datasets.base import Row, Source, Url, file_stems, split_columns
+from clip2clap.embeddings.datasets.readers import PROBLEM, published_records
 from clip2clap.embeddings.space import Modality
 
 CaptionField = Literal["auto", "reference", "attribution", "alt"]
@@ -53,21 +47,18 @@ class Wit(Source):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Names of the files, language and caption."""
         own = {"language": self.language, "caption_field": self.caption_field}
         return {**super().settings, **own}
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows of the language; the id is file and line."""
         columns_of_captions = [
             (field, column)
             for field, column in _CAPTIONS.items()
             if self.caption_field in ("auto", field)
         ]
-        splits = split_columns(self.files)
+        splits, stems = split_columns(self.files), file_stems(self.files)
         for path in self.files:
-            stem = file_stem(path)
-            for number, values in enumerate(published_records(path, "\t", _COLUMNS, "WIT")):
+            for number, values in enumerate(published_records(path, _COLUMNS, "WIT")):
                 if values["language"] != self.language:
                     continue
                 found = ((field, values[column].strip()) for field, column in columns_of_captions)
@@ -75,7 +66,7 @@ class Wit(Source):
                 url, mime_type = values["image_url"], values["mime_type"]
                 if not mime_type and url.lower().endswith(".svg"):
                     mime_type = "image/svg+xml"
-                problem = None
+                problem = values.get(PROBLEM)
                 if mime_type and mime_type not in _READABLE_TYPES:
                     problem = f"{mime_type} can't be read, only JPEG, PNG, WebP, GIF and TIFF"
                 columns = {
@@ -86,4 +77,4 @@ class Wit(Source):
                     **splits.get(path, {}),
                 }
                 content: dict[Modality, Any] = {"text": caption, "image": Url(url)}
-                yield Row(f"{stem}:{number}", columns, content, problem)
+                yield Row(f"{stems[path]}:{number}", columns, content, problem)

@@ -265,11 +265,7 @@ class ImageDownloader:
 
 
 class ImageCache:
-    """Cache of image files; threads, processes and killed runs may share its folder.
-
-    Raises:
-        UserError: If the folder can't be written to.
-    """
+    """Cache of image files; threads, processes and killed runs may share its folder."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
@@ -298,11 +294,7 @@ class ImageCache:
         return content
 
     def write(self, url: str, content: bytes) -> None:
-        """Store the image file of a URL.
-
-        Raises:
-            UserError: If it can't be written.
-        """
+        """Store the image file of a URL."""
         path = self._path(url)
         try:
             path.parent.mkdir(exist_ok=True)

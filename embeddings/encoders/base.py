@@ -209,15 +209,7 @@ class Encoder(nn.Module):
         return self._space.in_modality(modality)
 
     def forward(self, modality: Modality, inputs: Inputs) -> Tensor:
-        """Encode preprocessed inputs of one modality.
-
-        Args:
-            modality: Modality of the inputs.
-            inputs: Model inputs by name.
-
-        Returns:
-            Embeddings, shape (n, d), in the weights' dtype, not normalized.
-        """
+        """Encode inputs by name, shape (n, d), in the weights' dtype, not normalized."""
         device, dtype = self.device, self.dtype
         moved = {
             # Offloaded weights are on "meta" until accelerate's hooks fetch them.
@@ -365,13 +357,8 @@ class Encoder(nn.Module):
 def average_windows(outputs: Tensor, counts: Sequence[int], *, normalize: bool) -> Tensor:
     """Average the unit-norm embeddings of each item's windows; single windows stay as they are.
 
-    Args:
-        outputs: Embeddings of all windows, shape (windows, d), float32.
-        counts: Number of windows of each item.
-        normalize: Scale to unit norm; otherwise to the mean norm of the item's windows.
-
-    Returns:
-        Embeddings, shape (items, d).
+    All windows have shape (windows, d), and the result has shape (items, d). Without `normalize`, its
+    norms are the mean norms of the items' windows.
     """
     if all(count == 1 for count in counts):
         return unit_norm(outputs) if normalize else outputs

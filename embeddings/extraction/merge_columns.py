@@ -18,12 +18,7 @@ from clip2clap.embeddings.table.reader import EmbeddingTable
 class ColumnMerger:
     """Table whose embedding columns are merged into a new one by id, with 16 bytes per row.
 
-    Args:
-        folder: Folder of the table.
-        columns: Embedding columns that the new table computes itself.
-
-    Raises:
-        UserError: If the table has one of these columns already, or can't be read.
+    A `UserError` if it has one of the columns that the new table computes itself.
     """
 
     def __init__(self, folder: str | Path, columns: Sequence[str]):

@@ -206,11 +206,7 @@ class _Run:
 
 
 def skip_done(rows: Iterable[Row], done: int, writer: TableWriter) -> Generator[Row]:
-    """Yield the rows after those of earlier runs.
-
-    Raises:
-        TableError: If the rows before are not those in the table.
-    """
+    """Yield the rows after those of earlier runs; raise if the rows before are not in the table."""
     rows = iter(rows)
     skipped = 0
     while skipped < done:

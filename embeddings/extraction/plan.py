@@ -87,11 +87,7 @@ class EncoderPlan:
         return self.batch_size or min(_BATCH_SIZES[modality] for modality in self.wanted)
 
     def spaces(self) -> dict[str, EmbeddingSpace]:
-        """Return every column's space, without building a model.
-
-        Raises:
-            UserError: If a model can't be found, or has no encoder for a column.
-        """
+        """Return every column's space, without building a model."""
         names = {"clip": self.clip, "clap": self.clap}
         return {
             column: read_space(
@@ -101,11 +97,7 @@ class EncoderPlan:
         }
 
     def load(self) -> "Encoders":
-        """Load the encoders for the modalities of the columns.
-
-        Raises:
-            UserError: If a model can't be loaded, or has no encoder for a column.
-        """
+        """Load the encoders for the modalities of the columns."""
         loaded: dict[Family, ClipEncoder | ClapEncoder] = {}
         for encoder, name in ((ClipEncoder, self.clip), (ClapEncoder, self.clap)):
             columns = [column for column in self.columns if family_of(column) == encoder.family]

@@ -55,19 +55,10 @@ def embed_on_ray(
     download: DownloadConfig,
     config: RayConfig,
 ) -> Generator[EmbeddedGroup]:
-    """Run the stages on Ray.
+    """Yield the embedded groups of rows in their order, computed by the stages on Ray.
 
-    Args:
-        read_rows: Reads the remaining rows; called on the machine that Ray chooses.
-        plan: Embedding columns, and the encoders that every actor loads.
-        download: Options of each download task.
-        config: Cluster and number of actors.
-
-    Yields:
-        The groups of rows, in their order.
-
-    Raises:
-        UserError: If the cluster can't be reached, or a stage raises one.
+    The remaining rows are read on the machine that Ray chooses, and every actor loads the encoders.
+    A `UserError` of a stage, or if the cluster can't be reached, is raised here.
     """
     actors = config.actors
     on_gpu = plan.device.startswith("cuda")

@@ -125,11 +125,7 @@ def spaces_metadata(spaces: Mapping[str, EmbeddingSpace]) -> dict[bytes, bytes]:
 
 
 def read_spaces(schema: pa.Schema, where: str | Path) -> dict[str, EmbeddingSpace]:
-    """Read the spaces of a table's embedding columns from its schema's metadata.
-
-    Raises:
-        TableError: If the metadata holds none.
-    """
+    """Read the spaces of embedding columns from a schema's metadata; a `TableError` if none."""
     try:
         values = json.loads((schema.metadata or {})[_SPACES_KEY])
         return {column: EmbeddingSpace.from_dict(space) for column, space in values.items()}
@@ -260,11 +256,7 @@ def is_table_file(name: str) -> bool:
 
 
 def check_ids(ids: Sequence[str]) -> pa.Array:
-    """Return ids as an Arrow array.
-
-    Raises:
-        TableError: If one of them is no string.
-    """
+    """Return ids as an Arrow array; a `TableError` if one is no string."""
     if not all(isinstance(row_id, str) for row_id in ids):
         raise TableError("Expected ids as strings; use str(id).")
     return pa.array(ids, pa.string())

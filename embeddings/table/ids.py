@@ -20,11 +20,7 @@ class IdSet:
         return sum(len(run) for run in self._runs)
 
     def add(self, ids: Sequence[str]) -> None:
-        """Add ids.
-
-        Raises:
-            TableError: If an id is in the set already or repeated; then none is added.
-        """
+        """Add ids; a `TableError`, and none is added, if one is in the set already or repeated."""
         if not ids:
             return
         hashes = np.sort(hash_ids(ids))

@@ -292,7 +292,7 @@ def test_what_can_not_be_opened_is_told_in_a_line(tmp_path):
     (tmp_path / "notes.docx").write_bytes(b"x")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for locations, message in (
-        ([tmp_path / "notes.docx"], "no folder, tar, CSV, TSV or Parquet file"),
+        ([tmp_path / "notes.docx"], "no folder, tar, CSV, TSV, JSON lines or Parquet file"),
         ([tmp_path / "nowhere.csv"], "There is no file"),
         ([tmp_path / "*.tar"], "No file matches"),
         ([tmp_path / "other.csv"], "has the columns a, b, not caption or text"),

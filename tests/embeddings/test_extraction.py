@@ -15,7 +15,7 @@ import torch
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
-from clip2clap.embeddings.datasets.tables import TableFile
+from clip2clap.embeddings.datasets.tables import TableFiles
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.extraction import pipeline
@@ -265,7 +265,7 @@ def test_a_changed_encoder_or_changed_arguments_are_refused_and_lose_nothing(pla
 
 def test_an_id_that_comes_twice_is_a_failure_the_second_time(plan, tmp_path):
     (tmp_path / "own.csv").write_text("id,caption\na,dog\nb,\na,cat\nb,bird\nc,rain\n")
-    source = TableFile(tmp_path / "own.csv", frozenset({"text"}))
+    source = TableFiles((tmp_path / "own.csv",), frozenset({"text"}))
     for limit in (2, None):  # in one run, and across two
         extract(source, tmp_path / "table", plan("clip_text"), limit=limit)
     table = EmbeddingTable.open(tmp_path / "table")
@@ -295,7 +295,7 @@ def on_ray(plan, media, tmp_path) -> Callable[..., ExtractionReport]:
     names = ("a.png", "b.png", "broken.jpg")
     lines = [f"{text},{names[n % 3]}" for n, text in enumerate(many_captions(60))]
     (tmp_path / "rows.csv").write_text("\n".join(["caption,image", *lines]) + "\n")
-    source = TableFile(tmp_path / "rows.csv", frozenset({"text", "image"}))
+    source = TableFiles((tmp_path / "rows.csv",), frozenset({"text", "image"}))
     for file in media.iterdir():
         if file.is_file():
             file.rename(tmp_path / file.name)

@@ -1,0 +1,236 @@
+"""Reading of table files: CSV, TSV, JSON lines and Parquet, gzipped or not, record by record."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip2clap.core.errors import UserError, one_line
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+
+PROBLEM = "\0problem"
+"""Key of a record's fault, such as more cells than there are columns."""
+
+# Some cells of WIT are whole sections of an encyclopedia.
+_MAX_CELL = 2**24
+_BATCH_ROWS = 256
+# Records whose keys are the columns of a JSON lines file.
+_JSON_HEAD = 100
+
+Records = Iterator[Mapping[str, Any]]
+
+
+def is_table(path: Path) -> bool:
+    """Return True if a file's name is that of a table."""
+    return path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+
+
+def read_table(path: Path) -> tuple[list[str], Records]:
+    """Return the columns of a table file, and an iterator over its records."""
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return _read_json(path)
+    return _read_csv(path, "\t" if suffix == ".tsv" else "")
+
+
+def published_records(path: Path, expected: Sequence[str], dataset: str) -> Records:
+    """Yield the records of a published CSV or TSV file; raise if a column is missing."""
+    columns, records = read_table(path)
+    missing = [name for name in expected if name not in columns]
+    if missing:
+        raise UserError(
+            f"{path} is no {dataset} file: expected the columns {', '.join(expected)}; "
+            f"{', '.join(missing)} missing."
+        )
+    yield from records
+
+
+@contextlib.contextmanager
+def open_text(path: Path, *, newline: str) -> Iterator[IO[str]]:
+    """Open a text file, gzipped or not, in UTF-8 or UTF-16; other bytes become surrogates."""
+    with explain_read_errors(path), path.open("rb") as raw:
+        file = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw)
+        start = file.read(4)
+        file.seek(0)
+        encoding = "utf-8-sig"
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            encoding = "utf-16"
+        elif b"\0" in start:
+            encoding = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
+        yield io.TextIOWrapper(file, encoding, "surrogateescape", newline=newline)
+
+
+@contextlib.contextmanager
+def explain_read_errors(path: Path) -> Iterator[None]:
+    """Raise an error of a damaged file as a one-line `UserError`."""
+    try:
+        yield
+    except (OSError, EOFError, UnicodeError, csv.Error, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} can't be read ({one_line(error)}). Download it again; rows embedded so far "
+            "are safe."
+        ) from error
+
+
+def _read_csv(path: Path, delimiter: str) -> tuple[list[str], Records]:
+    csv.field_size_limit(_MAX_CELL)
+
+    def records() -> Records:
+        with open_text(path, newline="") as file:
+            lines = _Lines(iter(file))
+            columns, mark, is_spaced = _header(lines, delimiter)
+            for cells in lines.records(mark, len(columns)):
+                if is_spaced:
+                    cells = [cell.strip() for cell in cells]
+                record = dict(zip(columns, cells, strict=False))
+                # Cells that are left out at the end are empty.
+                record |= dict.fromkeys(columns[len(cells) :], "")
+                if any(cells[len(columns) :]):
+                    record[PROBLEM] = f"expected {len(columns)} cells in its line, got {len(cells)}"
+                yield record
+
+    with open_text(path, newline="") as file:
+        columns, _, _ = _header(_Lines(iter(file)), delimiter)
+    return columns, records()
+
+
+def _header(lines: "_Lines", delimiter: str) -> tuple[list[str], str, bool]:
+    """Read the header: columns, delimiter, and True if spaces follow the delimiters."""
+    first = lines.next() or ""
+    if found := re.fullmatch(r"sep=(.)\s*", first):  # written by Excel
+        delimiter, first = found[1], lines.next() or ""
+    if not delimiter:
+        unquoted = re.sub(r'"[^"]*"', "", first)
+        delimiter = max(",;\t|", key=unquoted.count)
+    lines.push(first)
+    names = next(lines.records(delimiter, None), [])
+    return [name.strip() for name in names], delimiter, names != [n.strip() for n in names]
+
+
+class _Lines:
+    """Lines of a file, some of which may be pushed back."""
+
+    def __init__(self, lines: Iterator[str]):
+        self._lines = lines
+        self._pushed: deque[str] = deque()
+
+    def next(self) -> str | None:
+        return self._pushed.popleft() if self._pushed else next(self._lines, None)
+
+    def push(self, *lines: str) -> None:
+        self._pushed.extendleft(reversed(lines))
+
+    def records(self, delimiter: str, width: int | None) -> Iterator[list[str]]:
+        """Yield the cells of each record.
+
+        A quote that is never closed, or within a cell, is a character: where quotes do not give a
+        record, its first line is one. So it is in a TSV file where all lines of a quoted cell are
+        records themselves.
+        """
+        while (line := self.next()) is not None:
+            plain = line.rstrip("\r\n").split(delimiter)
+            if '"' in line:
+                taken = [line]
+                cells = self._quoted(taken, delimiter)
+                is_swallowing = delimiter == "\t" and len(taken) > 1 and width is not None
+                if is_swallowing and all(each.count("\t") + 1 == width for each in taken):
+                    cells = None
+                if cells is None or (width is not None and len(cells) != width):
+                    self.push(*taken[1:])
+                    lenient = next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
+                    fits = delimiter != "\t" and len(lenient) == width
+                    cells = lenient if fits else plain
+                yield cells
+            elif plain != [""]:
+                yield plain
+
+    def _quoted(self, taken: list[str], delimiter: str) -> list[str] | None:
+        """Return the cells of a record with quotes, whose further lines are taken."""
+
+        def lines() -> Iterator[str]:
+            yield taken[0]
+            while (line := self.next()) is not None:
+                taken.append(line)
+                yield line
+
+        try:
+            return next(csv.reader(lines(), delimiter=delimiter, strict=True))
+        except csv.Error:
+            return None
+
+
+def _read_json(path: Path) -> tuple[list[str], Records]:
+    def records() -> Records:
+        with open_text(path, newline="\n") as file:
+            start = file.read(1)
+            values: Iterator[Any] = chain([start + next(file, "")], file)
+            if start == "[":  # one list of records
+                values = iter(_parse("".join(values)) or [None])
+            for value in values:
+                if isinstance(value, str) and not value.strip():
+                    continue
+                value = _parse(value) if isinstance(value, str) else value
+                if isinstance(value, dict):
+                    # Numbers of one key may be of several types.
+                    yield {
+                        name: json.dumps(each) if isinstance(each, int | float) else each
+                        for name, each in value.items()
+                        if each == each
+                    }
+                else:
+                    yield {PROBLEM: "its line is no JSON object"}
+
+    head = chain.from_iterable(islice(records(), _JSON_HEAD))
+    return [name for name in dict.fromkeys(head) if name != PROBLEM], records()
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_parquet(path: Path) -> tuple[list[str], Records]:
+    with explain_read_errors(path):
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+    info = _parse(((schema.metadata or {}).get(b"huggingface") or b"{}").decode("utf-8", "replace"))
+    try:
+        features = info["info"]["features"]
+        classes = {n: f["names"] for n, f in features.items() if f.get("_type") == "ClassLabel"}
+    except (AttributeError, KeyError, TypeError):
+        classes = {}
+
+    def records() -> Records:
+        with explain_read_errors(path):
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for record in batch.to_pylist():
+                    yield with_class_names(record, classes)
+
+    return list(schema.names), records()
+
+
+def with_class_names(
+    record: Mapping[str, Any], classes: Mapping[str, Sequence[str]]
+) -> Mapping[str, Any]:
+    """Return a record with the names of its classes in place of their numbers."""
+    named = {}
+    for column, names in classes.items():
+        label = record.get(column)
+        is_known = isinstance(label, int) and 0 <= label < len(names)
+        named[column] = names[label] if is_known else None
+    return {**record, **named}
