@@ -61,7 +61,7 @@ class EmbeddingSpace:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "EmbeddingSpace":
-        """Create a space from the values of `to_dict`; a `UserError` if one is missing or invalid."""
+        """Create a space from the values of `to_dict`; raise if one is missing or invalid."""
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in values]
         if missing:

@@ -1,5 +1,6 @@
 """CLAP models of the laion_clap package, which needs a separate environment (numpy<2)."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class LaionClapSpec(CheckpointSpec):
 
     def build(self, dtype: torch.dtype) -> "LaionClapBackend":
         try:
-            import laion_clap  # pyright: ignore[reportMissingImports]
+            laion_clap: Any = importlib.import_module("laion_clap")
         except ImportError as error:
             raise MissingExtraError(
                 f"{self.checkpoint.name!r} needs laion_clap: pip install 'clip2clap[laion-clap]' "

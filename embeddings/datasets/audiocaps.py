@@ -84,10 +84,8 @@ class AudioCaps(Source):
             for modality, folder, found in folders:
                 files = next((found[name] for name in names if name in found), None)
                 if files is None:
-                    there = f"such as {next(iter(found))}" if found else "nothing of its kind"
-                    problem = (
-                        f"no file named {' or '.join(names[:2])} in {folder}, which has {there}"
-                    )
+                    there = next(iter(found), "none")
+                    problem = f"no file named {names[0]} in {folder}, whose files are {there}, ..."
                 else:
                     content[modality] = files[len(files) // 2]
             yield Row(values["audiocap_id"], columns, content, problem)

@@ -83,7 +83,7 @@ def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:
 
 
 def caption_of(value: Any) -> str | None:
-    """Return the caption in a cell or a JSON value, of several the first; raise if it is no text."""
+    """Return the caption in a cell or a JSON value, of several the first; raise if no text."""
     if isinstance(value, list | tuple):
         texts = [text for text in value if isinstance(text, str)]
         if value and not texts:

@@ -230,7 +230,7 @@ def with_class_names(
     """Return a record with the names of its classes in place of their numbers."""
     named = {}
     for column, names in classes.items():
-        label = record.get(column)
+        label: Any = record.get(column)
         is_known = isinstance(label, int) and 0 <= label < len(names)
         named[column] = names[label] if is_known else None
     return {**record, **named}

@@ -66,30 +66,19 @@ def open_source(
     names = [name for location in locations for name in _expand(str(location))]
     if not names:
         raise UserError("Expected a file, a folder or a hub id to read from, got none.")
-    paths = tuple(Path(name).expanduser() for name in names)
     if format == "auto":
         format = _detect_format(names[0], wanted)
-    files = tuple(file for path in paths for file in _files_of(path, format))
-    if not files:
-        raise UserError(f"{names[0]} holds no {format} files.")
-    if format in ("audiocaps", "folder", "datasets") and len(files) > 1:
-        raise UserError(f"Expected one {format} to read from, got {len(files)}: {names[0]}, ...")
+    files = tuple(_files_of(names, format))
+    columns = columns or ColumnNames()
     source: Source
     if format == "audiocaps":
         source = AudioCaps(files[0], audio, frames)
     elif format == "wit":
         source = Wit(files, language, caption_field)
     elif format == "datasets":
-        source = HubDataset(names[0], wanted, columns or ColumnNames(), split or "train")
-    elif format == "conceptual-captions":
-        source = ConceptualCaptions(files)
-    elif format == "folder":
-        source = Folder(files[0], wanted)
-    elif format == "webdataset":
-        source = WebDataset(files, wanted)
+        source = HubDataset(names[0], wanted, columns, split or "train")
     else:
-        source = TableFiles(files, wanted, columns or ColumnNames())
-        source.check()
+        source = _open_files(files, format, wanted, columns)
     lacking = wanted - source.modalities
     if lacking:
         raise UserError(
@@ -99,18 +88,41 @@ def open_source(
     return source
 
 
-def _files_of(path: Path, format: Format) -> list[Path]:
-    """Return the files of a format in a folder, or the path itself."""
-    if format != "datasets" and not path.exists():
-        raise UserError(f"There is no file or folder {path}. Check the path.")
-    if not path.is_dir() or format not in ("webdataset", "table"):
-        return [path]
-    files = [file for inside in walk(path) for file in inside]
+def _open_files(
+    files: tuple[Path, ...], format: Format, wanted: frozenset[Modality], columns: ColumnNames
+) -> Source:
+    if format == "conceptual-captions":
+        return ConceptualCaptions(files)
+    if format == "folder":
+        return Folder(files[0], wanted)
     if format == "webdataset":
-        return [file for file in files if file.name.lower().endswith(SHARD_SUFFIXES)]
-    tables = [file for file in files if is_table(file)]
-    parquet = [file for file in tables if file.suffix.lower() == ".parquet"]
-    return [file for file in tables if _is_metadata(file)] or parquet or tables
+        return WebDataset(files, wanted)
+    source = TableFiles(files, wanted, columns)
+    source.check()
+    return source
+
+
+def _files_of(names: Sequence[str], format: Format) -> list[Path]:
+    """Return the paths, and in place of folders of shards or tables the files in them."""
+    found: list[Path] = []
+    for path in (Path(name).expanduser() for name in names):
+        if format != "datasets" and not path.exists():
+            raise UserError(f"There is no file or folder {path}. Check the path.")
+        if not path.is_dir() or format not in ("webdataset", "table"):
+            found.append(path)
+            continue
+        files = [file for inside in walk(path) for file in inside]
+        if format == "webdataset":
+            found += [file for file in files if file.name.lower().endswith(SHARD_SUFFIXES)]
+        else:
+            tables = [file for file in files if is_table(file)]
+            parquet = [file for file in tables if file.suffix.lower() == ".parquet"]
+            found += [file for file in tables if _is_metadata(file)] or parquet or tables
+    if not found:
+        raise UserError(f"{names[0]} holds no {format} files.")
+    if format in ("audiocaps", "folder", "datasets") and len(found) > 1:
+        raise UserError(f"Expected one {format} to read from, got {len(found)}: {names[0]}, ...")
+    return found
 
 
 def _is_metadata(file: Path) -> bool:

@@ -75,7 +75,7 @@ class WebDataset(Source):
                 if key is not None and key.startswith(f"{this}."):
                     members = {f"{key[len(this) :]}{suffix}": v for suffix, v in members.items()}
                 key = this
-            suffix = member.name[len(key) :].lower() if is_part else name.suffix.lower()
+            suffix = f"{this[len(key or '') :]}{name.suffix}".lower()
             members[suffix] = None
             if suffix in wanted and member.size <= _MAX_BYTES:
                 file = tar.extractfile(member)

@@ -357,8 +357,8 @@ class Encoder(nn.Module):
 def average_windows(outputs: Tensor, counts: Sequence[int], *, normalize: bool) -> Tensor:
     """Average the unit-norm embeddings of each item's windows; single windows stay as they are.
 
-    All windows have shape (windows, d), and the result has shape (items, d). Without `normalize`, its
-    norms are the mean norms of the items' windows.
+    All windows have shape (windows, d), and the result has shape (items, d). Without `normalize`,
+    its norms are the mean norms of the items' windows.
     """
     if all(count == 1 for count in counts):
         return unit_norm(outputs) if normalize else outputs

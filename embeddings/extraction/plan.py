@@ -100,7 +100,7 @@ class EncoderPlan:
         """Load the encoders for the modalities of the columns."""
         loaded: dict[Family, ClipEncoder | ClapEncoder] = {}
         for encoder, name in ((ClipEncoder, self.clip), (ClapEncoder, self.clap)):
-            columns = [column for column in self.columns if family_of(column) == encoder.family]
+            columns: list[Column] = [c for c in self.columns if family_of(c) == encoder.family]
             if columns:
                 loaded[encoder.family] = encoder.from_pretrained(
                     name,

@@ -403,7 +403,7 @@ class TableWriter:
 
 
 def _check_embeds(embeds: Tensor, rows: int, column: str, space: EmbeddingSpace) -> Tensor:
-    """Return embeddings on the CPU; a `TableError` if shape, norms or a value do not fit the space."""
+    """Return embeddings on the CPU; raise if shape, norms or a value do not fit the space."""
     if not isinstance(embeds, Tensor) or tuple(embeds.shape) != (rows, space.dim):
         got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
         raise TableError(f"Expected {column} of shape ({rows}, {space.dim}), got {got}.")

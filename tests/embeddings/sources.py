@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -65,6 +66,14 @@ def write_audiocaps(path: Path, captions: Sequence[str]) -> Path:
         writer.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
         writer.writerows([str(900 - n), f"clip{n}", "30", c] for n, c in enumerate(captions))
     return path
+
+
+def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
+        for name, body in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
 
 
 def many_captions(count: int) -> list[str]:

@@ -2,9 +2,7 @@
 
 import csv
 import gzip
-import io
 import json
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +30,17 @@ from clip2clap.embeddings.extraction.plan import PAIRS
 from clip2clap.embeddings.space import Modality
 from clip2clap.embeddings.table.reader import EmbeddingTable
 
-from .sources import CAPTIONS, DATA, WIT_HEADER, close, picture, png, sound, write_audiocaps
+from .sources import (
+    CAPTIONS,
+    DATA,
+    WIT_HEADER,
+    close,
+    picture,
+    png,
+    sound,
+    write_audiocaps,
+    write_shard,
+)
 
 
 @pytest.mark.skipif(not (DATA / "audiocaps").is_dir(), reason="needs the published files")
@@ -246,14 +254,6 @@ def test_a_saved_datasets_folder_gives_its_pictures(plan, clip, tmp_path):
     assert close(table.tensor("clip_image"), images)
     assert table.source("caption") == CAPTIONS[:3]
     assert table.ids == ["saved:0", "saved:1", "saved:2"]
-
-
-def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, body in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(body)
-            tar.addfile(info, io.BytesIO(body))
 
 
 def test_shards_of_img2dataset_are_read_in_order(plan, clip, tmp_path):

@@ -1,0 +1,285 @@
+"""Tables, tars and folders as other tools write them."""
+
+import base64
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.datasets.base import Row, Url, check_row
+from clip2clap.embeddings.datasets.registry import open_source
+from clip2clap.embeddings.datasets.tables import ColumnNames
+from clip2clap.embeddings.space import Modality
+
+from .sources import write_audiocaps, write_shard
+
+TEXT: frozenset[Modality] = frozenset({"text"})
+IMAGE: frozenset[Modality] = frozenset({"image", "text"})
+AUDIO: frozenset[Modality] = frozenset({"audio", "text"})
+
+
+def rows_of(*locations: Path | str, wanted: frozenset[Modality] = TEXT, **options: Any):
+    return list(open_source(locations, wanted=wanted, **options))
+
+
+def captions(rows: list[Row]) -> list[str | None]:
+    """Captions of the rows, and the reasons of those that can't be embedded."""
+    return [check_row(row, ["text"]) or row.content["text"] for row in rows]
+
+
+# Captions
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([["a dog", "the dog"], ["", "a cat"], [], None], ["a dog", "a cat"] + ["no caption"] * 2),
+        ([[1, 2]], ["expected captions as text, got a list of int"]),
+        ([{"raw": "a dog"}], ["expected a caption as text, got a dict"]),
+        ([1.5, float("nan")], ["1.5", "no caption"]),
+        ([True], ["expected a caption as text, got a bool"]),
+        ([b"a dog", b"caf\xe9"], ["a dog", "its caption is not valid UTF-8"]),
+    ],
+)
+def test_captions_that_are_no_text_are_told_or_read(tmp_path, values, expected):
+    pq.write_table(pa.table({"caption": values}), tmp_path / "a.parquet")
+    assert captions(rows_of(tmp_path / "a.parquet")) == expected
+
+
+def test_class_labels_are_their_names(tmp_path):
+    features = datasets.Features({"text": datasets.ClassLabel(names=["dog", "rain"])})
+    labels = datasets.Dataset.from_dict({"text": [1, 0, -1]}, features)
+    labels.to_parquet(tmp_path / "a.parquet")
+    labels.save_to_disk(tmp_path / "saved")
+    for path in (tmp_path / "a.parquet", tmp_path / "saved"):
+        assert captions(rows_of(path)) == ["rain", "dog", "no caption"]
+
+
+# CSV, TSV and JSON lines
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "expected"),
+    [
+        ("a.tsv", ['"Sunset over the hills', "a dog"], ['"Sunset over the hills', "a dog"]),
+        ("a.tsv", ['"Sunset', 'a 12" pipe', 'a 5"'], ['"Sunset', 'a 12" pipe', 'a 5"']),
+        ("a.tsv", ['"two\nlines, ""quoted"""', "rain"], ['two\nlines, "quoted"', "rain"]),
+        ("a.csv", ['"Sunset over the hills', "a dog"], ["Sunset over the hills", "a dog"]),
+        ("a.csv", ['"two\nlines, ""quoted"""', "rain"], ['two\nlines, "quoted"', "rain"]),
+        ("a.csv", ["a dog, a cat", "rain"], ["expected 2 cells in its line, got 3", "rain"]),
+    ],
+)
+def test_quotes_never_swallow_rows(tmp_path, name, lines, expected):
+    delimiter = "\t" if name.endswith("tsv") else ","
+    text = [f"id{delimiter}caption", *(f"{n}{delimiter}{line}" for n, line in enumerate(lines))]
+    (tmp_path / name).write_text("\n".join(text), "utf-8")
+    read = rows_of(tmp_path / name)
+    assert captions(read) == expected
+    assert [row.id for row in read] == [str(n) for n in range(len(lines))]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiters_and_encodings_are_found(tmp_path, encoding, delimiter):
+    text = delimiter.join(["Image Path", " Caption "]) + "\r\n"
+    text += delimiter.join(["a.png", '"R\u00f6te, am Morgen; sp\u00e4t"']) + "\r\n"
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    (row,) = rows_of(tmp_path / "a.csv", wanted=IMAGE)
+    assert row.content == {"text": "R\u00f6te, am Morgen; sp\u00e4t", "image": tmp_path / "a.png"}
+
+
+def test_the_line_that_excel_writes_names_the_delimiter(tmp_path):
+    (tmp_path / "a.csv").write_text("sep=;\nid;caption\n7;a, b\n")
+    assert captions(rows_of(tmp_path / "a.csv")) == ["a, b"]
+
+
+def test_json_lines_cost_one_row_each_if_they_are_damaged(tmp_path):
+    lines = ['{"caption": "a dog", "n": 1}', "{oops", "[]", '{"caption": 5, "n": 1.5}', ""]
+    expected = ["a dog", "its line is no JSON object", "its line is no JSON object", "5"]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines))
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        read = rows_of(tmp_path / name, columns=ColumnNames(keep=("n",)))
+        assert captions(read) == expected
+        assert [row.columns["n"] for row in read] == ["1", None, None, "1.5"]
+    (tmp_path / "c.json").write_text(json.dumps([{"text": "rain"}, 3]))
+    assert captions(rows_of(tmp_path / "c.json")) == ["rain", "its line is no JSON object"]
+
+
+# Files in cells
+
+
+def test_bytes_come_before_addresses_and_a_failed_download_says_why(tmp_path):
+    rows = {
+        "url": ["http://127.0.0.1:9/0.jpg", "http://127.0.0.1:9/1.jpg"],
+        "caption": ["a dog", "gone"],
+        "key": ["00", "01"],
+        "status": ["success", "failed_to_download"],
+        "error_message": [None, "HTTP Error 404"],
+        "jpg": [b"image", None],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "00000.parquet")
+    first, second = rows_of(tmp_path / "00000.parquet", wanted=IMAGE)
+    assert first.content["image"] == b"image"
+    assert first.columns["file"] == first.id == "00"
+    assert second.problem == "failed_to_download (HTTP Error 404)"
+
+
+def test_base64_and_data_uris_are_files(tmp_path):
+    data = bytes(range(256)) * 2
+    text = base64.b64encode(data).decode()
+    cells = [text, f"data:image/png;base64,{text}", "data:,a%20b", "http://a.org/a.png", "a.png"]
+    cells += ["data:image/png;base64,x"]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image"], *([cell] for cell in cells)])
+    read = rows_of(tmp_path / "a.csv", wanted=frozenset({"image"}))
+    images = [row.content.get("image") for row in read]
+    assert images[:4] == [data, data, b"a b", Url("http://a.org/a.png")]
+    assert images[4] == tmp_path / "a.png"
+    assert "base64 is damaged" in str(read[5].problem)
+    assert [row.columns["file"] for row in read[:3]] == ["a:0", "a:1", "a:2"]
+
+
+# Several files, and folders
+
+
+def test_many_parquet_files_are_read_in_order(tmp_path):
+    for folder, caption in (("train", "one"), ("test", "two")):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"caption": [caption]}), tmp_path / folder / "0000.parquet")
+    for locations in ([tmp_path], [tmp_path / "test", tmp_path / "train"]):
+        read = rows_of(*locations)
+        assert captions(read) == ["two", "one"]
+        assert [row.id for row in read] == ["test/0000:0", "train/0000:0"]
+    assert captions(rows_of(str(tmp_path / "*" / "*.parquet"))) == ["two", "one"]
+    pq.write_table(pa.table({"b": ["x"]}), tmp_path / "test" / "0001.parquet")
+    with pytest.raises(UserError, match=r"0001\.parquet has the columns b, not caption or text"):
+        rows_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "file_name,text\n0.jpg,a dog\n"),
+        ("metadata.jsonl", '{"file_name": "0.jpg", "text": "a dog"}\n'),
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_an_imagefolder_has_its_captions_in_its_metadata(tmp_path, name, content, folder):
+    inside = tmp_path / folder
+    inside.mkdir(exist_ok=True)
+    (inside / name).write_text(content)
+    (inside / "0.jpg").write_bytes(b"image")
+    for location in (tmp_path, inside / name):
+        (row,) = rows_of(location, wanted=IMAGE)
+        assert row.content == {"text": "a dog", "image": inside / "0.jpg"}
+    (row,) = rows_of(tmp_path, wanted=frozenset({"image"}))
+    assert row.content == {"image": inside / "0.jpg"}
+
+
+def test_folders_linked_in_a_circle_and_hidden_files_are_left_out(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jpg", "._a.jpg", "sub/b.jpg"):
+        (tmp_path / name).write_bytes(b"image")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "sub" / "self").symlink_to(tmp_path / "sub")
+    read = rows_of(tmp_path, wanted=frozenset({"image"}))
+    assert [row.id for row in read] == ["a.jpg", "sub/b.jpg"]
+
+
+# Tars
+
+
+def test_a_tars_json_costs_one_row_if_it_is_no_object_with_a_caption(tmp_path):
+    contents = {
+        "a": b'{"caption": ["a dog", "the dog"], "url": {"a": 1}}',
+        "b": b"null",
+        "c": b"[" * 100_000,
+        "d": b'{"caption": {"a": 1}}',
+        "e": b'{"caption": NaN}',
+        "f": b'{"text": "rain", "url": "http://a.org/f.jpg"}',
+        "g": b'{"caption": "\\ud800x"}',
+    }
+    members = [(f"{key}.json", body) for key, body in contents.items()]
+    write_shard(tmp_path / "a.tar", [*members, ("h.json", b"7"), ("h.txt", b"wind")])
+    read = rows_of(tmp_path / "a.tar")
+    assert captions(read) == [
+        "a dog",
+        "expected its json as an object, got null",
+        "its json is damaged",
+        "expected a caption as text, got a dict",
+        "no caption",
+        "rain",
+        "its caption is not valid UTF-8",
+        "wind",
+    ]
+    assert [row.columns["url"] for row in read] == [None] * 5 + ["http://a.org/f.jpg", None, None]
+
+
+def test_names_with_dots_in_a_tar_are_whole(tmp_path):
+    members = [
+        ("./one.5_x.flac", b"sound"),
+        ("./one.5_x.json", b'{"text": "a dog"}'),
+        ("one.6_x.flac", b"noise"),
+        ("one.6_x.json", b'{"text": "a cat"}'),
+        ("two.flac", b"rain"),
+        ("two.mask.flac", b"no"),
+        ("two.txt", b"rain"),
+    ]
+    write_shard(tmp_path / "a.tgz", members)
+    read = rows_of(tmp_path / "a.tgz", wanted=AUDIO)
+    assert [row.id for row in read] == ["a/one.5_x", "a/one.6_x", "a/two"]
+    assert [row.content["audio"] for row in read] == [b"sound", b"noise", b"rain"]
+    assert captions(read) == ["a dog", "a cat", "rain"]
+
+
+def test_large_and_unwanted_members_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("clip2clap.embeddings.datasets.webdataset._MAX_BYTES", 100)
+    write_shard(tmp_path / "a.tar", [("a.txt", b"dog"), ("a.wav", b"x" * 101), ("a.mp4", b"y" * 9)])
+    (row,) = rows_of(tmp_path / "a.tar", wanted=AUDIO)
+    assert row.problem == "its .wav file is larger than 100 bytes"
+    assert rows_of(tmp_path / "a.tar")[0].content == {"text": "dog"}
+
+
+# Published data sets under other names
+
+
+def test_conceptual_12m_has_the_address_first(tmp_path):
+    lines = ["http://a.org/a.jpg\ta dog", "http://a.org/b.jpg\ta cat"]
+    (tmp_path / "cc12m.tsv").write_text("\n".join(lines))
+    for options in ({}, {"format": "conceptual-captions"}):
+        read = rows_of(tmp_path / "cc12m.tsv", wanted=IMAGE, **options)
+        assert captions(read) == ["a dog", "a cat"]
+        assert read[0].content["image"] == "http://a.org/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clip0_30.mp4",
+        "900.wav",
+        "clip0.flac",
+        "Yclip0_30.000_40.000.wav",
+        "clip0_30.000_40.000.wav",
+        "clip0_30000_40000.wav",
+        "Yclip0.wav",
+    ],
+)
+def test_clips_of_audiocaps_are_found_by_their_usual_names(tmp_path, name):
+    write_audiocaps(tmp_path / "a.csv", ["rain"])
+    table = (tmp_path / "a.csv").read_text().replace(",30,", ",30.0,")
+    (tmp_path / "floats.csv").write_text(table)
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / name).write_bytes(b"sound")
+    for captions_file in ("a.csv", "floats.csv"):
+        (row,) = rows_of(tmp_path / captions_file, wanted=AUDIO, audio=tmp_path / "audio")
+        assert row.content["audio"] == tmp_path / "audio" / name
+        assert row.columns["item"] == "clip0_30"
