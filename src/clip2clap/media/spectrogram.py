@@ -139,7 +139,7 @@ def write_spectrogram(
         cmap="magma",
         vmin=-DYNAMIC_RANGE_DB,
         vmax=0,
-        extent=(0, len(waveform) / sampling_rate, 0, hertz_to_mel(sampling_rate / 2, "htk")),
+        extent=(0, len(waveform) / sampling_rate, 0, float(hertz_to_mel(sampling_rate / 2, "htk"))),
     )
     ticks = [hertz for hertz in _FREQUENCY_TICKS_HZ if hertz <= sampling_rate / 2]
     axes.set_yticks(hertz_to_mel(np.array(ticks, float), "htk"), [str(hertz) for hertz in ticks])

@@ -30,7 +30,7 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     one, other = _check(one, other)
     # The triangular factor has the same covariance as the centered rows and is no larger.
     factors = [
-        np.linalg.qr((side - side.mean(0)) / np.sqrt(len(side) - 1), mode="r")
+        np.asarray(np.linalg.qr((side - side.mean(0)) / np.sqrt(len(side) - 1), mode="r"))
         for side in (one, other)
     ]
     traces = sum((factor**2).sum() for factor in factors)
