@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clip2clap.inference.film.options import FilmOptions
+from clip2clap.media.arrays import mix_down
 from clip2clap.media.audio import stream_audio
 from clip2clap.media.video import FILM_RATE
 
@@ -89,17 +90,17 @@ class AudioWindows:
         self._hop = max(1, round(options.hop_in_s * FILM_RATE))
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        held, start, end = np.zeros(0, np.float32), 0, 0
+        held, start, end = np.zeros((2, 0), np.float32), 0, 0
         for block in self._blocks:
-            held = np.concatenate([held, block.mean(axis=0)])
+            held = np.concatenate([held, block], axis=1)
             self.samples += block.shape[1]
-            while len(held) >= self._length:
+            while held.shape[1] >= self._length:
                 end = start + self._length
-                yield (start + end) / 2 / FILM_RATE, held[: self._length]
+                yield (start + end) / 2 / FILM_RATE, mix_down(held[:, : self._length])
                 # The samples before the next window are kept, since the last window may need them.
-                held, start = held[self._hop :], start + self._hop
+                held, start = held[:, self._hop :], start + self._hop
         if end < self.samples:
-            last = held[-self._length :]
+            last = mix_down(held[:, -self._length :])
             yield (self.samples - len(last) / 2) / FILM_RATE, last
 
 

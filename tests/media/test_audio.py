@@ -1,14 +1,18 @@
 """Recordings of any kind: what is read is what was recorded, and what cannot be read says why."""
 
+import io
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 import soundfile
+import torch
+from av.stream import Disposition
 from PIL import Image
 
 from clip2clap.core.errors import UserError
@@ -18,6 +22,7 @@ from clip2clap.media.audio import (
     find_audio,
     is_silent,
     load_audio,
+    stream_audio,
 )
 
 RATE = 48_000
@@ -114,14 +119,309 @@ def test_a_file_that_was_cut_off_says_so(media, tmp_path, name):
         load_audio(tmp_path / name)
 
 
-def test_a_wav_that_does_not_say_how_long_it_is_is_read(tmp_path):
-    soundfile.write(tmp_path / "whole.wav", np.full(1000, 0.25), RATE)
-    content = bytearray((tmp_path / "whole.wav").read_bytes())
+def seconds_of(source: Any) -> float:
+    """Length as loaded; as streamed it is the same."""
+    samples, rate = load_audio(source)
+    streamed = sum(block.shape[1] for block in stream_audio(source, sampling_rate=rate))
+    assert streamed == len(samples)
+    return len(samples) / rate
+
+
+def wav_with_size(size: int, *, extra: bytes = b"") -> bytes:
+    """A WAV of half a second whose header gives its samples any size."""
+    file = io.BytesIO()
+    soundfile.write(file, 0.2 * recording()[0, :24_000], RATE, format="WAV")
+    content = bytearray(file.getvalue())
     place = content.index(b"data") + 4
-    content[4:8] = content[place : place + 4] = b"\xff" * 4
-    (tmp_path / "streamed.wav").write_bytes(content)
-    samples, _ = load_audio(tmp_path / "streamed.wav")
-    np.testing.assert_allclose(samples, 0.25, atol=1e-4)
+    content[place : place + 4] = size.to_bytes(4, "little")
+    return bytes(content) + extra
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFDB, 0xFFFFFFDB),
+        *(48_002, 48_008, 48_016, 48_036, 48_044),
+    ],
+)
+def test_a_wav_that_does_not_say_how_long_it_is_is_read_to_its_end(size):
+    assert seconds_of(wav_with_size(size)) == 0.5
+
+
+def test_a_wav_that_lacks_what_its_header_counts_is_refused():
+    for size in (49_000, 480_000, 0x40000000):
+        with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+            load_audio(wav_with_size(size))
+    assert seconds_of(wav_with_size(48_000, extra=b"LIST\4\0\0\0abcd")) == 0.5
+
+
+def write_track(
+    path: Path, seconds: float, *, video: float, fps: int = 8, late: float = 0, second: float = 0
+) -> None:
+    """Write tracks of their own lengths in s; of two audio tracks the second is the default."""
+    with av.open(path, "w") as container:
+        tracks: list[Any] = []
+        codec = "libvpx" if path.suffix == ".webm" else "mpeg4"
+        picture: Any = container.add_stream(codec, rate=fps)
+        picture.width = picture.height = 32
+        picture.pix_fmt = "yuv420p"
+        for length in (seconds, second):
+            if length:
+                track: Any = container.add_stream(CODECS[path.suffix], rate=RATE)
+                track.layout = "mono"
+                tracks.append((track, length))
+        if second:
+            for number, (track, _) in enumerate(tracks):
+                track.disposition = Disposition.default if number else Disposition(0)
+        for number in range(round(video * fps)):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, np.uint8))
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        for track, length in tracks:
+            for start in range(0, round(length * RATE), 960):
+                block = np.full((1, min(960, round(length * RATE) - start)), 0.1, np.float32)
+                frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = RATE, start + round(late * RATE)
+                container.mux(track.encode(frame))
+            container.mux(track.encode())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+@pytest.mark.parametrize("fps", [1, 8])
+@pytest.mark.parametrize(("sound", "late"), [(1.0, 0.0), (1.0, 1.2), (4.0, 0.0)])
+def test_a_video_is_heard_whose_sound_ends_or_begins_elsewhere(tmp_path, suffix, fps, sound, late):
+    path = tmp_path / f"video{suffix}"
+    write_track(path, sound, video=3, fps=fps, late=late)
+    assert seconds_of(path) == pytest.approx(sound, abs=0.03)
+    with pytest.raises(UnreadableAudioError, match="Start earlier"):
+        load_audio(path, start=sound + 0.5)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_of_two_tracks_the_default_one_is_heard(tmp_path, suffix):
+    path = tmp_path / f"two{suffix}"
+    write_track(path, 1.0, video=2, second=1.6)
+    assert seconds_of(path) == pytest.approx(1.6, abs=0.03)
+
+
+def encoded(codec: str, container: str, rate: int, seconds: float, **options: str) -> bytes:
+    """Noise in a compressed file."""
+    file = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1, round(rate * seconds)))
+    with av.open(file, "w", format=container, container_options=options) as output:
+        track: Any = output.add_stream(codec, rate=rate)
+        track.layout = "mono"
+        for start in range(0, noise.shape[1], 1000):
+            block = noise[:, start : start + 1000].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, start
+            output.mux(track.encode(frame))
+        output.mux(track.encode())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("codec", "container"), [("libmp3lame", "mp3"), ("aac", "adts")])
+def test_joined_files_of_two_formats_are_read_at_one_rate(codec, container):
+    first, second = (encoded(codec, container, rate, 1.0) for rate in (16_000, 44_100))
+    for joined in (first + second, second + first, first + first):
+        assert seconds_of(joined) == pytest.approx(2.0, abs=0.2)
+
+
+def test_an_mp3_without_a_header_is_read_whole():
+    # Silence and noise differ in bit rate, from which libsndfile would estimate the length.
+    content = encoded("libmp3lame", "mp3", 16_000, 2.0, write_xing="0", id3v2_version="0")
+    assert seconds_of(content) == pytest.approx(2.0, abs=0.2)
+    assert seconds_of(content + bytes(600)) == pytest.approx(2.0, abs=0.2)
+    assert seconds_of(content + b"TAG" + bytes(125)) == pytest.approx(2.0, abs=0.2)
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(content[: len(content) * 6 // 10])
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(content[:2000] + bytes(2000) + content[4000:])
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "is_whole"),
+    [(1, 1, True), (3, 1, True), (1, 3, True), (0.3, 1, True), (1, 0.3, True), (3, 3, False)],
+)
+def test_one_count_of_an_mp3_may_be_wrong(frames, size, is_whole):
+    content = bytearray(encoded("libmp3lame", "mp3", 16_000, 2.0))
+    place = max(content.find(b"Xing"), content.find(b"Info")) + 8
+    for offset, factor in ((place, frames), (place + 4, size)):
+        count = int.from_bytes(content[offset : offset + 4], "big")
+        content[offset : offset + 4] = round(count * factor).to_bytes(4, "big")
+    if is_whole:
+        assert seconds_of(bytes(content)) == pytest.approx(2.0, abs=0.05)
+    else:
+        with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+            load_audio(bytes(content))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_whose_last_page_is_not_flagged_is_read(subtype):
+    file = io.BytesIO()
+    soundfile.write(file, 0.2 * recording()[0], RATE, format="OGG", subtype=subtype)
+    content = bytearray(file.getvalue())
+    last = content.rindex(b"OggS")
+    content[last + 5] &= ~4
+    content[last + 22 : last + 26] = bytes(4)
+    content[last + 22 : last + 26] = ogg_checksum(content[last:]).to_bytes(4, "little")
+    assert seconds_of(bytes(content)) == pytest.approx(SECONDS, abs=0.01)
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(bytes(content[:-20]))
+
+
+def ogg_checksum(page: bytes) -> int:
+    """Checksum of an Ogg page: CRC-32 of the polynomial 0x04C11DB7, most significant bit first."""
+    value = 0
+    for byte in page:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1) ^ (0x04C11DB7 if value & 0x80000000 else 0)
+            value &= 0xFFFFFFFF
+    return value
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_channels_that_cancel_are_heard(tmp_path, suffix):
+    noise = recording()[0, :RATE]
+    stereo = np.stack([noise, -0.95 * noise], axis=1)
+    soundfile.write(tmp_path / f"r{suffix}", stereo, RATE)
+    loaded, _ = load_audio(tmp_path / f"r{suffix}")
+    assert loaded[:RATE].std() == pytest.approx(noise.std(), rel=0.1)
+    part, _ = load_audio(tmp_path / f"r{suffix}", start=0.2, seconds=0.5)
+    assert part.std() == pytest.approx(noise[9600:33_600].std(), rel=0.1)
+    assert load_audio((stereo, RATE))[0] == pytest.approx(noise, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [3, 6, 8, 12])
+def test_many_channels_are_averaged(tmp_path, channels):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((4800, channels)).astype(np.float32)
+    soundfile.write(tmp_path / "many.wav", noise, RATE, subtype="FLOAT")
+    loaded, _ = load_audio(tmp_path / "many.wav")
+    assert loaded == pytest.approx(noise.mean(axis=1), abs=1e-6)
+
+
+@pytest.mark.parametrize("rate", [1, 99, 2_130_714_432])
+def test_rates_at_which_nothing_is_heard_are_refused(rate):
+    content = bytearray(wav_with_size(48_000))
+    content[24:28] = rate.to_bytes(4, "little")
+    with pytest.raises(UnreadableAudioError, match=f"sampling rate of {rate:,} Hz"):
+        load_audio(bytes(content))
+    with pytest.raises(UnreadableAudioError, match=f"sampling rate of {rate:,} Hz"):
+        load_audio((np.zeros(9), rate))
+
+
+def test_a_wav_of_no_bits_is_refused():
+    content = bytearray(wav_with_size(48_000))
+    content[34:36] = bytes(2)
+    with pytest.raises(UnreadableAudioError, match="cannot be decoded"):
+        load_audio(bytes(content))
+
+
+class Decoder:
+    """As torchcodec's AudioDecoder."""
+
+    def get_all_samples(self) -> Any:
+        return SimpleNamespace(data=torch.full((2, 800), 0.25), sample_rate=8000)
+
+
+SAMPLES = np.linspace(-0.5, 0.5, 800, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        (SAMPLES, 8000),
+        [SAMPLES, 8000],
+        (8000, SAMPLES),
+        (SAMPLES, 8000.0),
+        (np.float64(8000), SAMPLES),
+        (SAMPLES, np.int16(8000)),
+        (SAMPLES, torch.tensor(8000)),
+        (SAMPLES.astype(np.float64), 8000),
+        (torch.from_numpy(SAMPLES), 8000),
+        (torch.from_numpy(SAMPLES)[None], 8000),
+        (torch.from_numpy(SAMPLES).expand(2, -1), 8000),
+        (SAMPLES.repeat(2).reshape(-1, 2), 8000),
+        (torch.from_numpy(SAMPLES).bfloat16(), 8000),
+        (torch.from_numpy(SAMPLES).requires_grad_(), 8000),
+        (SAMPLES.tolist(), 8000),
+        {"array": SAMPLES, "sampling_rate": 8000, "path": None},
+        {"array": SAMPLES.tolist(), "sampling_rate": 8000.0},
+    ],
+)
+def test_waveforms_are_taken_as_the_field_passes_them(source):
+    samples, rate = load_audio(source)
+    assert (type(rate), rate, samples.dtype, samples.shape) == (int, 8000, np.float32, (800,))
+    assert samples == pytest.approx(SAMPLES, abs=2e-3)
+    assert load_audio(source, start=0.025, seconds=0.05)[0] == pytest.approx(samples[200:600])
+    streamed = np.concatenate(list(stream_audio(source, sampling_rate=8000)), axis=1)
+    assert streamed == pytest.approx(np.stack([samples, samples]), abs=1e-6)
+
+
+def test_a_decoders_channels_are_averaged():
+    samples, rate = load_audio(Decoder())
+    assert (rate, samples.tolist()) == (8000, [0.25] * 800)
+
+
+@pytest.mark.parametrize("kind", ["path", "str", "bytes", "file", "BytesIO", "dict", "dict path"])
+def test_files_are_taken_as_the_field_passes_them(media, kind):
+    path = media / "r.flac"
+    with path.open("rb") as file:
+        source: Any = {
+            "path": path,
+            "str": str(path),
+            "bytes": path.read_bytes(),
+            "file": file,
+            "BytesIO": io.BytesIO(path.read_bytes()),
+            "dict": {"bytes": path.read_bytes(), "path": None},
+            "dict path": {"array": None, "bytes": None, "path": str(path)},
+        }[kind]
+        assert len(load_audio(source)[0]) == SECONDS * RATE
+        assert len(load_audio(source, start=1)[0]) == (SECONDS - 1) * RATE
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (SAMPLES, "Expected audio, got ndarray. Give a path"),
+        (7, "Expected audio, got int"),
+        (None, "Expected audio, got NoneType"),
+        ((SAMPLES,), r"Expected \(waveform, sampling_rate\) for the audio, got tuple"),
+        ((8000, 8000), r"got tuple of \(int, int\)"),
+        ((SAMPLES, SAMPLES), "sampling rate of the audio as an integer in Hz"),
+        ((SAMPLES, 8000.5), "as an integer in Hz, got 8000.5"),
+        ((SAMPLES, "8000"), "as an integer in Hz, got '8000'"),
+        ((SAMPLES, True), "as an integer in Hz, got True"),
+        ((SAMPLES, None), "as an integer in Hz, got None"),
+        ((SAMPLES, float("nan")), "as an integer in Hz, got nan"),
+        ((SAMPLES, -8000), "as an integer in Hz, got -8000"),
+        ({"array": SAMPLES}, "as an integer in Hz, got None"),
+        ({"sound": SAMPLES}, "with bytes or path, got the keys sound"),
+        (((SAMPLES * 32_767).astype(np.int16), 8000), "Divide integer samples"),
+        ((SAMPLES * 32_767, 8000), r"floats in \[-1, 1\], got up to"),
+        ((SAMPLES.reshape(4, 200), 8000), r"of one or two channels, got \(4, 200\)"),
+        ((SAMPLES.reshape(1, 1, 800), 8000), "of one or two channels"),
+        ((SAMPLES[:0], 8000), r"got \(0,\)"),
+        ((SAMPLES * np.nan, 8000), "not finite"),
+        (["a.wav", "b.wav"], r"got list of \(str, str\)"),
+        (io.StringIO(), "opened as text"),
+        (io.BytesIO(), "is empty"),
+    ],
+)
+def test_what_is_no_audio_says_what_to_give(source, words):
+    with pytest.raises(UserError, match=words):
+        load_audio(source)
+
+
+@pytest.mark.parametrize("part", [{"start": -1}, {"start": float("nan")}, {"start": "1"}])
+def test_a_part_before_the_beginning_is_refused(media, part):
+    for source in (media / "r.wav", (SAMPLES, 8000)):
+        with pytest.raises(UserError, match="start of 0 s or later"):
+            load_audio(source, **part)
+        with pytest.raises(UserError, match="seconds above 0"):
+            load_audio(source, seconds=-1)
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "r.m4a", "r.mp3", "r.flac"])
@@ -204,7 +504,7 @@ def test_a_part_beyond_the_end_names_the_length(media):
 def test_folders_give_their_recordings_and_videos_sorted(tmp_path):
     folder = tmp_path / "folder"
     (folder / "deeper").mkdir(parents=True)
-    for name in ("b.WAV", "a.mp4", "c.txt", "deeper/d.wav", "e.opus"):
+    for name in ("b.WAV", "a.mp4", "c.txt", "deeper/d.wav", "e.opus", "._b.WAV"):
         (folder / name).touch()
     (tmp_path / "nothing").mkdir()
     found = find_audio([str(folder), "x.wav", str(tmp_path / "nothing")])

@@ -3,15 +3,19 @@ import http.server
 import io
 import socket
 import struct
+import sys
 import threading
 import time
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from clip2clap.core.errors import UserError
 from clip2clap.media import images
@@ -47,6 +51,9 @@ def png_header(width: int, height: int) -> bytes:
         (".webp", {"lossless": True}),
         (".tiff", {}),
         (".gif", {}),
+        (".bmp", {}),
+        (".jfif", {"quality": 100, "subsampling": 0}),
+        (".avif", {"quality": 100, "subsampling": "4:4:4"}),
         (".jpg", {"quality": 100, "subsampling": 0}),
     ],
 )
@@ -63,7 +70,21 @@ def test_a_path_an_opened_picture_and_bytes_are_the_same(tmp_path):
     path = tmp_path / "picture.png"
     two_halves().save(path)
     expected = np.asarray(two_halves())
-    for source in (path, str(path), Image.open(path), path.read_bytes()):
+    data = path.read_bytes()
+    after_the_end = io.BytesIO(data)
+    after_the_end.read()
+    for source in (
+        path,
+        str(path),
+        Image.open(path),
+        data,
+        bytearray(data),
+        io.BytesIO(data),
+        after_the_end,
+        {"bytes": data, "path": None},
+        {"bytes": None, "path": str(path)},
+        {"path": path},
+    ):
         assert np.array_equal(np.asarray(load_image(source)), expected)
 
 
@@ -76,6 +97,140 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
     assert upright.shape == (8, 4, 3)
     assert np.abs(upright[0, 0] - RED).max() <= 3
     assert np.array_equal(np.asarray(load_image(Image.open(path))), upright)
+
+
+def jpeg_with_exif(exif: bytes) -> bytes:
+    """Red on the left, blue on the right, with any bytes as EXIF data."""
+    file = io.BytesIO()
+    two_halves().save(file, "JPEG", quality=100, subsampling=0)
+    segment = b"Exif\0\0" + exif
+    marker = b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment
+    return file.getvalue()[:2] + marker + file.getvalue()[2:]
+
+
+def exif_of(*entries: tuple[int, int, int, bytes], data: bytes = b"") -> bytes:
+    """A TIFF header and one directory of (tag, type, count, value or offset)."""
+    directory = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + directory + bytes(4) + data
+
+
+ORIENTATION = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("exif", "is_turned"),
+    [
+        (b"no TIFF at all", False),
+        (b"", False),
+        (b"II*\0\xff\xff\xff\xff", False),
+        # Rationals of (-1, 0) and beyond the end (Pillow 8965).
+        (
+            exif_of(
+                ORIENTATION, (0x829D, 10, 1, struct.pack("<I", 38)), data=b"\xff" * 4 + bytes(4)
+            ),
+            1,
+        ),
+        (exif_of(ORIENTATION, (0x829A, 5, 1, struct.pack("<I", 9999))), 1),
+        (exif_of((0x0112, 2, 2, b"6\0\0\0")), False),
+        (exif_of((0x0112, 3, 1, struct.pack("<HH", 77, 0))), False),
+    ],
+)
+def test_damaged_exif_data_are_no_damaged_picture(exif, is_turned):
+    pixels = np.asarray(load_image(jpeg_with_exif(exif))).astype(int)
+    assert pixels.shape == ((8, 4, 3) if is_turned else (4, 8, 3))
+    assert np.abs(pixels[0, 0] - RED).max() <= 3
+    assert np.abs(pixels[-1, -1] - BLUE).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow_and_is_applied_once(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+    options = {".jpg": {"quality": 95}, ".webp": {"lossless": True}}.get(suffix, {})
+    Image.fromarray(pixels).save(tmp_path / f"turned{suffix}", exif=exif, **options)
+    with Image.open(tmp_path / f"turned{suffix}") as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    once = load_image(tmp_path / f"turned{suffix}")
+    assert np.array_equal(np.asarray(once), expected)
+    assert np.array_equal(np.asarray(load_image(once)), expected)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"tEXt", b"iTXt"])
+def test_a_png_with_megabytes_of_text_is_a_picture(kind):
+    info = PngInfo()
+    if kind == b"iTXt":
+        info.add_itxt("workflow", "x" * 2_000_000, zip=True)
+    else:
+        info.add_text("workflow", "x" * 2_000_000, zip=kind == b"zTXt")
+    file = io.BytesIO()
+    two_halves().save(file, "PNG", pnginfo=info)
+    assert kind in file.getvalue()
+    assert np.array_equal(np.asarray(load_image(file)), np.asarray(two_halves()))
+
+
+def test_a_heic_needs_its_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(UnreadableImageError, match="pip install pillow-heif"):
+        load_image(tmp_path / "a.heic")
+
+
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    "gray",
+    [
+        RAMP.astype(np.float32),
+        (RAMP * 1.04).clip(0, None).astype(np.float32) - np.float32(0.02),
+        (RAMP * 255).astype(np.float32),
+        (RAMP * 65_535).astype(np.float32),
+        (RAMP * 3000 - 1000).astype(np.float32),
+        (RAMP * 65_535).astype(np.uint16),
+        (RAMP * 4095).astype(np.uint16),
+        (RAMP * 255).astype(np.uint16),
+        (RAMP * 65_535).astype(np.int32),
+        (RAMP * (2**31 - 1)).astype(np.int32),
+    ],
+    ids=lambda gray: f"{gray.dtype} {gray.min():.4g} to {gray.max():.4g}",
+)
+def test_grays_of_any_range_are_neither_black_nor_white(tmp_path, gray):
+    Image.fromarray(gray).save(tmp_path / "gray.tif")
+    pixels = np.asarray(load_image(tmp_path / "gray.tif"))[..., 0].astype(int)
+    assert np.abs(pixels - RAMP * 255).max() <= 6
+
+
+def test_one_pixel_that_is_no_number_leaves_the_others(tmp_path):
+    gray = (RAMP * 255).astype(np.float32)
+    gray[3, 3] = np.nan
+    gray[4, 4] = np.inf
+    Image.fromarray(gray).save(tmp_path / "nan.tif")
+    pixels = np.asarray(load_image(tmp_path / "nan.tif"))[..., 0].astype(int)
+    difference = np.abs(pixels - RAMP * 255)
+    assert np.sort(difference.flatten())[-3] <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "RGBA", "I;16", "F", "CMYK", "JPEG"])
+def test_a_large_picture_is_reduced(monkeypatch, mode):
+    monkeypatch.setattr(images, "KEPT_PIXELS", 64 * 64)
+    gray = np.repeat(np.linspace(0, 255, 300), 200).reshape(300, 200)
+    if mode in ("I;16", "F"):
+        scale, dtype = (257, np.uint16) if mode == "I;16" else (1, np.float32)
+        picture = Image.fromarray((gray * scale).astype(dtype))
+    else:
+        own = "L" if mode == "JPEG" else mode
+        picture = Image.fromarray(gray.astype(np.uint8)).convert("RGB").convert(own)
+    file = io.BytesIO()
+    picture.save(file, "JPEG" if mode == "JPEG" else "TIFF")
+    loaded = load_image(file)
+    assert loaded.width * loaded.height <= 64 * 64
+    assert loaded.height / loaded.width == pytest.approx(1.5, abs=0.1)
+    rows = np.asarray(loaded.convert("L")).astype(float)
+    assert rows[:4].mean() < 40
+    assert rows[-4:].mean() > 215
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
@@ -203,13 +358,20 @@ def test_formats_of_other_kinds_are_not_opened(tmp_path):
         load_image(tmp_path / "picture.eps")
 
 
+agents: list[str] = []
+"""User agents of the requests that the server got."""
+
+
 @pytest.fixture
 def server():
+    agents.clear()
     png = io.BytesIO()
     two_halves().save(png, "PNG")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            agents.append(self.headers["User-Agent"])
+
             def send(data, *, times, pause):
                 with contextlib.suppress(OSError):  # the reader may hang up
                     for _ in range(times):
@@ -246,7 +408,9 @@ def server():
 
 def test_an_address_is_fetched(server):
     for path in ("/picture.png", "/moved"):
-        assert np.array_equal(np.asarray(load_image(server + path)), np.asarray(two_halves()))
+        loaded = load_image(server + path, allow_private=True)
+        assert np.array_equal(np.asarray(loaded), np.asarray(two_halves()))
+    assert all(agent.startswith("clip2clap/") for agent in agents)
 
 
 def test_an_address_that_gives_no_picture_is_told_in_one_line(server, monkeypatch):
@@ -262,7 +426,7 @@ def test_an_address_that_gives_no_picture_is_told_in_one_line(server, monkeypatc
         ("https://[bad/x.png", "Check the address"),
     ):
         with pytest.raises(UnreadableImageError, match=message) as error:
-            load_image(address)
+            load_image(address, allow_private=True)
         assert address in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -272,16 +436,17 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/x.png"
         with pytest.raises(UnreadableImageError, match=r"0\.2 s"):
-            load_image(address)
+            load_image(address, allow_private=True)
 
 
 def test_private_addresses_are_refused_where_they_are_not_allowed(server):
-    with pytest.raises(UnreadableImageError, match="no public address"):
-        load_image(f"{server}/picture.png", allow_private=False)
+    with pytest.raises(UnreadableImageError, match=r"no public address.*allow_private=True"):
+        load_image(f"{server}/picture.png")
+    assert not agents
 
 
 def test_folders_are_replaced_by_their_pictures(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt", "c.tif"):
+    for name in ("b.JPG", "a.png", "notes.txt", "c.tif", "._a.png", ".hidden.jpg"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "d.png").write_bytes(b"x")
@@ -291,3 +456,70 @@ def test_folders_are_replaced_by_their_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image"):
         find_images([str(tmp_path / "empty")])
+
+
+def halves_array(dtype: Any = np.uint8) -> np.ndarray:
+    return np.asarray(two_halves()).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        halves_array(),
+        halves_array().transpose(2, 0, 1),
+        halves_array(np.float32) / 255,
+        halves_array(np.float64).transpose(2, 0, 1) / 255,
+        halves_array(np.int64),
+        halves_array(np.uint16) * 257,
+        halves_array() > 0,
+        np.concatenate([halves_array(), np.full((4, 8, 1), 255, np.uint8)], axis=2),
+        torch.from_numpy(halves_array()).permute(2, 0, 1),
+        torch.from_numpy(halves_array(np.float32) / 255).permute(2, 0, 1).bfloat16(),
+        (torch.from_numpy(halves_array(np.float32) / 255).permute(2, 0, 1)).requires_grad_(),
+        halves_array().tolist(),
+    ],
+    ids=lambda array: f"{type(array).__name__} {getattr(array, 'dtype', '')}",
+)
+def test_arrays_and_tensors_are_pictures(array):
+    assert np.array_equal(np.asarray(load_image(array)), halves_array())
+
+
+def test_an_array_without_channels_is_gray():
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for array in (gray, gray[..., None], torch.from_numpy(gray)[None]):
+        assert np.array_equal(np.asarray(load_image(array))[..., 2], gray)
+
+
+def test_three_by_three_by_three_is_read_as_its_library_does():
+    values = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    assert np.array_equal(np.asarray(load_image(values)), values)
+    turned = np.asarray(load_image(torch.from_numpy(values)))
+    assert np.array_equal(turned, values.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (np.zeros((2, 4, 8, 3), np.uint8), "one image at a time"),
+        (np.zeros((5, 8, 6), np.uint8), "of 1, 3 or 4 channels"),
+        (np.zeros(9, np.uint8), "one image at a time"),
+        (np.zeros((0, 8, 3), np.uint8), "got shape"),
+        (halves_array(np.float32), r"floats in \[0, 1\].*divide values up to 255"),
+        (np.full((4, 8, 3), -1.0), r"floats in \[0, 1\].*normalization"),
+        (np.full((4, 8, 3), np.nan), r"floats in \[0, 1\]"),
+        (np.full((4, 8, 3), 300), "integers from 0 to 255"),
+        (np.full((4, 8, 3), 1j), "an image, got ndarray"),
+        (io.StringIO("text"), "opened as text"),
+        ({"url": "x"}, "with bytes or path, got the keys url"),
+        ({}, "got the keys none"),
+        (7, "Expected an image, got int. Give a path"),
+        (None, "Expected an image, got NoneType"),
+        (["a.jpg"], "Expected an image, got list"),
+        (io.BytesIO(), "is empty"),
+        (b"", "is empty"),
+        ("a\0b.jpg", "does not exist"),
+    ],
+)
+def test_what_is_no_picture_says_what_to_give(source, words):
+    with pytest.raises(UserError, match=words):
+        load_image(source)

@@ -32,6 +32,10 @@ class FetchError(Exception):
     """Failed request; the message is the reason, in one line."""
 
 
+class PrivateAddressError(FetchError):
+    """Refused request to this machine or its network."""
+
+
 class BusyError(FetchError):
     """Failed request that may succeed later.
 
@@ -286,7 +290,7 @@ class _CheckedBackend(_AnyIOBackend):
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         allowed = [a for a in addresses if self._allow_private or _is_public(a)]
         if not allowed:
-            raise FetchError(f"{host} is at {addresses[0]}, which is no public address")
+            raise PrivateAddressError(f"{host} is at {addresses[0]}, which is no public address")
         return allowed
 
 

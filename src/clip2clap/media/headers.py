@@ -1,10 +1,26 @@
-"""Headers of audio and video files, for detecting truncated files."""
+"""Headers of audio files, for detecting truncated ones, which decoders read in silence."""
 
 import io
+import math
 from typing import BinaryIO
 
-_UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
-_OGG_END_FLAG = 4
+# Sizes of a WAV of unknown length are at the limit of 31 or 32 bits, less a header or a buffer.
+_UNKNOWN_SIZES = (2**31, 2**32)
+_UNKNOWN_MARGIN = 0x1000
+# Bytes that some writers count as samples, or that tag editors strip without correcting the count.
+_MISCOUNTED = 128
+_OGG_BEGIN_FLAG = 2
+_OGG_HEADER = 27
+
+# Bit rates in kbit/s by MPEG version (1, others) and layer (1, 2, 3).
+_BIT_RATES = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
 
 
 def is_media(file: BinaryIO) -> bool:
@@ -12,42 +28,97 @@ def is_media(file: BinaryIO) -> bool:
     file.seek(0)
     head = file.read(12)
     return head[4:8] == b"ftyp" or head.startswith(
-        (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"\x1aE\xdf\xa3")
+        (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"\x1aE\xdf\xa3")
     )
 
 
-def is_truncated(file: BinaryIO) -> bool:
-    """Return True if a file is shorter than its header says; decoders ignore that."""
+def is_truncated_wav(file: BinaryIO) -> bool:
+    """Return True if a WAV is shorter than its header says."""
+    file.seek(0)
     head = file.read(2**13)
     size = file.seek(0, io.SEEK_END)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _riff_end(head) > size
-    if head[:4] == b"OggS":
-        file.seek(max(0, size - 2**17))
-        tail = file.read()
-        last = tail.rfind(b"OggS")
-        return last < 0 or not tail[last + 5 : last + 6] or not tail[last + 5] & _OGG_END_FLAG
-    return _mp3_end(head) > size
+    if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
+        return _is_wav_truncated(head, size)
+    return False
 
 
-def _riff_end(head: bytes) -> int:
-    """Return where a WAV's samples end by its header; 0 if unknown."""
-    place = 12
+def read_ogg(file: BinaryIO) -> tuple[bool, bool]:
+    """Return whether a file is an Ogg of one Vorbis stream, and whether its last page is whole.
+
+    Many recorders never flag a page as the last, so that the flag shows nothing.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    is_vorbis = file.read(_OGG_HEADER + 8).endswith(b"\x01vorbis")
+    streams = place = 0
+    while True:
+        file.seek(place)
+        page = file.read(_OGG_HEADER)
+        if page[:4] != b"OggS":
+            # Whatever follows the last page is no audio.
+            return is_vorbis and streams == 1, True
+        segments = file.read(page[-1]) if len(page) == _OGG_HEADER else b""
+        place += _OGG_HEADER + len(segments) + sum(segments)
+        streams += bool(page[5:6] and page[5] & _OGG_BEGIN_FLAG)
+        if len(page) < _OGG_HEADER or len(segments) < page[-1] or place > size:
+            return False, False
+
+
+def missing_mp3_bytes(file: BinaryIO) -> float | None:
+    """Return the bytes that an MP3 lacks by the Xing or VBRI header in its first frame.
+
+    Infinity if the header does not count bytes; None without such a header.
+    """
+    file.seek(0)
+    start, head = 0, file.read(10)
+    if head[:3] == b"ID3":
+        start = 10 + sum(
+            (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)
+        )
+    size = file.seek(0, io.SEEK_END)
+    file.seek(start)
+    head = file.read(2**12)
+    for mark in (b"Xing", b"Info", b"VBRI"):
+        place = head.find(mark)
+        if place >= 0 and place + 16 <= len(head):
+            flags = head[place + 7]
+            field = place + (10 if mark == b"VBRI" else 8 + 4 * (flags & 1))
+            end = start + int.from_bytes(head[field : field + 4], "big")
+            return end - size if mark == b"VBRI" or flags & 2 else math.inf
+    return None
+
+
+def is_whole_mpeg_frame(frame: bytes) -> bool:
+    """Return True unless an MPEG audio frame is shorter than its header says."""
+    if len(frame) < 4:
+        return False
+    version, layer = 1 if frame[1] & 8 else 2, 4 - (frame[1] >> 1 & 3)
+    rate, sampling = frame[2] >> 4, frame[2] >> 2 & 3
+    if frame[0] != 0xFF or not 0 < rate < 15 or sampling == 3 or layer == 4:
+        return True
+    bits = _BIT_RATES[version, layer][rate - 1] * 1000
+    # MPEG 2 halves the sampling rates, MPEG 2.5 halves them again.
+    halved = 0 if version == 1 else 1 if frame[1] & 0x10 else 2
+    hertz = (44_100, 48_000, 32_000)[sampling] >> halved
+    if layer == 1:
+        return len(frame) >= 12 * bits // hertz * 4
+    samples = 576 if layer == 3 and version == 2 else 1152
+    return len(frame) >= samples // 8 * bits // hertz
+
+
+def _is_wav_truncated(head: bytes, size: int) -> bool:
+    place, long_size = 12, 0
     while place + 8 <= len(head):
         length = int.from_bytes(head[place + 4 : place + 8], "little")
+        if head[place : place + 4] == b"ds64":
+            long_size = int.from_bytes(head[place + 16 : place + 24], "little")
         if head[place : place + 4] == b"data":
-            return 0 if length in _UNKNOWN_RIFF_SIZES else place + 8 + length
+            start = place + 8
+            if length == 2**32 - 1 and 0 < long_size < 2**63:
+                length = long_size
+            elif any(abs(length - limit) <= _UNKNOWN_MARGIN for limit in _UNKNOWN_SIZES):
+                return False
+            # Some writers count the header as well.
+            return start + length - size > max(_MISCOUNTED, start)
         place += 8 + length + length % 2
-    return 0
-
-
-def _mp3_end(head: bytes) -> int:
-    """Return where an MP3 ends by the Xing header in its first frame; 0 if unknown."""
-    if head[:3] != b"ID3" and (len(head) < 2 or head[0] != 0xFF or head[1] < 0xE0):
-        return 0
-    for mark in (b"Xing", b"Info"):
-        place = head.find(mark)
-        if place >= 0 and head[place + 7 : place + 8] and head[place + 7] & 2:
-            field = place + 8 + (4 if head[place + 7] & 1 else 0)
-            return int.from_bytes(head[field : field + 4], "big")
-    return 0
+    return False

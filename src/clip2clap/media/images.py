@@ -3,22 +3,27 @@
 import contextlib
 import io
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import replacing
+from clip2clap.core.files import replacing, visible_files
+from clip2clap.media.arrays import to_array, to_file, to_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
-"""Maximum pixels of an image; decoding more would need gigabytes."""
+"""Maximum pixels of an image file; decoding more would need gigabytes."""
+
+KEPT_PIXELS = 2**24
+"""Maximum pixels of a loaded image; a larger file is reduced, and one is decoded at a time."""
 
 MAX_ASPECT = 100
 """Largest ratio of an image's sides; upsampling the short side would need gigabytes."""
@@ -29,10 +34,36 @@ MAX_DOWNLOAD_BYTES = 50_000_000
 DOWNLOAD_SECONDS = 30.0
 """Time limit of a download, in s."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
+        *(".heic", ".heif"),
+    }
+)
 """Suffixes of the files that are read from a folder."""
 
-_READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
+_READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_ORIENTATION_TAG = 0x0112
+_SAMPLE_FORMAT_TAG = 339
+_TURNS = dict(
+    enumerate(
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        start=2,
+    )
+)
+# Full scales of grays of 1 (floats), 8, 12 and 16 bits.
+_FULL_SCALES = (1.0, 255.0, 4095.0, 65_535.0)
+_decoding_large = threading.Lock()
 _WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 _WRITE_OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
@@ -41,48 +72,61 @@ class UnreadableImageError(UserError):
     """Error of an image that cannot be read; the message names it and the fix."""
 
 
-def load_image(
-    source: str | Path | Image.Image | bytes, *, allow_private: bool = True
-) -> Image.Image:
+def load_image(source: Any, *, allow_private: bool = False) -> Image.Image:
     """Load an image as 8-bit RGB, upright by its EXIF tag, on white where it is transparent.
 
-    Reads JPEG, PNG, WebP, GIF (the first frame) and TIFF, palettes and 16-bit grays included.
+    Reads JPEG, PNG, WebP, GIF (the first frame), TIFF, BMP and AVIF, palettes and grays of up to 32
+    bits included, and HEIC where `pillow-heif` is installed.
 
     Args:
-        source: A path, an http(s) URL, an opened image, or a file's bytes.
+        source: A path, an http(s) URL, an opened image, a file's bytes, an opened file, an item of
+            a `datasets` image column, or an array or tensor, shape (height, width), (height,
+            width, channels) or (channels, height, width), uint8 or floats in [0, 1].
         allow_private: Also fetch URLs of private addresses: this machine and its network.
 
     Returns:
-        The image in mode RGB.
+        The image in mode RGB, of at most `KEPT_PIXELS` pixels.
 
     Raises:
         UnreadableImageError: If it cannot be read, is larger than `MAX_PIXELS`, or its sides'
             ratio exceeds `MAX_ASPECT`.
+        UserError: If the source is of another type, or an array is no image.
 
     Examples:
         >>> load_image("dog.jpg").mode
         'RGB'
     """
+    name = "the image"
+    if (array := to_array(source)) is not None:
+        source = to_image(array, name, channels_first=hasattr(source, "detach"))
     if isinstance(source, Image.Image):
-        with _explained("the image"):
-            return _to_rgb(source, "the image")
-    if isinstance(source, bytes):
-        return _decode(source, "the image")
-    name = str(source)
-    if is_url(name):
-        return _decode(_download(name, allow_private), name)
+        with _explained(name):
+            return _to_rgb(source, name)
+    source = to_file(source, name)
+    if not isinstance(source, str):
+        if not isinstance(source, bytes) and not hasattr(source, "read"):
+            raise UserError(
+                f"Expected an image, got {type(source).__name__}. Give a path, a URL, a PIL image, "
+                "an array, a file's bytes or opened file, or a dictionary with bytes or path."
+            )
+        return _decode(source, name)
+    if is_url(source):
+        return _decode(_download(source, allow_private), source)
     path = Path(source).expanduser()
-    if path.is_dir():
-        raise UnreadableImageError(f"{name} is a folder; give an image file.")
-    if not path.exists():
-        raise UnreadableImageError(f"{name} does not exist. Check the path.")
     try:
-        if not path.stat().st_size:
-            raise UnreadableImageError(f"{name} is empty. Fetch or save it again.")
+        if path.is_dir():
+            raise UnreadableImageError(f"{source} is a folder; give an image file.")
+        if not path.exists():
+            raise UnreadableImageError(f"{source} does not exist. Check the path.")
+        if not path.is_file():
+            raise UnreadableImageError(f"{source} is no regular file; give an image file.")
         with path.open("rb") as file:
-            return _decode(file, name)
-    except OSError as error:
-        raise UnreadableImageError(f"{name} can't be read: {error.strerror or error}.") from error
+            return _decode(file, source)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableImageError(f"{source} can't be read: {reason}.") from error
 
 
 def write_image(path: str | Path, image: Image.Image) -> None:
@@ -162,7 +206,7 @@ def find_images(inputs: Sequence[str]) -> list[str]:
         inputs: Files, folders and http(s) URLs.
 
     Returns:
-        Files and URLs in the order given, those of a folder sorted by name.
+        Files and URLs in the order given, those of a folder sorted by name, without hidden ones.
 
     Raises:
         UserError: If a folder holds no image.
@@ -173,7 +217,7 @@ def find_images(inputs: Sequence[str]) -> list[str]:
         if is_url(name) or not folder.is_dir():
             found.append(name)
             continue
-        inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        inside = visible_files(folder, SUFFIXES)
         if not inside:
             raise UserError(
                 f"The folder {name} holds no image ({', '.join(sorted(SUFFIXES))}); its subfolders "
@@ -183,14 +227,46 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     return found
 
 
-def _decode(data: IO[bytes] | bytes, name: str) -> Image.Image:
-    if isinstance(data, bytes):
-        if not data:
-            raise UnreadableImageError(f"{name} is empty. Fetch or save it again.")
-        data = io.BytesIO(data)
+def _decode(file: IO[bytes] | bytes, name: str) -> Image.Image:
+    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    head = file.read(12)
+    file.seek(0)
+    if not head:
+        raise UnreadableImageError(f"{name} is empty. Fetch or save it again.")
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        _register_heif(name)
     # Naming the formats keeps PIL's rarer readers away from files of unknown origin.
-    with _explained(name), Image.open(data, formats=_READ_FORMATS) as image:
-        return _to_rgb(image, name)
+    Image.init()
+    formats = [known for known in _READ_FORMATS if known in Image.OPEN]
+    with _explained(name):
+        file = _without_text(file) if head.startswith(b"\x89PNG") else file
+        with Image.open(file, formats=formats) as image:
+            return _to_rgb(image, name, is_file=True)
+
+
+def _register_heif(name: str) -> None:
+    try:
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UnreadableImageError(
+            f"{name} is a HEIC image, which needs another package: pip install pillow-heif."
+        ) from error
+    register_heif_opener()
+
+
+def _without_text(file: IO[bytes]) -> IO[bytes]:
+    """Return a PNG without its text, which PIL refuses when it is large, as a workflow's is.
+
+    The text that may hold the orientation is kept, if it is not compressed.
+    """
+    kept = [file.read(8)]
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        body = file.read(length + 4)
+        is_small = length < 2**16 and kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0")
+        if kind not in _TEXT_CHUNKS or is_small:
+            kept += [head, body]
+    return io.BytesIO(b"".join(kept))
 
 
 @contextlib.contextmanager
@@ -205,7 +281,8 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImageError(
-            f"{name} is not an image. Give a JPEG, PNG, WebP, GIF or TIFF."
+            f"{name} is not an image that can be read. Give a JPEG, PNG, WebP, GIF, TIFF, BMP or "
+            "AVIF."
         ) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"{name}: {_too_large()}") from error
@@ -220,7 +297,7 @@ def _too_large() -> str:
     return f"larger than {MAX_PIXELS // 1_000_000} megapixels. Scale it down first."
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, *, is_file: bool = False) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnreadableImageError(f"{name} is {width} x {height} pixels, {_too_large()}")
@@ -230,15 +307,41 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise UnreadableImageError(
             f"{name} is {width} x {height} pixels, narrower than 1:{MAX_ASPECT}. Crop it first."
         )
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    return _flatten(image)
+    if width * height <= KEPT_PIXELS:
+        return _flattened(image)
+    # Decoding takes memory for all pixels; with a lock it is that of one image, not of each thread.
+    with _decoding_large:
+        if is_file:
+            # A JPEG can be decoded at a half, a quarter or an eighth of its size.
+            factor = _factor(image)
+            image.draft(None, (width // factor, height // factor))
+        return _flattened(image)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _factor(image: Image.Image) -> int:
+    return math.ceil(math.sqrt(image.width * image.height / KEPT_PIXELS))
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """Return an image upright, in 8 bits, on white."""
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # damaged EXIF data, of which PIL may raise anything, are no damaged pixels
+        turn = None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _gray_to_8_bit(image)
+    elif (factor := _factor(image)) > 1:
+        # Palettes have no colors in between.
+        smooth = {"1": "L", "P": "RGBA", "PA": "RGBA"}
+        image = image.convert(smooth.get(image.mode, image.mode)).reduce(factor)
+    if turn is not None:
+        image = image.transpose(turn)
+        # The tag would turn the image again when it is loaded again.
+        for key in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+            image.info.pop(key, None)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -247,18 +350,30 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _gray_to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale grays of more than 8 bits down, where PIL's own conversion would clip them."""
-    gray = np.asarray(image).astype(np.float32)
-    if image.mode == "F":
-        # Floats have no agreed range: [0, 1] where they fit, else [0, 255].
-        scale = 255.0 if gray.max(initial=0) <= 1 else 1.0
-    else:
-        scale = 1.0 if gray.max(initial=0) <= 255 and image.mode == "I" else 255 / 65_535
-    return Image.fromarray(np.clip(gray * scale, 0, 255).round().astype(np.uint8))
+    """Scale grays of more than 8 bits down, where PIL's own conversion would clip them.
+
+    Neither floats nor integers state their full scale: it is the smallest usual one that holds the
+    values. Others, such as elevations, are stretched from the least to the largest.
+    """
+    step = _factor(image)
+    gray = np.asarray(image)[::step, ::step]
+    if image.mode == "I" and getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT_TAG, (2,)) == (1,):
+        gray = gray.view(np.uint32)
+    values = gray.astype(np.float64)
+    seen = values[np.isfinite(values)]
+    least, most = seen.min(initial=np.inf), seen.max(initial=-np.inf)
+    scales = _FULL_SCALES if image.mode == "F" else _FULL_SCALES[1:]
+    # Sharpening and resizing overshoot a little, most in floats.
+    margin = 0.1 if image.mode == "F" else 0.0
+    full = next((scale for scale in scales if most <= scale * (1 + margin)), None)
+    if full is None or least < -margin * full:
+        values, full = values - least, max(most - least, 1e-30)
+    values = np.nan_to_num(values / full * 255, nan=0.0, posinf=255.0, neginf=0.0)
+    return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
 
 
 def _download(url: str, allow_private: bool) -> bytes:
-    from clip2clap.core.http import FetchError, fetch
+    from clip2clap.core.http import FetchError, PrivateAddressError, fetch
 
     try:
         return fetch(
@@ -267,6 +382,12 @@ def _download(url: str, allow_private: bool) -> bytes:
             seconds=DOWNLOAD_SECONDS,
             allow_private=allow_private,
         )
+    except PrivateAddressError as error:
+        raise UnreadableImageError(
+            f"{url} can't be fetched: {error}. Allow it by allow_private=True, or download the "
+            "image first.",
+            param="allow_private",
+        ) from error
     except FetchError as error:
         raise UnreadableImageError(
             f"{url} can't be fetched: {error}. Check the address and the network, or download the "

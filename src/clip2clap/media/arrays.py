@@ -1,0 +1,223 @@
+"""Arrays, tensors and objects of other libraries, as waveforms and as images."""
+
+import io
+import math
+import numbers
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clip2clap.core.errors import UserError
+from clip2clap.media.decoding import UnreadableAudioError, check_sampling_rate, not_finite
+
+# Channels that cancel leave less than this share of the power that unrelated ones would.
+_CANCELLED = 0.1
+# No recording in floats is this loud: its samples are integers' values.
+_INTEGER_PEAK = 1000.0
+# Resizing overshoots a little.
+_OVERSHOOT = 0.05
+_CHANNELS = (1, 3, 4)
+
+
+def is_number(value: Any) -> bool:
+    """Return True for a real number of Python or NumPy that is finite, and no truth value."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return math.isfinite(value)
+
+
+def to_file(source: Any, name: str) -> Any:
+    """Return the path, bytes or seekable file that an object stands for; others as they are.
+
+    Args:
+        source: A file name, bytes of any type, an opened file, or an item of a column of
+            `datasets`: a dictionary with "bytes" or "path".
+        name: Name for the message.
+
+    Raises:
+        UserError: If the dictionary has neither, or the file is opened as text.
+    """
+    if isinstance(source, Mapping):
+        found = [source[key] for key in ("bytes", "path") if source.get(key) is not None]
+        if not found:
+            raise UserError(
+                f"Expected a dictionary for {name} with bytes or path, got the keys "
+                f"{', '.join(map(str, source)) or 'none'}."
+            )
+        source = found[0]
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, os.PathLike):
+        return os.fspath(source)
+    if not hasattr(source, "read"):
+        return source
+    if not hasattr(source, "seek") or not getattr(source, "seekable", bool)():
+        source = source.read()
+    elif isinstance(source, io.TextIOBase):
+        source = ""
+    else:
+        source.seek(0)
+    if isinstance(source, str):
+        raise UserError(f"{name} is a file opened as text. Open it with mode 'rb'.")
+    return source
+
+
+def to_array(value: Any) -> np.ndarray | None:
+    """Return an array, a tensor of any dtype and device, or a list of numbers as a NumPy array.
+
+    Returns:
+        The array; None for anything else.
+    """
+    if hasattr(value, "detach") and hasattr(value, "is_floating_point"):
+        value = value.detach().cpu()
+        # NumPy has no bfloat16.
+        value = value.float() if value.is_floating_point() else value
+        return value.numpy()
+    if isinstance(value, list) or (hasattr(value, "__array__") and hasattr(value, "dtype")):
+        try:
+            value = np.asarray(value)
+        except ValueError:
+            return None
+        return value if value.dtype.kind in "fiub" else None
+    return None
+
+
+def to_waveform(source: Any, name: str) -> tuple[np.ndarray, int] | None:
+    """Return the waveform of a pair, of a dictionary or of a decoder.
+
+    Args:
+        source: A waveform and its sampling rate in Hz, in either order; a dictionary with "array"
+            and "sampling_rate"; or an object with `get_all_samples()`, as torchcodec's
+            `AudioDecoder`.
+        name: Name for messages.
+
+    Returns:
+        The waveform, shape (samples,), float32, and its sampling rate; None for anything else.
+
+    Raises:
+        UserError: If the samples are no floats, of another shape, none or not finite, or the
+            sampling rate is no whole number of Hz.
+    """
+    if hasattr(source, "get_all_samples"):
+        decoded = source.get_all_samples()
+        channels = to_array(decoded.data)
+        if channels is not None and channels.ndim == 2:
+            channels = mix_down(channels)
+        source = (channels, decoded.sample_rate)
+    elif isinstance(source, Mapping) and source.get("array") is not None:
+        source = (source["array"], source.get("sampling_rate"))
+    if not isinstance(source, tuple | list):
+        return None
+    if len(source) == 2 and is_number(_scalar(source[0])):
+        # scipy and gradio put the sampling rate first.
+        source = source[::-1]
+    samples = to_array(source[0]) if len(source) == 2 else None
+    if samples is None or samples.ndim == 0:
+        kinds = ", ".join(type(part).__name__ for part in source)
+        raise UserError(
+            f"Expected (waveform, sampling_rate) for {name}, got {type(source).__name__} of "
+            f"({kinds})."
+        )
+    return _checked_waveform(samples, name), _checked_rate(_scalar(source[1]), name)
+
+
+def mix_down(channels: np.ndarray) -> np.ndarray:
+    """Mix channels, shape (channels, samples), to one of shape (samples,).
+
+    It is their mean, or the loudest channel where they would cancel, as in antiphase stereo.
+    """
+    mono = channels.mean(axis=0)
+    powers = np.einsum("cn,cn->c", channels, channels)
+    return channels[powers.argmax()] if is_cancelled(float(mono @ mono), powers) else mono
+
+
+def is_cancelled(mixed: float, powers: np.ndarray) -> bool:
+    """Return True if the power of channels' mean shows that they cancel."""
+    return mixed < _CANCELLED * float(powers.sum()) / len(powers) ** 2
+
+
+def to_image(array: np.ndarray, name: str, *, channels_first: bool) -> Image.Image:
+    """Convert an array to an image of mode L, RGB or RGBA.
+
+    Args:
+        array: Pixels, shape (height, width), (height, width, channels) or (channels, height,
+            width), of 1, 3 or 4 channels: integers from 0 to 255, 16-bit unsigned integers of the
+            full range, truth values, or floats in [0, 1].
+        name: Name for messages.
+        channels_first: Read a shape that may be both as (channels, height, width), as in torch.
+
+    Raises:
+        UserError: If the shape, the dtype or a value is another.
+    """
+    expected = (
+        f"Expected pixels of {name} with shape (height, width, channels) or (channels, height, "
+        "width)"
+    )
+    if array.ndim == 3:
+        first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
+        if first and (channels_first or not last):
+            array = array.transpose(1, 2, 0)
+        elif not last:
+            raise UserError(f"{expected}, of 1, 3 or 4 channels; got shape {array.shape}.")
+    if array.ndim not in (2, 3) or not array.size:
+        raise UserError(f"{expected}, one image at a time; got shape {array.shape}.")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    least, most = array.min(), array.max()
+    if array.dtype.kind == "f":
+        if not -_OVERSHOOT <= least <= most <= 1 + _OVERSHOOT:
+            raise UserError(
+                f"Expected floats in [0, 1] as pixels of {name}, got {least:g} to {most:g}. Undo "
+                "a normalization; divide values up to 255 by 255."
+            )
+        array = np.clip(array * 255.0, 0, 255).round()
+    elif array.dtype == bool:
+        array = array * 255
+    elif array.dtype == np.uint16:
+        array = np.rint(array / 257)
+    elif least < 0 or most > 255:
+        raise UserError(
+            f"Expected integers from 0 to 255 as pixels of {name}, got {least} to {most}."
+        )
+    return Image.fromarray(np.ascontiguousarray(array, np.uint8))
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _checked_waveform(samples: np.ndarray, name: str) -> np.ndarray:
+    if samples.dtype.kind != "f":
+        raise UserError(
+            f"Expected {name} as an array of floats in [-1, 1], got {samples.dtype}. Divide "
+            "integer samples by the maximum of their dtype."
+        )
+    if samples.ndim == 2 and min(samples.shape) in (1, 2):
+        # soundfile puts channels last, torchaudio first.
+        samples = mix_down(samples if samples.shape[0] <= samples.shape[1] else samples.T)
+    if samples.ndim != 1 or not samples.size:
+        raise UserError(
+            f"Expected {name} with shape (samples,), or of one or two channels, got "
+            f"{samples.shape}. Give one waveform per item, and average more channels first."
+        )
+    if not np.isfinite(samples).all():
+        raise UnreadableAudioError(not_finite(name))
+    if (peak := float(np.abs(samples).max())) > _INTEGER_PEAK:
+        raise UserError(
+            f"Expected {name} as an array of floats in [-1, 1], got up to {peak:g}. Divide samples "
+            "that were integers by the maximum of their dtype."
+        )
+    return samples.astype(np.float32)
+
+
+def _checked_rate(rate: Any, name: str) -> int:
+    if not is_number(rate) or rate != int(rate) or rate < 1:
+        raise UserError(
+            f"Expected the sampling rate of {name} as an integer in Hz, got {rate!r}. Give "
+            "(waveform, sampling_rate)."
+        )
+    check_sampling_rate(int(rate), name)
+    return int(rate)

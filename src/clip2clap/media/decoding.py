@@ -1,0 +1,345 @@
+"""Decoding of audio files, and of videos' audio tracks, by FFmpeg."""
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain, groupby
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+
+from clip2clap.core.errors import UserError
+from clip2clap.media.headers import (
+    is_media,
+    is_truncated_wav,
+    is_whole_mpeg_frame,
+    missing_mp3_bytes,
+    read_ogg,
+)
+
+MAX_SECONDS = 1800
+"""Maximum duration read into memory, in seconds; hours of audio would need gigabytes."""
+
+SAMPLING_RATES = (100, 2_000_000)
+"""Smallest and largest sampling rate that is read, in Hz: nothing that is heard lies beyond."""
+
+_BLOCK = 2**14
+# PyAV crashes on frames of this many planes or more.
+_PLANES = 8
+# Naming the formats keeps FFmpeg's rarer readers, some of which follow addresses in a file, away
+# from files of unknown origin.
+_CONTAINERS = (
+    "mov,matroska,aac,mp3,ogg,wav,flac,aiff,au,w64,caf,asf,avi,mpegts,mpeg,flv,amr,wv,tta,voc,"
+    "nistsphere,ircam,iff"
+)
+# These store the duration of each track, and a position in them is found exactly.
+_INDEXED = {"mov", "matroska", "wav", "flac", "aiff", "au", "w64", "caf"}
+# These store a duration that FFmpeg does not estimate from the bit rate.
+_MEASURED = {"mov", "flac", "aiff", "au", "tta", "wv"}
+# Decoders of lossy formats need the preceding samples to decode a sample exactly.
+_LEAD_IN_SECONDS = 0.5
+# Frames of a lossy format at an end of a track that are not counted, or counted twice.
+_TOLERANCE_SECONDS = 0.15
+# Beginnings of tags between the frames of an MP3 or AAC.
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
+# Bytes of tags that editors strip from an MP3 without correcting its header.
+_TAG_BYTES = 512
+
+
+class UnreadableAudioError(UserError):
+    """Error of audio that cannot be read; the message names it and the fix."""
+
+
+def decode_audio(
+    file: BinaryIO,
+    name: str,
+    *,
+    start: float,
+    seconds: float | None,
+    sampling_rate: int | None = None,
+    layout: str | None = None,
+    most: float | None = None,
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Decode the default audio track of a file, or a part of it.
+
+    What FFmpeg plays without complaint is decoded to its end; a truncated file is an error.
+
+    Args:
+        file: Opened file.
+        name: Name for messages.
+        start: Start of the part, in s after the track's first sample.
+        seconds: Length of the part, in s; to the end if None.
+        sampling_rate: In Hz; by default that of the track's beginning.
+        layout: Channel layout of two or more channels; by default the track's own.
+        most: Largest length, in s.
+
+    Yields:
+        Blocks, shape (channels, samples), float32, full scale at -1 and 1, and their sampling rate
+        in Hz.
+
+    Raises:
+        UnreadableAudioError: If it cannot be decoded, is truncated, ends before `start`, is longer
+            than `most`, or holds no samples or non-finite ones.
+    """
+    with _opened(file, name) as track:
+        check_sampling_rate(track.rate, name)
+        rate = sampling_rate or track.rate
+        length = track.length
+        if length is not None and start >= length:
+            raise UnreadableAudioError(too_short(name, length, start))
+        if most and length and min(length - start, seconds or length) > most:
+            raise UnreadableAudioError(too_long(name, length - start))
+        track.seek(start)
+        position, first = 0, round(start * rate)
+        end = None if seconds is None else first + round(seconds * rate)
+        for position, block in _blocks(track.frames(), rate, layout):
+            kept = block[:, max(0, first - position) :]
+            if end is not None:
+                kept = kept[:, : max(0, end - max(position, first))]
+            if not np.isfinite(kept).all():
+                raise UnreadableAudioError(not_finite(name))
+            position += block.shape[1]
+            if kept.shape[1]:
+                yield kept, rate
+            if end is not None and position >= end:
+                return
+            if most and position - first > most * rate:
+                raise UnreadableAudioError(too_long(name, None))
+        if track.is_cut_off(position / rate):
+            raise UnreadableAudioError(damaged(name))
+        if not position and not start:
+            raise UnreadableAudioError(f"{name} holds no samples. Fetch or save it again.")
+        if position <= first:
+            raise UnreadableAudioError(too_short(name, position / rate, start))
+
+
+class _Track:
+    """Default audio track of an open container, and what its packets show of its end."""
+
+    def __init__(self, container: Any, file: BinaryIO, name: str):
+        audio = container.streams.audio
+        if not audio:
+            raise UnreadableAudioError(f"{name} is a video without an audio track.")
+        # Players start with the track that is flagged as the default.
+        self._stream = next((stream for stream in audio if stream.disposition & 1), audio[0])
+        codec = self._stream.codec_context
+        if codec is None:
+            raise UnreadableAudioError(
+                f"{name} holds audio in a format that cannot be decoded. Convert it to WAV or FLAC."
+            )
+        self.rate = self._stream.rate
+        duration = self._stream.duration
+        self._duration = float(duration * self._stream.time_base) if duration else None
+        self._container, self._file, self._name = container, file, name
+        self._format = container.format.name.split(",")[0]
+        self.length = self._duration if self._format in _INDEXED else None
+        self._is_mpeg = codec.name.startswith(("mp3", "mp2", "mp1"))
+        self._origin = float((self._stream.start_time or 0) * self._stream.time_base)
+        self._is_sought = self._is_corrupt = False
+        self._last_packet = b""
+        self._packets_end = 0.0
+
+    def seek(self, start: float) -> None:
+        """Go to shortly before a time, where the container can find it exactly."""
+        import av
+
+        if self._format in _INDEXED and start > _LEAD_IN_SECONDS:
+            self._is_sought = True
+            self._container.seek(int((start - _LEAD_IN_SECONDS + self._origin) * av.time_base))
+
+    def frames(self) -> Iterator[tuple[float, Any]]:
+        """Yield decoded frames with their times; the last of an MP4 without its codec's padding."""
+        held = None
+        for frame in self._decoded():
+            if held is not None:
+                yield self._time(held), held
+            held = frame
+        if held is not None:
+            yield self._time(held), _without_padding(held) if self._format == "mov" else held
+
+    def _time(self, frame: Any) -> float:
+        return (frame.time or 0.0) - self._origin if self._is_sought else 0.0
+
+    def _decoded(self) -> Iterator[Any]:
+        # Matroska states one duration for all tracks together.
+        streams = () if self._format == "matroska" else (self._stream,)
+        is_gap = False
+        for packet in self._container.demux(*streams):
+            if packet.pts is not None:
+                end = (packet.pts + (packet.duration or 0)) * packet.time_base
+                self._packets_end = max(self._packets_end, float(end))
+            if packet.stream.index != self._stream.index:
+                continue
+            # A WAV's header tells better whether it is whole.
+            self._is_corrupt |= packet.is_corrupt and self._format != "wav"
+            if packet.size and self._format in ("mp3", "aac"):
+                data = bytes(packet)
+                if data[0] != 0xFF:
+                    # Joined files have tags in between, and some end in zeros.
+                    is_gap = not data.startswith(_TAGS)
+                    continue
+                if is_gap:
+                    raise UnreadableAudioError(damaged(self._name))
+            if packet.size and self._is_mpeg:
+                self._last_packet = bytes(packet)
+            yield from packet.decode()
+
+    def is_cut_off(self, seconds: float) -> bool:
+        """Return True if the track, which was decoded to its end, is shorter than it should be."""
+        import av
+
+        if self._is_corrupt or (self._is_mpeg and not is_whole_mpeg_frame(self._last_packet)):
+            return True
+        declared = None
+        if self._format == "matroska" and self._container.duration:
+            declared = self._container.duration / av.time_base
+            # The last image of a slow video has no duration.
+            seconds = self._packets_end - (self._container.start_time or 0) / av.time_base
+            seconds += 0.05 * declared
+        elif self._format == "mp3":
+            # Either count of the header may be wrong: tags are stripped, files are joined.
+            if (missing_mp3_bytes(self._file) or 0) > _TAG_BYTES:
+                declared = self._duration
+        elif self._format in _MEASURED:
+            declared = self._duration
+        return declared is not None and seconds < declared - _TOLERANCE_SECONDS
+
+
+class _VorbisTrack:
+    """Ogg Vorbis; libsndfile finds its first and last sample, where FFmpeg may not."""
+
+    def __init__(self, sound: soundfile.SoundFile):
+        self._sound = sound
+        self.rate = sound.samplerate
+        self.length = sound.frames / sound.samplerate
+
+    def seek(self, start: float) -> None:
+        """Go to a time."""
+        self._sound.seek(min(round(start * self.rate), self._sound.frames))
+
+    def frames(self) -> Iterator[tuple[float, Any]]:
+        """Yield decoded frames with their times."""
+        import av
+
+        layout = {1: "mono", 2: "stereo"}.get(self._sound.channels, f"{self._sound.channels}c")
+        while len(read := self._sound.read(_BLOCK, dtype="float32", always_2d=True)):
+            block: Any = read
+            frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), format="flt", layout=layout)
+            frame.sample_rate = self.rate
+            yield (self._sound.tell() - len(block)) / self.rate, frame
+
+    def is_cut_off(self, seconds: float) -> bool:
+        """Return True if the file ends before its last sample."""
+        return seconds < self.length - _TOLERANCE_SECONDS
+
+
+def _blocks(
+    timed_frames: Iterator[tuple[float, Any]], rate: int, layout: str | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield samples, shape (channels, samples), resampled to one rate, and where they begin."""
+    import av
+
+    def format_of(timed: tuple[float, Any]) -> tuple[Any, ...]:
+        return timed[1].sample_rate, timed[1].format.name, timed[1].layout.name
+
+    position = None
+    # The format of a recorded broadcast or of joined files may change in mid-stream.
+    for (own_rate, *_), group in groupby(timed_frames, format_of):
+        check_sampling_rate(own_rate, "a part of the audio")
+        time, first = next(group)
+        position = round(time * rate) if position is None else position
+        # FFmpeg would attenuate mono audio when converting it to stereo.
+        kept = layout if layout and first.layout.nb_channels > 1 else first.layout
+        # Packed samples, since PyAV crashes on many planes.
+        resampler = av.AudioResampler(format="flt", layout=kept, rate=rate, frame_size=_BLOCK)
+        for frame in chain([first], (frame for _, frame in group), [None]):
+            if frame is not None:
+                # Where a video's audio starts does not matter here.
+                frame.pts = None
+            for part in resampler.resample(frame):
+                yield position, part.to_ndarray().reshape(part.samples, -1).T
+                position += part.samples
+
+
+def check_sampling_rate(rate: float, name: str) -> None:
+    """Raise an error for a sampling rate at which nothing can be heard, or that fills the memory.
+
+    Raises:
+        UnreadableAudioError: If it is outside `SAMPLING_RATES`.
+    """
+    least, most = SAMPLING_RATES
+    if not least <= rate <= most:
+        raise UnreadableAudioError(
+            f"{name} has a sampling rate of {rate:,} Hz; expected {least} to {most:,} Hz. Save it "
+            "again at the rate it was recorded at."
+        )
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
+    """Open a file's audio track, and turn the libraries' errors into one line."""
+    import av
+
+    is_audio = is_media(file)
+    try:
+        if is_truncated_wav(file):
+            raise UnreadableAudioError(damaged(name))
+        is_vorbis, is_whole = read_ogg(file)
+        if not is_whole:
+            raise UnreadableAudioError(damaged(name))
+        file.seek(0)
+        if is_vorbis:
+            with soundfile.SoundFile(file) as sound:
+                yield _VorbisTrack(sound)
+            return
+        with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
+            is_audio = True
+            yield _Track(container, file, name)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make a decoder raise almost anything
+        if is_audio:
+            raise UnreadableAudioError(damaged(name)) from error
+        raise UnreadableAudioError(
+            f"{name} is not an audio file that can be read. Give a WAV, FLAC, OGG, MP3 or M4A, or "
+            "a video with an audio track."
+        ) from error
+
+
+def _without_padding(frame: Any) -> Any:
+    import av
+
+    is_counted = frame.time_base == Fraction(1, frame.sample_rate) and frame.duration
+    is_padded = is_counted and frame.duration < frame.samples
+    if not (is_padded and frame.format.is_planar and frame.layout.nb_channels < _PLANES):
+        return frame
+    samples = np.ascontiguousarray(frame.to_ndarray()[:, : frame.duration])
+    kept = av.AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
+    kept.sample_rate, kept.time_base, kept.pts = frame.sample_rate, frame.time_base, frame.pts
+    return kept
+
+
+def damaged(name: str) -> str:
+    """Return the message of a file that is not whole."""
+    return f"{name} is damaged or truncated. Fetch or save it again."
+
+
+def not_finite(name: str) -> str:
+    """Return the message of audio with NaN or infinity."""
+    return f"{name} holds samples that are not finite (NaN or infinity). Save it again."
+
+
+def too_short(name: str, length: float, start: float) -> str:
+    """Return the message of audio that ends before a part begins; its length may be 0, unknown."""
+    lasts = f"lasts {length:.1f} s, less than" if length else "ends before"
+    return f"{name} {lasts} start={start:g}. Start earlier."
+
+
+def too_long(name: str, length: float | None) -> str:
+    """Return the message of audio that is too long to be read at once."""
+    lasts = "more" if length is None else f"{length / 3600:.1f} h"
+    return (
+        f"{name} lasts {lasts}; at most {MAX_SECONDS // 60} minutes are read at once. Choose a "
+        "part by start and seconds."
+    )
