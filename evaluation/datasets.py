@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import visible_files, visible_folders
 from clip2clap.core.math import unit_norm
 from clip2clap.evaluation.rows import EvaluatedRows
 from clip2clap.media.audio import SUFFIXES as AUDIO_SUFFIXES
@@ -237,9 +238,8 @@ def _find_files(folder: Path, modality: Modality) -> list[Path]:
     names, param, suffixes = _NAMES[modality], _PARAMS[modality], _SUFFIXES[modality]
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Expected a folder of {names}.", param=param)
-    found = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file()
-    )
+    inside = visible_folders(folder)
+    found = sorted(file for each in inside for file in visible_files(each, suffixes))
     if len(found) < 2:
         raise UserError(
             f"Expected at least two {names} in {folder}, got {len(found)} "

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import torch
 
-from clip2clap.core.errors import UserError, expect
+from clip2clap.core.errors import UserError, expect, is_integer, is_number
 from clip2clap.inference.inputs import (
     Negative,
     check_embeds,
@@ -41,7 +41,7 @@ def check_generator_call(pipeline: Any, call: Any) -> int:
     count = len(call.images or call.prompt or embeds_on_cpu(call.prompt_embeds))
     samples = pipeline.count_samples(call.audio_length_in_s)
     interval = tuple(call.guidance_interval) if isinstance(call.guidance_interval, Sequence) else ()
-    numbers = [value for value in interval if isinstance(value, int | float)]
+    numbers = [value for value in interval if is_number(value)]
     holds = len(interval) == len(numbers) == 2 and 0 <= numbers[0] <= numbers[1] <= 1
     expected = "two numbers (start, end) with 0 <= start <= end <= 1"
     expect(holds, "guidance_interval", expected, call.guidance_interval)
@@ -64,7 +64,7 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
     decoder, count = pipeline.decoder, _check_audio(pipeline, call)
     check_number(call.strength, "strength", 1.0)
     levels = decoder.noise_levels
-    holds = isinstance(call.noise_level, int) and 0 <= call.noise_level < levels
+    holds = is_integer(call.noise_level) and 0 <= call.noise_level < levels
     expect(holds, "noise_level", f"from 0 to {levels - 1}", call.noise_level)
     _check_prompts(decoder, call, count)
     if call.negative_image_embeds is not None:
@@ -107,6 +107,13 @@ def _check_sampling(pipeline: Any, call: Any, count: int, output_types: Sequence
             param="callback_on_step_end_tensor_inputs",
         )
     generator = call.generator
+    each = generator if isinstance(generator, Sequence) else [generator]
+    if not all(one is None or isinstance(one, torch.Generator) for one in each):
+        raise UserError(
+            "Expected generator to be a torch.Generator or a list of them, got "
+            f"{generator!r}. Give torch.Generator().manual_seed({generator!r}).",
+            param="generator",
+        )
     if isinstance(generator, Sequence) and len(generator) != count:
         raise UserError(
             f"Expected one generator, or one for each of the {count} items, got {len(generator)}.",

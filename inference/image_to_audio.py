@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, is_number
 from clip2clap.inference.base import TranslatorPipeline
 from clip2clap.inference.call_checks import check_generator_call
 from clip2clap.inference.compatibility import PathOrId
@@ -272,7 +272,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         """Return the number of samples of a length, which is checked."""
         seconds = self.default_audio_length_in_s if seconds is None else seconds
         shortest = self.vae_scale_factor * self._hop_length / self.sampling_rate
-        if not isinstance(seconds, int | float) or not shortest <= seconds < math.inf:
+        if not is_number(seconds) or seconds < shortest:
             raise UserError(
                 f"Expected audio_length_in_s to be at least {shortest:g} seconds, got {seconds!r}.",
                 param="audio_length_in_s",

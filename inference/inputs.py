@@ -2,39 +2,36 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clip2clap.core.errors import UserError, expect
+from clip2clap.core.errors import UserError, expect, is_integer, is_number
 
-ImageSource = str | Path | bytes | Image.Image
-"""File, http(s) URL, bytes of a file, or PIL image."""
+ImageSource = Any
+"""What `clip2clap.media.load_image` reads: files, PIL images, arrays, items of `datasets`."""
 
-AudioSource = str | Path | bytes | tuple[NDArray[np.floating] | Tensor, int]
-"""File, bytes of a file, or a mono waveform of shape (samples,) with its sampling rate in Hz."""
-
+AudioSource = Any
+"""What `clip2clap.media.load_audio` reads: files, (waveform, rate), items of `datasets`."""
 
 Negative = Literal["auto", "learned", "prompt", "zero"]
 """Choice of the embedding to guide away from."""
 
 
 def as_list(values: Any) -> list[Any] | None:
-    """Return a single item as a list of one; None stays None."""
+    """Return a single item as a list of one, and a batch of images as their list; None stays."""
     if values is None:
         return None
-    is_waveform = (
-        isinstance(values, tuple) and len(values) == 2 and isinstance(values[1], int | np.integer)
-    )
-    if is_waveform or isinstance(values, str | bytes | os.PathLike | Image.Image):
-        return [values]
-    return list(values)
+    if isinstance(values, np.ndarray | Tensor):
+        return list(values) if values.ndim > 3 else [values]
+    is_waveform = isinstance(values, tuple) and len(values) == 2 and any(map(is_number, values))
+    # A dictionary, an opened file and a decoder are one item, though some can be iterated.
+    is_file = isinstance(values, str | bytes | Mapping) or hasattr(values, "read")
+    return [values] if is_waveform or is_file or not isinstance(values, Iterable) else list(values)
 
 
 def read_images(
@@ -68,38 +65,25 @@ def _numbered(read: Callable[[Any], Any], source: Any, what: str) -> Any:
     except UserError as error:
         if what.endswith(" 1 of 1"):
             raise
-        raise type(error)(f"{what}: {error}") from error
+        raise type(error)(f"{what}: {error}", param=error.param) from error
 
 
 def _read_waveform(source: AudioSource, start: float, seconds: float | None) -> tuple[Any, int]:
     from clip2clap.media.audio import load_audio, require_audible
 
-    name = "the audio" if isinstance(source, tuple | bytes) else str(source)
-    if isinstance(source, tuple):
-        samples, rate = source
-        whole = np.asarray(samples)
-        end = None if seconds is None else round((start + seconds) * rate)
-        waveform = whole[round(start * rate) : end]
-        if len(whole) and not len(waveform):
-            raise UserError(
-                f"{name} lasts {len(whole) / rate:.1f} s, but audio_start_in_s is {start:g}.",
-                param="audio_start_in_s",
-            )
-    else:
-        waveform, rate = load_audio(source, start=start, seconds=seconds)
-    if waveform.ndim == 1 and len(waveform):
-        require_audible(waveform, name)
+    waveform, rate = load_audio(source, start=start, seconds=seconds)
+    require_audible(waveform, str(source) if isinstance(source, str | os.PathLike) else "the audio")
     return waveform, rate
 
 
 def is_count(value: Any, most: float = math.inf) -> bool:
     """Return whether a value is an integer from 1 to `most`."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    return is_integer(value) and 1 <= value <= most
 
 
 def check_number(value: Any, name: str, largest: float = math.inf) -> None:
     """Raise a `UserError` that names the argument unless it is from 0 to `largest`."""
-    holds = isinstance(value, int | float) and 0 <= value <= largest
+    holds = is_number(value) and 0 <= value <= largest
     expect(holds, name, f"from 0.0 to {largest}", value)
 
 

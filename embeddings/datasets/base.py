@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import visible_files, visible_folders
 from clip2clap.embeddings.space import Modality
 from clip2clap.media.images import is_url
 
@@ -152,19 +153,9 @@ def split_columns(files: Sequence[Path]) -> dict[Path, dict[str, str]]:
 def walk(folder: Path) -> Iterator[list[Path]]:
     """Yield the files of a folder, then those of its subfolders, sorted by name.
 
-    Hidden files are left out, and links to folders that are being read.
+    Hidden files are left out; a folder that links lead to again is yielded once.
     """
-    yield from _walk(folder, frozenset())
-
-
-def _walk(folder: Path, parents: frozenset[Path]) -> Iterator[list[Path]]:
     try:
-        parents |= {folder.resolve()}
-        inside = sorted(folder.iterdir(), key=lambda path: path.name)
+        yield from map(visible_files, visible_folders(folder))
     except OSError as error:
         raise UserError(f"{folder} can't be read: {error.strerror or error}.") from error
-    inside = [path for path in inside if not path.name.startswith(".")]
-    yield [path for path in inside if path.is_file()]
-    for path in inside:
-        if path.is_dir() and path.resolve() not in parents:
-            yield from _walk(path, parents)

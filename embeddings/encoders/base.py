@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip2clap.core.concurrency import batched, map_ahead
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, is_integer
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs
@@ -348,7 +348,7 @@ class Encoder(nn.Module):
         self._require(modality)
         if isinstance(items, str | bytes | Path | Image.Image) or not isinstance(items, Sequence):
             raise UserError(f"Expected a list, got a {type(items).__name__}. Put it in a list.")
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not is_integer(batch_size) or batch_size < 1:
             raise UserError(
                 f"Expected a batch_size of at least 1, got {batch_size!r}.", param="batch_size"
             )

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soxr
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
 from clip2clap.embeddings.backends.base import Inputs
 from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.media.audio import load_audio
@@ -30,7 +28,7 @@ class ClapEncoder(Encoder):
 
     def encode_audio(
         self,
-        audio: Sequence[tuple[np.ndarray | Tensor, int] | str | Path],
+        audio: Sequence[Any],
         *,
         batch_size: int = 16,
         normalize: bool = True,
@@ -41,8 +39,8 @@ class ClapEncoder(Encoder):
         evenly from start to end; their unit-norm embeddings are averaged and normalized again.
 
         Args:
-            audio: Paths, or pairs of a mono waveform, shape (samples,), floats in [-1, 1], and its
-                sampling rate in Hz; waveforms are resampled to the model's rate.
+            audio: What `load_audio` reads: files, waveforms with their sampling rates, items of a
+                `datasets` audio column. Waveforms are resampled to the model's rate.
             batch_size: Windows per batch; it does not change the embeddings.
             normalize: Scale embeddings to unit norm; otherwise to the norm of the model's output,
                 for several windows the mean of their norms.
@@ -51,15 +49,14 @@ class ClapEncoder(Encoder):
             Embeddings, shape (n, d), float32, on the CPU, in input order; unit norm by default.
 
         Raises:
-            UserError: If a file can't be read, a waveform is empty, not mono, not floating point
-                or not finite, or the model has no audio encoder.
+            UserError: If a file can't be read, a waveform is empty, not of one or two channels, not
+                floating point or not finite, or the model has no audio encoder.
         """
         return self._encode_items("audio", audio, batch_size, normalize)
 
     def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
         position, audio = numbered
-        opened = load_audio(audio) if isinstance(audio, str | Path | bytes) else audio
-        waveform, sampling_rate = _check_audio(opened, position)
+        waveform, sampling_rate = load_audio(audio, name=f"audio {position}")
         if sampling_rate != self.backend.sampling_rate:
             waveform = soxr.resample(waveform, sampling_rate, self.backend.sampling_rate)
         length = self.backend.window
@@ -68,32 +65,3 @@ class ClapEncoder(Encoder):
             return self.backend.preprocess_audio([waveform])
         starts = np.linspace(0, len(waveform) - length, count).round().astype(int)
         return self.backend.preprocess_audio([waveform[start : start + length] for start in starts])
-
-
-def _check_audio(audio: Any, position: int) -> tuple[np.ndarray, int]:
-    where = f"audio {position}"
-    if not isinstance(audio, tuple | list) or len(audio) != 2:
-        raise UserError(
-            f"Expected a path or (waveform, sampling_rate) for {where}, got {type(audio).__name__}."
-        )
-    waveform, sampling_rate = audio
-    waveform = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
-    if not isinstance(waveform, np.ndarray) or not np.issubdtype(waveform.dtype, np.floating):
-        raise UserError(
-            f"Expected {where} as an array of floats in [-1, 1], got "
-            f"{getattr(waveform, 'dtype', type(waveform).__name__)}. Divide integer samples by "
-            "the maximum of their dtype."
-        )
-    if waveform.ndim != 1 or not waveform.size:
-        raise UserError(
-            f"Expected {where} with shape (samples,), got {waveform.shape}. Average the channels "
-            "of stereo audio first."
-        )
-    if not isinstance(sampling_rate, int | np.integer) or sampling_rate < 1:
-        raise UserError(
-            f"Expected the sampling rate of {where} as an integer in Hz, got {sampling_rate!r}."
-        )
-    waveform = waveform.astype(np.float32)
-    if not np.isfinite(waveform).all():
-        raise UserError(f"Expected {where} to be finite, got NaN or infinity in it.")
-    return waveform, int(sampling_rate)

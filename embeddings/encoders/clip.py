@@ -1,10 +1,8 @@
 """CLIP encoder: images and texts to one embedding space."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
@@ -31,7 +29,7 @@ class ClipEncoder(Encoder):
 
     def encode_image(
         self,
-        images: Sequence[Image.Image | str | Path],
+        images: Sequence[Any],
         *,
         batch_size: int = 64,
         normalize: bool = True,
@@ -39,8 +37,9 @@ class ClipEncoder(Encoder):
         """Encode images with the checkpoint's own preprocessing.
 
         Args:
-            images: PIL images or paths. EXIF orientation is applied, and transparent pixels are
-                put on white.
+            images: What `load_image` reads: files, PIL images, arrays and tensors, items of a
+                `datasets` image column. EXIF orientation is applied, and transparent pixels are put
+                on white.
             batch_size: Images per batch; it does not change the embeddings.
             normalize: Scale embeddings to unit norm.
 
@@ -106,4 +105,5 @@ class ClipEncoder(Encoder):
         return self.backend.pixel_transform.height
 
     def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
-        return self.backend.preprocess_images([load_image(numbered[1])])
+        position, image = numbered
+        return self.backend.preprocess_images([load_image(image, name=f"image {position}")])

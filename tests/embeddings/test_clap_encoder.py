@@ -265,10 +265,10 @@ def test_a_pipeline_without_a_clap_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (noise(1), r"\(waveform, sampling_rate\) for audio 1, got ndarray"),
+        (noise(1), r"audio 1 as \(waveform, sampling_rate\), a path.*, got ndarray"),
         ((noise(1),), r"\(waveform, sampling_rate\) for audio 1, got tuple"),
         (((noise(1) * 32_767).astype(np.int16), RATE), "floats in .* got int16"),
-        ((np.zeros((2, 100), np.float32), RATE), r"shape \(samples,\), got \(2, 100\)"),
+        ((np.zeros((3, 100), np.float32), RATE), r"shape \(samples,\), .* got \(3, 100\)"),
         ((np.zeros(0, np.float32), RATE), r"got \(0,\)"),
         ((np.full(100, np.nan, np.float32), RATE), "NaN"),
         ((noise(1), 0), "an integer in Hz, got 0"),
@@ -284,6 +284,8 @@ def test_sounds_that_cannot_be_embedded_are_named(hearing, audio, message):
 def test_tensors_and_doubles_are_sounds_too(hearing):
     sound = noise(0.5)
     expected = hearing.encode_audio([(sound, RATE)])
+    for same in ((RATE, sound), (sound, float(RATE)), {"array": sound, "sampling_rate": RATE}):
+        assert torch.equal(hearing.encode_audio([same], batch_size=np.int64(2)), expected)
     assert torch.equal(hearing.encode_audio([(torch.from_numpy(sound), RATE)]), expected)
     assert torch.equal(hearing.encode_audio([(sound.astype(np.float64), RATE)]), expected)
 

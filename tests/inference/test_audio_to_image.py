@@ -190,7 +190,7 @@ def test_offloading_changes_no_image(pipe, painter_folder):
         ({"audios": [(np.zeros(800, np.float32), 8000)]}, "is silent. Give audio"),
         ({"audios": [tone(440), "absent.wav"]}, r"Audio 2 of 2: No such file: absent.wav"),
         ({"audios": [(np.full(800, np.nan, np.float32), 8000)]}, "NaN"),
-        ({"audios": [tone(440)], "audio_start_in_s": 9}, "audio_start_in_s is 9"),
+        ({"audios": [tone(440)], "audio_start_in_s": 9}, "less than start=9"),
         ({"image_embeds": torch.zeros(2, 5)}, r"image_embeds to be a tensor of shape \(n, 12\)"),
         ({"image_embeds": vectors(1) / 0}, "not finite"),
         ({"audio_embeds": torch.ones(2, 5)}, r"audio_embeds to be a tensor of shape \(n, 16\)"),

@@ -385,9 +385,9 @@ def test_files_are_taken_as_the_field_passes_them(media, kind):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (SAMPLES, "Expected audio, got ndarray. Give a path"),
-        (7, "Expected audio, got int"),
-        (None, "Expected audio, got NoneType"),
+        (SAMPLES, r"Expected the audio as \(waveform, sampling_rate\), a path.*, got ndarray"),
+        (7, "got int"),
+        (None, "got NoneType"),
         ((SAMPLES,), r"Expected \(waveform, sampling_rate\) for the audio, got tuple"),
         ((8000, 8000), r"got tuple of \(int, int\)"),
         ((SAMPLES, SAMPLES), "sampling rate of the audio as an integer in Hz"),

@@ -54,6 +54,10 @@ def audio_to_image(options: AudioToImage) -> None:
     report.lap("load")
     calls = _call_arguments(pipeline, options)
     report.settings |= calls | pipeline_settings(pipeline)
+    if options.init_image is not None:
+        from clip2clap.media.images import load_image
+
+        calls["image"] = load_image(options.init_image, allow_private=options.allow_private)
     if destination is None:
         make_films(pipeline, plan, options, report, calls)
         return

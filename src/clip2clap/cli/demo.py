@@ -39,7 +39,7 @@ def demo(options: Demo) -> None:
 
         from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
-        image, title = load_demo_image(options.image)
+        image, title = load_demo_image(options.image, options.allow_private)
         pipeline = ImageToAudioPipeline.from_pretrained("demo")
         pipeline.set_progress_bar_config(disable=True)
     report.lap("load")
@@ -88,12 +88,12 @@ def _prepare_folder(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def load_demo_image(source: str | None) -> tuple[Any, str]:
+def load_demo_image(source: str | None, allow_private: bool = False) -> tuple[Any, str]:
     """Return an image and its title; by default a cat."""
     from clip2clap.media.images import load_image
 
     if source is not None:
-        return load_image(source), image_stem(source)
+        return load_image(source, allow_private=allow_private), image_stem(source)
     # Reading through skimage.io would import scipy.
     chelsea = resources.files("skimage.data") / "chelsea.png"
     with resources.as_file(chelsea) as file:

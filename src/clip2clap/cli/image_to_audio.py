@@ -1,5 +1,6 @@
 """The verb `image-to-audio`."""
 
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -110,7 +111,8 @@ def _read(sources: list[str], options: ImageToAudio, calls: dict[str, Any]) -> A
         return read_inputs(sources, str, batch_size=size, stem=text_stem)
     from clip2clap.media.images import load_image
 
-    return read_inputs(sources, load_image, batch_size=size, stem=image_stem)
+    load = partial(load_image, allow_private=options.allow_private)
+    return read_inputs(sources, load, batch_size=size, stem=image_stem)
 
 
 def _call_arguments(pipeline: Any, options: ImageToAudio) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def paint(options: Paint) -> None:
             if options.init_image is None:
                 latent = painter.canvas.noise(height, width, generator)
             else:
-                latent = painter.canvas.encode(options.init_image, height, width)
+                image = painter.load_image(options.init_image)
+                latent = painter.canvas.encode(image, height, width)
         except UserError as error:
             report.skip(source, error)
             continue

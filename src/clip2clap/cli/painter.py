@@ -28,6 +28,7 @@ class Painter:
     clip: "ClipEncoder"
     clap: Any = None
     translator: Any = None
+    allow_private: bool = False
 
     @property
     def default_side(self) -> int:
@@ -35,6 +36,12 @@ class Painter:
         side = self.canvas.autoencoder.config["sample_size"]
         # In published VQModels this is the size of the latent.
         return side if side >= _SMALLEST_DEFAULT else _USUAL_DEFAULT
+
+    def load_image(self, source: str) -> Any:
+        """Load an image from a file or URL."""
+        from clip2clap.media.images import load_image
+
+        return load_image(source, allow_private=self.allow_private)
 
     def targets(
         self, weighted: Mapping[str, Sequence[tuple[str, float]]], parts: int
@@ -54,7 +61,8 @@ class Painter:
         for text, weight in weighted.get("text", ()):
             found.append(Target(self.clip.encode_text([text])[0], weight, text))
         for path, weight in weighted.get("image", ()):
-            found.append(Target(self.clip.encode_image([path])[0], weight, path))
+            embed = self.clip.encode_image([self.load_image(path)])[0]
+            found.append(Target(embed, weight, path))
         for source, weight in weighted.get("audio", ()):
             waveform, sampling_rate = load_audible(source)
             pieces = {source: waveform}
@@ -84,7 +92,8 @@ def load_painter(options: Paint, *, has_audio: bool, device: Any) -> Painter:
 
     names = _part_names(options, has_audio=has_audio)
     canvas = Canvas.from_pretrained(names["autoencoder"], device=device)
-    painter = Painter(canvas, ClipEncoder.from_pretrained(names["clip"], device=device))
+    clip = ClipEncoder.from_pretrained(names["clip"], device=device)
+    painter = Painter(canvas, clip, allow_private=options.allow_private)
     if has_audio:
         clap = ClapEncoder.from_pretrained(names["clap"], device=device, modalities=["audio"])
         translator = AutoTranslator.from_pretrained(names["translator"]).to(device)

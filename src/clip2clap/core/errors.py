@@ -1,4 +1,8 @@
-"""The error classes of users' mistakes, and the folding of an error to one line."""
+"""The error classes of users' mistakes, checks, and the folding of an error to one line."""
+
+import math
+from numbers import Integral, Real
+from typing import TypeGuard
 
 
 class UserError(ValueError):
@@ -28,6 +32,16 @@ class HubUnreachableError(ModelNotFoundError):
 
 class MissingExtraError(UserError, ImportError):
     """Error of a feature that needs a package which is not installed."""
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return True for an integer of Python or NumPy, which is no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return True for a finite real number of Python or NumPy, which is no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def expect(holds: object, param: str, expected: str, value: object) -> None:

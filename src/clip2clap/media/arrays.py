@@ -1,8 +1,6 @@
 """Arrays, tensors and objects of other libraries, as waveforms and as images."""
 
 import io
-import math
-import numbers
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, is_number
 from clip2clap.media.decoding import UnreadableAudioError, check_sampling_rate, not_finite
 
 # Channels that cancel leave less than this share of the power that unrelated ones would.
@@ -20,13 +18,6 @@ _INTEGER_PEAK = 1000.0
 # Resizing overshoots a little.
 _OVERSHOOT = 0.05
 _CHANNELS = (1, 3, 4)
-
-
-def is_number(value: Any) -> bool:
-    """Return True for a real number of Python or NumPy that is finite, and no truth value."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    return math.isfinite(value)
 
 
 def to_file(source: Any, name: str) -> Any:

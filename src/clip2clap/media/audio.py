@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 import soundfile
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, is_number
 from clip2clap.core.files import replacing, visible_files
-from clip2clap.media.arrays import is_cancelled, is_number, to_file, to_waveform
+from clip2clap.media.arrays import is_cancelled, to_file, to_waveform
 from clip2clap.media.decoding import MAX_SECONDS, UnreadableAudioError, decode_audio, too_short
 
 AudioFormat = Literal["wav", "flac", "ogg"]
@@ -38,7 +38,7 @@ class SilentAudioError(UnreadableAudioError):
 
 
 def load_audio(
-    source: Any, *, start: float = 0.0, seconds: float | None = None
+    source: Any, *, start: float = 0.0, seconds: float | None = None, name: str = "the audio"
 ) -> tuple[np.ndarray, int]:
     """Load audio, or a part of it, as a mono waveform.
 
@@ -53,6 +53,7 @@ def load_audio(
             channels.
         start: Start of the part, in s.
         seconds: Length of the part, in s; to the end if None. Audio that ends earlier gives less.
+        name: Name of a source without a path, for messages.
 
     Returns:
         The waveform, shape (samples,), float32, full scale at -1 and 1; and its sampling rate in
@@ -69,7 +70,7 @@ def load_audio(
         1
     """
     _check_part(start, seconds)
-    source, name = _file_or_waveform(source)
+    source, name = _file_or_waveform(source, name)
     if isinstance(source, tuple):
         waveform, rate = source
         first = round(start * rate)
@@ -128,7 +129,7 @@ def stream_audio(
         4000
     """
     _check_part(start, seconds)
-    source, name = _file_or_waveform(source)
+    source, name = _file_or_waveform(source, "the audio")
     if isinstance(source, tuple):
         # An array is streamed as the file that it would be.
         waveform, rate = source
@@ -254,18 +255,18 @@ def _check_part(start: Any, seconds: Any) -> None:
         )
 
 
-def _file_or_waveform(source: Any) -> tuple[Any, str]:
+def _file_or_waveform(source: Any, name: str) -> tuple[Any, str]:
     """Return a file's path, bytes or object, or a mono waveform with its rate; and its name."""
-    if (waveform := to_waveform(source, "the audio")) is not None:
-        return waveform, "the audio"
-    file = to_file(source, "the audio")
+    if (waveform := to_waveform(source, name)) is not None:
+        return waveform, name
+    file = to_file(source, name)
     if not isinstance(file, str | bytes) and not hasattr(file, "read"):
         raise UserError(
-            f"Expected audio, got {type(source).__name__}. Give a path, a file's bytes or opened "
-            "file, (waveform, sampling_rate), a dictionary with array and sampling_rate or with "
-            "bytes or path, or a torchcodec AudioDecoder."
+            f"Expected {name} as (waveform, sampling_rate), a path, a file's bytes or opened file, "
+            "a dictionary with array and sampling_rate or with bytes or path, or a torchcodec "
+            f"AudioDecoder, got {type(source).__name__}."
         )
-    return file, file if isinstance(file, str) else "the audio"
+    return file, file if isinstance(file, str) else name
 
 
 @contextlib.contextmanager

@@ -63,8 +63,6 @@ def decode_audio(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Decode the default audio track of a file, or a part of it.
 
-    What FFmpeg plays without complaint is decoded to its end; a truncated file is an error.
-
     Args:
         file: Opened file.
         name: Name for messages.

@@ -72,7 +72,7 @@ class UnreadableImageError(UserError):
     """Error of an image that cannot be read; the message names it and the fix."""
 
 
-def load_image(source: Any, *, allow_private: bool = False) -> Image.Image:
+def load_image(source: Any, *, allow_private: bool = False, name: str = "the image") -> Image.Image:
     """Load an image as 8-bit RGB, upright by its EXIF tag, on white where it is transparent.
 
     Reads JPEG, PNG, WebP, GIF (the first frame), TIFF, BMP and AVIF, palettes and grays of up to 32
@@ -83,6 +83,7 @@ def load_image(source: Any, *, allow_private: bool = False) -> Image.Image:
             a `datasets` image column, or an array or tensor, shape (height, width), (height,
             width, channels) or (channels, height, width), uint8 or floats in [0, 1].
         allow_private: Also fetch URLs of private addresses: this machine and its network.
+        name: Name of a source without a path, for messages.
 
     Returns:
         The image in mode RGB, of at most `KEPT_PIXELS` pixels.
@@ -96,7 +97,6 @@ def load_image(source: Any, *, allow_private: bool = False) -> Image.Image:
         >>> load_image("dog.jpg").mode
         'RGB'
     """
-    name = "the image"
     if (array := to_array(source)) is not None:
         source = to_image(array, name, channels_first=hasattr(source, "detach"))
     if isinstance(source, Image.Image):
@@ -106,8 +106,8 @@ def load_image(source: Any, *, allow_private: bool = False) -> Image.Image:
     if not isinstance(source, str):
         if not isinstance(source, bytes) and not hasattr(source, "read"):
             raise UserError(
-                f"Expected an image, got {type(source).__name__}. Give a path, a URL, a PIL image, "
-                "an array, a file's bytes or opened file, or a dictionary with bytes or path."
+                f"Expected {name} as a path, a URL, a PIL image, an array, a file's bytes or "
+                f"opened file, or a dictionary with bytes or path, got {type(source).__name__}."
             )
         return _decode(source, name)
     if is_url(source):
@@ -384,8 +384,8 @@ def _download(url: str, allow_private: bool) -> bytes:
         )
     except PrivateAddressError as error:
         raise UnreadableImageError(
-            f"{url} can't be fetched: {error}. Allow it by allow_private=True, or download the "
-            "image first.",
+            f"{url} can't be fetched: {error}. Load it by load_image with allow_private=True, or "
+            "download the image first.",
             param="allow_private",
         ) from error
     except FetchError as error:

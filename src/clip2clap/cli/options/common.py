@@ -40,6 +40,12 @@ class Overwrite(Output, panel="Files"):
     overwrite: bool = option("Replace earlier output.", default=False)
 
 
+class AllowPrivate(Options):
+    """Addresses that images are downloaded from."""
+
+    allow_private: bool = option("Also download from this machine and its network.", default=False)
+
+
 class Seed(Options):
     """Random seed."""
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from clip2clap.cli.command import Options, argument, option
 from clip2clap.cli.options.common import (
+    AllowPrivate,
     Encoders,
     Generator,
     Output,
@@ -41,13 +42,12 @@ class Demo(Options, panel="Models"):
     demo: bool = option("Use the demo models.", default=False)
 
 
-class Downloads(Options, panel="Downloads"):
+class Downloads(AllowPrivate, panel="Downloads"):
     """Downloads of images."""
 
     cache: Path | None = option("Keep downloaded images here, for the next encoder.", "FOLDER")
     connections: int = option("Parallel downloads.", default=64, api="concurrency")
     per_host: int = option("Parallel downloads per host.", default=4)
-    allow_private: bool = option("Also download from this machine and its network.", default=False)
     contact: str | None = option(
         "Your address, sent to the servers; Wikimedia asks for one.", "ADDRESS"
     )

@@ -5,6 +5,7 @@ from typing import Literal
 
 from clip2clap.cli.command import Options, argument, option
 from clip2clap.cli.options.common import (
+    AllowPrivate,
     Decoder,
     Device,
     Generator,
@@ -22,7 +23,7 @@ AudioFormat = Literal["wav", "flac", "ogg"]
 ImageFormat = Literal["png", "jpg", "webp"]
 
 
-class Demo(Seed, Output):
+class Demo(AllowPrivate, Seed, Output):
     """Options of `demo`."""
 
     image: str | None = argument("Image file or URL; by default a cat named Chelsea.", "IMAGE")
@@ -56,11 +57,13 @@ class Sampling(StepsAndDuration, Prompts, Seed, panel="Sampling"):
     )
 
 
-class ImageToAudio(Running, Overwrite, Sampling, Translator, Generator):
+class ImageToAudio(AllowPrivate, Running, Overwrite, Sampling, Translator, Generator):
     """Options of `image-to-audio`."""
 
     inputs: list[str] | None = argument(
-        "Images: files, folders, http(s) URLs. JPEG, PNG, WebP, GIF, TIFF.", "INPUT", api="images"
+        "Images: files, folders, http(s) URLs. JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF.",
+        "INPUT",
+        api="images",
     )
     ranker: str | None = option(
         "CLAP with an audio encoder to rank candidates with.", "NAME", panel="Models"
@@ -95,7 +98,7 @@ class Size(Options, panel="Sampling"):
     width: int | None = option("Width in pixels; by default what the model was trained on.", min=1)
 
 
-class InitImage(Options, panel="Condition"):
+class InitImage(AllowPrivate, panel="Condition"):
     """Initial image; after the targets of paint, one of which was `--image` too."""
 
     init_image: str | None = option(
