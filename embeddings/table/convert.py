@@ -7,12 +7,14 @@ Ids, captions and spaces, which NumPy, CSV and text files cannot hold, are writt
 import contextlib
 import csv
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -96,6 +98,9 @@ def _write_files(
 ) -> None:
     if format == "parquet":
         return table.to_parquet(folder / _PARQUET)
+    rows_file = _rows_beside(folder) if format == "text" else folder / _ROWS
+    # Written last: vectors never stand beside the rows of an older export.
+    rows_file.unlink(missing_ok=True)
     if format == "numpy":
         for column in table.spaces:
             with replacing(folder / f"{column}.npy") as partial, partial.open("wb") as file:
@@ -108,7 +113,6 @@ def _write_files(
     # The rows without their vectors, with the spaces of these columns.
     rows = table.data.select(["id", *table.sources])
     metadata = spaces_metadata({name: table.spaces[name] for name in pair.values() or table.spaces})
-    rows_file = _rows_beside(folder) if format == "text" else folder / _ROWS
     with replacing(rows_file) as partial:
         pq.write_table(rows.replace_schema_metadata(metadata), partial)
 
@@ -119,7 +123,7 @@ def import_table(
     *,
     spaces: Mapping[str, EmbeddingSpace] | None = None,
 ) -> EmbeddingTable:
-    """Import what `export_table` wrote, or the reference project's files.
+    """Import what `export_table` wrote, or files of the reference project or clip-retrieval.
 
     Examples:
         >>> import numpy as np
@@ -130,7 +134,8 @@ def import_table(
         ['0', '1']
 
     Args:
-        source: Folder of Parquet, NumPy, CSV or text files.
+        source: Folder of Parquet, NumPy, CSV or text files; or of clip-retrieval's `img_emb`,
+            `text_emb` and `metadata`, whose columns are kept.
         folder: Folder of the new table.
         spaces: Spaces of "clip_..." and "clap_..." columns, for files of other programs without a
             `rows.parquet`; their vectors are scaled to unit norm.
@@ -145,8 +150,9 @@ def import_table(
     if (path / _PARQUET).is_file():
         return EmbeddingTable.from_parquet(path / _PARQUET, folder)
     rows_file = path / _ROWS if (path / _ROWS).is_file() else _rows_beside(path)
-    rows = pq.read_table(rows_file) if rows_file.is_file() else None
-    if rows is not None:
+    is_own = rows_file.is_file()
+    rows = _read_rows([rows_file] if is_own else _numbered(path, "metadata", ".parquet"))
+    if rows is not None and is_own:
         spaces = read_spaces(rows.schema, rows_file)
     if not spaces:
         raise UserError(
@@ -159,15 +165,13 @@ def import_table(
         for batch in _read_batches(path, spaces):
             count = len(next(iter(batch.values())))
             vectors = {name: torch.from_numpy(values).float() for name, values in batch.items()}
-            sources: dict[str, list[Any]] = {}
-            if rows is None:
+            sources = {} if rows is None else rows.slice(start, count).to_pydict()
+            ids = sources.pop("id", [])
+            if not is_own:
                 ids = [str(index) for index in range(start, start + count)]
                 vectors = {name: unit_norm(values) for name, values in vectors.items()}
-            else:
-                sources = rows.slice(start, count).to_pydict()
-                ids = sources.pop("id")
-            if len(ids) != count:
-                raise UserError(f"{rows_file} has fewer rows than there are vectors.")
+            if len(ids) != count or any(len(values) != count for values in sources.values()):
+                raise UserError(f"{path} has fewer rows than there are vectors.")
             writer.append(ids, sources, vectors)
             start += count
         if rows is not None and start != len(rows):
@@ -182,8 +186,8 @@ def _read_batches(
         family: name for name in spaces for family in _CSV_FILES if name.startswith(family)
     }
     csv_files = [folder / name for name in _CSV_FILES.values()]
-    if any(folder.glob("*.npy")):
-        return _read_numpy(folder, list(spaces))
+    if any(folder.glob("*.npy")) or any(folder.glob("*_emb/*.npy")):
+        return _read_numpy(folder, spaces)
     if all(file.is_file() for file in csv_files):
         return _read_csv({columns[family]: folder / _CSV_FILES[family] for family in columns})
     if any(folder.glob("*.txt")):
@@ -250,6 +254,20 @@ def _rows_beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.{_ROWS}")
 
 
+def _read_rows(files: Sequence[Path]) -> pa.Table | None:
+    try:
+        tables = [pq.read_table(file) for file in files]
+        return pa.concat_tables(tables, promote_options="default") if tables else None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{files[0]} can't be read ({one_line(error)}).") from error
+
+
+def _numbered(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """Return the numbered files of clip-retrieval, such as `img_emb/img_emb_0.npy`, in order."""
+    found = [*folder.glob(f"{stem}_*{suffix}"), *folder.glob(f"{stem}/{stem}_*{suffix}")]
+    return sorted(found, key=lambda file: (len(file.name), file.name))
+
+
 def _pair_column(table: EmbeddingTable, family: Family, named: str | None) -> str:
     columns = [name for name in table.spaces if name.startswith(family)]
     listed = ", ".join(columns) or "none"
@@ -301,13 +319,24 @@ def _write_texts(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]
     for path in folder.iterdir():
         if not re.fullmatch(r"muestra_\d+\.txt", path.name):
             raise TableError(f"{folder} holds something else ({path.name}). Give an empty folder.")
+    folder = folder.resolve()
+    partial, earlier = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    for leftover in (partial, earlier):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
     columns = (chain.from_iterable(_batches(table, column)) for column in pair.values())
-    for index, (clip, clap) in enumerate(zip(*columns, strict=True)):
-        with (folder / f"muestra_{index}.txt").open("w", encoding="ascii") as file:
-            file.write("CLIP Embedding:\n")
-            np.savetxt(file, clip)
-            file.write("\n\nCLAP Embedding:\n")
-            np.savetxt(file, clap)
+    try:
+        for index, (clip, clap) in enumerate(zip(*columns, strict=True)):
+            with (partial / f"muestra_{index}.txt").open("w", encoding="ascii") as file:
+                file.write("CLIP Embedding:\n")
+                np.savetxt(file, clip)
+                file.write("\n\nCLAP Embedding:\n")
+                np.savetxt(file, clap)
+        folder.rename(earlier)
+        partial.rename(folder)
+    finally:
+        for leftover in (partial, earlier):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _read_texts(folder: Path, columns: Mapping[Family, str]) -> Iterator[dict[str, np.ndarray]]:
@@ -323,10 +352,21 @@ def _read_texts(folder: Path, columns: Mapping[Family, str]) -> Iterator[dict[st
         yield {column: values[family] for family, column in columns.items()}
 
 
-def _read_numpy(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+def _read_numpy(
+    folder: Path, spaces: Mapping[str, EmbeddingSpace]
+) -> Iterator[dict[str, np.ndarray]]:
+    columns = []
+    for column, space in spaces.items():
+        stem = {"image": "img_emb", "text": "text_emb", "audio": "audio_emb"}[space.modality]
+        own = folder / f"{column}.npy"
+        columns.append([own] if own.is_file() else _numbered(folder, stem, ".npy"))
+        if not columns[-1]:
+            raise UserError(f"{folder} holds neither {column}.npy nor {stem}/{stem}_0.npy.")
     try:
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in columns}
-    except (OSError, ValueError) as error:
+        for files in zip(*columns, strict=True):
+            arrays = [np.load(file, mmap_mode="r") for file in files]
+            for start in range(0, max(map(len, arrays)), _BATCH_ROWS):
+                parts = (np.array(array[start : start + _BATCH_ROWS]) for array in arrays)
+                yield dict(zip(spaces, parts, strict=True))
+    except (OSError, ValueError, EOFError, TypeError) as error:
         raise UserError(f"{folder} can't be read as NumPy files ({one_line(error)}).") from error
-    for start in range(0, len(next(iter(arrays.values()))), _BATCH_ROWS):
-        yield {name: np.array(a[start : start + _BATCH_ROWS]) for name, a in arrays.items()}

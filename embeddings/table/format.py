@@ -3,8 +3,8 @@
 A table is a folder of `data-*.arrow` (Arrow streams with one fixed-size list of float16 or float32
 per embedding column, and the spaces in the schema's metadata), `state.json` and
 `dataset_info.json` (read by `datasets.load_from_disk`), and `failures.parquet` if rows failed.
-`state.json` names the files that count and is replaced last, in one step: after a killed run each
-batch of rows and failures is either complete or absent.
+`state.json` names the files that count, with the checksums of the Arrow files, and is replaced
+last, in one step: after a killed run each batch of rows and failures is either complete or absent.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import json
 import mmap
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ ARROW_DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
 # Key of clip2clap's own state in state.json, beside what `datasets` reads from it.
 _STATE_KEY = "clip2clap"
 _SPACES_KEY = b"clip2clap.spaces"
+# Files up to this size are compared with their checksums whenever they are opened.
+_CHECKED_BYTES = 2**25
 _NO_SPACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -55,6 +57,8 @@ class TableState:
     """Files of failures, each with its number of valid rows."""
 
     settings: dict[str, Any] | None
+    checksums: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the Arrow files by name; tables of older versions have none."""
 
     @classmethod
     def read(cls, folder: Path) -> "TableState | None":
@@ -70,9 +74,10 @@ class TableState:
             return cls(
                 [folder / Path(name).name for name in names],
                 [(folder / Path(name).name, rows) for name, rows in failures],
-                ours["settings"],
+                None if ours["settings"] is None else dict(ours["settings"]),
+                dict(ours.get("checksums", {})),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TableError(f"{path} is damaged ({one_line(error)}).") from error
 
     def write(self, folder: Path, *, rows: int) -> None:
@@ -81,6 +86,9 @@ class TableState:
         info = {"citation": "", "description": "", "features": _features(schema)}
         _write_json(folder / INFO_FILE, {**info, "homepage": "", "license": ""})
         names = [file.name for file in self.files]
+        self.checksums = {
+            file.name: self.checksums.get(file.name) or _checksum(file) for file in self.files
+        }
         state = {
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": hashlib.sha256(f"{names}{rows}".encode()).hexdigest()[:16],
@@ -92,9 +100,50 @@ class TableState:
             _STATE_KEY: {
                 "failures": [{"filename": file.name, "rows": n} for file, n in self.failures],
                 "settings": self.settings,
+                "checksums": self.checksums,
             },
         }
         _write_json(folder / STATE_FILE, state)
+
+    def open_file(self, file: Path, *, is_thorough: bool = False) -> pa.Table:
+        """Map an Arrow file and check it; a large one's checksum only if thoroughly."""
+        expected = self.checksums.get(file.name)
+        with explain_damage(file):
+            size = file.stat().st_size
+            if expected and (is_thorough or size <= _CHECKED_BYTES) and _checksum(file) != expected:
+                raise ValueError("its content has changed since it was written")
+            data, _ = map_file(file)
+            spaces = read_spaces(data.schema, file)
+            for column, space in spaces.items():
+                if data.schema.field(column).type not in [
+                    pa.list_(dtype, space.dim) for dtype in ARROW_DTYPES.values()
+                ]:
+                    raise ValueError(f"its {column} does not fit its space")
+            if data.schema.field("id").type not in (pa.string(), pa.large_string()):
+                raise ValueError("its ids are no strings")
+            for name in data.column_names:
+                data[name].validate(full=True)
+                if name in ("id", *spaces) and data[name].null_count:
+                    raise ValueError(f"its {name} has gaps")
+        return data
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def explain_damage(file: Path) -> Iterator[None]:
+    """Raise an error of a missing or damaged file as a one-line `TableError`."""
+    try:
+        yield
+    except TableError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+        raise TableError(
+            f"{file} is missing or damaged ({one_line(error)}). Extract the table again."
+        ) from error
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
@@ -103,9 +152,9 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     plain |= {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64"}
     list_name = "List" if int(importlib.metadata.version("datasets")[0]) >= 4 else "Sequence"
     features: dict[str, Any] = {}
-    for field in schema:
-        is_list = pa.types.is_fixed_size_list(field.type)
-        dtype = plain.get(field.type.value_type if is_list else field.type)
+    for column in schema:
+        is_list = pa.types.is_fixed_size_list(column.type)
+        dtype = plain.get(column.type.value_type if is_list else column.type)
         if dtype is None:
             import datasets
 
@@ -113,8 +162,8 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
             return nested
         value = {"dtype": dtype, "_type": "Value"}
         if is_list:
-            value = {"feature": value, "length": field.type.list_size, "_type": list_name}
-        features[field.name] = value
+            value = {"feature": value, "length": column.type.list_size, "_type": list_name}
+        features[column.name] = value
     return features
 
 
@@ -128,8 +177,9 @@ def read_spaces(schema: pa.Schema, where: str | Path) -> dict[str, EmbeddingSpac
     """Read the spaces of embedding columns from a schema's metadata; a `TableError` if none."""
     try:
         values = json.loads((schema.metadata or {})[_SPACES_KEY])
-        return {column: EmbeddingSpace.from_dict(space) for column, space in values.items()}
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        # Without any column, the look-up of the first one fails.
+        return {column: EmbeddingSpace.from_dict(values[column]) for column in values or [""]}
+    except (LookupError, ValueError, TypeError, RecursionError) as error:
         raise TableError(
             f"{where} does not say which models its embeddings come from: it was not written by "
             "clip2clap. Append its vectors to a TableWriter that is given their spaces."
@@ -143,14 +193,10 @@ def dtype_of(schema: pa.Schema, column: str) -> Dtype:
 
 def map_file(file: Path) -> tuple[pa.Table, mmap.mmap]:
     """Map an Arrow file privately: writes to the memory stay in this process."""
-    try:
+    with explain_damage(file):
         with file.open("rb") as stream:
             memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         return pa.ipc.open_stream(pa.py_buffer(memory)).read_all(), memory
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise TableError(
-            f"{file} is missing or damaged ({one_line(error)}). Extract the table again."
-        ) from error
 
 
 def read_file(file: Path) -> pa.Table:
@@ -209,12 +255,12 @@ def write_shard(
 def read_failures(files: Iterable[tuple[Path, int]]) -> Iterator[pa.RecordBatch]:
     """Yield the valid rows of files of failures."""
     for path, rows in files:
-        try:
-            for batch in pq.ParquetFile(path).iter_batches():
-                yield batch.slice(0, rows)
+        with explain_damage(path):
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            for batch in file.iter_batches():
+                batch.validate(full=True)
+                yield batch.cast(FAILURES_SCHEMA).slice(0, rows)
                 rows -= min(rows, len(batch))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise TableError(f"{path} is missing or damaged ({one_line(error)}).") from error
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from clip2clap.embeddings.table.format import (
     TableError,
     TableState,
     dtype_of,
+    explain_damage,
     explain_write_errors,
     locate,
     map_file,
@@ -46,13 +47,18 @@ class EmbeddingTable:
     def __init__(self, folder: Path, state: TableState, parts: Sequence[pa.Table]):
         self.folder = folder
         self.settings = state.settings
-        self.data = pa.concat_tables(parts)
+        try:
+            self.data = pa.concat_tables(parts)
+        except pa.ArrowException as error:
+            raise TableError(f"The files of {folder} differ ({one_line(error)}).") from error
         self.spaces = read_spaces(self.data.schema, folder)
         self._state = state
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Open a table that `TableWriter` wrote.
+
+        Small files are compared with their checksums; `verify` does so with all.
 
         Raises:
             TableError: If the folder holds no table, or a file is missing or damaged.
@@ -64,7 +70,21 @@ class EmbeddingTable:
                 f"{folder} holds no table of embeddings (no {STATE_FILE}). Give the folder that "
                 "an extraction wrote."
             )
-        return cls(path, state, [map_file(file)[0] for file in state.files])
+        return cls(path, state, [state.open_file(file) for file in state.files])
+
+    def verify(self) -> bool:
+        """Read all files and compare them with the checksums that they were written with.
+
+        Returns:
+            False if there are no checksums to compare with, as in tables of older versions.
+
+        Raises:
+            TableError: If a file has changed, is missing or damaged.
+        """
+        for file in self._state.files:
+            self._state.open_file(file, is_thorough=True)
+        self.failures()
+        return len(self._state.checksums) == len(self._state.files)
 
     def __len__(self) -> int:
         return self.data.num_rows
@@ -221,12 +241,14 @@ class EmbeddingTable:
         try:
             data = pq.ParquetFile(path)
             schema = data.schema_arrow
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise TableError(f"{path} can't be read as Parquet: {one_line(error)}") from error
         spaces = read_spaces(schema, path)
-        with TableWriter(folder, spaces, dtype=dtype_of(schema, next(iter(spaces)))) as writer:
-            for batch in data.iter_batches():
-                writer.append_table(pa.Table.from_batches([batch], schema))
+        with explain_damage(Path(path)):
+            dtype = dtype_of(schema, next(iter(spaces)))
+            with TableWriter(folder, spaces, dtype=dtype) as writer:
+                for batch in data.iter_batches():
+                    writer.append_table(pa.Table.from_batches([batch], schema))
         return cls.open(folder)
 
     def _space(self, column: str) -> EmbeddingSpace:

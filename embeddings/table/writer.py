@@ -333,7 +333,8 @@ class TableWriter:
                 path = self._new_file("failures", ".parquet")
                 columns = [list(self._failures), list(self._failures.values())]
                 with replacing_durably(path) as temporary:
-                    pq.write_table(pa.table(columns, schema=FAILURES_SCHEMA), temporary)
+                    table = pa.table(columns, schema=FAILURES_SCHEMA)
+                    pq.write_table(table, temporary, write_page_checksum=True)
                 failed.append((path, len(self._failures)))
             self._commit(files, failed)
         self._has_rows = self._has_rows or bool(self._rows)
@@ -368,7 +369,7 @@ class TableWriter:
             # The old rows come first, so the previous state still describes the file correctly.
             with (
                 replacing_durably(self.folder / FAILURES_FILE) as temporary,
-                pq.ParquetWriter(temporary, FAILURES_SCHEMA) as target,
+                pq.ParquetWriter(temporary, FAILURES_SCHEMA, write_page_checksum=True) as target,
             ):
                 for batch in read_failures(failures):
                     target.write_batch(batch)
@@ -397,7 +398,7 @@ class TableWriter:
         return path
 
     def _commit(self, files: list[Path], failures: list[tuple[Path, int]]) -> None:
-        state = TableState(files, failures, self._settings)
+        state = TableState(files, failures, self._settings, self._state.checksums)
         state.write(self.folder, rows=len(self._ids))
         self._state = state
 

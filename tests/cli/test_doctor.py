@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from clip2clap.cli.app import main
 from clip2clap.cli.diagnostics import DEMO_FILES, broken_companions, diagnose, format_report
+from clip2clap.embeddings.space import EmbeddingSpace
+from clip2clap.embeddings.table.writer import TableWriter
 
 
 def install(folder: Path, name: str, version: str, code: str | None = None) -> None:
@@ -128,6 +131,23 @@ def test_the_command_prints_the_same_as_text_and_json_and_fails_on_errors(
     for problem in report["problems"]:
         assert problem["message"] in text
         assert problem["fix"] in text
+
+
+def test_a_table_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = EmbeddingSpace("clip", "a/clip", "text", 4, True, "c1")
+    with TableWriter(tmp_path / "table", {"clip_text": space}) as writer:
+        writer.append(["a", "b"], {}, {"clip_text": torch.eye(2, 4)})
+        writer.fail("c", "dead link")
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", str(tmp_path / "table")])
+    assert not ended.value.code
+    assert "2 rows, 1 failed; all files are as they were written." in capsys.readouterr().out
+    (file,) = (tmp_path / "table").glob("*.arrow")
+    file.write_bytes(file.read_bytes().replace(b"a", b"z", 1))
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", str(tmp_path / "table")])
+    assert ended.value.code == 2
+    assert "its content has changed" in capsys.readouterr().err
 
 
 def test_the_doctor_works_where_torch_itself_cannot_be_imported(tmp_path: Path) -> None:

@@ -361,6 +361,79 @@ def test_a_cut_off_file_is_reported(tmp_path):
         EmbeddingTable.open(tmp_path)
 
 
+def use_all(folder: Path) -> None:
+    table = EmbeddingTable.open(folder)
+    table.rows(0, len(table)).to_pylist()
+    for column in table.spaces:
+        table.tensor(column).float().sum()
+        table.read(column, torch.tensor([0, 2]))
+    table.failures()
+
+
+def flip_bytes(folder: Path, said: Path) -> None:
+    """Change each of many bytes of a table's files, and count what comes of it."""
+    random, outcomes = Random(0), []
+    for file in sorted(path for path in folder.iterdir() if path.name != ".lock"):
+        whole = file.read_bytes()
+        for position in random.sample(range(len(whole)), min(120, len(whole))):
+            changed = bytearray(whole)
+            changed[position] ^= random.randrange(1, 256)
+            file.write_bytes(changed)
+            try:
+                use_all(folder)
+                outcomes.append(f"{file.suffix} read")
+            except TableError:
+                outcomes.append(f"{file.suffix} refused")
+        file.write_bytes(whole)
+    said.write_text("\n".join(outcomes))
+
+
+@pytest.mark.parametrize("has_checksums", [True, False])
+def test_a_changed_byte_is_a_table_error_and_never_a_crash(tmp_path, in_a_fork, has_checksums):
+    folder, said = tmp_path / "table", tmp_path / "said"
+    write(folder, ["a", "b", "c"])
+    with TableWriter(folder, SPACES) as writer:
+        writer.fail("d", "dead link")
+    if not has_checksums:
+        forget_checksums(folder)
+    assert not in_a_fork(flip_bytes, folder, said)
+    outcomes = said.read_text().split()
+    assert len(outcomes) > 300
+    if has_checksums:
+        assert ".arrow read" not in said.read_text()
+
+
+def forget_checksums(folder: Path) -> None:
+    """Write a table's state as older versions did."""
+    state = json.loads((folder / "state.json").read_text())
+    del state["clip2clap"]["checksums"]
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def test_verify_reads_large_files_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("clip2clap.embeddings.table.format._CHECKED_BYTES", 10)
+    write(tmp_path, ["a", "b", "c"])
+    assert EmbeddingTable.open(tmp_path).verify()
+    (file,) = tmp_path.glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    at = content.find(EmbeddingTable.open(tmp_path).to_numpy("clap_text").tobytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+    table = EmbeddingTable.open(tmp_path)
+    with pytest.raises(TableError, match="its content has changed since it was written"):
+        table.verify()
+
+
+def test_a_table_without_checksums_is_read_and_continued_with_them(tmp_path):
+    write(tmp_path, ["a", "b"])
+    forget_checksums(tmp_path)
+    table = EmbeddingTable.open(tmp_path)
+    assert table.ids == ["a", "b"]
+    assert not table.verify()
+    write(tmp_path, ["c"], seed=5)
+    assert EmbeddingTable.open(tmp_path).verify()
+
+
 def test_concatenate_keeps_rows_and_failures(tmp_path):
     first = write(tmp_path / "1", ["a", "b"], dtype="float32")
     second = write(tmp_path / "2", ["c"], dtype="float32", seed=7)

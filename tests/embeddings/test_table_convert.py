@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -104,6 +106,57 @@ def test_files_of_the_reference_project_become_a_table_of_unit_norm(table, tmp_p
     for column in SPACES:
         expected = unit_norm(table.tensor(column)[[0, 2, 10]])
         assert torch.allclose(again.tensor(column), expected, atol=1e-6)
+
+
+def test_a_text_export_replaces_a_longer_one_whole(table, tmp_path, monkeypatch):
+    folder = export_table(table, tmp_path / "out", "text")
+    whole = {file.name: file.read_text() for file in folder.iterdir()}
+    with TableWriter(tmp_path / "short", SPACES) as writer:
+        embeds = {name: table.tensor(name)[:3].float() for name in SPACES}
+        writer.append(["a", "b", "c"], {}, embeds)
+    short = EmbeddingTable.open(tmp_path / "short")
+    savetxt, calls = np.savetxt, []
+
+    def cut_off(file, values):
+        calls.append(file)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        savetxt(file, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savetxt", cut_off)
+        with pytest.raises(UserError, match="can't be written to: No space left"):
+            export_table(short, folder, "text")
+    assert {file.name: file.read_text() for file in folder.iterdir()} == whole
+    export_table(short, folder, "text")
+    assert import_table(folder, tmp_path / "again").ids == ["a", "b", "c"]
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("prefix", ["", "{}/"])
+def test_embeddings_of_clip_retrieval_become_a_table(table, tmp_path, prefix):
+    folder = tmp_path / "theirs"
+    shards = (0, 9), (9, 12)
+    for number, (start, stop) in zip((2, 10), shards, strict=True):
+        for stem, column in (("img_emb", "clip_text"), ("text_emb", "clap_text")):
+            file = folder / prefix.format(stem) / f"{stem}_{number}.npy"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, table.to_numpy(column)[start:stop] * 20)
+        names = [f"{place}.jpg" for place in range(start, stop)]
+        file = folder / prefix.format("metadata") / f"metadata_{number}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image_path": names, "caption": names}), file)
+    spaces = {
+        "clip_image": SPACES["clip_text"].in_modality("image"),
+        "clap_text": SPACES["clap_text"],
+    }
+    again = import_table(folder, tmp_path / "again", spaces=spaces)
+    assert again.source("image_path") == [f"{place}.jpg" for place in range(ROWS)]
+    for column, ours in (("clip_image", "clip_text"), ("clap_text", "clap_text")):
+        assert torch.allclose(again.tensor(column), unit_norm(table.tensor(ours)), atol=2e-3)
+    audio = {"clap_audio": SPACES["clap_text"].in_modality("audio")}
+    with pytest.raises(UserError, match=r"neither clap_audio\.npy nor audio_emb/audio_emb_0\.npy"):
+        import_table(folder, tmp_path / "none", spaces=audio)
 
 
 def test_damaged_and_foreign_files_are_told_in_a_line(table, tmp_path):
