@@ -81,8 +81,8 @@ class Extract(Output, Engine, Downloads, Running, Demo, Encoders, OwnColumns, Da
     """Options of `extract`."""
 
     source: list[str] = argument(
-        "audiocaps, conceptual-captions or wit; or a folder, CSV, TSV, JSON lines or Parquet files, "
-        "tar shards, or a datasets id or folder.",
+        "audiocaps, conceptual-captions or wit; or a folder, CSV, TSV, JSON lines or Parquet "
+        "files, tar shards, or a datasets id or folder.",
         "SOURCE...",
         required=True,
     )
