@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -25,7 +24,7 @@ def recall_curves(ranks: Mapping[str, np.ndarray], chance: np.ndarray, gallery: 
         chance: Ranks of the shuffled control, shape (n,).
         gallery: Number of distinct targets.
     """
-    figure, axes = _figure(7.5, 4.5)
+    figure, ((axes,),) = panels(1, 1, 7.5, 4.5)
     places = np.unique(np.geomspace(1, max(gallery, 2), 200).round().astype(int))
     for name, values in list(ranks.items())[:MOST_CURVES]:
         axes.plot(places, _share_below(values, places), label=name)
@@ -43,7 +42,7 @@ def cosine_histograms(
 ) -> bytes:
     """Draw cosine similarities of predictions to their own and to other targets, by translator."""
     names = list(cosines)[:MOST_PLANES]
-    figure, row = _row_of(len(names), 3.4)
+    figure, (row,) = panels(1, len(names), 3.9 * len(names) + 0.4, 3.4)
     for axes, name in zip(row, names, strict=True):
         both = np.concatenate([cosines[name], shuffled[name]])
         edges = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 60)
@@ -58,7 +57,7 @@ def cosine_histograms(
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     """Draw losses and held-out mean reciprocal ranks by epoch."""
-    figure, (losses, ranks) = _row_of(2, 4)
+    figure, ((losses, ranks),) = panels(1, 2, 8.2, 4)
     colors = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
     for at, (name, history) in enumerate(list(histories.items())[:MOST_CURVES]):
         epochs = [record["epoch"] for record in history]
@@ -77,7 +76,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> byt
 def planes(clouds: Mapping[str, Any]) -> bytes:
     """Draw 2-D projections of both spaces, and of predictions among targets."""
     after = list(clouds["after"].items())[:MOST_PLANES]
-    figure, row = _row_of(2 + len(after), 3.6)
+    figure, (row,) = panels(1, 2 + len(after), 3.9 * (2 + len(after)) + 0.4, 3.6)
     colors = _colors(clouds["labels"])
     for axes, side in zip(row, ("source", "target"), strict=False):
         axes.scatter(*clouds[side].T, s=5, c=colors, alpha=0.7, linewidths=0)
@@ -98,7 +97,7 @@ def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]]) 
     counts = np.array(confusion, float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(3.5 + 0.26 * len(labels), 14)
-    figure, axes = _figure(side + 0.8, side)
+    figure, ((axes,),) = panels(1, 1, side + 0.8, side)
     image = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=1)
     if len(labels) <= 60:
         axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
@@ -133,13 +132,3 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure, axes = panels(1, 1, width, height)
-    return figure, axes[0, 0]
-
-
-def _row_of(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure, axes = panels(1, count, 3.9 * count + 0.4, height)
-    return figure, list(axes[0])

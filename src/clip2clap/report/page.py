@@ -109,13 +109,7 @@ def card(label: str, content: str) -> str:
 
 
 def picture(png: bytes, text: str, *, label: str | None = None) -> str:
-    """Return an image as HTML; with a label, in a scrollable region.
-
-    Args:
-        png: Bytes of a PNG.
-        text: Alternative text.
-        label: Accessible name of the scrollable region.
-    """
+    """Return a PNG with its alternative text as HTML; with a label, in a scrollable region."""
     image = f'<img src="{data_uri(png, "image/png")}" alt="{escape(text)}">'
     if label is None:
         return f'<div class="card picture">{image}</div>'
