@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from clip2clap.core.concurrency import batched
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, printable
 from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import Audio
 from clip2clap.evaluation.datasets import AudioDataset
@@ -119,7 +119,7 @@ def write_contact_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     for at, row in enumerate(rows):
         left, top = at // deep * width + _GAP, at % deep * height + _GAP
-        draw.text((left, top + side // 2), row.name, "black", font, anchor="lm")
+        draw.text((left, top + side // 2), printable(row.name), "black", font, anchor="lm")
         left += _WORDS_WIDTH
         sheet.paste(draw_spectrogram(*row.audio, width=2 * side, height=side), (left, top))
         left += 2 * side + _GAP

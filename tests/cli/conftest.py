@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
@@ -62,3 +63,11 @@ def table(tmp_path: Path) -> Path:
         captions = {"caption": [f"caption {row}" for row in ids]}
         writer.append(ids, captions, {"clip_text": texts, "clap_text": texts @ rotation})
     return tmp_path / "table"
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """Write half a second of noise."""
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    soundfile.write(tmp_path / "noise.wav", waveform, 16_000)
+    return tmp_path / "noise.wav"

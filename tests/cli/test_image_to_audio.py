@@ -376,8 +376,9 @@ def test_photographs_come_from_the_web(
     assert (out / "cat.wav").read_bytes() == (out / "cat-2.wav").read_bytes()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_is_finished(
-    model: Path, photos: Path, server: str, tmp_path: Path, samples: int
+    model: Path, photos: Path, server: str, tmp_path: Path, samples: int, number: int
 ) -> None:
     out = tmp_path / "out"
     # Each is given up after half a minute: on a busy machine one alone may be, before the signal.
@@ -396,7 +397,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     while not (out / "cat.wav").exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     shown, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint

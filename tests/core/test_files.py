@@ -1,8 +1,16 @@
 """Files are replaced whole, and no name is taken twice."""
 
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from clip2clap.core.files import free_stem, replacing
 
@@ -34,3 +42,67 @@ def test_a_free_stem_avoids_files_of_any_suffix_and_names_given_away(tmp_path: P
     assert free_stem(tmp_path, "dog", [".wav", ".png"], taken=set()) == "dog-3"
     assert free_stem(tmp_path, "dog", [".wav", ".png"], taken={"dog-3"}) == "dog-4"
     assert free_stem(tmp_path, "Cat", [".wav"], taken={"cat"}) == "Cat-2"
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(
+    tmp_path: Path, in_a_fork: Callable[..., int]
+) -> None:
+    def die_while_writing() -> None:
+        with replacing(tmp_path / "file.txt") as partial:
+            partial.write_text("ne")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WIFSIGNALED(in_a_fork(die_while_writing))
+    assert len(list(tmp_path.glob(".*.part"))) == 1
+    (tmp_path / ".mine.part").touch()
+    with replacing(tmp_path / "other.txt") as partial:
+        partial.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.part", "other.txt"]
+
+
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from clip2clap.core.files import replacing\n"
+        f"with replacing(Path({str(tmp_path / 'b')!r})) as partial: partial.touch()"
+    )
+    with replacing(tmp_path / "a") as partial:
+        partial.write_text("a")
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+        assert partial.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_full_disk_is_an_error_of_the_file_whatever_the_library_raises(
+    tmp_path: Path, in_a_fork: Callable[..., int]
+) -> None:
+    def write_noise() -> None:
+        with replacing(tmp_path / "noise.wav") as partial:
+            noise = np.random.default_rng(0).uniform(-1, 1, 16_000)
+            soundfile.write(partial, noise, 16_000, format="WAV")
+
+    def write_more_than_fits() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        with pytest.raises(OSError, match="too large") as raised:
+            write_noise()
+        assert raised.value.filename == str(tmp_path / "noise.wav")
+
+    assert in_a_fork(write_more_than_fits) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 251, "é" * 120, "a$_$b", "caf\udce9"])
+def test_any_name_that_a_file_system_has_can_be_written(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name) as partial:
+        partial.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_long_stem_is_cut_so_that_its_files_fit(tmp_path: Path) -> None:
+    stem = free_stem(tmp_path, "é" * 200, [".wav", "-spectrogram.png"], taken=set())
+    (tmp_path / f"{stem}-spectrogram.png").touch()
+    other = free_stem(tmp_path, "é" * 200, [".wav", "-spectrogram.png"], taken=set())
+    assert other == f"{stem}-2"
+    (tmp_path / f"{other}-spectrogram.png").touch()
+    assert len(stem) > 100

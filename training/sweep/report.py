@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from clip2clap.report.charts import panels, png
+from clip2clap.report.charts import panels, plain_text, png
 from clip2clap.report.page import card, picture, table, write_page
 from clip2clap.training.report import SweepResult
 
@@ -92,16 +92,16 @@ def _curves(results: Sequence[SweepResult], monitor: str) -> bytes:
     size = 4.2 * (1 + len(losses)), 3.2 * len(data_sets)
     figure, grid = panels(len(data_sets), 1 + len(losses), *size)
     for row, data in zip(grid, data_sets, strict=True):
-        row[0].set_title(f"{data}: {monitor}", fontsize=10)
+        row[0].set_title(plain_text(f"{data}: {monitor}"), fontsize=10)
         for axes, loss in zip(row[1:], losses, strict=True):
-            axes.set_title(f"{data}: {loss}", fontsize=10)
+            axes.set_title(plain_text(f"{data}: {loss}"), fontsize=10)
         for result, report in trained:
             if result.data != data:
                 continue
             epochs = [record.epoch for record in report.history]
             scores = [record.validation[monitor] for record in report.history]
             label = result.name.removeprefix(f"{data}-")
-            (line,) = row[0].plot(epochs, scores, linewidth=1, label=label)
+            (line,) = row[0].plot(epochs, scores, linewidth=1, label=plain_text(label))
             if report.best_epoch is not None:
                 row[0].plot(
                     report.best_epoch, scores[report.best_epoch - 1], "o", color=line.get_color()

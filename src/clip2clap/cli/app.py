@@ -4,14 +4,20 @@ Modules of verbs import heavy libraries inside functions, after the arguments ar
 help and mistakes are answered at once.
 """
 
+import codecs
+import contextlib
+import io
+import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from clip2clap.cli.audio_to_image import audio_to_image
-from clip2clap.cli.command import add_verb
+from clip2clap.cli.command import Interrupted, add_verb
 from clip2clap.cli.demo import demo
 from clip2clap.cli.doctor import doctor
 from clip2clap.cli.evaluate import evaluate
@@ -20,10 +26,12 @@ from clip2clap.cli.fit import fit
 from clip2clap.cli.image_to_audio import image_to_audio
 from clip2clap.cli.norms import norms
 from clip2clap.cli.paint import paint
+from clip2clap.cli.progress import json_document
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
 from clip2clap.core.allocator import keep_freed_memory
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import FULL_DISK_ERRORS
 from clip2clap.core.version import __version__
 
 # Words of torch on the CPU, and on GPUs.
@@ -68,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
     The exit code is 0 if all was done, 1 if some of it failed, 2 with one line on stderr for a
-    user's mistake, and 130 if the run was interrupted.
+    user's mistake (and with `--json` a document with the error), and 130 if the run was
+    interrupted by Ctrl-C or SIGTERM.
 
     Args:
         arguments: Arguments after `clip2clap`; by default those of the process.
@@ -79,16 +88,61 @@ def main(arguments: list[str] | None = None) -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # users cannot fix those of libraries
     keep_freed_memory()
+    _print_any_name()
+    arguments = sys.argv[1:] if arguments is None else arguments
     command: Any = typer.main.get_command(app)
     try:
-        status = command.main(arguments, prog_name="clip2clap", standalone_mode=False)
+        with _sigterm_as_ctrl_c():
+            status = command.main(arguments, prog_name="clip2clap", standalone_mode=False)
+    except Interrupted:
+        status = 130
+        _print_error("Interrupted.", None, arguments)
     except Exception as error:
         message = _mistake(error)
         if message is None:
             raise
-        typer.echo(f"error: {message}", err=True)
         status = 2
+        _print_error(message, getattr(error, "param", None), arguments)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _print_error(message: str, param: str | None, arguments: list[str]) -> None:
+    typer.echo(f"error: {message}", err=True)
+    if "--json" in arguments:
+        typer.echo(json_document(error={"message": message, "param": param}))
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """End a run on SIGTERM as on Ctrl-C, so that it keeps what is finished."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_any_name() -> None:
+    """Write file names that stdout cannot encode as their bytes, or escaped."""
+
+    def replace_name(error: UnicodeError) -> tuple[str | bytes, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        try:
+            return codecs.lookup_error("surrogateescape")(error)
+        except UnicodeEncodeError:
+            return codecs.lookup_error("backslashreplace")(error)
+
+    codecs.register_error("clip2clap", replace_name)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="clip2clap")
 
 
 def _mistake(error: Exception) -> str | None:
@@ -104,7 +158,17 @@ def _mistake(error: Exception) -> str | None:
 
         for problem in broken_companions():
             return str(problem)
-    if is_users or isinstance(error, OSError):
+    if is_users:
+        return one_line(error, limit=None)
+    is_full = isinstance(error, OSError) and error.errno in FULL_DISK_ERRORS
+    if is_full or any(os.strerror(code) in _with_causes(error) for code in FULL_DISK_ERRORS):
+        name = getattr(error, "filename", None) or "the output"
+        return one_line(
+            f"There is no space left to write {name}. Free some, or write elsewhere; the same "
+            "command then continues or starts again.",
+            limit=None,
+        )
+    if isinstance(error, OSError):
         return one_line(error, limit=None)
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return (

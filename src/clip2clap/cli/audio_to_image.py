@@ -25,6 +25,7 @@ from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import Destination, choose_destination
 from clip2clap.cli.progress import RunReport
+from clip2clap.core.errors import printable
 
 _LABELS_SHOWN = 3
 _FOLDER = "clip2clap-audio-to-image"
@@ -183,7 +184,7 @@ class _Writer:
         nearest = self._nearest(result.image_embeds[place : place + 1])
         if nearest:
             shown = ", ".join(f"{label} {value:.2f}" for label, value in nearest)
-            typer.echo(f"{stem}: {shown}", err=True)
+            typer.echo(printable(f"{stem}: {shown}"), err=True)
         self.report.show(*map(str, paths))
         waveform, sampling_rate = each.value
         labels = [{"label": label, "similarity": round(value, 4)} for label, value in nearest]

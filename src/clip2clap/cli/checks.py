@@ -20,6 +20,18 @@ def check_exists(path: str | Path, param: str) -> None:
     require(Path(path).expanduser().exists(), param, f"{path} does not exist.")
 
 
+def check_model_folder(output: Path) -> None:
+    """Raise `UserError` if models cannot be written into a folder."""
+    require(not output.is_file(), "output", f"{output} is a file, not a folder.")
+    try:
+        str(output.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{output} is not UTF-8, and safetensors writes to no such path. Name another folder.",
+            param="output",
+        ) from error
+
+
 def is_url(source: str) -> bool:
     """Return whether a source is an http(s) URL."""
     return source.startswith(("http://", "https://"))

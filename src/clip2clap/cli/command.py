@@ -67,6 +67,10 @@ def argument(help: str, metavar: str, *, required: bool = False, api: str = "") 
     return field(default=MISSING if required else None, metadata={KEY: info})
 
 
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM before a verb had anything to report."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, argument))
 class Options:
     """Base of the options of a verb: frozen dataclasses, whose bases are groups of options.
@@ -102,6 +106,8 @@ def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
         def invoke(self, ctx: Any) -> Any:
             try:
                 return super().invoke(ctx)
+            except KeyboardInterrupt as error:
+                raise Interrupted from error
             except UserError as error:
                 error.args = (name_options(error, declared.values()),)
                 raise

@@ -18,6 +18,8 @@ from clip2clap.core.presets import DEMO_FOLDER
 
 _LABELS_SHOWN = 5
 _LONGEST_SIDE = 1600
+# The rest of the time is for decoding.
+_STEPS_SHARE = 0.5
 _FILES = {
     "image": "photograph.jpg",
     "audio": "sound.wav",
@@ -47,7 +49,7 @@ def demo(options: Demo) -> None:
 
         def on_step_end(_: Any, step: int, *__: Any) -> dict[str, Any]:
             report.lap("denoise")
-            advance((step + 1) / pipeline.num_timesteps)
+            advance(_STEPS_SHARE * (step + 1) / pipeline.num_timesteps)
             return {}
 
         generator = [torch.Generator().manual_seed(options.seed)]

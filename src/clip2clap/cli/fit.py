@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clip2clap.cli.checks import check_device, require
+from clip2clap.cli.checks import check_device, check_model_folder
 from clip2clap.cli.evaluate import measure
 from clip2clap.cli.extract import (
     DEFAULT_CLIP,
@@ -34,7 +34,7 @@ def fit(options: Fit) -> None:
     """
     published = published_name([options.dataset], options)
     output = options.output or Path(f"{Path(options.dataset).stem}-translator")
-    require(not output.is_file(), "output", f"{output} is a file, not a folder.")
+    check_model_folder(output)
     generator = "demo" if options.demo else options.generator or DEFAULT_GENERATOR
     clip = "demo" if options.demo else options.clip or DEFAULT_CLIP
     check_name(generator, "clap", param="generator")

@@ -1,13 +1,18 @@
 """Generation from batches of inputs, with one random generator per input."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
 from clip2clap.cli.inputs import Input
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.concurrency import read_ahead
+
+# Share of a batch's time that its denoising steps take, until it is measured.
+_STEPS_SHARE = 0.6
 
 
 def call_arguments(pipeline: Any, options: Any) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def generate(
     import torch
 
     with progress_bar(Console(stderr=True), "Generating") as progress:
-        task = progress.add_task("", total=total)
+        bar = _Bar(progress, total)
         try:
             for batch in read_ahead(batches):
                 readable = [each for each in batch if each.value is not None]
@@ -65,28 +70,48 @@ def generate(
                     if each.value is None:
                         report.skip(each.source, each.reason)
                 items = readable
-                if weights is None:
-                    progress.advance(task, len(batch) - len(readable))
-                else:
+                if weights is not None:
                     items = readable[:1] if len(readable) == len(batch) else []
-                if not items:
-                    continue
-                rounds = -(-len(items) * calls["num_candidates"] // calls["batch_size"])
-
-                def count_step(running: Any, *_: Any, share: float = len(items) / rounds) -> Any:
-                    progress.advance(task, share / running.num_timesteps)
-                    return {}
-
-                seeds = [report.settings["seed"] + each.index for each in items]
-                result = pipeline(
-                    **{argument: [each.value for each in readable]},
-                    **({} if weights is None else {"weights": weights}),
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                    callback_on_step_end=count_step,
-                    **calls,
-                )
-                for place, (each, seed) in enumerate(zip(items, seeds, strict=True)):
-                    entry = write(each, result, place)
-                    report.results.append({"input": each.source, "seed": seed, **entry})
+                if items:
+                    seeds = [report.settings["seed"] + each.index for each in items]
+                    bar.rounds = -(-len(items) * calls["num_candidates"] // calls["batch_size"])
+                    bar.items = len(items)
+                    result = pipeline(
+                        **{argument: [each.value for each in readable]},
+                        **({} if weights is None else {"weights": weights}),
+                        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                        callback_on_step_end=bar.count_step,
+                        **calls,
+                    )
+                    for place, (each, seed) in enumerate(zip(items, seeds, strict=True)):
+                        entry = write(each, result, place)
+                        report.results.append({"input": each.source, "seed": seed, **entry})
+                bar.end_batch(len(batch) if weights is None else 1)
         except KeyboardInterrupt:
             report.interrupted = True
+
+
+class _Bar:
+    """Bar whose time left counts encoding, decoding, ranking and writing.
+
+    A step counts as the share of a batch's time that the steps of the batch before took.
+    """
+
+    def __init__(self, progress: Progress, total: int):
+        self.items, self.rounds = 1, 1
+        self._progress, self._task = progress, progress.add_task("", total=total)
+        self._done, self._share = 0, _STEPS_SHARE
+        self._begun = self._last_step = time.perf_counter()
+
+    def count_step(self, pipeline: Any, *_: Any) -> dict[str, Any]:
+        self._last_step = time.perf_counter()
+        steps = self.rounds * pipeline.num_timesteps
+        self._progress.advance(self._task, self.items * self._share / steps)
+        return {}
+
+    def end_batch(self, count: int) -> None:
+        now = time.perf_counter()
+        if self._last_step > self._begun:
+            self._share = (self._last_step - self._begun) / (now - self._begun)
+        self._done, self._begun = self._done + count, now
+        self._progress.update(self._task, completed=self._done)

@@ -42,7 +42,7 @@ class Destination:
         from clip2clap.core.files import free_stem
 
         stem = free_stem(
-            self.folder, self.stem or stem, [] if self.overwrite else suffixes, taken=self.taken
+            self.folder, self.stem or stem, suffixes, taken=self.taken, overwrite=self.overwrite
         )
         self.taken.add(stem.casefold())
         return [self.folder / f"{stem}{suffix}" for suffix in suffixes]

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from clip2clap.core.errors import one_line
+from clip2clap.core.errors import one_line, printable
 from clip2clap.core.version import __version__
 
 
@@ -61,11 +61,15 @@ class RunReport:
     def show(self, *lines: Any) -> None:
         """Print text or tables on stdout, unless the report is printed as JSON."""
         if not self._as_json:
-            # A file has wide lines.
-            width = None if sys.stdout.isatty() else 160
-            out = Console(highlight=False, markup=False, width=width)
+            # A file has wide lines, and names as they are.
+            terminal = sys.stdout.isatty()
+            out = Console(highlight=False, markup=False, width=None if terminal else 160)
             for line in lines:
-                out.print(line, soft_wrap=isinstance(line, str))
+                if isinstance(line, Table):
+                    out.print(line)
+                else:
+                    text = "\n".join(map(printable, line.split("\n"))) if terminal else line
+                    typer.echo(text, color=True)
 
     def summarize(self, made: str, count: int) -> None:
         """Print a one-line summary of the outputs and the skipped inputs on stderr.
@@ -81,7 +85,9 @@ class RunReport:
             done = len(self.results) + len(self.skipped)
             parts.append(f"interrupted after {done} of {count}")
         if not self._as_json:
-            typer.echo(f"{', '.join(parts)} ({self.seconds['generate']:.1f} s)", err=True)
+            typer.echo(
+                printable(f"{', '.join(parts)} ({self.seconds['generate']:.1f} s)"), err=True
+            )
 
     def end(self, results: Any = None) -> None:
         """Print the report if it is wanted as JSON, and exit.
@@ -111,9 +117,14 @@ def json_document(**entries: Any) -> str:
     return json.dumps(document, indent=2, default=str)
 
 
+class _PlainTable(Table):
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(printable(each) for each in cells), **options)
+
+
 def plain_table(title: str, *titles: str) -> Table:
     """Return a table without lines, of numbers to the right of the first column."""
-    table = Table(title, box=None, pad_edge=False)
+    table = _PlainTable(title, box=None, pad_edge=False)
     for each in titles:
         table.add_column(each, justify="right", no_wrap=True)
     return table

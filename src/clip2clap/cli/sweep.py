@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from clip2clap.cli.checks import check_device, check_exists, choose_device
+from clip2clap.cli.checks import check_device, check_exists, check_model_folder, choose_device
 from clip2clap.cli.options.training import PairsAndMonitor, Sweep
 from clip2clap.cli.progress import RunReport, plain_table, share_bar
 from clip2clap.cli.train import config_settings
@@ -34,6 +34,7 @@ def sweep(options: Sweep) -> None:
 
     table = options.table.absolute()
     output = options.output or table.with_name(f"{table.name}-sweep")
+    check_model_folder(output)
     report = RunReport(options)
     with share_bar("Training") as advance:
         results = run_sweep(

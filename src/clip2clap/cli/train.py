@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from clip2clap.cli.checks import check_device, check_exists, choose_device
+from clip2clap.cli.checks import check_device, check_exists, check_model_folder, choose_device
 from clip2clap.cli.options.training import Train
 from clip2clap.cli.progress import RunReport, plain_table, share_bar
 from clip2clap.core.presets import PRESETS
@@ -37,6 +37,7 @@ def train(options: Train) -> None:
     config = make(**config_settings(options, TrainingConfig))
     table = options.table.absolute()
     output = options.output or table.with_name(f"{table.name}-translator")
+    check_model_folder(output)
     report = RunReport(options)
     training = train_with_bar(options.table, output, config, options)
     report.show(*training_lines(training), f"Next: {_next_command(output)}")

@@ -55,21 +55,33 @@ def expect(holds: object, param: str, expected: str, value: object) -> None:
 
 
 def one_line(error: object, *, limit: int | None = 300) -> str:
-    """Fold an error to one line.
+    """Fold an error to one printable line.
 
     Args:
         error: An exception or its message.
         limit: Most characters; a longer line ends in an ellipsis. None keeps all of it.
 
     Returns:
-        The message with every run of white space as one space, or the exception's class name if
-        the message is empty.
+        The message with every run of white space as one space and other control characters
+        escaped, or the exception's class name if the message is empty.
 
     Examples:
         >>> one_line("Broken checkpoint:  weights   missing.")
         'Broken checkpoint: weights missing.'
     """
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = printable(" ".join(str(error).split())) or type(error).__name__
     if limit is None or len(message) <= limit:
         return message
     return message[: limit - 1] + "…"
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters and undecodable bytes, which file names may have.
+
+    Examples:
+        >>> print(printable("red\x1b[31m"))
+        red\x1b[31m
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

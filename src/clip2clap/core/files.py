@@ -1,10 +1,26 @@
 """Atomic writes, unused file names, and files of a folder."""
 
 import contextlib
+import errno
+import functools
+import hashlib
 import os
+import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, a quota or a file that cannot grow."""
+
+_PROBE_BYTES = 2**16
+# File systems limit names to 255 bytes; a number may be added.
+_MAX_NAME_BYTES = 248
 
 
 @contextlib.contextmanager
@@ -12,37 +28,94 @@ def replacing(path: Path) -> Iterator[Path]:
     """Replace a file atomically, once the block has ended without an error.
 
     A reader sees the old file or the new one. Threads and processes may write the same file at
-    once: one of them wins.
+    once: one of them wins. What a killed process left of its file is removed by the next one that
+    writes into the folder.
 
     Args:
         path: File to replace; its folder must exist.
 
     Yields:
-        Hidden path in the same folder to write to.
+        Hidden path in the same folder to write to; its name is short, whatever that of the file.
+
+    Raises:
+        OSError: If the disk is full, whatever the block raises then.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    _remove_abandoned(path.parent.absolute())
+    digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    partial = path.with_name(f".{digest}-{os.getpid()}-{threading.get_ident()}.part")
     try:
-        yield partial
-        os.replace(partial, path)
+        with _locked(partial):
+            yield partial
+            os.replace(partial, path)
+    except Exception as error:
+        code = _write_error(partial)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), os.fspath(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def free_stem(folder: Path, stem: str, suffixes: Sequence[str], *, taken: set[str]) -> str:
-    """Find a file stem that is unused in a folder.
+def _write_error(partial: Path) -> int | None:
+    """Return the error of writing a block more, for libraries hide that the disk is full."""
+    try:
+        with partial.open("ab", buffering=0) as file:
+            file.write(bytes(_PROBE_BYTES))
+            os.fsync(file)
+    except OSError as error:
+        return error.errno if error.errno in FULL_DISK_ERRORS else None
+    return None
+
+
+@contextlib.contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Lock a file while it is written; a killed process loses its lock."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(partial, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the hidden files of killed processes from a folder, once per process."""
+    if fcntl is None:
+        return
+    for path in folder.glob(".*.part"):
+        if re.fullmatch(r"\.[0-9a-f]{16}-\d+-\d+\.part", path.name):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def free_stem(
+    folder: Path, stem: str, suffixes: Sequence[str], *, taken: set[str], overwrite: bool = False
+) -> str:
+    """Find a file stem that is unused in a folder, and short enough for the file system.
 
     Args:
         folder: Folder of the files.
         stem: Preferred stem.
         suffixes: Suffixes of the files that will be written, such as `.wav`.
         taken: Further used stems, case-folded, since some file systems ignore case.
+        overwrite: Whether existing files may be replaced.
 
     Returns:
         `stem` if it is free, otherwise `stem-2`, `stem-3` and so on.
     """
+    room = _MAX_NAME_BYTES - max(len(os.fsencode(suffix)) for suffix in suffixes)
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
     candidate, number = stem, 1
-    while candidate.casefold() in taken or any(
-        os.path.lexists(folder / f"{candidate}{suffix}") for suffix in suffixes
+    while candidate.casefold() in taken or (
+        not overwrite
+        and any(os.path.lexists(folder / f"{candidate}{suffix}") for suffix in suffixes)
     ):
         number += 1
         candidate = f"{stem}-{number}"

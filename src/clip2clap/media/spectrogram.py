@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, printable
 from clip2clap.core.files import replacing
 
 DYNAMIC_RANGE_DB = 80.0
@@ -146,7 +146,7 @@ def write_spectrogram(
     axes.set_xlabel("Time (s)")
     axes.set_ylabel("Frequency (Hz, mel scale)")
     if title:
-        axes.set_title(title)
+        axes.set_title(printable(title), parse_math=False)
     figure.colorbar(image, ax=axes, pad=0.01, label="dB (loudest point = 0)")
     with replacing(path) as partial:
         figure.savefig(partial, format="png")

@@ -9,6 +9,8 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from clip2clap.core.errors import printable
+
 # More curves cannot be distinguished, and more panels make the page large.
 MOST_CURVES = 10
 MOST_PLANES = 4
@@ -27,7 +29,7 @@ def recall_curves(ranks: Mapping[str, np.ndarray], chance: np.ndarray, gallery: 
     figure, ((axes,),) = panels(1, 1, 7.5, 4.5)
     places = np.unique(np.geomspace(1, max(gallery, 2), 200).round().astype(int))
     for name, values in list(ranks.items())[:MOST_CURVES]:
-        axes.plot(places, _share_below(values, places), label=name)
+        axes.plot(places, _share_below(values, places), label=plain_text(name))
     axes.plot(places, _share_below(chance, places), label="shuffled pairs", **_CHANCE)
     axes.set_xscale("log")
     axes.set_ylim(0, 1)
@@ -48,7 +50,7 @@ def cosine_histograms(
         edges = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 60)
         axes.hist(shuffled[name], edges, color=_CHANCE["color"], alpha=0.6, label="other target")
         axes.hist(cosines[name], edges, color="#4c72b0", alpha=0.7, label="own target")
-        axes.set_title(name, fontsize=10)
+        axes.set_title(plain_text(name), fontsize=10)
         axes.set_xlabel("Cosine similarity")
         axes.legend(fontsize=8)
     row[0].set_ylabel("Rows")
@@ -62,9 +64,10 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> byt
     for at, (name, history) in enumerate(list(histories.items())[:MOST_CURVES]):
         epochs = [record["epoch"] for record in history]
         color = colors[at % len(colors)]
-        losses.plot(epochs, [r["validation_loss"] for r in history], color=color, label=name)
+        style = {"color": color, "label": plain_text(name)}
+        losses.plot(epochs, [r["validation_loss"] for r in history], **style)
         losses.plot(epochs, [r["train_loss"] for r in history], ":", color=color)
-        ranks.plot(epochs, [r["validation"]["mrr"] for r in history], color=color, label=name)
+        ranks.plot(epochs, [r["validation"]["mrr"] for r in history], **style)
     losses.set_ylabel("Loss (dotted: training)")
     ranks.set_ylabel("Held-out mean reciprocal rank")
     for axes in (losses, ranks):
@@ -84,7 +87,7 @@ def planes(clouds: Mapping[str, Any]) -> bytes:
     for axes, (name, (predicted, target)) in zip(row[2:], after, strict=True):
         axes.scatter(*target.T, s=5, c="#bbb5a9", label="target", linewidths=0)
         axes.scatter(*predicted.T, s=5, c=colors, alpha=0.7, label="prediction", linewidths=0)
-        axes.set_title(f"after: {name}", fontsize=10)
+        axes.set_title(plain_text(f"after: {name}"), fontsize=10)
         axes.legend(fontsize=7)
     for axes in row:
         axes.set_xticks([])
@@ -100,6 +103,7 @@ def confusion_matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]]) 
     figure, ((axes,),) = panels(1, 1, side + 0.8, side)
     image = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=1)
     if len(labels) <= 60:
+        labels = [plain_text(label) for label in labels]
         axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
         axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_xlabel("Predicted label")
@@ -118,6 +122,12 @@ def _colors(labels: Sequence[str] | None) -> Any:
     names = sorted(set(labels))
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
     return [colors[names.index(label)] for label in labels]
+
+
+def plain_text(name: str) -> str:
+    """Return a name that matplotlib shows as it is: not as mathematics, nor hidden as `_name`."""
+    shown = printable(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:

@@ -88,7 +88,7 @@ def write_page(
         width=width,
     )
     with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def generator_tag(verb: str) -> str:
