@@ -63,8 +63,8 @@ def build_checkpoint(folder: Path) -> int:
     )
 
     from clip2clap.embeddings.encoders.base import read_space
-    from clip2clap.translator.metadata import Provenance
     from clip2clap.translator.mlp import MLPTranslator
+    from clip2clap.translator.saving import Provenance
 
     torch.manual_seed(0)
     generator = folder / "audioldm"

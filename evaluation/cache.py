@@ -53,14 +53,10 @@ class GenerationConfig:
 
 
 class GenerationCache:
-    """Folder of files generated from embeddings, one file per embedding.
+    """Folder of files generated from embeddings (n, d), one file per embedding.
 
-    Args:
-        folder: The folder; files in it that were generated with other settings are replaced.
-        names: Names of the inputs.
-        suffix: Suffix of the files.
-        settings: Everything that decides the outputs, beside the embeddings.
-        embeds: Conditions, shape (n, d).
+    Files that were generated with other settings, which are everything else that decides the
+    outputs, are replaced.
     """
 
     def __init__(
@@ -121,21 +117,10 @@ def generate(
     config: GenerationConfig,
     advance: Callable[[float], None],
 ) -> GenerationCache:
-    """Generate audio (WAV) or images (PNG) from translated embeddings, and keep them in a folder.
+    """Generate audio (WAV) or images (PNG) from conditions (n, d) on the CPU, and keep them.
 
     Audio is generated without candidates, regardless of the pipeline's default: a choice by the
-    CLAP that also measures would bias the metrics.
-
-    Args:
-        pipeline: Pipeline of either direction.
-        embeds: Conditions, shape (n, d), on the CPU.
-        folder: Folder of the files.
-        names: Names of the inputs.
-        config: Seed, steps, length and batch size.
-        advance: Called with the share that is done.
-
-    Raises:
-        UserError: If the folder cannot be written to.
+    CLAP that also measures would bias the metrics. `advance` is called with the share that is done.
     """
     steps = config.num_inference_steps or pipeline.config["default_num_inference_steps"]
     settings: dict[str, Any] = {

@@ -54,16 +54,9 @@ def measure_round_trip(
 ) -> tuple[RoundTrip, dict[str, np.ndarray]]:
     """Compare the ends of round trips with their sources, in the encoder of the sources.
 
-    Args:
-        sources: Shape (n, d), unit norm.
-        ends: Shape (n, d), unit norm.
-        labels: Class of each row, at least two in all; None if unknown.
-        others: For each row the index of another, of another class.
-        draws: Bootstrap draws of the rows.
-
-    Returns:
-        Scores; and metrics per row, shape (n,): `round_trip` and, with labels,
-        `round_trip_nearest_label`.
+    Sources and ends are unit vectors, shape (n, d); `others` has for each row the index of another,
+    of another class if there are `labels`, at least two in all. Returned with the scores are the
+    metrics per row, shape (n,): `round_trip` and, with labels, `round_trip_nearest_label`.
     """
     rows = {"round_trip": (ends * sources).sum(1).numpy()}
     wrong = {"round_trip": (ends * sources[list(others)]).sum(1).numpy()}
@@ -85,14 +78,9 @@ def measure_round_trip(
 
 
 def similarity_within_labels(embeds: Tensor, labels: Sequence[str]) -> np.ndarray:
-    """Compute the mean similarity of each embedding to the others of its class.
+    """Compute the mean cosine similarity of each unit vector to others of its class, shape (n,).
 
-    Args:
-        embeds: Shape (n, d), unit norm; equal embeddings are one item.
-        labels: Class of each.
-
-    Returns:
-        Mean cosine similarity, shape (n,); NaN where the class has no other.
+    Equal embeddings are one item; the result is NaN where the class has no other.
     """
     first, same = distinct_rows(embeds)
     places = np.unique(np.array(labels), return_inverse=True)[1]
@@ -114,13 +102,8 @@ def generate_back(
 ) -> GenerationCache:
     """Generate audio from generated images, or images from generated audio.
 
-    Args:
-        pipeline: Pipeline of the way back, with its encoder and its translator; it uses its own
-            steps and length.
-        files: Generated files.
-        folder: Folder of the results.
-        config: Seed and batch size.
-        advance: Called with the share that is done.
+    The pipeline of the way back, with its encoder and its translator, uses its own steps and
+    length.
 
     Raises:
         UserError: If the pipeline has no encoder or no translator.

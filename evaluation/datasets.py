@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import visible_files, visible_folders
@@ -70,6 +70,7 @@ class EvaluationDataset:
         embeddings: Embeddings of a table's recordings and their own images, unit norm.
     """
 
+    facts: ClassVar[tuple[str, ...]] = ("name", "label")
     protocol: Protocol
     items: list[DatasetItem]
     references: list[ReferenceItem]
@@ -82,22 +83,18 @@ class EvaluationDataset:
 
     def fingerprint(self) -> str:
         """Return a hash of the items and their metadata."""
-        known = ["\t".join(self._facts(item)) for item in self.items]
+        known = ["\t".join(str(getattr(item, fact)) for fact in self.facts) for item in self.items]
         digest = hashlib.blake2b("\n".join(known).encode(), digest_size=8)
         if self.embeddings is not None:
             for side in (self.embeddings.source, self.embeddings.target):
                 digest.update(side.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def _facts(self, item: DatasetItem) -> list[str]:
-        return [item.name, str(item.label)]
-
 
 class ImageDataset(EvaluationDataset):
     """Images to generate audio from, and real recordings of the same classes."""
 
-    def _facts(self, item: DatasetItem) -> list[str]:
-        return [*super()._facts(item), str(item.text)]
+    facts = ("name", "label", "text")
 
 
 class AudioDataset(EvaluationDataset):
@@ -158,10 +155,7 @@ def read_audio_dataset(recordings: str | Path, images: str | Path | None = None)
 
 
 def audio_dataset_from_rows(rows: EvaluatedRows) -> AudioDataset:
-    """Return a table's rows as an audio dataset that has embeddings only.
-
-    Args:
-        rows: Pairs of a recording's and its image's embedding.
+    """Return a table's rows, pairs of a recording's and its image's embedding, as an audio dataset.
 
     Raises:
         UserError: If the columns hold other modalities.

@@ -20,12 +20,9 @@ def encode_batches(
     files: Sequence[Path],
     load: Callable[[Path], Any] | None = None,
 ) -> Iterator[tuple[list[Any], Tensor]]:
-    """Yield images or audio batch by batch, with their embeddings by a CLIP or a CLAP.
+    """Yield images for a CLIP, or audio for a CLAP, batch by batch with their embeddings.
 
-    Args:
-        encoder: Encoder.
-        files: Image files for a CLIP, audio files for a CLAP.
-        load: Reader of one file; `load_image` or `load_audio` if None.
+    `load` reads one file, by default as `load_image` or `load_audio` does.
     """
     if isinstance(encoder, ClapEncoder):
         size, load, encode = 16, load or load_audio, encoder.encode_audio

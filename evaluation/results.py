@@ -133,12 +133,7 @@ def embedding_results(
 ) -> Part:
     """Convert an evaluation on embeddings to plain values and arrays.
 
-    Args:
-        rows: Evaluated rows.
-        evaluation: The evaluation.
-        translators: By name, the folder and the translator.
-        table: Folder of the table.
-        labels: Column of labels.
+    `translators` has the folder and the translator by name, `labels` is the column of labels.
     """
     pairs = rows.pairs
     found = asdict(replace(evaluation, per_row={}, clouds={}))
@@ -178,11 +173,7 @@ def embedding_results(
 
 
 def retrieval_direction(embeddings: Mapping[str, Any]) -> str:
-    """Return a description of a retrieval task, such as "images by translated audio".
-
-    Args:
-        embeddings: That part of `results.json`.
-    """
+    """Describe the retrieval task of `results.json`, such as "images by translated audio"."""
     target, source = (
         _NAMES[space["modality"]]
         if (space := embeddings[f"{side}_space"])

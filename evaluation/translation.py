@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
-from clip2clap.evaluation.geometry import hubness, modality_gap, principal_plane
 from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.classification import (
     balanced_accuracy,
@@ -172,12 +171,7 @@ def evaluate(
 def other_rows(items: Sequence[Any], seed: int) -> Tensor:
     """Return for each row a row of another item, in a cycle through the items in random order.
 
-    Args:
-        items: Item of each row; at least two distinct ones.
-        seed: Seed of the order.
-
-    Returns:
-        Indices, shape (n,).
+    `items` has the item of each row; at least two distinct ones. The indices have shape (n,).
     """
     names, places = np.unique(np.asarray(items), return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -237,12 +231,9 @@ class _Evaluator:
         )
 
     def measure(self, name: str, predicted: Tensor, others: Tensor | None = None) -> Scores:
-        """Measure predictions, and keep the metrics per row.
+        """Measure predictions (n, d) of unit norm, and keep the metrics per row.
 
-        Args:
-            name: Name of the predictions.
-            predicted: Shape (n, d), unit norm.
-            others: Rows whose targets and labels count as the true ones; each row's own if None.
+        With `others` the targets and labels of those rows count as the true ones.
         """
         target = self.target if others is None else self.target[others]
         found = measure_retrieval(predicted, target, neighbors=NEIGHBORS)
@@ -323,3 +314,62 @@ def _check(
         raise UserError(
             f"Expected a label for each of {len(pairs)} rows, got {len(labels)}.", param="labels"
         )
+
+
+def hubness(occurrences: np.ndarray, draws: Resamples) -> Estimate:
+    """Compute the skewness of the k-occurrence, 0 if all targets are found equally often.
+
+    See Radovanović et al. (2010), https://www.jmlr.org/papers/v11/radovanovic10a.html. Occurrences,
+    shape (m,), count how many predictions each target is a nearest neighbor of.
+    """
+    from scipy import stats
+
+    x = occurrences.astype(np.float64)
+
+    def skewness(means: np.ndarray) -> np.ndarray:
+        first, second, third = means.T
+        variance = np.maximum(second - first**2, 0)
+        # Where every target is found equally often, none is a hub.
+        return np.where(
+            variance > 1e-9,
+            (third - 3 * first * second + 2 * first**3) / np.maximum(variance, 1e-9) ** 1.5,
+            0.0,
+        )
+
+    value = stats.skew(x) if np.ptp(x) else 0.0
+    return Estimate.of(float(value), skewness(draws.means(np.stack([x, x**2, x**3], axis=1))))
+
+
+def modality_gap(one: Tensor, other: Tensor, draws: Resamples) -> tuple[Estimate, Estimate]:
+    """Compute the distance between two means of unit vectors (n, d), and their angle in degrees.
+
+    See Liang et al. (2022), arXiv 2203.02053. Chance adds length across the many dimensions, so
+    intervals are those of the gap in its own direction, and of the angle within the plane of the
+    two means.
+    """
+    means = torch.stack([one.double().mean(0), other.double().mean(0)])  # (2, d)
+    gap = means[0] - means[1]
+    along = ((one - other) @ unit_norm(gap)).numpy()  # (n,)
+    plane = torch.linalg.qr(means.T).Q.float()  # (d, 2)
+    values = torch.cat([one @ plane, other @ plane], dim=1).numpy()  # (n, 4)
+    angle = _angle(values.mean(0, keepdims=True))[0]
+    turns = _angle(draws.means(values)) * (1 if angle >= 0 else -1)
+    return (
+        Estimate.of(gap.norm().item(), draws.means(along)),
+        Estimate.of(abs(angle), turns),
+    )
+
+
+def principal_plane(embeds: Tensor) -> np.ndarray:
+    """Project embeddings (n, d) on their two principal axes, shape (n, 2)."""
+    from sklearn.decomposition import PCA
+
+    if min(embeds.shape) < 2:
+        return np.zeros((len(embeds), 2))
+    return PCA(2, svd_solver="covariance_eigh").fit_transform(embeds.numpy())
+
+
+def _angle(coordinates: np.ndarray) -> np.ndarray:
+    """Return the turn in degrees between two vectors of a plane, (draws, 4) to (draws,)."""
+    one, other = (np.arctan2(coordinates[:, at + 1], coordinates[:, at]) for at in (0, 2))
+    return (np.degrees(one - other) + 180) % 360 - 180

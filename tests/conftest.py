@@ -17,8 +17,8 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
-from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.saving import Provenance
 
 from .builders import (
     CLAP_DIM,

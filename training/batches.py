@@ -16,21 +16,12 @@ from clip2clap.training.splits import TrainingData
 
 
 class Batches:
-    """Shuffled batches of unit vectors, epoch by epoch.
+    """Shuffled batches of unit vectors of the training rows, epoch by epoch.
 
-    Pairs that fit are kept on the device and shuffled as a whole. Larger tables are shuffled in two
-    steps: windows of blocks of neighboring rows are drawn, and the rows of each window shuffled, so
-    that the disk is read in long runs and memory does not grow with the table.
-
-    Args:
-        pairs: Pairs to train on.
-        rows: Training rows, as indices in ascending order.
-        batch_size: Pairs per batch; the last one of an epoch may have fewer.
-        seed: Seed of the order, with the number of the epoch.
-        device: Device of the batches.
-        max_held_bytes: Largest size, as float32, of pairs that are kept on the device.
-        block_rows: Rows per block.
-        window_blocks: Blocks per window.
+    Pairs of at most `max_held_bytes` as float32 are kept on the device and shuffled as a whole.
+    Larger tables are shuffled in two steps: windows of blocks of neighboring rows are drawn, and
+    the rows of each window shuffled, so that the disk is read in long runs and memory does not grow
+    with the table. The last batch of an epoch may be smaller.
     """
 
     def __init__(

@@ -37,18 +37,10 @@ class Resumable(Protocol):
 
 
 def train_resumably(run: Resumable, checkpoint: Path | None, *, save_every_s: float) -> bool:
-    """Train a run to its end, from its checkpoint if there is one.
+    """Train a run to its end, from its checkpoint if there is one; returns True if it was resumed.
 
     The checkpoint of the finished run stays: the caller removes it once the result is written, so
-    that a kill in between repeats nothing.
-
-    Args:
-        run: The run; changed in place.
-        checkpoint: Checkpoint file; None writes none.
-        save_every_s: Least time between two checkpoints, in seconds.
-
-    Returns:
-        True if the run was resumed from a checkpoint.
+    that a kill in between repeats nothing. Without a file none is written.
     """
     resumed = checkpoint is not None and checkpoint.is_file()
     if checkpoint is not None and resumed:

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, cast, get_args, get_origin
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.training.loss_names import check_loss
 
+LossName = Literal["cosine", "mse", "contrastive", "infonce", "bank"]
 Architecture = Literal["mlp", "residual", "prior", "ridge", "procrustes"]
 Monitor = Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 Init = Literal["auto", "ridge", "random"]
+
+DEFAULT_TEMPERATURES: dict[LossName, float] = {"contrastive": 0.5, "infonce": 0.07, "bank": 0.07}
 
 # The reference's recipe; the defaults differ from it to be faster.
 REFERENCE_RECIPE: dict[str, Any] = {
@@ -242,3 +244,49 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def parse_loss(spec: str) -> dict[LossName, float]:
+    """Return the weight of every term of a loss, such as `cosine` or `cosine:1+contrastive:0.1`.
+
+    Args:
+        spec: Names joined by `+`, each with `:` and its weight, which is 1 if left out.
+
+    Raises:
+        UserError: If there is no such loss, one is named twice, or a weight is not positive.
+    """
+    terms: dict[LossName, float] = {}
+    for part in str(spec).split("+"):
+        name, colon, number = part.strip().partition(":")
+        if name not in get_args(LossName):
+            names = ", ".join(get_args(LossName))
+            raise UserError(
+                f"Expected loss to be one of {names}, or a sum such as cosine:1+contrastive:0.1, "
+                f"got {spec!r}.",
+                param="loss",
+            )
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise UserError(
+                f"Expected a positive weight after {name}:, got {number!r}.", param="loss"
+            )
+        if name in terms:
+            raise UserError(f"The loss {spec!r} names {name} twice.", param="loss")
+        terms[cast(LossName, name)] = weight
+    return terms
+
+
+def check_loss(name: str, *, temperature: float | None, learn_temperature: bool) -> None:
+    """Raise an error for an unknown loss, or a temperature that it does not have.
+
+    Raises:
+        UserError: If the loss is unknown, or the temperature is invalid or not part of it.
+    """
+    has_temperature = any(term in DEFAULT_TEMPERATURES for term in parse_loss(name))
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise UserError(f"Expected a positive temperature, got {temperature!r}.")
+    if not has_temperature and (temperature is not None or learn_temperature):
+        raise UserError(f"The {name} loss has no temperature: leave it out.", param="temperature")

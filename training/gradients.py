@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.math import unit_norm
-from clip2clap.training.loss_names import LossName
+from clip2clap.training.config import LossName
 from clip2clap.training.losses import TranslationLoss
 
 # torch.nn.functional.normalize's.
@@ -20,16 +20,10 @@ _MIN_NORM = 1e-12
 def loss_and_gradient(
     loss: TranslationLoss, translated: Tensor, target: Tensor, bank: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Compute the loss of vectors after normalization, and its gradient by the vectors.
+    """Compute the loss of vectors (n, d) of any norm after normalization, and its gradient by them.
 
-    Args:
-        loss: The loss; gradients of learned temperatures are set too.
-        translated: Shape (n, d), of any norm.
-        target: The true vectors, shape (n, d), unit norm.
-        bank: Distinct targets of all pairs from `distinct_targets`, for the `bank` loss.
-
-    Returns:
-        A scalar, and the gradient by `translated`, shape (n, d).
+    Gradients of learned temperatures are set too. The targets are of unit norm; the `bank` loss
+    needs the distinct targets of all pairs.
     """
     if loss.log_scales or not all(term in _GRADIENTS for term in loss.terms):
         return _by_autograd(loss, translated, target, bank)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
-from clip2clap.training.loss_names import DEFAULT_TEMPERATURES, LossName, check_loss, parse_loss
+from clip2clap.training.config import DEFAULT_TEMPERATURES, LossName, check_loss, parse_loss
 
 # As open_clip does: a learned scale above this lets single pairs dominate the gradient.
 _MAX_LOGIT_SCALE = 100.0

@@ -20,13 +20,9 @@ _WEIGHT_POWER = 1.25
 
 
 class RegressionObjective:
-    """Loss between the translated vectors and their targets.
+    """Loss between the translated vectors and their targets, by resolved settings.
 
-    Args:
-        network: Network to train.
-        loss: Loss of the translated vectors.
-        bank: Distinct targets of all pairs, if the loss needs them.
-        config: Settings, resolved.
+    A loss that needs it has the bank of the distinct targets of all pairs.
     """
 
     selects_by_loss = False
@@ -95,19 +91,13 @@ def denoising_loss(
     condition_dropout: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Compute the denoising loss of a diffusion prior.
+    """Compute the denoising loss of a diffusion prior for prepared unit vectors and their targets.
 
     The mean squared error of the clean vector, not of the noise (DALL-E 2, Ramesh et al. 2022,
     https://arxiv.org/abs/2204.06125), at uniform timesteps, divided by a power of the noise
-    variance: the spread of samples depends on the small errors at low noise.
-
-    Args:
-        prior: The prior.
-        source: Source vectors from `prior.prepare`, shape (n, d_source), unit norm.
-        target: Target vectors, shape (n, d_target), unit norm.
-        condition_dropout: Probability of dropping the condition, for classifier-free guidance (Ho
-            and Salimans 2022, https://arxiv.org/abs/2207.12598).
-        generator: Source of timesteps, noise and dropped conditions, on the CPU.
+    variance: the spread of samples depends on the small errors at low noise. Conditions are dropped
+    with a probability, for classifier-free guidance (Ho and Salimans 2022,
+    https://arxiv.org/abs/2207.12598). The generator is on the CPU.
     """
     count, device = len(target), target.device
     if prior.target_mean is not None:

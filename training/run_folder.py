@@ -23,11 +23,7 @@ REPORT_FILE = "training.json"
 class RunFolder:
     """Folder of one run, in which every file is absent, of the last state, or of the next.
 
-    Args:
-        path: The folder; created if missing.
-        config: Settings of the run.
-        data: Fingerprint of the pairs.
-        overwrite: Remove the output of a previous run.
+    It is created if missing; `overwrite` removes the output of a previous run.
 
     Raises:
         UserError: If the folder holds a translator or an unfinished run with other settings or

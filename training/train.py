@@ -153,18 +153,10 @@ def measure_and_report(
     state: TrainerState | None,
     resumed_after: int | None,
 ) -> TrainingReport:
-    """Measure a trained translator, record its provenance, and report.
+    """Measure a trained translator on the CPU, record its provenance, and report.
 
-    Args:
-        translator: Translator on the CPU, in evaluation mode.
-        recipe: Training settings.
-        data: Training data.
-        config: Settings as the user gave them.
-        state: State at the end of training; None for a closed-form fit.
-        resumed_after: Epoch of the checkpoint that the run was resumed from.
-
-    Returns:
-        The report, without the output folder, and with the seconds of `state`.
+    `config` has the settings as the user gave them, `state` the end of training, None for a
+    closed-form fit. The report lacks the output folder.
     """
     pairs, split = data.pairs, data.split
     measured_on: Literal["validation", "test"] = "test" if len(split.test) else "validation"

@@ -31,12 +31,8 @@ OnProgress = Callable[[TrainingProgress], None]
 class Trainer:
     """Resumable training of one network; see `clip2clap.training.checkpoint.Resumable`.
 
-    Args:
-        data: Training data.
-        config: Settings, resolved.
-        device: Device to train on.
-        run: Identity of the run, which its checkpoints carry.
-        on_progress: Called after every step.
+    The settings are resolved; `run` is the identity of the run, which its checkpoints carry, and
+    `on_progress` is called after every step.
     """
 
     def __init__(

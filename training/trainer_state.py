@@ -18,9 +18,7 @@ Weights = dict[str, Tensor]
 class TrainerState:
     """Metrics of every epoch, and the weights of the best.
 
-    Args:
-        config: Settings, resolved.
-        select_by_loss: Pick the epoch with the lowest validation loss, not the best `monitor`.
+    The best has the highest `monitor`, or with `select_by_loss` the lowest validation loss.
     """
 
     def __init__(self, config: TrainingConfig, *, select_by_loss: bool = False):

@@ -17,10 +17,7 @@ _ROWS = 8_192
 class HeldOut:
     """Held-out pairs that measure a network after every epoch.
 
-    Args:
-        data: Training data.
-        with_bank: Keep the distinct targets, for a loss that needs them.
-        device: Device of the network.
+    With a bank the distinct targets are kept, for a loss that needs them.
     """
 
     def __init__(self, data: TrainingData, with_bank: bool, device: torch.device):
@@ -35,10 +32,7 @@ class HeldOut:
     ) -> tuple[float, dict[str, float]]:
         """Return the loss and the retrieval metrics; NaN and none if a prediction is not finite.
 
-        Args:
-            predicted: Network output for `source`, shape (n, d).
-            loss: Training loss.
-            batch_size: Pairs per step in training, on which some losses depend.
+        `predicted` is the network's output for `source`; some losses depend on the batch size.
         """
         if not bool(predicted.isfinite().all()):
             return float("nan"), {}
@@ -61,13 +55,8 @@ def measure_with_controls(
 ) -> dict[str, dict[str, float]]:
     """Measure a translator beside two controls: shuffled pairs, and a constant prediction.
 
-    Args:
-        translator: Translator on the CPU, in evaluation mode.
-        data: Training data; measured on its test rows, or the validation rows without any.
-        seed: Seed of the shuffling.
-
-    Returns:
-        Retrieval metrics as `metrics`, `shuffled_pairs` and `mean_vector`.
+    The rows are the test rows, or the validation rows where there are none. Returned are retrieval
+    metrics as `metrics`, `shuffled_pairs` and `mean_vector`. The translator is on the CPU.
     """
     pairs, split = data.pairs, data.split
     rows = thin_out(split.test if len(split.test) else split.validation)

@@ -2,10 +2,10 @@ from .auto import AutoTranslator
 from .base import Translator
 from .checkpoint import read_config
 from .linear import LinearFitter, LinearTranslator, fit_procrustes, fit_ridge
-from .metadata import Provenance
 from .mlp import MLPTranslator
 from .prior import PriorTranslator
 from .residual import ResidualTranslator
+from .saving import Provenance
 
 __all__ = [
     "AutoTranslator",

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
-from clip2clap.translator.metadata import Provenance
-from clip2clap.translator.saving import SavedModule
+from clip2clap.translator.saving import Provenance, SavedModule
 
 
 class Translator(SavedModule):

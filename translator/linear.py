@@ -9,7 +9,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.core.moments import Moments
 from clip2clap.translator.base import Translator
-from clip2clap.translator.metadata import Provenance
+from clip2clap.translator.saving import Provenance
 
 # Rows per float64 sum: a large table is not converted at once.
 _ROWS = 8_192
@@ -292,15 +292,9 @@ class _Problem(NamedTuple):
 
 
 def check_pairs(source: Tensor, target: Tensor, *, rows_before: int = 0) -> None:
-    """Raise an error if two tensors are not pairs, row by row, or a vector has no direction.
+    """Raise `UserError` if two tensors are not pairs, row by row, or a vector has no direction.
 
-    Args:
-        source: Shape (n, d_source), floating point.
-        target: Shape (n, d_target), floating point.
-        rows_before: Number of pairs before these, for the message.
-
-    Raises:
-        UserError: If the shapes don't pair, or a vector is zero or not finite.
+    The message counts rows from `rows_before`.
     """
     for name, side in (("source", source), ("target", target)):
         if not isinstance(side, Tensor) or side.dim() != 2 or not side.is_floating_point():

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from clip2clap.core.errors import UserError
 from clip2clap.translator.base import Translator
 from clip2clap.translator.linear import LinearTranslator
-from clip2clap.translator.metadata import Provenance
+from clip2clap.translator.saving import Provenance
 
 
 class MLPTranslator(Translator):
@@ -59,11 +59,7 @@ class MLPTranslator(Translator):
 
         The map has at most half the width as its rank: of a matrix of higher rank the part with
         the largest singular values is kept. Hidden units that are not needed keep their weights
-        and have no influence yet.
-
-        Args:
-            linear: Map between vectors of the same lengths; unless `centered`, the outputs are
-                then the same.
+        and have no influence yet. Unless `centered`, the outputs are then those of the map.
 
         Raises:
             UserError: If the lengths differ, or `hidden_size` is 1.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError
 from clip2clap.translator.base import Translator, check_count
-from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.residual import ResidualBlock
+from clip2clap.translator.saving import Provenance
 
 Generators = torch.Generator | Sequence[torch.Generator]
 

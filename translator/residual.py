@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from clip2clap.translator.base import Translator
-from clip2clap.translator.metadata import Provenance
+from clip2clap.translator.saving import Provenance
 
 
 class ResidualTranslator(Translator):
@@ -53,12 +53,7 @@ class ResidualTranslator(Translator):
 
 
 class ResidualBlock(nn.Module):
-    """Residual block: LayerNorm, Linear, GELU, dropout, Linear.
-
-    Args:
-        width: Length of the vectors.
-        dropout: Dropout probability.
-    """
+    """Residual block: LayerNorm, Linear, GELU, dropout, Linear."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()

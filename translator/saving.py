@@ -1,11 +1,12 @@
-"""Saving and loading of translators: a folder with `config.json` and one safetensors file."""
+"""Saving and loading of translators: `config.json`, which has their provenance, and weights."""
 
-import dataclasses
 import inspect
 import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,6 +16,7 @@ from torch import nn
 from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
+from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.translator.checkpoint import (
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -24,7 +26,56 @@ from clip2clap.translator.checkpoint import (
     upgrade_config,
     weights_file,
 )
-from clip2clap.translator.metadata import Provenance
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of clip2clap and of the libraries that a translator depends on."""
+    versions = {"torch": torch.__version__, "diffusers": metadata.version("diffusers")}
+    return {"clip2clap": __version__, **versions}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Facts about a translator that do not change what it computes.
+
+    Attributes:
+        source_space: Space of the input embeddings.
+        target_space: Space of the output embeddings.
+        recipe: Training or fitting settings.
+        metrics: Retrieval metrics on held-out pairs.
+        data: Fingerprint of the training pairs.
+        versions: Library versions at training.
+
+    Examples:
+        >>> from clip2clap.translator import MLPTranslator, Provenance
+        >>> translator = MLPTranslator(provenance=Provenance(recipe={"method": "mlp"}))
+        >>> translator.config["recipe"]
+        {'method': 'mlp'}
+    """
+
+    source_space: EmbeddingSpace | None = None
+    target_space: EmbeddingSpace | None = None
+    recipe: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    data: str | None = None
+    versions: dict[str, str] = field(default_factory=library_versions)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the facts from a translator's config; other keys are ignored.
+
+        Raises:
+            UserError: If a space is broken.
+        """
+        known = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
+        for side in ("source_space", "target_space"):
+            if side in known:
+                known[side] = EmbeddingSpace.from_dict(known[side])
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as plain values, for `config.json`."""
+        return asdict(self)
 
 
 class SavedModule(nn.Module):
@@ -200,7 +251,7 @@ class SavedModule(nn.Module):
                 f"{folder} holds a {config['_class_name']}, not a {cls.__name__}. Load it with "
                 "AutoTranslator.from_pretrained."
             )
-        known = {*cls._option_names(), *(f.name for f in dataclasses.fields(Provenance))}
+        known = {*cls._option_names(), *(f.name for f in fields(Provenance))}
         unknown = [key for key in config if not key.startswith("_") and key not in known]
         if unknown:
             raise CheckpointError(

@@ -111,14 +111,8 @@ class EncodedFiles:
 class GenerationEvaluator(ABC):
     """Evaluator of one pipeline on one data set; subclasses add the metrics of a modality.
 
-    Args:
-        pipeline: Pipeline under evaluation.
-        dataset: Inputs and references.
-        source_encoder: Encoder of the inputs and of round trips' ends.
-        encoder: Measuring encoder.
-        own_space: Space that the pipeline is conditioned on, if known.
-        classifier: Classifier; used if there are labels.
-        config: Options.
+    `source_encoder` encodes the inputs and round trips' ends, `encoder` measures, `own_space` is
+    the one that the pipeline is conditioned on, if known. A classifier is used if there are labels.
     """
 
     level: str
@@ -348,14 +342,7 @@ class GenerationEvaluator(ABC):
 def generation_results(
     evaluation: GenerationEvaluation, dataset: EvaluationDataset, *, folder: str, pipeline: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Convert an evaluation to plain values for `results.json` and arrays for `results.npz`.
-
-    Args:
-        evaluation: The evaluation.
-        dataset: Its data set.
-        folder: Name of the data set's folder.
-        pipeline: Name of the pipeline.
-    """
+    """Convert an evaluation to plain values for `results.json` and arrays for `results.npz`."""
     found = asdict(replace(evaluation, per_row={}))
     del found["per_row"], found["level"]
     for one in found["translators"]:

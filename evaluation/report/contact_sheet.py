@@ -48,17 +48,10 @@ def sheet_rows(
     num_images: int = IMAGES_PER_ROW,
     config: GenerationConfig | None = None,
 ) -> list[SheetRow]:
-    """Generate images from the first recording of each class.
+    """Generate images from the first recording of each class, in alphabetical order.
 
-    Args:
-        pipeline: Generator, whose CLAP encodes the recordings.
-        translator: Translator from the pipeline's CLAP into the decoder's CLIP.
-        dataset: Recordings with labels.
-        num_images: Images per recording; the first is the one that `evaluate_images` measures.
-        config: Seed, steps and batch size.
-
-    Returns:
-        One row per class, in alphabetical order.
+    The translator maps from the pipeline's CLAP into the decoder's CLIP. The first image of each
+    recording is the one that `evaluate_images` measures.
 
     Raises:
         UserError: If the recordings have no labels, or are a table's rows without files.
@@ -95,12 +88,8 @@ def write_contact_sheet(
 ) -> None:
     """Write recordings' spectrograms beside their images as a PNG of 128 colors.
 
-    Args:
-        path: PNG file; its folder must exist. A file of that name is replaced.
-        rows: Rows, column by column, with equal numbers of images.
-        side: Width of an image, in pixels; by default its own width, at most 96. Spectrograms are
-            twice as wide.
-        columns: Columns of rows.
+    The rows fill column by column. An image's width `side` is by default its own, at most 96
+    pixels; spectrograms are twice as wide.
 
     Raises:
         UserError: If there are no rows, or their numbers of images differ.

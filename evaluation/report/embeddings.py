@@ -1,6 +1,6 @@
 """Report sections on embeddings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -17,13 +17,7 @@ SHOWN_ROWS = 10
 def embedding_sections(
     results: Results, *, clouds: Mapping[str, Any] | None, texts: Sequence[str]
 ) -> list[str]:
-    """Write the sections on embeddings as HTML.
-
-    Args:
-        results: Results of the evaluation.
-        clouds: Points of the principal planes.
-        texts: Text of each row.
-    """
+    """Write the sections on embeddings as HTML."""
     part = results.metrics["embeddings"]
     ranked = leaderboard(part)
     best = ranked[0]["scores"]["name"]
@@ -107,54 +101,55 @@ def _chart_sections(
 
 
 def _leaderboard_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
-    has_labels = ranked[0]["scores"]["nearest_label"] is not None
-    header = ["", "Recall at 1", "at 5", "at 10", "Median rank", "MRR", "Cosine"]
-    header += ["Reverse at 1", "at 10", "MRR", *(["Nearest label"] if has_labels else [])]
-    rows = []
-    for name, scores, is_control in _with_controls(part, ranked):
-        forward, backward = scores["forward"], scores["backward"]
-        cells = [
-            *(percent(forward[f"recall_at_{k}"]) for k in (1, 5, 10)),
-            number(forward["median_rank"], 1),
-            number(forward["mrr"], 3),
-            number(scores["cosine"], 3),
-            *(percent(backward[f"recall_at_{k}"]) for k in (1, 10)),
-            number(backward["mrr"], 3),
-        ]
-        if has_labels:
-            cells.append(percent(scores["nearest_label"]["accuracy"]))
-        rows.append((name, cells, is_control))
-    return html_table(header, rows)
+    columns: dict[str, Callable[[Any], str]] = {
+        "Recall at 1": lambda scores: percent(scores["forward"]["recall_at_1"]),
+        "at 5": lambda scores: percent(scores["forward"]["recall_at_5"]),
+        "at 10": lambda scores: percent(scores["forward"]["recall_at_10"]),
+        "Median rank": lambda scores: number(scores["forward"]["median_rank"], 1),
+        "MRR": lambda scores: number(scores["forward"]["mrr"], 3),
+        "Cosine": lambda scores: number(scores["cosine"], 3),
+        "Reverse at 1": lambda scores: percent(scores["backward"]["recall_at_1"]),
+        "reverse at 10": lambda scores: percent(scores["backward"]["recall_at_10"]),
+        "Reverse MRR": lambda scores: number(scores["backward"]["mrr"], 3),
+    }
+    if ranked[0]["scores"]["nearest_label"] is not None:
+        columns["Nearest label"] = lambda scores: percent(scores["nearest_label"]["accuracy"])
+    return _table(columns, part, ranked)
 
 
 def _geometry_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
-    header = ["", "Hubness", "with CSLS", "Recall at 10 with CSLS", "Gap", "Angle", "Weights"]
     weights = {one["scores"]["name"]: f"{one['parameters']:,}" for one in ranked}
+    columns: dict[str, Callable[[Any], str]] = {
+        "Hubness": lambda scores: number(scores["hubness"], 2),
+        "with CSLS": lambda scores: number(scores["csls_hubness"], 2),
+        "Recall at 10 with CSLS": lambda scores: percent(scores["csls"]["recall_at_10"]),
+        "Gap": lambda scores: number(scores["gap_distance"], 3),
+        "Angle": lambda scores: number(scores["gap_angle"], 1, "°"),
+        "Weights": lambda scores: weights.get(scores["name"], ""),
+    }
+    return _table(columns, part, ranked)
+
+
+def _table(
+    columns: Mapping[str, Callable[[Any], str]],
+    part: Mapping[str, Any],
+    ranked: Sequence[Mapping[str, Any]],
+) -> str:
+    """Format the translators, each beside its control, and the baseline, column by column."""
     rows = [
-        (
-            name,
-            [
-                number(scores["hubness"], 2),
-                number(scores["csls_hubness"], 2),
-                percent(scores["csls"]["recall_at_10"]),
-                number(scores["gap_distance"], 3),
-                number(scores["gap_angle"], 1, "°"),
-                weights.get(name, ""),
-            ],
-            is_control,
+        row
+        for one in ranked
+        for row in (
+            (one["scores"]["name"], one["scores"], False),
+            ("shuffled pairs", one["shuffled"], True),
         )
-        for name, scores, is_control in _with_controls(part, ranked)
     ]
-    return html_table(header, rows)
-
-
-def _with_controls(
-    part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]
-) -> Iterable[tuple[str, Mapping[str, Any], bool]]:
-    for one in ranked:
-        yield one["scores"]["name"], one["scores"], False
-        yield "shuffled pairs", one["shuffled"], True
-    yield part["mean_vector"]["name"], part["mean_vector"], True
+    rows.append((part["mean_vector"]["name"], part["mean_vector"], True))
+    cells = [
+        (name, [column(scores) for column in columns.values()], is_control)
+        for name, scores, is_control in rows
+    ]
+    return html_table(["", *columns], cells)
 
 
 def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str]:

@@ -42,17 +42,10 @@ class Example:
 def select_examples(
     evaluation: GenerationEvaluation, dataset: EvaluationDataset
 ) -> tuple[list[Example], list[Example]]:
-    """Select the generated files with the highest and the lowest scores.
+    """Select the generated files with the highest and the lowest scores, the extreme ones first.
 
-    They are those of the best translator by CLAP score (audio) or by similarity to real images;
-    without these, by similarity to the translated embedding; without either, none.
-
-    Args:
-        evaluation: The evaluation.
-        dataset: Its data set.
-
-    Returns:
-        At most ten of each, the best and the worst first.
+    They are at most ten each of the best translator by CLAP score (audio) or by similarity to real
+    images; without these, by similarity to the translated embedding; without either, none.
     """
     metrics = {metric for one in evaluation.translators for metric in one.scores.metrics}
     metric = next((name for name in _CRITERIA[evaluation.level] if name in metrics), None)

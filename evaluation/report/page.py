@@ -9,7 +9,7 @@ from typing import Any
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.report.embeddings import embedding_sections
 from clip2clap.evaluation.report.examples import Example, example_sections
-from clip2clap.evaluation.report.generation import generation_sections
+from clip2clap.evaluation.report.tables import generation_sections
 from clip2clap.evaluation.results import Results, writing_to
 from clip2clap.report.page import write_page
 

@@ -12,10 +12,10 @@ from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import (
     SpaceMismatchError,
 )
-from clip2clap.evaluation.geometry import hubness
 from clip2clap.evaluation.translation import (
     EmbeddingEvaluation,
     evaluate,
+    hubness,
 )
 from clip2clap.metrics.bootstrap import Resamples
 from clip2clap.training.pairs import Pairs

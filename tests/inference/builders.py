@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.saving import Provenance
 
 SECONDS = 0.064
 FAST = {"audio_length_in_s": SECONDS, "num_inference_steps": 3, "output_type": "pt"}

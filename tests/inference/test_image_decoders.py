@@ -37,8 +37,8 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.decoders import ImageDecoder
-from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.saving import Provenance
 
 DIM = 12
 STEPS = 3

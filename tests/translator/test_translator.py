@@ -20,10 +20,10 @@ from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 from clip2clap.translator.checkpoint import read_config
 from clip2clap.translator.linear import LinearTranslator
-from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
 from clip2clap.translator.prior import PriorTranslator
 from clip2clap.translator.residual import ResidualTranslator
+from clip2clap.translator.saving import Provenance
 
 FORMAT_1 = Path(__file__).parents[1] / "checkpoints" / "format_1"
 CLIP = EmbeddingSpace("clip", "some/clip", "text", 8, True, "c11p")

@@ -5,8 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from clip2clap.core.errors import UserError
-from clip2clap.training.config import TrainingConfig
-from clip2clap.training.loss_names import DEFAULT_TEMPERATURES, parse_loss
+from clip2clap.training.config import DEFAULT_TEMPERATURES, TrainingConfig, parse_loss
 
 REFERENCE_GRID: dict[str, tuple[Any, ...]] = {
     "hidden_size": (256, 512),

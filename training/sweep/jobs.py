@@ -4,9 +4,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,36 +15,34 @@ from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs, join_pairs, read_pairs
 from clip2clap.training.run_folder import RunFolder
 from clip2clap.training.splits import Split, TrainingData, split_together
-from clip2clap.training.sweep.group import Member
 
 
-@dataclass
-class Job:
-    """Models that one process trains together, and the settings of each as given, by its name."""
+class Model(NamedTuple):
+    """Model of a sweep: its settings are as given, not resolved."""
 
     data: TrainingData
-    members: list[Member]
-    settings: dict[str, TrainingConfig]
-
-    @property
-    def cost(self) -> float:
-        """Work in multiply-adds, up to a factor."""
-        dims = self.data.pairs.source.shape[1] + self.data.pairs.target.shape[1]
-        return len(self.data.split.train) * sum(
-            config.epochs * config.hidden_size * (dims + config.hidden_size)
-            for config in self.settings.values()
-        )
-
-    @property
-    def key(self) -> str:
-        """Hash of data and settings, for the name of the checkpoint."""
-        settings = {name: asdict(config) for name, config in self.settings.items()}
-        text = json.dumps([self.data.fingerprint, settings], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    name: str
+    config: TrainingConfig
+    run: RunFolder
 
 
-Model = tuple[TrainingData, str, TrainingConfig, RunFolder]
-"""Data, name, settings and folder."""
+Job = list[Model]
+"""Models of one data set that one process trains together."""
+
+
+def cost_of(job: Job) -> float:
+    """Return the work of a job in multiply-adds, up to a factor."""
+    pairs, rows = job[0].data.pairs, len(job[0].data.split.train)
+    dims = pairs.source.shape[1] + pairs.target.shape[1]
+    configs = (model.config for model in job)
+    return rows * sum(own.epochs * own.hidden_size * (dims + own.hidden_size) for own in configs)
+
+
+def key_of(job: Job) -> str:
+    """Return a hash of data and settings, for the name of the checkpoint."""
+    settings = {model.name: asdict(model.config) for model in job}
+    text = json.dumps([job[0].data.fingerprint, settings], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def read_tables(
@@ -102,7 +100,7 @@ def list_models(
     *,
     overwrite: bool = False,
 ) -> list[Model]:
-    """Return every model's data, name, settings and folder.
+    """Return every model.
 
     Raises:
         UserError: If a folder holds something else, and `overwrite` is False.
@@ -113,30 +111,25 @@ def list_models(
             data = data_sets[config.seed][number]
             name = f"{data.name}-{mark}"
             run = RunFolder(folder / name, config, data.fingerprint, overwrite=overwrite)
-            models.append((data, name, config, run))
+            models.append(Model(data, name, config, run))
     return models
 
 
 def plan_jobs(models: Sequence[Model], processes: int) -> list[list[Job]]:
     """Group unfinished models that share batches, and give each process its share of the work."""
     groups: dict[tuple[Any, ...], Job] = {}
-    for data, name, config, run in models:
-        if run.finished():
-            continue
-        resolved = config.resolved(len(data.split.train))
-        key = (data.fingerprint, config.seed, resolved.batch_size)
-        job = groups.setdefault(key, Job(data, [], {}))
-        job.members.append(Member(name, resolved))
-        job.settings[name] = config
+    for model in models:
+        if not model.run.finished():
+            batch_size = model.config.resolved(len(model.data.split.train)).batch_size
+            key = (model.data.fingerprint, model.config.seed, batch_size)
+            groups.setdefault(key, []).append(model)
     jobs = list(groups.values())
-    while 0 < len(jobs) < processes and any(len(job.members) > 1 for job in jobs):
-        largest = max((job for job in jobs if len(job.members) > 1), key=lambda job: job.cost)
+    while 0 < len(jobs) < processes and any(len(job) > 1 for job in jobs):
+        largest = max((job for job in jobs if len(job) > 1), key=cost_of)
         jobs.remove(largest)
-        middle = len(largest.members) // 2
-        for half in (largest.members[:middle], largest.members[middle:]):
-            settings = {member.name: largest.settings[member.name] for member in half}
-            jobs.append(Job(largest.data, half, settings))
+        middle = len(largest) // 2
+        jobs += [largest[:middle], largest[middle:]]
     shares: list[list[Job]] = [[] for _ in range(processes)]
-    for job in sorted(jobs, key=lambda job: -job.cost):
-        min(shares, key=lambda share: sum(other.cost for other in share)).append(job)
+    for job in sorted(jobs, key=cost_of, reverse=True):
+        min(shares, key=lambda share: sum(map(cost_of, share))).append(job)
     return shares

@@ -24,13 +24,7 @@ _FOOTER = (
 
 
 def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str) -> None:
-    """Write the page.
-
-    Args:
-        path: HTML file; replaced if it exists.
-        results: Result of every model.
-        monitor: Metric that picked the epochs, and that sorts the leaderboard.
-    """
+    """Write the page; `monitor` picked the epochs and sorts the leaderboard."""
     trained = [result for result in results if result.report is not None]
     diverged = [result.name for result in results if result.report is None]
     story = f"{len(trained)} translators of {len(results)}."

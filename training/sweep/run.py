@@ -20,13 +20,14 @@ from clip2clap.training.checkpoint import train_resumably
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import EpochRecord, SweepResult
-from clip2clap.training.run_folder import RunFolder
 from clip2clap.training.splits import Split, split_together, thin_out
 from clip2clap.training.sweep.grid import SweepGrid
 from clip2clap.training.sweep.group import Group, Member
 from clip2clap.training.sweep.jobs import (
     Job,
     Model,
+    cost_of,
+    key_of,
     list_models,
     make_data_sets,
     plan_jobs,
@@ -165,12 +166,11 @@ def _train(
     on_progress: Callable[[SweepProgress], None] | None,
 ) -> None:
     """Train this process's share, and write every translator into its folder."""
-    models = sum(len(job.members) for job in jobs)
-    work = sum(job.cost for job in jobs)
-    done = 0.0
+    models, work, done = sum(map(len, jobs)), sum(map(cost_of, jobs)), 0.0
     for job in jobs:
+        cost = cost_of(job)
 
-        def show(training: int, share: float, start: float = done, cost: float = job.cost) -> None:
+        def show(training: int, share: float, start: float = done, cost: float = cost) -> None:
             if on_progress is not None:
                 on_progress(SweepProgress(models, training, (start + share * cost) / work))
 
@@ -179,24 +179,27 @@ def _train(
                 if member.error is None:
                     _log_epoch(accelerator, member.name, member.progress.history[-1])
 
-        group = Group(job.data, job.members, accelerator.device, on_step=show, on_epoch=log)
-        checkpoint = folder / _UNFINISHED / f"{job.key}.safetensors"
+        data = job[0].data
+        members = [Member(one.name, one.config.resolved(len(data.split.train))) for one in job]
+        group = Group(data, members, accelerator.device, on_step=show, on_epoch=log)
+        checkpoint = folder / _UNFINISHED / f"{key_of(job)}.safetensors"
         train_resumably(group, checkpoint, save_every_s=checkpoint_seconds)
-        for member in job.members:
+        for model, member in zip(job, members, strict=True):
             if member.error is None:
-                _publish(member, group, job, folder / member.name)
+                _publish(model, member, group)
         checkpoint.unlink(missing_ok=True)
-        done += job.cost
+        done += cost
 
 
-def _publish(member: Member, group: Group, job: Job, folder: Path) -> None:
-    config, state = job.settings[member.name], member.progress
-    translator = group.translator(member)
+def _publish(model: Model, member: Member, group: Group) -> None:
+    translator, state, resumed_after = (
+        group.translator(member),
+        member.progress,
+        group.resumed_after,
+    )
     recipe = recipe_of(member.config, state, member.loss.temperatures)
-    resumed_after = group.resumed_after
-    report = measure_and_report(translator, recipe, job.data, config, state, resumed_after)
-    run = RunFolder(folder, config, job.data.fingerprint, overwrite=False)
-    run.publish(translator, replace(report, output=str(folder)))
+    report = measure_and_report(translator, recipe, model.data, model.config, state, resumed_after)
+    model.run.publish(translator, replace(report, output=str(model.run.path)))
 
 
 @torch.no_grad()
@@ -237,7 +240,7 @@ def _write_results(
     from clip2clap.training.sweep.report import write_sweep_page
 
     shares = [share for index, share in enumerate(jobs) if index != accelerator.process_index]
-    others = {member.name for share in shares for job in share for member in job.members}
+    others = {model.name for share in shares for job in share for model in job}
     for result in results:
         if result.report is not None and result.name in others:
             for record in result.report.history:

@@ -18,12 +18,7 @@ from clip2clap.translator.mlp import MLPTranslator
 
 
 class Member:
-    """Model of a group: its loss and its state, or the error of a model that diverged.
-
-    Args:
-        name: Name of the model.
-        config: Settings, resolved.
-    """
+    """Model of a group: resolved settings, loss, state, and the error if it diverged."""
 
     def __init__(self, name: str, config: TrainingConfig):
         self.name, self.config = name, config
@@ -37,12 +32,7 @@ class Member:
 
 
 class Stack:
-    """Stack of one or more perceptrons of one width and schedule, optimized together.
-
-    Args:
-        members: The models.
-        networks: Their translators, trained in place.
-    """
+    """Stack of perceptrons of one width and schedule, trained in place and optimized together."""
 
     def __init__(self, members: "Sequence[Member]", networks: Sequence[MLPTranslator]):
         self.members, self.networks = list(members), list(networks)
@@ -159,10 +149,6 @@ class Lone(Stack):
 
     All its weights are one tensor, and so are their gradients, which the backward pass writes into:
     Adam updates both in one pass, and only the loss allocates memory.
-
-    Args:
-        members: The model.
-        networks: Its translator, trained in place.
     """
 
     def __init__(self, members: "Sequence[Member]", networks: Sequence[MLPTranslator]):
