@@ -1,8 +1,7 @@
 """Results of an evaluation as files that can be compared later."""
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.rows import EvaluatedRows, read_training
 from clip2clap.evaluation.translation import EmbeddingEvaluation
+from clip2clap.training.checkpoint import remove_leftovers, writing_to
 from clip2clap.translator.base import Translator
 
 RESULTS_FILE = "results.json"
@@ -73,6 +73,7 @@ class Results:
         folder = Path(folder).expanduser()
         path = folder / RESULTS_FILE
         with writing_to(folder):
+            remove_leftovers(folder)
             with replacing(folder / PER_ROW_FILE) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **self.per_row)  # pyright: ignore[reportArgumentType]
             with replacing(path) as partial:
@@ -108,19 +109,6 @@ class Results:
                 "Evaluate again."
             )
         return cls(metrics, per_row) if version == FORMAT else _upgraded(metrics, per_row)
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Create a folder to write to; raises `UserError` in place of the block's `OSError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{folder} can't be written to: {error.strerror or error}. Choose another folder.",
-            param="folder",
-        ) from error
 
 
 def embedding_results(

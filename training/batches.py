@@ -94,7 +94,7 @@ class Batches:
     def _hold(self) -> tuple[Tensor, Tensor]:
         # In chunks: whole copies in other formats would need memory beside those that are kept.
         source, target = (
-            torch.empty(len(self.rows), side.shape[1], device=self.device)
+            torch.empty(len(self.rows), side.shape[1], dtype=torch.float32, device=self.device)
             for side in (self.pairs.source, self.pairs.target)
         )
         for start in range(0, len(self.rows), self.block_rows):

@@ -144,7 +144,10 @@ class TranslationLoss(nn.Module):
         }
         learned = self.start if learn_temperature else {}
         self.log_scales = nn.ParameterDict(
-            {term: torch.tensor(-math.log(start)) for term, start in learned.items()}
+            {
+                term: torch.tensor(-math.log(start), dtype=torch.float32)
+                for term, start in learned.items()
+            }
         )
 
     def forward(self, predicted: Tensor, target: Tensor, bank: Tensor | None = None) -> Tensor:

@@ -48,7 +48,8 @@ def new_network(data: TrainingData, config: TrainingConfig, batches: Batches) ->
         "default_guidance_scale": config.prior_guidance_scale,
     }
     known = inspect.signature(cls).parameters
-    network = cls(*dims, **{key: value for key, value in options.items() if key in known})
+    chosen = {key: value for key, value in options.items() if key in known}
+    network = cls(*dims, **chosen).float()
     network.initialize(torch.Generator().manual_seed(config.seed))
     if config.center:
         network.center(*batches.means())

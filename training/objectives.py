@@ -103,8 +103,8 @@ def denoising_loss(
     if prior.target_mean is not None:
         target = target - prior.target_mean
     timesteps = torch.randint(1000, (count,), generator=generator)
-    noise = torch.randn(target.shape, generator=generator)
-    cond_mask = torch.rand(count, generator=generator) >= condition_dropout
+    noise = torch.randn(target.shape, dtype=torch.float32, generator=generator)
+    cond_mask = torch.rand(count, dtype=torch.float32, generator=generator) >= condition_dropout
     timesteps, noise, cond_mask = (drawn.to(device) for drawn in (timesteps, noise, cond_mask))
     noisy = prior.add_noise(target, noise, timesteps)
     predicted = prior.predict(noisy, timesteps, source, cond_mask)

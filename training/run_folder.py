@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from clip2clap.core.errors import UserError
-from clip2clap.training.checkpoint import read_values
+from clip2clap.training.checkpoint import read_values, writing_to
 from clip2clap.training.config import TrainingConfig, upgrade_settings
 from clip2clap.training.report import TrainingReport
 from clip2clap.translator.base import Translator
@@ -34,10 +34,8 @@ class RunFolder:
         self.path, self.checkpoint = path, path / CHECKPOINT_FILE
         self.identity: dict[str, Any] = {"settings": asdict(config), "data": data}
         """Settings and data, which the run's checkpoints carry."""
-        if path.is_file():
-            raise UserError(f"{path} is a file; give the folder to write the translator into.")
-        path.mkdir(parents=True, exist_ok=True)
-        foreign = self._foreign()
+        with writing_to(path):
+            foreign = self._foreign()
         if foreign and not overwrite:
             raise UserError(
                 f"{path} already holds {foreign}. Give another folder, or overwrite=True.",
@@ -55,7 +53,9 @@ class RunFolder:
 
     def publish(self, translator: Translator, report: TrainingReport) -> None:
         """Write the translator and the report, and only then remove the checkpoint."""
-        with tempfile.TemporaryDirectory(dir=self.path, prefix=".") as scratch:
+        # Named as a file that `sole_run` removes after a kill.
+        place = {"dir": self.path, "prefix": ".", "suffix": ".part"}
+        with writing_to(self.path), tempfile.TemporaryDirectory(**place) as scratch:
             translator.save_pretrained(scratch)
             (Path(scratch) / REPORT_FILE).write_text(
                 json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8"

@@ -10,7 +10,7 @@ import torch
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.table.reader import EmbeddingTable
-from clip2clap.training.checkpoint import train_resumably
+from clip2clap.training.checkpoint import sole_run, train_resumably
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.networks import NETWORKS, fit_closed_form
 from clip2clap.training.pairs import Pairs, read_pairs
@@ -121,12 +121,25 @@ def _train(
     pairs = table if isinstance(table, Pairs) else read_pairs(table, config)
     split = split_pairs(pairs, validation=config.validation, seed=config.seed)
     data = TrainingData(pairs, split, pairs.fingerprint())
-    folder = None
-    if output is not None:
+    if output is None:
+        return _run(data, config, None, device, started, checkpoint_seconds, on_progress)
+    with sole_run(output):
         folder = RunFolder(output, config, data.fingerprint, overwrite=overwrite)
         if (report := folder.finished()) is not None:
             return AutoTranslator.from_pretrained(output), report
-    resolved = config.resolved(len(split.train), pairs.source_space)
+        return _run(data, config, folder, device, started, checkpoint_seconds, on_progress)
+
+
+def _run(
+    data: TrainingData,
+    config: TrainingConfig,
+    folder: RunFolder | None,
+    device: str | None,
+    started: float,
+    checkpoint_seconds: float,
+    on_progress: OnProgress | None,
+) -> tuple[Translator, TrainingReport]:
+    resolved = config.resolved(len(data.split.train), data.pairs.source_space)
     state = resumed_after = None
     if config.architecture in NETWORKS:
         run, checkpoint = (folder.identity, folder.checkpoint) if folder else (None, None)
@@ -139,8 +152,9 @@ def _train(
     else:
         translator, recipe = fit_closed_form(data, resolved)
     report = measure_and_report(translator, recipe, data, config, state, resumed_after)
-    report = replace(report, output=output and str(output), seconds=time.monotonic() - started)
+    report = replace(report, seconds=time.monotonic() - started)
     if folder is not None:
+        report = replace(report, output=str(folder.path))
         folder.publish(translator, report)
     return translator, report
 

@@ -145,7 +145,7 @@ def new_loss(config: TrainingConfig) -> TranslationLoss:
 
 def add_noise(units: Tensor, std: float, generator: torch.Generator) -> Tensor:
     """Add Gaussian noise to unit vectors, shape (n, d), and normalize again, as CapDec does."""
-    noise = torch.randn(units.shape, generator=generator).to(units.device)
+    noise = torch.randn(units.shape, dtype=torch.float32, generator=generator).to(units.device)
     return unit_norm(units + std * noise)
 
 

@@ -177,8 +177,8 @@ class Translator(SavedModule):
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features**-0.5
                 for weight in layer.parameters(recurse=False):
-                    drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                    weight.copy_(drawn)
+                    drawn = torch.empty(weight.shape, dtype=torch.float32)
+                    weight.copy_(drawn.uniform_(-bound, bound, generator=generator))
 
     def record(self, **facts: Any) -> None:
         """Replace fields of the provenance, such as `metrics` once they are measured.

@@ -283,7 +283,7 @@ class _Problem(NamedTuple):
         """Return a translator with a matrix of shape (d_source, d_target), for unscaled vectors."""
         center = self.options["center"]
         provenance = Provenance(recipe={**recipe, **self.options})
-        fitted = LinearTranslator(*matrix.shape, bias=center, provenance=provenance)
+        fitted = LinearTranslator(*matrix.shape, bias=center, provenance=provenance).float()
         with torch.no_grad():
             fitted.linear.weight.copy_(matrix.T)
             if center:

@@ -233,19 +233,22 @@ class PriorTranslator(Translator):
 
     def _noise(self, count: int, num_samples: int, generator: Generators | None) -> Tensor:
         """Draw the initial noise, shape (count, num_samples, target_dim), float32."""
-        shape = (num_samples, self.target_dim)
+        shape, dtype = (num_samples, self.target_dim), torch.float32
         if generator is None and num_samples == 1:
-            return torch.zeros(count, *shape)
+            return torch.zeros(count, *shape, dtype=dtype)
         if generator is None:
             fixed = torch.Generator().manual_seed(0)
-            return torch.randn(shape, generator=fixed).expand(count, -1, -1)
+            return torch.randn(shape, generator=fixed, dtype=dtype).expand(count, -1, -1)
         if isinstance(generator, torch.Generator):
-            return torch.randn((count, *shape), generator=generator, device=generator.device)
+            device = generator.device
+            return torch.randn((count, *shape), generator=generator, device=device, dtype=dtype)
         if len(generator) != count:
             raise UserError(
                 f"Expected one generator, or one for each of {count} embeds, got {len(generator)}."
             )
-        drawn = [torch.randn(shape, generator=own, device=own.device) for own in generator]
+        drawn = [
+            torch.randn(shape, generator=own, device=own.device, dtype=dtype) for own in generator
+        ]
         return torch.stack([noise.cpu() for noise in drawn])
 
     def _denoise(

@@ -189,6 +189,28 @@ def test_a_model_that_diverges_leaves_the_others_alone(tmp_path: Path):
     ).read_text().replace("&#x27;", "'")
 
 
+def test_a_sweep_of_which_nothing_is_left_ends_with_an_error(tmp_path: Path):
+    grid = SweepGrid(hidden_size=8, loss="mse", learning_rate=(1e30, 1e31), epochs=1)
+    with pytest.raises(UserError, match="Every model of the sweep diverged") as error:
+        sweep(Pairs(*sides(100)), tmp_path, grid=grid)
+    assert error.value.param == "learning_rate"
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["status"] for row in rows] == ["diverged"] * 2
+
+
+def test_a_second_sweep_on_a_folder_is_refused_while_the_first_lasts(tmp_path: Path):
+    pairs, grid = Pairs(*sides(100)), SweepGrid(hidden_size=8, loss="mse", epochs=1)
+    half_written = tmp_path / "pairs1-8-mse" / ".x1y2.part"
+    half_written.mkdir(parents=True)
+
+    def start_another(progress: SweepProgress) -> None:
+        with pytest.raises(UserError, match="Another run is writing to"):
+            sweep(pairs, tmp_path, grid=grid)
+
+    sweep(pairs, tmp_path, grid=grid, on_progress=start_another)
+    assert not list(tmp_path.rglob(".*"))
+
+
 # The whole
 
 

@@ -5,17 +5,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from clip2clap.core.errors import UserError
+from clip2clap.training.config import TrainingConfig
 from clip2clap.training.report import TrainingProgress, TrainingReport
 from clip2clap.training.train import train, train_translator
 from clip2clap.translator.auto import AutoTranslator
 
-from .builders import CLAP, CLIP, QUICK, equal, learnable
+from .builders import CLAP, CLIP, QUICK, equal, learnable, weights
 
 
 def test_the_folder_holds_the_translator_its_facts_and_nothing_else(table: Path, tmp_path: Path):
@@ -78,13 +80,14 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_weights_it_would_have_had(
 
     run = partial(train, learnable(), tmp_path / "killed", config, checkpoint_seconds=0)
     assert os.WIFSIGNALED(in_a_fork(partial(run, on_progress=die)))
-    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint.safetensors"]
+    left = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert left - {".lock"} == {"checkpoint.safetensors"}
     report = train(learnable(), tmp_path / "killed", config)
     assert report.resumed_after == 3
     assert report.history == expected.history
     one, other = (AutoTranslator.from_pretrained(tmp_path / name) for name in ("whole", "killed"))
     assert equal(one, other)
-    assert not (tmp_path / "killed" / "checkpoint.safetensors").exists()
+    assert set(os.listdir(tmp_path / "killed")) == set(os.listdir(tmp_path / "whole"))
 
 
 def test_an_unfinished_run_is_not_taken_up_with_other_settings(tmp_path: Path):
@@ -129,3 +132,46 @@ def test_a_device_that_is_not_there_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="Asked to train on cuda"):
             train_translator(learnable(), QUICK, device="cuda")
+
+
+def test_a_second_run_on_a_folder_is_refused_while_the_first_lasts(tmp_path: Path):
+    out = tmp_path / "out"
+
+    def start_another(progress: TrainingProgress) -> None:
+        with pytest.raises(UserError, match="Another run is writing to") as error:
+            train(learnable(), out, QUICK)
+        assert error.value.param == "output"
+
+    first = train(learnable(), out, QUICK, on_progress=start_another)
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["config.json", "diffusion_pytorch_model.safetensors", "training.json"]
+    )
+    assert train(learnable(), out, QUICK) == first
+
+
+def test_what_a_killed_run_left_half_written_vanishes(tmp_path: Path):
+    out = tmp_path / "out"
+    (out / ".x1y2.part").mkdir(parents=True)
+    (out / ".x1y2.part" / "config.json").write_text("{")
+    (out / ".checkpoint.safetensors.7-8.part").write_bytes(b"half")
+    (out / "mine.part").write_text("a file of the user's")
+    train(learnable(), out, TrainingConfig(architecture="ridge"))
+    assert not list(out.glob(".*"))
+    assert (out / "mine.part").exists()
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "residual", "prior", "ridge", "procrustes"])
+def test_the_default_dtype_changes_no_translator(architecture: Any):
+    config = TrainingConfig(
+        architecture=architecture, hidden_size=8, epochs=1, noise=0.1, center=True, dropout=0.1
+    )
+    pairs = learnable(60)
+    expected = train_translator(pairs, config)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = train_translator(pairs, config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    for name, weight in weights(found).items():
+        torch.testing.assert_close(weight, weights(expected)[name])

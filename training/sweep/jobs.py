@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,18 +65,23 @@ def read_tables(
     return parts
 
 
-def make_data_sets(parts: dict[str, Pairs], base: TrainingConfig, seed: int) -> list[TrainingData]:
-    """Return the first table, the others together, and all, each with its split."""
-    splits = split_together(list(parts.values()), validation=base.validation, seed=seed)
-    by_name = dict(zip(parts, splits, strict=True))
+def make_data_sets(
+    parts: dict[str, Pairs], base: TrainingConfig, seeds: Iterable[int]
+) -> dict[int, list[TrainingData]]:
+    """Return the first table, the others together, and all, each with its split, by seed."""
     first, *others = parts
     chosen = {first: [first]}
     if others:
         chosen |= {"+".join(others): others, "all": [first, *others]}
-    return [
-        _join(name, [parts[key] for key in keys], [by_name[key] for key in keys])
-        for name, keys in chosen.items()
-    ]
+    data_sets = {}
+    for seed in seeds:
+        splits = split_together(list(parts.values()), validation=base.validation, seed=seed)
+        by_name = dict(zip(parts, splits, strict=True))
+        data_sets[seed] = [
+            _join(name, [parts[key] for key in keys], [by_name[key] for key in keys])
+            for name, keys in chosen.items()
+        ]
+    return data_sets
 
 
 def _join(name: str, parts: Sequence[Pairs], splits: Sequence[Split]) -> TrainingData:

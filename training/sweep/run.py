@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -16,11 +17,11 @@ from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import retrieval_metrics
-from clip2clap.training.checkpoint import train_resumably
+from clip2clap.training.checkpoint import remove_leftovers, sole_run, train_resumably, writing_to
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import EpochRecord, SweepResult
-from clip2clap.training.splits import Split, split_together, thin_out
+from clip2clap.training.splits import Split, TrainingData, split_together, thin_out
 from clip2clap.training.sweep.grid import SweepGrid
 from clip2clap.training.sweep.group import Group, Member
 from clip2clap.training.sweep.jobs import (
@@ -98,7 +99,7 @@ def sweep(
         Results in the order of the grid, in every process.
 
     Raises:
-        UserError: If the tables, a setting, a tracker or the contents of `output` do not fit.
+        UserError: If the tables, a setting, a tracker or `output` do not fit; if all diverge.
 
     Examples:
         >>> import torch
@@ -112,31 +113,32 @@ def sweep(
     _check(base, trackers)
     settings = grid.settings(base)
     folder, parts = Path(output).expanduser(), read_tables([table, *plus], base)
+    data_sets = make_data_sets(parts, base, {config.seed for config in settings.values()})
     accelerator = _start(device, folder, trackers)
-    models = _list_models(folder, parts, base, settings, overwrite, accelerator)
-    jobs = plan_jobs(models, accelerator.num_processes)
-    accelerator.init_trackers(folder.name, config={"grid": json.dumps(grid.values)})
-    _train(jobs[accelerator.process_index], folder, accelerator, checkpoint_seconds, on_progress)
-    accelerator.wait_for_everyone()
-    results = _results(models, parts, base)
-    if accelerator.is_main_process:
-        _write_results(folder, results, jobs, base.monitor, accelerator)
-    return results
+    with sole_run(folder) if accelerator.is_main_process else nullcontext():
+        accelerator.init_trackers(folder.name, config={"grid": json.dumps(grid.values)})
+        models = _list_models(folder, data_sets, settings, overwrite, accelerator)
+        jobs = plan_jobs(models, accelerator.num_processes)
+        _train(jobs, folder, accelerator, checkpoint_seconds, on_progress)
+        accelerator.wait_for_everyone()
+        results = _results(models, parts, base)
+        if accelerator.is_main_process:
+            _write_results(folder, results, jobs, base.monitor, accelerator)
+    return _checked(results)
 
 
 def _list_models(
     folder: Path,
-    parts: dict[str, Pairs],
-    base: TrainingConfig,
+    data_sets: dict[int, list[TrainingData]],
     settings: dict[str, TrainingConfig],
     overwrite: bool,
     accelerator: "Accelerator",
 ) -> list[Model]:
-    """Check all folders, remove old output, and return the models."""
-    seeds = {config.seed for config in settings.values()}
-    data_sets = {seed: make_data_sets(parts, base, seed) for seed in seeds}
+    """Check all folders, remove old and half written output, and return the models."""
     if accelerator.is_main_process:
-        list_models(folder, data_sets, settings, overwrite=overwrite)
+        for model in list_models(folder, data_sets, settings, overwrite=overwrite):
+            remove_leftovers(model.run.path)
+        remove_leftovers(folder / _UNFINISHED)
     accelerator.wait_for_everyone()
     return list_models(folder, data_sets, settings)
 
@@ -159,15 +161,16 @@ def _start(device: str | None, folder: Path, trackers: Sequence[str]) -> "Accele
 
 
 def _train(
-    jobs: Sequence[Job],
+    jobs: Sequence[Sequence[Job]],
     folder: Path,
     accelerator: "Accelerator",
     checkpoint_seconds: float,
     on_progress: Callable[[SweepProgress], None] | None,
 ) -> None:
     """Train this process's share, and write every translator into its folder."""
-    models, work, done = sum(map(len, jobs)), sum(map(cost_of, jobs)), 0.0
-    for job in jobs:
+    own = jobs[accelerator.process_index]
+    models, work, done = sum(map(len, own)), sum(map(cost_of, own)), 0.0
+    for job in own:
         cost = cost_of(job)
 
         def show(training: int, share: float, start: float = done, cost: float = cost) -> None:
@@ -248,6 +251,7 @@ def _write_results(
     rows = [result.row() for result in results]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with (
+        writing_to(folder),
         replacing(folder / RESULTS_FILE) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
@@ -258,6 +262,16 @@ def _write_results(
     for tracker in accelerator.trackers:
         tracker.finish()
     shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
+
+
+def _checked(results: list[SweepResult]) -> list[SweepResult]:
+    if all(result.report is None for result in results):
+        raise UserError(
+            f"Every model of the sweep diverged ({len(results)} of {len(results)}). Give lower "
+            "learning rates, and check the table for broken rows.",
+            param="learning_rate",
+        )
+    return results
 
 
 def _check(base: TrainingConfig, trackers: Sequence[str]) -> None:

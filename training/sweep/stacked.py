@@ -168,12 +168,12 @@ class Lone(Stack):
         self.gradients = list(zip(gradients[::2], gradients[1::2], strict=True))
         rows = members[0].config.batch_size
         assert rows is not None
-        self.results = [torch.empty(rows, len(bias)) for _, bias in self.weights]
-        self.backward_buffers = [torch.empty(rows, len(bias)) for _, bias in self.weights[:-1]]
+        self.results = [bias.new_empty(rows, len(bias)) for _, bias in self.weights]
+        self.backward_buffers = [bias.new_empty(rows, len(bias)) for _, bias in self.weights[:-1]]
         super().__init__(members, networks)
         for parameter in self._parameters().values():
             self.optimizer.state[parameter] = {
-                "step": torch.zeros(()),
+                "step": torch.zeros((), dtype=torch.float32),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

@@ -171,14 +171,14 @@ def _search(
     """
     neighbors = min(neighbors, len(gallery))
     found = []
-    scores = torch.empty(TILE, TILE, device=queries.device)
+    scores = queries.new_empty(TILE, TILE)
     for rows in _tiles(len(queries)):
         block = queries[rows]
         threshold = (block * own[rows]).sum(1) - _ROUNDING
         if own_crowding is not None:
             threshold = 2 * threshold - own_crowding[rows]
         ranks = torch.zeros(len(block), dtype=torch.int32, device=block.device)
-        best = torch.empty(len(block), 0, device=block.device)
+        best = block.new_empty(len(block), 0)
         where = torch.empty(len(block), 0, dtype=torch.long, device=block.device)
         for columns in _tiles(len(gallery)):
             tile = scores.view(-1)[: len(block) * (columns.stop - columns.start)]
