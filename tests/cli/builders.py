@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from clip2clap.embeddings.encoders.base import read_space
-from clip2clap.translator.metadata import Provenance
 from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.saving import Provenance
 
 
 def write_translator(folder: Path, clip: Path, generator: Path) -> Path:
