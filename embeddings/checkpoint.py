@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; anything else is a `CheckpointError`."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not valid JSON ({one_line(error)}). Fetch or save the checkpoint again."
         ) from error

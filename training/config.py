@@ -1,11 +1,14 @@
 """Settings of one training run: the only declaration of its options. Imports no torch."""
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, cast, get_args, get_origin
 
-from clip2clap.core.errors import UserError
+import numpy as np
+
+from clip2clap.core.errors import UserError, expect
 from clip2clap.embeddings.space import EmbeddingSpace
 
 LossName = Literal["cosine", "mse", "contrastive", "infonce", "bank"]
@@ -39,6 +42,21 @@ _BASE_LEARNING_RATE = 1.5e-3
 
 # For images on a translator of captions; docs/results.md has the effect.
 _TEXT_NOISE = 0.05
+
+_LARGEST = {
+    "hidden_size": 2**16,
+    "blocks": 1_000,
+    "epochs": 2**31,
+    "batch_size": 2**31,
+    "patience": 2**31,
+}
+_TYPE_NAMES = {
+    bool: "True or False",
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    type(None): "None",
+}
 
 # Names of fields in the settings that older versions wrote.
 _RENAMED = {"hidden": "hidden_size", "centre": "center", "model": "architecture", "start": "init"}
@@ -159,24 +177,21 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if get_origin(field.type) is Literal:
-                names = get_args(field.type)
-                self._check(field.name, names.__contains__, f"one of {', '.join(names)}")
+            self._check_type(field.name, field.type)
         check_loss(
             self.loss, temperature=self.temperature, learn_temperature=self.learn_temperature
         )
-        for name in ("hidden_size", "blocks", "epochs", "batch_size", "patience"):
-            self._check(name, _is_count, "a positive whole number", optional=name[0] in "bp")
+        for name, most in _LARGEST.items():
+            expected = f"a positive whole number up to {most:,}"
+            self._check(name, lambda x, most=most: 1 <= x <= most, expected)
         positive = "a positive number"
-        self._check("learning_rate", lambda x: 0 < x < math.inf, positive, optional=True)
+        self._check("learning_rate", lambda x: 0 < x < math.inf, positive)
         for name in ("alpha", "noise", "prior_guidance_scale"):
-            self._check(name, lambda x: 0 <= x < math.inf, f"0 or {positive}", optional=True)
+            self._check(name, lambda x: 0 <= x < math.inf, f"0 or {positive}")
         for name in ("dropout", "condition_dropout", "warmup"):
             self._check(name, lambda x: 0 <= x < 1, "from 0 to below 1")
         self._check("validation", lambda x: 0 < x < 1, "between 0 and 1")
-        self._check(
-            "seed", lambda x: isinstance(x, int) and 0 <= x < 2**63, "a whole number from 0"
-        )
+        self._check("seed", lambda x: 0 <= x < 2**63, "a whole number from 0")
         if self.init == "ridge" and not self._can_start_as_ridge:
             raise UserError(
                 "Only an mlp of width 2 or more can start as ridge, and only without init_from.",
@@ -231,19 +246,28 @@ class TrainingConfig:
     def _can_start_as_ridge(self) -> bool:
         return self.architecture == "mlp" and self.hidden_size > 1 and self.init_from is None
 
-    def _check(self, name: str, is_valid: Any, expected: str, *, optional: bool = False) -> None:
+    def _check_type(self, name: str, kind: Any) -> None:
+        """Check a value by its annotation; NumPy's numbers and paths become Python's and text."""
         value = getattr(self, name)
-        if not (optional and value is None) and not is_valid(value):
-            raise UserError(f"Expected {name} to be {expected}, got {value!r}.", param=name)
+        if isinstance(value, np.generic | os.PathLike):
+            value = value.item() if isinstance(value, np.generic) else os.fspath(value)
+            object.__setattr__(self, name, value)
+        kinds = get_args(kind) or (kind,)
+        if get_origin(kind) is Literal:
+            is_valid, expected = isinstance(value, str) and value in kinds, ", ".join(kinds)
+            expect(is_valid, name, f"one of {expected}", value)
+            return
+        is_valid = type(value) in kinds or (type(value) is int and float in kinds)
+        expect(is_valid, name, " or ".join(_TYPE_NAMES[each] for each in kinds), value)
+
+    def _check(self, name: str, is_valid: Callable[[Any], bool], expected: str) -> None:
+        value = getattr(self, name)
+        expect(value is None or is_valid(value), name, expected, value)
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of any version under today's names."""
     return {_RENAMED.get(name, name): value for name, value in settings.items()}
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def parse_loss(spec: str) -> dict[LossName, float]:
@@ -287,6 +311,8 @@ def check_loss(name: str, *, temperature: float | None, learn_temperature: bool)
     """
     has_temperature = any(term in DEFAULT_TEMPERATURES for term in parse_loss(name))
     if temperature is not None and not 0 < temperature < math.inf:
-        raise UserError(f"Expected a positive temperature, got {temperature!r}.")
+        raise UserError(
+            f"Expected a positive temperature, got {temperature!r}.", param="temperature"
+        )
     if not has_temperature and (temperature is not None or learn_temperature):
         raise UserError(f"The {name} loss has no temperature: leave it out.", param="temperature")

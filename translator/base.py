@@ -1,14 +1,13 @@
 """Base class of all translators: maps of unit vectors from one embedding space to another."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
 from clip2clap.translator.saving import Provenance, SavedModule
@@ -53,12 +52,14 @@ class Translator(SavedModule):
         """Length of the input vectors."""
         self.target_dim = options["target_dim"]
         """Length of the output vectors."""
-        for name in ("source_dim", "target_dim", "hidden_size", "blocks"):
-            check_count(name, options.get(name, 1))
-        if not 0 <= options.get("dropout", 0) < 1:
-            raise UserError(
-                f"Expected dropout from 0 to below 1, got {options['dropout']!r}.", param="dropout"
-            )
+        for name in ("source_dim", "target_dim", "hidden_size"):
+            check_count(name, options.get(name, 1), most=2**16)
+        check_count("blocks", options.get("blocks", 1), most=1_000)
+        dropout = options.get("dropout", 0)
+        is_share = isinstance(dropout, int | float) and 0 <= dropout < 1
+        expect(is_share, "dropout", "from 0 to below 1", dropout)
+        for name in {"bias", "centered"} & options.keys():
+            expect(isinstance(options[name], bool), name, "True or False", options[name])
         self._check_provenance(self.provenance)
         has_means = options.get("centered", False)
         for side, dim in (("source", self.source_dim), ("target", self.target_dim)):
@@ -260,13 +261,10 @@ class Translator(SavedModule):
         return self.prepare((embeds / norms).to(self.dtype))
 
 
-def check_count(name: str, value: Any, *, most: float = math.inf) -> None:
+def check_count(name: str, value: Any, *, most: int) -> None:
     """Raise an error if an option is no whole number from 1 to `most`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        bound = "" if most == math.inf else f" up to {most}"
-        raise UserError(
-            f"Expected {name} to be a positive whole number{bound}, got {value!r}.", param=name
-        )
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    expect(is_count, name, f"a positive whole number up to {most:,}", value)
 
 
 def _describe_bad_rows(embeds: Tensor, norms: Tensor) -> str:

@@ -21,7 +21,9 @@ FORMAT_VERSION = 3
 
 _DEMOS = {"demo": "image_to_audio", "demo-back": "audio_to_image"}
 _ACCESS = ("revision", "token", "local_files_only", "cache_dir", "force_download")
-_REMEDY = "Train or save it again, or download it again."
+_TYPES = dict.fromkeys(("source_space", "target_space", "recipe", "metrics", "versions"), dict)
+_TYPES |= {"data": str, "_name_or_path": str}
+REMEDY = "Train or save it again, or download it again."
 _HINT = "Give a folder written by `clip2clap train`, a hub id (owner/name), 'demo' or 'demo-back'."
 
 
@@ -106,15 +108,27 @@ def read_config(name: str | os.PathLike[str], **access: Any) -> dict[str, Any]:
             f"{folder / CONFIG_FILE} names no `_class_name`, so it is no translator's config. "
             "Expected a folder written by `clip2clap train` or Translator.save_pretrained."
         )
-    config = upgrade_config(config, folder)
-    for key in ("source_space", "target_space"):
-        if config.get(key) is None:
-            continue
-        try:
-            EmbeddingSpace.from_dict(config[key])
-        except (UserError, TypeError) as error:
+    config = upgrade_config(config, folder / CONFIG_FILE)
+    facts = {key: (config, kind) for key, kind in _TYPES.items()}
+    for side in ("source_space", "target_space"):
+        if isinstance(config.get(side), dict):
+            names = ("family", "model_id", "modality", "fingerprint")
+            facts |= {f"{side}.{name}": (config[side], str) for name in names}
+    for key, (values, kind) in facts.items():
+        value = values.get(key.split(".")[-1])
+        if value is not None and not isinstance(value, kind):
+            expected = "a JSON object" if kind is dict else "text"
             raise CheckpointError(
-                f"{folder / CONFIG_FILE} has a broken {key}: {one_line(error)} {_REMEDY}"
+                f"{folder / CONFIG_FILE} has {one_line(repr(value), limit=60)} as its {key}, where "
+                f"{expected} is expected. {REMEDY}"
+            )
+    for key in ("source_space", "target_space"):
+        try:
+            if config.get(key) is not None:
+                EmbeddingSpace.from_dict(config[key])
+        except UserError as error:
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE} has a broken {key}: {one_line(error)} {REMEDY}"
             ) from error
     return config
 
@@ -124,10 +138,10 @@ def upgrade_config(config: Mapping[str, Any], where: str | Path) -> dict[str, An
     version = config.get("_format_version", 1)
     if version not in range(1, FORMAT_VERSION + 1):
         raise CheckpointError(
-            f"{where} is written in format {version!r}; this version of clip2clap reads formats up "
-            f"to {FORMAT_VERSION}. Install a newer one."
+            f"{where} is written in format {one_line(repr(version), limit=60)}; this version of "
+            f"clip2clap reads formats up to {FORMAT_VERSION}. Install a newer one."
         )
-    upgraded = dict(config)
+    upgraded = {"versions": {}, **config}
     if version < 2:
         # Format 1 recorded the version of clip2clap alone, and no data.
         versions = {
@@ -167,7 +181,7 @@ def load_weights(
     try:
         found = {renamed.get(key, key): weight for key, weight in load_file(path).items()}
     except SafetensorError as error:
-        raise CheckpointError(f"{path} can't be read: {one_line(error)}. {_REMEDY}") from error
+        raise CheckpointError(f"{path} can't be read: {one_line(error)}. {REMEDY}") from error
     check_weights(
         str(path),
         missing=expected.keys() - found.keys(),
@@ -176,7 +190,15 @@ def load_weights(
             f"{key} {tuple(found[key].shape)} where {shape} is expected"
             for key, shape in expected.items()
             if key in found and tuple(found[key].shape) != shape
+        ]
+        + [
+            f"{key} of {weight.dtype} where floating point is expected"
+            for key, weight in found.items()
+            if not weight.is_floating_point()
         ],
-        remedy=_REMEDY,
+        remedy=REMEDY,
     )
+    broken = [key for key, weight in found.items() if not bool(weight.float().isfinite().all())]
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinity in {broken[0]}. {REMEDY}")
     return found

@@ -89,9 +89,9 @@ class PriorTranslator(Translator):
         # diffusers takes seconds to import, and no other translator needs it.
         from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
+        _check_options(1, default_guidance_scale, default_num_inference_steps)
         self.default_guidance_scale = float(default_guidance_scale)
         self.default_num_inference_steps = default_num_inference_steps
-        _check_options(1, default_guidance_scale, default_num_inference_steps)
         self.frequencies = Timesteps(
             _TIME_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0
         )
@@ -285,7 +285,7 @@ def _alphas_bar() -> Tensor:
 
 
 def _check_options(num_samples: int, guidance_scale: float, num_inference_steps: int) -> None:
-    check_count("num_samples", num_samples)
+    check_count("num_samples", num_samples, most=2**20)
     check_count("num_inference_steps", num_inference_steps, most=1000)
     if not isinstance(guidance_scale, int | float) or not 0 <= guidance_scale < float("inf"):
         raise UserError(

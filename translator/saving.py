@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.translator.checkpoint import (
     CONFIG_FILE,
     FORMAT_VERSION,
+    REMEDY,
     find_folder,
     load_weights,
     read_config,
@@ -161,8 +162,13 @@ class SavedModule(nn.Module):
         folder = find_folder(name, subfolder=subfolder, variant=variant, **access)
         config = read_config(folder)
         cls._check_config(config, folder)
-        with torch.device("meta"):
-            translator = cls.from_config(config)
+        try:
+            with torch.device("meta"):
+                translator = cls.from_config(config)
+        except UserError as error:
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE} describes no {cls.__name__}: {one_line(error)} {REMEDY}"
+            ) from error
         shapes = {key: tuple(w.shape) for key, w in translator.state_dict().items()}
         weights = load_weights(folder, variant, shapes, renamed=cls.renamed_weights)
         translator.load_state_dict(weights, assign=True)

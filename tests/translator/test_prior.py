@@ -167,8 +167,8 @@ def test_every_translator_can_be_asked_for_samples(trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 0}, "num_samples to be a positive whole number, got 0"),
-        ({"num_inference_steps": 1001}, "up to 1000, got 1001"),
+        ({"num_samples": 0}, "num_samples to be a positive whole number up to"),
+        ({"num_inference_steps": 1001}, "up to 1,000, got 1001"),
         ({"guidance_scale": -1.0}, "guidance_scale to be 0 or more"),
         ({"generator": [seeded()]}, "one for each of 2 embeds, got 1"),
     ],

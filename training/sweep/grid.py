@@ -1,6 +1,7 @@
 """Grid of training settings."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -36,7 +37,7 @@ class SweepGrid:
     def __init__(self, **values: Any):
         known = [field.name for field in fields(TrainingConfig)]
         self.values = {
-            name: tuple(own) if isinstance(own, list | tuple) else (own,)
+            name: (own,) if isinstance(own, str) or not isinstance(own, Iterable) else tuple(own)
             for name, own in {**REFERENCE_GRID, **values}.items()
         }
         for name, own in self.values.items():
@@ -44,7 +45,8 @@ class SweepGrid:
                 raise UserError(f"Expected fields of TrainingConfig, got {name!r}.", param=name)
             if not own:
                 raise UserError(f"Expected at least one value of {name}, got none.", param=name)
-            if len(set(own)) < len(own):
+            numbers = [float(each) if isinstance(each, int) else each for each in own]
+            if len(set(map(repr, numbers))) < len(own):
                 raise UserError(f"A value of {name} is given twice: {own}.", param=name)
 
     def settings(self, base: TrainingConfig) -> dict[str, TrainingConfig]:
