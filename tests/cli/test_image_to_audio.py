@@ -368,10 +368,14 @@ def test_photographs_come_from_the_web(
     status, _, complaint = run(
         "image-to-audio",
         *(f"{server}/cat.png?size=large", f"{server}/absent.png", "-o", out, "--generator", model),
+        "--allow-private",
     )
     assert status == 1
     assert f"skipped: {server}/absent.png can't be fetched" in complaint
     assert list(sounds_in(out)) == ["cat.wav"]
+    refused = run("image-to-audio", f"{server}/cat.png", "-o", tmp_path, "--generator", model)
+    assert refused[0] == 1
+    assert "no public address. Load it with --allow-private, or download" in refused[2]
     assert run("image-to-audio", photos / "cat.png", "-o", out, "--generator", model)[0] == 0
     assert (out / "cat.wav").read_bytes() == (out / "cat-2.wav").read_bytes()
 
@@ -386,7 +390,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "clip2clap", "image-to-audio"),
-            *(photos / "cat.png", *slow, "-o", out, "--generator", model),
+            *(photos / "cat.png", *slow, "-o", out, "--generator", model, "--allow-private"),
             *("--batch-size", "1", "--json"),
         ],
         stdout=subprocess.PIPE,

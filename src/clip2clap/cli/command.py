@@ -160,9 +160,14 @@ def name_options(error: UserError, declared: Any) -> str:
     options = "|".join(name for name, each in flags.items() if each.startswith("--"))
     return re.sub(
         rf"\b({options})=(\"[^\"]*\"|'[^']*'|[^\s,;)]*[^\s,;).])",
-        lambda found: f"{flags[found[1]]} {found[2].strip(chr(34) + chr(39))}".rstrip(),
+        lambda found: f"{flags[found[1]]} {_shown_value(found[2])}".rstrip(),
         message,
     )
+
+
+def _shown_value(value: str) -> str:
+    # A flag has no value.
+    return "" if value == "True" else value.strip("\"'")
 
 
 def notice_renamed(old: str, new: str) -> None:

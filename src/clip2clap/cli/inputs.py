@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from clip2clap.cli.checks import is_url
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError
 
 _LONGEST_STEM = 80
 
@@ -25,7 +25,7 @@ class Input:
     source: str
     stem: str
     value: Any = None
-    reason: str | None = None
+    reason: Exception | None = None
 
 
 def read_inputs(
@@ -49,7 +49,7 @@ def read_inputs(
             try:
                 batch.append(Input(index, source, stem(source), value=load(source)))
             except (UserError, OSError) as error:
-                batch.append(Input(index, source, stem(source), reason=one_line(error, limit=None)))
+                batch.append(Input(index, source, stem(source), reason=error))
         yield batch
 
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import typer
@@ -20,7 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from clip2clap.core.errors import one_line, printable
+from clip2clap.cli.command import name_options
+from clip2clap.core.errors import UserError, one_line, printable
 from clip2clap.core.version import __version__
 
 
@@ -39,6 +40,7 @@ class RunReport:
 
     def __init__(self, options: Any):
         self.settings = asdict(options)
+        self._declared = fields(options)
         self.results: Any = []
         self.skipped: list[dict[str, Any]] = []
         self.interrupted = False
@@ -54,6 +56,8 @@ class RunReport:
 
     def skip(self, source: Any, reason: object) -> None:
         """Add an input that could not be used, and print the reason."""
+        if isinstance(reason, UserError):
+            reason = name_options(reason, self._declared)
         line = one_line(reason, limit=None)
         self.skipped.append({"input": source, "reason": line})
         typer.echo(f"skipped: {line}", err=True)

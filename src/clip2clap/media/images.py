@@ -384,9 +384,8 @@ def _download(url: str, allow_private: bool) -> bytes:
         )
     except PrivateAddressError as error:
         raise UnreadableImageError(
-            f"{url} can't be fetched: {error}. Load it by load_image with allow_private=True, or "
-            "download the image first.",
-            param="allow_private",
+            f"{url} can't be fetched: {error}. Load it with allow_private=True, or download the "
+            "image first."
         ) from error
     except FetchError as error:
         raise UnreadableImageError(
