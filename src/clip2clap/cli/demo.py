@@ -128,11 +128,12 @@ def _write_files(
     from clip2clap.media.audio import write_audio
     from clip2clap.media.images import write_image
     from clip2clap.media.spectrogram import write_spectrogram
-    from clip2clap.report.demo import write_demo_page
+    from clip2clap.report.demo import write_demo_page, write_unfinished_page
 
     waveform, sampling_rate = result.audios[0], result.sampling_rate
     shown = image.copy()
     shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    write_unfinished_page(paths["page"])
     write_image(paths["image"], shown)
     write_audio(paths["audio"], waveform, sampling_rate)
     write_spectrogram(paths["spectrogram"], waveform, sampling_rate)

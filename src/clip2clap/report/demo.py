@@ -102,8 +102,19 @@ def write_demo_page(
     )
 
 
+def write_unfinished_page(path: Path) -> None:
+    """Write a page that claims a folder for the demo, whose next run may then replace its files."""
+    write_page(
+        path,
+        verb="demo",
+        title="From image to audio",
+        content="<p>This run of the demo was stopped before its end. Run it again.</p>",
+        footer=f"Made with clip2clap {escape(__version__)}.",
+    )
+
+
 def is_demo_page(path: Path) -> bool:
-    """Return True for a page that `write_demo_page` wrote."""
+    """Return True for a page that `write_demo_page` or `write_unfinished_page` wrote."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return generator_tag("demo") in file.read(1000)
