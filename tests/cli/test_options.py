@@ -1,6 +1,7 @@
 """Options of all verbs: one name has one help text, type and default."""
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +63,9 @@ def test_training_options_are_fields_of_the_config_with_its_defaults():
         ),
         ('Use architecture="ridge".', None, "Use --architecture ridge."),
         ("The table has no rows.", "table", "TABLE: The table has no rows."),
+        ("Give another folder, or overwrite=True.", None, "Give another folder, or --overwrite."),
+        ("Give output=..., please.", None, "Give --output PATH, please."),
+        ('Use source="a b".', None, "Use --source 'a b'."),
     ],
 )
 def test_an_error_of_the_library_names_the_options_of_the_verb(message, param, shown):
@@ -177,6 +181,19 @@ def test_every_old_spelling_is_tested():
         "image-to-audio --prompt rain --device gpu",
         "audio-to-image absent.wav",
         "paint absent.wav",
+        "audio-to-image --mix absent.wav:1 --mix other.wav:1",
+        "paint --target-audio absent.wav:1",
+        "paint --target-image absent.png:1",
+        "extract absent.csv --pair image-caption",
+        "extract ./absent --pair image-caption",
+        "extract . --pair image-audio --audio absent",
+        "extract . --pair image-audio --only clip --pair-with absent",
+        "fit --dataset absent.tsv",
+        "train . --init-from absent",
+        "sweep . --plus absent",
+        "evaluate absent --table .",
+        "evaluate demo --table . --pipeline demo --back absent",
+        "doctor absent",
         "extract audiocaps --clip clip-vit-base-patch3",
         "fit --captions absent.csv",
         "evaluate demo --table absent",
@@ -196,14 +213,25 @@ def test_a_mistake_is_answered_without_heavy_libraries(mistake: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+    assert ("absent" in done.stderr) == ("absent" in mistake)
 
 
-def test_completion_is_shown(tmp_path: Path):
-    shown = subprocess.run(
-        [sys.executable, "-m", "clip2clap", "--show-completion", "bash"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert "clip2clap" in shown.stdout
+def test_completion_is_installed_and_gives_options_and_their_values(tmp_path: Path):
+    def run(*arguments: str, **settings: str) -> str:
+        environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash", **settings}
+        command = [sys.executable, "-m", "clip2clap", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        )
+        return done.stdout
+
+    run("--install-completion", "bash")
+    script = tmp_path / ".bash_completions" / "clip2clap.sh"
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    assert "_CLIP2CLAP_COMPLETE=complete_bash" in script.read_text()
+    for words, expected in (
+        ("clip2clap image-to-audio --gen", ["--generator"]),
+        ("clip2clap train --architecture ri", ["ridge"]),
+    ):
+        settings = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        assert run(**settings, _CLIP2CLAP_COMPLETE="complete_bash").split() == expected

@@ -1,6 +1,9 @@
 """`clip2clap sweep`."""
 
 import json
+import re
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +52,22 @@ def test_sweep_refuses_what_makes_no_sense_in_one_line(
     assert (status, shown) == (2, "")
     assert complaint.count("\n") == 1
     assert words in complaint
+
+
+def test_a_sweep_on_tables_of_long_names_fits_80_columns(
+    run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = table.rename(tmp_path / "conceptual-captions-validation")
+    other = shutil.copytree(long, tmp_path / "audiocaps-train-captions")
+    grid = ("--hidden-size", 4, "--loss", "cosine:1+infonce:0.1", "--epochs", 1)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    status, shown, _ = run("sweep", long, "--plus", other, "-o", tmp_path / "sweep", *grid)
+    assert status == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert lines[0].split() == [
+        "model",
+        *["mrr", "recall", "at", "10", "on", "1", "on", "2", "epochs"],
+    ]
+    assert max(len(line) for line in lines[: lines.index(f"on 1: {long.name}")]) <= 80
+    assert "…" not in shown

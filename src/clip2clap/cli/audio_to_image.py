@@ -43,6 +43,8 @@ def audio_to_image(options: AudioToImage) -> None:
     """
     mix = parse_weighted(options.mix, "mix")
     _check(options)
+    for file, _ in mix:
+        check_exists(file, "mix")
     sources = [file for file, _ in mix] or find_inputs("audio", options.inputs or [])
     count = 1 if mix else len(sources)
     plan = plan_films(options, sources, _FOLDER) if options.film else []

@@ -8,6 +8,8 @@ from typing import Any
 from clip2clap.cli.options.common import DtypeName
 from clip2clap.core.errors import UserError
 
+_DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".tar", ".tgz", ".gz", ".npy")
+
 
 def require(condition: object, param: str, message: str) -> None:
     """Raise `UserError` about a parameter if a condition does not hold."""
@@ -43,12 +45,22 @@ def check_image(source: str | None, param: str) -> None:
         check_exists(source, param)
 
 
+def check_data(names: Sequence[str], param: str) -> None:
+    """Raise `UserError` if a data set is named like a file or folder that does not exist."""
+    for name in names:
+        is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+        is_path = is_path or Path(name).suffix in _DATA_SUFFIXES
+        if is_path and not is_url(name) and not set(name) & set("*?[{"):
+            check_exists(name, param)
+
+
 def check_translator(name: str | None, param: str = "translator") -> None:
-    """Raise `UserError` if a name is a path to a translator that does not exist."""
-    is_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
-    require(
-        not is_path or Path(str(name)).expanduser().exists(), param, f"There is no folder {name}."
-    )
+    """Raise `UserError` if a name is neither a folder, nor a hub id, nor that of a demo."""
+    if name is None or Path(name).expanduser().exists() or name in ("demo", "demo-back"):
+        return
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    hint = "Give a folder, a hub id (owner/name), demo or demo-back."
+    require(is_hub_id, param, f"There is no folder {name}. {hint}")
 
 
 def parse_size(size: str, param: str) -> tuple[int, int]:

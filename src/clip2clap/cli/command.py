@@ -7,6 +7,7 @@ signature that typer reads.
 
 import inspect
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, dataclass_transform
@@ -149,25 +150,30 @@ def parameter_of(each: Field[Any]) -> str:
 
 def name_options(error: UserError, declared: Any) -> str:
     """Return an error's message with the library's parameters replaced by a verb's options."""
-    flags = {
-        name: flag_of(each) for each in declared for name in (each.name, *each.metadata[KEY]["api"])
-    }
+    options = {name: each for each in declared for name in (each.name, *each.metadata[KEY]["api"])}
     message = str(error)
-    flag = flags.get(error.param or "")
-    if flag is not None and not message.startswith(flag):
-        plain = re.sub(rf"^Expected {error.param} to be ", "expected ", message)
-        message = f"{flag}: {re.sub('^Expected ', 'expected ', plain)}"
-    options = "|".join(name for name, each in flags.items() if each.startswith("--"))
+    if error.param in options:
+        flag = flag_of(options[error.param])
+        if not message.startswith(flag):
+            plain = re.sub(rf"^Expected {error.param} to be ", "expected ", message)
+            message = f"{flag}: {re.sub('^Expected ', 'expected ', plain)}"
+    names = "|".join(name for name, each in options.items() if flag_of(each).startswith("--"))
     return re.sub(
-        rf"\b({options})=(\"[^\"]*\"|'[^']*'|[^\s,;)]*[^\s,;).])",
-        lambda found: f"{flags[found[1]]} {_shown_value(found[2])}".rstrip(),
+        rf"\b({names})=(\"[^\"]*\"|'[^']*'|\.\.\.|[^\s,;)]*[^\s,;).])",
+        lambda found: _as_given(options[found[1]], found[2]),
         message,
     )
 
 
-def _shown_value(value: str) -> str:
-    # A flag has no value.
-    return "" if value == "True" else value.strip("\"'")
+def _as_given(each: Field[Any], value: str) -> str:
+    """Return how an option is given a value on the command line."""
+    flag, metavar = flag_of(each), each.metadata[KEY]["settings"]["metavar"]
+    if value == "...":
+        return f"{flag} {metavar or 'VALUE'}"
+    if each.type in (bool, bool | None) and value in ("True", "False"):
+        return flag if value == "True" else f"--no-{flag[2:]}"
+    unquoted = value.strip(chr(34) + chr(39))
+    return f"{flag} {shlex.quote(unquoted)}" if unquoted else flag
 
 
 def notice_renamed(old: str, new: str) -> None:

@@ -94,6 +94,7 @@ def _check(options: Evaluate) -> None:
         require(folder is None or folder.is_dir(), param, f"{folder} is not a folder.")
     for name in options.inputs:
         check_translator(name, "inputs")
+    check_translator(options.back, "back")
     split = options.split or "auto"
     require(split in _SPLITS, "split", f"expected one of {', '.join(_SPLITS)}, got {split!r}.")
     check_device(options.device, options.dtype)

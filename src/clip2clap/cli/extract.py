@@ -9,7 +9,14 @@ from typing import Any, cast, get_args
 import typer
 from rich.console import Console
 
-from clip2clap.cli.checks import check_device, check_exists, choose_device, choose_dtype, require
+from clip2clap.cli.checks import (
+    check_data,
+    check_device,
+    check_exists,
+    choose_device,
+    choose_dtype,
+    require,
+)
 from clip2clap.cli.options.data import Data, Extract, PairName
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.presets import check_name
@@ -36,6 +43,9 @@ def extract(options: Extract) -> None:
     check_name(clap, "clap", param="clap")
     check_device(options.device, options.dtype)
     published = published_name(options.source, options)
+    for param in ("audio", "frames"):
+        if getattr(options, param) is not None:
+            check_exists(getattr(options, param), param)
     for param in ("ray_address", "actors"):
         given = getattr(options, param)
         require(options.engine == "ray" or given is None, param, "goes with --engine ray.")
@@ -88,6 +98,8 @@ def published_name(source: Sequence[str], options: Data) -> str | None:
         "captions",
         "goes with a published data set. Name the file as the data set instead.",
     )
+    if published is None:
+        check_data(source, "source")
     for captions in options.captions or ():
         check_exists(captions, "captions")
     return published
@@ -214,6 +226,7 @@ def _partner(options: Extract, stem: str | None) -> Path | None:
         return None
     require(options.only is not None, "pair_with", "goes with --only of the other side.")
     if options.pair_with != "auto":
+        check_exists(options.pair_with, "pair_with")
         return Path(options.pair_with)
     require(stem is not None, "pair_with", "auto knows published data sets only. Name a table.")
     other = "clip" if options.only == "clap" else "clap"

@@ -99,6 +99,9 @@ def _parse_targets(options: Paint) -> dict[str, list[tuple[str, float]]]:
         modality: parse_weighted(getattr(options, f"target_{modality}"), f"target_{modality}", each)
         for modality, each in examples.items()
     }
+    for modality in ("image", "audio"):
+        for file, _ in further[modality]:
+            check_image(file, f"target_{modality}")
     require(
         options.inputs or any(weight > 0 for each in further.values() for _, weight in each),
         "inputs",

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from clip2clap.cli.command import name_options
 from clip2clap.core.errors import UserError, one_line, printable
@@ -128,7 +128,7 @@ class _PlainTable(Table):
 
 def plain_table(title: str, *titles: str) -> Table:
     """Return a table without lines, of numbers to the right of the first column."""
-    table = _PlainTable(title, box=None, pad_edge=False)
+    table = _PlainTable(Column(title, overflow="fold"), box=None, pad_edge=False)
     for each in titles:
         table.add_column(each, justify="right", no_wrap=True)
     return table

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import typer
 from rich.table import Table
 
 from clip2clap.cli.checks import check_device, check_exists, check_model_folder, choose_device
@@ -10,6 +11,9 @@ from clip2clap.cli.options.training import PairsAndMonitor, Sweep
 from clip2clap.cli.progress import RunReport, plain_table, share_bar
 from clip2clap.cli.train import config_settings
 from clip2clap.core.errors import UserError
+
+# What the names of tables may take of 80 columns.
+_MOST_CHARACTERS = 24
 
 
 def sweep(options: Sweep) -> None:
@@ -19,8 +23,8 @@ def sweep(options: Sweep) -> None:
     A sweep that was stopped continues where it stopped if it is started again in the same way.
     `accelerate launch -m clip2clap sweep ...` spreads it over processes or GPUs.
     """
-    for table in (options.table, *(options.plus or ())):
-        check_exists(table, "table")
+    for each in (options.table, *(options.plus or ())):
+        check_exists(each, "table")
     check_device(options.device, None)
 
     from clip2clap.training.config import TrainingConfig
@@ -32,8 +36,8 @@ def sweep(options: Sweep) -> None:
     from clip2clap.training.sweep.grid import SweepGrid
     from clip2clap.training.sweep.run import sweep as run_sweep
 
-    table = options.table.absolute()
-    output = options.output or table.with_name(f"{table.name}-sweep")
+    folder = options.table.absolute()
+    output = options.output or folder.with_name(f"{folder.name}-sweep")
     check_model_folder(output)
     report = RunReport(options)
     with share_bar("Training") as advance:
@@ -52,8 +56,12 @@ def sweep(options: Sweep) -> None:
         )
     if not _is_main_process():
         return
-    report.show(_table(results, base.monitor), f"Report: {output / 'report.html'}")
+    table, notes = _table(results, base.monitor)
+    report.show(table, *notes, f"Report: {output / 'report.html'}")
     report.end([result.row() for result in results])
+    if all(result.report is None for result in results):
+        typer.echo("Every model diverged. Lower --learning-rate, or look at the data.", err=True)
+        raise typer.Exit(1)
 
 
 def _grid_values(options: Sweep) -> dict[str, tuple[Any, ...]]:
@@ -89,11 +97,15 @@ def _is_main_process() -> bool:
     return PartialState().is_main_process
 
 
-def _table(results: list[Any], monitor: str) -> Table:
-    """Return the models, the best first, with their results on the tables' held-out pairs."""
+def _table(results: list[Any], monitor: str) -> tuple[Table, list[str]]:
+    """Return the models, the best first, with their results on the tables' held-out pairs.
+
+    Long names of tables are below the table.
+    """
     tables = list(dict.fromkeys(table for result in results for table in result.held_out))
-    on_tables = (f"on {name}" for name in tables)
-    table = plain_table("model", monitor, "recall at 10", *on_tables, "epochs")
+    fits = sum(len(f"  on {name}") for name in tables) <= _MOST_CHARACTERS
+    titles = [f"on {name if fits else number}" for number, name in enumerate(tables, 1)]
+    table = plain_table("model", monitor, "recall at 10", *titles, "epochs")
 
     def score(result: Any) -> float:
         return -1.0 if result.report is None else result.report.metrics[monitor]
@@ -110,4 +122,5 @@ def _table(results: list[Any], monitor: str) -> Table:
             *(f"{result.held_out[name]['recall_at_10']:.3f}" for name in tables),
             f"{report.best_epoch} of {report.epochs_run}",
         )
-    return table
+    notes = [f"{title}: {name}" for title, name in zip(titles, tables, strict=True)]
+    return table, [] if fits else notes

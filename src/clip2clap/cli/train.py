@@ -7,7 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
-from clip2clap.cli.checks import check_device, check_exists, check_model_folder, choose_device
+from clip2clap.cli.checks import (
+    check_device,
+    check_exists,
+    check_model_folder,
+    check_translator,
+    choose_device,
+)
 from clip2clap.cli.options.training import Train
 from clip2clap.cli.progress import RunReport, plain_table, share_bar
 from clip2clap.core.presets import PRESETS
@@ -30,6 +36,7 @@ def train(options: Train) -> None:
     """
     check_exists(options.table, "table")
     check_device(options.device, None)
+    check_translator(options.init_from, "init_from")
 
     from clip2clap.training.config import TrainingConfig
 
