@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -78,7 +79,7 @@ def explain_read_errors(path: Path) -> Iterator[None]:
     """Raise an error of a damaged file as a one-line `UserError`."""
     try:
         yield
-    except (OSError, EOFError, UnicodeError, csv.Error, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeError, zlib.error, csv.Error, pa.ArrowException) as error:
         raise UserError(
             f"{path} can't be read ({one_line(error)}). Download it again; rows embedded so far "
             "are safe."

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.datasets.base import (
     Row,
     Source,
@@ -58,8 +59,8 @@ class ColumnNames:
             elif given or key != "id":
                 names = [given] if given else _USUAL_NAMES[attribute].split()[:2]
                 raise UserError(
-                    f"{where} has the columns {', '.join(columns)}, not {' or '.join(names)}. Name "
-                    f"the {attribute} column.",
+                    f"{where} has the columns {one_line(', '.join(columns))}, not "
+                    f"{' or '.join(names)}. Name the {attribute} column.",
                     param=f"{attribute}_column",
                 )
         missing = [name for name in self.keep if name not in columns]
@@ -75,6 +76,7 @@ def rows_of(
     *,
     stem: str,
     base: Path,
+    split: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Yield the rows of records, whose columns are named by `id` and modality.
 
@@ -103,7 +105,8 @@ def rows_of(
             elif content[modality] is None and record.get("status") not in (None, "success"):
                 # img2dataset writes why it has no image.
                 problem = problem or f"{record['status']} ({record.get('error_message')})"
-        yield Row(row_id, kept | {name: record.get(name) for name in keep}, content, problem)
+        kept |= {name: record.get(name) for name in keep}
+        yield Row(row_id, {**kept, **split}, content, problem)
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,9 @@ class TableFiles(Source):
         splits = split_columns(self.files) if len(self.files) > 1 else {}
         for file in self.files:
             columns, records = read_table(file)
-            names, keep = self.columns.find(columns, self.wanted, file), self.columns.keep
-            for row in rows_of(records, names, keep, stem=stems[file], base=file.parent):
-                split = splits.get(file, {})
-                yield Row(row.id, {**row.columns, **split}, row.content, row.problem)
+            names = self.columns.find(columns, self.wanted, file)
+            place: Any = {"stem": stems[file], "base": file.parent, "split": splits.get(file, {})}
+            yield from rows_of(records, names, self.columns.keep, **place)
 
 
 def settings_of(columns: ColumnNames) -> dict[str, Any]:

@@ -98,9 +98,10 @@ def _write_files(
 ) -> None:
     if format == "parquet":
         return table.to_parquet(folder / _PARQUET)
+    # Rows are written last: vectors never stand beside those of an older export.
     rows_file = _rows_beside(folder) if format == "text" else folder / _ROWS
-    # Written last: vectors never stand beside the rows of an older export.
-    rows_file.unlink(missing_ok=True)
+    if format != "text":
+        rows_file.unlink(missing_ok=True)
     if format == "numpy":
         for column in table.spaces:
             with replacing(folder / f"{column}.npy") as partial, partial.open("wb") as file:
@@ -109,7 +110,7 @@ def _write_files(
         for family, column in pair.items():
             _write_csv(table, folder / _CSV_FILES[family], family, column)
     else:
-        _write_texts(table, folder, pair)
+        _write_texts(table, folder, pair, rows_file)
     # The rows without their vectors, with the spaces of these columns.
     rows = table.data.select(["id", *table.sources])
     metadata = spaces_metadata({name: table.spaces[name] for name in pair.values() or table.spaces})
@@ -315,7 +316,9 @@ def _read_csv(files: Mapping[str, Path]) -> Iterator[dict[str, np.ndarray]]:
             raise UserError(message) from error
 
 
-def _write_texts(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]) -> None:
+def _write_texts(
+    table: EmbeddingTable, folder: Path, pair: Mapping[Family, str], rows_file: Path
+) -> None:
     for path in folder.iterdir():
         if not re.fullmatch(r"muestra_\d+\.txt", path.name):
             raise TableError(f"{folder} holds something else ({path.name}). Give an empty folder.")
@@ -332,6 +335,7 @@ def _write_texts(table: EmbeddingTable, folder: Path, pair: Mapping[Family, str]
                 np.savetxt(file, clip)
                 file.write("\n\nCLAP Embedding:\n")
                 np.savetxt(file, clap)
+        rows_file.unlink(missing_ok=True)
         folder.rename(earlier)
         partial.rename(folder)
     finally:

@@ -128,6 +128,7 @@ def test_a_text_export_replaces_a_longer_one_whole(table, tmp_path, monkeypatch)
         with pytest.raises(UserError, match="can't be written to: No space left"):
             export_table(short, folder, "text")
     assert {file.name: file.read_text() for file in folder.iterdir()} == whole
+    assert import_table(folder, tmp_path / "kept").ids == table.ids
     export_table(short, folder, "text")
     assert import_table(folder, tmp_path / "again").ids == ["a", "b", "c"]
     assert not list(tmp_path.glob(".out*"))

@@ -114,6 +114,17 @@ def test_json_lines_cost_one_row_each_if_they_are_damaged(tmp_path):
     assert captions(rows_of(tmp_path / "c.json")) == ["rain", "its line is no JSON object"]
 
 
+def test_a_damaged_archive_is_told_in_a_line(tmp_path):
+    whole = gzip.compress(b"caption\n" + b"a dog\n" * 5000)
+    for position in (12, 20, len(whole) - 5):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0xFF
+        (tmp_path / "a.csv.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a\.csv\.gz can't be read") as error:
+            rows_of(tmp_path / "a.csv.gz")
+        assert "\n" not in str(error.value)
+
+
 # Files in cells
 
 
