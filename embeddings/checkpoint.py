@@ -26,6 +26,8 @@ Library = Literal["transformers", "open_clip", "laion_clap"]
 _TRANSFORMERS_WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+    # A variant, such as fp16, where there is nothing else.
+    ("model.*.safetensors",),
 )
 _OPEN_CLIP_WEIGHTS = (
     ("open_clip_model.safetensors",),
@@ -78,6 +80,7 @@ def find_checkpoint(
     revision: str | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> Checkpoint:
     """Find the files of a model, and download missing ones from the hub.
 
@@ -90,6 +93,7 @@ def find_checkpoint(
         revision: Branch, tag or commit on the hub.
         token: Access token for the hub.
         local_files_only: Use files on disk only.
+        cache_dir: Folder of downloads, in place of the hub's own cache.
 
     Returns:
         The files on disk.
@@ -100,6 +104,7 @@ def find_checkpoint(
     """
     name = str(name)
     access = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    access["cache_dir"] = cache_dir
     if not name:
         raise UserError(f"The {family.upper()}'s name is empty. {suggestion(name, family)}")
     for prefix, owner in ((_OPEN_CLIP_PREFIX, "clip"), (_LAION_CLAP_PREFIX, "clap")):
@@ -151,7 +156,8 @@ class _Source:
         if re.match(r"[./~\\]|[A-Za-z]:[\\/]", self.location) or self.location.count("/") > 1:
             raise ModelNotFoundError(f"There is no folder {self.name}. {hint}")
         if self.listed is None:
-            self.listed = list_hub_files(self.location, **self.access)
+            access = {key: value for key, value in self.access.items() if key != "cache_dir"}
+            self.listed = list_hub_files(self.location, **access)
         return fetch(
             self.location,
             lambda _: list(patterns),
@@ -160,6 +166,7 @@ class _Source:
             guess=self._close_preset(),
             revision=self.access["revision"],
             token=self.access["token"],
+            cache_dir=self.access["cache_dir"],
             listed=self.listed,
         )
 
@@ -181,8 +188,9 @@ class _Source:
                 unreachable = error
                 continue
             index = next((folder / p for p in patterns if p.endswith(".index.json")), None)
-            if (folder / patterns[0]).is_file():
-                return (folder / patterns[0],)
+            found = sorted(folder.glob(patterns[0]))
+            if found:
+                return (found[0],)
             if index is not None and index.is_file():
                 return _shards(index)
         if unreachable is not None:

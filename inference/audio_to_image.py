@@ -201,13 +201,14 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         guidance_scale: float | None = None,
         num_candidates: int = 1,
         eta: float = 0.0,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
         latents: Tensor | None = None,
         batch_size: int | None = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **unknown: Any,
     ) -> AudioToImageOutput:
         """Generate images for each audio source or embedding; all candidates are returned.
 
@@ -233,7 +234,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             guidance_scale: Strength of classifier-free guidance; disabled at 1 and below.
             num_candidates: Images per item.
             eta: Noise that DDIM adds, from 0 to 1.
-            generator: One generator, or one for each item; see `clip2clap.inference.noise`.
+            generator: One generator or seed, or one for each item; see `clip2clap.inference.noise`.
             latents: Starting noise, shape (n * num_candidates, channels, rows, columns).
             batch_size: Number of images generated at once; 8 by default.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
@@ -241,6 +242,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after
                 every step of every batch; may return tensors to replace.
             callback_on_step_end_tensor_inputs: Names of the callback's tensors: `latents`.
+            **unknown: Refused, with what to use instead.
 
         Raises:
             UserError: If an argument is invalid, or a source is unreadable (it is named).

@@ -12,12 +12,27 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
+from clip2clap.inference.arguments import (
+    ACCESS_OPTIONS,
+    LOADING_OPTIONS,
+    as_generators,
+    as_python,
+    refuse_unknown,
+)
+from clip2clap.inference.call_checks import check_finite
 from clip2clap.inference.compatibility import PathOrId, check_sizes, check_spaces
-from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors
-from clip2clap.inference.inputs import AudioSource, ImageSource, as_list, read_audio, read_images
+from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors, running
+from clip2clap.inference.inputs import (
+    AudioSource,
+    ImageSource,
+    as_list,
+    check_embeds,
+    read_audio,
+    read_images,
+)
 from clip2clap.inference.loading.components import DtypeChoice
 from clip2clap.inference.loading.formats import open_checkpoint
 
@@ -72,6 +87,7 @@ class TranslatorPipeline(DiffusionPipeline):
     """Prompt of a label for `nearest_labels`."""
 
     diffusion: LatentDiffusion
+    _access: Mapping[str, Any] = {}
     clip: "ClipEncoder | None"
     translator: "Translator | None"
     negative_embedding: "LearnedNegativeEmbedding | None"
@@ -108,26 +124,58 @@ class TranslatorPipeline(DiffusionPipeline):
                 Kandinsky and an IP-Adapter, `clip` defines the embeddings' space and norm and, for
                 Kandinsky, the negative embedding; an IP-Adapter on the hub is
                 OWNER/REPOSITORY/PATH. Further options as in diffusers: `variant` of the weights,
-                such as `"fp16"`, `revision`, `token` and `local_files_only`.
+                such as `"fp16"` (a component without it is loaded from its plain weights),
+                `use_safetensors`, `revision`, `token`, `cache_dir` and `local_files_only`.
 
         Raises:
             SpaceMismatchError: If two components are of different encoders.
-            CheckpointError: If it is another pipeline, or files or weights are missing or do not
-                match; they are named.
+            CheckpointError: If it is another pipeline, or files or weights are missing, damaged or
+                do not match; they are named.
+            UserError: If an option is unknown; what to use instead is named.
         """
-        name, variant = pretrained_model_name_or_path, options.pop("variant", None)
-        fetch_text_encoder = options.pop("fetch_text_encoder", True)
+        name = pretrained_model_name_or_path
         components, settings = cls._get_signature_keys(cls)
+        published_only = options.pop("published_only", False)
+        fetch_text_encoder = options.pop("fetch_text_encoder", True)
+        known = {*components, *settings, *LOADING_OPTIONS}
+        refuse_unknown(options, known, where=f"{cls.__name__}.from_pretrained")
+        options = {key: value for key, value in options.items() if value is not None}
         given = {part: options.pop(part, None) for part in cls.encoder_parts}
         names = options.keys() & {*components, *settings}
         replaced = {part: options.pop(part) for part in names}
-        replaced = {part: value for part, value in replaced.items() if value is not None}
-        checkpoint = open_checkpoint(name, cls.preset_kind, **options)
+        access = {key: options.pop(key) for key in ACCESS_OPTIONS if key in options}
+        checkpoint = open_checkpoint(name, cls.preset_kind, published_only=published_only, **access)
         checkpoint.pipeline_class = cls
         checkpoint.fetch_text_encoder = fetch_text_encoder
-        pipeline = checkpoint.load(given, replaced, torch_dtype=torch_dtype, variant=variant)
+        pipeline = checkpoint.load(given, replaced, torch_dtype=torch_dtype, **options)
         pipeline.register_to_config(_name_or_path=os.fspath(name))
+        pipeline._access = checkpoint.access
         return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **replaced: Any) -> Self:
+        """Create a pipeline from another's components and settings; no weights are copied.
+
+        Args:
+            pipeline: Pipeline of this class, or of diffusers with the components that are needed.
+            **replaced: Components and settings that replace its own.
+
+        Raises:
+            UserError: If it lacks a component that is not given, or an argument is unknown.
+        """
+        components, settings = cls._get_signature_keys(cls)
+        refuse_unknown(replaced, {*components, *settings}, where=f"{cls.__name__}.from_pipe")
+        values = {**pipeline.config, **pipeline.components, **replaced}
+        missing = set(components) - values.keys() - set(cls._optional_components)
+        if missing:
+            raise UserError(
+                f"The {type(pipeline).__name__} has no {', '.join(sorted(missing))}, which a "
+                f"{cls.__name__} needs: give {'it' if len(missing) == 1 else 'them'} as arguments.",
+                param="pipeline",
+            )
+        arguments = {name: values.get(name) for name in components}
+        arguments |= {name: values[name] for name in settings if name in values}
+        return cls(**arguments)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast all components, as `DiffusionPipeline.to` does."""
@@ -207,13 +255,14 @@ class TranslatorPipeline(DiffusionPipeline):
         self,
         embeds: Tensor,
         *,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
     ) -> Tensor:
         """Translate embeddings into the generator's space.
 
         Args:
             embeds: Embeddings of the translator's source space, shape (n, d).
-            generator: Generator for a translator that samples, one for all or one per embedding.
+            generator: Generator or seed for a translator that samples, one for all or one per
+                embedding.
 
         Returns:
             Embeddings of the generator's space, shape (n, d), float32, unit norm, on the CPU.
@@ -221,7 +270,8 @@ class TranslatorPipeline(DiffusionPipeline):
         Raises:
             UserError: If the pipeline has no translator, or the shape is wrong.
         """
-        return self._translate(embeds, self.translator, generator)
+        embeds = as_python("image_embeds", embeds)
+        return self._translate(embeds, self.translator, as_generators(generator))
 
     def rank(self, candidates: Any, embeds: Tensor) -> tuple[Tensor, Tensor]:
         """Compare generated candidates with the embeddings they were generated for.
@@ -293,8 +343,13 @@ class TranslatorPipeline(DiffusionPipeline):
                 "Translating needs a translator, and this pipeline has none: load it with "
                 "translator=..."
             )
-        moved = embeds.to(self._execution_device)
+        check_embeds(embeds, "embeds", translator.source_dim)
+        moved = torch.atleast_2d(embeds).to(self._execution_device)
         sampled = translator.sample(moved, generator=generator).squeeze(1)
+        if not sampled.isfinite().all():
+            raise CheckpointError(
+                "The translator returned values that are not finite: its weights are damaged."
+            )
         return sampled.to("cpu", torch.float32)
 
     def _register(self, arguments: Mapping[str, Any]) -> None:
@@ -313,7 +368,10 @@ class TranslatorPipeline(DiffusionPipeline):
         """Return a call's arguments, with defaults filled in and single items as lists."""
         defaults = {"batch_size": _DEFAULT_BATCH_SIZE, "image": None}
         defaults |= {"guidance_interval": (0.0, 1.0)}
-        call = {name: value for name, value in arguments.items() if name != "self"}
+        defaults |= {"callback_on_step_end_tensor_inputs": ("latents",)}
+        call = {k: as_python(k, v) for k, v in arguments.items() if k not in ("self", "unknown")}
+        refuse_unknown(arguments["unknown"], call, where=f"A call of {type(self).__name__}")
+        call["generator"] = as_generators(call["generator"])
         for name in call.keys() & set(_LISTS):
             call[name] = as_list(call[name])
         if call["latents"] is not None and call["num_candidates"] is None:
@@ -347,9 +405,13 @@ class TranslatorPipeline(DiffusionPipeline):
         self._num_timesteps = len(self.diffusion.schedule(call)[1])
         batches = request.split(call.batch_size)
         total = self._num_timesteps * len(batches)
+        decoded = []
         with self.progress_bar(total=total) as bar:  # pyright: ignore[reportAttributeAccessIssue]
-            latents = (self.diffusion.generate(batch, on_step) for batch in batches)
-            return torch.cat([decode(each).cpu() for each in latents])
+            for batch in batches:
+                latents = check_finite(self.diffusion.generate(batch, on_step), self, call)
+                with running("autoencoder or vocoder"):
+                    decoded.append(decode(latents).cpu())
+        return check_finite(torch.cat(decoded), self, call)
 
     def _finish(self, output: BaseOutput, call: Any) -> Any:
         """Free the offloaded models and return the output as the call wants it."""

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
-from clip2clap.core.errors import UserError, expect, is_integer, is_number
+from clip2clap.core.errors import CheckpointError, UserError, expect, is_integer, is_number
 from clip2clap.inference.inputs import (
     Negative,
     check_embeds,
@@ -16,6 +17,39 @@ from clip2clap.inference.inputs import (
     embeds_on_cpu,
     is_count,
 )
+
+# Beyond it any UNet's output overflows or is noise.
+_MAX_GUIDANCE = 10_000.0
+# Beyond them one output would need tens of gigabytes.
+_MAX_SIDE = 16_384
+
+
+def check_finite(values: Tensor, pipeline: Any, call: Any) -> Tensor:
+    """Return generated values, or raise a `UserError` that says why they are not finite."""
+    if torch.isfinite(values).all():
+        return values
+    components = pipeline.components.items()
+    models = {name: part for name, part in components if isinstance(part, torch.nn.Module)}
+    for name, model in models.items():
+        weights = [weight for weight in model.parameters() if not weight.is_meta]
+        if not all(weight.isfinite().all() for weight in weights):
+            raise CheckpointError(
+                f"The weights of the {name} are not finite: the checkpoint is damaged. Fetch or "
+                "train it again."
+            )
+    if any(
+        weight.dtype == torch.float16 for each in models.values() for weight in each.parameters()
+    ):
+        raise UserError(
+            "The output is not finite: float16 overflowed. Use torch_dtype=torch.bfloat16 or "
+            "torch.float32.",
+            param="torch_dtype",
+        )
+    raise UserError(
+        f"The output is not finite with guidance_scale={call.guidance_scale:g}. Use a smaller one, "
+        f"such as {pipeline.config['default_guidance_scale']:g}.",
+        param="guidance_scale",
+    )
 
 
 def check_generator_call(pipeline: Any, call: Any) -> int:
@@ -62,6 +96,9 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
         UserError: If an argument is invalid.
     """
     decoder, count = pipeline.decoder, _check_audio(pipeline, call)
+    check_number(call.audio_start_in_s, "audio_start_in_s")
+    if call.audio_length_in_s is not None:
+        check_number(call.audio_length_in_s, "audio_length_in_s")
     check_number(call.strength, "strength", 1.0)
     levels = decoder.noise_levels
     holds = is_integer(call.noise_level) and 0 <= call.noise_level < levels
@@ -83,6 +120,7 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
     for name in ("height", "width"):
         value, expected = getattr(call, name), f"a multiple of {decoder.multiple} pixels"
         expect(is_count(value) and not value % decoder.multiple, name, expected, value)
+        expect(value <= _MAX_SIDE, name, f"at most {_MAX_SIDE} pixels", value)
     _check_sampling(pipeline, call, count, ("pil", "np", "pt", "latent"))
     shape = (count * call.num_candidates, *decoder.latent_shape(call.height, call.width))
     _check_latents(call, shape, f"images of {call.width} x {call.height}")
@@ -91,15 +129,16 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
 
 def _check_sampling(pipeline: Any, call: Any, count: int, output_types: Sequence[str]) -> None:
     """Check the arguments that the calls of both pipelines have."""
-    most = pipeline.scheduler.config["num_train_timesteps"]
+    most = pipeline.scheduler.config.get("num_train_timesteps", 1000)
     holds, expected = is_count(call.num_inference_steps, most), f"an integer from 1 to {most}"
     expect(holds, "num_inference_steps", expected, call.num_inference_steps)
-    check_number(call.guidance_scale, "guidance_scale")
+    check_number(call.guidance_scale, "guidance_scale", _MAX_GUIDANCE)
     check_number(call.eta, "eta", 1.0)
     for name in ("num_candidates", "batch_size"):
         expect(is_count(getattr(call, name)), name, "a positive integer", getattr(call, name))
     _check_choice(call.output_type, output_types, "output_type")
-    known = pipeline._callback_tensor_inputs
+    callback, known = call.callback_on_step_end, pipeline._callback_tensor_inputs
+    expect(callback is None or callable(callback), "callback_on_step_end", "callable", callback)
     unknown = set(call.callback_on_step_end_tensor_inputs) - set(known)
     if unknown:
         raise UserError(
@@ -107,13 +146,6 @@ def _check_sampling(pipeline: Any, call: Any, count: int, output_types: Sequence
             param="callback_on_step_end_tensor_inputs",
         )
     generator = call.generator
-    each = generator if isinstance(generator, Sequence) else [generator]
-    if not all(one is None or isinstance(one, torch.Generator) for one in each):
-        raise UserError(
-            "Expected generator to be a torch.Generator or a list of them, got "
-            f"{generator!r}. Give torch.Generator().manual_seed({generator!r}).",
-            param="generator",
-        )
     if isinstance(generator, Sequence) and len(generator) != count:
         raise UserError(
             f"Expected one generator, or one for each of the {count} items, got {len(generator)}.",
@@ -126,11 +158,15 @@ def _check_choice(value: Any, choices: Sequence[str], name: str) -> None:
 
 
 def _check_latents(call: Any, shape: tuple[int, ...], what: str) -> None:
-    if call.latents is not None and tuple(call.latents.shape) != shape:
+    if call.latents is None:
+        return
+    got = tuple(call.latents.shape) if isinstance(call.latents, Tensor) else type(call.latents)
+    if got != shape:
         raise UserError(
-            f"Expected latents of shape {shape} for {what}, got {tuple(call.latents.shape)}.",
-            param="latents",
+            f"Expected latents of shape {shape} for {what}, got {got}.", param="latents"
         )
+    if not torch.isfinite(call.latents).all():
+        raise UserError("latents holds values that are not finite.", param="latents")
 
 
 def _check_negative(pipeline: Any, call: Any, count: int) -> None:

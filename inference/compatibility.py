@@ -93,6 +93,9 @@ def check_sizes(pipeline: Any, what: str, space: tuple[str, EmbeddingSpace | Non
     for component, size in sizes.items():
         if size and size != dim:
             raise UserError(f"{what} expects embeddings of {dim} values, {component} {size}.")
+    size = pipeline.unet.config["sample_size"]
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"unet/config.json: sample_size is {size!r}; expected a positive integer.")
     channels, expected = pipeline.unet.config["in_channels"], pipeline.vae.config["latent_channels"]
     if channels != expected:
         raise UserError(

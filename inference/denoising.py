@@ -1,16 +1,18 @@
 """Latent diffusion conditioned on embeddings: requests, and the loop that all generators share."""
 
+import contextlib
 import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.inference.noise import draw_noise
 
 Tensors = dict[str, Tensor]
@@ -96,7 +98,8 @@ class LatentDiffusion(ABC):
         """
         scheduler = copy.deepcopy(self.parts.scheduler)
         steps = call.num_inference_steps
-        scheduler.set_timesteps(steps, device=device)
+        with _explained(scheduler, steps):
+            scheduler.set_timesteps(steps, device=device)
         if call.image is None:
             return scheduler, scheduler.timesteps
         first = (steps - min(int(steps * call.strength), steps)) * getattr(scheduler, "order", 1)
@@ -114,23 +117,25 @@ class LatentDiffusion(ABC):
         unet, device = self.parts.unet, self.parts._execution_device
         conditional, unconditional = self.condition(request)
         scheduler, timesteps = self.schedule(request.call, device)
-        tensors = {"latents": self._start(request, scheduler, timesteps), **conditional}
+        with _explained(scheduler, len(timesteps)):
+            start, accepted = self._start(request, scheduler, timesteps), _accepted(scheduler)
+        tensors = {"latents": start, **conditional}
         tensors |= {f"negative_{name}": value for name, value in (unconditional or {}).items()}
-        # The options that a scheduler accepts differ.
-        accepted = inspect.signature(scheduler.step).parameters
         options = {"eta": request.call.eta, "generator": list(request.generators)}
         options = {name: value for name, value in options.items() if name in accepted}
         guided_steps = interval_steps(request.call.guidance_interval, len(timesteps))
         for index, timestep in enumerate(timesteps):
             latents = tensors["latents"]
             guided = unconditional is not None and index in guided_steps
-            scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
+            with _explained(scheduler, len(timesteps)):
+                scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
             inputs = {name: tensors[name].to(scaled.device, scaled.dtype) for name in conditional}
             if guided:
                 scaled = torch.cat([scaled, scaled])
                 for name, value in inputs.items():
                     inputs[name] = torch.cat([tensors[f"negative_{name}"].to(value), value])
-            output = unet(scaled, timestep, **self.unet_inputs(inputs), return_dict=False)[0]
+            with running("UNet"):
+                output = unet(scaled, timestep, **self.unet_inputs(inputs), return_dict=False)[0]
             # Some UNets predict a variance beside the noise.
             sizes = [latents.shape[1], output.shape[1] - latents.shape[1]]
             predicted, variance = output.float().split(sizes, dim=1)
@@ -140,7 +145,8 @@ class LatentDiffusion(ABC):
                 variance = variance.chunk(2)[1]
             if scheduler.config.get("variance_type") in ("learned", "learned_range"):
                 predicted = torch.cat([predicted, variance], dim=1)
-            step = scheduler.step(predicted, timestep, latents, **options, return_dict=False)
+            with _explained(scheduler, len(timesteps)):
+                step = scheduler.step(predicted, timestep, latents, **options, return_dict=False)
             tensors["latents"] = step[0]
             tensors |= on_step(index, timestep, tensors)
         return tensors["latents"]
@@ -157,3 +163,40 @@ class LatentDiffusion(ABC):
         if not len(timesteps):
             return latents
         return scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(request)))
+
+
+def _accepted(scheduler: Any) -> Collection[str]:
+    """Return the names of the options that a scheduler's `step` accepts; they differ."""
+    return inspect.signature(scheduler.step).parameters
+
+
+@contextlib.contextmanager
+def _explained(scheduler: Any, steps: int) -> Iterator[None]:
+    """Raise a `UserError` for a scheduler that does not fit."""
+    with _converted(
+        UserError,
+        f"{type(scheduler).__name__} does not fit the pipeline with {steps} steps. Use a scheduler "
+        "of models that predict noise or v, such as DPMSolverMultistepScheduler or DDIMScheduler, "
+        "or other num_inference_steps",
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def running(part: str) -> Iterator[None]:
+    """Raise a `CheckpointError` for a component that cannot run."""
+    message = f"The {part} cannot run: its config.json does not fit its weights or these inputs"
+    with _converted(CheckpointError, message):
+        yield
+
+
+@contextlib.contextmanager
+def _converted(error_class: type[UserError], message: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "CUDA" in str(error):  # a fault of the device
+            raise
+        raise error_class(f"{message} ({one_line(error)}).") from error

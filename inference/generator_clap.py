@@ -79,7 +79,10 @@ class GeneratorClap:
                 "embeddings instead of text, or create it with clap_id=... and clap_space=..."
             )
         encoder = ClapEncoder.from_pretrained(
-            config["clap_id"], revision=config["clap_revision"], modalities=(modality,)
+            config["clap_id"],
+            revision=config["clap_revision"],
+            modalities=(modality,),
+            **self._pipeline._access,
         )
         if self.space is not None:
             require_same_model(self.space, encoder.space(modality), what="The generator's own CLAP")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip2clap.core.errors import UserError, is_number
+from clip2clap.core.errors import UserError, expect, is_number
 from clip2clap.inference.base import TranslatorPipeline
 from clip2clap.inference.call_checks import check_generator_call
 from clip2clap.inference.compatibility import PathOrId
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clip2clap.models.spectral_vocoder import SpectralVocoder
     from clip2clap.translator.base import Translator
 
+_MAX_SECONDS = 3600
 logger = logging.getLogger(__name__)
 
 
@@ -210,13 +211,14 @@ class ImageToAudioPipeline(TranslatorPipeline):
         negative_prompt_embeds: Tensor | None = None,
         num_candidates: int | None = None,
         eta: float = 0.0,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
         latents: Tensor | None = None,
         batch_size: int | None = None,
         output_type: Literal["np", "pt"] = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **unknown: Any,
     ) -> ImageToAudioOutput:
         """Generate audio for each image, prompt or embedding.
 
@@ -237,7 +239,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
             num_candidates: Candidates per item, of which the one most similar to the embedding
                 by a CLAP audio encoder is kept; by default 1 with `latents`.
             eta: Noise that DDIM adds, from 0 to 1 (arXiv 2010.02502).
-            generator: One generator, or one for each item; see `clip2clap.inference.noise`.
+            generator: One generator or seed, or one for each item; see `clip2clap.inference.noise`.
             latents: Starting noise, shape (n * num_candidates, channels, time, frequency).
             batch_size: Number of candidates generated at once; 8 by default.
             output_type: `"np"` for an array, `"pt"` for a tensor.
@@ -246,6 +248,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
                 every step of every batch; may return tensors to replace.
             callback_on_step_end_tensor_inputs: Names of the callback's tensors: `latents`,
                 `prompt_embeds`, `negative_prompt_embeds`.
+            **unknown: Refused, with what to use instead.
 
         Raises:
             UserError: If an argument is invalid or an image unreadable (it is named).
@@ -272,11 +275,9 @@ class ImageToAudioPipeline(TranslatorPipeline):
         """Return the number of samples of a length, which is checked."""
         seconds = self.default_audio_length_in_s if seconds is None else seconds
         shortest = self.vae_scale_factor * self._hop_length / self.sampling_rate
-        if not is_number(seconds) or seconds < shortest:
-            raise UserError(
-                f"Expected audio_length_in_s to be at least {shortest:g} seconds, got {seconds!r}.",
-                param="audio_length_in_s",
-            )
+        holds = is_number(seconds) and shortest <= seconds <= _MAX_SECONDS
+        expected = f"at least {shortest:g} and at most {_MAX_SECONDS} seconds"
+        expect(holds, "audio_length_in_s", expected, seconds)
         return round(seconds * self.sampling_rate)
 
     def latent_shape(self, samples: int) -> tuple[int, int, int]:
@@ -348,7 +349,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
                 "Guiding away from the zero vector: the pipeline has no negative_embedding, "
                 "and its generator's text encoder is not on disk."
             )
-        return torch.zeros(1, self.embed_dim)
+        return torch.zeros(1, self.embed_dim, dtype=torch.float32)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Decode latents to waveforms, shape (n, samples), float32, on the CPU."""

@@ -82,7 +82,7 @@ def is_count(value: Any, most: float = math.inf) -> bool:
 
 
 def check_number(value: Any, name: str, largest: float = math.inf) -> None:
-    """Raise a `UserError` that names the argument unless it is from 0 to `largest`."""
+    """Raise a `UserError` that names the argument unless it is finite, from 0 to `largest`."""
     holds = is_number(value) and 0 <= value <= largest
     expect(holds, name, f"from 0.0 to {largest}", value)
 

@@ -36,7 +36,7 @@ def mix_embeds(embeds: Sequence[Tensor] | Tensor, weights: Sequence[float]) -> T
             f"Expected a weight for each of the {len(embeds)} embeddings, got {len(weights)}.",
             param="weights",
         )
-    scales = torch.tensor([float(weight) for weight in weights])
+    scales = torch.tensor([float(weight) for weight in weights], dtype=torch.float32)
     if not scales.isfinite().all() or not scales.abs().sum() > 0:
         raise UserError(
             f"Expected finite weights that are not all 0, got {list(weights)}.", param="weights"

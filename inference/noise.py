@@ -6,6 +6,7 @@ item's own generator. Candidate 0 is the output of a single candidate; each furt
 generator seeded by an integer drawn from a copy of the item's, which is not advanced by it.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -35,9 +36,8 @@ def second_generators(generators: Sequence[torch.Generator]) -> list[torch.Gener
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
     """Draw each item's noise from its own generator, shape (n, *shape), float32, on the CPU."""
-    return torch.cat(
-        [torch.randn((1, *shape), generator=own, device=own.device).cpu() for own in generators]
-    )
+    draw = functools.partial(torch.randn, (1, *shape), dtype=torch.float32)
+    return torch.cat([draw(generator=own, device=own.device).cpu() for own in generators])
 
 
 def _seeded_by(generator: torch.Generator | None, further: int = 0) -> torch.Generator:

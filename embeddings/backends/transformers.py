@@ -188,7 +188,8 @@ class TransformersBackend(Backend):
             return {"pixel_values": processor(list(images), return_tensors="pt")["pixel_values"]}
         outputs = processor(list(images), do_rescale=False, do_normalize=False, return_tensors="pt")
         mean, std = (
-            torch.tensor(v).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std)
+            torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+            for values in (processor.image_mean, processor.image_std)
         )
         pixels = outputs["pixel_values"].float()
         return {"pixel_values": pixels.mul_(processor.rescale_factor / std).sub_(mean / std)}
@@ -278,6 +279,7 @@ def _load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> n
     names = [name for name in config.architectures or [] if name in _SINGLE_ENCODERS]
     model_class = getattr(transformers, names[0] if names else "AutoModel")
     assert checkpoint.folder is not None
+    _, _, variant = checkpoint.weights[0].stem.partition(".")
     try:
         model, report = model_class.from_pretrained(
             checkpoint.folder,
@@ -286,6 +288,7 @@ def _load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> n
             local_files_only=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            variant=variant or None,
             **({} if names else {"trust_remote_code": False}),
         )
     except Exception as error:

@@ -31,9 +31,7 @@ def read_space(
     *,
     family: Family,
     modality: Modality,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
+    **access: Any,
 ) -> EmbeddingSpace:
     """Read the embedding space of a checkpoint without building the model.
 
@@ -41,9 +39,7 @@ def read_space(
         pretrained_model_name_or_path: As for the encoder's `from_pretrained`.
         family: `"clip"` or `"clap"`.
         modality: `"image"`, `"text"` or `"audio"`.
-        revision: Branch, tag or commit on the hub.
-        token: Access token for the hub.
-        local_files_only: Use files on disk only.
+        **access: `revision`, `token`, `local_files_only` and `cache_dir`, as in transformers.
 
     Returns:
         The space that the loaded encoder reports.
@@ -55,13 +51,7 @@ def read_space(
         >>> read_space("demo", family="clip", modality="image").dim
         512
     """
-    checkpoint = find_checkpoint(
-        pretrained_model_name_or_path,
-        family,
-        revision=revision,
-        token=token,
-        local_files_only=local_files_only,
-    )
+    checkpoint = find_checkpoint(pretrained_model_name_or_path, family, **access)
     with quiet():
         return _read_spec(checkpoint, family).space(modality)
 
@@ -106,10 +96,8 @@ class Encoder(nn.Module):
         *,
         device: torch.device | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
         modalities: Sequence[Modality] | None = None,
+        **access: Any,
     ) -> Self:
         """Load an encoder with exactly the weights of its checkpoint.
 
@@ -119,10 +107,8 @@ class Encoder(nn.Module):
                 `laion_clap:FILE` or an AudioLDM or MusicLDM pipeline for CLAP.
             device: Device of the model; the CPU by default.
             torch_dtype: Dtype of the weights; float32 by default. Embeddings are always float32.
-            revision: Branch, tag or commit on the hub.
-            token: Access token for the hub.
-            local_files_only: Use files on disk only.
             modalities: Modalities whose weights are kept in memory; all by default.
+            **access: `revision`, `token`, `local_files_only` and `cache_dir`, as in transformers.
 
         Returns:
             The encoder in evaluation mode, with frozen weights; gradients reach its inputs.
@@ -138,13 +124,7 @@ class Encoder(nn.Module):
                 f"Expected modalities among {get_args(Modality)}, got {tuple(modalities)}.",
                 param="modalities",
             )
-        checkpoint = find_checkpoint(
-            pretrained_model_name_or_path,
-            cls.family,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-        )
+        checkpoint = find_checkpoint(pretrained_model_name_or_path, cls.family, **access)
         with quiet():
             spec = _read_spec(checkpoint, cls.family)
             backend = spec.build(weights_dtype)

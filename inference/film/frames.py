@@ -59,7 +59,7 @@ class DecodedFrames:
         height, width = (self.calls.get(name) or size for name in ("height", "width"))
         generator = torch.Generator().manual_seed(seed)
         shape = (2, *pipeline.decoder.latent_shape(height, width))
-        self._noise = torch.randn(shape, generator=generator)
+        self._noise = torch.randn(shape, generator=generator, dtype=torch.float32)
         self._angle = 2 * math.pi / (walk_in_s * options.fps) if walk_in_s else 0.0
         self._count = 0
 

@@ -117,7 +117,7 @@ def _smoothed(
             return
         time, vector = near[place]
         if spread:
-            times = torch.tensor([moment for moment, _ in near])
+            times = torch.tensor([moment for moment, _ in near], dtype=torch.float32)
             weights = (-0.5 * ((times - time) / spread).square()).exp()
             vector = unit_norm(weights @ torch.stack([each for _, each in near]))
         yield time, vector

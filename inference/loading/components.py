@@ -1,19 +1,18 @@
 """Components of a pipeline: their dtypes, and loading with complete weights."""
 
-import contextlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 
-from clip2clap.core.errors import CheckpointError, UserError, one_line
-from clip2clap.core.hub import quiet
+from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.embeddings.weights import check_weights
-from clip2clap.inference.loading.files import component_class, part_names
+from clip2clap.inference.loading.configs import check_config
+from clip2clap.inference.loading.files import WEIGHTS, component_class, explained, part_names
 from clip2clap.models.autoencoders import AUTOENCODERS
 
 HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
@@ -86,11 +85,16 @@ def part_dtypes(choice: DtypeChoice) -> Callable[[str], torch.dtype]:
 
 
 def load_strictly(
-    model_class: type[Model], folder: Path, *, dtype: torch.dtype, variant: str | None = None
+    model_class: type[Model],
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
 ) -> Model:
     """Load a diffusers or transformers model whose folder must hold exactly its weights.
 
-    The weights' variant is used if the folder has it.
+    The weights' variant is used if the folder has it, or has no other weights.
 
     Raises:
         CheckpointError: If the config or a weight is missing, unexpected or of another size; the
@@ -101,14 +105,16 @@ def load_strictly(
     what = f"{model_class.__name__} in {folder}"
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{what}: config.json is missing. Is the checkpoint complete?")
-    names = [path.name for path in folder.iterdir()]
-    chosen = variant if variant and any(f".{variant}." in name for name in names) else None
+    config = check_config(folder / "config.json", model_class)
+    chosen = _variant_in(folder, variant)
     # transformers lists mismatched sizes only if it may ignore them.
     options: dict[str, Any] = {"dtype": dtype, "ignore_mismatched_sizes": True}
     if issubclass(model_class, diffusers.ModelMixin):
         options = {"torch_dtype": dtype}
+    if use_safetensors is not None:
+        options["use_safetensors"] = use_safetensors
     load: Any = model_class.from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
-    with _explained(what):
+    with explained(what, config, model_class):
         model, info = load(folder, variant=chosen, output_loading_info=True, **options)
     check_weights(
         what,
@@ -119,11 +125,21 @@ def load_strictly(
     return model
 
 
+def _variant_in(folder: Path, variant: str | None) -> str | None:
+    """Return the variant of weights to load from a folder: the one asked for, or the only one."""
+    stems = [path.stem for path in folder.iterdir() if path.suffix in WEIGHTS]
+    variants = [stem.split(".", 1)[1].split("-")[0] for stem in stems if "." in stem]
+    if variant in variants:
+        return variant
+    return variants[0] if len(variants) == len(stems) > 0 else None
+
+
 def load_encoders(
     given: Mapping[str, Any],
     dtypes: Callable[[str], torch.dtype],
     *,
     modalities: Mapping[str, Sequence[Any]],
+    variant: str | None = None,
     **access: Any,
 ) -> dict[str, Any]:
     """Load the encoders, translators and IP-Adapters that were given by name.
@@ -136,7 +152,10 @@ def load_encoders(
             options = {"torch_dtype": dtypes(part), **access}
             if part in modalities:
                 options["modalities"] = modalities[part]
-            loaded[part] = _class_of(part).from_pretrained(os.fspath(name), **options)
+            if part.endswith("translator") and Path(name).is_dir():
+                options["variant"] = _variant_in(Path(name), variant)
+            with explained(f"The {part} {os.fspath(name)}"):
+                loaded[part] = _class_of(part).from_pretrained(os.fspath(name), **options)
     return loaded
 
 
@@ -145,11 +164,12 @@ def load_components(
     index: dict[str, Any],
     places: Mapping[str, str],
     dtypes: Callable[[str], torch.dtype],
-    variant: str | None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Load a generator's components, each with exactly its weights.
 
-    `places` has the name of each in the index, `model_index.json`, by its name in our pipelines.
+    `places` has the name of each in the index, `model_index.json`, by its name in our pipelines;
+    the options are those of `load_strictly`.
 
     Raises:
         CheckpointError: If one is missing or of an unknown class, or its weights don't match.
@@ -160,13 +180,13 @@ def load_components(
         path = next((each for each in folders if each.is_dir()), folders[0])
         class_name = component_class(index, place)
         if part == "tokenizer":
-            with _explained(f"The tokenizer in {folder}"):
+            with explained(f"The tokenizer in {folder}"):
                 loaded[part] = _class_of(part).from_pretrained(path, local_files_only=True)
         elif part in ("scheduler", "image_noising_scheduler"):
             loaded[part] = _load_scheduler(path, class_name)
         else:
             model_class = _class_of(part, class_name, folder)
-            loaded[part] = load_strictly(model_class, path, dtype=dtypes(part), variant=variant)
+            loaded[part] = load_strictly(model_class, path, dtype=dtypes(part), **options)
     return loaded
 
 
@@ -181,20 +201,10 @@ def _load_scheduler(path: Path, class_name: str | None) -> Any:
             f"{diffusers.__version__} doesn't have. Give scheduler=..., or install the diffusers "
             "it was saved with."
         )
-    with _explained(f"The scheduler in {path.parent}"):
+    file = path / "scheduler_config.json"
+    config = check_config(file, scheduler_class) if file.is_file() else {}
+    with explained(f"The scheduler in {path.parent}", config, scheduler_class):
         return cast(Any, scheduler_class).from_pretrained(path)
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Mute libraries, and raise a `CheckpointError` for what they raise."""
-    try:
-        with quiet():
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{what} can't be loaded: {one_line(error)}") from error
 
 
 def _class_of(part: str, class_name: str | None = None, folder: Path | None = None) -> Any:

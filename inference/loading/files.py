@@ -1,17 +1,20 @@
 """Files of a pipeline: fetch them from the hub and read `model_index.json`."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip2clap.core.errors import CheckpointError, ModelNotFoundError
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
+from clip2clap.core.hub import quiet
 from clip2clap.core.presets import PRESETS, Kind
+from clip2clap.inference.loading.configs import named_in
 
 INDEX_FILE = "model_index.json"
 
 _RENAMED = {"embedding_memory": "retrieval_memory"}
-_WEIGHTS = (".safetensors", ".bin")
+WEIGHTS = (".safetensors", ".bin")
 
 
 def fetch_folder(
@@ -82,6 +85,21 @@ def component_class(index: dict[str, Any], part: str) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def explained(
+    what: str, config: dict[str, Any] | None = None, model_class: Any = None
+) -> Iterator[None]:
+    """Mute libraries, and raise a `CheckpointError` that names the field for what they raise."""
+    try:
+        with quiet():
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        field = named_in(error, config, model_class) if config else ""
+        raise CheckpointError(f"{what} can't be loaded: {one_line(error)}{field}") from error
+
+
 def part_names(part: str) -> list[str]:
     """Return the folder names of a component: today's, and that of earlier versions."""
     return [part, *(older for older, newer in _RENAMED.items() if newer == part)]
@@ -93,10 +111,10 @@ def _needed_files(listed: Sequence[str], parts: Sequence[str], variant: str | No
     for part in parts:
         files = [file for file in listed if file.startswith(f"{part}/")]
         needed += [file for file in files if file.endswith((".json", ".txt", ".model"))]
-        for suffix in _WEIGHTS:
+        for suffix in WEIGHTS:
             weights = [file for file in files if file.endswith(suffix)]
-            varied = [file for file in weights if variant and f".{variant}." in file]
-            plain = [file for file in weights if Path(file).name.count(".") == 1]
+            varied = [file for file in weights if variant and f".{variant}" in file]
+            plain = [file for file in weights if Path(file).name.count(".") == 1] or weights
             if varied or plain:
                 needed += varied or plain
                 break

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
 from clip2clap.core.presets import Kind, companions_of, resolve
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.compatibility import (
@@ -17,7 +17,15 @@ from clip2clap.inference.compatibility import (
     encoder_space,
     translator_spaces,
 )
-from clip2clap.inference.loading.files import component_class, fetch_folder, part_names, read_index
+from clip2clap.inference.loading.configs import check_settings
+from clip2clap.inference.loading.files import (
+    INDEX_FILE,
+    component_class,
+    explained,
+    fetch_folder,
+    part_names,
+    read_index,
+)
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clip import ClipEncoder
@@ -50,7 +58,8 @@ class Checkpoint:
         replaced: dict[str, Any],
         *,
         torch_dtype: "DtypeChoice",
-        variant: str | None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
     ) -> Any:
         """Load the pipeline; the spaces of all components are compared before any weights are read.
 
@@ -71,8 +80,9 @@ class Checkpoint:
         companions = companions_of(self.name, kind)
         defaults = {part: self._default_encoder(part, companions.get(part)) for part in missing}
         given = {**given, **defaults}
-        self.space = self._space(given)
-        check_spaces(given, self.space, cls.space_pairs, **access)
+        with explained(f"The encoders of {self.name}"):
+            self.space = self._space(given)
+            check_spaces(given, self.space, cls.space_pairs, **access)
 
         places = self._places()
         for part in replaced.keys() - {"scheduler"}:
@@ -82,8 +92,10 @@ class Checkpoint:
             self.name, folders, kind=kind, variant=variant, revision=self.revision, **access
         )
         precomputed = self._precompute()
-        parts = load_components(self.folder, self.index, places, dtypes, variant)
-        encoders = load_encoders(given, dtypes, modalities=cls.encoder_modalities, **access)
+        options = {"variant": variant, "use_safetensors": use_safetensors}
+        parts = load_components(self.folder, self.index, places, dtypes, **options)
+        needed = {"modalities": cls.encoder_modalities, "variant": variant}
+        encoders = load_encoders(given, dtypes, **needed, **access)
         settings = self._settings({**replaced, **parts}, encoders)
         return cls(**{**encoders, **parts, **precomputed, **settings, **replaced})
 
@@ -106,8 +118,14 @@ class Checkpoint:
 
     def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
         """Return the space of the embeddings that the generator was trained on, if recorded."""
-        space = self.index.get(self.pipeline_class.space_setting)
-        return EmbeddingSpace.from_dict(space) if space else None
+        setting = self.pipeline_class.space_setting
+        space = self.index.get(setting)
+        try:
+            return EmbeddingSpace.from_dict(space) if space else None
+        except (UserError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.folder / INDEX_FILE}: {setting} is damaged: {one_line(error)}"
+            ) from error
 
     def _precompute(self) -> dict[str, Any]:
         """Return components that are computed before the generator's weights are loaded."""
@@ -158,7 +176,7 @@ class AudioLDM(Published):
             options = {"revision": self.revision, **self.access}
             return read_space(self.name, family="clap", modality="text", **options)
         target = translator_spaces(given["translator"], **self.access)[1]
-        if target is not None and target.model_id != self.name:
+        if target is not None and target.model_id not in (self.name, os.path.relpath(self.name)):
             raise CheckpointError(
                 f"The translator leads to {target}. Only the text encoder's files show whether "
                 f"that is the CLAP of {self.name}: use fetch_text_encoder=True."
@@ -341,6 +359,7 @@ def open_checkpoint(
     location = resolve(os.fspath(name), kind)
     folder = fetch_folder(location, kind=kind, **access)
     index = read_index(folder, expected=f"{own}.save_pretrained, or a checkpoint of {expected}")
+    check_settings(folder / INDEX_FILE, index)
     class_name = str(index.get("_class_name"))
     if class_name not in (*others, last):
         raise CheckpointError(
@@ -348,6 +367,9 @@ def open_checkpoint(
             f"conditioned on {_CONDITIONS[kind]}.",
             param=kind,
         )
+    if Path(location).expanduser().is_dir():
+        # Saved pipelines name it, and a relative path would look like a hub id elsewhere.
+        location = str(folder.absolute())
     revision = access.pop("revision", None)
     return FORMATS[kind][class_name](location, folder, index, access, revision)
 

@@ -103,7 +103,8 @@ class Canvas:
         shape = height // self.multiple, width // self.multiple
         if self._codebook is None:
             channels = self.autoencoder.config["latent_channels"]
-            return torch.randn(1, channels, *shape, generator=generator).to(self.device)
+            drawn = torch.randn(1, channels, *shape, generator=generator, dtype=torch.float32)
+            return drawn.to(self.device)
         entries = torch.randint(len(self._codebook), shape, generator=generator)
         drawn = self._codebook[entries.to(self.device)].movedim(-1, 0)[None]
         return self._to_units(drawn)

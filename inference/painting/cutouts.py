@@ -59,15 +59,16 @@ def _affine_maps(
     """Draw the affine maps from cutout to image coordinates, shape (count, 2, 3)."""
     short = min(height, width)
     # Half the side of the largest square, in coordinates from -1 to 1 along each side.
-    square = torch.tensor([short / width, short / height])
-    fractions = _MIN_SIDE + (1 - _MIN_SIDE) * torch.rand(count, 1, generator=generator)
+    square = torch.tensor([short / width, short / height], dtype=torch.float32)
+    fractions = _MIN_SIDE + (1 - _MIN_SIDE) * _draw(count, 1, generator)
     fractions[0] = 1
-    centers = (1 - fractions * square) * (2 * torch.rand(count, 2, generator=generator) - 1)
+    centers = (1 - fractions * square) * _uniform(count, generator)
     centers[0] = 0
-    linear = torch.eye(2).repeat(count, 1, 1)
+    linear = torch.eye(2, dtype=torch.float32).repeat(count, 1, 1)
     if augment:
-        rotation, shear = (torch.tensor([_ROTATION, _SHEAR]) * _uniform(count, generator)).unbind(1)
-        mirror = torch.rand(count, generator=generator).lt(0.5) * -2.0 + 1
+        rotation, shear = _uniform(count, generator).unbind(1)
+        rotation, shear = _ROTATION * rotation, _SHEAR * shear
+        mirror = _draw(count, 1, generator)[:, 0].lt(0.5) * -2.0 + 1
         rotation[0], shear[0], mirror[0] = 0, 0, 1
         cos, sin = rotation.cos(), rotation.sin()
         linear = torch.stack([mirror * cos, shear - sin, mirror * sin, cos], dim=1).view(
@@ -79,4 +80,8 @@ def _affine_maps(
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:
     """Draw two numbers from -1 to 1 per cutout, shape (count, 2)."""
-    return 2 * torch.rand(count, 2, generator=generator) - 1
+    return 2 * _draw(count, 2, generator) - 1
+
+
+def _draw(count: int, size: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, size, generator=generator, dtype=torch.float32)

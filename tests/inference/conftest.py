@@ -1,6 +1,7 @@
 """Fixtures of image-to-audio pipelines."""
 
 import shutil
+from typing import Any
 
 import pytest
 from diffusers import (
@@ -11,6 +12,7 @@ from transformers import SpeechT5HifiGan
 
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
+from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.translator.mlp import MLPTranslator
 
 from .builders import joined, load
@@ -69,3 +71,16 @@ def no_loading_later(monkeypatch):
             monkeypatch.setattr(model_class, "from_pretrained", refuse)
 
     return forbid
+
+
+@pytest.fixture(scope="session")
+def loaded_decoder(painter_folder):
+    return AudioToImagePipeline.from_pretrained(painter_folder, torch_dtype=None)
+
+
+@pytest.fixture
+def decoder(loaded_decoder):
+    """Return an audio-to-image pipeline, whose scheduler a test may replace."""
+    pipeline: Any = AudioToImagePipeline.from_pipe(loaded_decoder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

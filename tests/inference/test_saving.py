@@ -1,15 +1,18 @@
 """Loading and saving of the image-to-audio pipeline, and the dtypes of its components."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from clip2clap.core.errors import CheckpointError, ModelNotFoundError
+from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.loading.components import part_dtypes
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
@@ -200,3 +203,92 @@ def test_offloading_changes_no_audio(pipe, saved):
     for _ in range(2):
         got = offloaded(**call, generator=seeded()).audios
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_a_saved_variant_loads_with_and_without_its_name(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, variant="fp16")
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    expected = pipe(colored_images(1), generator=seeded(), **FAST).audios
+    for options in ({"variant": "fp16"}, {}, {"variant": "fp16", "use_safetensors": True}):
+        again: Any = ImageToAudioPipeline.from_pretrained(tmp_path, torch_dtype=None, **options)
+        again.set_progress_bar_config(disable=True)
+        assert torch.equal(again(colored_images(1), generator=seeded(), **FAST).audios, expected)
+
+
+def test_an_audioldm_folder_with_weights_of_one_variant_alone_loads(audioldm_folder, tmp_path):
+    folder = shutil.copytree(audioldm_folder, tmp_path / "audioldm")
+    for file in folder.rglob("*.safetensors"):
+        half = {name: weight.half() for name, weight in load_file(file).items()}
+        save_file(half, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+        file.unlink()
+    for options in ({"variant": "fp16"}, {}):
+        pipeline = ImageToAudioPipeline.from_audioldm(folder, torch_dtype=None, **options)
+        assert pipeline.unet.dtype == torch.float32
+        assert pipeline.negative_embedding is not None
+
+
+def test_a_pipeline_of_a_relative_folder_records_where_it_is(
+    audioldm_folder, tmp_path, monkeypatch
+):
+    (tmp_path / "m").mkdir()
+    shutil.copytree(audioldm_folder, tmp_path / "m" / "audioldm")
+    monkeypatch.chdir(tmp_path)
+    pipeline = ImageToAudioPipeline.from_audioldm("m/audioldm", torch_dtype=None)
+    pipeline.save_pretrained("saved")
+    index = json.loads(Path("saved/model_index.json").read_text())
+    assert index["clap_id"] == str(tmp_path / "m" / "audioldm")
+    monkeypatch.chdir("/")
+    again: Any = ImageToAudioPipeline.from_pretrained(tmp_path / "saved", torch_dtype=None)
+    assert again.encode_text(["rain"]).shape == (1, 16)
+
+
+def test_from_pipe_shares_components_and_replaces_those_given(pipe, ddim):
+    other: Any = ImageToAudioPipeline.from_pipe(pipe, scheduler=ddim, default_guidance_scale=4.0)
+    assert other.unet is pipe.unet
+    assert other.scheduler is ddim
+    assert pipe.scheduler is not ddim
+    assert other.config.default_guidance_scale == 4.0
+    assert other.config.clap_space == pipe.config.clap_space
+    with pytest.raises(UserError, match=r"has no vocoder, which a ImageToAudioPipeline needs"):
+        ImageToAudioPipeline.from_pipe(StableDiffusionLike(pipe))
+    with pytest.raises(UserError, match=r"from_pipe has no torch_dtype\. Cast"):
+        ImageToAudioPipeline.from_pipe(pipe, torch_dtype=torch.float16)
+
+
+class StableDiffusionLike(DiffusionPipeline):
+    """Pipeline of diffusers without a vocoder."""
+
+    def __init__(self, pipe):
+        super().__init__()
+        self.register_modules(unet=pipe.unet, vae=pipe.vae, scheduler=pipe.scheduler)
+
+    @property
+    def components(self):
+        return {name: getattr(self, name) for name in ("unet", "vae", "scheduler")}
+
+
+def test_cache_dir_reaches_the_hub_for_the_pipeline_and_its_encoders(
+    audioldm_folder, monkeypatch, tmp_path
+):
+    folders = []
+
+    def download(repo_id, *, cache_dir, **_):
+        folders.append(cache_dir)
+        return str(audioldm_folder)
+
+    info = SimpleNamespace(siblings=[])
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    pipeline = ImageToAudioPipeline.from_audioldm("owner/audioldm", cache_dir=tmp_path)
+    pipeline.encode_text(["rain"])
+    assert folders
+    assert set(folders) == {tmp_path}
+
+
+def test_use_safetensors_refuses_weights_in_another_format(saved):
+    file = saved / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    ImageToAudioPipeline.from_pretrained(saved)
+    with pytest.raises(CheckpointError, match="safetensors"):
+        ImageToAudioPipeline.from_pretrained(saved, use_safetensors=True)

@@ -256,7 +256,7 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
             windows,
             self.fft_window_size,
             self.hop_length,
-            window=torch.hann_window(self.fft_window_size),
+            window=torch.hann_window(self.fft_window_size, dtype=torch.float32),
             return_complex=True,
         )
         filters = _mel_filters(self.fft_window_size, self.feature_size, self.sampling_rate)

@@ -112,7 +112,9 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         for _ in range(_BALANCING_STEPS):
             predicted = predicted * self._gains(targets, predicted)
         seed = torch.Generator().manual_seed(0)
-        turns = torch.rand(predicted.shape[1:], generator=seed).to(predicted.device)
+        turns = torch.rand(predicted.shape[1:], generator=seed, dtype=torch.float32).to(
+            predicted.device
+        )
         phases = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
         momentum = self.config.momentum
         weight = momentum / (1 + momentum)
