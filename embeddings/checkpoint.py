@@ -84,19 +84,10 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Find the files of a model, and download missing ones from the hub.
 
-    Args:
-        name: Preset, hub id, folder, `open_clip:ARCH/TAG_OR_FILE` or `laion_clap:FILE`. For CLAP
-            also an AudioLDM or MusicLDM pipeline (its text encoder and tokenizer), for CLIP a
-            pipeline with an image encoder such as stable unCLIP, for both a pipeline of
-            clip2clap.
-        family: `"clip"` or `"clap"`.
-        revision: Branch, tag or commit on the hub.
-        token: Access token for the hub.
-        local_files_only: Use files on disk only.
-        cache_dir: Folder of downloads, in place of the hub's own cache.
-
-    Returns:
-        The files on disk.
+    The name is a preset, hub id, folder, `open_clip:ARCH/TAG_OR_FILE` or `laion_clap:FILE`. For
+    CLAP it may also be an AudioLDM or MusicLDM pipeline (its text encoder and tokenizer), for CLIP
+    a pipeline with an image encoder such as stable unCLIP, for both a pipeline of clip2clap.
+    Downloads go to `cache_dir`, if given, in place of the hub's own cache.
 
     Raises:
         ModelNotFoundError: If the model is neither on disk nor on the hub.

@@ -147,13 +147,7 @@ class ImageDownloader:
         await self._client.close()
 
     def __call__(self, rows: Iterable[tuple[str, str]]) -> Iterator[Download]:
-        """Download rows, a bounded number of them ahead of the reader.
-
-        Args:
-            rows: Pairs of an id and a URL, read as downloads begin.
-
-        Yields:
-            The outcome of each row, in the order of the rows.
+        """Yield the outcome of each pair of an id and a URL, in order, some read ahead.
 
         Raises:
             UserError: If called outside a `with` block, or the cache can't be written to.

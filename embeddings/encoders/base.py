@@ -223,20 +223,11 @@ class Encoder(nn.Module):
         )
 
     def preprocess(self, modality: Modality, items: Sequence[Any]) -> list[Preprocessed]:
-        """Preprocess items one by one, for batches of any composition.
+        """Preprocess items one by one on the CPU, for batches of any composition.
 
-        Preprocessing runs on the CPU, so it can run in threads beside `encode_preprocessed`.
-
-        Args:
-            modality: Modality of the items.
-            items: Texts, or images or audio as in `encode_image` and `encode_audio`, also as a
-                file's bytes.
-
-        Returns:
-            Inputs of `encode_preprocessed`, on the CPU, in input order.
-
-        Raises:
-            UserError: If an item is unusable, or this encoder does not embed the modality.
+        Texts, and images and audio as in `encode_image` and `encode_audio` or as a file's bytes,
+        become inputs of `encode_preprocessed`, which can run beside this in another thread. Raises
+        a `UserError` if an item is unusable, or this encoder does not embed the modality.
         """
         self._require(modality)
         if modality != "text":
@@ -254,19 +245,9 @@ class Encoder(nn.Module):
         batch_size: int = 64,
         normalize: bool = True,
     ) -> Tensor:
-        """Encode the outputs of `preprocess`.
+        """Encode the outputs of `preprocess`, as the `encode_...` methods do.
 
-        Args:
-            modality: Modality of the items.
-            preprocessed: Any number of items.
-            batch_size: Items (audio: windows) per batch; it does not change the embeddings.
-            normalize: Scale embeddings to unit norm.
-
-        Returns:
-            Embeddings, shape (n, d), float32, on the CPU, in input order; unit norm by default.
-
-        Raises:
-            UserError: If this encoder does not embed the modality.
+        The embeddings do not depend on the batch size: items, or windows of audio.
         """
         self._check(preprocessed, modality, batch_size)
         if modality == "text":
