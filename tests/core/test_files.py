@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from clip2clap.core.files import free_stem, replacing
+from clip2clap.core.files import free_stem, replacing, visible_files, visible_folders
 
 
 def test_a_file_is_replaced_only_once_it_is_whole(tmp_path: Path) -> None:
@@ -106,3 +106,21 @@ def test_a_long_stem_is_cut_so_that_its_files_fit(tmp_path: Path) -> None:
     assert other == f"{stem}-2"
     (tmp_path / f"{other}-spectrogram.png").touch()
     assert len(stem) > 100
+
+
+def test_hidden_files_are_left_out(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "._a.PNG", ".hidden.jpg", "c.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    assert [path.name for path in visible_files(tmp_path, {".jpg", ".png"})] == ["a.PNG", "b.jpg"]
+
+
+def test_links_that_lead_back_end(tmp_path: Path) -> None:
+    for name in ("a/deep", "b", ".git"):
+        (tmp_path / name).mkdir(parents=True)
+    outside = tmp_path.parent / f"{tmp_path.name} outside"
+    outside.mkdir()
+    for link, target in (("a/up", tmp_path), ("b/over", tmp_path / "a"), ("0", outside)):
+        (tmp_path / link).symlink_to(target)
+    found = [str(folder.relative_to(tmp_path)) for folder in visible_folders(tmp_path)]
+    assert found == [".", "a", "a/deep", "b", "0"]

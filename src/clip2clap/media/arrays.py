@@ -121,8 +121,13 @@ def mix_down(channels: np.ndarray) -> np.ndarray:
     It is their mean, or the loudest channel where they would cancel, as in antiphase stereo.
     """
     mono = channels.mean(axis=0)
-    powers = np.einsum("cn,cn->c", channels, channels)
-    return channels[powers.argmax()] if is_cancelled(float(mono @ mono), powers) else mono
+    powers = power_of(channels)
+    return channels[powers.argmax()] if is_cancelled(float(power_of(mono)), powers) else mono
+
+
+def power_of(waveforms: np.ndarray) -> np.ndarray:
+    """Return the sums of squares of waveforms, shape (..., samples), in float64."""
+    return np.einsum("...n,...n->...", waveforms, waveforms, dtype=np.float64)
 
 
 def is_cancelled(mixed: float, powers: np.ndarray) -> bool:

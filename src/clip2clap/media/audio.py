@@ -12,7 +12,7 @@ import soundfile
 
 from clip2clap.core.errors import UserError, is_number
 from clip2clap.core.files import replacing, visible_files
-from clip2clap.media.arrays import is_cancelled, to_file, to_waveform
+from clip2clap.media.arrays import is_cancelled, power_of, to_file, to_waveform
 from clip2clap.media.decoding import MAX_SECONDS, UnreadableAudioError, decode_audio, too_short
 
 AudioFormat = Literal["wav", "flac", "ogg"]
@@ -91,9 +91,9 @@ def _mixed(
     parts, powers, mixed, rate = [], np.zeros(1), 0.0, 0
     for block, own_rate in blocks:
         mono = block.mean(axis=0) if channel is None else block[channel % len(block)]
-        power = np.einsum("cn,cn->c", block, block)
+        power = power_of(block)
         powers = power + (powers if powers.shape == power.shape else powers.mean())
-        mixed += float(mono @ mono)
+        mixed += float(power_of(mono))
         parts.append(mono)
         rate = own_rate
     cancels = channel is None and is_cancelled(mixed, powers)
