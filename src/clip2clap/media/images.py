@@ -1,11 +1,13 @@
 """Images: reading from anywhere into RGB, writing, grids, and tensors of pixels."""
 
 import contextlib
+import functools
 import io
 import math
-import threading
+import os
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -63,7 +65,6 @@ _TURNS = dict(
 )
 # Full scales of grays of 1 (floats), 8, 12 and 16 bits.
 _FULL_SCALES = (1.0, 255.0, 4095.0, 65_535.0)
-_decoding_large = threading.Lock()
 _WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 _WRITE_OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
@@ -309,13 +310,18 @@ def _to_rgb(image: Image.Image, name: str, *, is_file: bool = False) -> Image.Im
         )
     if width * height <= KEPT_PIXELS:
         return _flattened(image)
-    # Decoding takes memory for all pixels; with a lock it is that of one image, not of each thread.
-    with _decoding_large:
-        if is_file:
-            # A JPEG can be decoded at a half, a quarter or an eighth of its size.
-            factor = _factor(image)
-            image.draft(None, (width // factor, height // factor))
-        return _flattened(image)
+    if is_file:
+        # A JPEG can be decoded at a half, a quarter or an eighth of its size.
+        factor = _factor(image)
+        image.draft(None, (width // factor, height // factor))
+    # Decoding takes memory for all pixels, which the C library keeps for each thread.
+    return _large_decoder(os.getpid()).submit(_flattened, image).result()
+
+
+@functools.cache
+def _large_decoder(process: int) -> ThreadPoolExecutor:
+    """Return the one thread that decodes a process's large images; a fork has its own."""
+    return ThreadPoolExecutor(1, f"clip2clap-large-images-{process}")
 
 
 def _factor(image: Image.Image) -> int:
