@@ -115,9 +115,9 @@ class TableState:
             data, _ = map_file(file)
             spaces = read_spaces(data.schema, file)
             for column, space in spaces.items():
-                if data.schema.field(column).type not in [
-                    pa.list_(dtype, space.dim) for dtype in ARROW_DTYPES.values()
-                ]:
+                kind: Any = data.schema.field(column).type
+                is_vector = pa.types.is_fixed_size_list(kind) and kind.list_size == space.dim
+                if not is_vector or kind.value_type not in ARROW_DTYPES.values():
                     raise ValueError(f"its {column} does not fit its space")
             if data.schema.field("id").type not in (pa.string(), pa.large_string()):
                 raise ValueError("its ids are no strings")
