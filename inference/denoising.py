@@ -15,6 +15,9 @@ from torch import Tensor
 from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.inference.noise import draw_noise
 
+# Errors of the machine, not of a model.
+_MACHINE = ("CUDA", "can't allocate memory", "out of memory")
+
 Tensors = dict[str, Tensor]
 OnStep = Callable[[int, Tensor, Tensors], Tensors]
 """Called with the step, its timestep and the tensors; returns those to replace, or nothing."""
@@ -197,6 +200,6 @@ def _converted(error_class: type[UserError], message: str) -> Iterator[None]:
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if "CUDA" in str(error):  # a fault of the device
+        if any(words in str(error) for words in _MACHINE):
             raise
         raise error_class(f"{message} ({one_line(error)}).") from error

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from clip2clap.models.spectral_vocoder import SpectralVocoder
     from clip2clap.translator.base import Translator
 
-_MAX_SECONDS = 3600
+# Beyond it the sizes of tensors overflow.
+_MAX_SAMPLES = 2**48
 logger = logging.getLogger(__name__)
 
 
@@ -275,9 +276,10 @@ class ImageToAudioPipeline(TranslatorPipeline):
         """Return the number of samples of a length, which is checked."""
         seconds = self.default_audio_length_in_s if seconds is None else seconds
         shortest = self.vae_scale_factor * self._hop_length / self.sampling_rate
-        holds = is_number(seconds) and shortest <= seconds <= _MAX_SECONDS
-        expected = f"at least {shortest:g} and at most {_MAX_SECONDS} seconds"
-        expect(holds, "audio_length_in_s", expected, seconds)
+        holds = is_number(seconds) and seconds >= shortest
+        expect(holds, "audio_length_in_s", f"at least {shortest:g} seconds", seconds)
+        longest = _MAX_SAMPLES / self.sampling_rate
+        expect(seconds <= longest, "audio_length_in_s", f"at most {longest:g} seconds", seconds)
         return round(seconds * self.sampling_rate)
 
     def latent_shape(self, samples: int) -> tuple[int, int, int]:

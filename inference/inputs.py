@@ -125,7 +125,7 @@ def check_embeds(
     With `count` they are for all items or for each; `space` is named in the message.
     """
     shape = tuple(embeds.shape) if isinstance(embeds, Tensor) else ()
-    if len(shape) not in (1, 2) or 0 in shape or shape[-1] != (dim or shape[-1]):
+    if len(shape) not in (1, 2) or 0 in shape or (dim and shape[-1:] != (dim,)):
         raise UserError(
             f"Expected {name} to be a tensor of shape (n, {dim or 'd'})"
             f"{space and f', in {space}'}, got {shape or type(embeds).__name__}.",

@@ -155,13 +155,13 @@ def title_card(text: str, width: int, height: int) -> np.ndarray:
     """
     card = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(card)
-    size, style = height // 4, {"align": "center"}
+    size, align = height // 4, "center"
     while size > 6:
         font = ImageFont.load_default(size)
-        left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, **style)
+        left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font, align=align)
         if right - left <= 0.9 * width and bottom - top <= 0.9 * height:
             break
         size = int(size * 0.9)
     font, center = ImageFont.load_default(size), (width / 2, height / 2)
-    draw.multiline_text(center, text, font=font, fill="white", anchor="mm", **style)
+    draw.multiline_text(center, text, "white", font, anchor="mm", align=align)
     return np.asarray(card)

@@ -26,9 +26,11 @@ class Surface(Protocol):
 
     def pixels(self, latent: Tensor) -> Tensor:
         """Decode a latent to RGB pixels in [0, 1], shape (1, 3, h, w)."""
+        ...
 
     def distance(self, latent: Tensor) -> Tensor:
         """Compute the distance of a latent from those the decoder was trained on."""
+        ...
 
 
 class PixelEncoder(Protocol):
@@ -36,6 +38,7 @@ class PixelEncoder(Protocol):
 
     def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
         """Encode pixels of shape (n, 3, h, w) in [0, 1], shape (n, d), unit norm."""
+        ...
 
 
 @dataclass(frozen=True)

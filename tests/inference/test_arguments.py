@@ -1,5 +1,7 @@
 """Arguments as users of diffusers pass them, and outputs that are not finite."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,8 @@ def test_an_argument_that_a_call_lacks_is_refused_with_what_to_use(pipe, decoder
     ],
 )
 def test_an_option_that_loading_lacks_is_refused_with_what_to_use(argument, advice):
-    for pipeline_class in (ImageToAudioPipeline, AudioToImagePipeline):
+    classes: Any = (ImageToAudioPipeline, AudioToImagePipeline)
+    for pipeline_class in classes:
         with pytest.raises(UserError, match=f"has no {argument}. .*{advice}"):
             pipeline_class.from_pretrained("demo", **{argument: "x"})
 

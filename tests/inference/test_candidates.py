@@ -1,5 +1,7 @@
 """Ranking of candidates."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -100,8 +102,9 @@ def test_a_separate_ranker_ranks_in_its_own_space(pipe, clip_folder, foreign_fol
 
 def test_ranking_ignores_length_and_takes_the_first_of_equals(pipe):
     embeds = torch.tensor([[0.1, 5.0], [9.0, 0.0], [3.0, 0.0], *[[0.0, 1.0]] * 3])
-    pipe.generator_clap.audio_encoder = nn.Module()
-    pipe.generator_clap.audio_encoder.encode_audio = lambda audios: embeds
+    encoder: Any = nn.Module()
+    encoder.encode_audio = lambda audios: embeds
+    pipe.generator_clap.audio_encoder = encoder
     targets = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     best, similarities = pipe.rank(torch.zeros(6, 8), targets)
     assert best.tolist() == [1, 0]

@@ -221,7 +221,8 @@ def test_an_audioldm_folder_with_weights_of_one_variant_alone_loads(audioldm_fol
         half = {name: weight.half() for name, weight in load_file(file).items()}
         save_file(half, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
         file.unlink()
-    for options in ({"variant": "fp16"}, {}):
+    variants: list[dict[str, Any]] = [{"variant": "fp16"}, {}]
+    for options in variants:
         pipeline = ImageToAudioPipeline.from_audioldm(folder, torch_dtype=None, **options)
         assert pipeline.unet.dtype == torch.float32
         assert pipeline.negative_embedding is not None
