@@ -52,6 +52,16 @@ def test_both_text_encoders_know_other_names_of_a_class(clap, text, label):
         assert nearest_class(encoder.encode_text([text]), encoder.encode_text(CLASSES)) == label
 
 
+@pytest.mark.parametrize(
+    ("text", "label"), [("a terrier", "dog"), ("a songbird", "bird"), ("a butterfly", "insect")]
+)
+def test_clip_knows_the_classes_below_names_between_imagenets_and_its_own(text, label):
+    clip = ClipEncoder.from_pretrained("demo", modalities=("text",))
+    classes = clip.encode_text([f"a photo of a {name}" for name in CLASSES])
+    embeds = clip.encode_text([text, f"a photo of {text}"])
+    assert [nearest_class(embed, classes) for embed in embeds] == [label] * 2
+
+
 def test_the_translated_cat_is_nearest_to_the_text_of_a_cat(pipeline, clap, cat):
     embeds = pipeline.translator(pipeline.clip.encode_image([cat]))
     texts = clap.encode_text([f"the sound of a {name}" for name in CLASSES])

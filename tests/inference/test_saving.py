@@ -102,7 +102,7 @@ def test_a_vae_saved_under_the_older_names_of_its_attention_loads(pipe, saved):
 
 def test_a_patch_autoencoder_decodes_to_audio_too(pipe, tmp_path):
     mels = torch.randn(64, 1, 16, 8, generator=seeded()) - 5
-    vae = PatchAutoencoder.from_pictures(mels, latent_channels=4, patch_size=2)
+    vae = PatchAutoencoder.from_images(mels, latent_channels=4, patch_size=2)
     other = ImageToAudioPipeline(**{**pipe.components, "vae": vae})
     other.save_pretrained(tmp_path)
     again = ImageToAudioPipeline.from_pretrained(tmp_path, torch_dtype=None)

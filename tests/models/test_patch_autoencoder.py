@@ -24,7 +24,7 @@ def there_and_back(model, pictures):
 
 
 def test_it_loses_no_more_than_scikit_learns_principal_components(pictures):
-    model = PatchAutoencoder.from_pictures(pictures, latent_channels=6, patch_size=4)
+    model = PatchAutoencoder.from_images(pictures, latent_channels=6, patch_size=4)
     pixels, made = there_and_back(model, pictures)
     patches = F.unfold(pixels, 4, stride=4).transpose(1, 2).flatten(0, 1).numpy()
     reference = PCA(6).fit(patches)
@@ -34,13 +34,13 @@ def test_it_loses_no_more_than_scikit_learns_principal_components(pictures):
 
 
 def test_all_components_give_the_picture_back(pictures):
-    model = PatchAutoencoder.from_pictures(pictures, latent_channels=48, patch_size=4)
+    model = PatchAutoencoder.from_images(pictures, latent_channels=48, patch_size=4)
     pixels, made = there_and_back(model, pictures)
     torch.testing.assert_close(made, pixels, atol=1e-4, rtol=0)
 
 
 def test_latents_are_of_unit_scale_and_those_that_show_most_are_largest(pictures):
-    model = PatchAutoencoder.from_pictures(pictures, latent_channels=6, patch_size=4)
+    model = PatchAutoencoder.from_images(pictures, latent_channels=6, patch_size=4)
     latents = model.encode(pictures / 127.5 - 1).latent_dist.mode()
     assert latents.shape == (len(pictures), 6, 4, 4)
     assert latents.square().mean().sqrt().item() == pytest.approx(1, abs=0.05)
@@ -49,7 +49,7 @@ def test_latents_are_of_unit_scale_and_those_that_show_most_are_largest(pictures
 
 
 def test_it_comes_back_from_its_folder(pictures, tmp_path):
-    model = PatchAutoencoder.from_pictures(pictures, latent_channels=6, patch_size=4)
+    model = PatchAutoencoder.from_images(pictures, latent_channels=6, patch_size=4)
     model.save_pretrained(tmp_path)
     _, made = there_and_back(model, pictures[:4])
     _, again = there_and_back(PatchAutoencoder.from_pretrained(tmp_path), pictures[:4])
@@ -57,7 +57,7 @@ def test_it_comes_back_from_its_folder(pictures, tmp_path):
 
 
 def test_it_can_be_painted_on(pictures, tmp_path):
-    PatchAutoencoder.from_pictures(pictures, latent_channels=6, patch_size=4).save_pretrained(
+    PatchAutoencoder.from_images(pictures, latent_channels=6, patch_size=4).save_pretrained(
         tmp_path / "vae"
     )
     canvas = Canvas.from_pretrained(tmp_path)
@@ -68,8 +68,8 @@ def test_it_can_be_painted_on(pictures, tmp_path):
 
 
 def test_numbers_of_any_range_are_taken_as_they_are(pictures):
-    bytes_ = PatchAutoencoder.from_pictures(pictures, latent_channels=6, patch_size=4)
-    floats = PatchAutoencoder.from_pictures(
+    bytes_ = PatchAutoencoder.from_images(pictures, latent_channels=6, patch_size=4)
+    floats = PatchAutoencoder.from_images(
         (pictures / 127.5 - 1) * 2 - 5, latent_channels=6, patch_size=4
     )
     pixels = pictures[:4] / 127.5 - 1
@@ -89,7 +89,7 @@ def test_numbers_of_any_range_are_taken_as_they_are(pictures):
 )
 def test_what_are_no_such_pictures_is_refused(wrong, told):
     with pytest.raises(UserError, match=told):
-        PatchAutoencoder.from_pictures(wrong, latent_channels=6, patch_size=4)
+        PatchAutoencoder.from_images(wrong, latent_channels=6, patch_size=4)
 
 
 def test_a_patch_has_no_more_components_than_values():

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from clip2clap.core.errors import UserError
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.models.spectral_vocoder import SpectralVocoder
-from clip2clap.training.recipes.demo.mel import HOP, log_mel
+from clip2clap.training.recipes.demo.audio_bank import HOP, log_mel
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.decoder = nn.ConvTranspose2d(latent_channels, out_channels, patch_size, patch_size)
 
     @classmethod
-    def from_pictures(
-        cls, images: Tensor, *, latent_channels: int = 32, patch_size: int = 8
-    ) -> Self:
+    def from_images(cls, images: Tensor, *, latent_channels: int = 32, patch_size: int = 8) -> Self:
         """Fit the principal components of images' patches.
 
         A latent channel's standard deviation is the square root of its component's, up to a factor

@@ -13,6 +13,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 from clip2clap.models.spectral_vocoder import slaney_filters
 from clip2clap.training.recipes.demo import image_decoder
+from clip2clap.training.recipes.demo.audio_bank import HOP, log_mel
 from clip2clap.training.recipes.demo.data import DemoData, fit_length, split_rows
 from clip2clap.training.recipes.demo.diffusion import (
     ConditionalUNet,
@@ -23,8 +24,8 @@ from clip2clap.training.recipes.demo.diffusion import (
 from clip2clap.training.recipes.demo.evaluate import max_cross_correlation
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.generator import build_unet
+from clip2clap.training.recipes.demo.imagenet import DEMO_CLASSES, INNER_NAMES, members
 from clip2clap.training.recipes.demo.loop import Schedule, train_stage
-from clip2clap.training.recipes.demo.mel import HOP, log_mel
 from clip2clap.training.recipes.demo.phrases import (
     AUDIO_CAPTIONS,
     NAMES,
@@ -32,7 +33,7 @@ from clip2clap.training.recipes.demo.phrases import (
     audio_phrases,
     image_phrases,
 )
-from clip2clap.training.recipes.demo.spaces import Space, split_classifier
+from clip2clap.training.recipes.demo.spaces import Space, TypicalFeatures, split_classifier
 from clip2clap.training.recipes.demo.text import text_targets
 
 
@@ -83,6 +84,30 @@ def test_a_split_classifier_ranks_as_the_whole_one_does():
     torch.testing.assert_close(classes.norm(dim=1), torch.ones(40))
     split = (features @ image.T @ classes.T).argmax(dim=1)
     assert (split == classifier(features).argmax(dim=1)).float().mean() > 0.97
+
+
+def test_every_class_has_classes_of_imagenet_and_none_has_anothers():
+    assert DEMO_CLASSES.keys() == NAMES.keys()
+    below = [number for text in DEMO_CLASSES.values() for number in members(text)]
+    assert len(below) == len(set(below))
+    assert all(0 <= n < 1000 for text in INNER_NAMES.values() for n in (*members(text), *below))
+    assert members("3-5 9") == [3, 4, 5, 9]
+
+
+def test_typical_features_of_a_class_without_images_are_like_its_images():
+    torch.manual_seed(0)
+    means, number = 3 + 0.2 * torch.randn(10, 40), torch.arange(10).repeat(200)
+    images = means[number] + 0.5 * torch.randn(2000, 40)
+    inverse = torch.linalg.inv(torch.cov((images - means[number]).T))
+    classifier = nn.Linear(40, 10)
+    classifier.load_state_dict(
+        {"weight": means @ inverse, "bias": -0.5 * (means @ inverse * means).sum(dim=1)}
+    )
+    typical = TypicalFeatures(classifier, images[number < 9], number[number < 9])
+    drawn = typical.draw(torch.full((200,), 9), torch.Generator().manual_seed(0))
+    directions = F.normalize(means - means.mean(dim=0), dim=1)
+    cosines = directions @ F.normalize(drawn.mean(dim=0) - means.mean(dim=0), dim=0)
+    assert cosines[9] > 0.3 + cosines[:9].max()
 
 
 def test_text_targets_are_the_labels_vectors_or_means_of_similar_ones():

@@ -161,7 +161,7 @@ def grown(data_folder, tmp_path_factory):
         patch.setattr(text, "IMAGE_TEMPLATES", ("a {}",))
         for module, names in {
             text: ("BATCH",),
-            spaces: ("CLIP_BATCH", "CLAP_BATCH"),
+            spaces: ("CLIP_BATCH", "CLAP_BATCH", "TYPICAL_ROWS", "TYPICAL_COPIES"),
             vocoder: ("BATCH",),
             generator: ("AUTOENCODER_ROWS", "BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),

@@ -1,11 +1,25 @@
-"""Audio of one split in memory, as peak-normalized waveforms to draw batches from."""
+"""Audio of one split in memory, and log-mel spectrograms as AudioLDM's vocoder reads them."""
+
+import functools
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.training.recipes.demo.data import DemoData, Split, fit_length, read_audio
-from clip2clap.training.recipes.demo.mel import FRAMES, HOP
+from clip2clap.models.spectral_vocoder import framed_spectra, slaney_filters
+from clip2clap.training.recipes.demo.data import (
+    SAMPLING_RATE,
+    DemoData,
+    Split,
+    fit_length,
+    read_audio,
+)
+
+HOP, WINDOW, MEL_BINS = 160, 1024, 64
+# The clip's length: 512 frames, 5.12 s.
+FRAMES = 512
+# Amplitudes below this are silence; its logarithm is the smallest value of a spectrogram.
+FLOOR = 1e-5
 
 # Every waveform is scaled to this peak: levels differ by source, not by class.
 PEAK = 0.9
@@ -13,7 +27,7 @@ CLIP_SAMPLES = FRAMES * HOP
 
 
 class AudioBank:
-    """Waveforms of one split, with their class numbers (`labels`) and sampling `weights`.
+    """Peak-normalized waveforms of a split, their class numbers (`labels`) and draw `weights`.
 
     Args:
         data: The data folder.
@@ -59,6 +73,28 @@ class AudioBank:
     def batch(self, rows: Tensor, samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Return waveforms of several rows, shape (n, samples)."""
         return torch.stack([self.crop(row, samples, generator) for row in rows.tolist()])
+
+
+@torch.no_grad()
+def log_mel(waveforms: Tensor) -> Tensor:
+    """Compute log-mel spectrograms in 64 Slaney bins up to 8 kHz.
+
+    Args:
+        waveforms: Shape (n, samples), `samples` a multiple of `HOP`, at 16 kHz.
+
+    Returns:
+        Natural logarithms of mel amplitudes, shape (n, samples / HOP, 64).
+    """
+    spectra = framed_spectra(waveforms, torch.hann_window(WINDOW), HOP)
+    # The UNet, vocoder and classifiers were trained with this epsilon.
+    amplitudes = (spectra.abs().square() + 1e-9).sqrt()
+    return (amplitudes @ _filters()).clamp(min=FLOOR).log()
+
+
+@functools.cache
+@torch.inference_mode(False)  # Training cannot use a tensor that inference mode made first.
+def _filters() -> Tensor:
+    return slaney_filters(WINDOW, MEL_BINS, SAMPLING_RATE)
 
 
 def _normalize_peak(waveform: np.ndarray) -> np.ndarray:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, PEAK, AudioBank
+from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, PEAK, AudioBank, log_mel
 from clip2clap.training.recipes.demo.image_decoder import to_pixels
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
-from clip2clap.training.recipes.demo.mel import log_mel
 from clip2clap.training.recipes.demo.spaces import class_weights, mixup_weights, random_bands
 
 AUDIO_BATCH, IMAGE_BATCH = 16, 64

@@ -5,7 +5,6 @@ hyperparameters are chosen on the validation split.
 """
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
-import soundfile
 from PIL import Image
 
 from clip2clap.core.errors import UserError
+from clip2clap.media.audio import load_audio
+from clip2clap.media.images import load_image
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -49,7 +49,7 @@ class DemoImage:
 
     def load(self) -> Image.Image:
         """Decode the image."""
-        return Image.open(io.BytesIO(self.jpeg)).convert("RGB")
+        return load_image(self.jpeg)
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,9 @@ def read_audio(audio: DemoAudio) -> np.ndarray:
 
     ESC-50 pads short clips with it.
     """
-    waveform, rate = soundfile.read(audio.path, dtype="float32")
-    if rate != SAMPLING_RATE or waveform.ndim != 1:
-        raise UserError(f"Expected mono audio at {SAMPLING_RATE} Hz in {audio.path}.")
+    waveform, rate = load_audio(audio.path)
+    if rate != SAMPLING_RATE:
+        raise UserError(f"Expected audio at {SAMPLING_RATE} Hz in {audio.path}, got {rate} Hz.")
     loud = np.flatnonzero(np.abs(waveform) > 1e-3 * max(np.abs(waveform).max(), 1e-4))
     return waveform[loud[0] : loud[-1] + 1] if len(loud) else waveform
 

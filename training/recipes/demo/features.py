@@ -51,8 +51,8 @@ def image_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     """Compute EfficientNet-Lite0's features of images, or read them from an earlier run's file.
 
     Returns:
-        `features` (n, 1280), `label` (class number or -1), `split` (index in `SPLITS`),
-        `full_size`, and `index` (in `data.images`).
+        `features` (n, 1280), `label` (class number or -1), `number` (of the ImageNet class, or
+        -1), `split` (index in `SPLITS`), `full_size`, and `index` (in `data.images`).
     """
     if path.is_file():
         return load_file(path)
@@ -82,10 +82,12 @@ def image_features(data: DemoData, path: Path) -> dict[str, Tensor]:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             features.append(compute(model, pixels).pooler_output)
     images = [data.images[index] for index in indices]
+    numbers = {name: number for number, name in enumerate(data.imagenet_names)}
     tensors = {
         "features": torch.cat(features),
         "index": torch.tensor(indices),
         "full_size": torch.tensor([image.full_size for image in images]),
+        "number": torch.tensor([numbers.get(image.category, -1) for image in images]),
         **_labels(data, images),
     }
     save_tensors(tensors, path)

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.recipes.demo import diffusion
-from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, AudioBank
+from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, FRAMES, AudioBank, log_mel
 from clip2clap.training.recipes.demo.diffusion import ConditionedLatents, train_unet
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult
-from clip2clap.training.recipes.demo.mel import FRAMES, log_mel
 
 PATCH, CHANNELS = 8, 24
 # Waveforms whose principal components make the autoencoder.
@@ -33,7 +32,7 @@ def build_autoencoder(bank: AudioBank) -> PatchAutoencoder:
     """Build the autoencoder: (1, 512, 64) log-mel spectrograms to (24, 64, 8) latents and back."""
     rows = bank.draw(AUTOENCODER_ROWS, torch.Generator().manual_seed(0))
     mels = [log_mel(bank.batch(part, CLIP_SAMPLES)) for part in rows.split(16)]
-    return PatchAutoencoder.from_pictures(
+    return PatchAutoencoder.from_images(
         torch.cat(mels).unsqueeze(1), latent_channels=CHANNELS, patch_size=PATCH
     )
 

@@ -19,6 +19,7 @@ from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.metrics.classification import AUDIO_PROMPT
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
@@ -37,7 +38,6 @@ TRANSLATOR = TrainingConfig.reference(
     loss="cosine", hidden_size=512, epochs=10, batch_size=256, patience=10
 )
 MODEL_ID = "demo"
-CLASS_PROMPT = "the sound of a {}"
 GUIDANCE_SCALE = 8.0
 GUIDANCE_INTERVAL = (0.0, 0.5)
 INFERENCE_STEPS = 10
@@ -71,7 +71,7 @@ def package(recipe: Recipe, target: Path) -> None:
     audio_to_image = _audio_to_image(recipe, table, table_spaces["clip_image"])
     audio_to_image.save_pretrained(target / "audio_to_image")
     names = recipe.data.class_names
-    prompts = clap.encode_text([CLASS_PROMPT.format(name) for name in names])
+    prompts = clap.encode_text([AUDIO_PROMPT.format(name) for name in names])
     save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
     (target / "kinds.json").write_text(json.dumps({"kinds": names}, indent=2) + "\n")
 

@@ -1,5 +1,9 @@
 """Texts of the demo classes: names, synonyms, captions, and templates around them."""
 
+from collections.abc import Sequence
+
+from clip2clap.training.recipes.demo.imagenet import INNER_NAMES
+
 IMAGE_TEMPLATES = (
     "{}",
     "a photo of a {}",
@@ -125,14 +129,16 @@ UNSEEN: dict[str, tuple[str, ...]] = {
 
 
 def image_phrases(name: str) -> list[str]:
-    """Return texts that describe an image of a class."""
-    return _fill(name, (*IMAGE_TEMPLATES, *SENTENCE_TEMPLATES))
+    """Return texts that describe an image of a class, but for names with vectors of their own."""
+    names = [synonym for synonym in NAMES[name] if synonym not in INNER_NAMES]
+    return _fill(names, (*IMAGE_TEMPLATES, *SENTENCE_TEMPLATES))
 
 
 def audio_phrases(name: str) -> list[str]:
     """Return texts that describe audio of a class."""
-    return [*_fill(name, (*AUDIO_TEMPLATES, *SENTENCE_TEMPLATES)), *AUDIO_CAPTIONS[name]]
+    texts = _fill(NAMES[name], (*AUDIO_TEMPLATES, *SENTENCE_TEMPLATES))
+    return [*texts, *AUDIO_CAPTIONS[name]]
 
 
-def _fill(name: str, templates: tuple[str, ...]) -> list[str]:
-    return [template.format(synonym) for synonym in NAMES[name] for template in templates]
+def _fill(names: Sequence[str], templates: tuple[str, ...]) -> list[str]:
+    return [template.format(name) for name in names for template in templates]

@@ -38,6 +38,7 @@ SCHEDULES: dict[str, Schedule] = {
     "text_student": text.STUDENT_SCHEDULE,
     "text_encoders": text.ENCODERS_SCHEDULE,
     "clip_space": spaces.CLIP_SCHEDULE,
+    "clip_words": spaces.WORDS_SCHEDULE,
     "clap_space": spaces.CLAP_SCHEDULE,
     "clap_average": spaces.CLAP_AVERAGE_SCHEDULE,
     "vocoder": vocoder.SCHEDULE,
@@ -109,11 +110,13 @@ class Recipe:
 
     @cached_property
     def clip_space(self) -> spaces.Space:
-        """Joint space of the demo CLIP."""
+        """Joint space of the demo CLIP: its projection, then the words of all of ImageNet."""
         _, classifier = efficientnet_lite0()
-        run = self._run("clip_space")
-        result = spaces.train_clip_space(self.data, self.image_features, classifier, *run)
-        return self._record("clip_space", result)
+        inputs = self.data, self.image_features, classifier
+        result = spaces.train_clip_space(*inputs, *self._run("clip_space"))
+        space = self._record("clip_space", result)
+        result = spaces.train_words(*inputs, space, *self._run("clip_words"))
+        return self._record("clip_words", result)
 
     @cached_property
     def clap_space(self) -> spaces.AudioSpace:
@@ -173,7 +176,7 @@ class Recipe:
     @cached_property
     def image_autoencoder(self) -> PatchAutoencoder:
         """Autoencoder of the image decoder."""
-        return PatchAutoencoder.from_pictures(
+        return PatchAutoencoder.from_images(
             self.pixels, latent_channels=image_decoder.CHANNELS, patch_size=image_decoder.PATCH
         )
 

@@ -13,11 +13,15 @@ from torch.nn import functional as F
 
 from clip2clap.models.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
 from clip2clap.training.recipes.demo.data import SPLITS, DemoAudio, DemoData
+from clip2clap.training.recipes.demo.imagenet import DEMO_CLASSES, INNER_NAMES, members
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
 
 EMBED_DIM = 512
 CLIP_BATCH, CLAP_BATCH = 512, 48
 CLIP_SCHEDULE = Schedule(steps=600, learning_rate=3e-3, warmup=50, weight_decay=0.0, ema_decay=0.98)
+WORDS_SCHEDULE = Schedule(
+    steps=400, learning_rate=1e-2, warmup=20, weight_decay=0.0, ema_decay=0.98
+)
 CLAP_SCHEDULE = Schedule(
     steps=1600, learning_rate=5e-4, warmup=50, weight_decay=0.05, ema_decay=0.99
 )
@@ -28,6 +32,13 @@ CLAP_AVERAGE_SCHEDULE = Schedule(
 ANCHOR = 10.0
 # How often a full-size image is drawn, relative to a small one.
 FULL_SIZE_WEIGHT = 20.0
+# How often a class's own images, other images of the class, and typical features are drawn.
+SHARES = (0.5, 0.2, 0.3)
+# Typical features of each demo class, and of each of ImageNet's.
+TYPICAL_ROWS, TYPICAL_COPIES = 160, 6
+WORDS_SCALE = 20.0
+# One linear map is too small for a GPU to be faster.
+CPU = torch.device("cpu")
 
 
 class Space(nn.Module):
@@ -124,7 +135,7 @@ def train_clip_space(
     classified among them, while the ImageNet logits of all images are distilled.
 
     Returns:
-        A `Space` over a linear map, whose labels are ImageNet's 1,000, then the demo classes.
+        A `Space` over a linear map, whose labels are the demo classes, then ImageNet's 1,000.
     """
     features, labels = images["features"], images["label"]
     train = images["split"] == SPLITS.index("train")
@@ -149,19 +160,17 @@ def train_clip_space(
         assert isinstance(model, Space)
         rows = torch.multinomial(weights, CLIP_BATCH, replacement=True, generator=generator)
         rows = labeled[rows]
-        logits = model.logits(F.dropout(features[rows], 0.1))[:, len(classes) :]
+        logits = model.logits(F.dropout(features[rows], 0.1))[:, : len(starts)]
         own = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
         rows = torch.multinomial(any_weights, CLIP_BATCH, replacement=True, generator=generator)
         rows = everything[rows]
         teacher = classifier(features[rows]).softmax(dim=-1).detach()
-        distilled = F.cross_entropy(model.logits(features[rows])[:, : len(classes)], teacher)
+        distilled = F.cross_entropy(model.logits(features[rows])[:, len(starts) :], teacher)
         return own + distilled + drift(model, generator)
 
     torch.manual_seed(schedule.seed)
-    space = Space(_ScaledLinear(projection), torch.cat([classes, starts]), logit_scale=3.0)
-    # One linear map is too small for a GPU to be faster.
-    cpu = torch.device("cpu")
-    result = train_stage(space, batch_loss, schedule, folder, name="CLIP space", device=cpu)
+    space = Space(_ScaledLinear(projection), torch.cat([starts, classes]), logit_scale=3.0)
+    result = train_stage(space, batch_loss, schedule, folder, name="CLIP space", device=CPU)
     result.model.projection = result.model.projection.folded()
     return result
 
@@ -178,7 +187,7 @@ class _Drift:
         features = self.mean + self.std * noise
         before = features @ self.projection.T
         moved = (space.projection(features) - before).square().sum(1) / before.square().sum(1)
-        away = (space.targets()[: len(self.classes)] - self.classes).square().sum(dim=1)
+        away = (space.targets()[-len(self.classes) :] - self.classes).square().sum(dim=1)
         return ANCHOR * moved.mean() + 0.3 * ANCHOR * away.mean()
 
 
@@ -207,6 +216,119 @@ class _ScaledLinear(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (n, d) into the space (n, 512)."""
         return F.linear(features, self.weight())
+
+
+class TypicalFeatures:
+    """Features of images of any ImageNet class, as its linear classifier expects them.
+
+    The best linear classifier of Gaussian classes with one covariance has weights of the inverse
+    covariance times the class means (Fisher 1936,
+    https://doi.org/10.1111/j.1469-1809.1936.tb02137.x), so that the covariance times the weights
+    is the means. Deviations from them are those of real images.
+
+    Args:
+        classifier: From features to ImageNet's classes.
+        features: Features of full-size images, shape (n, 1280).
+        numbers: Their classes, shape (n,).
+    """
+
+    def __init__(self, classifier: nn.Linear, features: Tensor, numbers: Tensor):
+        self.mean = features.mean(dim=0)
+        deviations, covariance = features - self.mean, torch.cov(features.T)
+        covariance += 0.05 * covariance.diagonal().mean() * torch.eye(len(covariance))
+        weight = classifier.weight.detach()
+        directions = (weight - weight.mean(dim=0)) @ covariance
+        expected = directions[numbers]
+        factor = (expected * deviations).sum() / expected.square().sum()
+        self.directions, self.residuals = factor * directions, deviations - factor * expected
+
+    def draw(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw features of classes (n,), shape (n, 1280): the means once to twice as far out."""
+        strength = 1 + torch.rand(len(numbers), 1, generator=generator)
+        rows = torch.randint(len(self.residuals), (len(numbers),), generator=generator)
+        typical = self.mean + strength * self.directions[numbers] + self.residuals[rows]
+        return typical.clamp(min=0)
+
+
+def train_words(
+    data: DemoData,
+    images: dict[str, Tensor],
+    classifier: nn.Linear,
+    space: Space,
+    folder: Path,
+    schedule: Schedule = WORDS_SCHEDULE,
+) -> StageResult:
+    """Tune the labels' vectors of the demo CLIP's space, so that they cover all of ImageNet.
+
+    The projection stays as it is. A demo class's vector is trained on its images, and on typical
+    features of every ImageNet class below it; the vectors of ImageNet's classes distill the
+    classifier on typical features of all of them. They stay near those that they start from.
+
+    Returns:
+        The space, whose labels are followed by those of `INNER_NAMES`.
+    """
+    features, count = images["features"], len(data.classes)
+    known = (images["split"] == SPLITS.index("train")) & images["full_size"]
+    known &= images["number"] >= 0
+    typical = TypicalFeatures(classifier, features[known], images["number"][known])
+    draws = torch.Generator().manual_seed(0)
+    pool, targets, weights = _words_pool(data, images, typical, draws)
+    everything = typical.draw(torch.arange(classifier.out_features).repeat(TYPICAL_COPIES), draws)
+    everything = torch.cat([everything, features[known]])
+    starts = space.targets().detach()
+    space.projection.requires_grad_(False)
+
+    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, Space)
+        rows = torch.multinomial(weights, CLIP_BATCH, replacement=True, generator=generator)
+        vectors, chosen = model.targets(), pool[rows]
+        cosines = model.embed(F.dropout(chosen, 0.1)) @ vectors[:count].T
+        own = F.cross_entropy(WORDS_SCALE * cosines, targets[rows], label_smoothing=0.02)
+        chosen = everything[torch.randint(len(everything), (CLIP_BATCH,), generator=generator)]
+        teacher = classifier(chosen).softmax(dim=-1).detach()
+        distilled = F.cross_entropy(model.logits(chosen)[:, count:], teacher)
+        moved = 1 - (vectors * starts).sum(dim=-1)
+        return own + distilled + 0.1 * moved[:count].mean() + moved[count:].mean()
+
+    result = train_stage(space, batch_loss, schedule, folder, name="CLIP words", device=CPU)
+    vectors = result.model.targets().detach()
+    inner = []
+    for text in INNER_NAMES.values():
+        below = set(members(text))
+        mean = F.normalize(vectors[count:][list(below)].mean(dim=0), dim=0)
+        classes = enumerate(data.class_names)
+        above = [n for n, name in classes if below <= set(members(DEMO_CLASSES[name]))]
+        # Near the demo class that is above all of them, if there is one.
+        inner.append(F.normalize(mean + vectors[above].sum(dim=0), dim=0))
+    result.model.labels = nn.Parameter(torch.cat([vectors, torch.stack(inner)]))
+    return result
+
+
+def _words_pool(
+    data: DemoData,
+    images: dict[str, Tensor],
+    typical: TypicalFeatures,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features of every demo class, their class numbers and their sampling weights."""
+    features, label, full_size = images["features"], images["label"], images["full_size"]
+    train = images["split"] == SPLITS.index("train")
+    parts, labels, weights = [], [], []
+    for position, name in enumerate(data.class_names):
+        below = torch.tensor(members(DEMO_CLASSES[name]))
+        own, other = train & (label == position), train & (label < 0)
+        drawn = below.repeat_interleave(-(-TYPICAL_ROWS // len(below)))
+        sources = (
+            features[own & ~full_size],
+            features[own & full_size | other & torch.isin(images["number"], below)],
+            typical.draw(drawn, generator),
+        )
+        total = sum(share for share, part in zip(SHARES, sources, strict=True) if len(part))
+        for share, part in zip(SHARES, sources, strict=True):
+            parts.append(part)
+            labels.append(torch.full((len(part),), position))
+            weights.append(torch.full((len(part),), share / total / max(len(part), 1)))
+    return torch.cat(parts), torch.cat(labels), torch.cat(weights)
 
 
 def train_clap_space(

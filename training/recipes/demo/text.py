@@ -21,6 +21,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from clip2clap.models.sfx_clap import SfxProjection
 from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.features import save_tensors
+from clip2clap.training.recipes.demo.imagenet import INNER_NAMES
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
 from clip2clap.training.recipes.demo.phrases import (
     AUDIO_TEMPLATES,
@@ -231,8 +232,8 @@ def train_text_encoders(
     """Train `TextEncoders` on the spaces of the demo CLIP and the demo CLAP."""
     folder.mkdir(parents=True, exist_ok=True)
     names, classes = data.imagenet_names, data.class_names
-    image_texts = [[template.format(name) for template in IMAGE_TEMPLATES] for name in names]
-    image_texts += [image_phrases(name) for name in classes]
+    image_texts = [image_phrases(name) for name in classes]
+    image_texts += [[t.format(name) for t in IMAGE_TEMPLATES] for name in (*names, *INNER_NAMES)]
     audio_texts = [audio_phrases(name) for name in classes]
     others = [name.replace("_", " ") for name in audio_classes(data)[len(classes) :]]
     audio_texts += [[template.format(name) for template in AUDIO_TEMPLATES] for name in others]
@@ -245,9 +246,8 @@ def train_text_encoders(
         for space, rows, before in zip(spaces, (image_texts, audio_texts), (0, offset), strict=True)
     ]
     # Texts of the demo classes, of the other labels, and of none, each equally often.
-    of_classes = (clip_targets.labels >= len(names)) | (
-        (clap_targets.labels >= 0) & (clap_targets.labels < len(classes))
-    )
+    of_classes = torch.stack([t.labels for t in (clip_targets, clap_targets)]).add(1)
+    of_classes = ((of_classes > 0) & (of_classes <= len(classes))).any(dim=0)
     groups = [torch.where(mask)[0] for mask in (of_classes, labeled & ~of_classes, ~labeled)]
     batches = _TextBatches(student.tokenizer, [*phrases, *student.texts])
 

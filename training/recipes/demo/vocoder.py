@@ -7,10 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.models.spectral_vocoder import SpectralVocoder
-from clip2clap.training.recipes.demo.audio_bank import AudioBank
+from clip2clap.training.recipes.demo.audio_bank import (
+    HOP,
+    MEL_BINS,
+    WINDOW,
+    AudioBank,
+    log_mel,
+)
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE
 from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
-from clip2clap.training.recipes.demo.mel import HOP, MEL_BINS, WINDOW, log_mel
 
 SEGMENT_FRAMES = 64
 BATCH = 32
