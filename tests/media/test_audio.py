@@ -319,6 +319,16 @@ def test_a_wav_of_no_bits_is_refused():
         load_audio(bytes(content))
 
 
+@pytest.mark.parametrize("format", ["AIFF", "AU", "FLAC"])
+def test_a_file_that_lacks_its_last_moment_is_refused(format):
+    file = io.BytesIO()
+    soundfile.write(file, recording()[0, :9600], RATE, format=format)
+    content = file.getvalue()
+    assert seconds_of(content) == 0.2
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(content[: len(content) * 9 // 10])
+
+
 class Decoder:
     """As torchcodec's AudioDecoder."""
 

@@ -35,7 +35,7 @@ _CONTAINERS = (
 )
 # These store the duration of each track, and a position in them is found exactly.
 _INDEXED = {"mov", "matroska", "wav", "flac", "aiff", "au", "w64", "caf"}
-# These store a duration that FFmpeg does not estimate from the bit rate.
+# These store a duration that FFmpeg does not estimate from the bit rate, most of them to a sample.
 _MEASURED = {"mov", "flac", "aiff", "au", "tta", "wv"}
 # Decoders of lossy formats need the preceding samples to decode a sample exactly.
 _LEAD_IN_SECONDS = 0.5
@@ -201,7 +201,9 @@ class _Track:
                 declared = self._duration
         elif self._format in _MEASURED:
             declared = self._duration
-        return declared is not None and seconds < declared - _TOLERANCE_SECONDS
+        is_exact = self._format in _MEASURED - {"mov"}
+        tolerance = 0.01 if is_exact else _TOLERANCE_SECONDS
+        return declared is not None and seconds < declared - tolerance
 
 
 class _VorbisTrack:
