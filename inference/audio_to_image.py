@@ -100,6 +100,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
     ]
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
     preset_kind = "decoder"
+    usage = '"bark.wav"'
     space_setting = "clip_space"
     encoder_parts = ("clap", "translator", "clip", "ip_adapter")
     label_template = "a photo of a {}"

@@ -92,6 +92,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
     ]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
     preset_kind = "generator"
+    usage = '"dog.jpg"'
     space_setting = "clap_space"
     encoder_parts = ("clip", "translator", "ranker", "ranker_translator")
     encoder_modalities = {"clip": ("image",)}  # noqa: RUF012

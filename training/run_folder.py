@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from clip2clap.training.checkpoint import read_values, writing_to
 from clip2clap.training.config import TrainingConfig, upgrade_settings
 from clip2clap.training.report import TrainingReport
 from clip2clap.translator.base import Translator
+from clip2clap.translator.card import CARD_FILE
 from clip2clap.translator.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -56,11 +58,13 @@ class RunFolder:
         # Named as a file that `sole_run` removes after a kill.
         place = {"dir": self.path, "prefix": ".", "suffix": ".part"}
         with writing_to(self.path), tempfile.TemporaryDirectory(**place) as scratch:
-            translator.save_pretrained(scratch)
+            if (self.path / CARD_FILE).is_file():
+                shutil.copy(self.path / CARD_FILE, scratch)
+            translator.save_pretrained(scratch, name=self.path.resolve().name)
             (Path(scratch) / REPORT_FILE).write_text(
                 json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8"
             )
-            for name in (WEIGHTS_FILE, CONFIG_FILE, REPORT_FILE):
+            for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, REPORT_FILE):
                 os.replace(Path(scratch) / name, self.path / name)
         self.checkpoint.unlink(missing_ok=True)
 

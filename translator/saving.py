@@ -3,7 +3,6 @@
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
@@ -17,6 +16,7 @@ from clip2clap.core.errors import CheckpointError, UserError, one_line
 from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.space import EmbeddingSpace
+from clip2clap.translator.card import push, write_card
 from clip2clap.translator.checkpoint import (
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -181,13 +181,17 @@ class SavedModule(nn.Module):
         *,
         variant: str | None = None,
         safe_serialization: bool = True,
+        license: str | None = None,
+        name: str | None = None,
     ) -> None:
-        """Write `config.json` and one safetensors file.
+        """Write `config.json`, one safetensors file, and a model card.
 
         Args:
             save_directory: Output folder; created if missing.
             variant: Weights variant, such as `"fp16"`, which becomes part of the file name.
             safe_serialization: Must be True: a translator is never pickled.
+            license: Identifier of the license for the card, such as `cc-by-4.0`.
+            name: Title of the card; the folder if None. A card that you edited is kept.
 
         Raises:
             UserError: If `save_directory` is a file, or `safe_serialization` is False.
@@ -206,6 +210,13 @@ class SavedModule(nn.Module):
         text = json.dumps(self.config, indent=2, sort_keys=True) + "\n"
         with replacing(folder / CONFIG_FILE) as partial:
             partial.write_text(text, encoding="utf-8")
+        name = name or folder.resolve().name
+        usage = (
+            "from clip2clap import AutoTranslator\n\n"
+            f"translator = AutoTranslator.from_pretrained({json.dumps(name)})\n"
+            "target_embeds = translator(source_embeds)"
+        )
+        write_card(folder, name, usage, self.config, license=license)
 
     def push_to_hub(
         self,
@@ -216,6 +227,7 @@ class SavedModule(nn.Module):
         token: str | bool | None = None,
         variant: str | None = None,
         create_pr: bool = False,
+        license: str | None = None,
     ) -> str:
         """Upload the translator to the Hugging Face hub; the repository is created if missing.
 
@@ -226,25 +238,21 @@ class SavedModule(nn.Module):
             token: Access token; the stored one if None.
             variant: Weights variant, such as `"fp16"`.
             create_pr: Open a pull request in place of a commit.
+            license: Identifier of the license for the card, such as `cc-by-4.0`.
 
         Returns:
             The address of the commit.
         """
-        from huggingface_hub import HfApi, ModelCard
-
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, variant=variant)
-            if not api.file_exists(repo_id, "README.md"):
-                card = ModelCard(f"---\nlibrary_name: clip2clap\n---\n\n# {repo_id}\n")
-                card.save(Path(folder) / "README.md")
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            ).commit_url
+        return push(
+            lambda folder, name: self.save_pretrained(
+                folder, variant=variant, license=license, name=name
+            ),
+            repo_id,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            create_pr=create_pr,
+        )
 
     @classmethod
     def _option_names(cls) -> list[str]:

@@ -293,3 +293,24 @@ def test_use_safetensors_refuses_weights_in_another_format(saved):
     ImageToAudioPipeline.from_pretrained(saved)
     with pytest.raises(CheckpointError, match="safetensors"):
         ImageToAudioPipeline.from_pretrained(saved, use_safetensors=True)
+
+
+def test_a_saved_or_pushed_pipeline_has_a_card_of_its_translator(pipe, tmp_path, monkeypatch):
+    pushed: dict[str, str] = {}
+
+    def upload(self: object, *, folder_path: Path, repo_id: str, **_: object) -> SimpleNamespace:
+        assert (folder_path / "model_index.json").is_file()
+        pushed[repo_id] = (folder_path / "README.md").read_text()
+        return SimpleNamespace(commit_url="https://hub/commit")
+
+    created = SimpleNamespace(repo_id="me/pipe")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: created)
+    monkeypatch.setattr("huggingface_hub.HfApi.file_exists", lambda *_, **__: False)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    assert pipe.push_to_hub("pipe", license="mit") == "https://hub/commit"
+    pipe.save_pretrained(tmp_path / "mine", license="mit", push_to_hub=True)
+    saved = (tmp_path / "mine" / "README.md").read_text()
+    assert pushed["me/pipe"].replace("me/pipe", "mine") == saved
+    assert 'pipeline = ImageToAudioPipeline.from_pretrained("mine")' in saved
+    assert "license: mit" in saved
+    assert pipe.translator.target_space.fingerprint in saved

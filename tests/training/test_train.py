@@ -23,6 +23,7 @@ from .builders import CLAP, CLIP, QUICK, equal, learnable, weights
 def test_the_folder_holds_the_translator_its_facts_and_nothing_else(table: Path, tmp_path: Path):
     report = train(table, tmp_path / "out", QUICK)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
         "config.json",
         "diffusion_pytorch_model.safetensors",
         "training.json",
@@ -144,7 +145,7 @@ def test_a_second_run_on_a_folder_is_refused_while_the_first_lasts(tmp_path: Pat
 
     first = train(learnable(), out, QUICK, on_progress=start_another)
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        ["config.json", "diffusion_pytorch_model.safetensors", "training.json"]
+        ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "training.json"]
     )
     assert train(learnable(), out, QUICK) == first
 
