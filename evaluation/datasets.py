@@ -6,6 +6,7 @@ is a frame of each clip beside the clip's own audio.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -84,7 +85,7 @@ class EvaluationDataset:
     def fingerprint(self) -> str:
         """Return a hash of the items and their metadata."""
         known = ["\t".join(str(getattr(item, fact)) for fact in self.facts) for item in self.items]
-        digest = hashlib.blake2b("\n".join(known).encode(), digest_size=8)
+        digest = hashlib.blake2b(os.fsencode("\n".join(known)), digest_size=8)
         if self.embeddings is not None:
             for side in (self.embeddings.source, self.embeddings.target):
                 digest.update(side.contiguous().numpy().tobytes())

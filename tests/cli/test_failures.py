@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clip2clap.cli.app import main
+from clip2clap.cli.progress import json_document
 from clip2clap.core.version import __version__
 
 Run = Callable[..., tuple[int, str, str]]
@@ -62,3 +63,8 @@ def test_an_error_is_a_json_document_too(run: Run, verb: str) -> None:
     error = document["error"]
     assert complaint == f"error: {error['message']}\n"
     assert error["param"] in ("table", "inputs")
+
+
+def test_numbers_that_are_not_finite_are_null() -> None:
+    document = json.loads(json_document(results=[{"loss": float("nan")}, (1.5, float("inf"))]))
+    assert document["results"] == [{"loss": None}, [1.5, None]]

@@ -128,6 +128,11 @@ def measure_generation(
     else:
         dataset = datasets.audio_dataset_from_rows(rows)
         source = f"column {rows.pairs.source_column} of the table"
+    require(
+        dataset.labels or not options.contact_sheet,
+        "audio_dir",
+        "a contact sheet shows audio of each class. Name a folder with one subfolder per class.",
+    )
     evaluation = _generate(is_audio, translators, dataset, folder, options)
     best, worst = select_examples(evaluation, dataset)
     part = generation_results(evaluation, dataset, folder=source, pipeline=str(options.pipeline))

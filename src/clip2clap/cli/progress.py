@@ -1,6 +1,7 @@
 """Progress bars, and the report of a run."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -116,9 +117,20 @@ class RunReport:
 
 
 def json_document(**entries: Any) -> str:
-    """Return a JSON document with the versions of its schema and of clip2clap."""
+    """Return a JSON document with the versions of its schema and of clip2clap.
+
+    Numbers that are not finite are null, as JSON knows no others.
+    """
     document = {"version": 1, "clip2clap": __version__, **entries}
-    return json.dumps(document, indent=2, default=str)
+    return json.dumps(_finite(document), indent=2, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _PlainTable(Table):
