@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, cast, get_args, get_origin
 
-import numpy as np
-
 from clip2clap.core.errors import UserError, expect
 from clip2clap.embeddings.space import EmbeddingSpace
 
@@ -249,8 +247,10 @@ class TrainingConfig:
     def _check_type(self, name: str, kind: Any) -> None:
         """Check a value by its annotation; NumPy's numbers and paths become Python's and text."""
         value = getattr(self, name)
-        if isinstance(value, np.generic | os.PathLike):
-            value = value.item() if isinstance(value, np.generic) else os.fspath(value)
+        # Importing NumPy would double the start-up time of the command.
+        is_numpy = type(value).__module__ == "numpy" and value.shape == ()
+        if is_numpy or isinstance(value, os.PathLike):
+            value = value.item() if is_numpy else os.fspath(value)
             object.__setattr__(self, name, value)
         kinds = get_args(kind) or (kind,)
         if get_origin(kind) is Literal:
