@@ -246,7 +246,7 @@ class TrainingConfig:
 
     def _check_type(self, name: str, kind: Any) -> None:
         """Check a value by its annotation; NumPy's numbers and paths become Python's and text."""
-        value = getattr(self, name)
+        value: Any = getattr(self, name)
         # Importing NumPy would double the start-up time of the command.
         is_numpy = type(value).__module__ == "numpy" and value.shape == ()
         if is_numpy or isinstance(value, os.PathLike):
