@@ -249,8 +249,11 @@ class TrainingConfig:
         value: Any = getattr(self, name)
         # Importing NumPy would double the start-up time of the command.
         is_numpy = type(value).__module__ == "numpy" and value.shape == ()
-        if is_numpy or isinstance(value, os.PathLike):
-            value = value.item() if is_numpy else os.fspath(value)
+        if is_numpy:
+            value = value.item()
+        elif isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if is_numpy or value is not getattr(self, name):
             object.__setattr__(self, name, value)
         kinds = get_args(kind) or (kind,)
         if get_origin(kind) is Literal:
