@@ -124,10 +124,13 @@ def _compare(
     for (one, these), (other, those) in pairs:
         drawn = redraw(these) - redraw(those)
         values = float(summarize(these)), float(summarize(those))
-        found.append((metric, one, other, *values, Estimate.of(values[0] - values[1], drawn)))
+        found.append((one, other, *values, Estimate.of(values[0] - values[1], drawn)))
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
         raw.append(min(1.0, float(2 * (tail + 1) / (len(drawn) + 1))))
-    return [Difference(*one, p) for one, p in zip(found, _holm(raw), strict=True)]
+    return [
+        Difference(metric, one, other, value, other_value, difference, p)
+        for (one, other, value, other_value, difference), p in zip(found, _holm(raw), strict=True)
+    ]
 
 
 def _holm(p_values: list[float]) -> list[float]:

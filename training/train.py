@@ -174,7 +174,7 @@ def measure_and_report(
     """
     pairs, split = data.pairs, data.split
     measured_on: Literal["validation", "test"] = "test" if len(split.test) else "validation"
-    found = measure_with_controls(translator, data, config.seed)
+    found: dict[str, Any] = measure_with_controls(translator, data, config.seed)
     columns = {"source_column": pairs.source_column, "target_column": pairs.target_column}
     controls = {name: found[name] for name in ("shuffled_pairs", "mean_vector")}
     translator.record(

@@ -247,7 +247,8 @@ class LinearFitter:
         """Return the centered and scaled sums."""
         if self.rows == 0:
             raise UserError("There are no pairs to fit to: give some to `update` first.")
-        means, scales = [], []
+        means: list[Tensor] = []
+        scales: list[Tensor] = []
         for moments in (self._source, self._target):
             mean, variance = torch.from_numpy(moments.mean), torch.from_numpy(moments.variance)
             squares = variance + mean.square()
@@ -262,10 +263,15 @@ class LinearFitter:
             mean = torch.from_numpy(self._source.mean)
             source_source = source_source + self.rows * torch.outer(mean, mean)
         source_target = self._products - self.rows * torch.outer(*means)
-        source_source = source_source / torch.outer(scales[0], scales[0])
-        source_target = source_target / torch.outer(*scales)
-        options = {"center": center, "scale": scale}
-        return _Problem(source_source, source_target, *means, *scales, options)
+        return _Problem(
+            source_source=source_source / torch.outer(scales[0], scales[0]),
+            source_target=source_target / torch.outer(*scales),
+            source_mean=means[0],
+            target_mean=means[1],
+            source_scale=scales[0],
+            target_scale=scales[1],
+            options={"center": center, "scale": scale},
+        )
 
 
 class _Problem(NamedTuple):

@@ -121,7 +121,7 @@ class SavedModule(nn.Module):
         """
         config = upgrade_config(config, cls.__name__)
         options = {name: config[name] for name in cls._option_names() if name in config}
-        return cls(**options, provenance=Provenance.from_dict(config))
+        return cls(**{**options, "provenance": Provenance.from_dict(config)})
 
     @classmethod
     def from_pretrained(

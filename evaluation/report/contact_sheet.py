@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -76,7 +77,7 @@ def sheet_rows(
         num_inference_steps=config.num_inference_steps,
         batch_size=config.batch_size,
     )
-    generated = batched(list(output.images), num_images)
+    generated = batched(cast(list[Image.Image], output.images), num_images)
     return [
         SheetRow(label, load_audio(file), images)
         for label, file, images in zip(labels, files, generated, strict=True)

@@ -88,8 +88,9 @@ def test_a_card_says_what_a_translator_is_for_and_what_it_was_measured_to_do(tmp
     )
     translator.save_pretrained(tmp_path / "mine", license="cc-by-4.0")
     card = ModelCard.load(tmp_path / "mine" / "README.md")
-    assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "clip2clap")
-    assert card.data.base_model == ["some/clip", "some/clap"]
+    data = card.data.to_dict()
+    assert (data["license"], data["library_name"]) == ("cc-by-4.0", "clip2clap")
+    assert data["base_model"] == ["some/clip", "some/clap"]
     for line in (
         "# mine",
         'translator = AutoTranslator.from_pretrained("mine")',
