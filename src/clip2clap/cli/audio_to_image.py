@@ -20,7 +20,7 @@ from clip2clap.cli.checks import (
 )
 from clip2clap.cli.film import check_film, make_films, plan_films
 from clip2clap.cli.generate import call_arguments, generate, pipeline_settings
-from clip2clap.cli.inputs import Input, find_inputs, load_audible, read_inputs
+from clip2clap.cli.inputs import Input, find_inputs, load_audible, load_named_image, read_inputs
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import Destination, choose_destination
@@ -58,9 +58,7 @@ def audio_to_image(options: AudioToImage) -> None:
     calls = _call_arguments(pipeline, options)
     report.settings |= calls | pipeline_settings(pipeline)
     if options.init_image is not None:
-        from clip2clap.media.images import load_image
-
-        calls["image"] = load_image(options.init_image, allow_private=options.allow_private)
+        calls["image"] = load_named_image(options.init_image, allow_private=options.allow_private)
     if destination is None:
         make_films(pipeline, plan, options, report, calls)
         return

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clip2clap.cli.checks import check_image, require
-from clip2clap.cli.inputs import image_stem
+from clip2clap.cli.inputs import image_stem, load_named_image
 from clip2clap.cli.options.generation import Demo
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, share_bar
@@ -92,14 +92,14 @@ def _prepare_folder(folder: Path) -> dict[str, Path]:
 
 def load_demo_image(source: str | None, allow_private: bool = False) -> tuple[Any, str]:
     """Return an image and its title; by default a cat."""
-    from clip2clap.media.images import load_image
-
     if source is not None:
-        return load_image(source, allow_private=allow_private), image_stem(source)
+        return load_named_image(source, allow_private=allow_private), image_stem(source)
     # Reading through skimage.io would import scipy.
     chelsea = resources.files("skimage.data") / "chelsea.png"
     with resources.as_file(chelsea) as file:
-        return load_image(file), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
+        return load_named_image(
+            str(file)
+        ), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
 
 
 def _nearest_labels(audio_embeds: Any) -> list[tuple[str, float]]:

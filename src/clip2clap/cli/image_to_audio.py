@@ -7,7 +7,14 @@ from rich.console import Console
 
 from clip2clap.cli.checks import check_device, choose_device, choose_dtype, require
 from clip2clap.cli.generate import call_arguments, generate, pipeline_settings
-from clip2clap.cli.inputs import Input, find_inputs, image_stem, read_inputs, text_stem
+from clip2clap.cli.inputs import (
+    Input,
+    find_inputs,
+    image_stem,
+    load_named_image,
+    read_inputs,
+    text_stem,
+)
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.generation import ImageToAudio
 from clip2clap.cli.outputs import choose_destination
@@ -109,9 +116,7 @@ def _read(sources: list[str], options: ImageToAudio, calls: dict[str, Any]) -> A
     size = max(1, calls["batch_size"] // calls["num_candidates"])
     if options.prompt:
         return read_inputs(sources, str, batch_size=size, stem=text_stem)
-    from clip2clap.media.images import load_image
-
-    load = partial(load_image, allow_private=options.allow_private)
+    load = partial(load_named_image, allow_private=options.allow_private)
     return read_inputs(sources, load, batch_size=size, stem=image_stem)
 
 

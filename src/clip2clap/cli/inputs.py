@@ -72,6 +72,18 @@ def find_inputs(media: str, inputs: Sequence[str]) -> list[str]:
     return find(inputs)
 
 
+def load_named_image(source: str, *, allow_private: bool = False) -> Any:
+    """Load an image that the command names; a server on this machine needs no permission.
+
+    Raises:
+        UserError: If it cannot be read, or is at a private address that is not allowed.
+    """
+    from clip2clap.media.images import load_image
+
+    own = is_url(source) and urlsplit(source).hostname in ("localhost", "127.0.0.1", "::1")
+    return load_image(source, allow_private=allow_private or own)
+
+
 def image_stem(source: str) -> str:
     """Return the output name of an image: its file's name, or that of its URL."""
     if not is_url(source):

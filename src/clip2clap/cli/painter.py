@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip2clap.cli.checks import require
-from clip2clap.cli.inputs import load_audible
+from clip2clap.cli.inputs import load_audible, load_named_image
 from clip2clap.cli.options.generation import Paint
 from clip2clap.core.presets import resolve
 
@@ -39,9 +39,7 @@ class Painter:
 
     def load_image(self, source: str) -> Any:
         """Load an image from a file or URL."""
-        from clip2clap.media.images import load_image
-
-        return load_image(source, allow_private=self.allow_private)
+        return load_named_image(source, allow_private=self.allow_private)
 
     def targets(
         self, weighted: Mapping[str, Sequence[tuple[str, float]]], parts: int
