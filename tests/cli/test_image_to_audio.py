@@ -416,7 +416,7 @@ def test_an_interrupted_run_keeps_what_is_finished(
     ("options", "words"),
     [
         ([], "--translator: "),
-        (["--translator", "x", "--num-candidates", "2"], "has a text-only CLAP. Add"),
+        (["--translator", "demo", "--num-candidates", "2"], "has a text-only CLAP. Add"),
     ],
 )
 def test_audioldm_needs_a_translator_and_for_candidates_a_ranker(
