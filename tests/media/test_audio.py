@@ -265,7 +265,7 @@ def test_an_ogg_whose_last_page_is_not_flagged_is_read(subtype):
     last = content.rindex(b"OggS")
     content[last + 5] &= ~4
     content[last + 22 : last + 26] = bytes(4)
-    content[last + 22 : last + 26] = ogg_checksum(content[last:]).to_bytes(4, "little")
+    content[last + 22 : last + 26] = ogg_checksum(bytes(content[last:])).to_bytes(4, "little")
     assert seconds_of(bytes(content)) == pytest.approx(SECONDS, abs=0.01)
     with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
         load_audio(bytes(content[:-20]))

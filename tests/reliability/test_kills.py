@@ -104,9 +104,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _start(
-    context: multiprocessing.context.ForkServerContext, folder: Path, line: str
-) -> BaseProcess:
+def _start(context: ForkServerContext, folder: Path, line: str) -> BaseProcess:
     process = context.Process(target=_run, args=(folder, line))
     process.start()
     return process

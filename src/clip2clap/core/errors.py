@@ -41,7 +41,9 @@ def is_integer(value: object) -> TypeGuard[int]:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Return True for a finite real number of Python or NumPy, which is no truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < math.inf
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return abs(value) < math.inf  # pyright: ignore[reportOperatorIssue]
 
 
 def expect(holds: object, param: str, expected: str, value: object) -> None:

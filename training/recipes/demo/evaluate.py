@@ -81,7 +81,8 @@ class _Evaluation:
     """Demo models, and the images and audio of a split that they are evaluated on."""
 
     def __init__(self, recipe: "Recipe", models: Path, split: Split):
-        self.recipe, self.data, self.folder, self.split = recipe, recipe.data, models, split
+        self.recipe, self.data, self.folder = recipe, recipe.data, models
+        self.split: Split = split
         self.names = recipe.data.class_names
         self.clip = ClipEncoder.from_pretrained(str(models / "image_to_audio" / "clip"))
         self.clap = ClapEncoder.from_pretrained(str(models / "clap"))
