@@ -52,6 +52,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.loadscopereorder = False
 
 
+@pytest.fixture(autouse=True)
+def default_dtype() -> Iterator[None]:
+    """Let no test change the dtype of the next."""
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture
 def ddim() -> DDIMScheduler:
     """Return AudioLDM's scheduler."""

@@ -114,8 +114,13 @@ def load_strictly(
     if use_safetensors is not None:
         options["use_safetensors"] = use_safetensors
     load: Any = model_class.from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
-    with explained(what, config, model_class):
-        model, info = load(folder, variant=chosen, output_loading_info=True, **options)
+    default = torch.get_default_dtype()
+    try:
+        with explained(what, config, model_class):
+            model, info = load(folder, variant=chosen, output_loading_info=True, **options)
+    finally:
+        # A model that diffusers fails to build leaves its dtype as torch's default.
+        torch.set_default_dtype(default)
     check_weights(
         what,
         missing=set(info["missing_keys"]) - _unused_weights(model),

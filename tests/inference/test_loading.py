@@ -10,12 +10,14 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import torch
 from diffusers import UNet2DConditionModel
 
 from clip2clap.core.errors import CheckpointError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+from clip2clap.inference.loading.components import load_strictly
 
 
 def python(code: str, *arguments: object) -> str:
@@ -101,3 +103,17 @@ def test_small_modules_load_no_pipeline():
         """
     )
     assert printed == "[]"
+
+
+def test_a_model_that_cannot_be_built_leaves_the_default_dtype(tmp_path: Path) -> None:
+    UNet2DConditionModel(
+        block_out_channels=(8, 8),  # pyright: ignore[reportArgumentType]
+        down_block_types=("DownBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+        norm_num_groups=4,
+    ).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "norm_num_groups": 3}))
+    with pytest.raises(CheckpointError, match="groups"):
+        load_strictly(UNet2DConditionModel, tmp_path, dtype=torch.bfloat16)
+    assert torch.get_default_dtype() == torch.float32
