@@ -49,8 +49,10 @@ def fastest_dtype() -> torch.dtype:
     """Return the dtype in which this machine's CPU generates fastest.
 
     bfloat16 if the CPU has instructions for it (AVX-512 BF16 or AMX), else float32, since emulated
-    bfloat16 is slower than float32.
+    bfloat16 is slower than float32, and fails in kernels that ATEN_CPU_CAPABILITY sets lower.
     """
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return torch.float32
     has_bf16 = (
         getattr(torch.cpu, name, bool)()
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
