@@ -200,7 +200,7 @@ def _check_ranking(pipeline: Any, call: Any) -> None:
         except UserError as error:
             raise UserError(
                 "num_candidates above 1 needs a CLAP with an audio encoder, to rank them, and "
-                f"the generator's own has none: {error} Load the pipeline with ranker=... (as "
+                f"the generator's own has none: {error} Load the pipeline with ranker=... (such "
                 "as 'clap-htsat-unfused') and ranker_translator=..., a translator from the "
                 "same CLIP into that CLAP's space.",
                 param="num_candidates",

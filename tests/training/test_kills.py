@@ -1,6 +1,6 @@
 """Runs that are killed at random moments, most of them during writes, and resumed.
 
-KILLS sets the number of kills of each kind of run.
+CLIP2CLAP_KILLS sets the number of kills of each kind of run.
 """
 
 import os
@@ -22,7 +22,7 @@ from clip2clap.translator.auto import AutoTranslator
 
 from .builders import QUICK, learnable
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("CLIP2CLAP_KILLS", "2"))
 
 
 def run_train(out: Path) -> None:
