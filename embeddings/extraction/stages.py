@@ -16,6 +16,8 @@ from clip2clap.embeddings.datasets.base import Row, Url, check_row
 from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.encoders.base import Preprocessed
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan, Encoders, modality_of
+from clip2clap.media.audio import load_audio
+from clip2clap.media.images import load_image
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.download.downloader import ImageDownloader
@@ -112,8 +114,9 @@ def preprocess_row(row: Row, encoders: Encoders) -> PreprocessedRow:
         inputs: dict[Column, Preprocessed] = {}
         for column in encoders.plan.columns:
             if (modality := modality_of(column)) != "text":
-                content = [row.content[modality]]
-                (inputs[column],) = encoders.of(column).preprocess(modality, content)
+                content = row.content[modality]
+                opened = load_image(content) if modality == "image" else load_audio(content)
+                (inputs[column],) = encoders.of(column).preprocess(modality, [opened])
         return PreprocessedRow(row, inputs)
     except MemoryError:
         raise

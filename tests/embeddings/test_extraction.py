@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -261,6 +262,15 @@ def test_a_changed_encoder_or_changed_arguments_are_refused_and_lose_nothing(pla
     report = extract(source, folder, plan("clip_text"))
     assert (report.rows, report.new_rows) == (5, 2)
     assert extract(source, folder, plan("clip_text")).new_rows == 0
+
+
+def test_bytes_that_are_no_image_are_not_numbered_in_their_reason(plan, tmp_path):
+    table = pa.table({"caption": ["a", "b"], "image": [b"no image", b"none either"]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    source = TableFiles((tmp_path / "rows.parquet",), frozenset({"text", "image"}))
+    extract(source, tmp_path / "table", plan("clip_image", "clap_text"))
+    reasons = EmbeddingTable.open(tmp_path / "table").failures().values()
+    assert [reason.startswith("the image is") for reason in reasons] == [True, True]
 
 
 def test_an_id_that_comes_twice_is_a_failure_the_second_time(plan, tmp_path):
