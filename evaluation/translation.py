@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
+from clip2clap.evaluation.encoding import translate
 from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.classification import (
     balanced_accuracy,
@@ -217,9 +218,8 @@ class _Evaluator:
     ) -> TranslatorScores:
         """Measure a translator and its shuffled control, and add its points to `clouds`."""
         start = time.perf_counter()
-        with torch.no_grad():
-            batches = self.source.split(_BATCH_SIZE)
-            predicted = torch.cat([translator(batch.float()).float() for batch in batches])
+        batches = self.source.split(_BATCH_SIZE)
+        predicted = torch.cat([translate(translator, batch.float()) for batch in batches])
         seconds = time.perf_counter() - start
         both = torch.cat([predicted[self.shown], self.target[self.shown]])
         clouds[name] = principal_plane(both).reshape(2, len(self.shown), 2)

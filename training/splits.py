@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,16 @@ class Split:
     train: Tensor
     validation: Tensor
     test: Tensor
+
+    @property
+    def measured_on(self) -> Literal["validation", "test"]:
+        """Part that a finished translator is measured on: test, or validation without test rows."""
+        return "test" if len(self.test) else "validation"
+
+    @property
+    def measured_rows(self) -> Tensor:
+        """Rows of `measured_on`, at most as many as are measured."""
+        return thin_out(getattr(self, self.measured_on))
 
 
 @dataclass(frozen=True)

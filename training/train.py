@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -173,7 +173,6 @@ def measure_and_report(
     closed-form fit. The report lacks the output folder.
     """
     pairs, split = data.pairs, data.split
-    measured_on: Literal["validation", "test"] = "test" if len(split.test) else "validation"
     found: dict[str, Any] = measure_with_controls(translator, data, config.seed)
     columns = {"source_column": pairs.source_column, "target_column": pairs.target_column}
     controls = {name: found[name] for name in ("shuffled_pairs", "mean_vector")}
@@ -182,7 +181,7 @@ def measure_and_report(
         target_space=pairs.target_space,
         recipe={**recipe, **columns, "pairs": len(split.train), "seed": config.seed},
         data=data.fingerprint,
-        metrics={"measured_on": measured_on, **found["metrics"], **controls},
+        metrics={"measured_on": split.measured_on, **found["metrics"], **controls},
     )
     history = [] if state is None else state.history
     return TrainingReport(
@@ -197,7 +196,7 @@ def measure_and_report(
         stopped_early=bool(history) and len(history) < config.epochs,
         resumed_after=resumed_after,
         seconds=0.0 if state is None else state.seconds,
-        measured_on=measured_on,
+        measured_on=split.measured_on,
         **found,
     )
 

@@ -59,7 +59,7 @@ def measure_with_controls(
     metrics as `metrics`, `shuffled_pairs` and `mean_vector`. The translator is on the CPU.
     """
     pairs, split = data.pairs, data.split
-    rows = thin_out(split.test if len(split.test) else split.validation)
+    rows = split.measured_rows
     target = pairs.target[rows]
     predicted = predict(translator, pairs.source[rows])
     # A random cycle through all rows, so that each gets another's target.

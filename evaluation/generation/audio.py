@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
-from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import Audio, Classifier
 from clip2clap.evaluation.datasets import ImageDataset
+from clip2clap.evaluation.encoding import translate
 from clip2clap.evaluation.generation.base import GenerationEvaluation, GenerationEvaluator
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
@@ -74,8 +73,7 @@ def evaluate_audio(
     if back is not None:
         back.check_source(clap.space("audio"))
         back.check_target(pipeline.clip.space("image"))
-    space = pipeline.config["clap_space"]
-    own_space = None if space is None else EmbeddingSpace.from_dict(space)
+    own_space = pipeline.generator_clap.space
     evaluator = _AudioEvaluator(
         pipeline, dataset, pipeline.clip, clap, own_space, classifier, config
     )
@@ -101,8 +99,7 @@ class _AudioEvaluator(GenerationEvaluator):
     def row_metrics(self, embeds: Tensor, order: list[int]) -> dict[str, np.ndarray]:
         rows = self._clap_scores(embeds, [self.dataset.items[at].text for at in order])
         if self.back is not None:
-            with torch.no_grad():
-                image_embeds = self.back(embeds).float()
+            image_embeds = translate(self.back, embeds)
             rows["clip_score"] = 100 * (image_embeds * self.source_embeds[order]).sum(1).numpy()
         return rows
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import EmbeddingSpace
@@ -323,7 +324,7 @@ class GenerationEvaluator(ABC):
     ) -> dict[str, np.ndarray]:
         rows = self.row_metrics(encoded.embeds, order)
         if self.is_own_encoder:
-            conditions = torch.nn.functional.normalize(embeds[order], dim=1)
+            conditions = unit_norm(embeds[order])
             rows["translated_similarity"] = (encoded.embeds * conditions).sum(1).numpy()
         if encoded.labels is not None:
             pairs = zip(encoded.labels, order, strict=True)

@@ -1,6 +1,7 @@
 """Evaluation of images that pipelines generate from audio."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -111,11 +112,10 @@ class _ImageEvaluator(GenerationEvaluator):
         return EncodedFiles(embeds, predicted), labels if all(labels) else None
 
     def row_metrics(self, embeds: Tensor, order: list[int]) -> dict[str, np.ndarray]:
-        means = self._class_means()
         if self.own_embeds is not None:
             real = self.own_embeds[order]
-        elif means is not None:
-            real = torch.stack([means[self.labels[at]] for at in order])
+        elif self.class_means is not None:
+            real = torch.stack([self.class_means[self.labels[at]] for at in order])
         else:
             return {}
         return {"real_similarity": (embeds * real).sum(1).numpy()}
@@ -129,15 +129,16 @@ class _ImageEvaluator(GenerationEvaluator):
 
     def notes(self) -> list[str]:
         notes = super().notes()
-        if len(self.real.embeds) and self.own_embeds is None and self._class_means() is None:
+        if len(self.real.embeds) and self.own_embeds is None and self.class_means is None:
             notes.append(
                 "Not every class of recordings has a real image, so there is no similarity to "
                 "real images."
             )
         return notes
 
-    def _class_means(self) -> dict[str, Tensor] | None:
-        """Return the mean embedding of each class's real images; None if a class has none."""
+    @cached_property
+    def class_means(self) -> dict[str, Tensor] | None:
+        """Mean embedding of each class's real images; None if a class has none."""
         if self.real_labels is None or not set(self.labels) <= set(self.real_labels):
             return None
         labels = np.array(self.real_labels)

@@ -21,7 +21,7 @@ from clip2clap.training.checkpoint import remove_leftovers, sole_run, train_resu
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import EpochRecord, SweepResult
-from clip2clap.training.splits import Split, TrainingData, split_together, thin_out
+from clip2clap.training.splits import Split, TrainingData, split_together
 from clip2clap.training.sweep.grid import SweepGrid
 from clip2clap.training.sweep.group import Group, Member
 from clip2clap.training.sweep.jobs import (
@@ -36,6 +36,7 @@ from clip2clap.training.sweep.jobs import (
 )
 from clip2clap.training.train import measure_and_report
 from clip2clap.training.trainer import recipe_of
+from clip2clap.training.validation import predict
 from clip2clap.translator.auto import AutoTranslator
 
 if TYPE_CHECKING:
@@ -205,7 +206,6 @@ def _publish(model: Model, member: Member, group: Group) -> None:
     model.run.publish(translator, replace(report, output=str(model.run.path)))
 
 
-@torch.no_grad()
 def _results(
     models: Sequence[Model], parts: dict[str, Pairs], base: TrainingConfig
 ) -> list[SweepResult]:
@@ -224,8 +224,8 @@ def _results(
             translator = AutoTranslator.from_pretrained(run.path)
             splits = splits_of(config.seed)
             for (table, pairs), split in zip(compared.items(), splits, strict=True):
-                rows = thin_out(split.test if len(split.test) else split.validation)
-                predicted = translator(pairs.source[rows])
+                rows = split.measured_rows
+                predicted = predict(translator, pairs.source[rows])
                 metrics[table] = retrieval_metrics(predicted, pairs.target[rows])
         results.append(SweepResult(name, data.name, report, metrics))
     return results
