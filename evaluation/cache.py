@@ -19,7 +19,7 @@ from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import write_audio
 from clip2clap.media.images import write_image
-from clip2clap.training.checkpoint import remove_leftovers, writing_to
+from clip2clap.training.checkpoint import writing_to
 
 CACHE_FILE = "generation.json"
 
@@ -73,7 +73,6 @@ class GenerationCache:
         plain = [name.replace("/", "-") for name in names]
         self.files = [folder / f"{at:05d}-{name}{suffix}" for at, name in enumerate(plain)]
         self.seconds: dict[str, float] = {}
-        remove_leftovers(folder)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
             self.seconds = kept["seconds"] if kept["settings"] == self.settings else {}

@@ -13,7 +13,7 @@ from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.rows import EvaluatedRows, read_training
 from clip2clap.evaluation.translation import EmbeddingEvaluation
-from clip2clap.training.checkpoint import remove_leftovers, writing_to
+from clip2clap.training.checkpoint import writing_to
 from clip2clap.translator.base import Translator
 
 RESULTS_FILE = "results.json"
@@ -73,7 +73,6 @@ class Results:
         folder = Path(folder).expanduser()
         path = folder / RESULTS_FILE
         with writing_to(folder):
-            remove_leftovers(folder)
             with replacing(folder / PER_ROW_FILE) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **self.per_row)  # pyright: ignore[reportArgumentType]
             with replacing(path) as partial:

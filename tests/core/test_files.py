@@ -92,6 +92,13 @@ def test_a_full_disk_is_an_error_of_the_file_whatever_the_library_raises(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_writing_names_the_file_and_not_the_hidden_one(tmp_path: Path) -> None:
+    target = tmp_path / "absent" / "a.txt"
+    with pytest.raises(FileNotFoundError) as raised, replacing(target) as partial:
+        partial.write_text("a")
+    assert raised.value.filename == str(target)
+
+
 @pytest.mark.parametrize("name", ["x" * 251, "é" * 120, "a$_$b", "caf\udce9"])
 def test_any_name_that_a_file_system_has_can_be_written(tmp_path: Path, name: str) -> None:
     with replacing(tmp_path / name) as partial:

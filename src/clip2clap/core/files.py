@@ -1,4 +1,4 @@
-"""Atomic writes, unused file names, and files of a folder."""
+"""Atomic writes, unused file names, files of a folder, and the look of addresses."""
 
 import contextlib
 import errno
@@ -9,6 +9,8 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+
+from clip2clap.core.errors import UserError
 
 try:
     import fcntl
@@ -38,7 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
         Hidden path in the same folder to write to; its name is short, whatever that of the file.
 
     Raises:
-        OSError: If the disk is full, whatever the block raises then.
+        OSError: If the disk is full, whatever but a `UserError` the block raises then. Errors of
+            writing name `path`.
     """
     _remove_abandoned(path.parent.absolute())
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
@@ -47,8 +50,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with _locked(partial):
             yield partial
             os.replace(partial, path)
+    except UserError:  # of what the block reads, not of writing
+        raise
     except Exception as error:
         code = _write_error(partial)
+        if code is None and isinstance(error, OSError) and error.filename == os.fspath(partial):
+            code = error.errno
         if code is None:
             raise
         raise OSError(code, os.strerror(code), os.fspath(path)) from error
@@ -120,6 +127,11 @@ def free_stem(
         number += 1
         candidate = f"{stem}-{number}"
     return candidate
+
+
+def is_url(source: str) -> bool:
+    """Return True for an http(s) URL."""
+    return source.lower().startswith(("http://", "https://"))
 
 
 def visible_files(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:
