@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import visible_files, visible_folders
+from clip2clap.core.files import is_url, visible_files, visible_folders
 from clip2clap.embeddings.space import Modality
-from clip2clap.media.images import is_url
 
 _MISSING: dict[Modality, str] = {"text": "no caption", "image": "no image", "audio": "no audio"}
 # No path is this long without a dot, which base64 has not.

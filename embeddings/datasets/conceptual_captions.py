@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip2clap.core.files import is_url
 from clip2clap.embeddings.datasets.base import Row, Source, Url, file_stems, split_columns
 from clip2clap.embeddings.datasets.readers import open_text
 from clip2clap.embeddings.space import Modality
-from clip2clap.media.images import is_url
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import is_url
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
 from clip2clap.embeddings.datasets.base import Source, walk
 from clip2clap.embeddings.datasets.conceptual_captions import ConceptualCaptions
@@ -19,7 +20,6 @@ from clip2clap.embeddings.datasets.wit import CaptionField, Wit
 from clip2clap.embeddings.space import Modality
 from clip2clap.media import audio as audio_files
 from clip2clap.media import images as image_files
-from clip2clap.media.images import is_url
 
 Format = Literal[
     "auto", "audiocaps", "conceptual-captions", "wit", "folder", "table", "datasets", "webdataset"

@@ -8,7 +8,6 @@ last, in one step: after a killed run each batch of rows and failures is either 
 """
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import replacing
+from clip2clap.core.files import FULL_DISK_ERRORS, replacing
 from clip2clap.embeddings.space import EmbeddingSpace
 
 Dtype = Literal["float16", "float32"]
@@ -41,7 +40,6 @@ _STATE_KEY = "clip2clap"
 _SPACES_KEY = b"clip2clap.spaces"
 # Files up to this size are compared with their checksums whenever they are opened.
 _CHECKED_BYTES = 2**25
-_NO_SPACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class TableError(UserError):
@@ -269,7 +267,7 @@ def explain_write_errors(folder: Path, consequence: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE_ERRORS:
+        if error.errno in FULL_DISK_ERRORS:
             message = f"There is no room left to write to {folder}. Make some. {consequence}"
         else:
             reason = error.strerror or one_line(error)

@@ -52,13 +52,16 @@ def audio_to_image(options: AudioToImage) -> None:
     if not options.film:
         destination = choose_destination("image", options, count, default=_FOLDER)
     report = RunReport(options)
+    image = options.init_image
+    if image is not None:
+        image = load_named_image(image, allow_private=options.allow_private)
     with Console(stderr=True).status("Loading the models"):
         pipeline = _load(options)
     report.lap("load")
     calls = _call_arguments(pipeline, options)
     report.settings |= calls | pipeline_settings(pipeline)
-    if options.init_image is not None:
-        calls["image"] = load_named_image(options.init_image, allow_private=options.allow_private)
+    if image is not None:
+        calls["image"] = image
     if destination is None:
         make_films(pipeline, plan, options, report, calls)
         return
@@ -168,6 +171,7 @@ class _Writer:
         if similarities is not None:
             order = sorted(range(count), key=lambda at: -similarities[at])
             images = [images[at] for at in order]
+            similarities = [similarities[at] for at in order]
         images = images[: self.options.num_images]
         numbers = [f"-{number}" for number in range(1, len(images) + 1)]
         endings = numbers if len(images) > 1 else [""]
@@ -179,7 +183,7 @@ class _Writer:
             write_image(path, image)
         outputs: list[dict[str, Any]] = [{"output": str(path)} for path in paths]
         entry = {"grid": outputs.pop()["output"]} if self.options.grid else {}
-        for output, value in zip(outputs, sorted(similarities or (), reverse=True), strict=False):
+        for output, value in zip(outputs, similarities or (), strict=False):
             output["similarity"] = round(value, 4)
         nearest = self._nearest(result.image_embeds[place : place + 1])
         if nearest:

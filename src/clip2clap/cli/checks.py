@@ -7,6 +7,7 @@ from typing import Any
 
 from clip2clap.cli.options.common import DtypeName
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import is_url
 
 _DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".tar", ".tgz", ".gz", ".npy")
 
@@ -32,11 +33,6 @@ def check_model_folder(output: Path) -> None:
             f"{output} is not UTF-8, and safetensors writes to no such path. Name another folder.",
             param="output",
         ) from error
-
-
-def is_url(source: str) -> bool:
-    """Return whether a source is an http(s) URL."""
-    return source.startswith(("http://", "https://"))
 
 
 def check_image(source: str | None, param: str) -> None:

@@ -143,11 +143,6 @@ def flag_of(each: Field[Any]) -> str:
     return info["flags"][0].split("/")[0] if info["flags"] else f"--{each.name.replace('_', '-')}"
 
 
-def parameter_of(each: Field[Any]) -> str:
-    """Return the name of the library's parameter that a declared option sets."""
-    return (*each.metadata[KEY]["api"], each.name)[0]
-
-
 def name_options(error: UserError, declared: Any) -> str:
     """Return an error's message with the library's parameters replaced by a verb's options."""
     options = {name: each for each in declared for name in (each.name, *each.metadata[KEY]["api"])}

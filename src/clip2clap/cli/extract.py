@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import typer
-from rich.console import Console
 
 from clip2clap.cli.checks import (
     check_data,
@@ -143,7 +142,7 @@ def embed_with_bar(
     from clip2clap.core.errors import ModelNotFoundError
     from clip2clap.embeddings.extraction.pipeline import extract as extract_embeddings
 
-    with progress_bar(Console(stderr=True), "{task.description}") as progress:
+    with progress_bar("{task.description}") as progress:
         task = progress.add_task("Embedding", total=limit)
 
         def on_progress(state: Any) -> None:

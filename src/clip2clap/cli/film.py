@@ -6,8 +6,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from clip2clap.cli.checks import parse_size, require
 from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import choose_destination
@@ -150,7 +148,7 @@ def _make_film(
         embeds = pipeline.clap.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
         return pipeline.translate(embeds)
 
-    with progress_bar(Console(stderr=True), "Making frames") as progress:
+    with progress_bar("Making frames") as progress:
         task = progress.add_task("", total=None)
         return make_film(
             path,

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 
 from clip2clap.cli.inputs import Input
@@ -61,7 +60,7 @@ def generate(
     """
     import torch
 
-    with progress_bar(Console(stderr=True), "Generating") as progress:
+    with progress_bar("Generating") as progress:
         bar = _Bar(progress, total)
         try:
             for batch in read_ahead(batches):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from clip2clap.cli.checks import is_url
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import is_url
 
 _LONGEST_STEM = 80
 

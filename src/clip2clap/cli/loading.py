@@ -1,7 +1,7 @@
 """Pipelines loaded by name, with checks of the names before torch is imported."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from clip2clap.cli.checks import check_translator, require
 from clip2clap.core.presets import Kind, check_name, resolve
@@ -12,6 +12,10 @@ _SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "pndm": "PNDMScheduler",
 }
+_KINDS: dict[str, Kind] = {
+    **{kind: kind for kind in get_args(Kind)},
+    "ranker": "clap",
+}
 _DIRECTIONS = {"generator": "CLIP into its CLAP", "decoder": "CLAP into its CLIP"}
 
 
@@ -21,8 +25,7 @@ def check_models(options: Any) -> None:
     Raises:
         UserError: If a name cannot be a model's.
     """
-    kinds: tuple[Kind, ...] = ("generator", "decoder", "clip", "clap", "clap")
-    for param, kind in zip((*kinds[:4], "ranker"), kinds, strict=True):
+    for param, kind in _KINDS.items():
         name = getattr(options, param, None)
         if name is not None:
             check_name(name, kind, param=param)

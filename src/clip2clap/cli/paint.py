@@ -151,7 +151,7 @@ def _paint_one(
 
     started: list[Painting] = []
     interrupted = False
-    with progress_bar(Console(stderr=True), "{task.description}") as progress:
+    with progress_bar("{task.description}") as progress:
         task = progress.add_task("Painting", total=settings.iterations)
 
         def on_step(painting: Painting, loss: float) -> None:
@@ -159,8 +159,7 @@ def _paint_one(
             done, description = painting.iteration, f"Painting, loss {loss:.3f}"
             progress.update(task, completed=done, description=description)
             if save_every and done % save_every == 0:
-                pixels = painter.canvas.pixels(painting.latent).detach().clamp(0, 1)
-                write_image(path, to_images(pixels)[0])
+                write_image(path, to_images(painter.canvas.pixels(painting.latent))[0])
 
         try:
             best = paint(

@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -146,20 +147,9 @@ def plain_table(title: str, *titles: str) -> Table:
     return table
 
 
-def progress_bar(console: Console, description: str) -> Progress:
+def progress_bar(description: str) -> Progress:
     """Return a bar of the items that are done; it is hidden where there is no terminal."""
-    return Progress(
-        TextColumn(description),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        # On a terminal lines are printed above the bar, into a file they go as they are.
-        redirect_stdout=sys.stdout.isatty(),
-    )
+    return _bar(TextColumn(description), BarColumn(), MofNCompleteColumn())
 
 
 @contextmanager
@@ -169,19 +159,24 @@ def share_bar(description: str) -> Iterator[Callable[..., None]]:
     Yields:
         Function of the share that is done, and of a new description if that changed.
     """
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with _bar(TextColumn("{task.description}"), BarColumn()) as progress:
         task = progress.add_task(description, total=1.0)
 
         def advance(share: float, description: str | None = None) -> None:
             progress.update(task, completed=share, description=description)
 
         yield advance
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        # On a terminal lines are printed above the bar, into a file they go as they are.
+        redirect_stdout=sys.stdout.isatty(),
+    )

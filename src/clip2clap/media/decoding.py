@@ -7,7 +7,6 @@ from itertools import chain, groupby
 from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 
 from clip2clap.core.errors import UserError
 from clip2clap.media.headers import (
@@ -209,7 +208,7 @@ class _Track:
 class _VorbisTrack:
     """Ogg Vorbis; libsndfile finds its first and last sample, where FFmpeg may not."""
 
-    def __init__(self, sound: soundfile.SoundFile):
+    def __init__(self, sound: Any):
         self._sound = sound
         self.rate = sound.samplerate
         self.length = sound.frames / sound.samplerate
@@ -280,6 +279,7 @@ def check_sampling_rate(rate: float, name: str) -> None:
 def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
     """Open a file's audio track, and turn the libraries' errors into one line."""
     import av
+    import soundfile
 
     is_audio = is_media(file)
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import replacing, visible_files
+from clip2clap.core.files import is_url, replacing, visible_files
 from clip2clap.media.arrays import to_array, to_file, to_image
 
 if TYPE_CHECKING:
@@ -193,11 +193,6 @@ def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> "Tensor
         for image in images
     ]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255
-
-
-def is_url(source: str) -> bool:
-    """Return True for an http(s) URL."""
-    return source.lower().startswith(("http://", "https://"))
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
