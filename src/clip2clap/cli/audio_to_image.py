@@ -167,11 +167,12 @@ class _Writer:
 
         count = len(result.images) // len(result.image_embeds)
         images = list(result.images[place * count : (place + 1) * count])
-        similarities = None if result.similarities is None else result.similarities[place].tolist()
-        if similarities is not None:
-            order = sorted(range(count), key=lambda at: -similarities[at])
+        similarities = None
+        if result.similarities is not None:
+            unsorted = result.similarities[place].tolist()
+            order = sorted(range(count), key=lambda at: -unsorted[at])
             images = [images[at] for at in order]
-            similarities = [similarities[at] for at in order]
+            similarities = [unsorted[at] for at in order]
         images = images[: self.options.num_images]
         numbers = [f"-{number}" for number in range(1, len(images) + 1)]
         endings = numbers if len(images) > 1 else [""]
