@@ -236,6 +236,14 @@ def _in_folder(source: _Source) -> Checkpoint:
     )
 
 
+def component_class(index: dict[str, Any], part: str) -> str | None:
+    """Return the class name of a component in an index; None if it has none."""
+    value = index.get(part)
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):
+        return value[1]
+    return None
+
+
 def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
     """Return the subfolders of the model and of its processors in a diffusers pipeline."""
     index = read_json(folder / "model_index.json")
@@ -244,7 +252,7 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
         return source.family, (source.family,)
 
     def starts(part: str, words: str) -> bool:
-        return str((index.get(part) or [None, None])[1]).startswith(words)
+        return (component_class(index, part) or "").startswith(words)
 
     if source.family == "clap" and starts("text_encoder", "Clap"):
         return "text_encoder", ("tokenizer", "feature_extractor")

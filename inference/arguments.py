@@ -61,10 +61,13 @@ def as_generators(generator: Any) -> Any:
     Raises:
         UserError: If it is anything else.
     """
+    expected = "a torch.Generator, an integer from 0 to 2**64 - 1, or a list with one for each item"
     if isinstance(generator, list | tuple):
-        return [as_generators(each) for each in generator]
+        found = [as_generators(each) for each in generator]
+        holds = all(isinstance(each, torch.Generator) for each in found)
+        expect(holds, "generator", expected, generator)
+        return found
     if generator is None or isinstance(generator, torch.Generator):
         return generator
-    expected = "a torch.Generator, an integer from 0 to 2**64 - 1, or a list with one for each item"
     expect(is_integer(generator) and 0 <= generator < 2**64, "generator", expected, generator)
     return torch.Generator().manual_seed(int(generator))

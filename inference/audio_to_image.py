@@ -22,6 +22,7 @@ from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.outputs import AudioToImageOutput
 from clip2clap.media.images import to_images, to_pixels
+from clip2clap.metrics.classification import IMAGE_PROMPT
 from clip2clap.models.autoencoders import Autoencoder
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
     usage = '"bark.wav"'
     space_setting = "clip_space"
     encoder_parts = ("clap", "translator", "clip", "ip_adapter")
-    label_template = "a photo of a {}"
+    label_template = IMAGE_PROMPT
     space_pairs = (
         ("translator source", "clap", "The translator's source is not the pipeline's CLAP"),
         ("generator", "translator target", "The translator's target is not the decoder's CLIP"),
@@ -141,7 +142,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         self._register(locals())
         self.diffusion = self.decoder = create_decoder(self, decoder_kind)
         self._text_embeds: dict[str, dict[str, Tensor]] = {}
-        self._check_components("The decoder", "its CLIP has", self.decoder.space)
+        self._check_components("The decoder", "its CLIP has")
         self._apply_ip_adapter()
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.core.hub import quiet
-from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.arguments import (
     ACCESS_OPTIONS,
     LOADING_OPTIONS,
@@ -36,11 +36,11 @@ from clip2clap.inference.inputs import (
 )
 from clip2clap.inference.loading.components import DtypeChoice
 from clip2clap.inference.loading.formats import open_checkpoint
+from clip2clap.metrics.classification import nearest_labels
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
-    from clip2clap.embeddings.space import EmbeddingSpace
     from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
     from clip2clap.models.retrieval_memory import RetrievalMemory
     from clip2clap.translator.base import Translator
@@ -176,7 +176,11 @@ class TranslatorPipeline(CardedPipeline):
             )
         arguments = {name: values.get(name) for name in components}
         arguments |= {name: values[name] for name in settings if name in values}
-        return cls(**arguments)
+        created = cls(**arguments)
+        if (name := pipeline.config.get("_name_or_path")) is not None:
+            created.register_to_config(_name_or_path=name)
+        created._access = getattr(pipeline, "_access", {})
+        return created
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast all components, as `DiffusionPipeline.to` does."""
@@ -192,6 +196,12 @@ class TranslatorPipeline(CardedPipeline):
     def num_timesteps(self) -> int:
         """Number of UNet timesteps per batch of the current or last call."""
         return self._num_timesteps
+
+    @property
+    def generator_space(self) -> EmbeddingSpace | None:
+        """Space of the embeddings that the generator is conditioned on; None if unknown."""
+        space = self.config[self.space_setting]
+        return EmbeddingSpace.from_dict(space) if space else None
 
     @property
     def embed_dim(self) -> int:
@@ -318,11 +328,7 @@ class TranslatorPipeline(CardedPipeline):
         """
         template = template or self.label_template
         text_embeds = self.encode_text([template.format(label) for label in labels])
-        rows = (unit_norm(embeds).cpu() @ text_embeds.T).tolist()
-        return [
-            sorted(zip(labels, row, strict=True), key=lambda pair: pair[1], reverse=True)
-            for row in rows
-        ]
+        return nearest_labels(embeds, text_embeds, labels)
 
     def retrieve(self, embeds: Tensor) -> Tensor:
         """Pull conditions towards the retrieval memory, if the pipeline has one."""
@@ -360,10 +366,10 @@ class TranslatorPipeline(CardedPipeline):
         self.register_modules(**{k: v for k, v in values.items() if k in components})
         self.register_to_config(**{k: v for k, v in values.items() if k not in components})
 
-    def _check_components(self, what: str, encoder: str, space: "EmbeddingSpace | None") -> None:
+    def _check_components(self, what: str, encoder: str) -> None:
         encoders = {part: getattr(self, part) for part in self.encoder_parts}
-        check_spaces(encoders, space, self.space_pairs)
-        check_sizes(self, what, (encoder, space))
+        check_spaces(encoders, self.generator_space, self.space_pairs)
+        check_sizes(self, what, (encoder, self.generator_space))
 
     def _prepare_call(self, arguments: Mapping[str, Any]) -> SimpleNamespace:
         """Return a call's arguments, with defaults filled in and single items as lists."""

@@ -28,8 +28,7 @@ class ImageDecoder(LatentDiffusion):
     @property
     def space(self) -> EmbeddingSpace | None:
         """CLIP space of the embeddings it was trained on; None if unknown."""
-        space = self.parts.config["clip_space"]
-        return EmbeddingSpace.from_dict(space) if space else None
+        return self.parts.generator_space
 
     @property
     def noise_levels(self) -> int:

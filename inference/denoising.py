@@ -12,11 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.core.errors import CheckpointError, UserError, is_out_of_memory, one_line
 from clip2clap.inference.noise import draw_noise
-
-# Errors of the machine, not of a model.
-_MACHINE = ("CUDA", "can't allocate memory", "out of memory")
 
 Tensors = dict[str, Tensor]
 OnStep = Callable[[int, Tensor, Tensors], Tensors]
@@ -197,9 +194,10 @@ def running(part: str) -> Iterator[None]:
 def _converted(error_class: type[UserError], message: str) -> Iterator[None]:
     try:
         yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:
-        if any(words in str(error) for words in _MACHINE):
+        # Errors of the machine are none of a model.
+        if is_out_of_memory(error) or "CUDA" in str(error):
             raise
         raise error_class(f"{message} ({one_line(error)}).") from error

@@ -34,14 +34,15 @@ class GeneratorClap:
     @property
     def space(self) -> EmbeddingSpace | None:
         """Space of its embeddings; None if unknown."""
-        space = self._pipeline.config["clap_space"]
-        return EmbeddingSpace.from_dict(space) if space else None
+        return self._pipeline.generator_space
 
     @property
     def is_local(self) -> bool:
         """True if the empty prompt can be encoded without a download."""
-        config = self._pipeline.config
-        return "" in self.text_embeds or is_clap_local(config["clap_id"], config["clap_revision"])
+        config, access = self._pipeline.config, self._pipeline._access
+        return "" in self.text_embeds or is_clap_local(
+            config["clap_id"], config["clap_revision"], **access
+        )
 
     def is_model_of(self, encoder: "ClapEncoder | None") -> bool:
         """Return whether an audio encoder is this CLAP's, so that one embedding serves both."""

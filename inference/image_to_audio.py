@@ -19,6 +19,7 @@ from clip2clap.inference.generator_clap import GeneratorClap
 from clip2clap.inference.inputs import ImageSource, Negative, embeds_on_cpu
 from clip2clap.inference.noise import second_generators, spread_generators
 from clip2clap.inference.outputs import ImageToAudioOutput
+from clip2clap.metrics.classification import AUDIO_PROMPT
 from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
     space_setting = "clap_space"
     encoder_parts = ("clip", "translator", "ranker", "ranker_translator")
     encoder_modalities = {"clip": ("image",)}  # noqa: RUF012
-    label_template = "the sound of a {}"
+    label_template = AUDIO_PROMPT
     space_pairs = (
         ("translator source", "clip", "The translator's source is not the pipeline's CLIP"),
         ("translator target", "generator", "The translator's target is not the generator's CLAP"),
@@ -143,7 +144,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
                 f"{unet.config['class_embed_type']!r}, expected 'simple_projection'): it is not "
                 "the UNet of AudioLDM 1 or MusicLDM."
             )
-        self._check_components("The UNet", "the generator's CLAP has", self.generator_clap.space)
+        self._check_components("The UNet", "the generator's CLAP has")
         if vocoder.config.model_in_dim % self.vae_scale_factor:
             raise UserError(
                 f"The vocoder's {vocoder.config.model_in_dim} frequency bins are not divisible by "

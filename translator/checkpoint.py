@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
 from clip2clap.core.hub import fetch
-from clip2clap.core.presets import DEMO_FOLDER
+from clip2clap.core.presets import DEMO_FOLDER, is_hub_id
 from clip2clap.embeddings.checkpoint import read_json
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.weights import check_weights
@@ -57,7 +57,7 @@ def find_folder(
         raise ModelNotFoundError(f"{name} is a file; give the folder that holds the translator.")
     if not local.is_dir():
         files = [CONFIG_FILE, weights_file(variant)] if weights else [CONFIG_FILE]
-        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        if not is_hub_id(name):
             raise ModelNotFoundError(f"There is no translator folder {name!r}. {_HINT}")
         paths = [os.path.join(subfolder or "", file) for file in files]
         local = fetch(name, lambda _: paths, hint=_HINT, **access)

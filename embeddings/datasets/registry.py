@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import is_url
+from clip2clap.core.presets import is_hub_id
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
 from clip2clap.embeddings.datasets.base import Source, walk
 from clip2clap.embeddings.datasets.conceptual_captions import ConceptualCaptions
@@ -147,7 +148,7 @@ def _detect_format(name: str, wanted: frozenset[Modality]) -> Format:
     if path.name.lower().endswith(SHARD_SUFFIXES):
         return "webdataset"
     if not is_table(path):
-        if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        if path.exists() or not is_hub_id(name):
             raise UserError(
                 f"{name} is no folder, tar, CSV, TSV, JSON lines or Parquet file, and no hub id. "
                 "Check the path.",

@@ -73,7 +73,7 @@ def evaluate_audio(
     if back is not None:
         back.check_source(clap.space("audio"))
         back.check_target(pipeline.clip.space("image"))
-    own_space = pipeline.generator_clap.space
+    own_space = pipeline.generator_space
     evaluator = _AudioEvaluator(
         pipeline, dataset, pipeline.clip, clap, own_space, classifier, config
     )

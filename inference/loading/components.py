@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 
 from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.embeddings.checkpoint import component_class
 from clip2clap.embeddings.weights import check_weights
 from clip2clap.inference.loading.configs import check_config
-from clip2clap.inference.loading.files import WEIGHTS, component_class, explained, part_names
+from clip2clap.inference.loading.files import WEIGHTS, explained, part_names
 from clip2clap.models.autoencoders import AUTOENCODERS
 
 HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")

@@ -6,9 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
+from clip2clap.core.errors import (
+    CheckpointError,
+    ModelNotFoundError,
+    UserError,
+    is_out_of_memory,
+    one_line,
+)
 from clip2clap.core.hub import quiet
-from clip2clap.core.presets import PRESETS, Kind
+from clip2clap.core.presets import PRESETS, Kind, is_hub_id
 from clip2clap.inference.loading.configs import named_in
 
 INDEX_FILE = "model_index.json"
@@ -40,7 +46,7 @@ def fetch_folder(
     if Path(repo_id).expanduser().is_dir():
         return Path(repo_id).expanduser()
     hint = f"Give a preset ({', '.join(PRESETS[kind])}), a hub id or a folder."
-    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
+    if not is_hub_id(repo_id):
         raise ModelNotFoundError(f"There is no {kind} folder {repo_id!r}. {hint}")
 
     def choose(listed: list[str] | None) -> list[str]:
@@ -77,14 +83,6 @@ def upgrade_index(index: dict[str, Any]) -> dict[str, Any]:
     return index
 
 
-def component_class(index: dict[str, Any], part: str) -> str | None:
-    """Return the class name of a component in an index; None if it has none."""
-    value = index.get(part)
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):
-        return value[1]
-    return None
-
-
 @contextlib.contextmanager
 def explained(
     what: str, config: dict[str, Any] | None = None, model_class: Any = None
@@ -96,6 +94,8 @@ def explained(
     except UserError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         field = named_in(error, config, model_class) if config else ""
         raise CheckpointError(f"{what} can't be loaded: {one_line(error)}{field}") from error
 

@@ -5,11 +5,13 @@ Nothing here imports torch before a checkpoint is loaded, so that a wrong one is
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
 from clip2clap.core.presets import Kind, companions_of, resolve
+from clip2clap.embeddings.checkpoint import component_class
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.compatibility import (
     PathOrId,
@@ -20,7 +22,6 @@ from clip2clap.inference.compatibility import (
 from clip2clap.inference.loading.configs import check_settings
 from clip2clap.inference.loading.files import (
     INDEX_FILE,
-    component_class,
     explained,
     fetch_folder,
     part_names,
@@ -85,19 +86,24 @@ class Checkpoint:
             check_spaces(given, self.space, cls.space_pairs, **access)
 
         places = self._places()
-        for part in replaced.keys() - {"scheduler"}:
+        for part in replaced:
             places.pop(part, None)
         folders = [name for place in places.values() for name in part_names(place)]
         fetch_folder(
             self.name, folders, kind=kind, variant=variant, revision=self.revision, **access
         )
-        precomputed = self._precompute()
+        precomputed = {} if "negative_embedding" in replaced else self._precompute()
         options = {"variant": variant, "use_safetensors": use_safetensors}
         parts = load_components(self.folder, self.index, places, dtypes, **options)
         needed = {"modalities": cls.encoder_modalities, "variant": variant}
         encoders = load_encoders(given, dtypes, **needed, **access)
         settings = self._settings({**replaced, **parts}, encoders)
-        return cls(**{**encoders, **parts, **precomputed, **settings, **replaced})
+        computed = {
+            name: value() if isinstance(value, partial) else value
+            for name, value in settings.items()
+            if name not in replaced
+        }
+        return cls(**{**encoders, **parts, **precomputed, **computed, **replaced})
 
     def _places(self) -> dict[str, str]:
         """Return the name of each component in the index, by its name in the pipeline."""
@@ -132,7 +138,10 @@ class Checkpoint:
         return {}
 
     def _settings(self, parts: dict[str, Any], encoders: dict[str, Any]) -> dict[str, Any]:
-        """Return the pipeline's settings, and components that are computed."""
+        """Return the pipeline's settings and further components.
+
+        Those that take a computation are functions, called unless the user gives the value.
+        """
         _, settings = self.pipeline_class._get_signature_keys(self.pipeline_class)
         return {name: self.index[name] for name in settings if name in self.index}
 
@@ -160,7 +169,7 @@ class AudioLDM(Published):
 
     @property
     def _has_text_encoder(self) -> bool:
-        return self.fetch_text_encoder or is_clap_local(self.name, self.revision)
+        return self.fetch_text_encoder or is_clap_local(self.name, self.revision, **self.access)
 
     def _space(self, given: dict[str, Any]) -> EmbeddingSpace | None:
         """Return the space of the checkpoint's CLAP, by the fingerprint of its text encoder.
@@ -204,7 +213,7 @@ class AudioLDM(Published):
         from clip2clap.inference.schedulers import few_step_scheduler
 
         return {
-            "scheduler": few_step_scheduler(parts["scheduler"]),
+            "scheduler": partial(few_step_scheduler, parts["scheduler"]),
             "clap_id": self.name,
             "clap_space": self.space and self.space.to_dict(),
             "clap_revision": self.revision,
@@ -236,10 +245,10 @@ class PublishedDecoder(Published):
         # The variance that a UNet predicts is for the scheduler that it was trained with.
         config = {**parts["scheduler"].config, "variance_type": None}
         return {
-            "scheduler": few_step_scheduler(config),
+            "scheduler": partial(few_step_scheduler, config),
             "decoder_kind": self.kind,
             "clip_space": self.space and self.space.to_dict(),
-            "embed_norm": self._embed_norm(parts, encoders["clip"]),
+            "embed_norm": partial(self._embed_norm, parts, encoders["clip"]),
             "default_guidance_scale": self.guidance_scale,
             "default_num_inference_steps": 25,
         }
@@ -268,7 +277,7 @@ class Kandinsky(PublishedDecoder):
         return {**super()._places(), "vae": "movq"}
 
     def _settings(self, parts: dict[str, Any], encoders: dict[str, Any]) -> dict[str, Any]:
-        negative = _encode_zeros(encoders["clip"])
+        negative = partial(_encode_zeros, encoders["clip"])
         return {**super()._settings(parts, encoders), "negative_embedding": negative}
 
 
@@ -374,14 +383,14 @@ def open_checkpoint(
     return FORMATS[kind][class_name](location, folder, index, access, revision)
 
 
-def is_clap_local(name: str | None, revision: str | None) -> bool:
-    """Return whether a CLAP's weights are on disk."""
+def is_clap_local(name: str | None, revision: str | None, **access: Any) -> bool:
+    """Return whether a CLAP's weights are on disk, where `access` says."""
     from clip2clap.embeddings.checkpoint import find_checkpoint
 
     if name is None:
         return False
     try:
-        find_checkpoint(name, "clap", revision=revision, local_files_only=True)
+        find_checkpoint(name, "clap", revision=revision, **{**access, "local_files_only": True})
     except ModelNotFoundError:
         return False
     return True

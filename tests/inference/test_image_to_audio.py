@@ -142,6 +142,7 @@ def test_the_pipelines_own_number_of_candidates_is_made_unless_another_is_given(
         ({"prompt": ["a", "b", "c"], "negative_prompt": ["a", "b"]}, "each of the 3 items"),
         ({"prompt": ["a", "b"], "generator": [torch.Generator()]}, "each of the 2 items"),
         ({"prompt": "a", "generator": "7"}, "generator"),
+        ({"prompt": ["a", "b"], "generator": [None, None]}, "Expected generator to be a torch"),
         ({"prompt": "rain", "latents": torch.zeros(1, 4, 3, 4)}, r"\(1, 4, 32, 4\)"),
         ({"prompt": "rain", "callback_on_step_end_tensor_inputs": ["noise"]}, "noise"),
     ],

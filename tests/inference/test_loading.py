@@ -18,6 +18,7 @@ from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.loading.components import load_strictly
+from clip2clap.inference.loading.files import explained
 
 
 def python(code: str, *arguments: object) -> str:
@@ -117,3 +118,10 @@ def test_a_model_that_cannot_be_built_leaves_the_default_dtype(tmp_path: Path) -
     with pytest.raises(CheckpointError, match="groups"):
         load_strictly(UNet2DConditionModel, tmp_path, dtype=torch.bfloat16)
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 9 GB")])
+def test_a_lack_of_memory_is_not_taken_for_a_damaged_checkpoint(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, explained("The UNet"):
+        raise error
+    assert raised.value is error

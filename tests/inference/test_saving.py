@@ -319,3 +319,19 @@ def test_a_saved_or_pushed_pipeline_has_a_card_of_its_translator(pipe, tmp_path,
     assert 'pipeline = ImageToAudioPipeline.from_pretrained("mine")' in saved
     assert "license: mit" in saved
     assert pipe.translator.target_space.fingerprint in saved
+
+
+def test_from_pipe_keeps_the_name_and_how_the_hub_is_reached(saved, tmp_path):
+    pipe = ImageToAudioPipeline.from_pretrained(saved, cache_dir=tmp_path)
+    other: Any = ImageToAudioPipeline.from_pipe(pipe)
+    assert other.config["_name_or_path"] == str(saved)
+    assert other._access == pipe._access == {"cache_dir": tmp_path}
+
+
+def test_a_scheduler_that_diffusers_lacks_can_be_replaced(saved, ddim):
+    index = json.loads((saved / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "SchedulerOfTomorrow"]
+    (saved / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"Give scheduler=\.\.\."):
+        ImageToAudioPipeline.from_pretrained(saved)
+    assert ImageToAudioPipeline.from_pretrained(saved, scheduler=ddim).scheduler is ddim

@@ -30,12 +30,9 @@ from clip2clap.cli.progress import json_document
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
 from clip2clap.core.allocator import keep_freed_memory
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError, is_out_of_memory, one_line
 from clip2clap.core.files import FULL_DISK_ERRORS
 from clip2clap.core.version import __version__
-
-# Words of torch on the CPU, and on GPUs.
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 app = typer.Typer(
     name="clip2clap",
@@ -170,7 +167,7 @@ def _mistake(error: Exception) -> str | None:
         )
     if isinstance(error, OSError):
         return one_line(error, limit=None)
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return (
             "There is not enough memory. Lower --batch-size or the length of the audio, or use "
             "--dtype bf16."

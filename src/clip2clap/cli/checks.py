@@ -8,6 +8,7 @@ from typing import Any
 from clip2clap.cli.options.common import DtypeName
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import is_url
+from clip2clap.core.presets import is_hub_id
 
 _DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".tar", ".tgz", ".gz", ".npy")
 
@@ -54,9 +55,8 @@ def check_translator(name: str | None, param: str = "translator") -> None:
     """Raise `UserError` if a name is neither a folder, nor a hub id, nor that of a demo."""
     if name is None or Path(name).expanduser().exists() or name in ("demo", "demo-back"):
         return
-    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     hint = "Give a folder, a hub id (owner/name), demo or demo-back."
-    require(is_hub_id, param, f"There is no folder {name}. {hint}")
+    require(is_hub_id(name), param, f"There is no folder {name}. {hint}")
 
 
 def parse_size(size: str, param: str) -> tuple[int, int]:

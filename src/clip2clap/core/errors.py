@@ -4,6 +4,9 @@ import math
 from numbers import Integral, Real
 from typing import TypeGuard
 
+# Words of torch on the CPU, and on GPUs.
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+
 
 class UserError(ValueError):
     """Error that the user can fix: one line with what was wrong, what was expected, and the fix.
@@ -54,6 +57,11 @@ def expect(holds: object, param: str, expected: str, value: object) -> None:
     """
     if not holds:
         raise UserError(f"Expected {param} to be {expected}, got {value!r}.", param=param)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True for an error of Python, or of torch on the CPU or a GPU, that memory lacked."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def one_line(error: object, *, limit: int | None = 300) -> str:

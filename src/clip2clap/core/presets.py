@@ -168,6 +168,11 @@ def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
         )
 
 
+def is_hub_id(name: str) -> bool:
+    """Return whether a name that is no folder may be a repository's on the hub: owner/name."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def suggestion(name: str, kind: Kind) -> str:
     """Return a hint with model names similar to one that was not found.
 

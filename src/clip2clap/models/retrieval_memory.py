@@ -60,7 +60,6 @@ class RetrievalMemory(ModelMixin, ConfigMixin):
             known: Embeddings to store, shape (count, d); they are scaled to unit norm.
             beta: Inverse temperature of the softmax.
             mix: Weight of the retrieved embedding.
-            beta: As for the class, as is `mix`.
 
         Raises:
             UserError: If `known` has another shape, a value that is not finite or a zero row.

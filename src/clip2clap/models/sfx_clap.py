@@ -87,7 +87,7 @@ class SfxConvBlock(nn.Module):
         """Map (n, in_channels, t, f) to (n, out_channels, t / pool, f / pool)."""
         hidden_states = F.relu(self.bn1(self.conv1(hidden_states)))
         hidden_states = F.relu(self.bn2(self.conv2(hidden_states)))
-        return F.max_pool2d(hidden_states, self.pool)
+        return F.max_pool2d(hidden_states, self.pool) if self.pool > 1 else hidden_states
 
 
 def pool_maps(maps: Tensor) -> Tensor:
