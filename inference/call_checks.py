@@ -81,6 +81,9 @@ def check_generator_call(pipeline: Any, call: Any) -> int:
     expect(holds, "guidance_interval", expected, call.guidance_interval)
     _check_negative(pipeline, call, count)
     _check_sampling(pipeline, call, count, ("np", "pt"))
+    expected = f"from 1 to num_candidates={call.num_candidates}"
+    holds = is_count(call.num_variations, call.num_candidates)
+    expect(holds, "num_variations", expected, call.num_variations)
     total = count * call.num_candidates
     what = f"{total} waveforms of {samples} samples"
     _check_latents(call, (total, *pipeline.latent_shape(samples)), what)

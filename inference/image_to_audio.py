@@ -213,6 +213,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         negative_prompt: str | Sequence[str] | None = None,
         negative_prompt_embeds: Tensor | None = None,
         num_candidates: int | None = None,
+        num_variations: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
         latents: Tensor | None = None,
@@ -241,6 +242,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
             negative_prompt_embeds: Embeddings to guide away from, shape (n, d), (1, d) or (d,).
             num_candidates: Candidates per item, of which the one most similar to the embedding
                 by a CLAP audio encoder is kept; by default 1 with `latents`.
+            num_variations: Candidates to keep per item, the most similar first.
             eta: Noise that DDIM adds, from 0 to 1 (arXiv 2010.02502).
             generator: One generator or seed, or one for each item; see `clip2clap.inference.noise`.
             latents: Starting noise, shape (n * num_candidates, channels, time, frequency).
@@ -263,8 +265,10 @@ class ImageToAudioPipeline(TranslatorPipeline):
         audio = self._generate(request, lambda latents: self._decode(latents)[:, :samples])
         similarities = None
         if targets is not None:
-            best, similarities = self.rank(audio, targets)
-            chosen = torch.arange(count) * call.num_candidates + best
+            _, similarities = self.rank(audio, targets)
+            best = similarities.argsort(dim=1, descending=True, stable=True)
+            firsts = torch.arange(0, len(audio), call.num_candidates).unsqueeze(1)
+            chosen = (firsts + best[:, : call.num_variations]).flatten()
             audio, embeds = audio[chosen], embeds[chosen]
         output = ImageToAudioOutput(
             audios=audio.numpy() if output_type == "np" else audio,

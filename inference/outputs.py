@@ -22,13 +22,14 @@ class ImageToAudioOutput(BaseOutput):
     """
 
     audios: NDArray[np.float32] | Tensor
-    """Waveforms, shape (n, samples), float32, in [-1, 1]."""
+    """Waveforms, shape (n * num_variations, samples), float32, in [-1, 1]; those of one item side by
+    side, the most similar to its embedding first."""
 
     sampling_rate: int
     """Sampling rate in Hz."""
 
     audio_embeds: Tensor
-    """CLAP embeddings they were generated from, shape (n, d), float32, on the CPU."""
+    """CLAP embeddings they were generated from, shape (n * num_variations, d), float32."""
 
     similarities: Tensor | None = None
     """Cosine similarity of every candidate, shape (n, num_candidates); None for one candidate."""

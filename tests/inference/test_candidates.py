@@ -49,6 +49,24 @@ def test_the_generator_clap_keeps_the_most_similar_candidate(pipe_with_audio_enc
     assert best.similarities.shape == (2, 4)
 
 
+def test_variations_are_the_candidates_in_the_order_of_their_similarity(pipe_with_audio_encoder):
+    call = {"audio_length_in_s": SECONDS, "num_inference_steps": 3, "num_candidates": 4}
+    pipe, images = pipe_with_audio_encoder, colored_images(2)
+    best = pipe(images, generator=[1, 2], **call)
+    two = pipe(images, generator=[1, 2], num_variations=2, **call)
+    every = pipe(images, generator=[1, 2], num_variations=4, **call)
+    order = every.similarities.argsort(dim=1, descending=True)
+    ranked = pipe.rank(every.audios, best.audio_embeds)[1]
+    torch.testing.assert_close(ranked, every.similarities.gather(1, order))
+    audios = every.audios.reshape(2, 4, -1)
+    assert (two.audios.reshape(2, 2, -1) == audios[:, :2]).all()
+    assert (best.audios == audios[:, 0]).all()
+    assert len(every.audio_embeds) == 8
+    for wrong in (0, 5, 1.5):
+        with pytest.raises(UserError, match=r"num_variations.* from 1 to num_candidates=4"):
+            pipe(images, num_variations=wrong, **call)
+
+
 def test_a_prior_gives_every_candidate_and_every_seed_an_embedding_of_its_own(
     pipe_with_audio_encoder,
 ):
