@@ -22,7 +22,7 @@ class ImageToAudioOutput(BaseOutput):
     """
 
     audios: NDArray[np.float32] | Tensor
-    """Waveforms, shape (n * num_variations, samples), float32, in [-1, 1]; those of one item side by
+    """Waveforms, shape (n * num_variations, samples), float32, in [-1, 1]; an item's side by
     side, the most similar to its embedding first."""
 
     sampling_rate: int
