@@ -25,7 +25,7 @@ from clip2clap.training.recipes.demo.evaluate import max_cross_correlation
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.generator import build_unet
 from clip2clap.training.recipes.demo.imagenet import DEMO_CLASSES, INNER_NAMES, members
-from clip2clap.training.recipes.demo.loop import Schedule, train_stage
+from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.phrases import (
     AUDIO_CAPTIONS,
     NAMES,
@@ -218,26 +218,17 @@ def test_a_killed_stage_ends_with_the_weights_of_an_unkilled_one(tmp_path, ema_d
         return (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
 
     def model():
-        torch.manual_seed(0)
         return nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1), nn.Dropout(0.1))
 
     schedule = Schedule(steps=30, learning_rate=1e-2, warmup=5, ema_decay=ema_decay)
     calls.clear()
-    whole = train_stage(model(), step, schedule, tmp_path / "whole", name="whole", save_every_s=0)
+    whole = Stage("whole", tmp_path, schedule, save_every_s=0).train(model, step)
     calls.clear()
+    stage = Stage("killed", tmp_path, schedule, save_every_s=0)
     with pytest.raises(Killed):
-        train_stage(
-            model(),
-            lambda m, g: step(m, g, die_at=17),
-            schedule,
-            tmp_path / "killed",
-            name="killed",
-            save_every_s=0,
-        )
-    resumed = train_stage(
-        model(), step, schedule, tmp_path / "killed", name="resumed", save_every_s=0
-    )
-    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        stage.train(model, lambda m, g: step(m, g, die_at=17))
+    resumed = stage.train(model, step)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     assert len(calls) == 17 + 30 - 16
 
@@ -251,7 +242,7 @@ def test_without_a_decay_all_steps_count_similarity_at_a_constant_rate(tmp_path)
 
     schedule = Schedule(steps=20, learning_rate=1e-2, warmup=5, ema_decay=None)
     model = nn.Linear(3, 1)
-    averaged = train_stage(model, step, schedule, tmp_path, name="averaged").model
+    averaged = Stage("averaged", tmp_path, schedule).train(lambda: model, step)
     assert isinstance(averaged, nn.Linear)
     # A step sees the weights that the step before left.
     weights = torch.stack([*passed[1:], model.weight.detach()])

@@ -4,7 +4,6 @@ They share only the training data with the demo models, and are not shipped.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +14,10 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, PEAK, AudioBank, log_mel
 from clip2clap.training.recipes.demo.image_decoder import to_pixels
-from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
+from clip2clap.training.recipes.demo.loop import Stage, compute
 from clip2clap.training.recipes.demo.spaces import class_weights, mixup_weights, random_bands
 
 AUDIO_BATCH, IMAGE_BATCH = 16, 64
-AUDIO_SCHEDULE = Schedule(steps=2800, learning_rate=1e-3, weight_decay=0.02, ema_decay=0.99)
-IMAGE_SCHEDULE = Schedule(steps=3500, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.99)
 
 
 class AudioClassifier(nn.Module):
@@ -85,9 +82,7 @@ class ImageClassifier(nn.Module):
         return torch.cat([self(part.float() / 127.5 - 1).argmax(dim=1) for part in parts])
 
 
-def train_audio_classifier(
-    bank: AudioBank, classes: int, folder: Path, schedule: Schedule = AUDIO_SCHEDULE
-) -> StageResult:
+def train_audio_classifier(bank: AudioBank, classes: int, stage: Stage) -> AudioClassifier:
     """Train an `AudioClassifier` on training audio of the demo classes."""
     weights = class_weights(bank.labels)
 
@@ -102,15 +97,10 @@ def train_audio_classifier(
         targets = mix[:, None] * targets + (1 - mix)[:, None] * targets.roll(1, 0)
         return F.cross_entropy(compute(model, mels), targets, label_smoothing=0.05)
 
-    torch.manual_seed(schedule.seed)
-    return train_stage(
-        AudioClassifier(classes), batch_loss, schedule, folder, name="audio classifier"
-    )
+    return stage.train(lambda: AudioClassifier(classes), batch_loss)
 
 
-def train_image_classifier(
-    pixels: Tensor, labels: Tensor, folder: Path, schedule: Schedule = IMAGE_SCHEDULE
-) -> StageResult:
+def train_image_classifier(pixels: Tensor, labels: Tensor, stage: Stage) -> ImageClassifier:
     """Train an `ImageClassifier` on images (n, 3, 64, 64), uint8, with class numbers (n,)."""
     weights = class_weights(labels)
 
@@ -133,9 +123,10 @@ def train_image_classifier(
         other = F.cross_entropy(logits, labels[rows].roll(1), reduction="none")
         return (mix * own + (1 - mix) * other).mean()
 
-    torch.manual_seed(schedule.seed)
-    model = ImageClassifier(int(labels.max()) + 1).to(memory_format=torch.channels_last)
-    return train_stage(model, batch_loss, schedule, folder, name="image classifier")
+    def build() -> nn.Module:
+        return ImageClassifier(int(labels.max()) + 1).to(memory_format=torch.channels_last)
+
+    return stage.train(build, batch_loss)
 
 
 def _mask(mels: Tensor, widest: int, dim: int, generator: torch.Generator) -> Tensor:

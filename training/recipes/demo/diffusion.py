@@ -7,7 +7,6 @@ embedding for classifier-free guidance.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
+from clip2clap.training.recipes.demo.loop import Stage, compute
 
 # Share of training examples without their condition, for classifier-free guidance.
 CONDITION_DROPOUT = 0.1
@@ -108,15 +107,12 @@ def train_unet(
     unet: Callable[[], UNet2DConditionModel],
     draw_batch: DrawBatch,
     embed_dim: int,
-    folder: Path,
-    schedule: Schedule,
-    *,
-    name: str,
-) -> StageResult:
+    stage: Stage,
+) -> ConditionalUNet:
     """Train a `ConditionalUNet` to denoise.
 
-    `unet` builds the UNet, once the global generator is seeded; `draw_batch` draws latents
-    (n, channels, height, width) and their conditions (n, embed_dim).
+    `unet` builds the UNet, `draw_batch` draws latents (n, channels, height, width) and their
+    conditions (n, embed_dim).
     """
 
     def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
@@ -125,9 +121,10 @@ def train_unet(
         embeds = model.drop_condition(embeds, CONDITION_DROPOUT, generator)
         return diffusion_loss(model.unet, latents, embeds, generator)
 
-    torch.manual_seed(schedule.seed)
-    model = ConditionalUNet(unet(), embed_dim).to(memory_format=torch.channels_last)
-    return train_stage(model, batch_loss, schedule, folder, name=name)
+    def build() -> nn.Module:
+        return ConditionalUNet(unet(), embed_dim).to(memory_format=torch.channels_last)
+
+    return stage.train(build, batch_loss)
 
 
 def diffusion_loss(

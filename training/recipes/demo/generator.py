@@ -16,16 +16,19 @@ from torch.nn import functional as F
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.recipes.demo import diffusion
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, FRAMES, AudioBank, log_mel
-from clip2clap.training.recipes.demo.diffusion import ConditionedLatents, train_unet
+from clip2clap.training.recipes.demo.diffusion import (
+    ConditionalUNet,
+    ConditionedLatents,
+    train_unet,
+)
 from clip2clap.training.recipes.demo.features import save_tensors
-from clip2clap.training.recipes.demo.loop import Schedule, StageResult
+from clip2clap.training.recipes.demo.loop import Stage
 
 PATCH, CHANNELS = 8, 24
 # Waveforms whose principal components make the autoencoder.
 AUTOENCODER_ROWS = 1000
 BATCH = 16
 CROPS = 6
-SCHEDULE = Schedule(steps=7500, learning_rate=4e-4, warmup=300, ema_decay=0.999)
 
 
 def build_autoencoder(bank: AudioBank) -> PatchAutoencoder:
@@ -74,9 +77,7 @@ def condition_latents(
     return ConditionedLatents(latents, torch.stack(embeds), means[bank.labels], bank.weights)
 
 
-def train_generator(
-    clips: ConditionedLatents, folder: Path, schedule: Schedule = SCHEDULE
-) -> StageResult:
+def train_generator(clips: ConditionedLatents, stage: Stage) -> ConditionalUNet:
     """Train a `ConditionalUNet` to generate audio.
 
     The condition is a random mix of a clip's CLAP embedding and its class mean: translated images
@@ -95,8 +96,7 @@ def train_generator(
         embeds = embeds + 0.01 * torch.randn(embeds.shape, generator=generator)
         return torch.stack(shifted), embeds
 
-    embed_dim = clips.embeds.shape[-1]
-    return train_unet(build_unet, draw_batch, embed_dim, folder, schedule, name="generator")
+    return train_unet(build_unet, draw_batch, clips.embeds.shape[-1], stage)
 
 
 def _pick(values: Tensor, generator: torch.Generator) -> Tensor:

@@ -30,13 +30,7 @@ from clip2clap.training.recipes.demo.diffusion import (
     train_unet,
 )
 from clip2clap.training.recipes.demo.features import save_tensors
-from clip2clap.training.recipes.demo.loop import (
-    Schedule,
-    StageResult,
-    mixed_precision,
-    train_stage,
-    training_device,
-)
+from clip2clap.training.recipes.demo.loop import Stage, mixed_precision, training_device
 from clip2clap.training.recipes.demo.perceptual import (
     FeatureDiscriminator,
     PerceptualFeatures,
@@ -47,14 +41,10 @@ SIZE = 64
 BATCH = 64
 STEPS, GUIDANCE_SCALE = 8, 4.0
 PATCH, CHANNELS = 8, 32
-SCHEDULE = Schedule(steps=3000, learning_rate=8e-4, warmup=300, ema_decay=0.999)
 TUNING_BATCH = 24
 # The gradients of the terms differ in size: on the latents, the CLIP term's is ten times the
 # reconstruction's, the perceptual term's three times.
 PERCEPTUAL_WEIGHT, CLIP_WEIGHT, RECONSTRUCTION_WEIGHT, DISCRIMINATOR_WEIGHT = 0.3, 0.3, 0.5, 1.0
-TUNING_SCHEDULE = Schedule(
-    steps=5450, learning_rate=3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998
-)
 
 
 def load_pixels(images: Sequence[DemoImage], path: Path) -> Tensor:
@@ -85,17 +75,14 @@ def build_unet() -> UNet2DConditionModel:
     return diffusion.build_unet(SIZE // PATCH, CHANNELS, (96, 160), attention_head_dim=(6, 10))
 
 
-def train_decoder(
-    images: ConditionedLatents, folder: Path, schedule: Schedule = SCHEDULE
-) -> StageResult:
+def train_decoder(images: ConditionedLatents, stage: Stage) -> ConditionalUNet:
     """Train a `ConditionalUNet` to denoise latents of images."""
 
     def draw_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         rows, embeds = _draw_conditions(images, BATCH, generator)
         return images.latents[rows], embeds
 
-    embed_dim = images.embeds.shape[-1]
-    return train_unet(build_unet, draw_batch, embed_dim, folder, schedule, name="decoder")
+    return train_unet(build_unet, draw_batch, images.embeds.shape[-1], stage)
 
 
 class TunedDecoder(nn.Module):
@@ -171,14 +158,14 @@ class TuningLoss:
         return deepcopy(model).requires_grad_(False).to(training_device())
 
 
-def tune_decoder(
-    loss: TuningLoss, unet: ConditionalUNet, folder: Path, schedule: Schedule = TUNING_SCHEDULE
-) -> StageResult:
-    """Fine-tune the decoder's UNet in place; returns a `TunedDecoder`."""
-    torch.manual_seed(schedule.seed)
-    discriminator = FeatureDiscriminator(loss.perceptual.widths, loss.images.embeds.shape[-1])
-    model = TunedDecoder(unet, discriminator).to(memory_format=torch.channels_last)
-    return train_stage(model, loss, schedule, folder, name="decoder tuning")
+def tune_decoder(loss: TuningLoss, unet: ConditionalUNet, stage: Stage) -> TunedDecoder:
+    """Fine-tune the decoder's UNet in place."""
+
+    def build() -> nn.Module:
+        discriminator = FeatureDiscriminator(loss.perceptual.widths, loss.images.embeds.shape[-1])
+        return TunedDecoder(unet, discriminator).to(memory_format=torch.channels_last)
+
+    return stage.train(build, loss)
 
 
 def pixel_distance(images: Tensor, real: Tensor) -> Tensor:

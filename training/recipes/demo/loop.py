@@ -1,5 +1,6 @@
 """Training loop of the recipe's stages: seeded, resumable, with averaged weights."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -83,59 +84,72 @@ def compute(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """Averaged model of a stage, seconds of training, and the smoothed training loss at the end."""
-
-    model: Any
-    seconds: float
-    loss: float
-
-
-def train_stage(
-    model: nn.Module,
-    batch_loss: BatchLoss,
-    schedule: Schedule,
-    folder: Path,
-    *,
-    name: str,
-    device: torch.device | None = None,
-    save_every_s: float = 60.0,
-) -> StageResult:
-    """Train a model, resuming from the folder's checkpoint if there is one.
-
-    Every step draws from a generator seeded by the schedule's seed and the step's number, so a
-    resumed run ends with the weights of an uninterrupted one.
+class Stage:
+    """Stage of the recipe: its name, the recipe's folder, and how it trains.
 
     Args:
-        model: The model to train, changed in place and left on the device.
-        batch_loss: Computes the loss of one batch from the model and a generator.
+        name: Name in the progress bar, of the folder of its files, and in `stages.json`.
+        recipe_folder: Folder of all stages.
         schedule: Steps and rates.
-        folder: Folder of the run's checkpoint.
-        name: Stage name, for the progress bar.
-        device: Training device; `training_device()` by default.
         save_every_s: Seconds between checkpoints.
-
-    Returns:
-        The average of the model over its steps, in evaluation mode and on the CPU, with the
-        training time and the loss.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-    )
-    with Progress(*columns) as progress:
-        bar = progress.add_task(name, total=schedule.steps, loss=float("nan"))
-        run = _StageRun(
-            model.to(device or training_device()),
-            batch_loss,
-            schedule,
-            lambda step, loss: progress.update(bar, completed=step, loss=loss),
+
+    name: str
+    recipe_folder: Path
+    schedule: Schedule
+    save_every_s: float = 60.0
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the stage's own files."""
+        return self.recipe_folder / f"{self.name}_run"
+
+    def train(
+        self,
+        build: Callable[[], nn.Module],
+        batch_loss: BatchLoss,
+        *,
+        device: torch.device | None = None,
+    ) -> Any:
+        """Train a model, resuming from the checkpoint if there is one.
+
+        Every step draws from a generator seeded by the schedule's seed and the step's number, so a
+        resumed run ends with the weights of an uninterrupted one. Steps, seconds and the smoothed
+        training loss at the end are added to `stages.json`.
+
+        Args:
+            build: Builds the model, once the global generator is seeded.
+            batch_loss: Computes the loss of one batch from the model and a generator.
+            device: Training device; `training_device()` by default.
+
+        Returns:
+            The average of the model over its steps, in evaluation mode and on the CPU.
+        """
+        torch.manual_seed(self.schedule.seed)
+        model = build().to(device or training_device())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
         )
-        train_resumably(run, folder / "checkpoint.safetensors", save_every_s=save_every_s)
-    return StageResult(run.average.module.eval().to("cpu"), run.seconds, run.loss)
+        with Progress(*columns) as progress:
+            bar = progress.add_task(self.name, total=self.schedule.steps, loss=float("nan"))
+            run = _StageRun(
+                model,
+                batch_loss,
+                self.schedule,
+                lambda step, loss: progress.update(bar, completed=step, loss=loss),
+            )
+            checkpoint = self.folder / "checkpoint.safetensors"
+            train_resumably(run, checkpoint, save_every_s=self.save_every_s)
+        path = self.recipe_folder / "stages.json"
+        stages = json.loads(path.read_text()) if path.is_file() else {}
+        loss = round(run.loss, 4)
+        stages[self.name] = {"steps": run.step, "seconds": round(run.seconds), "loss": loss}
+        path.write_text(json.dumps(stages, indent=2) + "\n")
+        return run.average.module.eval().to("cpu")
 
 
 class _StageRun:

@@ -3,13 +3,11 @@
 A finished stage is read back; a killed one resumes from its checkpoint.
 """
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -30,23 +28,23 @@ from clip2clap.training.recipes.demo import (
 from clip2clap.training.recipes.demo.audio_bank import AudioBank
 from clip2clap.training.recipes.demo.data import SPLITS, DemoData, Split
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, ConditionedLatents
-from clip2clap.training.recipes.demo.loop import Schedule, StageResult
+from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.perceptual import PerceptualFeatures
 from clip2clap.training.recipes.demo.pretrained import aisfx, efficientnet_lite0
 
-SCHEDULES: dict[str, Schedule] = {
-    "text_student": text.STUDENT_SCHEDULE,
-    "text_encoders": text.ENCODERS_SCHEDULE,
-    "clip_space": spaces.CLIP_SCHEDULE,
-    "clip_words": spaces.WORDS_SCHEDULE,
-    "clap_space": spaces.CLAP_SCHEDULE,
-    "clap_average": spaces.CLAP_AVERAGE_SCHEDULE,
-    "vocoder": vocoder.SCHEDULE,
-    "generator": generator.SCHEDULE,
-    "decoder": image_decoder.SCHEDULE,
-    "tuned_decoder": image_decoder.TUNING_SCHEDULE,
-    "audio_classifier": classifiers.AUDIO_SCHEDULE,
-    "image_classifier": classifiers.IMAGE_SCHEDULE,
+SCHEDULES = {
+    "text_student": Schedule(1500, 5e-4, ema_decay=0.995),
+    "text_encoders": Schedule(900, 5e-4, ema_decay=0.995),
+    "clip_space": Schedule(600, 3e-3, warmup=50, weight_decay=0.0, ema_decay=0.98),
+    "clip_words": Schedule(400, 1e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
+    "clap_space": Schedule(1600, 5e-4, warmup=50, weight_decay=0.05, ema_decay=0.99),
+    "clap_average": Schedule(700, 3e-4, warmup=50, weight_decay=0.05, ema_decay=None, seed=1),
+    "vocoder": Schedule(2500, 1e-3, ema_decay=0.998),
+    "generator": Schedule(7500, 4e-4, warmup=300),
+    "decoder": Schedule(3000, 8e-4, warmup=300),
+    "tuned_decoder": Schedule(5450, 3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998),
+    "audio_classifier": Schedule(2800, 1e-3, weight_decay=0.02, ema_decay=0.99),
+    "image_classifier": Schedule(3500, 2e-3, weight_decay=0.05, ema_decay=0.99),
 }
 
 
@@ -62,11 +60,14 @@ class Recipe:
     def __init__(self, data: DemoData, folder: Path, *, steps: Mapping[str, int] | None = None):
         self.data = data
         self.folder = folder
-        self.schedules = {
-            name: replace(schedule, steps=(steps or {}).get(name, schedule.steps))
-            for name, schedule in SCHEDULES.items()
-        }
+        self.steps = steps or {}
         folder.mkdir(parents=True, exist_ok=True)
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage by its name in `SCHEDULES`."""
+        schedule = SCHEDULES[name]
+        steps = self.steps.get(name, schedule.steps)
+        return Stage(name, self.folder, replace(schedule, steps=steps))
 
     @cached_property
     def image_features(self) -> dict[str, Tensor]:
@@ -96,36 +97,30 @@ class Recipe:
     @cached_property
     def text_student(self) -> text.TextStudent:
         """Small BERT distilled from MiniLM."""
-        student, result = text.train_student(self.data, *self._run("text_student"))
-        self._record("text_student", result)
-        return student
+        return text.train_student(self.data, self.stage("text_student"))
 
     @cached_property
     def text_encoders(self) -> text.TextEncoders:
         """Text encoders of both demo models."""
         both = self.clip_space, self.clap_space
-        run = self._run("text_encoders")
-        result = text.train_text_encoders(self.data, self.text_student, both, *run)
-        return self._record("text_encoders", result)
+        stage = self.stage("text_encoders")
+        return text.train_text_encoders(self.data, self.text_student, both, stage)
 
     @cached_property
     def clip_space(self) -> spaces.Space:
         """Joint space of the demo CLIP: its projection, then the words of all of ImageNet."""
         _, classifier = efficientnet_lite0()
         inputs = self.data, self.image_features, classifier
-        result = spaces.train_clip_space(*inputs, *self._run("clip_space"))
-        space = self._record("clip_space", result)
-        result = spaces.train_words(*inputs, space, *self._run("clip_words"))
-        return self._record("clip_words", result)
+        space = spaces.train_clip_space(*inputs, self.stage("clip_space"))
+        return spaces.train_words(*inputs, space, self.stage("clip_words"))
 
     @cached_property
     def clap_space(self) -> spaces.AudioSpace:
         """Joint space of the demo CLAP: trained, then averaged over steps at a constant rate."""
-        torch.manual_seed(self.schedules["clap_space"].seed)
+        torch.manual_seed(SCHEDULES["clap_space"].seed)
         space = spaces.AudioSpace(aisfx(), len(spaces.audio_classes(self.data)))
         for name in ("clap_space", "clap_average"):
-            result = spaces.train_clap_space(self.data, self.audio_maps, space, *self._run(name))
-            space = self._record(name, result)
+            space = spaces.train_clap_space(self.data, self.audio_maps, space, self.stage(name))
         return space
 
     @cached_property
@@ -144,7 +139,7 @@ class Recipe:
     def vocoder(self) -> SpectralVocoder:
         """Vocoder of the generator."""
         bank = self.bank("train", labeled_only=False)
-        return self._record("vocoder", vocoder.train_vocoder(bank, *self._run("vocoder")))
+        return vocoder.train_vocoder(bank, self.stage("vocoder"))
 
     @cached_property
     def latents(self) -> Tensor:
@@ -158,7 +153,7 @@ class Recipe:
         clips = generator.condition_latents(
             self.bank("train"), self.latents, self.audio_features, self.audio_means
         )
-        return self._record("generator", generator.train_generator(clips, *self._run("generator")))
+        return generator.train_generator(clips, self.stage("generator"))
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -195,8 +190,7 @@ class Recipe:
     @cached_property
     def decoder(self) -> ConditionalUNet:
         """UNet of the image decoder, with its negative embedding, before tuning."""
-        result = image_decoder.train_decoder(self.decoder_inputs, *self._run("decoder"))
-        return self._record("decoder", result)
+        return image_decoder.train_decoder(self.decoder_inputs, self.stage("decoder"))
 
     @cached_property
     def tuned_decoder(self) -> image_decoder.TunedDecoder:
@@ -208,9 +202,8 @@ class Recipe:
             self.perceptual,
             self.clip_space.projection,
         )
-        run = self._run("tuned_decoder")
-        result = image_decoder.tune_decoder(loss, deepcopy(self.decoder), *run)
-        return self._record("tuned_decoder", result)
+        decoder = deepcopy(self.decoder)
+        return image_decoder.tune_decoder(loss, decoder, self.stage("tuned_decoder"))
 
     @cached_property
     def image_classifier(self) -> classifiers.ImageClassifier:
@@ -218,16 +211,14 @@ class Recipe:
         images = [image for image in self.data.images if image.label and image.split == "train"]
         pixels = image_decoder.load_pixels(images, self.folder / "labeled_pixels.safetensors")
         labels = torch.tensor([self.data.class_names.index(image.label) for image in images])
-        run = self._run("image_classifier")
-        result = classifiers.train_image_classifier(pixels, labels, *run)
-        return self._record("image_classifier", result)
+        stage = self.stage("image_classifier")
+        return classifiers.train_image_classifier(pixels, labels, stage)
 
     @cached_property
     def audio_classifier(self) -> classifiers.AudioClassifier:
         """Independent classifier of audio."""
-        classes, run = len(self.data.classes), self._run("audio_classifier")
-        result = classifiers.train_audio_classifier(self.bank("train"), classes, *run)
-        return self._record("audio_classifier", result)
+        classes, stage = len(self.data.classes), self.stage("audio_classifier")
+        return classifiers.train_audio_classifier(self.bank("train"), classes, stage)
 
     @cached_property
     def image_embeds(self) -> Tensor:
@@ -253,19 +244,3 @@ class Recipe:
         train = rows["split"] == SPLITS.index("train")
         labeled = train & (rows["label"] >= 0)
         return spaces.class_means(embeds[labeled], rows["label"][labeled], len(self.data.classes))
-
-    def _run(self, name: str) -> tuple[Path, Schedule]:
-        """Return the folder and the schedule of a stage."""
-        return self.folder / f"{name}_run", self.schedules[name]
-
-    def _record(self, name: str, result: StageResult) -> Any:
-        """Add a stage's steps, time and loss to stages.json, and return its model."""
-        path = self.folder / "stages.json"
-        stages = json.loads(path.read_text()) if path.is_file() else {}
-        stages[name] = {
-            "steps": self.schedules[name].steps,
-            "seconds": round(result.seconds),
-            "loss": round(result.loss, 4),
-        }
-        path.write_text(json.dumps(stages, indent=2) + "\n")
-        return result.model

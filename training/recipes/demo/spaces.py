@@ -5,7 +5,6 @@ A space is a projection of an encoder's features and one free vector per label. 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +13,10 @@ from torch.nn import functional as F
 from clip2clap.models.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
 from clip2clap.training.recipes.demo.data import SPLITS, DemoAudio, DemoData
 from clip2clap.training.recipes.demo.imagenet import DEMO_CLASSES, INNER_NAMES, members
-from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
+from clip2clap.training.recipes.demo.loop import Stage, compute
 
 EMBED_DIM = 512
 CLIP_BATCH, CLAP_BATCH = 512, 48
-CLIP_SCHEDULE = Schedule(steps=600, learning_rate=3e-3, warmup=50, weight_decay=0.0, ema_decay=0.98)
-WORDS_SCHEDULE = Schedule(
-    steps=400, learning_rate=1e-2, warmup=20, weight_decay=0.0, ema_decay=0.98
-)
-CLAP_SCHEDULE = Schedule(
-    steps=1600, learning_rate=5e-4, warmup=50, weight_decay=0.05, ema_decay=0.99
-)
-CLAP_AVERAGE_SCHEDULE = Schedule(
-    steps=700, learning_rate=3e-4, warmup=50, weight_decay=0.05, ema_decay=None, seed=1
-)
 # Weight of the penalty on changes of the pretrained projection.
 ANCHOR = 10.0
 # How often a full-size image is drawn, relative to a small one.
@@ -126,9 +115,8 @@ def train_clip_space(
     data: DemoData,
     images: dict[str, Tensor],
     classifier: nn.Linear,
-    folder: Path,
-    schedule: Schedule = CLIP_SCHEDULE,
-) -> StageResult:
+    stage: Stage,
+) -> Space:
     """Train the demo CLIP's space.
 
     It starts as EfficientNet-Lite0's classifier, factorized. Images of the demo classes are then
@@ -168,11 +156,10 @@ def train_clip_space(
         distilled = F.cross_entropy(model.logits(features[rows])[:, len(starts) :], teacher)
         return own + distilled + drift(model, generator)
 
-    torch.manual_seed(schedule.seed)
     space = Space(_ScaledLinear(projection), torch.cat([starts, classes]), logit_scale=3.0)
-    result = train_stage(space, batch_loss, schedule, folder, name="CLIP space", device=CPU)
-    result.model.projection = result.model.projection.folded()
-    return result
+    trained = stage.train(lambda: space, batch_loss, device=CPU)
+    trained.projection = trained.projection.folded()
+    return trained
 
 
 class _Drift:
@@ -255,9 +242,8 @@ def train_words(
     images: dict[str, Tensor],
     classifier: nn.Linear,
     space: Space,
-    folder: Path,
-    schedule: Schedule = WORDS_SCHEDULE,
-) -> StageResult:
+    stage: Stage,
+) -> Space:
     """Tune the labels' vectors of the demo CLIP's space, so that they cover all of ImageNet.
 
     The projection stays as it is. A demo class's vector is trained on its images, and on typical
@@ -290,8 +276,8 @@ def train_words(
         moved = 1 - (vectors * starts).sum(dim=-1)
         return own + distilled + 0.1 * moved[:count].mean() + moved[count:].mean()
 
-    result = train_stage(space, batch_loss, schedule, folder, name="CLIP words", device=CPU)
-    vectors = result.model.targets().detach()
+    trained = stage.train(lambda: space, batch_loss, device=CPU)
+    vectors = trained.targets().detach()
     inner = []
     for text in INNER_NAMES.values():
         below = set(members(text))
@@ -300,8 +286,8 @@ def train_words(
         above = [n for n, name in classes if below <= set(members(DEMO_CLASSES[name]))]
         # Near the demo class that is above all of them, if there is one.
         inner.append(F.normalize(mean + vectors[above].sum(dim=0), dim=0))
-    result.model.labels = nn.Parameter(torch.cat([vectors, torch.stack(inner)]))
-    return result
+    trained.labels = nn.Parameter(torch.cat([vectors, torch.stack(inner)]))
+    return trained
 
 
 def _words_pool(
@@ -335,9 +321,8 @@ def train_clap_space(
     data: DemoData,
     maps: dict[str, Tensor],
     space: AudioSpace,
-    folder: Path,
-    schedule: Schedule = CLAP_SCHEDULE,
-) -> StageResult:
+    stage: Stage,
+) -> AudioSpace:
     """Train the demo CLAP's space, with labels `audio_classes`, and aiSFX's last block."""
     names = audio_classes(data)
     labels = torch.tensor([audio_class_index(audio, names) for audio in data.audio])
@@ -362,7 +347,7 @@ def train_clap_space(
         second = F.cross_entropy(logits, targets[partners], reduction="none", label_smoothing=0.1)
         return (mix * first + (1 - mix) * second).mean()
 
-    return train_stage(space, batch_loss, schedule, folder, name="CLAP space")
+    return stage.train(lambda: space, batch_loss)
 
 
 def audio_classes(data: DemoData) -> list[str]:

@@ -22,7 +22,7 @@ from clip2clap.models.sfx_clap import SfxProjection
 from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.imagenet import INNER_NAMES
-from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
+from clip2clap.training.recipes.demo.loop import Stage, compute
 from clip2clap.training.recipes.demo.phrases import (
     AUDIO_TEMPLATES,
     IMAGE_TEMPLATES,
@@ -35,8 +35,6 @@ from clip2clap.training.recipes.demo.spaces import EMBED_DIM, Space, audio_class
 LAYERS = (0, 2, 5)
 VOCABULARY = 8_000
 BATCH = 128
-STUDENT_SCHEDULE = Schedule(steps=1500, learning_rate=5e-4, ema_decay=0.995)
-ENCODERS_SCHEDULE = Schedule(steps=900, learning_rate=5e-4, ema_decay=0.995)
 # Temperature over MiniLM cosines with which a text's target is averaged from labels' vectors.
 TEMPERATURE = 0.05
 LOGIT_SCALE = 20.0
@@ -128,14 +126,12 @@ def build_student(texts: list[str], folder: Path) -> tuple[Student, BertTokenize
     return Student(bert), build_tokenizer(vocabulary)
 
 
-def train_student(
-    data: DemoData, folder: Path, schedule: Schedule = STUDENT_SCHEDULE
-) -> tuple[TextStudent, StageResult]:
+def train_student(data: DemoData, stage: Stage) -> TextStudent:
     """Distill MiniLM into a small BERT; the loss is the squared distance to MiniLM."""
-    folder.mkdir(parents=True, exist_ok=True)
+    stage.folder.mkdir(parents=True, exist_ok=True)
     texts = corpus(data)
-    student, tokenizer = build_student(texts, folder)
-    targets = _minilm_embeds(texts, folder)
+    student, tokenizer = build_student(texts, stage.folder)
+    targets = _minilm_embeds(texts, stage.folder)
     batches = _TextBatches(tokenizer, texts)
 
     def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
@@ -143,8 +139,8 @@ def train_student(
         embeds = compute(model, batches.tokens(rows))
         return (embeds - targets[rows]).square().sum(-1).mean()
 
-    result = train_stage(student, batch_loss, schedule, folder, name="text student")
-    return TextStudent(result.model.bert, tokenizer, texts, targets), result
+    bert = stage.train(lambda: student, batch_loss).bert
+    return TextStudent(bert, tokenizer, texts, targets)
 
 
 class Head(nn.Module):
@@ -223,14 +219,10 @@ def text_targets(space: Space, labels: Tensor, texts: Tensor) -> TextTargets:
 
 
 def train_text_encoders(
-    data: DemoData,
-    student: TextStudent,
-    spaces: tuple[Space, Space],
-    folder: Path,
-    schedule: Schedule = ENCODERS_SCHEDULE,
-) -> StageResult:
+    data: DemoData, student: TextStudent, spaces: tuple[Space, Space], stage: Stage
+) -> TextEncoders:
     """Train `TextEncoders` on the spaces of the demo CLIP and the demo CLAP."""
-    folder.mkdir(parents=True, exist_ok=True)
+    stage.folder.mkdir(parents=True, exist_ok=True)
     names, classes = data.imagenet_names, data.class_names
     image_texts = [image_phrases(name) for name in classes]
     image_texts += [[t.format(name) for t in IMAGE_TEMPLATES] for name in (*names, *INNER_NAMES)]
@@ -238,7 +230,7 @@ def train_text_encoders(
     others = [name.replace("_", " ") for name in audio_classes(data)[len(classes) :]]
     audio_texts += [[template.format(name) for template in AUDIO_TEMPLATES] for name in others]
     phrases = [text for row in (*image_texts, *audio_texts) for text in row]
-    minilm_embeds = torch.cat([_minilm_embeds(phrases, folder), student.embeds])
+    minilm_embeds = torch.cat([_minilm_embeds(phrases, stage.folder), student.embeds])
     labeled = torch.arange(len(minilm_embeds)) < len(phrases)
     offset = sum(map(len, image_texts))
     clip_targets, clap_targets = targets = [
@@ -262,10 +254,7 @@ def train_text_encoders(
                 total = total + target.loss(predicted, rows)
         return total
 
-    torch.manual_seed(schedule.seed)
-    return train_stage(
-        TextEncoders(student.bert), batch_loss, schedule, folder, name="text encoders"
-    )
+    return stage.train(lambda: TextEncoders(student.bert), batch_loss)
 
 
 class _TextBatches:

@@ -1,7 +1,5 @@
 """Demo generator's vocoder: log-mel spectrograms to waveforms."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,11 +13,10 @@ from clip2clap.training.recipes.demo.audio_bank import (
     log_mel,
 )
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE
-from clip2clap.training.recipes.demo.loop import Schedule, StageResult, compute, train_stage
+from clip2clap.training.recipes.demo.loop import Stage, compute
 
 SEGMENT_FRAMES = 64
 BATCH = 32
-SCHEDULE = Schedule(steps=2500, learning_rate=1e-3, ema_decay=0.998)
 
 
 def build_vocoder() -> SpectralVocoder:
@@ -42,7 +39,7 @@ def spectral_distance(predicted: Tensor, real: Tensor) -> Tensor:
     return difference.clamp(max=10).mean() + 0.2 * logarithms
 
 
-def train_vocoder(bank: AudioBank, folder: Path, schedule: Schedule = SCHEDULE) -> StageResult:
+def train_vocoder(bank: AudioBank, stage: Stage) -> SpectralVocoder:
     """Train the magnitudes of a `SpectralVocoder` on training audio, of demo classes or not."""
 
     def batch_loss(vocoder: nn.Module, generator: torch.Generator) -> Tensor:
@@ -53,5 +50,4 @@ def train_vocoder(bank: AudioBank, folder: Path, schedule: Schedule = SCHEDULE) 
         predicted = compute(vocoder.magnitudes, log_mel(real))
         return spectral_distance(predicted, compute(vocoder.stft, real).abs())
 
-    torch.manual_seed(schedule.seed)
-    return train_stage(build_vocoder(), batch_loss, schedule, folder, name="vocoder")
+    return stage.train(build_vocoder, batch_loss)
