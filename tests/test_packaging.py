@@ -70,7 +70,8 @@ def test_the_wheel_holds_every_module_and_every_demo_file(wheel: Path) -> None:
     expected = {
         "/".join([*package.split("."), module.name])
         for package in SETUPTOOLS["packages"]
-        for module in folder_of(package).glob("*.py*")
+        for pattern in ("*.py*", "*.toml")
+        for module in folder_of(package).glob(pattern)
     }
     core = folder_of("clip2clap")
     expected |= {"clip2clap/py.typed"} | {

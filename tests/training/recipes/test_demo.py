@@ -24,17 +24,16 @@ from clip2clap.training.recipes.demo.diffusion import (
 from clip2clap.training.recipes.demo.evaluate import max_cross_correlation
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.generator import build_unet
-from clip2clap.training.recipes.demo.imagenet import DEMO_CLASSES, INNER_NAMES, members
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
-from clip2clap.training.recipes.demo.phrases import (
-    AUDIO_CAPTIONS,
-    NAMES,
-    UNSEEN,
-    audio_phrases,
-    image_phrases,
-)
 from clip2clap.training.recipes.demo.spaces import Space, TypicalFeatures, split_classifier
 from clip2clap.training.recipes.demo.text import text_targets
+from clip2clap.training.recipes.demo.words import (
+    CLASSES,
+    INNER_NAMES,
+    audio_phrases,
+    image_phrases,
+    members,
+)
 
 
 def test_splits_hold_the_same_share_of_every_class():
@@ -63,15 +62,14 @@ def test_a_short_recording_is_repeated_and_a_long_one_cut():
     assert fit_length(np.arange(9), 3, offset=8).tolist() == [6, 7, 8]
 
 
-def test_every_class_has_names_and_captions():
-    assert NAMES.keys() == AUDIO_CAPTIONS.keys()
-    assert all(names and AUDIO_CAPTIONS[label] for label, names in NAMES.items())
+def test_every_class_has_words_of_each_kind():
+    for words in CLASSES.values():
+        assert all(words[column] for column in ("names", "captions", "unseen", "imagenet"))
 
 
 def test_texts_for_evaluation_are_not_trained_on():
-    trained = {text for name in NAMES for text in (*image_phrases(name), *audio_phrases(name))}
-    assert UNSEEN.keys() == NAMES.keys()
-    assert not trained & {text for texts in UNSEEN.values() for text in texts}
+    trained = {text for name in CLASSES for text in (*image_phrases(name), *audio_phrases(name))}
+    assert not trained & {text for words in CLASSES.values() for text in words["unseen"]}
 
 
 def test_a_split_classifier_ranks_as_the_whole_one_does():
@@ -87,8 +85,7 @@ def test_a_split_classifier_ranks_as_the_whole_one_does():
 
 
 def test_every_class_has_classes_of_imagenet_and_none_has_anothers():
-    assert DEMO_CLASSES.keys() == NAMES.keys()
-    below = [number for text in DEMO_CLASSES.values() for number in members(text)]
+    below = [number for words in CLASSES.values() for number in members(words["imagenet"])]
     assert len(below) == len(set(below))
     assert all(0 <= n < 1000 for text in INNER_NAMES.values() for n in (*members(text), *below))
     assert members("3-5 9") == [3, 4, 5, 9]

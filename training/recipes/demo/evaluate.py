@@ -35,8 +35,8 @@ from clip2clap.training.recipes.demo.audio_bank import (
 from clip2clap.training.recipes.demo.classifiers import AudioClassifier
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoImage, Split, read_audio
 from clip2clap.training.recipes.demo.features import random_window
-from clip2clap.training.recipes.demo.phrases import UNSEEN
 from clip2clap.training.recipes.demo.spaces import audio_class_index, audio_classes
+from clip2clap.training.recipes.demo.words import CLASSES
 
 if TYPE_CHECKING:
     from clip2clap.training.recipes.demo.recipe import Recipe
@@ -156,8 +156,9 @@ class _Evaluation:
 
     def text_accuracy(self) -> dict[str, float]:
         """Classify texts that the text encoders were not trained on."""
-        texts = [text for name in self.names for text in UNSEEN[name]]
-        labels = torch.tensor([n for n, name in enumerate(self.names) for _ in UNSEEN[name]])
+        unseen = [CLASSES[name]["unseen"] for name in self.names]
+        texts = [text for row in unseen for text in row]
+        labels = torch.tensor([n for n, row in enumerate(unseen) for _ in row])
         results: dict[str, float] = {"unseen texts": len(texts)}
         encoders = (("CLIP", self.clip, IMAGE_PROMPT), ("CLAP", self.clap, AUDIO_PROMPT))
         for encoder, model, prompt in encoders:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from clip2clap.models.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
 from clip2clap.training.recipes.demo.data import SPLITS, DemoAudio, DemoData
-from clip2clap.training.recipes.demo.imagenet import DEMO_CLASSES, INNER_NAMES, members
 from clip2clap.training.recipes.demo.loop import Stage, compute
+from clip2clap.training.recipes.demo.words import CLASSES, INNER_NAMES, members
 
 EMBED_DIM = 512
 CLIP_BATCH, CLAP_BATCH = 512, 48
@@ -283,7 +283,7 @@ def train_words(
         below = set(members(text))
         mean = F.normalize(vectors[count:][list(below)].mean(dim=0), dim=0)
         classes = enumerate(data.class_names)
-        above = [n for n, name in classes if below <= set(members(DEMO_CLASSES[name]))]
+        above = [n for n, name in classes if below <= set(members(CLASSES[name]["imagenet"]))]
         # Near the demo class that is above all of them, if there is one.
         inner.append(F.normalize(mean + vectors[above].sum(dim=0), dim=0))
     trained.labels = nn.Parameter(torch.cat([vectors, torch.stack(inner)]))
@@ -301,7 +301,7 @@ def _words_pool(
     train = images["split"] == SPLITS.index("train")
     parts, labels, weights = [], [], []
     for position, name in enumerate(data.class_names):
-        below = torch.tensor(members(DEMO_CLASSES[name]))
+        below = torch.tensor(members(CLASSES[name]["imagenet"]))
         own, other = train & (label == position), train & (label < 0)
         drawn = below.repeat_interleave(-(-TYPICAL_ROWS // len(below)))
         sources = (

@@ -21,16 +21,16 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from clip2clap.models.sfx_clap import SfxProjection
 from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.features import save_tensors
-from clip2clap.training.recipes.demo.imagenet import INNER_NAMES
 from clip2clap.training.recipes.demo.loop import Stage, compute
-from clip2clap.training.recipes.demo.phrases import (
+from clip2clap.training.recipes.demo.pretrained import build_tokenizer, minilm, sentence_embeds
+from clip2clap.training.recipes.demo.spaces import EMBED_DIM, Space, audio_classes
+from clip2clap.training.recipes.demo.words import (
     AUDIO_TEMPLATES,
     IMAGE_TEMPLATES,
+    INNER_NAMES,
     audio_phrases,
     image_phrases,
 )
-from clip2clap.training.recipes.demo.pretrained import build_tokenizer, minilm, sentence_embeds
-from clip2clap.training.recipes.demo.spaces import EMBED_DIM, Space, audio_classes
 
 LAYERS = (0, 2, 5)
 VOCABULARY = 8_000
