@@ -12,7 +12,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from clip2clap.core.errors import CheckpointError, UserError
+from clip2clap.core.errors import CheckpointError, InterruptedCallError, UserError
 from clip2clap.core.hub import quiet
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.arguments import (
@@ -89,6 +89,7 @@ class TranslatorPipeline(CardedPipeline):
 
     diffusion: LatentDiffusion
     _access: Mapping[str, Any] = {}
+    _interrupts = 0
     clip: "ClipEncoder | None"
     translator: "Translator | None"
     negative_embedding: "LearnedNegativeEmbedding | None"
@@ -181,6 +182,14 @@ class TranslatorPipeline(CardedPipeline):
             created.register_to_config(_name_or_path=name)
         created._access = getattr(pipeline, "_access", {})
         return created
+
+    def interrupt(self) -> None:
+        """Stop all calls of this pipeline that are running, in any thread.
+
+        Each raises `InterruptedCallError` after its current denoising step; a call past its last
+        step returns its output. Calls made later run as usual. A callback may interrupt its own.
+        """
+        self._interrupts += 1
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast all components, as `DiffusionPipeline.to` does."""
@@ -386,6 +395,7 @@ class TranslatorPipeline(CardedPipeline):
         for name in [name for name, value in call.items() if value is None]:
             call[name] = self.config.get(f"default_{name}", defaults.get(name))
         self._guidance_scale = call["guidance_scale"]
+        call["interrupts"] = self._interrupts
         return SimpleNamespace(**defaults | call)
 
     def _generate(self, request: Request, decode: Callable[[Tensor], Tensor]) -> Tensor:
@@ -401,12 +411,17 @@ class TranslatorPipeline(CardedPipeline):
         call = request.call
         callback, names = call.callback_on_step_end, call.callback_on_step_end_tensor_inputs
 
+        def check_interrupts() -> None:
+            if self._interrupts != call.interrupts:
+                raise InterruptedCallError("The call was stopped by interrupt().")
+
         def on_step(index: int, timestep: Tensor, tensors: Tensors) -> Tensors:
             bar.update()
-            if callback is None:
-                return {}
-            chosen = {name: tensors.get(name) for name in names}
-            changed = callback(self, index, timestep, chosen) or {}
+            changed = {}
+            if callback is not None:
+                chosen = {name: tensors.get(name) for name in names}
+                changed = callback(self, index, timestep, chosen) or {}
+            check_interrupts()
             return {name: value for name, value in changed.items() if name in tensors}
 
         self._num_timesteps = len(self.diffusion.schedule(call)[1])
@@ -415,6 +430,7 @@ class TranslatorPipeline(CardedPipeline):
         decoded = []
         with self.progress_bar(total=total) as bar:  # pyright: ignore[reportAttributeAccessIssue]
             for batch in batches:
+                check_interrupts()
                 latents = check_finite(self.diffusion.generate(batch, on_step), self, call)
                 with running("autoencoder or vocoder"):
                     decoded.append(decode(latents).cpu())

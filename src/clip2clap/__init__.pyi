@@ -1,5 +1,5 @@
 from .core.allocator import keep_freed_memory
-from .core.errors import UserError
+from .core.errors import InterruptedCallError, UserError
 from .embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable, extract
 from .evaluation import evaluate
 from .inference import AudioToImagePipeline, ImageToAudioPipeline
@@ -23,6 +23,7 @@ __all__ = [
     "EmbeddingSpace",
     "EmbeddingTable",
     "ImageToAudioPipeline",
+    "InterruptedCallError",
     "LinearTranslator",
     "MLPTranslator",
     "PriorTranslator",

@@ -1,9 +1,13 @@
-"""Calls from several threads do not disturb each other."""
+"""Calls from several threads: they do not disturb each other, and can be interrupted."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import torch
+
+from clip2clap.core.errors import InterruptedCallError
 
 from .builders import SECONDS, colored_images, unit_vectors
 
@@ -50,3 +54,57 @@ def test_a_call_leaves_the_pipeline_s_scheduler_as_it_was(pipe):
     before = pipe.scheduler.timesteps
     pipe(prompt_embeds=unit_vectors(1), num_inference_steps=3, audio_length_in_s=SECONDS)
     assert pipe.scheduler.timesteps is before
+
+
+@pytest.fixture(params=["pipe", "decoder"])
+def call(request):
+    """Return a pipeline of either direction, and a call of it."""
+    pipeline = request.getfixturevalue(request.param)
+    if request.param == "pipe":
+        inputs = {"prompt_embeds": unit_vectors(2), "audio_length_in_s": SECONDS}
+    else:
+        inputs = {"image_embeds": torch.eye(12)[:2]}
+
+    def run(**options):
+        output = pipeline(**inputs, generator=0, output_type="pt", return_dict=False, **options)
+        return output[0]
+
+    return pipeline, run
+
+
+def test_interrupt_stops_all_running_calls_after_their_step_and_none_made_later(call):
+    pipeline, run = call
+    expected = run(num_inference_steps=3)
+    both, stopped, steps = threading.Barrier(3), threading.Event(), []
+
+    def wait(pipeline, index, timestep, tensors):
+        both.wait()
+        stopped.wait()
+        steps.append(index)
+        return {}
+
+    with ThreadPoolExecutor(2) as pool:
+        options = {"num_inference_steps": 50, "batch_size": 1, "callback_on_step_end": wait}
+        running = [pool.submit(run, **options) for _ in range(2)]
+        both.wait()
+        pipeline.interrupt()
+        stopped.set()
+        for each in running:
+            with pytest.raises(InterruptedCallError):
+                each.result()
+    assert steps == [0, 0]
+    assert torch.equal(run(num_inference_steps=3), expected)
+
+
+def test_a_callback_interrupts_its_own_call(call):
+    steps = []
+
+    def stop(pipeline, index, timestep, tensors):
+        steps.append(index)
+        if index == 1:
+            pipeline.interrupt()
+        return {}
+
+    with pytest.raises(InterruptedCallError):
+        call[1](num_inference_steps=10, callback_on_step_end=stop)
+    assert steps == [0, 1]

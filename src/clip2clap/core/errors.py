@@ -37,6 +37,10 @@ class MissingExtraError(UserError, ImportError):
     """Error of a feature that needs a package which is not installed."""
 
 
+class InterruptedCallError(RuntimeError):
+    """Error of a pipeline's call that `interrupt` stopped; it has no output."""
+
+
 def is_integer(value: object) -> TypeGuard[int]:
     """Return True for an integer of Python or NumPy, which is no truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool)
