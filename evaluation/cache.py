@@ -15,11 +15,11 @@ from torch import Tensor
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.files import replacing
+from clip2clap.core.output_folder import writing_to
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import write_audio
 from clip2clap.media.images import write_image
-from clip2clap.training.checkpoint import writing_to
 
 CACHE_FILE = "generation.json"
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
+from clip2clap.core.output_folder import writing_to
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.rows import EvaluatedRows, read_training
 from clip2clap.evaluation.translation import EmbeddingEvaluation
-from clip2clap.training.checkpoint import writing_to
 from clip2clap.translator.base import Translator
 
 RESULTS_FILE = "results.json"

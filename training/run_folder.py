@@ -11,7 +11,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from clip2clap.core.errors import UserError
-from clip2clap.training.checkpoint import read_values, writing_to
+from clip2clap.core.output_folder import writing_to
+from clip2clap.training.checkpoint import read_values
 from clip2clap.training.config import TrainingConfig, upgrade_settings
 from clip2clap.training.report import TrainingReport
 from clip2clap.translator.base import Translator

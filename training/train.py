@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.output_folder import sole_run
 from clip2clap.embeddings.table.reader import EmbeddingTable
-from clip2clap.training.checkpoint import sole_run, train_resumably
+from clip2clap.training.checkpoint import train_resumably
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.networks import NETWORKS, fit_closed_form
 from clip2clap.training.pairs import Pairs, read_pairs

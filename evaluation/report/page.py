@@ -6,13 +6,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from clip2clap.core.output_folder import writing_to
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.report.embeddings import embedding_sections
 from clip2clap.evaluation.report.examples import Example, example_sections
 from clip2clap.evaluation.report.tables import generation_sections
 from clip2clap.evaluation.results import Results
 from clip2clap.report.page import write_page
-from clip2clap.training.checkpoint import writing_to
 
 PAGE_FILE = "report.html"
 

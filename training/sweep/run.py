@@ -15,9 +15,10 @@ import torch
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
+from clip2clap.core.output_folder import remove_leftovers, sole_run, writing_to
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import retrieval_metrics
-from clip2clap.training.checkpoint import remove_leftovers, sole_run, train_resumably, writing_to
+from clip2clap.training.checkpoint import train_resumably
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import EpochRecord, SweepResult

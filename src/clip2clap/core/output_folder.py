@@ -1,0 +1,59 @@
+"""Output folders: errors of writing, and one run at a time."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from clip2clap.core.errors import UserError, one_line
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Create a folder to write to; raises `UserError` where the block cannot write."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the folder to write into.", param="output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(
+            f"{folder} can't be written to: {reason}. Make room, or choose another folder.",
+            param="output",
+        ) from error
+
+
+@contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, and remove what killed ones left in it half written.
+
+    Raises:
+        UserError: If another run is writing to the folder, or it cannot be written to.
+    """
+    with writing_to(folder):
+        lock = FileLock(folder / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"Another run is writing to {folder}. Wait for it, or give another folder.",
+                param="output",
+            ) from error
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        lock.release()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files of a folder that killed runs left half written."""
+    for partial in folder.glob(".*.part"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
