@@ -66,7 +66,7 @@ def pip(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_wheel_holds_every_module_and_every_demo_file(wheel: Path) -> None:
+def test_the_wheel_holds_every_module_and_every_data_file(wheel: Path) -> None:
     expected = {
         "/".join([*package.split("."), module.name])
         for package in SETUPTOOLS["packages"]
@@ -76,7 +76,8 @@ def test_the_wheel_holds_every_module_and_every_demo_file(wheel: Path) -> None:
     core = folder_of("clip2clap")
     expected |= {"clip2clap/py.typed"} | {
         f"clip2clap/{file.relative_to(core).as_posix()}"
-        for file in (core / "demo_models").rglob("*")
+        for folder in ("demo_models", "report/static")
+        for file in (core / folder).rglob("*")
         if file.is_file()
     }
     with zipfile.ZipFile(wheel) as archive:

@@ -8,6 +8,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.metrics.classification import (
     balanced_accuracy,
     confusion_matrix,
+    label_probabilities,
     nearest_class_means,
     nearest_labels,
 )
@@ -49,3 +50,13 @@ def test_nearest_labels_ignore_norms_and_come_in_order() -> None:
 def test_labels_of_another_space_are_refused() -> None:
     with pytest.raises(UserError, match="of one size"):
         nearest_labels(torch.ones(1, 3), torch.ones(2, 2), ["a", "b"])
+
+
+def test_label_probabilities_are_the_softmax_of_scaled_cosines() -> None:
+    embeds, labels = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    (nearest,) = nearest_labels(embeds[:1], labels, ["a", "b", "c", "d"])
+    cosines = torch.nn.functional.cosine_similarity(embeds[:1], labels)
+    expected = dict(zip("abcd", (10 * cosines).softmax(0).tolist(), strict=True))
+    found = label_probabilities(nearest, logit_scale=10)
+    assert [label for label, _ in found] == [label for label, _ in nearest]
+    assert dict(found) == pytest.approx(expected)

@@ -48,6 +48,27 @@ def nearest_labels(
     ]
 
 
+def label_probabilities(
+    nearest: Sequence[tuple[str, float]], logit_scale: float
+) -> list[tuple[str, float]]:
+    """Return the probabilities of labels: a softmax over their scaled similarities.
+
+    Args:
+        nearest: All labels with their cosine similarities, as `nearest_labels` returns them.
+        logit_scale: Factor of the similarities that the encoder was trained with.
+
+    Returns:
+        Labels with probabilities that sum to 1, in the same order.
+
+    Examples:
+        >>> label_probabilities([("dog", 0.9), ("rain", 0.1)], logit_scale=10)
+        [('dog', 0.9996...), ('rain', 0.0003...)]
+    """
+    logits = logit_scale * torch.tensor([similarity for _, similarity in nearest])
+    labels = [label for label, _ in nearest]
+    return list(zip(labels, logits.softmax(0).tolist(), strict=True))
+
+
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Count predicted classes (columns) by true class (rows), shape (classes, classes), int64."""
     pairs = target * num_classes + predicted
