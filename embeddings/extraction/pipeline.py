@@ -38,17 +38,6 @@ _SKIPPED_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Progress:
-    """State of a running extraction."""
-
-    rows: int
-    """Rows in the table."""
-
-    failures: int
-    """Rows that failed."""
-
-
-@dataclass(frozen=True)
 class ExtractionReport:
     """Outcome of an extraction."""
 
@@ -138,7 +127,7 @@ def extract(
     ray: RayConfig | None = None,
     rows_per_shard: int = 4096,
     seconds_per_shard: float = 30.0,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ExtractionReport:
     """Embed a data set into a table; a run that was stopped continues where it was.
 
@@ -166,7 +155,7 @@ def extract(
         ray: Cluster to run on; None runs in threads of this process.
         rows_per_shard: Rows after which a shard is written.
         seconds_per_shard: Seconds after which a shard is written.
-        on_progress: Called after every batch.
+        on_progress: Called after every batch, with the numbers of rows and of failures.
 
     Raises:
         UserError: If models, source, table and options do not fit together, another run writes to
@@ -178,8 +167,10 @@ def extract(
     settings = {**source.settings, "weights": str(plan.weights_dtype).removeprefix("torch.")}
     options: dict[str, Any] = {"dtype": dtype, "rows_per_shard": rows_per_shard}
     with TableWriter(folder, spaces, settings=settings, **options) as writer:
-        run = _Run(source, plan, writer, merger, limit, download or DownloadConfig())
-        return run(ray, pair_with, seconds_per_shard, on_progress)
+        rows = check_rows(skip_done(itertools.islice(source, limit), writer), plan)
+        rows = rows if merger is None else merger.check(rows)
+        store = partial(_store, writer, merger, seconds_per_shard, on_progress)
+        return _run(rows, plan, writer, download or DownloadConfig(), ray, store)
 
 
 def _check_inputs(source: Source, plan: EncoderPlan, limit: int | None) -> None:
@@ -193,82 +184,58 @@ def _check_inputs(source: Source, plan: EncoderPlan, limit: int | None) -> None:
         )
 
 
-@dataclass
-class _Run:
-    """One run of an extraction into an open table."""
-
-    source: Source
-    plan: EncoderPlan
-    writer: TableWriter
-    merger: ColumnMerger | None
-    limit: int | None
-    download: DownloadConfig
-    waiting_seconds: float | None = 0.0
-
-    def __call__(
-        self,
-        ray: RayConfig | None,
-        pair_with: str | Path | None,
-        seconds_per_shard: float,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> ExtractionReport:
-        writer = self.writer
-        done, rows_before = len(writer), len(writer) - writer.failed
-        rows = skip_done(itertools.islice(iter(self.source), self.limit), done, writer)
-        first = next(rows, None)
-        if first is None:
-            return ExtractionReport(writer.folder, rows_before, writer.failed, 0, 0.0, 0.0)
-        if ray is not None:
+def _run(
+    rows: Iterator[Row],
+    plan: EncoderPlan,
+    writer: TableWriter,
+    download: DownloadConfig,
+    ray: RayConfig | None,
+    store: Callable[[Generator[EmbeddedGroup]], None],
+) -> ExtractionReport:
+    before = len(writer) - writer.failed
+    seconds, waits = 0.0, []
+    # Without a row that is left, no encoder is loaded.
+    for first in itertools.islice(rows, 1):
+        rows = itertools.chain([first], rows)
+        if ray is None:
+            groups = _embed_locally(rows, plan.load(), download, waits)
+        else:
             from clip2clap.embeddings.extraction.ray_engine import embed_on_ray
 
-            rows.close()
-            self.waiting_seconds = None
-            remaining = partial(
-                _remaining_rows, self.source, self.plan, done, self.limit, pair_with
-            )
-            batches = embed_on_ray(remaining, self.plan, self.download, ray)
-        else:
-            encoders = self.plan.load()
-            checked = check_rows(itertools.chain([first], rows), self.plan)
-            checked = checked if self.merger is None else self.merger.check(checked)
-            batches = self._embed_locally(checked, encoders)
-        start = flushed = time.monotonic()
-        with closing(batches):
-            for batch in batches:
-                store_group(batch, writer, self.merger)
-                if time.monotonic() - flushed > seconds_per_shard:
-                    writer.flush()
-                    flushed = time.monotonic()
-                if on_progress is not None:
-                    on_progress(Progress(len(writer) - writer.failed, writer.failed))
-        total, seconds = len(writer) - writer.failed, time.monotonic() - start
-        new = total - rows_before
-        return ExtractionReport(
-            writer.folder, total, writer.failed, new, seconds, self.waiting_seconds
-        )
-
-    def _embed_locally(self, rows: Iterable[Row], encoders: Encoders) -> Generator[EmbeddedGroup]:
-        """Run the stages in this process: threads read ahead while the encoders work."""
-        workers = min(os.cpu_count() or 1, _MAX_WORKERS)
-        with ExitStack() as stack:
-            pool = ThreadPoolExecutor(workers, "clip2clap-preprocessing")
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            rows = download_images(rows, self.download, stack)
-            preprocess = partial(preprocess_row, encoders=encoders)
-            ready = map_ahead(preprocess, rows, pool, ahead=2 * workers - 1)
-            groups = stack.enter_context(closing(read_ahead(group_rows(ready, encoders))))
-            waiting, start = 0.0, None
-            for group in groups:
-                waiting += 0.0 if start is None else time.monotonic() - start
-                self.waiting_seconds = waiting
-                yield embed_group(group, encoders)
-                start = time.monotonic()
+            groups = embed_on_ray(rows, plan, download, ray)
+        start = time.monotonic()
+        store(groups)
+        seconds = time.monotonic() - start
+    total, waiting = len(writer) - writer.failed, sum(waits) if ray is None else None
+    return ExtractionReport(writer.folder, total, writer.failed, total - before, seconds, waiting)
 
 
-def skip_done(rows: Iterable[Row], done: int, writer: TableWriter) -> Generator[Row]:
+def _embed_locally(
+    rows: Iterable[Row], encoders: Encoders, download: DownloadConfig, waits: list[float]
+) -> Generator[EmbeddedGroup]:
+    """Run the stages in this process: threads read ahead while the encoders work.
+
+    The seconds that the encoders wait for each group but the first are appended to `waits`.
+    """
+    workers = min(os.cpu_count() or 1, _MAX_WORKERS)
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(workers, "clip2clap-preprocessing")
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        rows = download_images(rows, download, stack)
+        preprocess = partial(preprocess_row, encoders=encoders)
+        ready = map_ahead(preprocess, rows, pool, ahead=2 * workers - 1)
+        groups = stack.enter_context(closing(read_ahead(group_rows(ready, encoders))))
+        start = None
+        for group in groups:
+            if start is not None:
+                waits.append(time.monotonic() - start)
+            yield embed_group(group, encoders)
+            start = time.monotonic()
+
+
+def skip_done(rows: Iterator[Row], writer: TableWriter) -> Iterator[Row]:
     """Yield the rows after those of earlier runs; raise if the rows before are not in the table."""
-    rows = iter(rows)
-    skipped = 0
+    done, skipped = len(writer), 0
     while skipped < done:
         batch = list(itertools.islice(rows, min(_SKIPPED_ROWS, done - skipped)))
         if not batch:
@@ -284,15 +251,25 @@ def skip_done(rows: Iterable[Row], done: int, writer: TableWriter) -> Generator[
     yield from rows
 
 
-def _remaining_rows(
-    source: Source, plan: EncoderPlan, done: int, limit: int | None, pair_with: str | Path | None
-) -> Iterator[Row]:
-    """Read the rows after those of earlier runs, in any process."""
-    rows = check_rows(itertools.islice(iter(source), done, limit), plan)
-    return rows if pair_with is None else ColumnMerger(pair_with, plan.columns).check(rows)
+def _store(
+    writer: TableWriter,
+    merger: ColumnMerger | None,
+    seconds_per_shard: float,
+    on_progress: Callable[[int, int], None] | None,
+    groups: Generator[EmbeddedGroup],
+) -> None:
+    flushed = time.monotonic()
+    with closing(groups):
+        for group in groups:
+            _store_group(group, writer, merger)
+            if time.monotonic() - flushed > seconds_per_shard:
+                writer.flush()
+                flushed = time.monotonic()
+            if on_progress is not None:
+                on_progress(len(writer) - writer.failed, writer.failed)
 
 
-def store_group(group: EmbeddedGroup, writer: TableWriter, merger: ColumnMerger | None) -> None:
+def _store_group(group: EmbeddedGroup, writer: TableWriter, merger: ColumnMerger | None) -> None:
     """Append a group's rows and failures; a repeated id becomes a failure."""
     seen: set[str] = set()
     kept: list[int] = []

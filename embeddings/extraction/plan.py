@@ -127,7 +127,7 @@ class Encoders:
 
 @dataclass(frozen=True)
 class RayConfig:
-    """Ray cluster that runs an extraction as stages of Ray Data."""
+    """Ray cluster that an extraction runs on."""
 
     address: str | None = None
     """Address of a cluster with clip2clap and the same files; None starts one on this

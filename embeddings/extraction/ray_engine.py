@@ -1,27 +1,24 @@
-"""Extraction on Ray Data: the stages with a pool of encoders, on this machine or a cluster.
+"""Extraction on Ray: tasks download the images of groups, actors preprocess and embed them.
 
-One task reads the remaining rows in groups, tasks download their images, actors preprocess and
-embed them; groups come back in the order of the source. Ray repeats the groups of an actor or a
+Embedded groups come back in the order of their rows. Ray repeats the groups of an actor or a
 machine that dies.
 """
 
 import contextlib
-import copy
 import logging
 import os
-import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
+from itertools import cycle
 from typing import Any
-
-import pyarrow as pa
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import MissingExtraError, UserError, one_line
 from clip2clap.embeddings.datasets.base import Row
 from clip2clap.embeddings.download.config import DownloadConfig
-from clip2clap.embeddings.extraction.plan import EncoderPlan, RayConfig
+from clip2clap.embeddings.extraction.plan import EncoderPlan, Encoders, RayConfig
 from clip2clap.embeddings.extraction.stages import (
     EmbeddedGroup,
     download_images,
@@ -33,9 +30,6 @@ from clip2clap.embeddings.extraction.stages import (
 
 try:
     import ray  # pyright: ignore[reportMissingImports]
-    from ray.data import ActorPoolStrategy, DataContext, Datasource, read_datasource  # pyright: ignore[reportMissingImports]
-    from ray.data.block import BlockMetadata  # pyright: ignore[reportMissingImports]
-    from ray.data.datasource import ReadTask  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise MissingExtraError(
         "Extraction on Ray needs the package ray: install it with `pip install 'clip2clap[ray]'`."
@@ -43,59 +37,39 @@ except ImportError as error:
 
 _DEFAULT_ACTORS = 2
 _PREPROCESSING_THREADS = 4
-# Shares of a CPU that differ between stages: Ray would fuse stages with equal ones, and download in
-# the task that reads.
-_READING_CPUS = 0.25
 _DOWNLOADING_CPUS = 0.5
+# Groups per actor that are downloaded or wait to be embedded.
+_GROUPS_AHEAD = 4
 
 
 def embed_on_ray(
-    read_rows: Callable[[], Iterable[Row]],
-    plan: EncoderPlan,
-    download: DownloadConfig,
-    config: RayConfig,
+    rows: Iterable[Row], plan: EncoderPlan, download: DownloadConfig, config: RayConfig
 ) -> Generator[EmbeddedGroup]:
-    """Yield the embedded groups of rows in their order, computed by the stages on Ray.
+    """Yield the embedded groups of rows in their order.
 
-    The remaining rows are read on the machine that Ray chooses, and every actor loads the encoders.
-    A `UserError` of a stage, or if the cluster can't be reached, is raised here.
+    Every actor loads the encoders. A `UserError` of a task, or if the cluster can't be reached, is
+    raised here.
     """
-    actors = config.actors
     on_gpu = plan.device.startswith("cuda")
-    with _connected(config.address, actors or _DEFAULT_ACTORS):
-        if actors is None:
-            gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else 0
-            actors = gpus or _DEFAULT_ACTORS
-        with _one_group_a_block():
-            read: Any = read_datasource(
-                _Groups(read_rows, rows_in_group(plan)),
-                override_num_blocks=1,
-                num_cpus=_READING_CPUS,
-            )
-            full = read.map(_download, fn_args=(download,), num_cpus=_DOWNLOADING_CPUS)
-            groups = full.map(
-                _Embed,
-                fn_constructor_args=(plan,),
-                compute=ActorPoolStrategy(size=actors),
-                num_cpus=1,
-                num_gpus=1 if on_gpu else None,
-            )
+    with _connected(config.address, config.actors or _DEFAULT_ACTORS):
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else 0
+        count = config.actors or gpus or _DEFAULT_ACTORS
+        fetch: Any = ray.remote(num_cpus=_DOWNLOADING_CPUS, max_retries=-1)(_download)
+        embedder: Any = ray.remote(
+            num_cpus=1, num_gpus=int(on_gpu), max_restarts=-1, max_task_retries=-1
+        )(_Embedder)
+        embedders = [embedder.remote(plan) for _ in range(count)]
+        pending: deque[Any] = deque()
         try:
-            for row in groups.iter_rows():
-                yield pickle.loads(row["group"])
-        except Exception as error:
-            raise _user_error(error) from error
-
-
-def _user_error(error: BaseException) -> BaseException:
-    """Return the `UserError` among the causes of an error of Ray, otherwise the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            original = getattr(cause, "cause", cause)
-            return UserError(str(original), param=getattr(original, "param", None))
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
+            for group, each in zip(batched(rows, rows_in_group(plan)), cycle(embedders)):
+                pending.append(each.embed.remote(fetch.remote(group, download)))
+                if len(pending) > _GROUPS_AHEAD * count:
+                    yield ray.get(pending.popleft())
+            while pending:
+                yield ray.get(pending.popleft())
+        except UserError as error:  # Ray's own class, which has the original as its cause
+            original = getattr(error, "cause", error)
+            raise UserError(str(original), param=original.param) from error
 
 
 @contextlib.contextmanager
@@ -106,7 +80,7 @@ def _connected(address: str | None, actors: int) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # One more than the actors, for the reader and a download on the smallest machine.
+        # One more than the actors, for a download on the smallest machine.
         cpus = max(os.cpu_count() or 1, actors + 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
@@ -123,63 +97,22 @@ def _connected(address: str | None, actors: int) -> Iterator[None]:
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def _one_group_a_block() -> Iterator[None]:
-    """Keep Ray Data from merging groups, and preserve their order."""
-    context = DataContext.get_current()
-    before = copy.copy(context.execution_options), context.target_max_block_size
-    bars = context.enable_progress_bars
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context.execution_options.preserve_order = True
-    context.target_max_block_size = 1
-    context.enable_progress_bars = False
-    try:
-        yield
-    finally:
-        context.execution_options, context.target_max_block_size = before
-        context.enable_progress_bars = bars
-
-
-class _Groups(Datasource):
-    """Datasource of the remaining rows in order: one pickled group per row."""
-
-    def __init__(self, read_rows: Callable[[], Iterable[Row]], size: int):
-        super().__init__()
-        self._read_rows = read_rows
-        self._size = size
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        read_rows, size = self._read_rows, self._size
-
-        def read() -> Iterator[pa.Table]:
-            for group in batched(read_rows(), size):
-                yield pa.table({"group": pa.array([pickle.dumps(group)], pa.binary())})
-
-        metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(read, metadata)]
-
-
-def _download(row: dict[str, Any], config: DownloadConfig) -> dict[str, Any]:
-    """Download the images of a group."""
-    group: list[Row] = pickle.loads(row["group"])
+def _download(group: list[Row], config: DownloadConfig) -> list[Row]:
     with contextlib.ExitStack() as stack:
-        return {"group": pickle.dumps(list(download_images(group, config, stack)))}
+        return list(download_images(group, config, stack))
 
 
-class _Embed:
+class _Embedder:
     """Actor that holds the loaded encoders."""
 
     def __init__(self, plan: EncoderPlan):
-        self._encoders = plan.load()
-        self._pool = ThreadPoolExecutor(_PREPROCESSING_THREADS, "clip2clap-preprocessing")
+        self._plan = plan
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        group: list[Row] = pickle.loads(row["group"])
-        ready = list(self._pool.map(partial(preprocess_row, encoders=self._encoders), group))
-        batch = embed_group(preprocess_captions(ready, self._encoders), self._encoders)
-        return {"group": pickle.dumps(batch)}
+    @cached_property
+    def _encoders(self) -> Encoders:
+        return self._plan.load()
+
+    def embed(self, group: list[Row]) -> EmbeddedGroup:
+        with ThreadPoolExecutor(_PREPROCESSING_THREADS) as pool:
+            ready = list(pool.map(partial(preprocess_row, encoders=self._encoders), group))
+        return embed_group(preprocess_captions(ready, self._encoders), self._encoders)

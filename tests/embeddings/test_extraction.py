@@ -339,11 +339,11 @@ def test_an_actor_killed_half_way_costs_no_row(on_ray, tmp_path):
     on_ray(folder=tmp_path / "here")
     killed: list[int] = []
 
-    def kill_an_actor(progress: pipeline.Progress) -> None:
-        if killed or progress.rows + progress.failures < 8:
+    def kill_an_actor(rows: int, failures: int) -> None:
+        if killed or rows + failures < 8:
             return
         for process in psutil.Process().children(recursive=True):
-            if "MapWorker" in " ".join(process.cmdline()):
+            if "_Embedder" in " ".join(process.cmdline()):
                 killed.append(process.pid)
                 process.kill()
                 return

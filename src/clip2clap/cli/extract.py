@@ -145,10 +145,9 @@ def embed_with_bar(
     with progress_bar("{task.description}") as progress:
         task = progress.add_task("Embedding", total=limit)
 
-        def on_progress(state: Any) -> None:
-            description = f"{state.rows} rows, {state.failures} failed"
-            done = state.rows + state.failures
-            progress.update(task, completed=done, description=description)
+        def on_progress(rows: int, failures: int) -> None:
+            description = f"{rows} rows, {failures} failed"
+            progress.update(task, completed=rows + failures, description=description)
 
         try:
             return extract_embeddings(
