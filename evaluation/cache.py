@@ -18,8 +18,8 @@ from clip2clap.core.files import replacing
 from clip2clap.core.output_folder import writing_to
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio import write_audio
 from clip2clap.media.images import write_image
+from clip2clap.media.writing import write_audio
 
 CACHE_FILE = "generation.json"
 
@@ -95,7 +95,7 @@ class GenerationCache:
         self,
         batch: Sequence[int],
         outputs: Sequence[Any],
-        write: Callable[[Path, Any], None],
+        write: Callable[[Path, Any], object],
         seconds: float,
     ) -> None:
         """Write the outputs at some indices, which took `seconds` each to generate."""
@@ -146,7 +146,8 @@ def generate(
                 num_candidates=1,
                 **shared,
             )
-            write, outputs = partial(write_audio, sampling_rate=output.sampling_rate), output.audios
+            write = partial(write_audio, sampling_rate=output.sampling_rate, fade_s=0)
+            outputs = output.audios
         else:
             write, outputs = write_image, pipeline(image_embeds=embeds[batch], **shared).images
         seconds = (time.perf_counter() - start) / len(batch)

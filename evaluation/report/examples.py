@@ -12,9 +12,10 @@ from PIL import Image
 
 from clip2clap.evaluation.datasets import DatasetItem, EvaluationDataset
 from clip2clap.evaluation.generation.base import GenerationEvaluation
-from clip2clap.media.audio import load_audio, write_audio
+from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image, write_image
 from clip2clap.media.spectrogram import draw_spectrogram
+from clip2clap.media.writing import write_audio
 from clip2clap.report.page import data_uri
 
 EXAMPLES = 10
@@ -114,7 +115,7 @@ def _thumbnail(image: Image.Image) -> bytes:
     return _written("a.jpg", write_image, image)
 
 
-def _written(name: str, write: Callable[..., None], *content: Any) -> bytes:
+def _written(name: str, write: Callable[..., object], *content: Any) -> bytes:
     """Return the bytes of a file, such as Ogg Vorbis: a tenth of a WAV's."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / name

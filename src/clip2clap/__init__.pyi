@@ -3,6 +3,7 @@ from .core.errors import InterruptedCallError, UserError
 from .embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable, extract
 from .evaluation import evaluate
 from .inference import AudioToImagePipeline, ImageToAudioPipeline
+from .media import AudioFileOptions, load_audio, read_tags, write_audio
 from .training import TrainingConfig, train
 from .translator import (
     AutoTranslator,
@@ -16,6 +17,7 @@ from .translator import (
 __version__: str
 
 __all__ = [
+    "AudioFileOptions",
     "AudioToImagePipeline",
     "AutoTranslator",
     "ClapEncoder",
@@ -34,5 +36,8 @@ __all__ = [
     "evaluate",
     "extract",
     "keep_freed_memory",
+    "load_audio",
+    "read_tags",
     "train",
+    "write_audio",
 ]

@@ -26,7 +26,7 @@ from clip2clap.evaluation.translation import (
     evaluate,
 )
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
-from clip2clap.media.audio import write_audio
+from clip2clap.media.writing import write_audio
 from clip2clap.training.pairs import Pairs
 from clip2clap.translator.base import Translator
 from clip2clap.translator.linear import fit_ridge

@@ -23,7 +23,8 @@ from clip2clap.evaluation.report.examples import select_examples
 from clip2clap.evaluation.rows import choose_rows
 from clip2clap.inference.audio_to_image import AudioToImageOutput, AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.media.audio import load_audio, write_audio
+from clip2clap.media.audio import load_audio
+from clip2clap.media.writing import write_audio
 from clip2clap.metrics.distribution import frechet_distance, kernel_distance
 from clip2clap.translator.mlp import MLPTranslator
 

@@ -125,9 +125,9 @@ def _write_files(
     nearest: list[tuple[str, float]],
     seed: int,
 ) -> None:
-    from clip2clap.media.audio import write_audio
     from clip2clap.media.images import write_image
     from clip2clap.media.spectrogram import write_spectrogram
+    from clip2clap.media.writing import write_audio
     from clip2clap.report.demo import write_demo_page, write_unfinished_page
 
     waveform, sampling_rate = result.audios[0], result.sampling_rate

@@ -1,7 +1,8 @@
 """The verb `image-to-audio`."""
 
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -16,9 +17,13 @@ from clip2clap.cli.inputs import (
     text_stem,
 )
 from clip2clap.cli.loading import check_models, load_pipeline
+from clip2clap.cli.options.audio_files import audio_file_options
 from clip2clap.cli.options.generation import ImageToAudio
 from clip2clap.cli.outputs import choose_destination
 from clip2clap.cli.progress import RunReport
+
+if TYPE_CHECKING:
+    from clip2clap.media.writing import AudioFileOptions
 
 
 def image_to_audio(options: ImageToAudio) -> None:
@@ -30,7 +35,7 @@ def image_to_audio(options: ImageToAudio) -> None:
 
     An image that cannot be read is skipped; the exit code is then 1.
     """
-    _check(options)
+    file_options = _check(options)
     sources = options.prompt or find_inputs("image", options.inputs or [])
     destination = choose_destination(
         "audio", options, len(sources), default="clip2clap-image-to-audio"
@@ -45,19 +50,19 @@ def image_to_audio(options: ImageToAudio) -> None:
     report.settings |= pipeline_settings(pipeline)
 
     def write(each: Input, result: Any, place: int) -> dict[str, Any]:
-        from clip2clap.media.audio import write_audio
         from clip2clap.media.spectrogram import write_spectrogram
+        from clip2clap.media.writing import write_audio
 
         suffixes = ["-spectrogram.png"] if options.spectrogram else []
         path, *drawn = destination.reserve(each.stem, [f".{destination.format}", *suffixes])
         waveform, sampling_rate = result.audios[place], result.sampling_rate
-        write_audio(path, waveform, sampling_rate, format=destination.format)
+        written = write_audio(path, waveform, sampling_rate, file_options)
         entry: dict[str, Any] = {"output": str(path)}
         for spectrogram in drawn:
             write_spectrogram(spectrogram, waveform, sampling_rate, title=path.stem)
             entry["spectrogram"] = str(spectrogram)
         report.show(str(path))
-        entry |= {"seconds": len(waveform) / sampling_rate, "sampling_rate": sampling_rate}
+        entry |= {key: value for key, value in asdict(written).items() if key != "path"}
         if result.similarities is not None:
             entry["similarity"] = round(float(result.similarities[place].max()), 4)
         return entry
@@ -72,7 +77,8 @@ def image_to_audio(options: ImageToAudio) -> None:
     report.end()
 
 
-def _check(options: ImageToAudio) -> None:
+def _check(options: ImageToAudio) -> "AudioFileOptions":
+    """Check the options, and return those of the files."""
     require(
         bool(options.inputs) != bool(options.prompt),
         "inputs",
@@ -87,6 +93,7 @@ def _check(options: ImageToAudio) -> None:
     )
     check_models(options)
     check_device(options.device, options.dtype)
+    return audio_file_options(options)
 
 
 def _require_candidates(options: ImageToAudio, num_candidates: int) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clip2clap.cli.checks import require
-from clip2clap.cli.options.generation import AudioFormat, ImageFormat
+from clip2clap.cli.options.audio_files import AudioFormat
+from clip2clap.cli.options.generation import ImageFormat
 from clip2clap.core.errors import UserError
 
 _FOREIGN_SUFFIXES = {
-    "audio": (".mp3", ".m4a", ".aac", ".aif", ".aiff", ".opus", ".wma"),
+    "audio": (".m4a", ".aac", ".aif", ".aiff", ".wma"),
     "image": (".jpeg", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".svg", ".pdf"),
     "film": (".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif", ".mpg"),
 }

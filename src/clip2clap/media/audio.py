@@ -1,22 +1,26 @@
-"""Audio: reading of files, videos' audio tracks and arrays, whole or in blocks, and writing."""
+"""Audio: reading of files, videos' audio tracks and arrays, whole or in blocks, and of tags."""
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
 from clip2clap.core.errors import UserError, is_number
-from clip2clap.core.files import replacing, visible_files
+from clip2clap.core.files import visible_files
 from clip2clap.media.arrays import is_cancelled, power_of, to_file, to_waveform
-from clip2clap.media.decoding import MAX_SECONDS, UnreadableAudioError, decode_audio, too_short
-
-AudioFormat = Literal["wav", "flac", "ogg"]
-AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
+from clip2clap.media.decoding import (
+    MAX_SECONDS,
+    UnreadableAudioError,
+    decode_audio,
+    read_metadata,
+    too_short,
+)
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".m4a", ".aac", ".opus"})
 """Suffixes of the audio files that are read from a folder."""
@@ -26,11 +30,6 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
 
 SILENCE = 2.0**-14
 """Largest distance of a silent waveform's samples from their mean: two steps of 16 bits."""
-
-# libsndfile's Vorbis encoder keeps a whole write on the stack.
-_WRITE_BLOCK = 2**16
-# Vorbis overshoots: 1 dB of headroom keeps the decoded waveform below full scale.
-_PEAKS = {"wav": 1.0, "flac": 1.0, "ogg": 10 ** (-1 / 20)}
 
 
 class SilentAudioError(UnreadableAudioError):
@@ -148,65 +147,30 @@ def stream_audio(
             yield np.broadcast_to(block, (2, block.shape[1]))
 
 
-def write_audio(
-    path: str | Path,
-    waveform: np.ndarray,
-    sampling_rate: int,
-    *,
-    format: AudioFormat | None = None,
-) -> None:
-    """Write a waveform atomically, as 16-bit WAV or FLAC, or as OGG Vorbis.
-
-    A waveform beyond full scale is scaled down as a whole rather than clipped; any other keeps its
-    level.
+def read_tags(source: Any, *, name: str = "the audio") -> dict[str, Any]:
+    """Read the JSON document that `write_audio` was given as `tags`.
 
     Args:
-        path: File to write, replaced if it exists; its folder must exist.
-        waveform: Samples, shape (samples,), full scale at -1 and 1: an array, or anything NumPy
-            converts to one, such as a tensor on the CPU.
-        sampling_rate: In Hz.
-        format: File format; by default that of the path's suffix.
+        source: A path, a file's bytes or an opened file.
+        name: Name of a source without a path, for messages.
 
     Raises:
-        UserError: If the format is unknown, or the waveform is not of shape (samples,), is empty
-            or holds non-finite samples.
+        UnreadableAudioError: If the file is missing or is no audio.
+        UserError: If it has no such tags.
 
     Examples:
-        >>> write_audio("tone.wav", np.sin(np.linspace(0, 2000, 16000)), 16_000)
-        >>> load_audio("tone.wav")[0].shape
-        (16000,)
+        >>> _ = write_audio("tagged.wav", np.zeros(16_000), 16_000, tags={"prompt": "rain"})
+        >>> read_tags("tagged.wav")
+        {'prompt': 'rain'}
     """
-    path = Path(path)
-    chosen: str = format or path.suffix.lstrip(".").lower()
-    if chosen not in AUDIO_FORMATS:
-        raise UserError(
-            f"Cannot write {path.name!r}: expected a name that ends in .wav, .flac or .ogg."
-        )
-    samples = np.asarray(waveform, dtype=np.float32)
-    if samples.ndim != 1 or samples.size == 0:
-        raise UserError(
-            f"Expected a waveform of shape (samples,), got {samples.shape}: write one per file."
-        )
-    if not np.isfinite(samples).all():
-        raise UserError(
-            f"The waveform for {path.name!r} has samples that are not finite. A generator in "
-            "float16 does that: use float32 or bfloat16."
-        )
-    if sampling_rate < 1:
-        raise UserError(f"Expected a sampling rate above 0 Hz, got {sampling_rate}.")
-    peak = float(np.abs(samples).max())
-    if peak > _PEAKS[chosen]:
-        samples = samples * (_PEAKS[chosen] / peak)
-    subtype = "VORBIS" if chosen == "ogg" else "PCM_16"
-    if subtype == "PCM_16":
-        samples = np.round(samples * 32767).astype(np.int16)
-    options = {"samplerate": int(sampling_rate), "channels": 1, "subtype": subtype}
-    with (
-        replacing(path) as partial,
-        soundfile.SoundFile(partial, "w", format=chosen.upper(), **options) as file,
-    ):
-        for start in range(0, len(samples), _WRITE_BLOCK):
-            file.write(samples[start : start + _WRITE_BLOCK])
+    source, name = _file_or_waveform(source, name)
+    with _opened(source, name) as file:
+        comment = read_metadata(file, name).get("comment", "")
+    with contextlib.suppress(ValueError):
+        tags = json.loads(comment)
+        if isinstance(tags, dict):
+            return tags
+    raise UserError(f"{name} has no tags of clip2clap: it was not written by it, or edited.")
 
 
 def is_silent(waveform: np.ndarray) -> bool:

@@ -111,6 +111,24 @@ def decode_audio(
             raise UnreadableAudioError(too_short(name, position / rate, start))
 
 
+def read_metadata(file: BinaryIO, name: str) -> dict[str, str]:
+    """Return the tags of an audio file and of its audio track, by their names in lower case.
+
+    Raises:
+        UnreadableAudioError: If it is no audio.
+    """
+    import av
+
+    file.seek(0)
+    try:
+        with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
+            tracks = [track.metadata for track in container.streams.audio]
+            found = [container.metadata, *tracks]
+    except av.FFmpegError as error:
+        raise UnreadableAudioError(not_audio(name)) from error
+    return {key.lower(): value for tags in found for key, value in tags.items()}
+
+
 class _Track:
     """Default audio track of an open container, and what its packets show of its end."""
 
@@ -301,10 +319,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
     except Exception as error:  # a damaged file can make a decoder raise almost anything
         if is_audio:
             raise UnreadableAudioError(damaged(name)) from error
-        raise UnreadableAudioError(
-            f"{name} is not an audio file that can be read. Give a WAV, FLAC, OGG, MP3 or M4A, or "
-            "a video with an audio track."
-        ) from error
+        raise UnreadableAudioError(not_audio(name)) from error
 
 
 def _without_padding(frame: Any) -> Any:
@@ -323,6 +338,14 @@ def _without_padding(frame: Any) -> Any:
 def damaged(name: str) -> str:
     """Return the message of a file that is not whole."""
     return f"{name} is damaged or truncated. Fetch or save it again."
+
+
+def not_audio(name: str) -> str:
+    """Return the message of a file that is no audio."""
+    return (
+        f"{name} is not an audio file that can be read. Give a WAV, FLAC, OGG, MP3 or M4A, or a "
+        "video with an audio track."
+    )
 
 
 def not_finite(name: str) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from clip2clap.cli.command import Options, argument, option
+from clip2clap.cli.options.audio_files import AudioFiles
 from clip2clap.cli.options.common import (
     AllowPrivate,
     Decoder,
@@ -19,7 +20,6 @@ from clip2clap.cli.options.common import (
 
 OffloadName = Literal["none", "model", "sequential"]
 SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm"]
-AudioFormat = Literal["wav", "flac", "ogg"]
 ImageFormat = Literal["png", "jpg", "webp"]
 
 
@@ -57,7 +57,7 @@ class Sampling(StepsAndDuration, Prompts, Seed, panel="Sampling"):
     )
 
 
-class ImageToAudio(AllowPrivate, Running, Overwrite, Sampling, Translator, Generator):
+class ImageToAudio(AllowPrivate, Running, AudioFiles, Overwrite, Sampling, Translator, Generator):
     """Options of `image-to-audio`."""
 
     inputs: list[str] | None = argument(
@@ -70,11 +70,6 @@ class ImageToAudio(AllowPrivate, Running, Overwrite, Sampling, Translator, Gener
     )
     ranker_translator: str | None = option(
         "Translator from the CLIP into the ranker's CLAP.", "NAME", panel="Models"
-    )
-    audio_format: AudioFormat | None = option(
-        "Audio file format; by default that of the file name, else wav.",
-        panel="Files",
-        was="--format",
     )
     spectrogram: bool = option(
         "Also write NAME-spectrogram.png for each audio file.", default=False, panel="Files"
