@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clip2clap.core.errors import UserError
-from clip2clap.media.audio import write_audio
+from clip2clap.media.writing import write_audio
 from clip2clap.report import audio_page
 from clip2clap.report.audio_page import AudioPage, write_audio_page
 
