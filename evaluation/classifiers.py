@@ -8,9 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.embeddings.encoders.clap import ClapEncoder
-from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.metrics.classification import AUDIO_PROMPT, IMAGE_PROMPT, nearest_labels
+from clip2clap.embeddings.zero_shot import ZeroShotClassifier as ZeroShotClassifier
 
 Audio = tuple[np.ndarray, int]
 """Waveform, shape (samples,), and sampling rate in Hz."""
@@ -32,35 +30,6 @@ class Classifier(Protocol):
             embeds: Their embeddings in the measuring encoder, shape (n, d), unit norm.
         """
         ...
-
-
-class ZeroShotClassifier:
-    """Zero-shot classifier: the label whose prompt is most similar to the embedding.
-
-    Args:
-        encoder: CLIP or CLAP with a text encoder, which measures the images or audio.
-        labels: Labels to choose from.
-
-    Examples:
-        >>> from clip2clap import ClapEncoder
-        >>> from clip2clap.evaluation import ZeroShotClassifier
-        >>> clap = ClapEncoder.from_pretrained("demo")
-        >>> classifier = ZeroShotClassifier(clap, ["dog", "rain"])
-        >>> classifier([], clap.encode_text(["the sound of a dog"]))
-        ['dog']
-    """
-
-    def __init__(self, encoder: ClapEncoder | ClipEncoder, labels: Sequence[str]):
-        is_audio = encoder.family == "clap"
-        self.name = f"zero-shot by {encoder.space('audio' if is_audio else 'image').model_id}"
-        self._labels = list(labels)
-        prompt = AUDIO_PROMPT if is_audio else IMAGE_PROMPT
-        self._text_embeds = encoder.encode_text([prompt.format(label) for label in labels])
-
-    def __call__(self, inputs: Sequence[Any], embeds: Tensor) -> list[str]:
-        """Return the most similar label of each embedding; `inputs` are not used."""
-        rows = nearest_labels(embeds, self._text_embeds, self._labels, k=1)
-        return [label for ((label, _),) in rows]
 
 
 class TransformersClassifier:

@@ -1,6 +1,7 @@
 """Encoder base class: loading, saving, preprocessing and batching shared by CLIP and CLAP."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -178,6 +179,23 @@ class Encoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """Dtype of the weights; embeddings are always float32."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of cosine similarities in the model's softmax; 1 / 0.07 if it records none."""
+        found = self._scalar("logit_scale", "logit_scale_a")
+        return 1 / 0.07 if found is None else math.exp(found)
+
+    @property
+    def logit_bias(self) -> float | None:
+        """Bias of the logits of a SigLIP, whose probabilities are sigmoids; else None."""
+        return self._scalar("logit_bias")
+
+    def _scalar(self, *names: str) -> float | None:
+        for name, value in self.named_parameters():
+            if name.rpartition(".")[2] in names:
+                return float(value)
+        return None
 
     def space(self, modality: Modality) -> EmbeddingSpace:
         """Return the space of one modality's embeddings.

@@ -11,8 +11,9 @@ from torch import Tensor
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import require_same_model
+from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.evaluation.cache import GenerationConfig
-from clip2clap.evaluation.classifiers import Audio, Classifier, ZeroShotClassifier
+from clip2clap.evaluation.classifiers import Audio, Classifier
 from clip2clap.evaluation.cycle import similarity_within_labels
 from clip2clap.evaluation.datasets import AudioDataset
 from clip2clap.evaluation.generation.base import (

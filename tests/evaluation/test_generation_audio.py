@@ -15,8 +15,8 @@ from torch import Tensor
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
+from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.evaluation.cache import GenerationConfig
-from clip2clap.evaluation.classifiers import ZeroShotClassifier
 from clip2clap.evaluation.datasets import read_image_dataset
 from clip2clap.evaluation.generation.audio import evaluate_audio
 from clip2clap.evaluation.generation.base import GenerationEvaluation

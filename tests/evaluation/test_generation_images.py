@@ -15,7 +15,7 @@ from clip2clap.embeddings.space import (
     EmbeddingSpace,
     SpaceMismatchError,
 )
-from clip2clap.evaluation.classifiers import ZeroShotClassifier
+from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.evaluation.datasets import (
     audio_dataset_from_rows,
 )

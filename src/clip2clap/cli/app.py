@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from clip2clap.cli.audio_to_image import audio_to_image
+from clip2clap.cli.classify import classify
 from clip2clap.cli.command import Interrupted, add_verb
 from clip2clap.cli.demo import demo
 from clip2clap.cli.doctor import doctor
@@ -44,6 +45,7 @@ VERBS = (
     image_to_audio,
     audio_to_image,
     paint,
+    classify,
     extract,
     norms,
     train,

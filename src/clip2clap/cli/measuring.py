@@ -219,7 +219,8 @@ def _measuring_clip(pipeline: Any, options: Evaluate, device: Any) -> Any:
 
 def _classifier(options: Evaluate, encoder: Any, labels: list[str], task: Any) -> Any:
     """Return the requested classifier, or a zero-shot one; None without labels."""
-    from clip2clap.evaluation.classifiers import TransformersClassifier, ZeroShotClassifier
+    from clip2clap.embeddings.zero_shot import ZeroShotClassifier
+    from clip2clap.evaluation.classifiers import TransformersClassifier
 
     if len(labels) < 2:
         return None

@@ -1,0 +1,121 @@
+"""Zero-shot classification of embeddings by the texts of labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from clip2clap.core.errors import UserError, expect, is_number
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.encoders.base import Encoder
+from clip2clap.metrics.classification import AUDIO_PROMPT, IMAGE_PROMPT
+
+
+class ZeroShotClassifier:
+    """Zero-shot classifier of CLIP or CLAP embeddings: softmax over the prompts of labels.
+
+    Radford et al. (2021), https://arxiv.org/abs/2103.00020, section 3.1. The unit-norm embeddings
+    of a label's prompts, one per template, are averaged and normalized again.
+
+    Args:
+        encoder: CLIP or CLAP with a text encoder.
+        labels: Labels to choose from.
+        templates: Prompt templates, each with one `{}`; by default "a photo of a {}" for CLIP and
+            "the sound of a {}" for CLAP.
+        temperature: Divisor of the cosine similarities in the softmax; by default the encoder's
+            own, 1 / `encoder.logit_scale`.
+
+    Raises:
+        UserError: If there are no labels, blank or equal ones, a template has no `{}`, or the
+            encoder has no text encoder.
+
+    Examples:
+        >>> from clip2clap import ClapEncoder
+        >>> clap = ClapEncoder.from_pretrained("demo")
+        >>> classifier = ZeroShotClassifier(clap, ["dog", "rain"])
+        >>> classifier.nearest(clap.encode_audio(["bark.wav"]), k=1)
+        [[('dog', 0...)]]
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: Sequence[str],
+        *,
+        templates: str | Sequence[str] | None = None,
+        temperature: float | None = None,
+    ):
+        self.labels = check_labels(labels)
+        """The labels."""
+        self.encoder = encoder
+        template = AUDIO_PROMPT if encoder.family == "clap" else IMAGE_PROMPT
+        found = [templates or template] if isinstance(templates or "", str) else list(templates)
+        for each in found:
+            holds = isinstance(each, str) and each.count("{}") == 1
+            expect(holds, "templates", "texts with one {} for the label", each)
+        if temperature is not None:
+            positive = is_number(temperature) and temperature > 0
+            expect(positive, "temperature", "above 0", temperature)
+        prompts = [each.replace("{}", label) for each in found for label in self.labels]
+        embeds = encoder.encode_text(prompts).view(len(found), len(self.labels), -1)
+        self.label_embeds = unit_norm(embeds.mean(dim=0))
+        """Embeddings of the labels, shape (labels, d), float32, unit norm."""
+        self._scale = encoder.logit_scale if temperature is None else 1 / temperature
+
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        modality = "audio" if self.encoder.family == "clap" else "image"
+        return f"zero-shot by {self.encoder.space(modality).model_id}"
+
+    def probabilities(self, embeds: Tensor) -> Tensor:
+        """Compute the probability of each label.
+
+        Args:
+            embeds: Embeddings in the encoder's space, shape (n, d), of any norm.
+
+        Returns:
+            Shape (n, labels), float32, on the CPU. Rows sum to 1, except for a SigLIP, whose labels
+            are independent of one another.
+        """
+        expect(
+            embeds.ndim == 2 and embeds.shape[1] == self.label_embeds.shape[1],
+            "embeds",
+            f"of shape (n, {self.label_embeds.shape[1]})",
+            tuple(embeds.shape),
+        )
+        logits = self._scale * unit_norm(embeds.float()).cpu() @ self.label_embeds.T
+        bias = self.encoder.logit_bias
+        return logits.softmax(dim=-1) if bias is None else (logits + bias).sigmoid()
+
+    def nearest(self, embeds: Tensor, k: int | None = None) -> list[list[tuple[str, float]]]:
+        """Return the most likely labels of each embedding with their probabilities.
+
+        Args:
+            embeds: As for `probabilities`.
+            k: Labels per embedding; all if None.
+        """
+        values, places = self.probabilities(embeds).topk(min(k or 10**9, len(self.labels)))
+        return [
+            [(self.labels[place], value) for place, value in zip(*row, strict=True)]
+            for row in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+    def __call__(self, inputs: Sequence[Any], embeds: Tensor) -> list[str]:
+        """Return the most likely label of each embedding; `inputs` are not used."""
+        return [label for ((label, _),) in self.nearest(embeds, k=1)]
+
+
+def check_labels(labels: Sequence[str]) -> list[str]:
+    """Return labels as a list.
+
+    Raises:
+        UserError: If there are none, or one is blank, no text or there twice.
+    """
+    found = [] if isinstance(labels, str) else list(labels)
+    texts = all(isinstance(label, str) and label.strip() for label in found)
+    expect(found and texts, "labels", "a list of texts that are not blank", labels)
+    twice = sorted({label for label in found if found.count(label) > 1})
+    if twice:
+        raise UserError(f"labels has {twice[0]!r} twice. Leave one out.", param="labels")
+    return found

@@ -1,0 +1,161 @@
+"""Classification of files, in Python and by the command."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from clip2clap import AutoTranslator, ClapEncoder, ClipEncoder
+from clip2clap.core.errors import UserError
+from clip2clap.embeddings.space import SpaceMismatchError
+from clip2clap.search.classify import FileClassifier
+from clip2clap.search.labels import read_labels
+from clip2clap.translator.mlp import MLPTranslator
+from clip2clap.translator.saving import Provenance
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict:
+    return {
+        "clip": ClipEncoder.from_pretrained("demo"),
+        "clap": ClapEncoder.from_pretrained("demo"),
+    }
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """An image and audio that is silent but for noise between 1 and 2 s."""
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "red.png")
+    waveform = np.zeros(RATE * 5 // 2, np.float32)
+    waveform[RATE + 4000 : 2 * RATE - 4000] = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    soundfile.write(tmp_path / "noise.wav", waveform, RATE)
+    return [tmp_path / "red.png", tmp_path / "noise.wav"]
+
+
+def test_files_are_named_by_their_own_encoder_in_the_order_given(encoders, files):
+    classifier = FileClassifier(read_labels("demo"), **encoders)
+    found = list(classifier([*files, *files], k=None))
+    assert [file.source for file in found] == [str(file) for file in [*files, *files]]
+    for file, embeds, encoder in zip(
+        found,
+        (encoders["clip"].encode_image(files[:1]), encoders["clap"].encode_audio(files[1:])),
+        ("image", "audio"),
+        strict=False,
+    ):
+        expected = classifier._classifiers[encoder].nearest(embeds)[0]
+        assert [label for label, _ in file.segments[0].labels] == [label for label, _ in expected]
+
+
+def test_windows_cover_the_audio_and_silent_ones_have_no_labels(encoders, files):
+    (file,) = FileClassifier(["rain", "dog"], clap=encoders["clap"])(files[1:], window_s=1.0)
+    assert [(s.start_s, s.end_s) for s in file.segments] == [(0, 1), (1, 2), (2, 2.5)]
+    assert [bool(segment.labels) for segment in file.segments] == [False, True, False]
+
+
+def test_a_broken_file_costs_one_file(encoders, files, tmp_path):
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    classifier = FileClassifier(["rain", "dog"], clap=encoders["clap"])
+    found = list(classifier([files[1], broken, files[0], files[1]]))
+    assert [file.reason is None for file in found] == [True, False, False, True]
+    assert "broken.wav" in str(found[1].reason)
+    assert "no encoder" in str(found[2].reason)
+
+
+def test_a_translator_names_images_by_what_they_would_sound_like(encoders, files):
+    translator = AutoTranslator.from_pretrained("demo")
+    classifier = FileClassifier(["rain", "dog"], translator=translator, **encoders)
+    embeds = translator(encoders["clip"].encode_image(files[:1]))
+    expected = classifier._classifiers["audio"].nearest(embeds)[0]
+    (image, _) = classifier(files)
+    assert [label for label, _ in image.segments[0].labels] == [label for label, _ in expected]
+    assert image.segments[0].labels[0][1] == pytest.approx(expected[0][1], abs=1e-5)
+    spaces = Provenance(source_space=encoders["clip"].space("image").in_modality("text"))
+    foreign = MLPTranslator(provenance=replace(spaces, target_space=spaces.source_space))
+    with pytest.raises(SpaceMismatchError):
+        FileClassifier(["rain", "dog"], translator=foreign, **encoders)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("dog, rain", ["dog", "rain"]), ("dog,", ["dog", ""]), ("a file.txt", "a file.txt")],
+)
+def test_labels_are_read_as_given(text, expected):
+    if isinstance(expected, list):
+        assert read_labels(text) == expected
+    else:
+        with pytest.raises(UserError, match="separated by commas"):
+            read_labels(text)
+
+
+def test_label_files_and_sets(tmp_path):
+    (tmp_path / "labels.txt").write_text("dog\n\nrain\ndog\n", encoding="utf-8-sig")
+    assert read_labels(tmp_path / "labels.txt") == ["dog", "rain"]
+    assert len(read_labels("esc50")) == len(set(read_labels("esc50"))) == 50
+    assert len(read_labels("us8k")) == len(set(read_labels("us8k"))) == 10
+    assert len(read_labels("demo")) == 23
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="no labels"):
+        read_labels(tmp_path / "empty.txt")
+
+
+def test_the_command_prints_lines_csv_json_and_a_timeline(run, files, tmp_path):
+    code, out, _ = run("classify", *files, "--labels", "dog,rain,sea", "--top-k", 2)
+    assert code == 0
+    assert [line.split(": ")[0] for line in out.splitlines()] == [str(file) for file in files]
+    code, out, _ = run("classify", *files, "--labels", "dog,rain,sea", "--csv", "--window-s", 1)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["file"], row["start_s"], row["rank"]) for row in rows] == [
+        *((str(files[0]), "", rank) for rank in "123"),
+        *((str(files[1]), "1.0", rank) for rank in "123"),
+    ]
+    assert sum(float(row["probability"]) for row in rows[:3]) == pytest.approx(1, abs=1e-3)
+    figure = tmp_path / "timeline.png"
+    code, out, _ = run("classify", files[1], "--labels", "esc50", "--timeline", figure, "--json")
+    assert code == 0
+    (entry,) = json.loads(out)["results"]
+    assert [segment["start_s"] for segment in entry["segments"]] == [0, 2]
+    assert len(entry["segments"][0]["labels"]) == 5
+    assert Image.open(figure).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope.jpg"], "nope.jpg does not exist"),
+        (["red.png", "--labels", "nope.txt"], "--labels: expected labels separated"),
+        (["red.png", "--labels", "a,a"], "--labels: labels has 'a' twice"),
+        (["red.png", "--labels", "a,b", "--template", "sound"], "--template: expected texts"),
+        (["red.png", "--temperature", "0"], "--temperature: expected above 0"),
+        (["red.png", "--timeline", "t.png"], "--timeline: red.png is no audio"),
+        (["noise.wav", "--timeline", "t.jpg"], "--timeline: expected a name in .png"),
+        (["red.png", "noise.wav", "--timeline", "t.png"], "--timeline: it is of one audio file"),
+        (["red.png", "--csv", "--json"], "--csv: it cannot be combined with --json"),
+        (["red.png", "--clip", "clip-vit-base-patch23"], "Did you mean"),
+    ],
+)
+def test_a_mistake_is_one_line(run, files, monkeypatch, arguments, message):
+    monkeypatch.chdir(files[0].parent)
+    code, _, error = run("classify", *arguments)
+    assert code == 2
+    assert message in error.replace("\n", " ")
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_mistake_is_answered_without_torch(tmp_path):
+    code = (
+        "import sys; from clip2clap.cli.app import main\n"
+        f"try: main(['classify', {str(tmp_path / 'nope.jpg')!r}])\n"
+        "except SystemExit as end: sys.exit(end.code if 'torch' not in sys.modules else 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
