@@ -16,6 +16,7 @@ PACKAGES = {
     "clip2clap.training": Path("training"),
     "clip2clap.inference": Path("inference"),
     "clip2clap.evaluation": Path("evaluation"),
+    "clip2clap.search": Path("src/clip2clap/search"),
 }
 
 

@@ -48,8 +48,9 @@ class ZeroShotClassifier:
         self.labels = check_labels(labels)
         """The labels."""
         self.encoder = encoder
-        template = AUDIO_PROMPT if encoder.family == "clap" else IMAGE_PROMPT
-        found = [templates or template] if isinstance(templates or "", str) else list(templates)
+        if templates is None:
+            templates = AUDIO_PROMPT if encoder.family == "clap" else IMAGE_PROMPT
+        found = [templates] if isinstance(templates, str) else list(templates)
         for each in found:
             holds = isinstance(each, str) and each.count("{}") == 1
             expect(holds, "templates", "texts with one {} for the label", each)

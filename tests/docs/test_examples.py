@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-PACKAGES = ("media", "embeddings", "translator", "training", "inference", "evaluation")
+PACKAGES = ("media", "embeddings", "translator", "training", "inference", "evaluation", "search")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # What these packages export beside classes and functions needs no example.
 NOT_SHOWN = {"UserError"}

@@ -64,9 +64,11 @@ def test_audio_gets_the_probabilities_of_transformers_pipeline(musicldm_folder):
 
 
 def test_the_models_own_temperature_is_the_default(clip, musicldm_folder):
-    assert clip.logit_scale == pytest.approx(clip.backend.model.logit_scale.exp().item())
+    model: Any = clip.backend.model
+    assert clip.logit_scale == pytest.approx(model.logit_scale.exp().item())
     clap = ClapEncoder.from_pretrained(musicldm_folder)
-    assert clap.logit_scale == pytest.approx(clap.backend.model.logit_scale_a.exp().item())
+    model = clap.backend.model
+    assert clap.logit_scale == pytest.approx(model.logit_scale_a.exp().item())
     embeds = clip.encode_text(["rain", "a dog"])
     own = ZeroShotClassifier(clip, LABELS, temperature=1 / clip.logit_scale)
     assert torch.allclose(

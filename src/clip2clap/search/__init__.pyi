@@ -1,12 +1,4 @@
-from .classify import ClassifiedFile, FileClassifier, Segment
-from .labels import LABEL_SETS, read_labels
-from .timeline import write_timeline
+from .classify import FileClassifier
+from .labels import read_labels
 
-__all__ = [
-    "LABEL_SETS",
-    "ClassifiedFile",
-    "FileClassifier",
-    "Segment",
-    "read_labels",
-    "write_timeline",
-]
+__all__ = ["FileClassifier", "read_labels"]

@@ -69,8 +69,8 @@ class FileClassifier:
         >>> from clip2clap import ClapEncoder, ClipEncoder
         >>> clip, clap = ClipEncoder.from_pretrained("demo"), ClapEncoder.from_pretrained("demo")
         >>> classifier = FileClassifier(["dog", "rain"], clip=clip, clap=clap)
-        >>> [file.segments[0].labels[0][0] for file in classifier(["dog.jpg", "bark.wav"])]
-        ['dog', 'dog']
+        >>> [file.source for file in classifier(["dog.jpg", "bark.wav"])]
+        ['dog.jpg', 'bark.wav']
     """
 
     def __init__(

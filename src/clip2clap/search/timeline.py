@@ -34,7 +34,7 @@ def write_timeline(path: str | Path, segments: Sequence[Segment], *, title: str)
     labels = sorted(totals, key=lambda label: -totals[label])[:_MOST_LABELS]
     found = [dict(segment.labels) for segment in segments]
     values = np.array([[each.get(label, 0.0) for each in found] for label in labels])
-    edges = [segment.start_s for segment in segments] + [segments[-1].end_s]
+    edges = np.array([each.start_s for each in segments] + [segments[-1].end_s], float)
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(labels)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
