@@ -16,6 +16,7 @@ from clip2clap.core.errors import (
     UserError,
     one_line,
 )
+from clip2clap.core.files import as_path
 from clip2clap.core.hub import Listing, fetch, list_hub_files
 from clip2clap.core.presets import DEMO_FOLDER, PRESETS, resolve, suggestion
 from clip2clap.embeddings.space import Family
@@ -104,7 +105,7 @@ def find_checkpoint(
     if name.startswith(_OPEN_CLIP_PREFIX):
         return _find_open_clip(name, access)
     if name.startswith(_LAION_CLAP_PREFIX):
-        file = Path(name.removeprefix(_LAION_CLAP_PREFIX)).expanduser()
+        file = as_path(name.removeprefix(_LAION_CLAP_PREFIX))
         if file.is_file():
             return Checkpoint(name, "laion_clap", (file,))
         raise ModelNotFoundError(
@@ -130,7 +131,7 @@ class _Source:
 
     def folder(self, *patterns: str) -> Path:
         """Return the folder, with the files that match the patterns downloaded."""
-        path = Path(self.location).expanduser()
+        path = as_path(self.location)
         if path.is_dir():
             return path
         if path.is_file():
@@ -279,7 +280,7 @@ def _find_open_clip(name: str, access: Mapping[str, Any]) -> Checkpoint:
             f"open_clip has no architecture {architecture!r}. {hint}"
             "`open_clip.list_models()` lists them."
         )
-    file = Path(weights).expanduser()
+    file = as_path(weights)
     if file.is_file():
         return Checkpoint(name, "open_clip", (file,), architecture=architecture)
     config = open_clip.get_pretrained_cfg(architecture, weights)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import visible_files, visible_folders
+from clip2clap.core.files import as_path, visible_files, visible_folders
 from clip2clap.core.math import unit_norm
 from clip2clap.evaluation.rows import EvaluatedRows
 from clip2clap.media.audio import SUFFIXES as AUDIO_SUFFIXES
@@ -190,8 +190,8 @@ def _read(
     folder: str | Path, others: str | Path | None, modality: Modality
 ) -> tuple[bool, list[DatasetItem], list[ReferenceItem]]:
     """Read a folder's items and references, and whether each item has its own reference."""
-    folder = Path(folder).expanduser()
-    others = None if others is None else Path(others).expanduser()
+    folder = as_path(folder)
+    others = None if others is None else as_path(others)
     other: Modality = "audio" if modality == "image" else "image"
     items = [_item(path, folder, others, modality) for path in _find_files(folder, modality)]
     _check_complete(folder, items, modality)

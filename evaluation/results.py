@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import replacing
+from clip2clap.core.files import as_path, replacing
 from clip2clap.core.output_folder import writing_to
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.rows import EvaluatedRows, read_training
@@ -70,7 +70,7 @@ class Results:
         Raises:
             UserError: If the folder cannot be written to.
         """
-        folder = Path(folder).expanduser()
+        folder = as_path(folder)
         path = folder / RESULTS_FILE
         with writing_to(folder):
             with replacing(folder / PER_ROW_FILE) as partial, partial.open("wb") as file:
@@ -89,7 +89,7 @@ class Results:
         Raises:
             UserError: If there are no such files.
         """
-        path = Path(path).expanduser()
+        path = as_path(path)
         if path.is_dir():
             path = path / RESULTS_FILE
         try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import as_path
 from clip2clap.core.math import unit_norm
 from clip2clap.core.moments import Moments
 from clip2clap.embeddings.table.reader import EmbeddingTable
@@ -121,7 +122,7 @@ def choose_rows(
 def read_training(folder: str | Path) -> dict[str, Any] | None:
     """Read the `training.json` beside a translator; None if there is none."""
     try:
-        return json.loads((Path(folder).expanduser() / REPORT_FILE).read_text(encoding="utf-8"))
+        return json.loads((as_path(folder) / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
+from clip2clap.core.files import as_path
 from clip2clap.core.hub import fetch
 from clip2clap.core.presets import DEMO_FOLDER, is_hub_id
 from clip2clap.embeddings.checkpoint import read_json
@@ -52,7 +53,7 @@ def find_folder(
                 f"The demo translator is missing from this installation (expected it in {name}). "
                 "Install clip2clap again."
             )
-    local = Path(name).expanduser()
+    local = as_path(name)
     if local.is_file():
         raise ModelNotFoundError(f"{name} is a file; give the folder that holds the translator.")
     if not local.is_dir():

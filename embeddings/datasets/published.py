@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import replacing
+from clip2clap.core.files import as_path, replacing
 
 Published = Literal["audiocaps", "conceptual-captions", "wit"]
 Split = Literal["train", "val", "test"]
@@ -43,7 +43,7 @@ def published_files(
         UserError: If there is no such split, or a file can't be downloaded; the message names the
             page to get it from.
     """
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     if dataset == "audiocaps":
         files = [f"{split}.csv"]
     elif dataset == "wit":

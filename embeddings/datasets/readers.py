@@ -219,10 +219,22 @@ def _read_parquet(path: Path) -> tuple[list[str], Records]:
     def records() -> Records:
         with explain_read_errors(path):
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for record in batch.to_pylist():
+                for record in _records_of(batch):
                     yield with_class_names(record, classes)
 
     return list(schema.names), records()
+
+
+def _records_of(batch: pa.RecordBatch) -> Records:
+    """Yield a batch's records; one with a value that Python has not, such as a date, is a fault."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if len(batch) == 1:
+            yield {PROBLEM: f"its values can't be read ({one_line(error, limit=80)})"}
+            return
+        for row in range(len(batch)):
+            yield from _records_of(batch.slice(row, 1))
 
 
 def with_class_names(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import is_url
+from clip2clap.core.files import as_path, is_url
 from clip2clap.core.presets import is_hub_id
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
 from clip2clap.embeddings.datasets.base import Source, walk
@@ -106,7 +106,7 @@ def _open_files(
 def _files_of(names: Sequence[str], format: Format) -> list[Path]:
     """Return the paths, and in place of folders of shards or tables the files in them."""
     found: list[Path] = []
-    for path in (Path(name).expanduser() for name in names):
+    for path in (as_path(name) for name in names):
         if format != "datasets" and not path.exists():
             raise UserError(f"There is no file or folder {path}. Check the path.")
         if not path.is_dir() or format not in ("webdataset", "table"):
@@ -132,7 +132,7 @@ def _is_metadata(file: Path) -> bool:
 
 
 def _expand(name: str) -> list[str]:
-    if not glob.has_magic(name) or Path(name).exists():
+    if not glob.has_magic(name) or as_path(name).exists():
         return [name]
     found = sorted(glob.glob(name))
     if not found:
@@ -142,7 +142,7 @@ def _expand(name: str) -> list[str]:
 
 def _detect_format(name: str, wanted: frozenset[Modality]) -> Format:
     """Return the format of a file or folder by its name, or of a table by its header."""
-    path = Path(name).expanduser()
+    path = as_path(name)
     if path.is_dir():
         return _detect_folder(path, wanted)
     if path.name.lower().endswith(SHARD_SUFFIXES):

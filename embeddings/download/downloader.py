@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import replacing
+from clip2clap.core.files import as_path, replacing
 from clip2clap.core.http import BusyError, Client, FetchError
 from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.media.images import UnreadableImageError, load_image
@@ -262,7 +262,7 @@ class ImageCache:
     """Cache of image files; threads, processes and killed runs may share its folder."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser()
+        self.folder = as_path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError, is_integer
+from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs
@@ -158,7 +159,7 @@ class Encoder(nn.Module):
         model_id = self._space.model_id
         note = {
             # A local folder means nothing on another machine.
-            "model_id": None if Path(model_id).expanduser().exists() else model_id,
+            "model_id": None if as_path(model_id).exists() else model_id,
             "fingerprint": self._space.fingerprint,
             "modalities": list(self.modalities),
             "saved_weights": fingerprint_weights(saved.weights),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import replacing
+from clip2clap.core.files import as_path, replacing
 from clip2clap.embeddings.norms.measure import (
     UNIT_TOLERANCE,
     ColumnReport,
@@ -57,7 +57,7 @@ def write_norm_report(report: NormReport, folder: str | Path) -> dict[str, Path]
     Raises:
         UserError: If the folder can't be written to.
     """
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     paths = {suffix: folder / f"norms.{suffix}" for suffix in ("json", "png", "html")}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ import torch
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import replacing
+from clip2clap.core.files import as_path, replacing
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import EmbeddingSpace, Family, require_same_model
 from clip2clap.embeddings.table.format import TableError, dtype_of, read_spaces, spaces_metadata
@@ -80,7 +80,7 @@ def export_table(
     if format not in get_args(ExportFormat):
         choices = ", ".join(get_args(ExportFormat))
         raise UserError(f"Expected format as one of {choices}, got {format!r}.", param="format")
-    target = Path(folder).expanduser()
+    target = as_path(folder)
     columns: dict[Family, str] = {}
     if format in ("csv", "text"):
         given: dict[Family, str | None] = {"clip": clip, "clap": clap}
@@ -147,7 +147,7 @@ def import_table(
     Raises:
         UserError: If the folder holds none of the formats, or a file is damaged.
     """
-    path = Path(source).expanduser()
+    path = as_path(source)
     if (path / _PARQUET).is_file():
         return EmbeddingTable.from_parquet(path / _PARQUET, folder)
     rows_file = path / _ROWS if (path / _ROWS).is_file() else _rows_beside(path)
@@ -303,10 +303,10 @@ def _write_csv(table: EmbeddingTable, path: Path, family: Family, column: str) -
 def _read_csv(files: Mapping[str, Path]) -> Iterator[dict[str, np.ndarray]]:
     with contextlib.ExitStack() as stack:
         lines = [stack.enter_context(file.open(encoding="utf-8")) for file in files.values()]
-        for header in lines:
-            next(header, None)
         batches = [batched((line.strip().strip('"[]') for line in f), _BATCH_ROWS) for f in lines]
         try:
+            for header in lines:
+                next(header, None)
             for parts in zip(*batches, strict=True):
                 arrays = [np.loadtxt(part, delimiter=",", ndmin=2) for part in parts]
                 yield dict(zip(files, arrays, strict=True))
@@ -372,5 +372,5 @@ def _read_numpy(
             for start in range(0, max(map(len, arrays)), _BATCH_ROWS):
                 parts = (np.array(array[start : start + _BATCH_ROWS]) for array in arrays)
                 yield dict(zip(spaces, parts, strict=True))
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except Exception as error:  # a damaged header can make NumPy raise almost anything
         raise UserError(f"{folder} can't be read as NumPy files ({one_line(error)}).") from error

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip2clap.core.errors import one_line
-from clip2clap.core.files import replacing
+from clip2clap.core.files import as_path, replacing
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.table.format import (
     STATE_FILE,
@@ -63,7 +63,7 @@ class EmbeddingTable:
         Raises:
             TableError: If the folder holds no table, or a file is missing or damaged.
         """
-        path = Path(folder).expanduser()
+        path = as_path(folder)
         state = TableState.read(path)
         if state is None:
             raise TableError(
@@ -220,7 +220,7 @@ class EmbeddingTable:
         Raises:
             TableError: If the file can't be written.
         """
-        target = Path(path).expanduser()
+        target = as_path(path)
         consequence = "The table is unchanged."
         with explain_write_errors(target.parent, consequence), replacing(target) as partial:
             pq.write_table(self.data, partial, compression="zstd")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import as_path
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.embeddings.table.format import (
     ARROW_DTYPES,
@@ -98,7 +99,7 @@ class TableWriter:
             prefix = f"{space.family}_{space.modality}"
             if not column.startswith(prefix):
                 raise TableError(f"A column of {space} begins with {prefix!r}, got {column!r}.")
-        self.folder = Path(folder).expanduser()
+        self.folder = as_path(folder)
         self.spaces = dict(spaces)
         self.dtype: Dtype = dtype
         self._rows_per_shard = rows_per_shard
@@ -286,7 +287,7 @@ class TableWriter:
         known = None if self._schema is None or index < 0 else self._schema.field(index).type
         try:
             array = pa.array(list(values), type=known)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise TableError(f"The values of {name!r} don't fit: {one_line(error)}") from error
         # A first batch without any value has no type; strings are the most likely.
         return array.cast(pa.string()) if pa.types.is_null(array.type) else array

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clip2clap.core.files import as_path
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
@@ -216,7 +217,7 @@ class GenerationEvaluator(ABC):
             start = time.perf_counter()
             embeds = translate(translator, self.source_embeds)
             seconds = self.source_seconds + (time.perf_counter() - start) / len(embeds)
-            place = Path(folder).expanduser() / name.replace("/", "-")
+            place = as_path(folder) / name.replace("/", "-")
             cache = generate(
                 self.pipeline, embeds, place, self.names, config=self.config, advance=advance
             )

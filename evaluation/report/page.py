@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from clip2clap.core.files import as_path
 from clip2clap.core.output_folder import writing_to
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.report.embeddings import embedding_sections
@@ -84,7 +85,7 @@ def write_evaluation_page(
         if results.metrics[level] is not None:
             sections += generation_sections(results.metrics[level], level)
             sections += example_sections(level, shown.best, shown.worst)
-    path = Path(folder).expanduser() / PAGE_FILE
+    path = as_path(folder) / PAGE_FILE
     with writing_to(path.parent):
         write_page(
             path,

@@ -13,6 +13,7 @@ from clip2clap.core.errors import (
     is_out_of_memory,
     one_line,
 )
+from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
 from clip2clap.core.presets import PRESETS, Kind, is_hub_id
 from clip2clap.inference.loading.configs import named_in
@@ -43,8 +44,8 @@ def fetch_folder(
     from clip2clap.core.hub import fetch
 
     repo_id = os.fspath(name)
-    if Path(repo_id).expanduser().is_dir():
-        return Path(repo_id).expanduser()
+    if as_path(repo_id).is_dir():
+        return as_path(repo_id)
     hint = f"Give a preset ({', '.join(PRESETS[kind])}), a hub id or a folder."
     if not is_hub_id(repo_id):
         raise ModelNotFoundError(f"There is no {kind} folder {repo_id!r}. {hint}")

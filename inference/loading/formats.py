@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
+from clip2clap.core.files import as_path
 from clip2clap.core.presets import Kind, companions_of, resolve
 from clip2clap.embeddings.checkpoint import component_class
 from clip2clap.embeddings.space import EmbeddingSpace
@@ -376,7 +377,7 @@ def open_checkpoint(
             f"conditioned on {_CONDITIONS[kind]}.",
             param=kind,
         )
-    if Path(location).expanduser().is_dir():
+    if as_path(location).is_dir():
         # Saved pipelines name it, and a relative path would look like a hub id elsewhere.
         location = str(folder.absolute())
     revision = access.pop("revision", None)

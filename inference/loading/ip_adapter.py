@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
+from clip2clap.core.files import as_path
 from clip2clap.inference.compatibility import PathOrId
 
 _FILE = "ip_adapter.safetensors"
@@ -51,7 +52,7 @@ class IPAdapterWeights:
         from safetensors.torch import load_file
 
         name = os.fspath(pretrained_model_name_or_path)
-        path = Path(name).expanduser()
+        path = as_path(name)
         if path.is_dir():
             path = path / _FILE
         if not path.is_file():

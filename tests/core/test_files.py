@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from clip2clap.core.files import free_stem, replacing, visible_files, visible_folders
+from clip2clap.core.errors import UserError
+from clip2clap.core.files import as_path, free_stem, replacing, visible_files, visible_folders
 
 
 def test_a_file_is_replaced_only_once_it_is_whole(tmp_path: Path) -> None:
@@ -131,3 +132,13 @@ def test_links_that_lead_back_end(tmp_path: Path) -> None:
         (tmp_path / link).symlink_to(target)
     found = [str(folder.relative_to(tmp_path)) for folder in visible_folders(tmp_path)]
     assert found == [".", "a", "a/deep", "b", "0"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match="can't be opened"):
+        as_path(name)
+
+
+def test_a_home_that_no_one_has_is_a_folder_that_is_not_there() -> None:
+    assert not as_path("~nobody-of-this-name/a").exists()

@@ -1,10 +1,6 @@
-"""Damaged translator folders and odd settings: loaded, or refused by an error that says why.
-
-FUZZ_EXAMPLES sets the number of inputs of each kind.
-"""
+"""Damaged translator folders and odd settings: loaded, or refused by an error that says why."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -26,6 +22,8 @@ from clip2clap.translator.mlp import MLPTranslator
 from clip2clap.translator.prior import PriorTranslator
 from clip2clap.translator.residual import ResidualTranslator
 from clip2clap.translator.saving import Provenance
+
+from .builders import VALUES, few, works_or_says_why
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FACTS = Provenance(
@@ -41,25 +39,10 @@ MODELS = [
     ResidualTranslator(6, 5, 4, blocks=1, provenance=FACTS),
     PriorTranslator(6, 5, 4, blocks=1, provenance=FACTS),
 ]
-HUGE = st.sampled_from([2**31, 2**62, 10**30, -(10**30)])
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | HUGE
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-)
-few = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "20")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def loads_or_says_why(folder: Path) -> None:
-    why = None
-    try:
-        AutoTranslator.from_pretrained(folder)
-    except UserError as error:
-        why = str(error)
+    why = works_or_says_why(lambda: AutoTranslator.from_pretrained(folder))
     assert why is None or str(folder) in why
 
 
@@ -69,7 +52,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@few
+@few(20)
 @given(data=st.data())
 def test_any_value_of_a_field_loads_or_is_refused_by_name(folder: Path, data: st.DataObject):
     config = json.loads((folder / "config.json").read_text())
@@ -91,7 +74,7 @@ def changed(saved: bytes, data: st.DataObject) -> bytes:
     return saved[:at] + data.draw(st.binary(max_size=20)) + saved[end:]
 
 
-@few
+@few(20)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["config.json", WEIGHTS])
 def test_a_damaged_file_loads_or_is_refused(folder: Path, name: str, data: st.DataObject):
@@ -133,7 +116,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(
         AutoTranslator.from_pretrained(tmp_path)
 
 
-@few
+@few(20)
 @given(
     name=st.sampled_from([field.name for field in fields(TrainingConfig)]),
     value=VALUES | st.binary(max_size=3),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from clip2clap.core.files import as_path
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs, join_pairs, read_pairs
@@ -59,7 +60,7 @@ def read_tables(
             name, pairs = f"pairs{number + 1}", table
         else:
             place = table.folder if isinstance(table, EmbeddingTable) else Path(table)
-            name, pairs = place.expanduser().resolve().name, read_pairs(table, base)
+            name, pairs = as_path(place).resolve().name, read_pairs(table, base)
         parts[name if name not in parts else f"{name}{number + 1}"] = pairs
     join_pairs(list(parts.values()))
     return parts

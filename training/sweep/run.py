@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import replacing
+from clip2clap.core.files import as_path, replacing
 from clip2clap.core.output_folder import remove_leftovers, sole_run, writing_to
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import retrieval_metrics
@@ -114,7 +114,7 @@ def sweep(
     grid, base = grid or SweepGrid(), base or TrainingConfig.reference(patience=10)
     _check(base, trackers)
     settings = grid.settings(base)
-    folder, parts = Path(output).expanduser(), read_tables([table, *plus], base)
+    folder, parts = as_path(output), read_tables([table, *plus], base)
     data_sets = make_data_sets(parts, base, {config.seed for config in settings.values()})
     accelerator = _start(device, folder, trackers)
     with sole_run(folder) if accelerator.is_main_process else nullcontext():

@@ -26,6 +26,7 @@ from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import Destination, choose_destination
 from clip2clap.cli.progress import RunReport
 from clip2clap.core.errors import printable
+from clip2clap.core.files import as_path
 
 _LABELS_SHOWN = 3
 _FOLDER = "clip2clap-audio-to-image"
@@ -209,7 +210,7 @@ def read_labels(file: Path | None) -> list[str]:
         from clip2clap.core.presets import DEMO_FOLDER
 
         return json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
-    lines = file.expanduser().read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = as_path(file).read_text(encoding="utf-8", errors="replace").splitlines()
     labels = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     require(labels, "label_file", f"{file} has no labels. Write one per line.")
     return labels

@@ -7,7 +7,7 @@ from typing import Any
 
 from clip2clap.cli.options.common import DtypeName
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import is_url
+from clip2clap.core.files import as_path, is_url
 from clip2clap.core.presets import is_hub_id
 
 _DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".tar", ".tgz", ".gz", ".npy")
@@ -21,7 +21,7 @@ def require(condition: object, param: str, message: str) -> None:
 
 def check_exists(path: str | Path, param: str) -> None:
     """Raise `UserError` if a file or folder does not exist."""
-    require(Path(path).expanduser().exists(), param, f"{path} does not exist.")
+    require(as_path(path).exists(), param, f"{path} does not exist.")
 
 
 def check_model_folder(output: Path) -> None:
@@ -53,7 +53,7 @@ def check_data(names: Sequence[str], param: str) -> None:
 
 def check_translator(name: str | None, param: str = "translator") -> None:
     """Raise `UserError` if a name is neither a folder, nor a hub id, nor that of a demo."""
-    if name is None or Path(name).expanduser().exists() or name in ("demo", "demo-back"):
+    if name is None or as_path(name).exists() or name in ("demo", "demo-back"):
         return
     hint = "Give a folder, a hub id (owner/name), demo or demo-back."
     require(is_hub_id(name), param, f"There is no folder {name}. {hint}")
@@ -91,7 +91,7 @@ def parse_weighted(
     parsed = []
     for item in items or ():
         name, colon, weight = item.rpartition(":")
-        if not colon or Path(item).expanduser().exists():
+        if not colon or as_path(item).exists():
             parsed.append((item, 1.0))
             continue
         try:

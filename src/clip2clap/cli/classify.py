@@ -12,7 +12,7 @@ from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.search import Classify
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, progress_bar
-from clip2clap.core.files import is_url, visible_files
+from clip2clap.core.files import as_path, is_url, visible_files
 from clip2clap.search.labels import read_labels
 
 _TIMELINE_WINDOW_S = 2.0
@@ -66,7 +66,7 @@ def _find(inputs: list[str]) -> list[str]:
 
     found: list[str] = []
     for name in inputs:
-        path = Path(name).expanduser()
+        path = as_path(name)
         require(is_url(name) or path.exists(), "inputs", f"{name} does not exist.")
         if is_url(name) or not path.is_dir():
             found.append(name)

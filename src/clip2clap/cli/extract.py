@@ -18,6 +18,7 @@ from clip2clap.cli.checks import (
 )
 from clip2clap.cli.options.data import Data, Extract, PairName
 from clip2clap.cli.progress import RunReport, progress_bar
+from clip2clap.core.files import as_path
 from clip2clap.core.presets import check_name
 
 # Pair of each published data set: the modalities that it has.
@@ -249,5 +250,5 @@ def _columns(pair: str, options: Extract) -> list[str]:
 
 def _absolute(name: str) -> str:
     """Return a folder's absolute path, since an encoder may be loaded in another process."""
-    folder = Path(name).expanduser()
+    folder = as_path(name)
     return str(folder.resolve()) if folder.is_dir() else name

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import is_url
+from clip2clap.core.files import as_path, is_url
 
 _LONGEST_STEM = 80
 
@@ -63,7 +63,7 @@ def find_inputs(media: str, inputs: Sequence[str]) -> list[str]:
     Raises:
         UserError: If a folder has no image, or none of the files exists.
     """
-    if not any(is_url(each) or Path(each).expanduser().exists() for each in inputs):
+    if not any(is_url(each) or as_path(each).exists() for each in inputs):
         raise UserError(f"{inputs[0]} does not exist.", param="inputs")
     if media == "image":
         from clip2clap.media.images import find_images as find

@@ -17,7 +17,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str = "", *, param: str | None = None) -> None:
-        super().__init__(message)
+        # Names of files in it may have line breaks.
+        super().__init__(one_line(message, limit=None) if message else "")
         self.param = param
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 
 try:
     import fcntl
@@ -127,6 +127,27 @@ def free_stem(
         number += 1
         candidate = f"{stem}-{number}"
     return candidate
+
+
+def as_path(name: str | Path) -> Path:
+    """Return the path that a user named, `~` expanded.
+
+    Raises:
+        UserError: If no file can have the name, since it is too long, say.
+
+    Examples:
+        >>> as_path("a/dog.jpg").name
+        'dog.jpg'
+    """
+    path = Path(os.path.expanduser(name))
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{one_line(name)} can't be opened: {reason}.") from error
+    return path
 
 
 def is_url(source: str) -> bool:

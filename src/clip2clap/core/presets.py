@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import as_path
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
 """Folder of the demo models."""
@@ -160,7 +161,7 @@ def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
     if name in PRESETS[kind] or name in containers or name.startswith(_OTHER_LIBRARIES):
         return
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
-    if not is_hub_id and not Path(name).expanduser().is_dir():
+    if not is_hub_id and not as_path(name).is_dir():
         is_path = name.count("/") > 1 or re.match(r"[./~\\]|[A-Za-z]:", name)
         what = "folder" if is_path else "preset or folder"
         raise UserError(

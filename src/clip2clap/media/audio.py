@@ -5,14 +5,13 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
 from clip2clap.core.errors import UserError, is_number
-from clip2clap.core.files import visible_files
+from clip2clap.core.files import as_path, visible_files
 from clip2clap.media.arrays import is_cancelled, power_of, to_file, to_waveform
 from clip2clap.media.decoding import (
     MAX_SECONDS,
@@ -204,7 +203,7 @@ def find_audio(inputs: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for name in inputs:
-        folder = Path(name).expanduser()
+        folder = as_path(name)
         inside = visible_files(folder, SUFFIXES | VIDEO_SUFFIXES) if folder.is_dir() else []
         found += [str(path) for path in inside] or [name]
     return found
@@ -241,7 +240,7 @@ def _opened(source: str | bytes | BinaryIO, name: str) -> Iterator[BinaryIO]:
             raise UnreadableAudioError(f"{name} is empty. Fetch or save it again.")
         yield file
         return
-    path = Path(source).expanduser()
+    path = as_path(source)
     try:
         if path.is_dir():
             raise UnreadableAudioError(

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import is_url, replacing, visible_files
+from clip2clap.core.files import as_path, is_url, replacing, visible_files
 from clip2clap.media.arrays import to_array, to_file, to_image
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def load_image(source: Any, *, allow_private: bool = False, name: str = "the ima
         return _decode(source, name)
     if is_url(source):
         return _decode(_download(source, allow_private), source)
-    path = Path(source).expanduser()
+    path = as_path(source)
     try:
         if path.is_dir():
             raise UnreadableImageError(f"{source} is a folder; give an image file.")
@@ -209,7 +209,7 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for name in inputs:
-        folder = Path(name).expanduser()
+        folder = as_path(name)
         if is_url(name) or not folder.is_dir():
             found.append(name)
             continue

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip2clap.core.errors import MissingExtraError, UserError
+from clip2clap.core.files import as_path
 from clip2clap.core.presets import DEMO_FOLDER
 
 _ESC50 = """dog, rooster, pig, cow, frog, cat, hen, insects, sheep, crow, rain, sea waves, crackling
@@ -46,7 +47,7 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
     if labels == "imagenet":
         return _imagenet()
     text = {"esc50": _ESC50, "us8k": _US8K}.get(str(labels))
-    path = Path(labels).expanduser()
+    path = as_path(labels)
     if text is None and path.is_file():
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

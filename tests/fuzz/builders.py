@@ -1,0 +1,69 @@
+"""What the fuzzers share: the number of inputs, odd values, damage, and how each input may end.
+
+CLIP2CLAP_FUZZ sets the number of inputs of each test; without it there are few.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from clip2clap.core.errors import UserError
+
+# Seconds of processor time, far above what any of these small inputs takes.
+MOST_SECONDS = 10.0
+HUGE = st.sampled_from([2**31, 2**62, 10**30, -(10**30)])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | HUGE
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+def few(count: int) -> settings:
+    """Return settings of so many inputs, or of as many as CLIP2CLAP_FUZZ asks for."""
+    return settings(
+        max_examples=int(os.environ.get("CLIP2CLAP_FUZZ", count)),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A file with changed bytes, most of them in its header; cut, repeated or joined parts."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(0, 6))):
+        near = draw(st.booleans())
+        place = draw(st.integers(0, min(len(content), 400 if near else len(content)) - 1))
+        odd = st.sampled_from([b"\0", b"\xff", b"\x7f\xff\xff\xff", bytes(4), b"\xff" * 4, b"\x80"])
+        value = draw(odd | st.binary(min_size=1, max_size=8))
+        content[place : place + len(value)] = value
+    start, end = sorted((draw(st.integers(0, len(content))), draw(st.integers(0, len(content)))))
+    part = bytes(content[start:end])
+    how = draw(st.sampled_from(["whole", "whole", "whole", "cut", "left out", "twice", "inserted"]))
+    return {
+        "whole": bytes(content),
+        "cut": bytes(content[:end]),
+        "left out": bytes(content[:start] + content[end:]),
+        "twice": bytes(content) * 2,
+        "inserted": bytes(content[:start]) + part + bytes(content[start:]),
+    }[how]
+
+
+def works_or_says_why(
+    call: Callable[[], Any], error_class: type[Exception] = UserError
+) -> str | None:
+    """Return None, or the reason of an error for the user, which is one line."""
+    start, reason = time.process_time(), None
+    try:
+        call()
+    except error_class as error:
+        reason = str(error)
+        assert reason
+        assert "\n" not in reason
+    assert time.process_time() - start < MOST_SECONDS
+    return reason
