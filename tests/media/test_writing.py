@@ -151,6 +151,14 @@ def test_a_clip_shorter_than_a_block_of_loudness_gets_it_too(
     assert integrated_loudness(back, RATE) == pytest.approx(-23, abs=0.1)
 
 
+@pytest.mark.parametrize("rate", [100, 2000, 192_000])
+def test_loudness_is_measured_at_any_rate(rate: int) -> None:
+    waveform = np.random.default_rng(0).standard_normal(rate) * 0.1
+    for format in ("wav", "flac", "ogg"):
+        written = write_audio(io.BytesIO(), waveform, rate, format=format, loudness=-23)
+        assert written.loudness == pytest.approx(-23, abs=0.1)
+
+
 def test_silence_stays_silence_and_has_no_loudness(tmp_path: Path) -> None:
     written = write_audio(tmp_path / "a.wav", np.zeros(RATE), RATE, loudness=-23, channels=2)
     assert (written.loudness, written.true_peak, written.gain) == (None, None, 0.0)
@@ -326,6 +334,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(
         ("bit_depth", {"format": "mp3", "bit_depth": 16}, "mp3 has no bit depth"),
         ("channels", {"channels": 6}, "1 or 2, got 6"),
         ("output_sampling_rate", {"output_sampling_rate": 0.5}, "an integer from"),
+        ("output_sampling_rate", {"format": "ogg", "output_sampling_rate": 384_000}, "to 192000"),
         ("output_sampling_rate", {"format": "opus", "output_sampling_rate": 44_100}, "48000"),
         ("output_sampling_rate", {"format": "mp3", "output_sampling_rate": 96_000}, "44100, 48000"),
         ("loudness", {"loudness": 23}, "from -70 to 0 LUFS, got 23"),

@@ -14,7 +14,6 @@ import soundfile
 from clip2clap.core.errors import UserError, expect, is_integer, is_number
 from clip2clap.core.files import replacing
 from clip2clap.media.arrays import mix_down, to_array
-from clip2clap.media.decoding import SAMPLING_RATES
 from clip2clap.media.stereo import to_stereo
 
 AudioFormat = Literal["wav", "flac", "ogg", "mp3", "opus"]
@@ -27,6 +26,8 @@ MAX_TAG_BYTES = 32_000
 
 _SUBTYPES = {"ogg": "VORBIS", "opus": "OPUS", "mp3": "MPEG_LAYER_III"}
 _BIT_DEPTHS: dict[str, tuple[BitDepth, ...]] = {"wav": (16, 24, "float"), "flac": (16, 24)}
+# libsndfile's Vorbis encoder crashes beyond 200 kHz, and nothing needs it.
+_SAMPLING_RATES = (100, 192_000)
 _RATES = {
     "opus": (8000, 12_000, 16_000, 24_000, 48_000),
     "mp3": (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
@@ -37,6 +38,8 @@ _COMPRESSION = {"ogg": 0.4, "mp3": 0.0}
 _WRITE_BLOCK = 2**16
 # Blocks that loudness is measured over, in s (ITU-R BS.1770).
 _LOUDNESS_BLOCK = 0.4
+# Its filter of treble is unstable below.
+_LEAST_METERED_HZ = 8000
 # ITU-R BS.1770 measures true peaks at four times the sampling rate.
 _OVERSAMPLING = 4
 # EBU R 128's largest true peak, in dBTP.
@@ -85,7 +88,7 @@ class AudioFileOptions:
 
     def __post_init__(self) -> None:
         depth, rate = self.bit_depth, self.output_sampling_rate
-        least, most = SAMPLING_RATES
+        least, most = _SAMPLING_RATES
         choices = ", ".join(AUDIO_FORMATS)
         expect(self.format in (None, *AUDIO_FORMATS), "format", f"one of {choices}", self.format)
         expect(self.channels in (None, 1, 2), "channels", "1 or 2", self.channels)
@@ -237,6 +240,11 @@ def integrated_loudness(samples: np.ndarray, sampling_rate: int) -> float:
     """
     from pyloudnorm import Meter
 
+    if sampling_rate < _LEAST_METERED_HZ:
+        import soxr
+
+        samples = soxr.resample(samples.T, sampling_rate, _LEAST_METERED_HZ).T
+        sampling_rate = _LEAST_METERED_HZ
     # One block at least, of a shorter clip that is looped.
     loops = math.ceil(_LOUDNESS_BLOCK * sampling_rate / samples.shape[1])
     looped = np.tile(samples, (1, loops)).T.astype(np.float64)
