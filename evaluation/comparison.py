@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
-from operator import itemgetter
 
 import numpy as np
 
@@ -101,19 +100,19 @@ def compare_results(
     return found
 
 
-_Rows = dict[str, np.ndarray]
 _Values = tuple[str, np.ndarray]
+_Read = Callable[[str], np.ndarray]
 
 
-def _metrics() -> Iterator[tuple[str, Callable[[_Rows], np.ndarray], bool]]:
-    """Yield every metric's name, its values per row, and True if their median counts."""
+def _metrics() -> Iterator[tuple[str, Callable[[_Read], np.ndarray], bool]]:
+    """Yield every metric's name, its values by what is read, and True if their median counts."""
     for prefix, side in (("", "forward"), ("reverse_", "backward")):
         for k in RECALLS:
-            yield f"{prefix}recall_at_{k}", lambda rows, side=side, k=k: rows[side] <= k, False
-        yield f"{prefix}mrr", lambda rows, side=side: 1 / rows[side], False
-        yield f"{prefix}median_rank", itemgetter(side), True
+            yield f"{prefix}recall_at_{k}", lambda read, side=side, k=k: read(side) <= k, False
+        yield f"{prefix}mrr", lambda read, side=side: 1 / read(side), False
+        yield f"{prefix}median_rank", lambda read, side=side: read(side), True
     for name in _MEANS:
-        yield name, itemgetter(name), False
+        yield name, lambda read, name=name: read(name), False
 
 
 def _compare(
@@ -143,7 +142,7 @@ def _holm(p_values: list[float]) -> list[float]:
 
 
 def _pairs(
-    one: Results, other: Results | None, level: str, get: Callable[[_Rows], np.ndarray]
+    one: Results, other: Results | None, level: str, get: Callable[[_Read], np.ndarray]
 ) -> list[tuple[_Values, _Values]]:
     """Return every two translators that have a metric, with its values per row."""
     these = _values(one, level, get)
@@ -156,18 +155,16 @@ def _pairs(
     ]
 
 
-def _values(results: Results, level: str, get: Callable[[_Rows], np.ndarray]) -> list[_Values]:
+def _values(results: Results, level: str, get: Callable[[_Read], np.ndarray]) -> list[_Values]:
     found = []
     for entry in results.metrics[level]["translators"]:
         name = entry["scores"]["name"]
-        prefix = f"{level}/{name}/"
-        rows = {
-            key.removeprefix(prefix): values.astype(np.float64)
-            for key, values in results.per_row.items()
-            if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
-        }
+
+        def read(metric: str, prefix: str = f"{level}/{name}/") -> np.ndarray:
+            return results.per_row[prefix + metric].astype(np.float64)
+
         with suppress(KeyError):
-            found.append((name, get(rows).astype(np.float64)))
+            found.append((name, get(read).astype(np.float64)))
     return found
 
 

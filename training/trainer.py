@@ -52,7 +52,6 @@ class Trainer:
         self.objective = OBJECTIVES[self.network.objective](self.network, self.loss, bank, config)
         self.optimizer = torch.optim.Adam(
             [*self.network.parameters(), *self.loss.parameters()],
-            lr=learning_rate_at(config, 0, config.epochs * self.batches.steps),
             fused=device.type in ("cpu", "cuda"),
         )
         self.held_out = HeldOut(data, self.loss.needs_bank, device)

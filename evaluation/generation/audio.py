@@ -1,6 +1,7 @@
 """Evaluation of audio that pipelines generate from images."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import Audio, Classifier
-from clip2clap.evaluation.datasets import ImageDataset
+from clip2clap.evaluation.datasets import DatasetItem, ImageDataset, ReferenceItem
 from clip2clap.evaluation.encoding import translate
 from clip2clap.evaluation.generation.base import GenerationEvaluation, GenerationEvaluator
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
@@ -97,18 +98,25 @@ class _AudioEvaluator(GenerationEvaluator):
         return found
 
     def row_metrics(self, embeds: Tensor, order: list[int]) -> dict[str, np.ndarray]:
-        rows = self._clap_scores(embeds, [self.dataset.items[at].text for at in order])
+        rows = {}
+        if self.text_embeds is not None:
+            rows["clap_score"] = (embeds * self.text_embeds[order]).sum(1).numpy()
         if self.back is not None:
             image_embeds = translate(self.back, embeds)
             rows["clip_score"] = 100 * (image_embeds * self.source_embeds[order]).sum(1).numpy()
         return rows
 
     def real_metrics(self) -> dict[str, np.ndarray]:
-        texts = [reference.text for reference in self.dataset.references]
-        return self._clap_scores(self.real.embeds, texts)
-
-    def _clap_scores(self, embeds: Tensor, texts: Sequence[str | None]) -> dict[str, np.ndarray]:
-        if not all(texts):
+        text_embeds = self._encode_texts(self.dataset.references)
+        if text_embeds is None:
             return {}
-        text_embeds = self.encoder.encode_text([text or "" for text in texts])
-        return {"clap_score": (embeds * text_embeds).sum(1).numpy()}
+        return {"clap_score": (self.real.embeds * text_embeds).sum(1).numpy()}
+
+    @cached_property
+    def text_embeds(self) -> Tensor | None:
+        """Embeddings of the inputs' texts, shape (n, d); None if one has none."""
+        return self._encode_texts(self.dataset.items)
+
+    def _encode_texts(self, items: Sequence[DatasetItem | ReferenceItem]) -> Tensor | None:
+        texts = [item.text for item in items if item.text]
+        return self.encoder.encode_text(texts) if len(texts) == len(items) else None

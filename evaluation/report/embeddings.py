@@ -1,12 +1,12 @@
 """Report sections on embeddings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from clip2clap.evaluation.report.tables import html_table, number, paragraph, percent
+from clip2clap.evaluation.report.tables import embedding_rows, html_table, paragraph
 from clip2clap.evaluation.results import Results, leaderboard, retrieval_direction
 from clip2clap.report.page import card, picture
 
@@ -19,7 +19,7 @@ def embedding_sections(
 ) -> list[str]:
     """Write the sections on embeddings as HTML."""
     part = results.metrics["embeddings"]
-    ranked = leaderboard(part)
+    ranked, rows = leaderboard(part), embedding_rows(part)
     best = ranked[0]["scores"]["name"]
     sections = [
         paragraph(_summary(part)),
@@ -29,8 +29,8 @@ def embedding_sections(
             "distinct targets by similarity to the prediction; reverse: rank of a target's own "
             "prediction among those of other targets. Ties count as worse ranks."
         ),
-        card("Leaderboard", _leaderboard_table(part, ranked)),
-        card("Hubness, gap and CSLS", _geometry_table(part, ranked)),
+        card("Leaderboard", html_table("embeddings", rows)),
+        card("Hubness, gap and CSLS", html_table("geometry", rows)),
         *_chart_sections(results, ranked, clouds),
     ]
     return sections + (_row_sections(best, results, texts) if len(texts) else [])
@@ -98,58 +98,6 @@ def _chart_sections(
             picture(chart, "Confusion matrix"),
         ]
     return sections
-
-
-def _leaderboard_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
-    columns: dict[str, Callable[[Any], str]] = {
-        "Recall at 1": lambda scores: percent(scores["forward"]["recall_at_1"]),
-        "at 5": lambda scores: percent(scores["forward"]["recall_at_5"]),
-        "at 10": lambda scores: percent(scores["forward"]["recall_at_10"]),
-        "Median rank": lambda scores: number(scores["forward"]["median_rank"], 1),
-        "MRR": lambda scores: number(scores["forward"]["mrr"], 3),
-        "Cosine": lambda scores: number(scores["cosine"], 3),
-        "Reverse at 1": lambda scores: percent(scores["backward"]["recall_at_1"]),
-        "reverse at 10": lambda scores: percent(scores["backward"]["recall_at_10"]),
-        "Reverse MRR": lambda scores: number(scores["backward"]["mrr"], 3),
-    }
-    if ranked[0]["scores"]["nearest_label"] is not None:
-        columns["Nearest label"] = lambda scores: percent(scores["nearest_label"]["accuracy"])
-    return _table(columns, part, ranked)
-
-
-def _geometry_table(part: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
-    weights = {one["scores"]["name"]: f"{one['parameters']:,}" for one in ranked}
-    columns: dict[str, Callable[[Any], str]] = {
-        "Hubness": lambda scores: number(scores["hubness"], 2),
-        "with CSLS": lambda scores: number(scores["csls_hubness"], 2),
-        "Recall at 10 with CSLS": lambda scores: percent(scores["csls"]["recall_at_10"]),
-        "Gap": lambda scores: number(scores["gap_distance"], 3),
-        "Angle": lambda scores: number(scores["gap_angle"], 1, "°"),
-        "Weights": lambda scores: weights.get(scores["name"], ""),
-    }
-    return _table(columns, part, ranked)
-
-
-def _table(
-    columns: Mapping[str, Callable[[Any], str]],
-    part: Mapping[str, Any],
-    ranked: Sequence[Mapping[str, Any]],
-) -> str:
-    """Format the translators, each beside its control, and the baseline, column by column."""
-    rows = [
-        row
-        for one in ranked
-        for row in (
-            (one["scores"]["name"], one["scores"], False),
-            ("shuffled pairs", one["shuffled"], True),
-        )
-    ]
-    rows.append((part["mean_vector"]["name"], part["mean_vector"], True))
-    cells = [
-        (name, [column(scores) for column in columns.values()], is_control)
-        for name, scores, is_control in rows
-    ]
-    return html_table(["", *columns], cells)
 
 
 def _row_sections(name: str, results: Results, texts: Sequence[str]) -> list[str]:

@@ -1,122 +1,165 @@
 """Tables of the report, and its sections on generated audio and images."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from clip2clap.evaluation.generation.base import WRONG_SOURCE
+from clip2clap.evaluation.results import leaderboard
 from clip2clap.report.page import card, picture
 
 _TITLES = {"audio": "Audio", "images": "Images"}
-_INPUTS = {"audio": "images", "images": "recordings"}
+INPUTS = {"audio": "images", "images": "recordings"}
 _ROUND_TRIPS = {"audio": "Image to audio to image", "images": "Audio to image to audio"}
 
-Row = tuple[str, Sequence[str], bool]
-"""Name, cells as HTML, and True for a control."""
+Row = tuple[str, Mapping[str, Any], bool]
+"""Name, scores as `results.json` has them, and True for a control."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Column of a table of generated files: metric, title on the page and on the terminal."""
+    """Column of a table: a metric, by its path in the scores, and how it is shown.
 
-    key: str
+    `short` is the title on the terminal, which has no columns without one.
+    """
+
+    path: str
     title: str
-    short: str
-    digits: int
-    percent: bool = False
+    digits: int = 3
+    unit: str = ""
+    short: str | None = None
 
     def value(self, scores: Mapping[str, Any]) -> Any:
-        """Return the metric from `results.json`: a number, an estimate, or None."""
-        known = {**scores["distances"], **scores["metrics"], "seconds": scores["seconds"]}
-        return known.get(self.key)
+        """Return the metric: a number, an estimate, or None."""
+        value: Any = scores
+        for key in self.path.split("."):
+            value = None if value is None else value.get(key)
+        return value
+
+    def cell(self, scores: Mapping[str, Any], *, html: bool) -> str:
+        """Format the metric with its interval; empty if it was not measured."""
+        value = self.value(scores)
+        if not isinstance(value, Mapping):
+            return "" if value is None else f"{value:,.{self.digits}f}"
+        half = (value["high"] - value["low"]) / 2
+        factor = 100 if self.unit == " %" else 1
+        middle, low, high, half = (
+            f"{factor * each:.{self.digits}f}"
+            for each in (value["value"], value["low"], value["high"], half)
+        )
+        if html:
+            return f"{middle}{self.unit}<small>{low} to {high}</small>"
+        return f"{middle} ± {half}{self.unit}"
 
 
-_CLASSIFIER = Column("classifier", "Classifier", "classifier", 1, percent=True)
-_TRANSLATED = Column("translated_similarity", "Translated similarity", "translated", 3)
-_SECONDS = Column("seconds", "Seconds per file", "s", 2)
+_FD = Column("distances.fd", "FD", short="FD")
+_KERNEL = Column("distances.kd", "Kernel distance", 4, short="kernel")
+_TRANSLATED = Column("metrics.translated_similarity", "Translated similarity", short="translated")
+_CLASSIFIER = Column("metrics.classifier", "Classifier", 1, " %", short="classifier")
+_FILES, _SECONDS = Column("files", "Files", 0), Column("seconds", "Seconds per file", 2, short="s")
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
+    "embeddings": (
+        Column("forward.recall_at_1", "Recall at 1", 1, " %", short="recall at 1"),
+        Column("forward.recall_at_5", "at 5", 1, " %"),
+        Column("forward.recall_at_10", "at 10", 1, " %", short="at 10"),
+        Column("forward.median_rank", "Median rank", 1),
+        Column("forward.mrr", "MRR", short="mrr"),
+        Column("cosine", "Cosine", short="cosine"),
+        Column("backward.recall_at_1", "Reverse at 1", 1, " %"),
+        Column("backward.recall_at_10", "reverse at 10", 1, " %"),
+        Column("backward.mrr", "Reverse MRR"),
+        Column("nearest_label.accuracy", "Nearest label", 1, " %", short="nearest label"),
+    ),
+    "geometry": (
+        Column("hubness", "Hubness", 2),
+        Column("csls_hubness", "with CSLS", 2),
+        Column("csls.recall_at_10", "Recall at 10 with CSLS", 1, " %"),
+        Column("gap_distance", "Gap"),
+        Column("gap_angle", "Angle", 1, "°"),
+        Column("parameters", "Weights", 0),
+    ),
     "audio": (
-        Column("fd", "FD", "FD", 3),
-        Column("fad", "FAD, 1 s", "FAD", 3),
-        Column("kd", "Kernel distance", "kernel", 4),
-        Column("clap_score", "CLAP score", "CLAP score", 3),
+        _FILES,
+        _FD,
+        Column("distances.fad", "FAD, 1 s", short="FAD"),
+        _KERNEL,
+        Column("metrics.clap_score", "CLAP score", short="CLAP score"),
         _TRANSLATED,
         _CLASSIFIER,
-        Column("clip_score", "CLIP-score", "CLIP-score", 1),
+        Column("metrics.clip_score", "CLIP-score", 1, short="CLIP-score"),
         _SECONDS,
     ),
     "images": (
-        Column("fd", "FD", "FD", 3),
-        Column("kd", "Kernel distance", "kernel", 4),
+        _FILES,
+        _FD,
+        _KERNEL,
         _CLASSIFIER,
         _TRANSLATED,
-        Column("real_similarity", "Real similarity", "real", 3),
+        Column("metrics.real_similarity", "Real similarity", short="real"),
         _SECONDS,
     ),
+    "round_trip": (
+        Column("similarity", "Similarity", short="similarity"),
+        Column("nearest_label", "Nearest label", 1, " %", short="nearest label"),
+    ),
 }
-"""Columns of generated audio and of generated images."""
+"""Columns of each table."""
 
 
-def generation_rows(
-    part: Mapping[str, Any], level: str
-) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
-    """Yield name, scores and True for a control: the real files, then the translators."""
-    if part["real"] is not None:
-        yield f"real {level}", part["real"], True
+def measured_columns(name: str, rows: Sequence[Row]) -> list[Column]:
+    """Return the columns of a table that have a value in any row."""
+    return [
+        column
+        for column in COLUMNS[name]
+        if any(column.value(scores) is not None for _, scores, _ in rows)
+    ]
+
+
+def embedding_rows(part: Mapping[str, Any]) -> list[Row]:
+    """Return the translators, the best first and each above its control, and the baseline."""
+    rows: list[Row] = []
+    for one in leaderboard(part):
+        scores = {**one["scores"], "parameters": one["parameters"]}
+        rows += [(scores["name"], scores, False), ("shuffled pairs", one["shuffled"], True)]
+    return [*rows, (part["mean_vector"]["name"], part["mean_vector"], True)]
+
+
+def generation_rows(part: Mapping[str, Any], level: str) -> list[Row]:
+    """Return the real files, then the translators, each above its control."""
+    rows: list[Row] = [] if part["real"] is None else [(f"real {level}", part["real"], True)]
     for one in part["translators"]:
-        yield one["scores"]["name"], one["scores"], False
-        yield WRONG_SOURCE, one["wrong_source"], True
+        rows += [(one["scores"]["name"], one["scores"], False)]
+        rows += [(WRONG_SOURCE, one["wrong_source"], True)]
+    return rows
 
 
-def round_trip_rows(part: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
-    """Yield name, scores and True for a control of every round trip."""
-    for one in part["translators"]:
-        trip = one["round_trip"]
-        for key, name, is_control in (
-            ("scores", one["scores"]["name"], False),
-            ("wrong_source", WRONG_SOURCE, True),
-            ("real", "real, same class", True),
-        ):
-            if trip is not None and trip[key] is not None:
-                yield name, trip[key], is_control
+def round_trip_rows(part: Mapping[str, Any]) -> list[Row]:
+    """Return the round trips that were measured, each above its controls."""
+    return [
+        (name, one["round_trip"][key], key != "scores")
+        for one in part["translators"]
+        for key, name in (
+            ("scores", one["scores"]["name"]),
+            ("wrong_source", WRONG_SOURCE),
+            ("real", "real, same class"),
+        )
+        if one["round_trip"] is not None and one["round_trip"][key] is not None
+    ]
 
 
-def cell(column: Column, scores: Mapping[str, Any]) -> str:
-    """Format a metric as HTML, with its interval; empty if it was not measured."""
-    value = column.value(scores)
-    if value is None:
-        return ""
-    if not isinstance(value, Mapping):
-        return f"{value:.{column.digits}f}"
-    return percent(value) if column.percent else number(value, column.digits)
-
-
-def percent(estimate: Mapping[str, float] | None) -> str:
-    """Format a share and its interval as HTML."""
-    if estimate is None:
-        return ""
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} %<small>{low:.1f} to {high:.1f}</small>"
-
-
-def number(estimate: Mapping[str, float], digits: int, unit: str = "") -> str:
-    """Format a value and its interval as HTML."""
-    value, low, high = (f"{estimate[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value}{unit}<small>{low} to {high}</small>"
-
-
-def html_table(header: Sequence[str], rows: Iterable[Row]) -> str:
-    """Format rows of HTML cells; controls are gray."""
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
+def html_table(name: str, rows: Sequence[Row]) -> str:
+    """Format a table as HTML; controls are gray."""
+    columns = measured_columns(name, rows)
+    head = "".join(f'<th scope="col">{escape(one.title)}</th>' for one in columns)
     body = "".join(
-        f"<tr{' class=control' if is_control else ''}><td>{escape(name)}</td>"
-        + "".join(f"<td>{cell}</td>" for cell in cells)
+        f"<tr{' class=control' if is_control else ''}><td>{escape(title)}</td>"
+        + "".join(f"<td>{column.cell(scores, html=True)}</td>" for column in columns)
         + "</tr>"
-        for name, cells, is_control in rows
+        for title, scores, is_control in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<table><tr><th scope="col"></th>{head}</tr>{body}</table>'
 
 
 def paragraph(text: str) -> str:
@@ -126,22 +169,17 @@ def paragraph(text: str) -> str:
 
 def generation_sections(part: Mapping[str, Any], level: str) -> list[str]:
     """Write the sections on one part of `results.json`, `audio` or `images`, as HTML."""
-    title, columns = _TITLES[level], COLUMNS[level]
+    title = _TITLES[level]
     classifier = "" if part["classifier"] is None else f" Classifier: {part['classifier']}."
     encoder = "CLAP" if level == "audio" else "CLIP"
-    rows = [
-        (name, [str(scores["files"]), *(cell(column, scores) for column in columns)], is_control)
-        for name, scores, is_control in generation_rows(part, level)
-    ]
-    header = ["", "Files", *(column.title for column in columns)]
     return [
         f"<h2>{title}</h2>",
         paragraph(
-            f"{part['rows']:,} {_INPUTS[level]} of {part['folder']} through {part['pipeline']}, "
+            f"{part['rows']:,} {INPUTS[level]} of {part['folder']} through {part['pipeline']}, "
             f"beside {part['references']:,} real files. Measured by the {encoder} "
             f"{part['encoder']}.{classifier}"
         ),
-        card(title, html_table(header, rows)),
+        card(title, html_table(level, generation_rows(part, level))),
         *(paragraph(note) for note in part["notes"]),
         *_round_trip_sections(part, level),
         *_confusion_sections(part),
@@ -149,19 +187,16 @@ def generation_sections(part: Mapping[str, Any], level: str) -> list[str]:
 
 
 def _round_trip_sections(part: Mapping[str, Any], level: str) -> list[str]:
-    rows = [
-        (name, [number(trip["similarity"], 3), percent(trip["nearest_label"])], is_control)
-        for name, trip, is_control in round_trip_rows(part)
-    ]
+    rows = round_trip_rows(part)
     if not rows:
         return []
     return [
         f"<h3>{_ROUND_TRIPS[level]}</h3>",
         paragraph(
-            f"Ends compared with their own {_INPUTS[level]}, in the encoder of these; with those "
-            f"of another class; and other {_INPUTS[level]} of the class in place of the ends."
+            f"Ends compared with their own {INPUTS[level]}, in the encoder of these; with those "
+            f"of another class; and other {INPUTS[level]} of the class in place of the ends."
         ),
-        card("Round trips", html_table(["", "Similarity", "Nearest label"], rows)),
+        card("Round trips", html_table("round_trip", rows)),
     ]
 
 

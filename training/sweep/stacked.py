@@ -40,7 +40,6 @@ class Stack:
         self.device = networks[0].device
         self.optimizer = torch.optim.Adam(
             list(self._parameters().values()),
-            lr=learning_rate_at(self.config, 0, 1),
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.total, self.seen = torch.zeros(len(self.members), device=self.device), 0

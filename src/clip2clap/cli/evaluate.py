@@ -1,6 +1,6 @@
 """The verb `evaluate`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from clip2clap.cli.measuring import (
 from clip2clap.cli.options.data import Evaluate
 from clip2clap.cli.progress import RunReport, plain_table
 
-_INPUTS = {"audio": "images", "images": "recordings"}
 _SPLITS = ("auto", "test", "validation", "train", "held-out", "all")
 _OF_FILES = ("image_dir", "audio_dir", "clap", "classifier", "back", "round_trip", "contact_sheet")
 
@@ -37,13 +36,7 @@ def evaluate(options: Evaluate) -> None:
     _check(options)
     report = RunReport(options)
     results, page, level = measure(options)
-    if results.metrics["embeddings"] is not None:
-        report.show(_embedding_table(results))
-    if results.metrics[level] is not None:
-        report.show(_generation_table(results, level))
-        if options.round_trip is not None:
-            report.show(_round_trip_table(results.metrics[level]))
-    report.show(f"Report: {page}")
+    report.show(*_score_tables(results, level), f"Report: {page}")
     report.end(results.metrics)
 
 
@@ -160,75 +153,26 @@ def _compare(options: Evaluate) -> None:
     report.end([{**asdict(one), "is_significant": one.is_significant} for one in found])
 
 
-def _embedding_table(results: Any) -> Table:
-    """Return a table of the translators, the best first, and of the controls."""
-    from clip2clap.evaluation.results import leaderboard, retrieval_direction
+def _score_tables(results: Any, level: str) -> Iterator[Table]:
+    """Yield a table for each part of the results, each translator above its control."""
+    from clip2clap.evaluation.report import tables
+    from clip2clap.evaluation.results import retrieval_direction
 
-    part = results.metrics["embeddings"]
-    ranked = leaderboard(part)
-    has_labels = ranked[0]["scores"]["nearest_label"] is not None
-    table = plain_table(
-        f"{retrieval_direction(part)}, {part['rows']} rows ({part['split']})",
-        *("recall at 1", "at 10", "mrr", "cosine", *(["nearest label"] if has_labels else [])),
-    )
-    lines = [
-        *((one["scores"]["name"], one["scores"]) for one in ranked),
-        ("shuffled pairs", ranked[0]["shuffled"]),
-        ("mean vector", part["mean_vector"]),
-    ]
-    for name, scores in lines:
-        forward = scores["forward"]
-        cells = [
-            _percent(forward["recall_at_1"]),
-            _percent(forward["recall_at_10"]),
-            _number(forward["mrr"]),
-            _number(scores["cosine"]),
-            *([_percent(scores["nearest_label"]["accuracy"])] if has_labels else []),
-        ]
-        table.add_row(name, *cells)
-    return table
+    def table(title: str, name: str, rows: list[Any]) -> Table:
+        columns = [one for one in tables.measured_columns(name, rows) if one.short is not None]
+        made = plain_table(title, *(str(column.short) for column in columns))
+        for row, scores, _ in rows:
+            made.add_row(row, *(column.cell(scores, html=False) for column in columns))
+        return made
 
-
-def _generation_table(results: Any, level: str) -> Table:
-    """Return a table of generated files below the real ones, each above its control.
-
-    Args:
-        results: Results of the evaluation.
-        level: `audio` or `images`.
-    """
-    from clip2clap.evaluation.report.tables import COLUMNS, generation_rows
-
-    part, columns = results.metrics[level], COLUMNS[level]
-    table = plain_table(
-        f"{level} from {part['rows']} {_INPUTS[level]}, by {part['encoder']}",
-        *(column.short for column in columns),
-    )
-    for name, scores, _ in generation_rows(part, level):
-        cells = []
-        for column in columns:
-            value = column.value(scores)
-            if isinstance(value, Mapping):
-                value = _percent(value) if column.percent else _number(value, column.digits)
-            elif value is not None:
-                value = f"{value:.{min(column.digits, 3)}f}"
-            cells.append(value or "")
-        table.add_row(name, *cells)
-    return table
-
-
-def _round_trip_table(part: dict[str, Any]) -> Table:
-    """Return a table of round trips.
-
-    Args:
-        part: `audio` or `images` of the results.
-    """
-    from clip2clap.evaluation.report.tables import round_trip_rows
-
-    table = plain_table("round trip", "similarity", "nearest label")
-    for name, scores, _ in round_trip_rows(part):
-        label = scores["nearest_label"]
-        table.add_row(name, _number(scores["similarity"]), "" if label is None else _percent(label))
-    return table
+    if (part := results.metrics["embeddings"]) is not None:
+        title = f"{retrieval_direction(part)}, {part['rows']} rows ({part['split']})"
+        yield table(title, "embeddings", tables.embedding_rows(part))
+    if (part := results.metrics[level]) is not None:
+        title = f"{level} from {part['rows']} {tables.INPUTS[level]}, by {part['encoder']}"
+        yield table(title, level, tables.generation_rows(part, level))
+        if trips := tables.round_trip_rows(part):
+            yield table("round trip", "round_trip", trips)
 
 
 def _difference_table(differences: list[Any]) -> Table:
@@ -246,12 +190,3 @@ def _difference_table(differences: list[Any]) -> Table:
             "significant" if one.is_significant else "",
         )
     return table
-
-
-def _percent(estimate: Mapping[str, float]) -> str:
-    return f"{100 * estimate['value']:.1f} ± {50 * (estimate['high'] - estimate['low']):.1f} %"
-
-
-def _number(estimate: Mapping[str, float], digits: int = 3) -> str:
-    half = (estimate["high"] - estimate["low"]) / 2
-    return f"{estimate['value']:.{digits}f} ± {half:.{digits}f}"

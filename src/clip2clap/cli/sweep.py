@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import typer
 from rich.table import Table
 
 from clip2clap.cli.checks import check_device, check_exists, check_model_folder, choose_device
@@ -59,9 +58,6 @@ def sweep(options: Sweep) -> None:
     table, notes = _table(results, base.monitor)
     report.show(table, *notes, f"Report: {output / 'report.html'}")
     report.end([result.row() for result in results])
-    if all(result.report is None for result in results):
-        typer.echo("Every model diverged. Lower --learning-rate, or look at the data.", err=True)
-        raise typer.Exit(1)
 
 
 def _grid_values(options: Sweep) -> dict[str, tuple[Any, ...]]:
