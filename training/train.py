@@ -66,9 +66,8 @@ def train(
         >>> report.metrics["mrr"] > report.shuffled_pairs["mrr"]
         True
     """
-    return _train(table, config, Path(output), device, overwrite, checkpoint_seconds, on_progress)[
-        1
-    ]
+    folder = Path(output)
+    return _train(table, config, folder, device, overwrite, checkpoint_seconds, on_progress)[1]
 
 
 def train_translator(
@@ -83,20 +82,11 @@ def train_translator(
 ) -> Translator:
     """Train a translator and return it, as `train` does, with or without a folder.
 
-    Args:
-        table: Embedding table, its folder, or pairs.
-        config: Settings; the defaults if None.
-        output_dir: Output folder, also of checkpoints; None writes nothing.
-        device: Device, such as `cpu` or `cuda`; the best available if None.
-        overwrite: Replace a translator or run with other settings in `output_dir`.
-        checkpoint_seconds: Least time between two checkpoints, in seconds.
-        on_progress: Called after every step.
+    Arguments and errors are those of `train`, with `output_dir` for `output`: the folder, also of
+    checkpoints; None writes nothing.
 
     Returns:
         The translator of the best epoch, on the CPU, in evaluation mode, with its provenance.
-
-    Raises:
-        UserError: As in `train`.
 
     Examples:
         >>> import torch
@@ -141,7 +131,7 @@ def _run(
     on_progress: OnProgress | None,
 ) -> tuple[Translator, TrainingReport]:
     resolved = config.resolved(len(data.split.train), data.pairs.source_space)
-    state = resumed_after = None
+    state, resumed_after = TrainerState(resolved), None
     if config.architecture in NETWORKS:
         run, checkpoint = (folder.identity, folder.checkpoint) if folder else (None, None)
         trainer = Trainer(data, resolved, choose_device(device), run=run, on_progress=on_progress)
@@ -165,12 +155,12 @@ def measure_and_report(
     recipe: dict[str, Any],
     data: TrainingData,
     config: TrainingConfig,
-    state: TrainerState | None,
+    state: TrainerState,
     resumed_after: int | None,
 ) -> TrainingReport:
     """Measure a trained translator on the CPU, record its provenance, and report.
 
-    `config` has the settings as the user gave them, `state` the end of training, None for a
+    `config` has the settings as the user gave them, `state` the end of training, empty for a
     closed-form fit. The report lacks the output folder.
     """
     pairs, split = data.pairs, data.split
@@ -184,7 +174,6 @@ def measure_and_report(
         data=data.fingerprint,
         metrics={"measured_on": split.measured_on, **found["metrics"], **controls},
     )
-    history = [] if state is None else state.history
     return TrainingReport(
         output=None,
         settings=asdict(config),
@@ -192,11 +181,11 @@ def measure_and_report(
         **columns,
         pairs={name: len(rows) for name, rows in vars(split).items()},
         monitor=config.monitor,
-        history=history,
-        best_epoch=None if state is None else state.best_epoch,
-        stopped_early=bool(history) and len(history) < config.epochs,
+        history=state.history,
+        best_epoch=state.best_epoch,
+        stopped_early=0 < len(state.history) < config.epochs,
         resumed_after=resumed_after,
-        seconds=0.0 if state is None else state.seconds,
+        seconds=state.seconds,
         measured_on=split.measured_on,
         **found,
     )

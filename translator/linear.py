@@ -103,14 +103,8 @@ def fit_procrustes(
     differ, the smaller space is padded with zeros: from the larger space R is a rotation followed
     by a projection onto the first `d_target` coordinates, into the larger an isometric embedding.
 
-    Args:
-        source: Source embeddings, shape (n, d_source), of any nonzero norm.
-        target: Target embeddings of the same items, shape (n, d_target), of any nonzero norm.
-        center: Subtract the means first, and add the target's back.
-        scale: Scale all dimensions to standard deviation 1 first, and the target's back.
-
-    Returns:
-        The translator, in float32 on the CPU.
+    `source`, `target` and the result are as in `fit_ridge`; with `scale` all dimensions are scaled
+    to standard deviation 1 first, and the target's back.
 
     Raises:
         UserError: If the shapes don't pair, or a vector is zero or not finite.

@@ -67,9 +67,9 @@ def _chart_sections(
         for control in ("", "/shuffled")
     )
     sections = []
-    histories = {one["scores"]["name"]: one["history"] for one in ranked if one["history"]}
-    if histories:
-        chart = charts.learning_curves(histories)
+    trained = {one["scores"]["name"]: one for one in ranked if one["history"]}
+    if trained:
+        chart = charts.learning_curves(trained)
         sections += ["<h2>Learning curves</h2>", picture(chart, "Losses")]
     recalls = charts.recall_curves(rows["forward"], shuffled["forward"][names[0]], part["gallery"])
     sections += [

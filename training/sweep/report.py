@@ -2,21 +2,30 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
-from string import Template
 
-from clip2clap.report.charts import panels, plain_text, png
+from clip2clap.report.charts import learning_curves
 from clip2clap.report.page import card, picture, table, write_page
 from clip2clap.training.report import SweepResult
 
-_CONTENT = Template("""\
-  <p>$story</p>
-  <h2>Leaderboard</h2>
-  $leaderboard
-  <h2>Learning curves</h2>
-  <p>Left, $monitor on held-out pairs; a dot marks the epoch that was kept. Right, for each loss,
-  training (dashed) and held-out pairs (solid).</p>
-  $picture""")
+# By title, the format of a row of results.csv.
+_COLUMNS = {
+    "Model": "{name}",
+    "Data": "{data}",
+    "Hidden": "{hidden_size}",
+    "Loss": "{loss}",
+    "Pairs": "{train_pairs:,}",
+    "Epoch": "{best_epoch} of {epochs_run}",
+    "Seconds": "{seconds:.1f}",
+    "R@1": "{recall_at_1:.3f}",
+    "R@5": "{recall_at_5:.3f}",
+    "R@10": "{recall_at_10:.3f}",
+    "MRR": "{mrr:.3f}",
+    "Median rank": "{median_rank:.1f}",
+    "Cosine": "{cosine:.3f}",
+    "R@10 by chance": "{chance_recall_at_10:.3f}",
+}
 _FOOTER = (
     "Written by clip2clap sweep. results.csv beside this page holds all metrics, and each model's "
     "folder its training.json with all epochs."
@@ -30,83 +39,53 @@ def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str
     story = f"{len(trained)} translators of {len(results)}."
     if diverged:
         story += f" Diverged, try a lower learning rate: {', '.join(diverged)}."
-    text = "Learning curves of every model; results.csv has the metrics."
-    curves = picture(_curves(trained, monitor), text, label="Learning curves") if trained else ""
+    parts = [
+        f"<p>{escape(story)}</p>",
+        "<h2>Leaderboard</h2>",
+        card("Leaderboard", _leaderboard(trained, monitor)),
+        "<h2>Learning curves</h2>",
+        f"<p>Left, training (dotted) and held-out loss; right, {escape(monitor)} on held-out "
+        "pairs. A dot marks the epoch that was kept.</p>",
+        *_curves(trained, monitor),
+    ]
     write_page(
         path,
         verb="sweep",
         title=f"Sweep {path.resolve().parent.name}",
-        content=_CONTENT.substitute(
-            story=escape(story),
-            leaderboard=card("Leaderboard", _leaderboard(trained, monitor)),
-            monitor=escape(monitor),
-            picture=curves,
-        ),
+        content="\n".join(parts),
         footer=_FOOTER,
     )
 
 
 def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
     tables = list(dict.fromkeys(table for result in results for table in result.held_out))
-    header = ["Model", "Data", "Hidden", "Loss", "Pairs", "Epoch", "Seconds"]
-    header += ["R@1", "R@5", "R@10", "MRR", "Median rank", "Cosine", "R@10 by chance"]
-    header += [f"R@10 on {table}" for table in tables]
-    rows = []
-    ranked = [(result, result.report) for result in results if result.report is not None]
-    for result, report in sorted(ranked, key=lambda pair: -pair[1].metrics[monitor]):
-        metrics = report.metrics
-        cells = [
-            result.name,
-            result.data,
-            str(report.settings["hidden_size"]),
-            str(report.settings["loss"]),
-            f"{report.pairs['train']:,}",
-            f"{report.best_epoch} of {report.epochs_run}",
-            f"{report.seconds:.1f}",
-            *(f"{metrics[name]:.3f}" for name in ("recall_at_1", "recall_at_5", "recall_at_10")),
-            f"{metrics['mrr']:.3f}",
-            f"{metrics['median_rank']:.1f}",
-            f"{metrics['cosine']:.3f}",
-            f"{report.shuffled_pairs['recall_at_10']:.3f}",
-            *(f"{result.held_out[table]['recall_at_10']:.3f}" for table in tables),
+    ranked = sorted((result.row() for result in results), key=lambda row: -row[monitor])
+    rows = [
+        [
+            *(text.format(**row) for text in _COLUMNS.values()),
+            *(f"{row[f'recall_at_10 on {table}']:.3f}" for table in tables),
         ]
-        rows.append(cells)
+        for row in ranked
+    ]
     caption = (
         f"Sorted by {monitor}. The first metrics are on a model's own held-out pairs, which "
         "depend on its data; the columns “on” a table compare all models."
     )
-    return table(caption, header, rows)
+    return table(caption, [*_COLUMNS, *(f"R@10 on {name}" for name in tables)], rows)
 
 
-def _curves(results: Sequence[SweepResult], monitor: str) -> bytes:
-    """Plot one row per data set: the monitor, then the curves of each loss."""
-    trained = [(result, result.report) for result in results if result.report is not None]
-    data_sets = list(dict.fromkeys(result.data for result, _ in trained))
-    losses = list(dict.fromkeys(report.settings["loss"] for _, report in trained))
-    size = 4.2 * (1 + len(losses)), 3.2 * len(data_sets)
-    figure, grid = panels(len(data_sets), 1 + len(losses), *size)
-    for row, data in zip(grid, data_sets, strict=True):
-        row[0].set_title(plain_text(f"{data}: {monitor}"), fontsize=10)
-        for axes, loss in zip(row[1:], losses, strict=True):
-            axes.set_title(plain_text(f"{data}: {loss}"), fontsize=10)
-        for result, report in trained:
-            if result.data != data:
-                continue
-            epochs = [record.epoch for record in report.history]
-            scores = [record.validation[monitor] for record in report.history]
-            label = result.name.removeprefix(f"{data}-")
-            (line,) = row[0].plot(epochs, scores, linewidth=1, label=plain_text(label))
-            if report.best_epoch is not None:
-                row[0].plot(
-                    report.best_epoch, scores[report.best_epoch - 1], "o", color=line.get_color()
-                )
-            axes = row[1 + losses.index(report.settings["loss"])]
-            for values, style in (
-                ([record.train_loss for record in report.history], "--"),
-                ([record.validation_loss for record in report.history], "-"),
-            ):
-                axes.plot(epochs, values, style, linewidth=1, color=line.get_color())
-        row[0].legend(fontsize=7)
-        for axes in row:
-            axes.set_xlabel("Epoch")
-    return png(figure)
+def _curves(results: Sequence[SweepResult], monitor: str) -> list[str]:
+    """Draw the curves of each data set and loss; their values are of one size."""
+
+    def group(row: dict[str, str]) -> tuple[str, str]:
+        return row["data"], row["loss"]
+
+    reports = {result.name: result.report for result in results if result.report is not None}
+    rows = sorted((result.row() for result in results), key=group)
+    pictures = []
+    for (data, loss), members in groupby(rows, group):
+        names = [row["name"] for row in members]
+        runs = {name.removeprefix(f"{data}-"): reports[name].to_dict() for name in names}
+        pictures.append(f"<h3>{escape(data)}, {escape(loss)}</h3>")
+        pictures.append(picture(learning_curves(runs, monitor), "Learning curves"))
+    return pictures

@@ -136,13 +136,13 @@ def _list_models(
     overwrite: bool,
     accelerator: "Accelerator",
 ) -> list[Model]:
-    """Check all folders, remove old and half written output, and return the models."""
-    if accelerator.is_main_process:
-        for model in list_models(folder, data_sets, settings, overwrite=overwrite):
+    """Return the models, once the main process has removed old and half written output."""
+    with accelerator.main_process_first():
+        is_main = accelerator.is_main_process
+        models = list_models(folder, data_sets, settings, overwrite=overwrite and is_main)
+        for model in models if is_main else ():
             remove_leftovers(model.run.path)
-        remove_leftovers(folder / _UNFINISHED)
-    accelerator.wait_for_everyone()
-    return list_models(folder, data_sets, settings)
+    return models
 
 
 def _start(device: str | None, folder: Path, trackers: Sequence[str]) -> "Accelerator":

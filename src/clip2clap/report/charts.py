@@ -57,20 +57,26 @@ def cosine_histograms(
     return png(figure)
 
 
-def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Draw losses and held-out mean reciprocal ranks by epoch."""
-    figure, ((losses, ranks),) = panels(1, 2, 8.2, 4)
+def learning_curves(runs: Mapping[str, Mapping[str, Any]], monitor: str = "mrr") -> bytes:
+    """Draw losses and a held-out metric by epoch, with a dot at the best epoch.
+
+    Args:
+        runs: `history` and `best_epoch` of each translator, as in `training.json`; the first ten
+            are drawn.
+        monitor: The metric.
+    """
+    figure, ((losses, metrics),) = panels(1, 2, 8.2, 4)
     colors = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    for at, (name, history) in enumerate(list(histories.items())[:MOST_CURVES]):
+    for color, (name, run) in zip(colors[:MOST_CURVES], runs.items(), strict=False):
+        history, best = run["history"], run["best_epoch"]
         epochs = [record["epoch"] for record in history]
-        color = colors[at % len(colors)]
-        style = {"color": color, "label": plain_text(name)}
-        losses.plot(epochs, [r["validation_loss"] for r in history], **style)
+        style = {"color": color, "label": plain_text(name), "markevery": [best - 1] if best else []}
+        losses.plot(epochs, [r["validation_loss"] for r in history], "-o", **style)
         losses.plot(epochs, [r["train_loss"] for r in history], ":", color=color)
-        ranks.plot(epochs, [r["validation"]["mrr"] for r in history], **style)
+        metrics.plot(epochs, [r["validation"][monitor] for r in history], "-o", **style)
     losses.set_ylabel("Loss (dotted: training)")
-    ranks.set_ylabel("Held-out mean reciprocal rank")
-    for axes in (losses, ranks):
+    metrics.set_ylabel(f"Held-out {monitor}")
+    for axes in (losses, metrics):
         axes.set_xlabel("Epoch")
         axes.legend(fontsize=8)
     return png(figure)
