@@ -66,14 +66,7 @@ class Translator(SavedModule):
             self.register_buffer(f"{side}_mean", torch.zeros(dim) if has_means else None)
 
     def translate(self, embeds: Tensor) -> Tensor:
-        """Map unit vectors to vectors of any norm.
-
-        Args:
-            embeds: Shape (n, source_dim), unit norm, in the translator's dtype.
-
-        Returns:
-            Vectors, shape (n, target_dim).
-        """
+        """Map unit vectors (n, source_dim) to vectors of any norm (n, target_dim), in one dtype."""
         raise NotImplementedError
 
     def forward(self, embeds: Tensor) -> Tensor:
@@ -118,11 +111,7 @@ class Translator(SavedModule):
     def prepare(self, units: Tensor) -> Tensor:
         """Subtract the source mean, if there is one, and normalize again.
 
-        Args:
-            units: Shape (n, source_dim), unit norm.
-
-        Returns:
-            Input of `translate`, shape (n, source_dim), unit norm, of the same dtype.
+        Unit vectors (n, source_dim) become the input of `translate`, in the same shape and dtype.
         """
         if self.source_mean is None:
             return units
@@ -131,11 +120,7 @@ class Translator(SavedModule):
     def finish(self, translated: Tensor) -> Tensor:
         """Add the target mean to the output of `translate`, if there is one, and normalize.
 
-        Args:
-            translated: Shape (..., target_dim).
-
-        Returns:
-            Shape (..., target_dim), unit norm, float32.
+        Vectors (..., target_dim) become unit vectors of the same shape, in float32.
         """
         if self.target_mean is not None:
             translated = translated + self.target_mean
@@ -171,8 +156,7 @@ class Translator(SavedModule):
     def initialize(self, generator: torch.Generator) -> None:
         """Reinitialize all linear layers in order, as `nn.Linear` does by default.
 
-        Args:
-            generator: Generator on the CPU; equal seeds give equal weights.
+        Equal seeds of the generator, which is on the CPU, give equal weights.
         """
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -216,11 +200,7 @@ class Translator(SavedModule):
         _check_space(self.source_space, self.source_dim, space, "The translator's source")
 
     def check_target(self, space: EmbeddingSpace | None) -> None:
-        """Raise an error if the output is to be used in another model's space, as `check_source`.
-
-        Args:
-            space: Space of use, such as a generator's CLAP; None if unknown.
-        """
+        """Raise an error, as `check_source`, if the output is to be used in another space."""
         _check_space(self.target_space, self.target_dim, space, "The translator's target")
 
     @property

@@ -190,15 +190,9 @@ class PriorTranslator(Translator):
         return self.mean + (guess + rest) @ self.eigenvectors.T
 
     def add_noise(self, targets: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Diffuse target vectors.
+        """Diffuse target vectors, less the target mean if there is one, to `predict`'s `noisy`.
 
-        Args:
-            targets: Target vectors, less the target mean if there is one, shape (n, target_dim).
-            noise: Standard normal, shape (n, target_dim).
-            timesteps: Noise levels, from 0 to 999, shape (n,).
-
-        Returns:
-            Input `noisy` of `predict`.
+        Targets and standard normal noise have shape (n, target_dim), timesteps (0 to 999) (n,).
         """
         alpha_bar = _alphas_bar().to(targets.device)[timesteps.long(), None]
         scaled = targets * self.target_dim**0.5

@@ -10,7 +10,6 @@ from clip2clap.core.files import as_path
 from clip2clap.core.output_folder import writing_to
 from clip2clap.core.version import __version__
 from clip2clap.evaluation.report.embeddings import embedding_sections
-from clip2clap.evaluation.report.examples import Example, example_sections
 from clip2clap.evaluation.report.tables import generation_sections
 from clip2clap.evaluation.results import Results
 from clip2clap.report.page import write_page
@@ -45,14 +44,13 @@ _FOOTER = (
 class Illustrations:
     """Content of a report beside the metrics.
 
-    `clouds` are the points of `EmbeddingEvaluation.clouds`, `texts` the text of each evaluated row;
-    `best` and `worst` generated files with the highest and the lowest scores, the extreme first.
+    `clouds` are the points of `EmbeddingEvaluation.clouds`, `texts` the text of each evaluated row,
+    and `examples` the sections of generated files.
     """
 
     clouds: Mapping[str, Any] | None = None
     texts: Sequence[str] = ()
-    best: Sequence[Example] = ()
-    worst: Sequence[Example] = ()
+    examples: Sequence[str] = ()
 
 
 def write_evaluation_page(
@@ -83,8 +81,7 @@ def write_evaluation_page(
         sections += embedding_sections(results, clouds=shown.clouds, texts=shown.texts)
     for level in ("audio", "images"):
         if results.metrics[level] is not None:
-            sections += generation_sections(results.metrics[level], level)
-            sections += example_sections(level, shown.best, shown.worst)
+            sections += [*generation_sections(results.metrics[level], level), *shown.examples]
     path = as_path(folder) / PAGE_FILE
     with writing_to(path.parent):
         write_page(

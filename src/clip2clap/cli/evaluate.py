@@ -43,8 +43,7 @@ def evaluate(options: Evaluate) -> None:
 def measure(options: Evaluate) -> tuple[Any, Path, str]:
     """Evaluate translators, and write the results and the report.
 
-    Returns:
-        Results, path of the page, and `audio` or `images`: what the translators generate.
+    Returned are the results, the page's path, and `audio` or `images`: what is generated.
     """
     from clip2clap.evaluation.report.page import Illustrations, write_evaluation_page
     from clip2clap.evaluation.results import join_results

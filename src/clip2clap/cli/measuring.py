@@ -36,9 +36,6 @@ def load_translators(names: list[str]) -> Loaded:
 def families_of(translators: Loaded) -> tuple[str, str]:
     """Return the translators' source and target family; CLIP and CLAP if unknown.
 
-    Returns:
-        `("clip", "clap")` for audio from images, `("clap", "clip")` for images from audio.
-
     Raises:
         UserError: If they have both directions.
     """
@@ -59,15 +56,7 @@ def families_of(translators: Loaded) -> tuple[str, str]:
 
 
 def measure_embeddings(translators: Loaded, options: Evaluate) -> tuple[Any, Any, Any]:
-    """Evaluate translators on the pairs of a table.
-
-    Args:
-        translators: Translators from `load_translators`.
-        options: Options of the verb.
-
-    Returns:
-        Rows, results, and illustrations of the report.
-    """
+    """Evaluate translators on the pairs of a table; returns rows, results and illustrations."""
     from clip2clap.evaluation.report.page import Illustrations
     from clip2clap.evaluation.results import embedding_results
     from clip2clap.evaluation.rows import choose_rows
@@ -104,19 +93,12 @@ def measure_generation(
 ) -> tuple[Any, Any]:
     """Generate audio from images, or images from audio, with each translator, and measure it.
 
-    Args:
-        translators: Translators from `load_translators`, all of one direction.
-        illustrations: Illustrations so far.
-        folder: Folder of the report; generated files go into `audio` or `images` in it.
-        options: Options of the verb.
-        rows: Rows of the table, for images without a folder of audio.
-
-    Returns:
-        Results, and illustrations with the examples.
+    Generated files go into `audio` or `images` in the report's folder; without a folder of audio,
+    images are generated from the table's rows. Returns the results, and all illustrations.
     """
     from clip2clap.evaluation import datasets
     from clip2clap.evaluation.generation.base import generation_results
-    from clip2clap.evaluation.report.examples import select_examples
+    from clip2clap.evaluation.report.examples import example_sections
 
     images, recordings = options.image_dir, options.audio_dir
     is_audio = families_of(translators) == ("clip", "clap")
@@ -134,9 +116,8 @@ def measure_generation(
         "a contact sheet shows audio of each class. Name a folder with one subfolder per class.",
     )
     evaluation = _generate(is_audio, translators, dataset, folder, options)
-    best, worst = select_examples(evaluation, dataset)
     part = generation_results(evaluation, dataset, folder=source, pipeline=str(options.pipeline))
-    return part, replace(illustrations, best=best, worst=worst)
+    return part, replace(illustrations, examples=example_sections(evaluation, dataset))
 
 
 def _generate(
