@@ -1,7 +1,7 @@
-"""Training losses over a batch of vectors, and weighted sums of them.
+"""Training losses over a batch of vectors, weighted sums of them, and the loss of diffusion priors.
 
-A loss takes predictions and true targets, both of shape (n, d) with n > 0, of any norm, and returns
-a scalar; other shapes raise `UserError`.
+The others take predictions and true targets, both of shape (n, d) with n > 0, of any norm, and
+return a scalar; other shapes raise `UserError`.
 """
 
 import math
@@ -14,15 +14,22 @@ from torch.utils.checkpoint import checkpoint
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
+from clip2clap.metrics.retrieval import check_shapes
 from clip2clap.training.config import DEFAULT_TEMPERATURES, LossName, check_loss, parse_loss
+from clip2clap.translator.prior import PriorTranslator
 
 # As open_clip does: a learned scale above this lets single pairs dominate the gradient.
 _MAX_LOGIT_SCALE = 100.0
 
+# 0 weighs all errors alike; 1 is the "SNR+1" weighting (Salimans and Ho 2022,
+# https://arxiv.org/abs/2202.00512). On a known mixture, after short training, 0.75 and 1 give a
+# spread that is up to 16 % too wide, this one up to 10 %; on real pairs it makes no difference.
+_WEIGHT_POWER = 1.25
+
 
 def cosine_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Compute the mean of 1 - cosine similarity over the pairs, from 0 to 2."""
-    _check_batch(predicted, target)
+    check_shapes(predicted, target)
     return (1 - F.cosine_similarity(predicted, target, dim=-1)).mean()
 
 
@@ -31,7 +38,7 @@ def mse_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
     For unit vectors it is the cosine loss times 2 / d.
     """
-    _check_batch(predicted, target)
+    check_shapes(predicted, target)
     return F.mse_loss(predicted, target)
 
 
@@ -44,7 +51,7 @@ def contrastive_loss(
     those of its own side included; see Chen et al. (2020), https://arxiv.org/abs/2002.05709. The
     similarities are divided by `temperature`.
     """
-    _check_batch(predicted, target)
+    check_shapes(predicted, target)
     # A tensor is a learned temperature, which `keep_scale_in_bounds` watches over.
     if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
         raise UserError(f"Expected a positive temperature, got {temperature!r}.")
@@ -65,7 +72,7 @@ def infonce_loss(
     https://arxiv.org/abs/2103.00020. The similarities are multiplied by `logit_scale`, 1 /
     temperature.
     """
-    _check_batch(predicted, target)
+    check_shapes(predicted, target)
     logits = logit_scale * unit_norm(predicted) @ unit_norm(target).T
     truth = torch.arange(len(predicted), device=predicted.device)
     return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
@@ -91,7 +98,7 @@ def bank_loss(
         logit_scale: Factor of the similarities, 1 / temperature.
         chunk_rows: Bank rows compared at a time, which bounds the memory.
     """
-    _check_batch(predicted, target)
+    check_shapes(predicted, target)
     if bank.dim() != 2 or bank.shape[1] != target.shape[1] or len(bank) == 0:
         raise UserError(
             f"Expected a bank of shape (m, {target.shape[1]}) with m > 0, got {tuple(bank.shape)}."
@@ -104,6 +111,34 @@ def bank_loss(
     ]
     true = (queries * unit_norm(target)).sum(-1)
     return (torch.stack(parts).logsumexp(0) - true).mean()
+
+
+def denoising_loss(
+    prior: PriorTranslator,
+    source: Tensor,
+    target: Tensor,
+    condition_dropout: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Compute the denoising loss of a diffusion prior for prepared unit vectors and their targets.
+
+    The mean squared error of the clean vector, not of the noise (DALL-E 2, Ramesh et al. 2022,
+    https://arxiv.org/abs/2204.06125), at uniform timesteps, divided by a power of the noise
+    variance: the spread of samples depends on the small errors at low noise. Conditions are dropped
+    with a probability, for classifier-free guidance (Ho and Salimans 2022,
+    https://arxiv.org/abs/2207.12598). The generator is on the CPU.
+    """
+    count, device = len(target), target.device
+    if prior.target_mean is not None:
+        target = target - prior.target_mean
+    timesteps = torch.randint(1000, (count,), generator=generator)
+    noise = torch.randn(target.shape, dtype=torch.float32, generator=generator)
+    cond_mask = torch.rand(count, dtype=torch.float32, generator=generator) >= condition_dropout
+    timesteps, noise, cond_mask = (drawn.to(device) for drawn in (timesteps, noise, cond_mask))
+    noisy = prior.add_noise(target, noise, timesteps)
+    predicted = prior.predict(noisy, timesteps, source, cond_mask)
+    errors = (predicted - target * target.shape[1] ** 0.5).square().mean(1, keepdim=True)  # (n, 1)
+    return (errors / prior.noise_variance(timesteps) ** _WEIGHT_POWER).mean()
 
 
 def distinct_targets(target: Tensor) -> Tensor:
@@ -164,11 +199,6 @@ class TranslationLoss(nn.Module):
         return "bank" in self.terms
 
     @property
-    def temperature(self) -> float | None:
-        """The first term's temperature as it now is; None for a loss without one."""
-        return next(iter(self.temperatures.values()), None)
-
-    @property
     def temperatures(self) -> dict[str, float]:
         """The temperature of every term that has one, as it now is."""
         return {
@@ -198,11 +228,3 @@ class TranslationLoss(nn.Module):
 
 def _log_sum_exp(queries: Tensor, part: Tensor) -> Tensor:
     return (queries @ part.to(queries.dtype).T).logsumexp(-1)
-
-
-def _check_batch(predicted: Tensor, target: Tensor) -> None:
-    if predicted.shape != target.shape or predicted.dim() != 2 or len(predicted) == 0:
-        raise UserError(
-            "Expected predictions and targets of one shape (n, d) with n > 0, got "
-            f"{tuple(predicted.shape)} and {tuple(target.shape)}."
-        )

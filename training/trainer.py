@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.math import unit_norm
+from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.batches import Batches, generator_for
 from clip2clap.training.checkpoint import (
     flatten,
@@ -16,12 +17,11 @@ from clip2clap.training.checkpoint import (
     restore_optimizer,
 )
 from clip2clap.training.config import TrainingConfig
-from clip2clap.training.losses import TranslationLoss
+from clip2clap.training.losses import TranslationLoss, denoising_loss
 from clip2clap.training.networks import new_network
-from clip2clap.training.objectives import OBJECTIVES
 from clip2clap.training.report import TrainingProgress
 from clip2clap.training.splits import TrainingData
-from clip2clap.training.trainer_state import TrainerState, learning_rate_at
+from clip2clap.training.trainer_state import TrainerState, computes_in_bf16, learning_rate_at
 from clip2clap.training.validation import HeldOut
 from clip2clap.translator.base import Translator
 
@@ -46,16 +46,17 @@ class Trainer:
     ):
         self.config, self.device, self.run, self.on_progress = config, device, run, on_progress
         self.batches = Batches.of(data, config, device)
-        self.network: Translator = new_network(data, config, self.batches).to(device)
+        self.network: Any = new_network(data, config, self.batches).to(device)
+        self.is_diffusion = self.network.objective == "diffusion"
         self.loss = new_loss(config).to(device)
-        bank = self.batches.bank() if self.loss.needs_bank else None
-        self.objective = OBJECTIVES[self.network.objective](self.network, self.loss, bank, config)
+        self.bank = self.batches.bank() if self.loss.needs_bank else None
         self.optimizer = torch.optim.Adam(
             [*self.network.parameters(), *self.loss.parameters()],
             fused=device.type in ("cpu", "cuda"),
         )
         self.held_out = HeldOut(data, self.loss.needs_bank, device)
-        self.progress = TrainerState(config, select_by_loss=self.objective.selects_by_loss)
+        # A sample among many right answers is rarely the nearest, and the less so the better it is.
+        self.progress = TrainerState(config, select_by_loss=self.is_diffusion)
         self.resumed_after: int | None = None
         self.earlier_seconds = 0.0
 
@@ -73,7 +74,7 @@ class Trainer:
             train_loss = self._epoch()
         self.network.eval()
         with torch.no_grad():
-            validation = self.objective.validate(self.held_out, self.batches.batch_size)
+            validation = self._validate()
         self.progress.add(train_loss, *validation)
         self.progress.keep_if_best(self.network.state_dict)
         self.progress.seconds += time.monotonic() - started
@@ -118,7 +119,7 @@ class Trainer:
             prepared = self.network.prepare(source)
             if config.noise:
                 prepared = add_noise(prepared, config.noise, generator)
-            loss = self.objective.step_loss(prepared, target, generator)
+            loss = self._step_loss(prepared, target, generator)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -127,6 +128,33 @@ class Trainer:
             pairs += len(source)
             self._show(number, step)
         return total.item() / pairs
+
+    def _step_loss(self, prepared: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch of unit vectors, prepared by the network."""
+        if self.is_diffusion:
+            dropout = self.config.condition_dropout
+            return denoising_loss(self.network, prepared, target, dropout, generator)
+        return self.loss(self._predict(prepared), target, self.bank)
+
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """Return the loss and the retrieval metrics on held-out pairs; NaN if it diverged."""
+        held_out = self.held_out
+        prepared = self.network.prepare(held_out.source)
+        if not self.is_diffusion:
+            predicted = self._predict(prepared)
+            return held_out.measure(predicted, self.loss, self.batches.batch_size)
+        # The same noise after every epoch makes the losses comparable.
+        generator = generator_for("noise", self.config.seed, 0)
+        loss = denoising_loss(self.network, prepared, held_out.target, 0.0, generator)
+        if not bool(loss.isfinite()):
+            return float("nan"), {}
+        return loss.item(), retrieval_metrics(self.network(held_out.source), held_out.target)
+
+    def _predict(self, prepared: Tensor) -> Tensor:
+        bf16 = computes_in_bf16(self.config, prepared.device)
+        with torch.autocast(prepared.device.type, torch.bfloat16, enabled=bf16):
+            translated = self.network.translate(prepared)
+        return self.network.finish(translated)
 
     def _show(self, epoch: int, step: int) -> None:
         if self.on_progress is not None:

@@ -205,13 +205,18 @@ def _tiles(n: int) -> list[slice]:
     return [slice(start, min(start + TILE, n)) for start in range(0, n, TILE)]
 
 
-def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return predictions and distinct targets, unit norm; and the index and row of each's own."""
+def check_shapes(predicted: Tensor, target: Tensor) -> None:
+    """Raise `UserError` unless predictions and targets have one shape (n, d) with n > 0."""
     if predicted.shape != target.shape or predicted.dim() != 2 or len(predicted) == 0:
         raise UserError(
             "Expected predictions and targets of one shape (n, d) with n > 0, got "
             f"{tuple(predicted.shape)} and {tuple(target.shape)}."
         )
+
+
+def _check(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return predictions and distinct targets, unit norm; and the index and row of each's own."""
+    check_shapes(predicted, target)
     for name, side in (("predictions", predicted), ("targets", target)):
         if not all(part.isfinite().all() for part in side.split(TILE)):
             raise UserError(f"The {name} hold NaN or infinity, so they cannot be ranked.")
