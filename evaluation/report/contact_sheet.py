@@ -1,7 +1,6 @@
 """Contact sheet: a recording of each class and the images generated from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -32,13 +31,9 @@ _LARGEST_SIDE = 96
 _COLORS = 128
 
 
-@dataclass(frozen=True)
-class SheetRow:
-    """Recording, as waveform and sampling rate in Hz, and the images generated from it."""
-
-    name: str
-    audio: Audio
-    images: Sequence[Image.Image]
+SheetRow = tuple[str, Audio, Sequence[Image.Image]]
+"""Name of a recording, its waveform with the sampling rate in Hz, and the images generated from it.
+"""
 
 
 def sheet_rows(
@@ -46,8 +41,7 @@ def sheet_rows(
     translator: Translator,
     dataset: AudioDataset,
     *,
-    num_images: int = IMAGES_PER_ROW,
-    config: GenerationConfig | None = None,
+    config: GenerationConfig,
 ) -> list[SheetRow]:
     """Generate images from the first recording of each class, in alphabetical order.
 
@@ -57,7 +51,6 @@ def sheet_rows(
     Raises:
         UserError: If the recordings have no labels, or are a table's rows without files.
     """
-    config = config or GenerationConfig()
     chosen: dict[str, tuple[int, Path]] = {}
     for place, item in enumerate(dataset.items):
         if item.label is not None and item.path is not None:
@@ -72,48 +65,34 @@ def sheet_rows(
     places, files = zip(*(chosen[label] for label in labels), strict=True)
     output = pipeline(
         image_embeds=translate(translator, pipeline.encode_audio(list(files))),
-        num_candidates=num_images,
+        num_candidates=IMAGES_PER_ROW,
         generator=[torch.Generator().manual_seed(config.seed + place) for place in places],
         num_inference_steps=config.num_inference_steps,
         batch_size=config.batch_size,
     )
-    generated = batched(cast(list[Image.Image], output.images), num_images)
-    return [
-        SheetRow(label, load_audio(file), images)
-        for label, file, images in zip(labels, files, generated, strict=True)
-    ]
+    generated = batched(cast(list[Image.Image], output.images), IMAGES_PER_ROW)
+    return list(zip(labels, map(load_audio, files), generated, strict=True))
 
 
-def write_contact_sheet(
-    path: str | Path, rows: Sequence[SheetRow], *, side: int | None = None, columns: int = _COLUMNS
-) -> None:
+def write_contact_sheet(path: str | Path, rows: Sequence[SheetRow]) -> None:
     """Write recordings' spectrograms beside their images as a PNG of 128 colors.
 
-    The rows fill column by column. An image's width `side` is by default its own, at most 96
-    pixels; spectrograms are twice as wide.
-
-    Raises:
-        UserError: If there are no rows, or their numbers of images differ.
+    The rows fill column by column. Images are at most 96 pixels wide; spectrograms are twice as
+    wide.
     """
-    numbers = {len(row.images) for row in rows}
-    if len(numbers) != 1 or numbers == {0}:
-        raise UserError(
-            f"Expected rows with equal numbers of images, got {sorted(numbers) or 'no rows'}."
-        )
-    (number,) = numbers
-    side = side or min(rows[0].images[0].width, _LARGEST_SIDE)
-    deep = -(-len(rows) // columns)
-    width = _WORDS_WIDTH + (2 + number) * (side + _GAP) + _GAP
+    side = min(rows[0][2][0].width, _LARGEST_SIDE)
+    deep = -(-len(rows) // _COLUMNS)
+    width = _WORDS_WIDTH + (2 + IMAGES_PER_ROW) * (side + _GAP) + _GAP
     height = side + _GAP
-    sheet = Image.new("RGB", (columns * width, deep * height + _GAP), "white")
+    sheet = Image.new("RGB", (_COLUMNS * width, deep * height + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
-    for at, row in enumerate(rows):
+    for at, (name, audio, images) in enumerate(rows):
         left, top = at // deep * width + _GAP, at % deep * height + _GAP
-        draw.text((left, top + side // 2), printable(row.name), "black", font, anchor="lm")
+        draw.text((left, top + side // 2), printable(name), "black", font, anchor="lm")
         left += _WORDS_WIDTH
-        sheet.paste(draw_spectrogram(*row.audio, width=2 * side, height=side), (left, top))
+        sheet.paste(draw_spectrogram(*audio, width=2 * side, height=side), (left, top))
         left += 2 * side + _GAP
-        for image in row.images:
+        for image in images:
             shown = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             sheet.paste(shown, (left, top))
             left += side + _GAP
