@@ -19,8 +19,10 @@ Task = Literal["audio-classification", "image-classification"]
 class Classifier(Protocol):
     """Classifier of audio or of images."""
 
-    name: str
-    """Name in reports."""
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        ...
 
     def __call__(self, inputs: Sequence[Any], embeds: Tensor) -> list[str]:
         """Return the most likely label of each input.

@@ -1,7 +1,6 @@
 """Comparison of evaluations by the paired bootstrap."""
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -14,6 +13,9 @@ from clip2clap.metrics.retrieval import RECALLS
 
 RESAMPLES = 5000
 """Bootstrap draws: enough that the smallest p-value survives 100 comparisons."""
+
+# Ranks per row, and the prefix of the metrics that they make.
+_SIDES = {"forward": "", "backward": "reverse_"}
 
 _MEANS = (
     "cosine",
@@ -90,8 +92,17 @@ def compare_results(
         if other is not None:
             _check_same(one, other, level)
         draws = Resamples(one.per_row[f"{level}/items"], resamples=resamples, seed=seed)
-        for metric, get, by_median in _metrics():
-            found += _compare(metric, _pairs(one, other, level, get), by_median, draws)
+        these = _metrics(one, level)
+        those = None if other is None else _metrics(other, level)
+        for metric, values in these.items():
+            pairs = list(combinations(values.items(), 2))
+            if those is not None:
+                pairs = [
+                    ((name, own), (f"{second} (second)" if second == name else second, theirs))
+                    for name, own in values.items()
+                    for second, theirs in those.get(metric, {}).items()
+                ]
+            found += _compare(metric, pairs, draws)
     if not found:
         raise UserError(
             "There are no two translators to compare. Expected two results.json, or one of several "
@@ -100,25 +111,14 @@ def compare_results(
     return found
 
 
-_Values = tuple[str, np.ndarray]
-_Read = Callable[[str], np.ndarray]
-
-
-def _metrics() -> Iterator[tuple[str, Callable[[_Read], np.ndarray], bool]]:
-    """Yield every metric's name, its values by what is read, and True if their median counts."""
-    for prefix, side in (("", "forward"), ("reverse_", "backward")):
-        for k in RECALLS:
-            yield f"{prefix}recall_at_{k}", lambda read, side=side, k=k: read(side) <= k, False
-        yield f"{prefix}mrr", lambda read, side=side: 1 / read(side), False
-        yield f"{prefix}median_rank", lambda read, side=side: read(side), True
-    for name in _MEANS:
-        yield name, lambda read, name=name: read(name), False
-
-
 def _compare(
-    metric: str, pairs: list[tuple[_Values, _Values]], by_median: bool, draws: Resamples
+    metric: str,
+    pairs: Sequence[tuple[tuple[str, np.ndarray], tuple[str, np.ndarray]]],
+    draws: Resamples,
 ) -> list[Difference]:
-    summarize, redraw = (np.median, draws.medians) if by_median else (np.mean, draws.means)
+    summarize, redraw = np.mean, draws.means
+    if metric.endswith("median_rank"):
+        summarize, redraw = np.median, draws.medians
     found, raw = [], []
     for (one, these), (other, those) in pairs:
         drawn = redraw(these) - redraw(those)
@@ -141,30 +141,22 @@ def _holm(p_values: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _pairs(
-    one: Results, other: Results | None, level: str, get: Callable[[_Read], np.ndarray]
-) -> list[tuple[_Values, _Values]]:
-    """Return every two translators that have a metric, with its values per row."""
-    these = _values(one, level, get)
-    if other is None:
-        return list(combinations(these, 2))
-    return [
-        (first, (f"{name} (second)" if name == first[0] else name, values))
-        for first in these
-        for name, values in _values(other, level, get)
-    ]
-
-
-def _values(results: Results, level: str, get: Callable[[_Read], np.ndarray]) -> list[_Values]:
-    found = []
+def _metrics(results: Results, level: str) -> dict[str, dict[str, np.ndarray]]:
+    """Return the values per row of every metric, by translator."""
+    found: dict[str, dict[str, np.ndarray]] = {}
     for entry in results.metrics[level]["translators"]:
         name = entry["scores"]["name"]
-
-        def read(metric: str, prefix: str = f"{level}/{name}/") -> np.ndarray:
-            return results.per_row[prefix + metric].astype(np.float64)
-
-        with suppress(KeyError):
-            found.append((name, get(read).astype(np.float64)))
+        known = {key: results.per_row.get(f"{level}/{name}/{key}") for key in (*_SIDES, *_MEANS)}
+        for key, values in known.items():
+            if values is None:
+                continue
+            own = {key: values}
+            if key in _SIDES:
+                own = {f"recall_at_{k}": values <= k for k in RECALLS}
+                own |= {"mrr": 1 / values, "median_rank": values}
+            for metric, each in own.items():
+                of = found.setdefault(_SIDES.get(key, "") + metric, {})
+                of[name] = each.astype(np.float64)
     return found
 
 
