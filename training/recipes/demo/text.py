@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertModel, BertTokenizer
 
 from clip2clap.models.sfx_clap import SfxProjection
 from clip2clap.training.recipes.demo.data import DemoData
@@ -33,7 +34,7 @@ from clip2clap.training.recipes.demo.words import (
 )
 
 LAYERS = (0, 2, 5)
-VOCABULARY = 8_000
+VOCABULARY, MOST_TOKENS = 8_000, 64
 BATCH = 128
 # Temperature over MiniLM cosines with which a text's target is averaged from labels' vectors.
 TEMPERATURE = 0.05
@@ -94,35 +95,21 @@ def small_vocabulary(texts: list[str], tokenizer: BertTokenizer, size: int) -> l
 
 def build_student(texts: list[str], folder: Path) -> tuple[Student, BertTokenizer]:
     """Build the student from MiniLM's layers and word pieces, and its tokenizer."""
-    teacher, tokenizer = minilm()
+    bert, tokenizer = minilm()
     path = folder / "vocabulary.json"
     if not path.is_file():
         path.write_text(json.dumps(small_vocabulary(texts, tokenizer, VOCABULARY)))
     vocabulary = json.loads(path.read_text())
-    config = BertConfig(
-        **{
-            **teacher.config.to_dict(),
-            "vocab_size": len(vocabulary),
-            "num_hidden_layers": len(LAYERS),
-            "max_position_embeddings": 64,
-            "_name_or_path": "",
-        }
-    )
-    bert = BertModel(config)
-    state = teacher.state_dict()
     rows = tokenizer.convert_tokens_to_ids(vocabulary)
-    words, positions = (f"embeddings.{name}_embeddings.weight" for name in ("word", "position"))
-    state[words], state[positions] = state[words][rows], state[positions][:64]
-    layers = {
-        key.replace(f"encoder.layer.{old}.", f"encoder.layer.{new}."): value
-        for new, old in enumerate(LAYERS)
-        for key, value in state.items()
-        if key.startswith(f"encoder.layer.{old}.")
-    }
-    rest = {key: value for key, value in state.items() if not key.startswith("encoder.layer.")}
-    bert.load_state_dict(
-        {k: v for k, v in {**rest, **layers}.items() if k in bert.state_dict()}, strict=True
-    )
+    embeddings: Any = bert.embeddings
+    for name, kept, padding in (("word", rows, 0), ("position", list(range(MOST_TOKENS)), None)):
+        weight = getattr(embeddings, f"{name}_embeddings").weight.detach()[kept]
+        smaller = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding)
+        setattr(embeddings, f"{name}_embeddings", smaller)
+    layers: Any = bert.encoder.layer
+    bert.encoder.layer = nn.ModuleList(layers[number] for number in LAYERS)
+    sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": MOST_TOKENS}
+    bert.config.update({**sizes, "num_hidden_layers": len(LAYERS), "_name_or_path": ""})
     return Student(bert), build_tokenizer(vocabulary)
 
 
