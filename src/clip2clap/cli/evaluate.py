@@ -10,7 +10,7 @@ from rich.table import Table
 
 from clip2clap.cli.checks import check_device, check_exists, check_translator, require
 from clip2clap.cli.measuring import (
-    families_of,
+    level_of,
     load_translators,
     measure_embeddings,
     measure_generation,
@@ -48,19 +48,21 @@ def measure(options: Evaluate) -> tuple[Any, Path, str]:
     from clip2clap.evaluation.report.page import Illustrations, write_evaluation_page
     from clip2clap.evaluation.results import join_results
 
-    output = options.output or _default_output(options)
+    output = options.output or Path("clip2clap-evaluate")
+    if options.output is None and options.table is not None:
+        output = options.table.absolute().with_name(f"{options.table.absolute().name}-report")
     require(not output.is_file(), "output", f"{output} is a file, not a folder.")
     translators = load_translators(options.inputs)
-    level = "images" if families_of(translators) == ("clap", "clip") else "audio"
+    level = level_of(translators)
     if options.pipeline is not None:
         (_check_images if level == "images" else _check_audio)(options)
     rows = embeddings = generated = None
     illustrations = Illustrations()
     if options.table is not None:
-        rows, embeddings, illustrations = measure_embeddings(translators, options)
+        rows, embeddings, illustrations = measure_embeddings(translators, level, options)
     if options.pipeline is not None:
         generated, illustrations = measure_generation(
-            translators, illustrations, output, options, rows
+            translators, level, illustrations, output, options, rows
         )
     results = join_results(seed=options.seed, embeddings=embeddings, **{level: generated})
     with Console(stderr=True).status("Writing the report"):
@@ -90,13 +92,6 @@ def _check(options: Evaluate) -> None:
     split = options.split or "auto"
     require(split in _SPLITS, "split", f"expected one of {', '.join(_SPLITS)}, got {split!r}.")
     check_device(options.device, options.dtype)
-
-
-def _default_output(options: Evaluate) -> Path:
-    if options.table is None:
-        return Path("clip2clap-evaluate")
-    table = options.table.absolute()
-    return table.with_name(f"{table.name}-report")
 
 
 def _check_images(options: Evaluate) -> None:

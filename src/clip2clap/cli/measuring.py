@@ -33,8 +33,8 @@ def load_translators(names: list[str]) -> Loaded:
     return loaded
 
 
-def families_of(translators: Loaded) -> tuple[str, str]:
-    """Return the translators' source and target family; CLIP and CLAP if unknown.
+def level_of(translators: Loaded) -> str:
+    """Return what the translators generate: `images` from CLAP to CLIP, `audio` else or if unknown.
 
     Raises:
         UserError: If they have both directions.
@@ -52,17 +52,17 @@ def families_of(translators: Loaded) -> tuple[str, str]:
         f"{ways.get(True)} goes from CLAP to CLIP and {ways.get(False)} from CLIP to CLAP. "
         "Evaluate those of one direction at a time.",
     )
-    return ("clap", "clip") if True in ways else ("clip", "clap")
+    return "images" if True in ways else "audio"
 
 
-def measure_embeddings(translators: Loaded, options: Evaluate) -> tuple[Any, Any, Any]:
+def measure_embeddings(translators: Loaded, level: str, options: Evaluate) -> tuple[Any, Any, Any]:
     """Evaluate translators on the pairs of a table; returns rows, results and illustrations."""
     from clip2clap.evaluation.report.page import Illustrations
     from clip2clap.evaluation.results import embedding_results
     from clip2clap.evaluation.rows import choose_rows
     from clip2clap.evaluation.translation import evaluate
 
-    families, table = families_of(translators), options.table
+    table, families = options.table, ("clip", "clap") if level == "audio" else ("clap", "clip")
     assert table is not None
     rows = choose_rows(
         table,
@@ -89,7 +89,7 @@ def measure_embeddings(translators: Loaded, options: Evaluate) -> tuple[Any, Any
 
 
 def measure_generation(
-    translators: Loaded, illustrations: Any, folder: Path, options: Evaluate, rows: Any
+    translators: Loaded, level: str, illustrations: Any, folder: Path, options: Evaluate, rows: Any
 ) -> tuple[Any, Any]:
     """Generate audio from images, or images from audio, with each translator, and measure it.
 
@@ -101,8 +101,7 @@ def measure_generation(
     from clip2clap.evaluation.report.examples import example_sections
 
     images, recordings = options.image_dir, options.audio_dir
-    is_audio = families_of(translators) == ("clip", "clap")
-    if is_audio:
+    if level == "audio":
         assert images is not None
         dataset, source = datasets.read_image_dataset(images, recordings), str(images)
     elif recordings is not None:
@@ -115,13 +114,13 @@ def measure_generation(
         "audio_dir",
         "a contact sheet shows audio of each class. Name a folder with one subfolder per class.",
     )
-    evaluation = _generate(is_audio, translators, dataset, folder, options)
+    evaluation = _generate(level, translators, dataset, folder, options)
     part = generation_results(evaluation, dataset, folder=source, pipeline=str(options.pipeline))
     return part, replace(illustrations, examples=example_sections(evaluation, dataset))
 
 
 def _generate(
-    is_audio: bool, translators: Loaded, dataset: Any, folder: Path, options: Evaluate
+    level: str, translators: Loaded, dataset: Any, folder: Path, options: Evaluate
 ) -> Any:
     """Load the models, and evaluate what each translator generates."""
     from clip2clap.evaluation.cache import GenerationConfig
@@ -142,6 +141,7 @@ def _generate(
         resamples=options.resamples,
     )
     models: dict[str, Any] = {}
+    is_audio = level == "audio"
     with Console(stderr=True).status("Loading the models"):
         if is_audio:
             pipeline = load_pipeline(
@@ -157,10 +157,10 @@ def _generate(
         if options.round_trip:
             other = "decoder" if is_audio else "generator"
             models["round_trip"] = load_pipeline(other, options.round_trip, **access)
-    measure, media = (evaluate_audio, "audio") if is_audio else (evaluate_images, "images")
-    with share_bar(f"Generating {media}") as advance:
+    measure: Any = evaluate_audio if is_audio else evaluate_images
+    with share_bar(f"Generating {level}") as advance:
         evaluation = measure(
-            pipeline, named, dataset, folder / media, config=config, on_progress=advance, **models
+            pipeline, named, dataset, folder / level, config=config, on_progress=advance, **models
         )
     if options.contact_sheet:
         with Console(stderr=True).status("Generating the contact sheet"):
