@@ -90,6 +90,7 @@ class TranslatorPipeline(CardedPipeline):
     diffusion: LatentDiffusion
     _access: Mapping[str, Any] = {}
     _interrupts = 0
+    _low_memory = False
     clip: "ClipEncoder | None"
     translator: "Translator | None"
     negative_embedding: "LearnedNegativeEmbedding | None"
@@ -104,6 +105,7 @@ class TranslatorPipeline(CardedPipeline):
         pretrained_model_name_or_path: PathOrId,
         *,
         torch_dtype: DtypeChoice = "auto",
+        low_memory: bool = False,
         **options: Any,
     ) -> Self:
         """Load a pipeline, or the generator of a published checkpoint.
@@ -120,6 +122,9 @@ class TranslatorPipeline(CardedPipeline):
                 component (with `"default"` for the rest), None for float32, or `"auto"`:
                 `fastest_dtype()`, but float32 for the vocoder, whose noise in bfloat16 is audible.
                 CLIP, CLAP and translators stay in float32 unless named.
+            low_memory: Leave the weights in their safetensors files, from which each layer maps
+                its own while it runs, and generate one output at a time (`batch_size`). The output
+                is the same; such a pipeline cannot be saved.
             **options: Replacements of what is saved: components by their names (a `scheduler`; a
                 `translator`, `clip`, `clap`, `ranker`, `ranker_translator` or `ip_adapter`, each
                 loaded or as a preset, hub id or folder) and settings such as `embed_norm`. For
@@ -149,9 +154,9 @@ class TranslatorPipeline(CardedPipeline):
         checkpoint = open_checkpoint(name, cls.preset_kind, published_only=published_only, **access)
         checkpoint.pipeline_class = cls
         checkpoint.fetch_text_encoder = fetch_text_encoder
-        pipeline = checkpoint.load(given, replaced, torch_dtype=torch_dtype, **options)
+        pipeline = checkpoint.load(given, replaced, torch_dtype=torch_dtype, low_memory=low_memory, **options)
         pipeline.register_to_config(_name_or_path=os.fspath(name))
-        pipeline._access = checkpoint.access
+        pipeline._access, pipeline._low_memory = checkpoint.access, low_memory
         return pipeline
 
     @classmethod
@@ -181,6 +186,7 @@ class TranslatorPipeline(CardedPipeline):
         if (name := pipeline.config.get("_name_or_path")) is not None:
             created.register_to_config(_name_or_path=name)
         created._access = getattr(pipeline, "_access", {})
+        created._low_memory = getattr(pipeline, "_low_memory", False)
         return created
 
     def interrupt(self) -> None:
@@ -382,8 +388,8 @@ class TranslatorPipeline(CardedPipeline):
 
     def _prepare_call(self, arguments: Mapping[str, Any]) -> SimpleNamespace:
         """Return a call's arguments, with defaults filled in and single items as lists."""
-        defaults = {"batch_size": _DEFAULT_BATCH_SIZE, "image": None}
-        defaults |= {"guidance_interval": (0.0, 1.0)}
+        batch_size = 1 if self._low_memory else _DEFAULT_BATCH_SIZE
+        defaults = {"batch_size": batch_size, "image": None, "guidance_interval": (0.0, 1.0)}
         defaults |= {"callback_on_step_end_tensor_inputs": ("latents",)}
         call = {k: as_python(k, v) for k, v in arguments.items() if k not in ("self", "unknown")}
         refuse_unknown(arguments["unknown"], call, where=f"A call of {type(self).__name__}")

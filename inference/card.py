@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from clip2clap.core.errors import UserError
 from clip2clap.inference.compatibility import PathOrId
 from clip2clap.translator.card import push, write_card
 
@@ -14,6 +15,7 @@ class CardedPipeline(DiffusionPipeline):
     """Diffusion pipeline that is saved with a model card."""
 
     translator: Any
+    _low_memory: bool
     usage: ClassVar[str]
     """Arguments of a call, for the model card."""
 
@@ -35,6 +37,12 @@ class CardedPipeline(DiffusionPipeline):
             push_to_hub: Upload the folder too, to the repository `repo_id`.
             **kwargs: As for `DiffusionPipeline.save_pretrained`, and for `push_to_hub`.
         """
+        if self._low_memory:
+            raise UserError(
+                "A pipeline loaded with low_memory=True has no weights in memory to save: load it "
+                "without.",
+                param="low_memory",
+            )
         names = ("repo_id", "commit_message", "private", "token", "create_pr")
         hub = {key: kwargs.pop(key) for key in names if key in kwargs}
         super().save_pretrained(save_directory, **kwargs)

@@ -85,6 +85,11 @@ class GeneratorClap:
             modalities=(modality,),
             **self._pipeline._access,
         )
+        if self._pipeline._low_memory:
+            from clip2clap.inference.loading.components import stream_encoder
+
+            access = {"revision": config["clap_revision"], **self._pipeline._access}
+            stream_encoder(encoder, config["clap_id"], **access)
         if self.space is not None:
             require_same_model(self.space, encoder.space(modality), what="The generator's own CLAP")
         return encoder

@@ -10,10 +10,12 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 
 from clip2clap.core.errors import CheckpointError, UserError
-from clip2clap.embeddings.checkpoint import component_class
+from clip2clap.embeddings.checkpoint import component_class, find_checkpoint
+from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.embeddings.weights import check_weights
 from clip2clap.inference.loading.configs import check_config
 from clip2clap.inference.loading.files import WEIGHTS, explained, part_names
+from clip2clap.inference.loading.streaming import stored_tensors, stream_weights
 from clip2clap.models.autoencoders import AUTOENCODERS
 
 HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
@@ -94,10 +96,12 @@ def load_strictly(
     dtype: torch.dtype,
     variant: str | None = None,
     use_safetensors: bool | None = None,
+    low_memory: bool = False,
 ) -> Model:
     """Load a diffusers or transformers model whose folder must hold exactly its weights.
 
-    The weights' variant is used if the folder has it, or has no other weights.
+    The weights' variant is used if the folder has it, or has no other weights. With `low_memory`
+    they stay in their files, see `stream_weights`.
 
     Raises:
         CheckpointError: If the config or a weight is missing, unexpected or of another size; the
@@ -110,10 +114,17 @@ def load_strictly(
         raise CheckpointError(f"{what}: config.json is missing. Is the checkpoint complete?")
     config = check_config(folder / "config.json", model_class)
     chosen = _variant_in(folder, variant)
+    stored = {}
+    if low_memory and use_safetensors is not False:
+        files = folder.glob("*.safetensors")
+        stored = stored_tensors(file for file in files if _variant_of(file) == (chosen or ""))
+    # Weights in their own dtype are mapped, not read.
+    (loaded_dtype, *others) = {each.dtype for each in stored.values()} or {dtype}
+    loaded_dtype = dtype if others else loaded_dtype
     # transformers lists mismatched sizes only if it may ignore them.
-    options: dict[str, Any] = {"dtype": dtype, "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"dtype": loaded_dtype, "ignore_mismatched_sizes": True}
     if issubclass(model_class, diffusers.ModelMixin):
-        options = {"torch_dtype": dtype}
+        options = {"torch_dtype": loaded_dtype}
     if use_safetensors is not None:
         options["use_safetensors"] = use_safetensors
     load: Any = model_class.from_pretrained  # pyright: ignore[reportAttributeAccessIssue]
@@ -130,16 +141,22 @@ def load_strictly(
         unexpected=info["unexpected_keys"],
         mismatched=[str(key[0]) for key in info["mismatched_keys"]],
     )
+    if stored:
+        stream_weights(model, stored, dtype)
     return model
 
 
 def _variant_in(folder: Path, variant: str | None) -> str | None:
     """Return the variant of weights to load from a folder: the one asked for, or the only one."""
-    stems = [path.stem for path in folder.iterdir() if path.suffix in WEIGHTS]
-    variants = [stem.split(".", 1)[1].split("-")[0] for stem in stems if "." in stem]
+    variants = [_variant_of(path) for path in folder.iterdir() if path.suffix in WEIGHTS]
     if variant in variants:
         return variant
-    return variants[0] if len(variants) == len(stems) > 0 else None
+    return (variants[0] if variants and all(variants) else "") or None
+
+
+def _variant_of(weights: Path) -> str:
+    """Return the variant in the name of a file of weights; empty for plain ones."""
+    return weights.stem.partition(".")[2].split("-")[0]
 
 
 def load_encoders(
@@ -148,11 +165,13 @@ def load_encoders(
     *,
     modalities: Mapping[str, Sequence[Any]],
     variant: str | None = None,
+    low_memory: bool = False,
     **access: Any,
 ) -> dict[str, Any]:
     """Load the encoders, translators and IP-Adapters that were given by name.
 
-    `modalities` are those of an encoder that are needed, where not all are.
+    `modalities` are those of an encoder that are needed, where not all are; with `low_memory` the
+    weights of encoders stay in their files.
     """
     loaded = dict(given)
     for part, name in given.items():
@@ -164,7 +183,16 @@ def load_encoders(
                 options["variant"] = _variant_in(Path(name), variant)
             with explained(f"The {part} {os.fspath(name)}"):
                 loaded[part] = _class_of(part).from_pretrained(os.fspath(name), **options)
+            if low_memory and isinstance(loaded[part], Encoder):
+                stream_encoder(loaded[part], os.fspath(name), **access)
     return loaded
+
+
+def stream_encoder(encoder: Encoder, name: str, **access: Any) -> None:
+    """Leave the weights of an encoder, which was loaded by its name, in their files."""
+    files = find_checkpoint(name, encoder.family, **access).weights
+    stored = stored_tensors(file for file in files if file.suffix == ".safetensors")
+    stream_weights(encoder.backend.model, stored, encoder.dtype)
 
 
 def load_components(

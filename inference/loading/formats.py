@@ -62,6 +62,7 @@ class Checkpoint:
         torch_dtype: "DtypeChoice",
         variant: str | None = None,
         use_safetensors: bool | None = None,
+        low_memory: bool = False,
     ) -> Any:
         """Load the pipeline; the spaces of all components are compared before any weights are read.
 
@@ -94,10 +95,12 @@ class Checkpoint:
             self.name, folders, kind=kind, variant=variant, revision=self.revision, **access
         )
         precomputed = {} if "negative_embedding" in replaced else self._precompute()
-        options = {"variant": variant, "use_safetensors": use_safetensors}
-        parts = load_components(self.folder, self.index, places, dtypes, **options)
-        needed = {"modalities": cls.encoder_modalities, "variant": variant}
-        encoders = load_encoders(given, dtypes, **needed, **access)
+        options = {"variant": variant, "low_memory": low_memory}
+        parts = load_components(
+            self.folder, self.index, places, dtypes, use_safetensors=use_safetensors, **options
+        )
+        options["modalities"] = cls.encoder_modalities
+        encoders = load_encoders(given, dtypes, **options, **access)
         settings = self._settings({**replaced, **parts}, encoders)
         computed = {
             name: value() if isinstance(value, partial) else value
