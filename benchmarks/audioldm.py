@@ -31,11 +31,14 @@ SECONDS = 10.0
 BASELINE_STEPS = 200
 EQUAL_STEPS = 10
 
-# Name: library, steps (None: our default), dtype ("auto": our pipeline's choice).
+# Name: library, steps (None: our default), dtype ("auto": our pipeline's choice). A name that ends
+# in "-low-memory" loads our pipeline so.
 VARIANTS: dict[str, tuple[str, int | None, str]] = {
     "diffusers": ("diffusers", BASELINE_STEPS, "float32"),
     "ours": ("ours", None, "auto"),
+    "ours-low-memory": ("ours", None, "auto"),
     "ours-float32": ("ours", None, "float32"),
+    "ours-float32-low-memory": ("ours", None, "float32"),
     "diffusers-equal": ("diffusers", EQUAL_STEPS, "float32"),
     "ours-equal": ("ours", EQUAL_STEPS, "float32"),
     "diffusers-equal-bfloat16": ("diffusers", EQUAL_STEPS, "bfloat16"),
@@ -159,7 +162,9 @@ def _save_text_encoder(folder: Path) -> None:
     ).save_pretrained(folder / "tokenizer")
 
 
-def load_ours(folder: Path, steps: int | None, dtype: Any) -> tuple[Any, Callable[..., Any], int]:
+def load_ours(
+    folder: Path, steps: int | None, dtype: Any, *, low_memory: bool = False
+) -> tuple[Any, Callable[..., Any], int]:
     """Load our pipeline.
 
     Returns:
@@ -177,6 +182,7 @@ def load_ours(folder: Path, steps: int | None, dtype: Any) -> tuple[Any, Callabl
         translator=folder / "translator",
         scheduler=scheduler,  # pyright: ignore[reportArgumentType]
         torch_dtype=dtype,
+        low_memory=low_memory,
     )
 
     def generate(image: Any, *, callback: Callable[..., Any], **options: Any) -> Any:
@@ -237,7 +243,9 @@ def run_variant(
 
     started = clock()
     if library == "ours":
-        pipe, generate, steps = load_ours(folder, steps, dtype)
+        pipe, generate, steps = load_ours(
+            folder, steps, dtype, low_memory=name.endswith("low-memory")
+        )
     else:
         pipe, generate = load_diffusers(folder, dtype)
     pipe.set_progress_bar_config(disable=True)

@@ -250,7 +250,9 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             UserError: If an argument is invalid, or a source is unreadable (it is named).
         """
         call = self._prepare_call(locals())
-        call.height, call.width = (side or self.decoder.size for side in (height, width))
+        call.height, call.width = (
+            self.decoder.size if side is None else side for side in (height, width)
+        )
         count = check_decoder_call(self, call)
         start = None
         if call.image is not None:

@@ -154,7 +154,9 @@ class TranslatorPipeline(CardedPipeline):
         checkpoint = open_checkpoint(name, cls.preset_kind, published_only=published_only, **access)
         checkpoint.pipeline_class = cls
         checkpoint.fetch_text_encoder = fetch_text_encoder
-        pipeline = checkpoint.load(given, replaced, torch_dtype=torch_dtype, low_memory=low_memory, **options)
+        pipeline = checkpoint.load(
+            given, replaced, torch_dtype=torch_dtype, low_memory=low_memory, **options
+        )
         pipeline.register_to_config(_name_or_path=os.fspath(name))
         pipeline._access, pipeline._low_memory = checkpoint.access, low_memory
         return pipeline

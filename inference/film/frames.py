@@ -55,8 +55,8 @@ class DecodedFrames:
     ):
         expect(0 <= walk_in_s < math.inf, "walk_in_s", "0 or more", walk_in_s)
         self.pipeline, self.options, self.calls = pipeline, options, dict(calls or {})
-        size = pipeline.decoder.size
-        height, width = (self.calls.get(name) or size for name in ("height", "width"))
+        sides = (self.calls.get(name) for name in ("height", "width"))
+        height, width = (pipeline.decoder.size if side is None else side for side in sides)
         generator = torch.Generator().manual_seed(seed)
         shape = (2, *pipeline.decoder.latent_shape(height, width))
         self._noise = torch.randn(shape, generator=generator, dtype=torch.float32)

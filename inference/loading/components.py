@@ -192,7 +192,7 @@ def stream_encoder(encoder: Encoder, name: str, **access: Any) -> None:
     """Leave the weights of an encoder, which was loaded by its name, in their files."""
     files = find_checkpoint(name, encoder.family, **access).weights
     stored = stored_tensors(file for file in files if file.suffix == ".safetensors")
-    stream_weights(encoder.backend.model, stored, encoder.dtype)
+    stream_weights(cast(Any, encoder.backend).model, stored, encoder.dtype)
 
 
 def load_components(

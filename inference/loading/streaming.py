@@ -57,13 +57,13 @@ def stream_weights(model: nn.Module, stored: dict[str, StoredTensor], dtype: tor
     """
     for prefix, module in model.named_modules():
         own = {name: value for name, value in module._parameters.items() if value is not None}
-        places = {name: stored.get(f"{prefix}.{name}".lstrip(".")) for name in own}
-        if not own or None in places.values() or "forward" in vars(module):
+        names = {name: f"{prefix}.{name}".lstrip(".") for name in own}
+        if not own or not stored.keys() >= {*names.values()} or "forward" in vars(module):
             continue
         for name, value in own.items():
             empty = torch.full((), math.nan, dtype=dtype).expand(value.shape)
             module._parameters[name] = nn.Parameter(empty, requires_grad=False)
-        module.forward = partial(_forward, module, places)
+        module.forward = partial(_forward, module, {k: stored[v] for k, v in names.items()})
     nn.Module.to(model, dtype)
 
 

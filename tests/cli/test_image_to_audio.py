@@ -42,6 +42,7 @@ Run = Callable[..., tuple[int, str, str]]
         ("--dtype fp16 --device cpu", "--dtype: fp16 is slow and overflows on the CPU."),
         ("--audio-format mp3", "'mp3' is not one of 'wav', 'flac', 'ogg'"),
         ("--num-candidates 1 --ranker x", "--ranker: there is nothing to rank with one candidate."),
+        ("--low-memory --device cuda", "--low-memory: the models stay on disk"),
         ("--ranker-translator x", "--ranker-translator: it maps into the space of a ranker."),
         ("--seeds 1", "No such option: --seeds"),
         ("-o sound.mp3", "--output: .mp3 cannot be written. Use .wav, .flac or .ogg"),

@@ -204,6 +204,7 @@ def test_offloading_changes_no_image(pipe, painter_folder):
         ({"image_embeds": vectors(1), "strength": 1.5}, "strength to be from 0.0 to 1.0"),
         ({"image_embeds": vectors(1), "num_candidates": 0}, "num_candidates"),
         ({"image_embeds": vectors(1), "height": 15}, "height to be a multiple of 2 pixels"),
+        ({"image_embeds": vectors(1), "width": 0}, "width to be a multiple of 2 pixels"),
         ({"image_embeds": vectors(1), "output_type": "gif"}, "output_type to be one of pil"),
         ({"image_embeds": vectors(2), "generator": seeded(0)}, "one for each of the 2 items"),
         ({"image_embeds": vectors(1), "latents": torch.zeros(1, 4, 2, 2)}, "Expected latents of"),

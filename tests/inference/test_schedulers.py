@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from clip2clap.core.errors import UserError
-from clip2clap.inference.schedulers import few_step_scheduler
+from clip2clap.inference.schedulers import few_step_scheduler, replace_solver
 
 from .builders import FAST, SECONDS, colored_images, seeded, unit_vectors
 
@@ -63,10 +63,7 @@ def test_the_few_step_scheduler_comes_closer_than_ddim_to_many_steps(pipe, ddim)
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_scheduler_of_diffusers_generates_in_both_directions(pipe, decoder, name):
     ours: Any = few_step_scheduler(DDIMScheduler(), algorithm_type="sde-dpmsolver++")
-    own_type = {"DEISMultistepScheduler": "deis", "SASolverScheduler": "data_prediction"}
-    options = {"algorithm_type": own_type[name]} if name in own_type else {}
-    scheduler = getattr(diffusers, name).from_config(ours.config, **options)
-    pipe.scheduler = decoder.scheduler = scheduler
+    pipe.scheduler = decoder.scheduler = replace_solver(ours, getattr(diffusers, name))
     call = {"num_inference_steps": 5, "generator": 0, "output_type": "pt"}
     audios = pipe(prompt_embeds=unit_vectors(2), audio_length_in_s=SECONDS, **call).audios
     assert audios.isfinite().all()

@@ -125,7 +125,7 @@ def _require_offload(options: AudioToImage, device: str) -> None:
 
 
 def _load(options: AudioToImage) -> Any:
-    device = choose_device(options.device)
+    device = choose_device("cpu" if options.low_memory else options.device)
     _require_offload(options, device.type)
     parts = ("clap", "translator", "clip", "ip_adapter")
     return load_pipeline(
@@ -135,6 +135,7 @@ def _load(options: AudioToImage) -> Any:
         dtype=choose_dtype(options.dtype, device),
         scheduler=options.scheduler,
         offload=options.offload,
+        low_memory=options.low_memory,
         **{part: getattr(options, part) for part in parts},
     )
 

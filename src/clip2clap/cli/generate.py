@@ -21,7 +21,7 @@ def call_arguments(pipeline: Any, options: Any) -> dict[str, Any]:
         "negative_prompt": options.negative_prompt,
         "num_inference_steps": steps or config["default_num_inference_steps"],
         "guidance_scale": config["default_guidance_scale"] if scale is None else scale,
-        "batch_size": options.batch_size or 4,
+        "batch_size": options.batch_size or (1 if options.low_memory else 4),
     }
 
 

@@ -105,7 +105,7 @@ def _require_candidates(options: ImageToAudio, num_candidates: int) -> None:
 
 
 def _load(options: ImageToAudio) -> Any:
-    device = choose_device(options.device)
+    device = choose_device("cpu" if options.low_memory else options.device)
     parts = ("clip", "translator", "ranker", "ranker_translator")
     return load_pipeline(
         "generator",
@@ -114,6 +114,7 @@ def _load(options: ImageToAudio) -> Any:
         dtype=choose_dtype(options.dtype, device),
         scheduler=options.scheduler,
         num_candidates=options.num_candidates or 1,
+        low_memory=options.low_memory,
         **{part: getattr(options, part) for part in parts},
     )
 

@@ -11,6 +11,8 @@ _SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
     "pndm": "PNDMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "sa-solver": "SASolverScheduler",
 }
 _KINDS: dict[str, Kind] = {
     **{kind: kind for kind in get_args(Kind)},
@@ -29,6 +31,13 @@ def check_models(options: Any) -> None:
         name = getattr(options, param, None)
         if name is not None:
             check_name(name, kind, param=param)
+    if getattr(options, "low_memory", False):
+        offload = getattr(options, "offload", "none")
+        require(
+            options.device in ("auto", "cpu") and offload == "none",
+            "low_memory",
+            "the models stay on disk and compute on the CPU. Leave --device and --offload out.",
+        )
     for param in ("translator", "ranker_translator"):
         check_translator(getattr(options, param, None), param)
     for kind in ("generator", "decoder"):
@@ -73,7 +82,7 @@ def load_pipeline(
         scheduler: Solver on the pipeline's own noise schedule.
         offload: Offloading to the CPU.
         num_candidates: Candidates, which a text-only CLAP cannot rank.
-        **parts: Names of its encoders and translators.
+        **parts: Names of its encoders and translators, and `low_memory`.
 
     Raises:
         UserError: If a published generator or decoder is named without a translator, nothing tells
@@ -125,10 +134,9 @@ def _use_scheduler(pipeline: Any, name: str) -> None:
         return
     import diffusers
 
-    from clip2clap.core.hub import quiet
+    from clip2clap.inference.schedulers import replace_solver
 
     # AudioLDM and Stable Diffusion were published with DDIM and PNDM at this spacing.
     spacing = {"timestep_spacing": "leading"} if name in ("ddim", "pndm") else {}
-    with quiet():
-        solver = getattr(diffusers, _SCHEDULERS[name])
-        pipeline.scheduler = solver.from_config(pipeline.scheduler.config, **spacing)
+    solver = getattr(diffusers, _SCHEDULERS[name])
+    pipeline.scheduler = replace_solver(pipeline.scheduler, solver, **spacing)

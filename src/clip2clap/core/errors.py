@@ -39,7 +39,17 @@ class MissingExtraError(UserError, ImportError):
 
 
 class InterruptedCallError(RuntimeError):
-    """Error of a pipeline's call that `interrupt` stopped; it has no output."""
+    """Error of a pipeline's call that `interrupt` stopped; it has no output.
+
+    Examples:
+        >>> from clip2clap import ImageToAudioPipeline, InterruptedCallError
+        >>> pipe = ImageToAudioPipeline.from_pretrained("demo")
+        >>> try:
+        ...     _ = pipe("dog.jpg", callback_on_step_end=lambda pipe, *_: pipe.interrupt())
+        ... except InterruptedCallError:
+        ...     print("stopped")
+        stopped
+    """
 
 
 def is_integer(value: object) -> TypeGuard[int]:

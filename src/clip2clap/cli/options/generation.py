@@ -19,7 +19,7 @@ from clip2clap.cli.options.common import (
 )
 
 OffloadName = Literal["none", "model", "sequential"]
-SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm"]
+SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm", "deis", "sa-solver"]
 ImageFormat = Literal["png", "jpg", "webp"]
 
 
@@ -54,6 +54,12 @@ class Sampling(StepsAndDuration, Prompts, Seed, panel="Sampling"):
         "own number, for images --num-images.",
         was="--candidates",
         min=1,
+    )
+    low_memory: bool = option(
+        "Leave the weights on disk and map each layer's while it runs, on the CPU; one output at a "
+        "time. The output is the same.",
+        default=False,
+        panel="Running",
     )
 
 
