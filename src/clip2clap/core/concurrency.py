@@ -27,13 +27,9 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], pool: Executor, *, ahead: int
 ) -> Generator[Result]:
-    """Yield `function(item)` in the order of the items, computed in a pool.
+    """Yield `function(item)` in the order of the items, computed in a pool, which is left open.
 
-    Args:
-        function: Called in the pool.
-        items: Read in the caller's thread.
-        pool: Left open.
-        ahead: Most results in work beside the one yielded.
+    The items are read in the caller's thread, `ahead` of them beyond the one whose result is next.
     """
     pending: deque[Future[Result]] = deque()
     try:

@@ -104,17 +104,10 @@ def _remove_abandoned(folder: Path) -> None:
 def free_stem(
     folder: Path, stem: str, suffixes: Sequence[str], *, taken: set[str], overwrite: bool = False
 ) -> str:
-    """Find a file stem that is unused in a folder, and short enough for the file system.
+    """Return `stem`, or `stem-2`, `stem-3` and so on, for files of these suffixes in a folder.
 
-    Args:
-        folder: Folder of the files.
-        stem: Preferred stem.
-        suffixes: Suffixes of the files that will be written, such as `.wav`.
-        taken: Further used stems, case-folded, since some file systems ignore case.
-        overwrite: Whether existing files may be replaced.
-
-    Returns:
-        `stem` if it is free, otherwise `stem-2`, `stem-3` and so on.
+    It is short enough for the file system, and neither taken (case-folded, since some file systems
+    ignore case) nor, unless existing files may be replaced, the stem of one.
     """
     room = _MAX_NAME_BYTES - max(len(os.fsencode(suffix)) for suffix in suffixes)
     while len(os.fsencode(stem)) > room:
@@ -158,11 +151,8 @@ def is_url(source: str) -> bool:
 def visible_files(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:
     """Return the files of a folder, sorted by name, without its subfolders.
 
-    Hidden files are left out, such as the `._dog.jpg` that macOS writes beside `dog.jpg`.
-
-    Args:
-        folder: Existing folder.
-        suffixes: Wanted suffixes in lower case; all if None.
+    Hidden files are left out, such as the `._dog.jpg` that macOS writes beside `dog.jpg`, and those
+    of other suffixes (in lower case), if some are given.
     """
     return sorted(
         (

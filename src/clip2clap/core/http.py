@@ -37,12 +37,9 @@ class PrivateAddressError(FetchError):
 
 
 class BusyError(FetchError):
-    """Failed request that may succeed later.
+    """Failed request that may succeed later, after the seconds that the server asks to wait.
 
-    Args:
-        reason: The message.
-        pause: Seconds that the server asks to wait.
-        overloaded: The server asks for fewer requests.
+    `overloaded` is True if it asks for fewer requests.
     """
 
     def __init__(self, reason: str, *, pause: float | None = None, overloaded: bool = False):
@@ -54,22 +51,15 @@ class BusyError(FetchError):
 class Client:
     """Asynchronous HTTP client that connects to public addresses only.
 
-    Args:
-        max_bytes: Bytes of a body above which a request fails; None for no limit.
-        connections: Connections in use at once.
-        connect_seconds: Limit for finding a server's address and connecting to it.
-        read_seconds: Limit for a server's silence.
-        allow_private: Also connect to private addresses: this machine and its network.
-        use_proxy: Use the proxy that the environment names, if any. The proxy then resolves host
-            names, so that addresses are not checked.
-        purpose: Note in the User-Agent.
-        accept: The Accept header.
+    A body of more than `max_bytes` fails. With `use_proxy` the proxy that the environment names, if
+    any, resolves host names, so that addresses are not checked. The purpose is a note in the
+    User-Agent. `DownloadConfig` says what the other limits are.
     """
 
     def __init__(
         self,
         *,
-        max_bytes: int | None,
+        max_bytes: int,
         connections: int = 1,
         connect_seconds: float = 10.0,
         read_seconds: float = 10.0,
@@ -108,18 +98,11 @@ class Client:
     async def send(
         self, request: httpx.Request, *, write: Callable[[bytes], object] | None = None
     ) -> bytes | httpx.Request:
-        """Send a request once.
+        """Send a request once; return the body, or the request that the server redirects to.
 
-        Args:
-            request: From `request`, or a redirect that this method returned.
-            write: Called with each part of the body, which is then not returned.
-
-        Returns:
-            The body, or the request that the server redirects to.
-
-        Raises:
-            BusyError: If the server is busy (429, 500, 502, 503, 504) or the connection breaks.
-            FetchError: If it fails for good.
+        Parts of the body are not returned but written, if `write` is given. Raises a `BusyError` if
+        the server is busy (429, 500, 502, 503, 504) or the connection breaks, and a `FetchError` if
+        the request fails for good.
         """
         url = request.url
         if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65_535:
@@ -155,7 +138,7 @@ class Client:
         encoding = response.headers.get("content-encoding", "identity")
         if encoding.strip().lower() not in ("", "identity"):
             raise FetchError(f"sent in the encoding {encoding[:40]!r}, which was not requested")
-        limit = float("inf") if self._max_bytes is None else self._max_bytes
+        limit = self._max_bytes
         # A content-length above the limit is rejected; a small one is not trusted.
         size = int(response.headers.get("content-length", 0))
         parts, received = [], 0
@@ -173,25 +156,15 @@ class Client:
 def fetch(
     url: str,
     *,
-    max_bytes: int | None,
+    max_bytes: int,
     seconds: float | None = None,
     allow_private: bool = False,
     write: Callable[[bytes], object] | None = None,
 ) -> bytes:
-    """Fetch a file, following redirects.
+    """Fetch a file's bytes, following redirects; parts go to `write` instead, if it is given.
 
-    Args:
-        url: The http or https address.
-        max_bytes: Bytes above which it fails; None for no limit.
-        seconds: Limit for the whole fetch; None for one of 30 s on the server's silence alone.
-        allow_private: Also connect to private addresses: this machine and its network.
-        write: Called with each part of the file, which is then not returned.
-
-    Returns:
-        The file's bytes; empty if they went to `write`.
-
-    Raises:
-        FetchError: If the file cannot be fetched; the message is the reason, in one line.
+    Without a limit on the seconds of the whole fetch, the server may be silent for 30 s. A
+    `FetchError` has the reason.
     """
 
     async def run() -> bytes:

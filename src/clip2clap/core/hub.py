@@ -21,19 +21,10 @@ def list_hub_files(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Listing:
-    """List a repository's files in one request with a time limit.
+    """List a repository's files in one request with a time limit; return any error of it.
 
     The hub client's own listing retries for minutes, and its downloads never time out where a
     firewall drops packets.
-
-    Args:
-        repo_id: Id of the repository.
-        revision: Branch, tag or commit.
-        token: Credentials for a private repository.
-        local_files_only: Send no request.
-
-    Returns:
-        Paths in the repository, or the error if there is no such repository or no network.
     """
     if local_files_only:
         return ConnectionError("local_files_only is set")
@@ -67,26 +58,11 @@ def fetch(
 ) -> Path:
     """Return the local folder of a repository, with the chosen files downloaded.
 
-    The hub is asked once, with a time limit; where it refuses or cannot be reached, files that
-    were downloaded before are used.
-
-    Args:
-        repo_id: Id of the repository.
-        choose_files: Returns names or patterns of the wanted files, given the repository's files,
-            or None where the hub cannot list them.
-        hint: Sentence of the message with the valid alternatives.
-        name: Name that the user gave, if it is not the repository's.
-        guess: Name that may have been meant.
-        revision: Branch, tag or commit.
-        token: Credentials for a private repository.
-        local_files_only: Send no request.
-        cache_dir: Folder of downloads, in place of the hub's own cache.
-        force_download: Download files again that are on disk already.
-        listed: What `list_hub_files` returned before.
-
-    Raises:
-        ModelNotFoundError: If there is no such repository, or the hub cannot be reached and the
-            files are not on disk.
+    The hub is asked once, with a time limit, unless `listed` is its answer; where it refuses or
+    cannot be reached, files that were downloaded before are used. `choose_files` returns the names
+    or patterns of the wanted files, given the repository's files, or None where the hub cannot list
+    them. A `ModelNotFoundError` has the `name` that the user gave, if it is not the repository's, a
+    `hint` with the valid alternatives, and the name that may have been meant as a `guess`.
     """
     from huggingface_hub import snapshot_download
 
@@ -108,29 +84,27 @@ def fetch(
         )
     except Exception as error:
         raise _explained(
-            refusal or error, name or repo_id, repo_id, hint=hint, guess=guess, revision=revision
+            refusal or error, name or repo_id, repo_id, hint, guess, revision
         ) from error
     return Path(folder)
 
 
 def _explained(
-    error: Exception, name: str, repo_id: str, *, hint: str, guess: str | None, revision: str | None
+    error: Exception, name: str, repo_id: str, hint: str, guess: str | None, revision: str | None
 ) -> ModelNotFoundError:
     from huggingface_hub import errors
 
-    if isinstance(error, errors.HFValidationError):
-        return ModelNotFoundError(f"{name!r} is neither a folder nor a hub id. {hint}")
-    if isinstance(error, errors.GatedRepoError):
-        return ModelNotFoundError(
-            f"{name!r} requires its terms to be accepted: accept them on the hub's page, then log "
-            "in with `hf auth login`."
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelNotFoundError(
-            f"The hub has no public model {name!r}. {hint} A private one needs `hf auth login`."
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFoundError(f"{name!r} has no revision {revision!r}.")
+    messages = {
+        errors.HFValidationError: f"{name!r} is neither a folder nor a hub id. {hint}",
+        errors.GatedRepoError: f"{name!r} requires its terms to be accepted: accept them on the "
+        "hub's page, then log in with `hf auth login`.",
+        errors.RepositoryNotFoundError: f"The hub has no public model {name!r}. {hint} A private "
+        "one needs `hf auth login`.",
+        errors.RevisionNotFoundError: f"{name!r} has no revision {revision!r}.",
+    }
+    for kind, message in messages.items():
+        if isinstance(error, kind):
+            return ModelNotFoundError(message)
     return HubUnreachableError(
         f"{name!r} is not on this machine and the model hub can't be reached "
         f"({one_line(error, limit=80)}). "

@@ -128,35 +128,13 @@ _OTHER_LIBRARIES = ("open_clip:", "laion_clap:")
 
 
 def resolve(name: str, kind: Kind) -> str:
-    """Return the hub id or local folder of a name.
-
-    Args:
-        name: Preset, hub id or folder.
-        kind: Model type; one name may be a preset of several types ("demo").
-
-    Returns:
-        Hub id or demo folder of a preset; any other name as it is.
-
-    Raises:
-        ValueError: If `kind` is unknown.
-    """
-    if kind not in PRESETS:
-        raise ValueError(f"Expected kind to be one of {', '.join(PRESETS)}, got {kind!r}.")
+    """Return the hub id or demo folder of a preset; any other name as it is."""
     preset = PRESETS[kind].get(name)
     return name if preset is None else preset.repo_id
 
 
 def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
-    """Check that a name may refer to a model, without loading it or a request to the hub.
-
-    Args:
-        name: Preset, hub id or folder.
-        kind: Model type.
-        param: Name of the parameter, for the error.
-
-    Raises:
-        UserError: If it is neither a preset, nor a folder, nor shaped like a hub id.
-    """
+    """Raise unless a name is a preset, a folder or shaped like a hub id, without a request to it."""
     containers = PRESETS[_CONTAINERS[kind]] if kind in _CONTAINERS else {}
     if name in PRESETS[kind] or name in containers or name.startswith(_OTHER_LIBRARIES):
         return
@@ -175,12 +153,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def suggestion(name: str, kind: Kind) -> str:
-    """Return a hint with model names similar to one that was not found.
-
-    Args:
-        name: The name that was not found; it is never suggested itself.
-        kind: Model type.
-    """
+    """Return a hint with a name similar to one that was not found, or with all presets."""
     presets = [each for each in PRESETS[kind] if each != name]
     close = difflib.get_close_matches(Path(name).name, presets, n=1)
     if close:
