@@ -23,13 +23,8 @@ _CHANNELS = (1, 3, 4)
 def to_file(source: Any, name: str) -> Any:
     """Return the path, bytes or seekable file that an object stands for; others as they are.
 
-    Args:
-        source: A file name, bytes of any type, an opened file, or an item of a column of
-            `datasets`: a dictionary with "bytes" or "path".
-        name: Name for the message.
-
-    Raises:
-        UserError: If the dictionary has neither, or the file is opened as text.
+    It is a file name, bytes of any type, an opened file, or an item of a column of `datasets`: a
+    dictionary with "bytes" or "path". Messages name it.
     """
     if isinstance(source, Mapping):
         found = [source[key] for key in ("bytes", "path") if source.get(key) is not None]
@@ -57,11 +52,7 @@ def to_file(source: Any, name: str) -> Any:
 
 
 def to_array(value: Any) -> np.ndarray | None:
-    """Return an array, a tensor of any dtype and device, or a list of numbers as a NumPy array.
-
-    Returns:
-        The array; None for anything else.
-    """
+    """Return an array, tensor or list of numbers as a NumPy array; None for anything else."""
     if hasattr(value, "detach") and hasattr(value, "is_floating_point"):
         value = value.detach().cpu()
         # NumPy has no bfloat16.
@@ -77,20 +68,11 @@ def to_array(value: Any) -> np.ndarray | None:
 
 
 def to_waveform(source: Any, name: str) -> tuple[np.ndarray, int] | None:
-    """Return the waveform of a pair, of a dictionary or of a decoder.
+    """Return the checked mono waveform, float32, and the sampling rate that an object stands for.
 
-    Args:
-        source: A waveform and its sampling rate in Hz, in either order; a dictionary with "array"
-            and "sampling_rate"; or an object with `get_all_samples()`, as torchcodec's
-            `AudioDecoder`.
-        name: Name for messages.
-
-    Returns:
-        The waveform, shape (samples,), float32, and its sampling rate; None for anything else.
-
-    Raises:
-        UserError: If the samples are no floats, of another shape, none or not finite, or the
-            sampling rate is no whole number of Hz.
+    It is a waveform and its sampling rate in Hz, in either order; a dictionary with "array" and
+    "sampling_rate"; or an object with `get_all_samples()`, as torchcodec's `AudioDecoder`. None for
+    anything else.
     """
     if hasattr(source, "get_all_samples"):
         decoded = source.get_all_samples()
@@ -136,17 +118,11 @@ def is_cancelled(mixed: float, powers: np.ndarray) -> bool:
 
 
 def to_image(array: np.ndarray, name: str, *, channels_first: bool) -> Image.Image:
-    """Convert an array to an image of mode L, RGB or RGBA.
+    """Convert an array to an image of mode L, RGB or RGBA; raise if it is none.
 
-    Args:
-        array: Pixels, shape (height, width), (height, width, channels) or (channels, height,
-            width), of 1, 3 or 4 channels: integers from 0 to 255, 16-bit unsigned integers of the
-            full range, truth values, or floats in [0, 1].
-        name: Name for messages.
-        channels_first: Read a shape that may be both as (channels, height, width), as in torch.
-
-    Raises:
-        UserError: If the shape, the dtype or a value is another.
+    Pixels have shape (height, width), (height, width, channels) or (channels, height, width), which
+    a shape that may be both is with `channels_first`, and 1, 3 or 4 channels: integers from 0 to
+    255, 16-bit unsigned integers of the full range, truth values, or floats in [0, 1].
     """
     expected = (
         f"Expected pixels of {name} with shape (height, width, channels) or (channels, height, "

@@ -178,28 +178,16 @@ def is_silent(waveform: np.ndarray) -> bool:
 
 
 def require_audible(waveform: np.ndarray, name: str) -> None:
-    """Raise an error for a silent waveform.
-
-    Args:
-        waveform: Samples, shape (samples,), at least one.
-        name: Name for the message.
-
-    Raises:
-        SilentAudioError: If it is silent.
-    """
+    """Raise a `SilentAudioError` that names a waveform, shape (samples,), if it is silent."""
     if is_silent(waveform):
         raise SilentAudioError(f"{name} is silent. Give audio with content.")
 
 
 def find_audio(inputs: Sequence[str]) -> list[str]:
-    """Replace each folder by the audio files and videos in it, without its subfolders.
+    """Replace each folder by the audio files and videos in it, sorted, without hidden ones.
 
-    Args:
-        inputs: Files and folders.
-
-    Returns:
-        Files in the order given, those of a folder sorted by name, without hidden ones. A folder
-        without any is kept, so that `load_audio` raises its error.
+    Subfolders are not searched. A folder without any is kept, so that `load_audio` raises its
+    error.
     """
     found: list[str] = []
     for name in inputs:

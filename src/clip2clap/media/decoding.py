@@ -60,24 +60,15 @@ def decode_audio(
     layout: str | None = None,
     most: float | None = None,
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Decode the default audio track of a file, or a part of it.
+    """Decode the default audio track of a file, or the part of some seconds from a start.
 
-    Args:
-        file: Opened file.
-        name: Name for messages.
-        start: Start of the part, in s after the track's first sample.
-        seconds: Length of the part, in s; to the end if None.
-        sampling_rate: In Hz; by default that of the track's beginning.
-        layout: Channel layout of two or more channels; by default the track's own.
-        most: Largest length, in s.
-
-    Yields:
-        Blocks, shape (channels, samples), float32, full scale at -1 and 1, and their sampling rate
-        in Hz.
+    Yields blocks, shape (channels, samples), float32, full scale at -1 and 1, and their sampling
+    rate in Hz: by default that of the track's beginning. The layout is that of two or more
+    channels; by default the track's own.
 
     Raises:
         UnreadableAudioError: If it cannot be decoded, is truncated, ends before `start`, is longer
-            than `most`, or holds no samples or non-finite ones.
+            than `most` seconds, or holds no samples or non-finite ones.
     """
     with _opened(file, name) as track:
         check_sampling_rate(track.rate, name)
@@ -280,11 +271,7 @@ def _blocks(
 
 
 def check_sampling_rate(rate: float, name: str) -> None:
-    """Raise an error for a sampling rate at which nothing can be heard, or that fills the memory.
-
-    Raises:
-        UnreadableAudioError: If it is outside `SAMPLING_RATES`.
-    """
+    """Raise an error for a sampling rate at which nothing can be heard, or that fills the memory."""
     least, most = SAMPLING_RATES
     if not least <= rate <= most:
         raise UnreadableAudioError(

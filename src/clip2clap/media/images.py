@@ -157,16 +157,7 @@ def write_image(path: str | Path, image: Image.Image) -> None:
 
 
 def image_grid(images: Sequence[Image.Image]) -> Image.Image:
-    """Arrange images of one size in a grid, row by row; empty cells are white.
-
-    Args:
-        images: At least one image.
-
-    Raises:
-        UserError: If there is no image.
-    """
-    if not images:
-        raise UserError("Expected at least one image for a grid, got none.")
+    """Arrange images of one size, at least one, in a grid, row by row; empty cells are white."""
     columns = math.ceil(math.sqrt(len(images)))
     width, height = images[0].size
     size = (columns * width, math.ceil(len(images) / columns) * height)
@@ -196,16 +187,9 @@ def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> "Tensor
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
-    """Replace each folder by the images in it, without its subfolders.
+    """Replace each folder by the images in it, sorted, without hidden ones; raise if it has none.
 
-    Args:
-        inputs: Files, folders and http(s) URLs.
-
-    Returns:
-        Files and URLs in the order given, those of a folder sorted by name, without hidden ones.
-
-    Raises:
-        UserError: If a folder holds no image.
+    Subfolders are not searched. Files and http(s) URLs stay.
     """
     found: list[str] = []
     for name in inputs:

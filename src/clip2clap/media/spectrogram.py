@@ -29,15 +29,8 @@ def mel_filters(
 ) -> np.ndarray:
     """Compute triangular mel filters from 0 Hz to half the sampling rate.
 
-    Args:
-        window_size: Samples of the Fourier transform's window.
-        mel_bins: Number of filters.
-        sampling_rate: In Hz.
-        scale: Mel scale: `2595 log10(1 + f / 700)` for `"htk"`.
-        norm: Scale each filter to unit area on the mel scale, or leave its peak at 1.
-
-    Returns:
-        Filters, shape (window_size // 2 + 1, mel_bins), float64.
+    Each is scaled to unit area on the mel scale, or with `norm=None` has a peak of 1. The shape is
+    (window_size // 2 + 1, mel_bins), float64.
     """
     from transformers.audio_utils import mel_filter_bank
 
@@ -53,21 +46,14 @@ def mel_filters(
 
 
 def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Compute a log-mel power spectrogram.
+    """Compute a log-mel power spectrogram of a waveform, shape (samples,).
 
     A Hann window of 64 ms, and 128 triangular filters evenly spaced on the HTK mel scale from 0 Hz
     to half the sampling rate.
 
-    Args:
-        waveform: Samples, shape (samples,), full scale at -1 and 1.
-        sampling_rate: In Hz.
-
     Returns:
         Power in dB relative to the loudest point, shape (mel bins, frames), from
         `-DYNAMIC_RANGE_DB` to 0; all `-DYNAMIC_RANGE_DB` for silence.
-
-    Raises:
-        UserError: If the waveform is not of shape (samples,) or has no samples.
     """
     samples = np.asarray(waveform, dtype=np.float32)
     if samples.ndim != 1 or samples.size == 0:
@@ -90,17 +76,7 @@ def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
 def draw_spectrogram(
     waveform: np.ndarray, sampling_rate: int, *, width: int, height: int
 ) -> Image.Image:
-    """Draw a log-mel spectrogram without axes, low frequencies at the bottom.
-
-    Args:
-        waveform: Samples, shape (samples,), full scale at -1 and 1.
-        sampling_rate: In Hz.
-        width: Width of the image in pixels.
-        height: Height of the image in pixels.
-
-    Raises:
-        UserError: If the waveform is not of shape (samples,) or has no samples.
-    """
+    """Draw a log-mel spectrogram without axes, low frequencies at the bottom, of a size in pixels."""
     from matplotlib import colormaps
 
     loudness = 1 + log_mel_spectrogram(waveform, sampling_rate)[::-1] / DYNAMIC_RANGE_DB
@@ -111,17 +87,7 @@ def draw_spectrogram(
 def write_spectrogram(
     path: str | Path, waveform: np.ndarray, sampling_rate: int, *, title: str | None = None
 ) -> None:
-    """Write a log-mel spectrogram with axes as a PNG of 1800 x 800 pixels.
-
-    Args:
-        path: File to write, replaced if it exists; its folder must exist.
-        waveform: Samples, shape (samples,), full scale at -1 and 1.
-        sampling_rate: In Hz.
-        title: Line above the spectrogram.
-
-    Raises:
-        UserError: If the waveform is not of shape (samples,) or has no samples.
-    """
+    """Write a log-mel spectrogram with axes, and a title above it, as a PNG of 1800 x 800 pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from transformers.audio_utils import hertz_to_mel

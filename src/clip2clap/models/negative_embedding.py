@@ -34,15 +34,7 @@ class LearnedNegativeEmbedding(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_vector(cls, vector: Tensor, *, origin: str = "learned") -> "LearnedNegativeEmbedding":
-        """Create the embedding from a vector.
-
-        Args:
-            vector: Shape (d,), in the generator's CLAP space, used at its norm.
-            origin: Origin of the vector, kept in the config.
-
-        Raises:
-            UserError: If `vector` is not a single vector of finite values.
-        """
+        """Create the embedding from a vector, shape (d,), in the generator's CLAP space."""
         if vector.ndim != 1 or not torch.isfinite(vector).all():
             raise UserError(
                 f"Expected one vector of finite values, shape (d,), got {tuple(vector.shape)}."

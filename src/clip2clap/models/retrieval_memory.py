@@ -54,16 +54,7 @@ class RetrievalMemory(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_embeds(cls, known: Tensor, *, beta: float, mix: float) -> "RetrievalMemory":
-        """Create a memory of given embeddings.
-
-        Args:
-            known: Embeddings to store, shape (count, d); they are scaled to unit norm.
-            beta: Inverse temperature of the softmax.
-            mix: Weight of the retrieved embedding.
-
-        Raises:
-            UserError: If `known` has another shape, a value that is not finite or a zero row.
-        """
+        """Create a memory of embeddings, shape (count, d), which are scaled to unit norm."""
         if known.ndim != 2 or not torch.isfinite(known).all() or not known.any(dim=1).all():
             raise UserError(
                 "Expected rows of finite values, not all zero, shape (count, d), got "
