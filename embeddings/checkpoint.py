@@ -96,7 +96,7 @@ def find_checkpoint(
     """
     name = str(name)
     access = {"revision": revision, "token": token, "local_files_only": local_files_only}
-    access["cache_dir"] = cache_dir
+    access |= {"cache_dir": cache_dir}
     if not name:
         raise UserError(f"The {family.upper()}'s name is empty. {suggestion(name, family)}")
     for prefix, owner in ((_OPEN_CLIP_PREFIX, "clip"), (_LAION_CLAP_PREFIX, "clap")):
@@ -156,10 +156,8 @@ class _Source:
             name=self.name,
             hint=hint,
             guess=self._close_preset(),
-            revision=self.access["revision"],
-            token=self.access["token"],
-            cache_dir=self.access["cache_dir"],
             listed=self.listed,
+            **self.access,
         )
 
     def _close_preset(self) -> str | None:

@@ -89,15 +89,9 @@ class EmbeddingSpace:
 
 
 def require_same_model(expected: EmbeddingSpace, got: EmbeddingSpace, *, what: str) -> None:
-    """Raise if embeddings of different models are used together.
+    """Raise a `SpaceMismatchError` if embeddings of different models are used together.
 
-    Args:
-        expected: Space that the receiver expects.
-        got: Space of its input.
-        what: Beginning of the message, such as "the translator's target".
-
-    Raises:
-        SpaceMismatchError: If the models differ; the message names both.
+    Its message begins with `what`, such as "the translator's target", and names both models.
     """
     if expected.same_model_as(got):
         return

@@ -6,6 +6,7 @@ from typing import Literal
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import as_path, replacing
+from clip2clap.core.output_folder import writing_to
 
 Published = Literal["audiocaps", "conceptual-captions", "wit"]
 Split = Literal["train", "val", "test"]
@@ -31,17 +32,10 @@ _CONCEPTUAL_CAPTIONS_FILES = {
 def published_files(
     dataset: Published, split: Split, folder: str | Path, *, base_url: str | None = None
 ) -> tuple[Path, ...]:
-    """Return the files of a published data set in a folder; download the missing ones.
+    """Return the files of a published data set's split in a folder; download the missing ones.
 
-    Args:
-        dataset: Name of the data set.
-        split: Split of the data set.
-        folder: Folder of the files.
-        base_url: Mirror to download from instead of the publisher's server.
-
-    Raises:
-        UserError: If there is no such split, or a file can't be downloaded; the message names the
-            page to get it from.
+    They come from the publisher's server, or from a mirror of that base URL; a message names the
+    page to get a file from that can't be downloaded.
     """
     folder = as_path(folder)
     if dataset == "audiocaps":
@@ -71,8 +65,7 @@ def _find_or_fetch(names: Sequence[str], url: str, folder: Path, dataset: Publis
 
     target = folder / names[0]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as partial, partial.open("wb") as file:
+        with writing_to(folder), replacing(target) as partial, partial.open("wb") as file:
             fetch(url, max_bytes=_MAX_FILE_BYTES, allow_private=True, write=file.write)
     except FetchError as error:
         raise UserError(
@@ -80,6 +73,4 @@ def _find_or_fetch(names: Sequence[str], url: str, folder: Path, dataset: Publis
             f"{_PAGES[dataset]} and name the file.",
             param="captions",
         ) from error
-    except OSError as error:
-        raise UserError(f"{target} can't be written: {error.strerror or error}.") from error
     return target

@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import as_path, replacing
 from clip2clap.core.http import BusyError, Client, FetchError
+from clip2clap.core.output_folder import writing_to
 from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.media.images import UnreadableImageError, load_image
 
@@ -263,16 +264,8 @@ class ImageCache:
 
     def __init__(self, folder: str | Path):
         self.folder = as_path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"The cache {self.folder} can't be written to: {error.strerror}. Give another "
-                "folder.",
-                param="cache",
-            ) from error
+        with writing_to(self.folder, param="cache"), tempfile.TemporaryFile(dir=self.folder):
+            pass
 
     def read(self, url: str) -> bytes | None:
         """Return the image file of a URL; None if it is missing or damaged."""
@@ -290,16 +283,8 @@ class ImageCache:
     def write(self, url: str, content: bytes) -> None:
         """Store the image file of a URL."""
         path = self._path(url)
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with replacing(path) as partial:
-                partial.write_bytes(content)
-        except OSError as error:
-            raise UserError(
-                f"{path} can't be written: {error.strerror or error}. Make room, or give another "
-                "cache.",
-                param="cache",
-            ) from error
+        with writing_to(path.parent, param="cache"), replacing(path) as partial:
+            partial.write_bytes(content)
 
     def _path(self, url: str) -> Path:
         name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()

@@ -41,7 +41,7 @@ class Vectors:
 
     def __init__(self, table: EmbeddingTable, column: str):
         dim = table.spaces[column].dim
-        chunks = [chunk.flatten().to_numpy() for chunk in table.data[column].chunks]
+        chunks = [np.from_dlpack(chunk.flatten()) for chunk in table.data[column].chunks]
         self._parts = [chunk.reshape(-1, dim) for chunk in chunks]
         self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
         self.dtype = self._parts[0].dtype
@@ -81,14 +81,8 @@ def find_near_duplicates(
 
     Every row gets a signature of random bits. In the first round, rows with the same signature are
     neighbors, in each further one those that agree in some of its bits; neighbors with close
-    signatures are compared.
-
-    Args:
-        vectors: Embeddings of the column.
-        table: Table that the ids are read from.
-        center: Mean of the vectors at unit norm, shape (dim,).
-        cosine: Least cosine similarity of near-duplicates.
-        advance: Called with the number of rows of each block.
+    signatures are compared. The center is the mean of the vectors at unit norm, shape (dim,);
+    `advance` is called with the number of rows of each block.
     """
     random = np.random.default_rng(0)
     planes = random.standard_normal((len(center), _BITS), np.float32)

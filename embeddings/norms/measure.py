@@ -8,12 +8,13 @@ what a split would leak. Vectors are read in blocks; memory grows by about 60 by
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect
 from clip2clap.core.moments import Moments
 from clip2clap.embeddings.norms.duplicates import (
     NearDuplicates,
@@ -136,8 +137,7 @@ def measure_norms(
     Raises:
         UserError: If the table has no rows, an option is out of range, or a vector holds NaN.
     """
-    if not 1 <= bins <= MOST_BINS:
-        raise UserError(f"Expected bins from 1 to {MOST_BINS:,}, got {bins:,}.", param="bins")
+    expect(1 <= bins <= MOST_BINS, "bins", f"from 1 to {MOST_BINS:,}", bins)
     if not 0.9 <= near_duplicate_cosine < 1:
         raise UserError(
             f"Expected near_duplicate_cosine from 0.9 to below 1, got {near_duplicate_cosine}: "
@@ -147,11 +147,17 @@ def measure_norms(
     if not len(table):
         raise TableError(f"{table.folder} holds no rows: there is nothing to measure.")
     columns, means = {}, {}
-    advance = _Advance(2 * len(table.spaces) * len(table), on_progress)
+    work, done = 2 * len(table.spaces) * len(table), 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if on_progress is not None:
+            on_progress(done / work)
+
+    measure = partial(_measure_column, table, bins, near_duplicate_cosine, advance)
     for name in table.spaces:
-        columns[name], means[name] = _measure_column(
-            table, name, bins, near_duplicate_cosine, advance
-        )
+        columns[name], means[name] = measure(name)
     gaps = [
         _gap(one, other, means, table.spaces)
         for one, other in itertools.combinations(table.spaces, 2)
@@ -160,21 +166,8 @@ def measure_norms(
     return NormReport(str(table.folder), len(table), columns, gaps)
 
 
-class _Advance:
-    """Progress of the work in rows, reported as a share."""
-
-    def __init__(self, total: int, on_progress: Callable[[float], None] | None):
-        self._total, self._on_progress = total, on_progress
-        self._done = 0
-
-    def __call__(self, rows: int) -> None:
-        self._done += rows
-        if self._on_progress is not None:
-            self._on_progress(self._done / self._total)
-
-
 def _measure_column(
-    table: EmbeddingTable, name: str, bins: int, cosine: float, advance: Callable[[int], None]
+    table: EmbeddingTable, bins: int, cosine: float, advance: Callable[[int], None], name: str
 ) -> tuple[ColumnReport, np.ndarray]:
     """Return the report of a column, and the mean of its vectors at unit norm."""
     vectors = Vectors(table, name)
@@ -187,7 +180,7 @@ def _measure_column(
         advance(len(block))
     direction = directions.mean
     raw = _raw_norms(table, name)
-    report = ColumnReport(
+    return ColumnReport(
         space=table.spaces[name],
         dtype=str(vectors.dtype),
         stored=_statistics(np.concatenate(norms), bins, name),
@@ -196,8 +189,7 @@ def _measure_column(
         dimension_standard_deviations=np.sqrt(moments.variance).tolist(),
         mean_resultant_length=float(np.linalg.norm(direction)),
         near_duplicates=find_near_duplicates(vectors, table, direction, cosine, advance),
-    )
-    return report, direction
+    ), direction
 
 
 def _raw_norms(table: EmbeddingTable, column: str) -> np.ndarray | None:
@@ -210,7 +202,8 @@ def _raw_norms(table: EmbeddingTable, column: str) -> np.ndarray | None:
             f"Expected a number in every row of {name}, got {data[name].type} with "
             f"{data[name].null_count} rows empty. Extract the table again."
         )
-    return data[name].to_numpy()
+    # Unlike to_numpy, this does not import pandas.
+    return np.concatenate([np.from_dlpack(chunk) for chunk in data[name].chunks])
 
 
 def _statistics(norms: np.ndarray, bins: int, column: str) -> NormStatistics:

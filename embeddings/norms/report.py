@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip2clap.core.errors import UserError
 from clip2clap.core.files import as_path, replacing
+from clip2clap.core.output_folder import writing_to
 from clip2clap.embeddings.norms.measure import (
     UNIT_TOLERANCE,
     ColumnReport,
@@ -45,32 +45,18 @@ _FOOTER = (
 
 
 def write_norm_report(report: NormReport, folder: str | Path) -> dict[str, Path]:
-    """Write a norm report as JSON, PNG and HTML, replacing earlier files.
+    """Write a report of `measure_norms` as `norms.json`, `norms.png` and `norms.html`.
 
-    Args:
-        report: Report of `measure_norms`.
-        folder: Output folder of `norms.json`, `norms.png` and `norms.html`.
-
-    Returns:
-        The three paths by suffix: "json", "png" and "html".
-
-    Raises:
-        UserError: If the folder can't be written to.
+    Earlier files are replaced. Returns the three paths by suffix: "json", "png" and "html".
     """
     folder = as_path(folder)
     paths = {suffix: folder / f"norms.{suffix}" for suffix in ("json", "png", "html")}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
         with replacing(paths["json"]) as partial:
             partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         with replacing(paths["png"]) as partial:
             _draw(report).savefig(partial, format="png")
         _write_page(paths["html"], report, paths["png"].read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"The report can't be written to {folder}: {error.strerror or error}. Give another "
-            "folder."
-        ) from error
     return paths
 
 

@@ -22,6 +22,7 @@ from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import as_path, replacing
 from clip2clap.core.math import unit_norm
+from clip2clap.core.output_folder import writing_to
 from clip2clap.embeddings.space import EmbeddingSpace, Family, require_same_model
 from clip2clap.embeddings.table.format import TableError, dtype_of, read_spaces, spaces_metadata
 from clip2clap.embeddings.table.reader import EmbeddingTable
@@ -85,11 +86,8 @@ def export_table(
     if format in ("csv", "text"):
         given: dict[Family, str | None] = {"clip": clip, "clap": clap}
         columns = {family: _pair_column(table, family, name) for family, name in given.items()}
-    try:
-        target.mkdir(parents=True, exist_ok=True)
+    with writing_to(target):
         _write_files(table, target, format, columns)
-    except OSError as error:
-        raise UserError(f"{target} can't be written to: {error.strerror or error}.") from error
     return target
 
 

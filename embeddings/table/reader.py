@@ -104,11 +104,7 @@ class EmbeddingTable:
         return [name for name in self.data.column_names if name not in ("id", *self.spaces)]
 
     def source(self, column: str) -> list[Any]:
-        """Return the values of one of the columns in `sources`.
-
-        Raises:
-            TableError: If there is no such column.
-        """
+        """Return the values of one of the columns in `sources`."""
         if column not in self.sources:
             raise TableError(f"Expected one of {', '.join(self.sources)}, got {column!r}.")
         return self.data[column].to_pylist()
@@ -118,12 +114,6 @@ class EmbeddingTable:
 
         A column in one file shares the mapped memory and is not read before it is used. Writing to
         the tensor changes neither the file nor other tensors of the table.
-
-        Args:
-            column: One of `spaces`, such as "clip_image".
-
-        Raises:
-            TableError: If there is no such column.
         """
         import torch
 
@@ -143,17 +133,10 @@ class EmbeddingTable:
             yield torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(-1, dim)
 
     def chunks(self, *columns: str, rows: int = 65_536) -> "Iterator[tuple[Tensor, ...]]":
-        """Yield the embeddings of some spaces in chunks of bounded memory.
+        """Yield the embeddings of some spaces in chunks, which bound the memory.
 
-        Args:
-            *columns: Some of `spaces`.
-            rows: Rows of a chunk; the last may have fewer.
-
-        Yields:
-            One tensor per column, shape (rows, dim), in the dtype of the file.
-
-        Raises:
-            TableError: If there is no such column.
+        A chunk is one tensor per column, shape (rows, dim), in the dtype of the file; the last may
+        have fewer rows.
         """
         import torch
 
@@ -168,17 +151,8 @@ class EmbeddingTable:
     def read(self, column: str, rows: "Tensor") -> "Tensor":
         """Copy some embeddings of one space, without keeping the files mapped.
 
-        Unlike pages of `tensor`, which stay in memory once read, only the result is in memory.
-
-        Args:
-            column: One of `spaces`, such as "clip_image".
-            rows: Indices in ascending order, shape (m,).
-
-        Returns:
-            Shape (m, dim), in the dtype of the file.
-
-        Raises:
-            TableError: If there is no such column or row.
+        Unlike pages of `tensor`, which stay in memory once read, only the result is in memory:
+        shape (m, dim), in the dtype of the file, for the indices of rows in ascending order.
         """
         import torch
 
@@ -215,11 +189,7 @@ class EmbeddingTable:
         }
 
     def to_parquet(self, path: str | Path) -> None:
-        """Export everything but the failures to one Parquet file, with the spaces.
-
-        Raises:
-            TableError: If the file can't be written.
-        """
+        """Export everything but the failures to one Parquet file, with the spaces."""
         target = as_path(path)
         consequence = "The table is unchanged."
         with explain_write_errors(target.parent, consequence), replacing(target) as partial:
@@ -227,15 +197,7 @@ class EmbeddingTable:
 
     @classmethod
     def from_parquet(cls, path: str | Path, folder: str | Path) -> Self:
-        """Import a Parquet file that `to_parquet` wrote.
-
-        Args:
-            path: Parquet file.
-            folder: Folder of the new table.
-
-        Raises:
-            TableError: If the file can't be read or lacks its spaces.
-        """
+        """Import a Parquet file that `to_parquet` wrote into the folder of a new table."""
         from clip2clap.embeddings.table.writer import TableWriter
 
         try:

@@ -266,19 +266,11 @@ class TableWriter:
         self._append(pa.table(arrays), list(ids), failures or {})
 
     def append_table(self, rows: pa.Table) -> None:
-        """Append the rows of an Arrow table that has this table's columns.
-
-        Raises:
-            TableError: If the columns differ, an id is in the table already, or the disk is full.
-        """
+        """Append the rows of an Arrow table that has this table's columns."""
         self._append(rows, rows["id"].to_pylist(), {})
 
     def fail(self, row_id: str, reason: str) -> None:
-        """Record a row that failed, with the reason.
-
-        Raises:
-            TableError: If the id is in the table or has failed already.
-        """
+        """Record a row that failed, with the reason; its id is new to the table."""
         check_ids([row_id])
         self._append(None, [], {row_id: reason})
 
@@ -300,12 +292,10 @@ class TableWriter:
                     f"Expected the columns {', '.join(schema.names)}, got "
                     f"{', '.join(rows.column_names)}."
                 )
-            rows = rows.cast(schema)
-            self._ids.add([*ids, *failures])
-            self._schema = schema
+            rows, self._schema = rows.cast(schema), schema
+        self._ids.add([*ids, *failures])
+        if rows is not None and rows.num_rows:
             self._rows.append(rows)
-        else:
-            self._ids.add([*ids, *failures])
         for row_id, reason in failures.items():
             # Reasons may hold file names that are not UTF-8.
             line = one_line(reason, limit=None).encode("utf-8", "backslashreplace").decode()
@@ -315,11 +305,7 @@ class TableWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the appended rows to disk; they survive the end of the process.
-
-        Raises:
-            TableError: If the disk is full; rows written before are safe.
-        """
+        """Write the appended rows to disk; they survive the end of the process."""
         if not self._appended and self._state.files:
             return
         written = len(self._ids) - self._appended
@@ -342,11 +328,7 @@ class TableWriter:
         self._rows, self._failures, self._appended = [], {}, 0
 
     def close(self) -> None:
-        """Write the appended rows and merge the shards into one file, or a few large ones.
-
-        Raises:
-            TableError: If the disk is full.
-        """
+        """Write the appended rows and merge the shards into one file, or a few large ones."""
         try:
             self.flush()
             # Without room for a copy the shards stay: the table is still valid.

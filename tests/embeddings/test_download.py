@@ -507,7 +507,7 @@ def test_a_cache_that_can_not_be_written_to_is_no_fault_of_the_rows(
     server: Server, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="can't be written to"):
+    with pytest.raises(UserError, match="file is a file"):
         ImageDownloader(DownloadConfig(cache=tmp_path / "file"))
     with ImageDownloader(DownloadConfig(**LIMITS, cache=tmp_path / "cache")) as downloader:
         (tmp_path / "cache").rmdir()

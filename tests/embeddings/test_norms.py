@@ -273,7 +273,7 @@ def test_what_can_not_be_measured_is_refused(tmp_path: Path) -> None:
         measure_norms(EmbeddingTable.open(tmp_path / "empty"))
     table = write(tmp_path / "table", {"clip_text": random_unit(2, 4)})
     for bins in (0, 2_000_000_000):
-        with pytest.raises(UserError, match=rf"bins from 1 to 10,000, got {bins:,}"):
+        with pytest.raises(UserError, match=rf"bins to be from 1 to 10,000, got {bins}"):
             measure_norms(table, bins=bins)
     for cosine in (0.5, 1.0, float("nan")):
         with pytest.raises(UserError, match=r"near_duplicate_cosine from 0\.9 to below 1"):
@@ -337,7 +337,7 @@ def test_the_files_hold_the_report_and_need_nothing_else(
 
 def test_a_folder_that_can_not_be_written_to_is_named(tmp_path: Path, report: NormReport) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="can't be written to"):
+    with pytest.raises(UserError, match="file is a file"):
         write_norm_report(report, tmp_path / "file")
 
 

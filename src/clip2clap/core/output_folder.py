@@ -14,10 +14,10 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
+def writing_to(folder: Path, *, param: str = "output") -> Iterator[None]:
     """Create a folder to write to; raises `UserError` where the block cannot write."""
     if folder.is_file():
-        raise UserError(f"{folder} is a file; give the folder to write into.", param="output")
+        raise UserError(f"{folder} is a file; give the folder to write into.", param=param)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -25,7 +25,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(
             f"{folder} can't be written to: {reason}. Make room, or choose another folder.",
-            param="output",
+            param=param,
         ) from error
 
 

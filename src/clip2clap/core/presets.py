@@ -134,7 +134,7 @@ def resolve(name: str, kind: Kind) -> str:
 
 
 def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
-    """Raise unless a name is a preset, a folder or shaped like a hub id, without a request to it."""
+    """Raise unless a name is a preset, a folder or shaped like a hub id; nothing is requested."""
     containers = PRESETS[_CONTAINERS[kind]] if kind in _CONTAINERS else {}
     if name in PRESETS[kind] or name in containers or name.startswith(_OTHER_LIBRARIES):
         return

@@ -271,7 +271,7 @@ def _blocks(
 
 
 def check_sampling_rate(rate: float, name: str) -> None:
-    """Raise an error for a sampling rate at which nothing can be heard, or that fills the memory."""
+    """Raise for a sampling rate at which nothing can be heard, or that fills the memory."""
     least, most = SAMPLING_RATES
     if not least <= rate <= most:
         raise UnreadableAudioError(

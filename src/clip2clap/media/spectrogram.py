@@ -76,7 +76,7 @@ def log_mel_spectrogram(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
 def draw_spectrogram(
     waveform: np.ndarray, sampling_rate: int, *, width: int, height: int
 ) -> Image.Image:
-    """Draw a log-mel spectrogram without axes, low frequencies at the bottom, of a size in pixels."""
+    """Draw a log-mel spectrogram without axes, low frequencies at the bottom; size in pixels."""
     from matplotlib import colormaps
 
     loudness = 1 + log_mel_spectrogram(waveform, sampling_rate)[::-1] / DYNAMIC_RANGE_DB
@@ -87,7 +87,7 @@ def draw_spectrogram(
 def write_spectrogram(
     path: str | Path, waveform: np.ndarray, sampling_rate: int, *, title: str | None = None
 ) -> None:
-    """Write a log-mel spectrogram with axes, and a title above it, as a PNG of 1800 x 800 pixels."""
+    """Write a log-mel spectrogram with axes and a title as a PNG of 1800 x 800 pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from transformers.audio_utils import hertz_to_mel
