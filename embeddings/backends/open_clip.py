@@ -95,24 +95,17 @@ class OpenClipSpec(CheckpointSpec):
                 f"open_clip cannot load {self.checkpoint.name}: {one_line(error)} Fetch the "
                 "checkpoint again, or name the architecture it was trained with."
             ) from error
-        return OpenClipBackend(model, transform, self.tokenizer, self.config)
+        return OpenClipBackend(model, transform, self)
 
 
 class OpenClipBackend(Backend):
     """Model of open_clip with its own transform and tokenizer."""
 
-    def __init__(
-        self,
-        model: Any,
-        transform: Callable[[Image.Image], Tensor],
-        tokenizer: Callable[[list[str]], Tensor],
-        config: dict[str, Any],
-    ):
+    def __init__(self, model: Any, transform: Callable[[Image.Image], Tensor], spec: OpenClipSpec):
         super().__init__()
         self.model: Any = model
         self.transform = transform
-        self.tokenizer = tokenizer
-        self.config = config
+        self.tokenizer, self.config = spec.tokenizer, spec.config
         self.modalities = ("image", "text")
 
     def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:

@@ -1,7 +1,7 @@
 """Data sets by format: detection of the format, and opening as a source of rows."""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -69,37 +69,23 @@ def open_source(
         raise UserError("Expected a file, a folder or a hub id to read from, got none.")
     if format == "auto":
         format = _detect_format(names[0], wanted)
-    files = tuple(_files_of(names, format))
-    columns = columns or ColumnNames()
-    source: Source
-    if format == "audiocaps":
-        source = AudioCaps(files[0], audio, frames)
-    elif format == "wit":
-        source = Wit(files, language, caption_field)
-    elif format == "datasets":
-        source = HubDataset(names[0], wanted, columns, split or "train")
-    else:
-        source = _open_files(files, format, wanted, columns)
+    files, columns = tuple(_files_of(names, format)), columns or ColumnNames()
+    openers: dict[str, Callable[[], Source]] = {
+        "audiocaps": lambda: AudioCaps(files[0], audio, frames),
+        "conceptual-captions": lambda: ConceptualCaptions(files),
+        "wit": lambda: Wit(files, language, caption_field),
+        "folder": lambda: Folder(files[0], wanted),
+        "table": lambda: TableFiles(files, wanted, columns).checked(),
+        "datasets": lambda: HubDataset(names[0], wanted, columns, split or "train"),
+        "webdataset": lambda: WebDataset(files, wanted),
+    }
+    source = openers[format]()
     lacking = wanted - source.modalities
     if lacking:
         raise UserError(
             f"{names[0]} holds {' and '.join(sorted(source.modalities))} only, not "
             f"{' and '.join(sorted(lacking))}."
         )
-    return source
-
-
-def _open_files(
-    files: tuple[Path, ...], format: Format, wanted: frozenset[Modality], columns: ColumnNames
-) -> Source:
-    if format == "conceptual-captions":
-        return ConceptualCaptions(files)
-    if format == "folder":
-        return Folder(files[0], wanted)
-    if format == "webdataset":
-        return WebDataset(files, wanted)
-    source = TableFiles(files, wanted, columns)
-    source.check()
     return source
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.datasets.base import (
@@ -123,10 +123,11 @@ class TableFiles(Source):
     def settings(self) -> dict[str, Any]:
         return {**super().settings, "fields": settings_of(self.columns)}
 
-    def check(self) -> None:
-        """Raise if a file can't be read or lacks a column."""
+    def checked(self) -> Self:
+        """Return the source; raise if a file can't be read or lacks a column."""
         for file in self.files:
             self.columns.find(read_table(file)[0], self.wanted, file)
+        return self
 
     def __iter__(self) -> Iterator[Row]:
         stems = file_stems(self.files)

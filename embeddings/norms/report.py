@@ -20,7 +20,6 @@ from clip2clap.report.page import card, picture, table, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Lists of ids may be long.
 _STYLE = """\
@@ -55,8 +54,8 @@ def write_norm_report(report: NormReport, folder: str | Path) -> dict[str, Path]
         with replacing(paths["json"]) as partial:
             partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         with replacing(paths["png"]) as partial:
-            _draw(report).savefig(partial, format="png")
-        _write_page(paths["html"], report, paths["png"].read_bytes())
+            partial.write_bytes(png := _draw(report))
+        _write_page(paths["html"], report, png)
     return paths
 
 
@@ -69,21 +68,16 @@ def verdict(column: ColumnReport) -> str:
     return "normalize the encoder's output"
 
 
-def _draw(report: NormReport) -> "Figure":
+def _draw(report: NormReport) -> bytes:
     """Draw one row of panels per column: raw norms, stored norms, and every dimension."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from clip2clap.report.charts import panels, png
 
-    figure = Figure(figsize=(13, 3.4 * len(report.columns)), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(report.columns), 3, squeeze=False)
-    for (name, column), (raw, stored, dimensions) in zip(
-        report.columns.items(), panels, strict=True
-    ):
+    figure, rows = panels(len(report.columns), 3, 13, 3.4 * len(report.columns))
+    for (name, column), (raw, stored, dimensions) in zip(report.columns.items(), rows, strict=True):
         _draw_norms(raw, column.raw, f"{name}: norms of the encoder's output")
         _draw_norms(stored, column.stored, f"{name}: norms as stored ({column.dtype})")
         _draw_dimensions(dimensions, column, f"{name}: every dimension")
-    return figure
+    return png(figure)
 
 
 def _draw_norms(axes: "Axes", norms: NormStatistics | None, title: str) -> None:
@@ -145,21 +139,10 @@ def _norms_table(report: NormReport) -> str:
             if norms is None:
                 rows.append([name, what, "not stored", *[""] * 6])
                 continue
-            quantiles = norms.quantiles
-            rows.append(
-                [
-                    name,
-                    what,
-                    f"{norms.mean:.5g}",
-                    f"{norms.standard_deviation:.3g}",
-                    f"{norms.minimum:.5g}",
-                    f"{quantiles['0.05']:.5g}",
-                    f"{quantiles['0.5']:.5g}",
-                    f"{quantiles['0.95']:.5g}",
-                    f"{norms.maximum:.5g}",
-                    f"{norms.share_of_unit_norm:.1%}",
-                ]
-            )
+            middle = (norms.quantiles[share] for share in ("0.05", "0.5", "0.95"))
+            spread = (norms.mean, norms.standard_deviation, norms.minimum, *middle, norms.maximum)
+            cells = [f"{value:.5g}" for value in spread]
+            rows.append([name, what, *cells, f"{norms.share_of_unit_norm:.1%}"])
     verdicts = "; ".join(f"{name}: {verdict(c)}" for name, c in report.columns.items())
     header = ["Column", "Norms of", "Mean", "Std. dev.", "Min", "5 %", "Median", "95 %", "Max"]
     return table(verdicts, [*header, f"1 ± {UNIT_TOLERANCE:g}"], rows)

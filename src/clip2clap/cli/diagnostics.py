@@ -59,16 +59,10 @@ def diagnose(
     disk: dict[str, Any] | None = None,
     demo_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Examine the installation.
+    """Examine the installation; return plain values.
 
-    Args:
-        memory: `total` and `free` memory in bytes; measured by default.
-        disk: `folder` of the downloads, and bytes `free` there; measured by default.
-        demo_folder: Folder of the demo models.
-
-    Returns:
-        Plain values: `python`, `platform`, `packages` (name to version, or None where it is not
-        installed), `devices`, `models` (with bytes on disk), `memory`, `disk` and `problems`.
+    By default the `total` and `free` bytes of the memory are measured, and the `folder` of the
+    downloads with the bytes that are `free` there.
     """
     memory, disk = memory or _measure_memory(), disk or _measure_disk()
     cached, cache_problems = _cached_models()

@@ -87,11 +87,7 @@ def extract(options: Extract) -> None:
 
 
 def published_name(source: Sequence[str], options: Data) -> str | None:
-    """Return the name of a published data set, or None if the source is another.
-
-    Raises:
-        UserError: If captions files are named for another.
-    """
+    """Return the name of a published data set, or None if the source is another."""
     published = source[0] if len(source) == 1 and source[0] in _PUBLISHED_PAIRS else None
     require(
         published is not None or not options.captions,
@@ -106,17 +102,7 @@ def published_name(source: Sequence[str], options: Data) -> str | None:
 
 
 def make_plan(columns: Sequence[Any], *, clip: str, clap: str, options: Any) -> Any:
-    """Return the plan of an extraction.
-
-    Args:
-        columns: Columns to embed.
-        clip: Name of the CLIP.
-        clap: Name of the CLAP or of a generator.
-        options: Options of the verb. The devices of a cluster are not checked here.
-
-    Raises:
-        UserError: If the device cannot be used.
-    """
+    """Return the plan of an extraction; the device of a cluster is not checked here."""
     import torch
 
     from clip2clap.embeddings.extraction.plan import EncoderPlan
@@ -170,17 +156,7 @@ def extraction_lines(table: Any) -> list[str]:
 
 
 def open_rows(published: str | None, source: Sequence[str], options: Data, wanted: Any) -> Any:
-    """Open a published data set's files, or a data set of the user's.
-
-    Args:
-        published: Name of the published data set, if it is one.
-        source: Names of the data set.
-        options: Options of the verb.
-        wanted: Inputs of the encoders.
-
-    Raises:
-        UserError: If there is no such data set or split, or files cannot be downloaded.
-    """
+    """Open a published data set's files, or a data set of the user's."""
     from clip2clap.embeddings.datasets.published import Split, published_files
     from clip2clap.embeddings.datasets.registry import open_source
     from clip2clap.embeddings.datasets.tables import ColumnNames
