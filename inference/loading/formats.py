@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
 from clip2clap.core.files import as_path
-from clip2clap.core.presets import Kind, companions_of, resolve
+from clip2clap.core.presets import COMPANIONS, Kind, resolve
 from clip2clap.embeddings.checkpoint import component_class
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.compatibility import (
@@ -80,7 +80,7 @@ class Checkpoint:
         missing = [part for part, value in given.items() if value is None]
         if type(self) is Checkpoint:
             fetch_folder(self.name, missing, kind=kind, revision=self.revision, **access)
-        companions = companions_of(self.name, kind)
+        companions = COMPANIONS.get(self.name, {})
         defaults = {part: self._default_encoder(part, companions.get(part)) for part in missing}
         given = {**given, **defaults}
         with explained(f"The encoders of {self.name}"):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +29,7 @@ def demo_models(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
     save_file({"clap_text": prompts}, folder / "kinds.safetensors")
     monkeypatch.setattr("clip2clap.cli.demo.DEMO_FOLDER", folder)
-    preset = replace(PRESETS["generator"]["demo"], repo_id=str(model))
-    monkeypatch.setitem(PRESETS["generator"], "demo", preset)
+    monkeypatch.setitem(PRESETS["generator"], "demo", str(model))
     return prompts
 
 

@@ -80,14 +80,9 @@ def diagnose(
         "packages": {name: _version(name) for name in _PACKAGES},
         "devices": _devices(),
         "models": [
-            {
-                "type": model_type,
-                "id": preset.id,
-                "from": preset.repo_id,
-                "bytes": _bytes_on_disk(preset.repo_id, cached),
-            }
-            for model_type in ("generator", "decoder", "clip", "clap")
-            for preset in PRESETS[model_type].values()
+            {"type": kind, "id": name, "from": origin, "bytes": _bytes_on_disk(origin, cached)}
+            for kind, presets in PRESETS.items()
+            for name, origin in presets.items()
         ],
         "memory": memory,
         "disk": disk,

@@ -16,7 +16,7 @@ from clip2clap.cli.checks import (
 )
 from clip2clap.cli.options.training import Train
 from clip2clap.cli.progress import RunReport, plain_table, share_bar
-from clip2clap.core.presets import PRESETS
+from clip2clap.core.presets import COMPANIONS, PRESETS
 
 _SHOWN_METRICS = {
     "cosine": "cosine similarity",
@@ -114,13 +114,12 @@ def _next_command(translator: Path) -> str:
     folder = shlex.quote(str(translator))
     if target.get("family") == "clip":
         decoders = [
-            preset.id
-            for preset in PRESETS["decoder"].values()
-            if named in (preset.id, preset.repo_id, preset.companions.get("clip"))
+            name
+            for name, repo_id in PRESETS["decoder"].items()
+            if named in (name, repo_id, COMPANIONS.get(repo_id, {}).get("clip"))
         ]
         models = f"--decoder {(decoders or ['DECODER'])[0]} --translator {folder}"
         return f"clip2clap audio-to-image AUDIO -o images {models}"
-    presets = PRESETS["generator"].values()
-    generators = {name for preset in presets for name in (preset.id, preset.repo_id)}
+    generators = {name for preset in PRESETS["generator"].items() for name in preset}
     generator = named if named in generators else "GENERATOR"
     return f"clip2clap image-to-audio IMAGE -o audio --generator {generator} --translator {folder}"

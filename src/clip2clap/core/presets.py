@@ -2,8 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,111 +14,46 @@ DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
 Kind = Literal["clip", "clap", "generator", "decoder"]
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Checkpoint with a short name.
+_CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
-    `repo_id` is a hub id, or the folder of a demo model; `license` that of the weights, as stated
-    in their model card. `companions` are further checkpoints that it needs, by role: `clip`,
-    `ip_adapter`.
-    """
-
-    id: str
-    repo_id: str
-    license: str
-    note: str
-    companions: Mapping[str, str] = field(default_factory=dict)
-
-
-def _demo(folder: str, note: str = "small, comes with the package, 23 classes") -> Preset:
-    return Preset("demo", str(DEMO_FOLDER / folder), "see the model card of the demo models", note)
-
-
-def _audioldm(repo_id: str, note: str) -> Preset:
-    return Preset(repo_id.split("/")[1], repo_id, "CC BY-NC-SA 4.0", note)
-
-
-_ALL: dict[Kind, tuple[Preset, ...]] = {
-    "generator": (
-        _demo("image_to_audio"),
-        _audioldm("cvssp/audioldm-s-full-v2", "the smallest AudioLDM"),
-        _audioldm("cvssp/audioldm-m-full", "the medium AudioLDM"),
-        _audioldm("cvssp/audioldm-l-full", "the large AudioLDM"),
-        _audioldm("ucsd-reach/musicldm", "music only"),
-    ),
-    "decoder": (
-        _demo("audio_to_image", "small, comes with the package; its images are blurred sketches"),
-        Preset(
-            "kandinsky-2-2",
-            "kandinsky-community/kandinsky-2-2-decoder",
-            "Apache-2.0",
-            "conditioned on a CLIP bigG image embedding, no text",
-            {"clip": "kandinsky-community/kandinsky-2-2-prior"},
-        ),
-        Preset(
-            "stable-unclip",
-            "stabilityai/stable-diffusion-2-1-unclip",
-            "CreativeML Open RAIL++-M",
-            "conditioned on a CLIP ViT-H image embedding, and text",
-        ),
-        Preset(
-            "stable-unclip-small",
-            "stabilityai/stable-diffusion-2-1-unclip-small",
-            "CreativeML Open RAIL++-M",
-            "conditioned on a CLIP ViT-L image embedding, and text",
-        ),
-        Preset(
-            "stable-diffusion-1-5",
-            "stable-diffusion-v1-5/stable-diffusion-v1-5",
-            "CreativeML Open RAIL-M",
-            "with an IP-Adapter: conditioned on a CLIP ViT-H image embedding, and text",
-            {
-                "clip": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-                "ip_adapter": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors",
-            },
-        ),
-    ),
-    "clip": (
-        _demo("image_to_audio/clip"),
-        Preset(
-            "clip-vit-base-patch32",
-            "openai/clip-vit-base-patch32",
-            "MIT",
-            "512-d, the fastest of the real ones",
-        ),
-        Preset(
-            "clip-vit-base-patch16",
-            "openai/clip-vit-base-patch16",
-            "MIT",
-            "512-d, four times the patches",
-        ),
-        Preset("clip-vit-large-patch14", "openai/clip-vit-large-patch14", "MIT", "768-d"),
-        Preset(
-            "clip-vit-h-14",
-            "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-            "MIT",
-            "1024-d, the strongest and the slowest",
-        ),
-    ),
-    "clap": (
-        _demo("clap"),
-        Preset(
-            "clap-htsat-unfused",
-            "laion/clap-htsat-unfused",
-            "Apache-2.0",
-            "512-d, with an audio encoder; not the CLAP inside AudioLDM",
-        ),
-        Preset(
-            "larger-clap-general",
-            "laion/larger_clap_general",
-            "Apache-2.0",
-            "512-d, with an audio encoder; general audio, music and speech",
-        ),
-    ),
+PRESETS: dict[Kind, dict[str, str]] = {
+    "generator": {
+        "demo": str(DEMO_FOLDER / "image_to_audio"),
+        "audioldm-s-full-v2": "cvssp/audioldm-s-full-v2",
+        "audioldm-m-full": "cvssp/audioldm-m-full",
+        "audioldm-l-full": "cvssp/audioldm-l-full",
+        "musicldm": "ucsd-reach/musicldm",
+    },
+    "decoder": {
+        "demo": str(DEMO_FOLDER / "audio_to_image"),
+        "kandinsky-2-2": "kandinsky-community/kandinsky-2-2-decoder",
+        "stable-unclip": "stabilityai/stable-diffusion-2-1-unclip",
+        "stable-unclip-small": "stabilityai/stable-diffusion-2-1-unclip-small",
+        "stable-diffusion-1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    },
+    "clip": {
+        "demo": str(DEMO_FOLDER / "image_to_audio/clip"),
+        "clip-vit-base-patch32": "openai/clip-vit-base-patch32",
+        "clip-vit-base-patch16": "openai/clip-vit-base-patch16",
+        "clip-vit-large-patch14": "openai/clip-vit-large-patch14",
+        "clip-vit-h-14": _CLIP_H,
+    },
+    "clap": {
+        "demo": str(DEMO_FOLDER / "clap"),
+        "clap-htsat-unfused": "laion/clap-htsat-unfused",
+        "larger-clap-general": "laion/larger_clap_general",
+    },
 }
+"""Hub ids, or folders of demo models, by model type and short name."""
 
-PRESETS = {kind: {preset.id: preset for preset in presets} for kind, presets in _ALL.items()}
-"""Presets by model type and short name."""
+COMPANIONS: dict[str, dict[str, str]] = {
+    PRESETS["decoder"]["kandinsky-2-2"]: {"clip": "kandinsky-community/kandinsky-2-2-prior"},
+    PRESETS["decoder"]["stable-diffusion-1-5"]: {
+        "clip": _CLIP_H,
+        "ip_adapter": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors",
+    },
+}
+"""Further checkpoints that a preset's checkpoint needs, by its hub id and their role."""
 
 # A CLAP may be the one in a generator's checkpoint, a CLIP the one in a decoder's.
 _CONTAINERS: dict[Kind, Kind] = {"clap": "generator", "clip": "decoder"}
@@ -129,8 +62,7 @@ _OTHER_LIBRARIES = ("open_clip:", "laion_clap:")
 
 def resolve(name: str, kind: Kind) -> str:
     """Return the hub id or demo folder of a preset; any other name as it is."""
-    preset = PRESETS[kind].get(name)
-    return name if preset is None else preset.repo_id
+    return PRESETS[kind].get(name, name)
 
 
 def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
@@ -159,9 +91,3 @@ def suggestion(name: str, kind: Kind) -> str:
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Give a preset ({', '.join(presets)}), a hub id or a folder."
-
-
-def companions_of(repo_id: str, kind: Kind) -> Mapping[str, str]:
-    """Return the further checkpoints that a preset's checkpoint needs; none for any other."""
-    presets = PRESETS[kind].values()
-    return next((p.companions for p in presets if p.repo_id == repo_id), {})
