@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect, is_integer
 
 Family = Literal["clip", "clap"]
 Modality = Literal["image", "text", "audio"]
@@ -44,14 +44,12 @@ class EmbeddingSpace:
     """Fingerprint of the weights and the preprocessing."""
 
     def __post_init__(self) -> None:
-        if self.family not in get_args(Family):
-            raise UserError(f"Expected family to be 'clip' or 'clap', got {self.family!r}.")
-        if self.modality not in get_args(Modality):
-            raise UserError(
-                f"Expected modality to be 'image', 'text' or 'audio', got {self.modality!r}."
-            )
-        if not isinstance(self.dim, int) or self.dim < 1:
-            raise UserError(f"Expected dim to be a positive whole number, got {self.dim!r}.")
+        families, modalities = get_args(Family), get_args(Modality)
+        expect(self.family in families, "family", "'clip' or 'clap'", self.family)
+        expected = "'image', 'text' or 'audio'"
+        expect(self.modality in modalities, "modality", expected, self.modality)
+        is_positive = is_integer(self.dim) and self.dim > 0
+        expect(is_positive, "dim", "a positive whole number", self.dim)
         if not self.fingerprint:
             raise UserError(f"The space of {self.model_id!r} has an empty fingerprint.")
 

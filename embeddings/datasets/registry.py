@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect
 from clip2clap.core.files import as_path, is_url
 from clip2clap.core.presets import is_hub_id
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
@@ -61,9 +61,8 @@ def open_source(
     Raises:
         UserError: If there is no such data set, or it lacks a wanted modality.
     """
-    if format not in get_args(Format):
-        choices = ", ".join(get_args(Format))
-        raise UserError(f"Expected format as one of {choices}, got {format!r}.", param="format")
+    formats = get_args(Format)
+    expect(format in formats, "format", f"one of {', '.join(formats)}", format)
     names = [name for location in locations for name in _expand(str(location))]
     if not names:
         raise UserError("Expected a file, a folder or a hub id to read from, got none.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import expect
 from clip2clap.embeddings.datasets.base import Row, Source, Url, file_stems, split_columns
 from clip2clap.embeddings.datasets.readers import PROBLEM, published_records
 from clip2clap.embeddings.space import Modality
@@ -38,12 +38,8 @@ class Wit(Source):
     """Caption to use; "auto" uses the first one of reference, attribution, alt text."""
 
     def __post_init__(self) -> None:
-        if self.caption_field not in get_args(CaptionField):
-            raise UserError(
-                f"Expected caption_field as one of {', '.join(get_args(CaptionField))}, got "
-                f"{self.caption_field!r}.",
-                param="caption_field",
-            )
+        fields, given = get_args(CaptionField), self.caption_field
+        expect(given in fields, "caption_field", f"one of {', '.join(fields)}", given)
 
     @property
     def settings(self) -> dict[str, Any]:

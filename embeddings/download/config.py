@@ -4,10 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip2clap.core.errors import UserError
-
-MAX_BYTES = 20_000_000
-"""Default limit on the bytes of one image."""
+from clip2clap.core.errors import expect
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class DownloadConfig:
     """Limit for one row's time on connections, over redirects and retries, and for any one pause
     between retries."""
 
-    max_bytes: int = MAX_BYTES
+    max_bytes: int = 20_000_000
     """Bytes above which a download fails."""
 
     max_redirects: int = 5
@@ -67,13 +64,11 @@ class DownloadConfig:
         least = {"max_redirects": 0, "retries": 0}
         counts = ("concurrency", "per_host", "max_bytes", "rows_ahead", "decoding_threads")
         for name, minimum in [*least.items(), *((name, 1) for name in counts)]:
-            if (value := getattr(self, name)) < minimum:
-                raise UserError(f"Expected {name} of at least {minimum}, got {value}.", param=name)
+            value = getattr(self, name)
+            expect(value >= minimum, name, f"at least {minimum}", value)
         for name in ("connect_seconds", "read_seconds", "total_seconds", "backoff_seconds"):
-            if not 0 < (value := getattr(self, name)) < float("inf"):
-                raise UserError(f"Expected {name} above 0, got {value}.", param=name)
-        contact = self.contact
-        if contact is not None and not (contact.isascii() and contact.isprintable()):
-            raise UserError(
-                f"Expected contact in plain ASCII on one line, got {contact!r}.", param="contact"
-            )
+            value = getattr(self, name)
+            expect(0 < value < float("inf"), name, "above 0", value)
+        contact = self.contact or ""
+        is_plain = contact.isascii() and contact.isprintable()
+        expect(is_plain, "contact", "plain ASCII on one line", contact)

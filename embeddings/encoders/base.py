@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip2clap.core.concurrency import batched, map_ahead
-from clip2clap.core.errors import UserError, is_integer
+from clip2clap.core.errors import UserError, expect, is_integer
 from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
@@ -70,14 +70,12 @@ def _read_spec(checkpoint: Checkpoint, family: Family) -> CheckpointSpec:
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    found = getattr(torch, dtype.removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
+    found: Any = dtype
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype.removeprefix("torch."), dtype)
     if found is None:
         return torch.float32
-    if found not in _DTYPES:
-        raise UserError(
-            f"Expected torch_dtype float32, float16 or bfloat16, got {found!r}.",
-            param="torch_dtype",
-        )
+    expect(found in _DTYPES, "torch_dtype", "float32, float16 or bfloat16", found)
     return found
 
 
@@ -121,11 +119,8 @@ class Encoder(nn.Module):
                 (`MissingExtraError`).
         """
         weights_dtype = _as_dtype(torch_dtype)
-        if modalities is not None and not set(modalities) <= set(get_args(Modality)):
-            raise UserError(
-                f"Expected modalities among {get_args(Modality)}, got {tuple(modalities)}.",
-                param="modalities",
-            )
+        known = get_args(Modality)
+        expect(set(modalities or ()) <= set(known), "modalities", f"some of {known}", modalities)
         checkpoint = find_checkpoint(pretrained_model_name_or_path, cls.family, **access)
         with quiet():
             spec = _read_spec(checkpoint, cls.family)
@@ -328,10 +323,7 @@ class Encoder(nn.Module):
         self._require(modality)
         if isinstance(items, str | bytes | Path | Image.Image) or not isinstance(items, Sequence):
             raise UserError(f"Expected a list, got a {type(items).__name__}. Put it in a list.")
-        if not is_integer(batch_size) or batch_size < 1:
-            raise UserError(
-                f"Expected a batch_size of at least 1, got {batch_size!r}.", param="batch_size"
-            )
+        expect(is_integer(batch_size) and batch_size > 0, "batch_size", "at least 1", batch_size)
 
 
 def average_windows(outputs: Tensor, counts: Sequence[int], *, normalize: bool) -> Tensor:

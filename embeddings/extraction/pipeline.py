@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.concurrency import map_ahead, read_ahead
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect
 from clip2clap.embeddings.datasets.base import Row, Source
 from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.extraction.plan import EncoderPlan, Encoders, RayConfig
@@ -174,8 +174,7 @@ def extract(
 
 
 def _check_inputs(source: Source, plan: EncoderPlan, limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise UserError(f"Expected limit of at least 1, got {limit}.", param="limit")
+    expect(limit is None or limit > 0, "limit", "at least 1", limit)
     lacking = plan.wanted - source.modalities
     if lacking:
         raise UserError(

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import expect
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
@@ -66,15 +66,10 @@ class EncoderPlan:
 
     def __post_init__(self) -> None:
         known = get_args(Column)
-        if not self.columns or not set(self.columns) <= set(known):
-            raise UserError(
-                f"Expected columns among {', '.join(known)}, got {', '.join(self.columns)}.",
-                param="columns",
-            )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(
-                f"Expected batch_size of at least 1, got {self.batch_size}.", param="batch_size"
-            )
+        is_known = self.columns and set(self.columns) <= set(known)
+        expect(is_known, "columns", f"some of {', '.join(known)}", self.columns)
+        is_size = self.batch_size is None or self.batch_size > 0
+        expect(is_size, "batch_size", "at least 1", self.batch_size)
 
     @property
     def wanted(self) -> frozenset[Modality]:
@@ -137,5 +132,4 @@ class RayConfig:
     """Encoders side by side; by default one per GPU, or two."""
 
     def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise UserError(f"Expected at least 1 actor, got {self.actors}.", param="actors")
+        expect(self.actors is None or self.actors > 0, "actors", "at least 1", self.actors)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clip2clap.core.concurrency import batched
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError, expect, one_line
 from clip2clap.core.files import as_path, replacing
 from clip2clap.core.math import unit_norm
 from clip2clap.core.output_folder import writing_to
@@ -78,9 +78,8 @@ def export_table(
         UserError: If the format is unknown, the table lacks a pair of columns, or the folder can't
             be written to or holds other files.
     """
-    if format not in get_args(ExportFormat):
-        choices = ", ".join(get_args(ExportFormat))
-        raise UserError(f"Expected format as one of {choices}, got {format!r}.", param="format")
+    formats = get_args(ExportFormat)
+    expect(format in formats, "format", f"one of {', '.join(formats)}", format)
     target = as_path(folder)
     columns: dict[Family, str] = {}
     if format in ("csv", "text"):

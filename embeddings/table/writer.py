@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import expect, one_line
 from clip2clap.core.files import as_path
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.embeddings.table.format import (
@@ -86,13 +86,8 @@ class TableWriter:
         rows_per_shard: int = 4096,
         settings: Mapping[str, Any] | None = None,
     ):
-        if dtype not in get_args(Dtype):
-            raise UserError(f"Expected dtype float16 or float32, got {dtype!r}.", param="dtype")
-        if rows_per_shard < 1:
-            raise UserError(
-                f"Expected rows_per_shard of at least 1, got {rows_per_shard}.",
-                param="rows_per_shard",
-            )
+        expect(dtype in get_args(Dtype), "dtype", "float16 or float32", dtype)
+        expect(rows_per_shard > 0, "rows_per_shard", "at least 1", rows_per_shard)
         if not spaces:
             raise TableError("Expected at least one space to write embeddings of, got none.")
         for column, space in spaces.items():

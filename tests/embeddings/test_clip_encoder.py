@@ -266,7 +266,7 @@ def test_nothing_gives_no_vectors(clip):
         (lambda clip: clip.encode_text("a dog"), "Put it in a list"),
         (lambda clip: clip.encode_image(Image.new("RGB", (4, 4))), "Put it in a list"),
         (lambda clip: clip.encode_text(["a", 3]), "got int as text 1"),
-        (lambda clip: clip.encode_text(["a"], batch_size=0), "batch_size of at least 1"),
+        (lambda clip: clip.encode_text(["a"], batch_size=0), "batch_size to be at least 1"),
         (lambda clip: clip.space("audio"), "embeds image and text only, not audio"),
     ],
 )

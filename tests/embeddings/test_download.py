@@ -519,13 +519,13 @@ def test_a_cache_that_can_not_be_written_to_is_no_fault_of_the_rows(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"concurrency": 0}, "concurrency of at least 1, got 0"),
-        ({"per_host": 0}, "per_host of at least 1, got 0"),
-        ({"max_bytes": 0}, "max_bytes of at least 1, got 0"),
-        ({"retries": -1}, "retries of at least 0, got -1"),
-        ({"max_redirects": -1}, "max_redirects of at least 0, got -1"),
-        ({"total_seconds": float("nan")}, "total_seconds above 0, got nan"),
-        ({"read_seconds": 0}, "read_seconds above 0, got 0"),
+        ({"concurrency": 0}, "concurrency to be at least 1, got 0"),
+        ({"per_host": 0}, "per_host to be at least 1, got 0"),
+        ({"max_bytes": 0}, "max_bytes to be at least 1, got 0"),
+        ({"retries": -1}, "retries to be at least 0, got -1"),
+        ({"max_redirects": -1}, "max_redirects to be at least 0, got -1"),
+        ({"total_seconds": float("nan")}, "total_seconds to be above 0, got nan"),
+        ({"read_seconds": 0}, "read_seconds to be above 0, got 0"),
         ({"contact": "a\r\nHost: b"}, "on one line"),
     ],
 )

@@ -171,7 +171,7 @@ def test_damaged_and_foreign_files_are_told_in_a_line(table, tmp_path):
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
         export_table(table, folder, "text")
-    with pytest.raises(UserError, match="Expected format as one of"):
+    with pytest.raises(UserError, match="Expected format to be one of"):
         export_table(table, tmp_path / "no", "pickle")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="has no CLIP column 'clip_image'"):
         export_table(table, tmp_path / "no", "csv", clip="clip_image")

@@ -428,9 +428,9 @@ def test_what_is_no_audio_says_what_to_give(source, words):
 @pytest.mark.parametrize("part", [{"start": -1}, {"start": float("nan")}, {"start": "1"}])
 def test_a_part_before_the_beginning_is_refused(media, part):
     for source in (media / "r.wav", (SAMPLES, 8000)):
-        with pytest.raises(UserError, match="start of 0 s or later"):
+        with pytest.raises(UserError, match="start to be 0 s or later"):
             load_audio(source, **part)
-        with pytest.raises(UserError, match="seconds above 0"):
+        with pytest.raises(UserError, match="seconds to be above 0"):
             load_audio(source, seconds=-1)
 
 

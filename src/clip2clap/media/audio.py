@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from clip2clap.core.errors import UserError, is_number
+from clip2clap.core.errors import UserError, expect, is_number
 from clip2clap.core.files import as_path, visible_files
 from clip2clap.media.arrays import is_cancelled, power_of, to_file, to_waveform
 from clip2clap.media.decoding import (
@@ -198,12 +198,9 @@ def find_audio(inputs: Sequence[str]) -> list[str]:
 
 
 def _check_part(start: Any, seconds: Any) -> None:
-    if not is_number(start) or start < 0:
-        raise UserError(f"Expected start of 0 s or later, got {start!r}.", param="start")
-    if seconds is not None and not (is_number(seconds) and 0 < seconds <= MAX_SECONDS):
-        raise UserError(
-            f"Expected seconds above 0 and up to {MAX_SECONDS}, got {seconds!r}.", param="seconds"
-        )
+    expect(is_number(start) and start >= 0, "start", "0 s or later", start)
+    fits = seconds is None or (is_number(seconds) and 0 < seconds <= MAX_SECONDS)
+    expect(fits, "seconds", f"above 0 and up to {MAX_SECONDS}", seconds)
 
 
 def _file_or_waveform(source: Any, name: str) -> tuple[Any, str]:

@@ -5,7 +5,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect, is_integer
 
 
 class LearnedNegativeEmbedding(ModelMixin, ConfigMixin):
@@ -28,8 +28,7 @@ class LearnedNegativeEmbedding(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, dim: int = 512, origin: str = "learned") -> None:
         super().__init__()
-        if not isinstance(dim, int) or dim < 1:
-            raise UserError(f"Expected dim to be a positive whole number, got {dim!r}.")
+        expect(is_integer(dim) and dim > 0, "dim", "a positive whole number", dim)
         self.vector = nn.Parameter(torch.zeros(dim))
 
     @classmethod

@@ -7,7 +7,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect, is_integer
 from clip2clap.core.math import unit_norm
 
 # Config keys of earlier versions.
@@ -44,12 +44,9 @@ class RetrievalMemory(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         for name, value in (("dim", dim), ("count", count)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"Expected {name} to be a positive integer, got {value!r}.")
-        if not beta > 0:
-            raise UserError(f"Expected beta to be above 0, got {beta!r}.", param="beta")
-        if not 0 <= mix <= 1:
-            raise UserError(f"Expected mix to be from 0 to 1, got {mix!r}.", param="mix")
+            expect(is_integer(value) and value > 0, name, "a positive integer", value)
+        expect(beta > 0, "beta", "above 0", beta)
+        expect(0 <= mix <= 1, "mix", "from 0 to 1", mix)
         self.known = nn.Parameter(torch.zeros(count, dim))
 
     @classmethod
