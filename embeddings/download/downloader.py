@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from clip2clap.core.errors import UserError, one_line
@@ -40,8 +40,8 @@ _REMEMBERED = 10_000
 class Download:
     """Outcome of one row: an image file, decoded once as a check, or the reason of a failure."""
 
-    key: str
-    url: str
+    key: Any
+    url: str | None
     content: bytes | None
     reason: str | None
 
@@ -147,8 +147,8 @@ class ImageDownloader:
         await asyncio.gather(*downloads, return_exceptions=True)
         await self._client.close()
 
-    def __call__(self, rows: Iterable[tuple[str, str]]) -> Iterator[Download]:
-        """Yield the outcome of each pair of an id and a URL, in order, some read ahead.
+    def __call__(self, rows: Iterable[tuple[Any, str | None]]) -> Iterator[Download]:
+        """Yield the outcome of each pair of a key and a URL or None, in order, some read ahead.
 
         Raises:
             UserError: If called outside a `with` block, or the cache can't be written to.
@@ -161,7 +161,7 @@ class ImageDownloader:
         finished = yielded = 0
         config = self.config
 
-        async def counted(key: str, url: str) -> Download:
+        async def counted(key: Any, url: str | None) -> Download:
             nonlocal finished
             download = await self._download(key, url)
             finished += len(download.content or b"")
@@ -187,7 +187,9 @@ class ImageDownloader:
             for download in ahead:
                 download.cancel()
 
-    async def _download(self, key: str, url: str) -> Download:
+    async def _download(self, key: Any, url: str | None) -> Download:
+        if url is None:
+            return Download(key, None, None, None)
         try:
             return Download(key, url, await self._image(url), None)
         except (FetchError, UnreadableImageError) as error:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 
 from clip2clap.core.errors import expect
+from clip2clap.core.presets import DEFAULT_CLIP, DEFAULT_GENERATOR
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
@@ -23,23 +24,18 @@ PAIRS: dict[Pair, tuple[Column, Column]] = {
 }
 """CLIP column and CLAP column of a pair; the caption of an audio is embedded by the CLIP."""
 
-DEFAULT_CLIP = "clip-vit-base-patch32"
-# Text encoder of the default generator's checkpoint, so that translators fit that generator.
-DEFAULT_CLAP = "audioldm-s-full-v2"
 # A batch of 64 audios would need gigabytes in HTSAT.
 _BATCH_SIZES: dict[Modality, int] = {"text": 64, "image": 64, "audio": 16}
 
 
 def modality_of(column: Column) -> Modality:
     """Return the modality that a column is computed from."""
-    modality: Any = column.split("_")[1]
-    return modality
+    return cast(Modality, column.split("_")[1])
 
 
 def family_of(column: Column) -> Family:
     """Return the family of the encoder that computes a column."""
-    family: Any = column.split("_")[0]
-    return family
+    return cast(Family, column.split("_")[0])
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ class EncoderPlan:
     clip: str = DEFAULT_CLIP
     """CLIP: preset, hub id or folder."""
 
-    clap: str = DEFAULT_CLAP
-    """CLAP: preset, hub id or folder."""
+    clap: str = DEFAULT_GENERATOR
+    """CLAP: preset, hub id or folder; by default the default generator's, which translators fit."""
 
     device: str = "cpu"
     """Device of the encoders."""

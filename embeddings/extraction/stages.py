@@ -1,11 +1,10 @@
 """Stages of an extraction, shared by all engines: check, download, preprocess, group, embed."""
 
 import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +17,6 @@ from clip2clap.embeddings.encoders.base import Preprocessed
 from clip2clap.embeddings.extraction.plan import Column, EncoderPlan, Encoders, modality_of
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
-
-if TYPE_CHECKING:
-    from clip2clap.embeddings.download.downloader import ImageDownloader
 
 # Captions alone are sorted by length over this many batches, to reduce padding.
 _TEXT_BATCHES = 8
@@ -78,29 +74,15 @@ def download_images(rows: Iterable[Row], config: DownloadConfig, stack: ExitStac
             from clip2clap.embeddings.download.downloader import ImageDownloader
 
             downloader = stack.enter_context(ImageDownloader(config))
-        yield from _download(run, downloader)
+        urls = ((row, None if row.problem else row.content["image"]) for row in run)
+        for done in downloader(urls):
+            content = {**done.key.content, "image": done.content}
+            reason = done.reason or done.key.problem
+            yield replace(done.key, content=content, problem=reason)
 
 
 def _is_remote(row: Row) -> bool:
     return isinstance(row.content.get("image"), Url)
-
-
-def _download(rows: Iterable[Row], downloader: "ImageDownloader") -> Iterator[Row]:
-    waiting: deque[Row] = deque()
-
-    def urls() -> Iterator[tuple[str, str]]:
-        for row in rows:
-            waiting.append(row)
-            if row.problem is None:
-                yield row.id, row.content["image"]
-
-    for download in downloader(urls()):
-        while waiting[0].problem is not None:
-            yield waiting.popleft()
-        row = waiting.popleft()
-        content = {**row.content, "image": download.content}
-        yield replace(row, content=content, problem=download.reason)
-    yield from waiting
 
 
 def preprocess_row(row: Row, encoders: Encoders) -> PreprocessedRow:

@@ -64,19 +64,8 @@ def export_table(
         >>> sorted(file.name for file in folder.iterdir())
         ['clip_text.npy', 'rows.parquet']
 
-    Args:
-        table: Embedding table.
-        folder: Output folder; created if needed.
-        format: Output format.
-        clip: CLIP column of csv and text; by default the only one.
-        clap: CLAP column of csv and text; by default the only one.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: If the format is unknown, the table lacks a pair of columns, or the folder can't
-            be written to or holds other files.
+    Returns the folder, which is created if needed. The CLIP and CLAP columns of csv and text are by
+    default the only ones.
     """
     formats = get_args(ExportFormat)
     expect(format in formats, "format", f"one of {', '.join(formats)}", format)
@@ -134,15 +123,9 @@ def import_table(
     Args:
         source: Folder of Parquet, NumPy, CSV or text files; or of clip-retrieval's `img_emb`,
             `text_emb` and `metadata`, whose columns are kept.
-        folder: Folder of the new table.
+        folder: Folder of the new table, in float32.
         spaces: Spaces of "clip_..." and "clap_..." columns, for files of other programs without a
             `rows.parquet`; their vectors are scaled to unit norm.
-
-    Returns:
-        The table, in float32, rows in their order.
-
-    Raises:
-        UserError: If the folder holds none of the formats, or a file is damaged.
     """
     path = as_path(source)
     if (path / _PARQUET).is_file():
@@ -207,14 +190,6 @@ def concatenate(
         ...         writer.append([name], {}, {"clip_text": torch.eye(1, 4)})
         >>> concatenate([EmbeddingTable.open(name) for name in ("one", "two")], "both").ids
         ['one', 'two']
-
-    Args:
-        tables: Tables with the same columns, of the same spaces.
-        folder: Folder of the new table: empty or missing.
-        rows_per_shard: Rows in memory at once.
-
-    Returns:
-        The new table, rows in the order of the tables.
 
     Raises:
         SpaceMismatchError: If the embeddings of a column come from different models.

@@ -19,7 +19,7 @@ from clip2clap.cli.checks import (
 from clip2clap.cli.options.data import Data, Extract, PairName
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.files import as_path
-from clip2clap.core.presets import check_name
+from clip2clap.core.presets import DEFAULT_CLIP, DEFAULT_GENERATOR, check_name
 
 # Pair of each published data set: the modalities that it has.
 _PUBLISHED_PAIRS: dict[str, PairName] = {
@@ -27,8 +27,6 @@ _PUBLISHED_PAIRS: dict[str, PairName] = {
     "conceptual-captions": "image-caption",
     "wit": "image-caption",
 }
-DEFAULT_CLIP = "clip-vit-base-patch32"
-DEFAULT_GENERATOR = "audioldm-s-full-v2"
 
 
 def extract(options: Extract) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 from clip2clap.cli.checks import check_device, check_model_folder
 from clip2clap.cli.evaluate import measure
 from clip2clap.cli.extract import (
-    DEFAULT_CLIP,
-    DEFAULT_GENERATOR,
     embed_with_bar,
     extraction_lines,
     make_plan,
@@ -20,7 +18,7 @@ from clip2clap.cli.options.data import Evaluate, Fit
 from clip2clap.cli.progress import RunReport
 from clip2clap.cli.train import train_with_bar, training_lines
 from clip2clap.core.errors import UserError
-from clip2clap.core.presets import check_name
+from clip2clap.core.presets import DEFAULT_CLIP, DEFAULT_GENERATOR, check_name
 
 
 def fit(options: Fit) -> None:

@@ -19,11 +19,8 @@ def keep_freed_memory() -> bool:
     with the process.
 
     The setting is global to the process, so the command line makes it and importing the library
-    does not. Call it before loading models. The user's own settings (`MALLOC_MMAP_MAX_` and the
-    like, or `GLIBC_TUNABLES`) are respected.
-
-    Returns:
-        True if the setting was made; False if the C library is not glibc, or the user has set it.
+    does not. Call it before loading models. It returns False where the C library is not glibc, or
+    the user's own settings (`MALLOC_MMAP_MAX_` and the like, or `GLIBC_TUNABLES`) stay.
 
     Examples:
         >>> keep_freed_memory() in (True, False)

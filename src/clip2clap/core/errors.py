@@ -80,15 +80,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: object, *, limit: int | None = 300) -> str:
-    """Fold an error to one printable line.
+    """Fold an exception or its message to one printable line, of at most `limit` characters.
 
-    Args:
-        error: An exception or its message.
-        limit: Most characters; a longer line ends in an ellipsis. None keeps all of it.
-
-    Returns:
-        The message with every run of white space as one space and other control characters
-        escaped, or the exception's class name if the message is empty.
+    Every run of white space becomes one space, and other control characters are escaped. An empty
+    message becomes the exception's class name.
 
     Examples:
         >>> one_line("Broken checkpoint:  weights   missing.")

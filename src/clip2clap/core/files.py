@@ -31,10 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one. Threads and processes may write the same file at
     once: one of them wins. What a killed process left of its file is removed by the next one that
-    writes into the folder.
-
-    Args:
-        path: File to replace; its folder must exist.
+    writes into the folder, which must exist.
 
     Yields:
         Hidden path in the same folder to write to; its name is short, whatever that of the file.

@@ -46,6 +46,9 @@ PRESETS: dict[Kind, dict[str, str]] = {
 }
 """Hub ids, or folders of demo models, by model type and short name."""
 
+DEFAULT_CLIP, DEFAULT_GENERATOR = "clip-vit-base-patch32", "audioldm-s-full-v2"
+"""Presets that translators are made for by default."""
+
 COMPANIONS: dict[str, dict[str, str]] = {
     PRESETS["decoder"]["kandinsky-2-2"]: {"clip": "kandinsky-community/kandinsky-2-2-prior"},
     PRESETS["decoder"]["stable-diffusion-1-5"]: {

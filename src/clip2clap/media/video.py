@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -58,12 +57,7 @@ class FilmWriter:
         """Return the writer."""
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         """Flush the encoders and write the index."""
         if error is None:
             for stream in (self._video, self._audio):
@@ -71,14 +65,7 @@ class FilmWriter:
         self._container.close()
 
     def add_frame(self, image: np.ndarray) -> None:
-        """Write the next frame.
-
-        Args:
-            image: RGB, shape (height, width, 3), uint8.
-
-        Raises:
-            UserError: If its shape or dtype does not match the video's.
-        """
+        """Write the next frame, RGB, shape (height, width, 3), uint8."""
         if image.shape != self.shape or image.dtype != np.uint8:
             raise UserError(
                 f"Expected frames of shape {self.shape}, uint8, got {image.shape}, {image.dtype}."
@@ -89,11 +76,7 @@ class FilmWriter:
         self._container.mux(self._video.encode(frame))
 
     def add_sound(self, samples: np.ndarray) -> None:
-        """Write the next block of audio.
-
-        Args:
-            samples: Shape (2, samples), float32, full scale at -1 and 1, at `FILM_RATE`.
-        """
+        """Write the next block of audio, shape (2, samples), in [-1, 1], at `FILM_RATE`."""
         if not samples.shape[1]:
             return
         block = np.ascontiguousarray(samples, dtype=np.float32)

@@ -108,19 +108,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return model
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Encode images (n, channels, height, width), in [-1, 1].
-
-        Returns:
-            An `AutoencoderKLOutput` or tuple, whose `latent_dist` is deterministic.
-        """
+        """Encode images (n, channels, height, width), in [-1, 1], deterministically."""
         posterior = IdentityDistribution(self.encoder(x))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> Any:
-        """Decode latents (n, latent_channels, height / patch_size, width / patch_size).
-
-        Returns:
-            A `DecoderOutput` or tuple, whose `sample` has the scale of the images.
-        """
+        """Decode latents (n, latent_channels, height / patch_size, width / patch_size)."""
         sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)

@@ -71,14 +71,10 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         return super().config
 
     def magnitudes(self, spectrogram: Tensor) -> Tensor:
-        """Predict magnitudes of a short-time Fourier transform.
+        """Predict magnitudes, shape (n, frames, window_size // 2 + 1), of a Fourier transform.
 
-        Args:
-            spectrogram: Natural logarithms of mel amplitudes, shape (n, frames, mel bins).
-
-        Returns:
-            Magnitudes, shape (n, frames, window_size // 2 + 1): the mel amplitudes as a smooth
-            envelope, times the network's output.
+        They are the mel amplitudes of the log-mel spectrograms, shape (n, frames, mel bins), as a
+        smooth envelope, times the network's output.
         """
         hidden = self.conv_in((spectrogram.transpose(1, 2) + 5) / 2.5)
         for block in self.blocks:
@@ -88,18 +84,10 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         return envelope * detail.exp()
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """Generate waveforms.
+        """Generate waveforms, shape (n, frames * hop), or (frames * hop,) for one.
 
-        Args:
-            spectrogram: Natural logarithms of mel amplitudes, shape (n, frames, mel bins), or
-                (frames, mel bins) for one.
-
-        Returns:
-            Waveforms, shape (n, frames * hop), or (frames * hop,) for one. Deterministic:
-            the phases start from a fixed seed.
-
-        Raises:
-            UserError: If the spectrogram has another number of mel bins.
+        Deterministic: the phases start from a fixed seed. The spectrogram is natural logarithms of
+        mel amplitudes, shape (n, frames, mel bins), or (frames, mel bins) for one.
         """
         if spectrogram.ndim not in (2, 3) or spectrogram.shape[-1] != self.config.model_in_dim:
             raise UserError(
