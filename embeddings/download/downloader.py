@@ -207,21 +207,12 @@ class ImageDownloader:
             content = await in_thread(self._cache.read, url)
             if content is not None:
                 return content
-        content = await self._fetch(url)
+        send = partial(self._send, budget=_Budget(self.config.total_seconds))
+        content = await self._client.follow(url, send, self.config.max_redirects)
         await in_thread(load_image, content)
         if self._cache is not None:
             await in_thread(self._cache.write, url, content)
         return content
-
-    async def _fetch(self, url: str) -> bytes:
-        budget = _Budget(self.config.total_seconds)
-        request = self._client.request(url)
-        for _ in range(self.config.max_redirects + 1):
-            answer = await self._send(request, budget)
-            if isinstance(answer, bytes):
-                return answer
-            request = answer
-        raise FetchError(f"redirected more than {self.config.max_redirects} times")
 
     async def _send(self, request: "httpx.Request", budget: _Budget) -> "bytes | httpx.Request":
         """Return the body or the redirect; retry while the server is busy."""

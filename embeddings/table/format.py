@@ -247,7 +247,7 @@ def write_shard(
                 for column in columns:
                     file.seek(offsets[column])
                     for chunk in part[column].chunks:
-                        offsets[column] += file.write(chunk.flatten().to_numpy().data)
+                        offsets[column] += file.write(np.from_dlpack(chunk.flatten()).data)
 
 
 def read_failures(files: Iterable[tuple[Path, int]]) -> Iterator[pa.RecordBatch]:

@@ -25,7 +25,6 @@ from clip2clap.embeddings.table.format import (
 )
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -117,20 +116,22 @@ class EmbeddingTable:
         """
         import torch
 
+        return torch.from_numpy(self.to_numpy(column))
+
+    def to_numpy(self, column: str) -> np.ndarray:
+        """Return the embeddings of one space as an array, shape (n, dim); see `tensor`."""
         parts = [part for file in self._state.files for part in self._views(file, column)]
-        if len(parts) == 1:
-            return parts[0]
-        empty = torch.empty(0, self._space(column).dim, dtype=self._dtype(column))
-        return torch.cat([empty, *parts])
+        return parts[0] if len(parts) == 1 else np.concatenate([self._empty(column, 0), *parts])
 
-    def _views(self, file: Path, column: str) -> "Iterator[Tensor]":
+    def _empty(self, column: str, rows: int) -> np.ndarray:
+        return np.empty((rows, self._space(column).dim), dtype_of(self.data.schema, column))
+
+    def _views(self, file: Path, column: str) -> Iterator[np.ndarray]:
         """Yield views of a column's chunks in a file that is mapped anew, shape (rows, dim)."""
-        import torch
-
-        dim, dtype = self._space(column).dim, self._dtype(column)
+        dim, dtype = self._space(column).dim, dtype_of(self.data.schema, column)
         data, memory = map_file(file)
         for offset, count in locate(data, memory, column):
-            yield torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(-1, dim)
+            yield np.frombuffer(memory, dtype, count, offset).reshape(-1, dim)
 
     def chunks(self, *columns: str, rows: int = 65_536) -> "Iterator[tuple[Tensor, ...]]":
         """Yield the embeddings of some spaces in chunks, which bound the memory.
@@ -144,7 +145,8 @@ class EmbeddingTable:
         for start in range(0, len(self), rows):
             chunk = self.data.slice(start, rows)
             yield tuple(
-                torch.tensor(chunk[column].combine_chunks().flatten().to_numpy()).view(-1, dim)
+                # Unlike to_numpy, this does not import pandas.
+                torch.tensor(np.from_dlpack(chunk[column].combine_chunks().flatten())).view(-1, dim)
                 for column, dim in dims.items()
             )
 
@@ -160,19 +162,16 @@ class EmbeddingTable:
             raise TableError(
                 f"Expected rows within 0 and {len(self)}, got {int(rows[0])} to {int(rows[-1])}."
             )
-        values = torch.empty(len(rows), self._space(column).dim, dtype=self._dtype(column))
+        values = torch.from_numpy(self._empty(column, len(rows)))
         first = 0
         for file in self._state.files:
             for part in self._views(file, column):
                 bounds = torch.tensor([first, first + len(part)])
                 low, high = torch.searchsorted(rows, bounds).tolist()
-                torch.index_select(part, 0, rows[low:high] - first, out=values[low:high])
+                indices, out = rows[low:high] - first, values[low:high]
+                torch.index_select(torch.from_numpy(part), 0, indices, out=out)
                 first += len(part)
         return values
-
-    def to_numpy(self, column: str) -> np.ndarray:
-        """Return the embeddings of one space as an array, shape (n, dim); see `tensor`."""
-        return self.tensor(column).numpy()
 
     def rows(self, start: int, stop: int) -> pa.Table:
         """Return the rows from `start` up to `stop`, without copying."""
@@ -219,8 +218,3 @@ class EmbeddingTable:
                 f"{self.folder} has no embeddings {column!r}, only {', '.join(self.spaces)}."
             )
         return self.spaces[column]
-
-    def _dtype(self, column: str) -> "torch.dtype":
-        import torch
-
-        return getattr(torch, dtype_of(self.data.schema, column))

@@ -9,9 +9,10 @@ import ipaddress
 import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -91,10 +92,6 @@ class Client:
         """Close all connections."""
         await self._client.aclose()
 
-    def request(self, url: str) -> httpx.Request:
-        """Create a request for `send`."""
-        return self._client.build_request("GET", url.strip())
-
     async def send(
         self, request: httpx.Request, *, write: Callable[[bytes], object] | None = None
     ) -> bytes | httpx.Request:
@@ -122,6 +119,21 @@ class Client:
             raise BusyError(f"the connection broke off ({reason})") from error
         except httpx.HTTPError as error:
             raise FetchError(f"can't be fetched ({one_line(error, limit=200)})") from error
+
+    async def follow(
+        self,
+        url: str,
+        send: Callable[[httpx.Request], Awaitable[bytes | httpx.Request]],
+        redirects: int = MAX_REDIRECTS,
+    ) -> bytes:
+        """Send requests, by `send` or what calls it, until one of them returns the body."""
+        request = self._client.build_request("GET", url.strip())
+        for _ in range(redirects + 1):
+            answer = await send(request)
+            if isinstance(answer, bytes):
+                return answer
+            request = answer
+        raise FetchError(f"redirected more than {redirects} times")
 
     async def _read(
         self, response: httpx.Response, write: Callable[[bytes], object] | None
@@ -178,13 +190,7 @@ def fetch(
         )
         try:
             async with asyncio.timeout(seconds):
-                request = client.request(url)
-                for _ in range(MAX_REDIRECTS + 1):
-                    answer = await client.send(request, write=write)
-                    if isinstance(answer, bytes):
-                        return answer
-                    request = answer
-            raise FetchError(f"redirected more than {MAX_REDIRECTS} times")
+                return await client.follow(url, partial(client.send, write=write))
         except TimeoutError as error:
             raise FetchError(f"not there within {seconds:g} s") from error
         except (httpx.InvalidURL, UnicodeError) as error:
