@@ -193,8 +193,7 @@ def _run(
 ) -> ExtractionReport:
     before = len(writer) - writer.failed
     seconds, waits = 0.0, []
-    # Without a row that is left, no encoder is loaded.
-    for first in itertools.islice(rows, 1):
+    if (first := next(rows, None)) is not None:
         rows = itertools.chain([first], rows)
         if ray is None:
             groups = _embed_locally(rows, plan.load(), download, waits)

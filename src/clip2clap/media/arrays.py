@@ -1,14 +1,16 @@
 """Arrays, tensors and objects of other libraries, as waveforms and as images."""
 
+import contextlib
 import io
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from clip2clap.core.errors import UserError, is_number
+from clip2clap.core.files import as_path
 from clip2clap.media.decoding import UnreadableAudioError, check_sampling_rate, not_finite
 
 # Channels that cancel leave less than this share of the power that unrelated ones would.
@@ -49,6 +51,24 @@ def to_file(source: Any, name: str) -> Any:
     if isinstance(source, str):
         raise UserError(f"{name} is a file opened as text. Open it with mode 'rb'.")
     return source
+
+
+@contextlib.contextmanager
+def open_file(name: str, error_class: type[UserError]) -> Iterator[BinaryIO]:
+    """Open a file that a user named; raise where that or the reading of it fails."""
+    path = as_path(name)
+    try:
+        if path.is_dir():
+            raise error_class(f"{name} is a folder; give a file.")
+        if not path.is_file():
+            raise error_class(f"No such file: {name}. Check the path.")
+        with path.open("rb") as file:
+            yield file
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise error_class(f"{name} can't be read: {reason}.") from error
 
 
 def to_array(value: Any) -> np.ndarray | None:

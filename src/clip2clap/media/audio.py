@@ -12,7 +12,7 @@ import soundfile
 
 from clip2clap.core.errors import UserError, expect, is_number
 from clip2clap.core.files import as_path, visible_files
-from clip2clap.media.arrays import is_cancelled, power_of, to_file, to_waveform
+from clip2clap.media.arrays import is_cancelled, open_file, power_of, to_file, to_waveform
 from clip2clap.media.decoding import (
     MAX_SECONDS,
     UnreadableAudioError,
@@ -225,19 +225,10 @@ def _opened(source: str | bytes | BinaryIO, name: str) -> Iterator[BinaryIO]:
             raise UnreadableAudioError(f"{name} is empty. Fetch or save it again.")
         yield file
         return
-    path = as_path(source)
-    try:
-        if path.is_dir():
-            raise UnreadableAudioError(
-                f"The folder {name} holds no audio ({', '.join(sorted(SUFFIXES))}) and no video; "
-                "its subfolders are not searched."
-            )
-        if not path.is_file():
-            raise UnreadableAudioError(f"No such file: {name}. Check the path.")
-        with path.open("rb") as file, _opened(file, name):
-            yield file
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise UnreadableAudioError(f"{name} can't be read: {reason}.") from error
+    if as_path(source).is_dir():
+        raise UnreadableAudioError(
+            f"The folder {name} holds no audio ({', '.join(sorted(SUFFIXES))}) and no video; its "
+            "subfolders are not searched."
+        )
+    with open_file(source, UnreadableAudioError) as file, _opened(file, name):
+        yield file

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import as_path, is_url, replacing, visible_files
-from clip2clap.media.arrays import to_array, to_file, to_image
+from clip2clap.media.arrays import open_file, to_array, to_file, to_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,21 +113,8 @@ def load_image(source: Any, *, allow_private: bool = False, name: str = "the ima
         return _decode(source, name)
     if is_url(source):
         return _decode(_download(source, allow_private), source)
-    path = as_path(source)
-    try:
-        if path.is_dir():
-            raise UnreadableImageError(f"{source} is a folder; give an image file.")
-        if not path.exists():
-            raise UnreadableImageError(f"{source} does not exist. Check the path.")
-        if not path.is_file():
-            raise UnreadableImageError(f"{source} is no regular file; give an image file.")
-        with path.open("rb") as file:
-            return _decode(file, source)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise UnreadableImageError(f"{source} can't be read: {reason}.") from error
+    with open_file(source, UnreadableImageError) as file:
+        return _decode(file, source)
 
 
 def write_image(path: str | Path, image: Image.Image) -> None:
