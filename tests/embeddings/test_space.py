@@ -87,5 +87,3 @@ def test_presets_stand_for_hub_ids_and_the_demo_for_its_folder():
     assert presets.resolve("demo", "clap") == str(demo / "clap")
     assert presets.resolve("demo", "generator") == str(demo / "image_to_audio")
     assert presets.resolve("any/id", "clap") == "any/id"
-    with pytest.raises(ValueError, match="kind"):
-        presets.resolve("demo", "clop")  # type: ignore[arg-type]
