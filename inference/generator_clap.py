@@ -30,6 +30,8 @@ class GeneratorClap:
         """Cached embeddings by text."""
         self.audio_encoder: ClapEncoder | None = None
         """CLAP with its audio encoder, once loaded."""
+        self.logit_scale = 1 / 0.07
+        """Factor of similarities in its loss, for probabilities of labels; known once loaded."""
 
     @property
     def space(self) -> EmbeddingSpace | None:
@@ -92,6 +94,7 @@ class GeneratorClap:
             stream_encoder(encoder, config["clap_id"], **access)
         if self.space is not None:
             require_same_model(self.space, encoder.space(modality), what="The generator's own CLAP")
+        self.logit_scale = encoder.logit_scale
         return encoder
 
 

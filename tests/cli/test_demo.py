@@ -15,7 +15,23 @@ from clip2clap.core.presets import PRESETS
 from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
 from clip2clap.media.audio import load_audio
 
+from .builders import write_translator
+
 Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def model(musicldm_folder: Path, clip_folder: Path, tmp_path: Path) -> Path:
+    """A tiny pipeline whose generator has a CLAP that ranks."""
+    folder = tmp_path / "model"
+    pipeline = ImageToAudioPipeline.from_audioldm(
+        musicldm_folder,
+        clip=clip_folder,
+        translator=write_translator(folder / "translator", clip_folder, musicldm_folder),
+    )
+    pipeline.register_to_config(default_num_inference_steps=2)
+    pipeline.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -45,25 +61,47 @@ def test_the_demo_writes_its_files_and_tells_the_nearest_kinds(
     assert status == 0
     report = json.loads(shown)
     out = Path("clip2clap-demo")
-    files = [value for name, value in report["results"].items() if name != "nearest"]
+    results = report["results"]
+    files = [results[name] for name in ("image", "spectrogram", "page")]
+    files += [candidate["path"] for candidate in results["candidates"]]
     assert sorted(files) == sorted(str(path) for path in out.iterdir())
     with Image.open(out / "photograph.jpg") as photograph:
         assert photograph.size == (451, 300)
     Image.fromarray(chelsea()).save("chelsea.png")
 
     pipeline = ImageToAudioPipeline.from_pretrained(model)
-    result = pipeline("chelsea.png", generator=[torch.Generator().manual_seed(4)])
+    result = pipeline(
+        "chelsea.png",
+        generator=[torch.Generator().manual_seed(4)],
+        num_candidates=4,
+        num_variations=4,
+    )
     assert isinstance(result, ImageToAudioOutput)
-    waveform, _ = load_audio(out / "sound.wav")
-    np.testing.assert_allclose(waveform, result.audios[0], atol=1e-4)
+    assert results["audio"] == results["candidates"][0]["path"] == str(out / "sound.wav")
+    for candidate, expected in zip(results["candidates"], result.audios, strict=True):
+        waveform, _ = load_audio(candidate["path"])
+        np.testing.assert_allclose(waveform, expected, atol=1e-4)
+    ranking = [candidate["similarity"] for candidate in results["candidates"]]
+    assert ranking == sorted(ranking, reverse=True)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert [page.count(f'download="{Path(file).name}"') for file in files[3:]] == [1, 1, 1, 1]
+    assert "Chelsea the cat" in page
     similarities = dict(
         zip(("cat", "dog", "sea"), (demo_models @ result.audio_embeds[0]).tolist(), strict=True)
     )
-    nearest = [(entry["label"], entry["similarity"]) for entry in report["results"]["nearest"]]
+    nearest = [(entry["label"], entry["similarity"]) for entry in results["nearest"]]
     assert nearest == [
         (kind, pytest.approx(similarities[kind], abs=1e-3))
         for kind in sorted(similarities, key=lambda kind: -similarities[kind])
     ]
+    scale = pipeline.generator_clap.logit_scale
+    shares = (scale * torch.tensor([value for _, value in nearest])).softmax(0)
+    encoder = pipeline.generator_clap.audio_encoder
+    assert encoder is not None
+    assert scale == pytest.approx(encoder.backend.model.logit_scale_a.exp().item())  # pyright: ignore
+    assert [entry["probability"] for entry in results["nearest"]] == pytest.approx(
+        shares.tolist(), abs=1e-2
+    )
     stages = ["load", "denoise", "decode", "write"]
     assert list(report["seconds"]) == stages
 

@@ -169,7 +169,7 @@ def test_an_entry_more_reads_only_its_own_files(tmp_path: Path) -> None:
 
 
 def test_a_given_image_is_shown_and_one_of_the_web_not_fetched(tmp_path: Path) -> None:
-    page = AudioPage(tmp_path / "index.html", title="Web", thumbnail_px=16)
+    page = AudioPage(tmp_path / "index.html", title="Web", longest_side=16)
     page.add({"input": "https://a.example/b.png"}, Image.new("RGB", (64, 32)))
     page.add({"input": "https://a.example/c.png"})
     page.write()

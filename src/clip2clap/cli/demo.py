@@ -18,23 +18,26 @@ from clip2clap.core.presets import DEMO_FOLDER
 
 _LABELS_SHOWN = 5
 _LONGEST_SIDE = 1600
-# The rest of the time is for decoding.
-_STEPS_SHARE = 0.5
-_FILES = {
-    "image": "photograph.jpg",
-    "audio": "sound.wav",
-    "spectrogram": "spectrogram.png",
-    "page": "index.html",
-}
+_LONGEST_SIDE_ON_PAGE = 960
+# The rest of the time is for decoding and ranking.
+_STEPS_SHARE = 0.37
+_FILES = {"image": "photograph.jpg", "spectrogram": "spectrogram.png", "page": "index.html"}
+_AUDIO_FILES = ("sound.wav", "sound-2.wav", "sound-3.wav", "sound-4.wav")
+_INTRO = """\
+<p>CLIP encoded the image as a vector, and a small network translated that vector into the space of
+CLAP, which embeds audio and text. A diffusion model generated each audio below from it, in place of
+a text prompt. The most similar to the vector comes first.</p>
+"""
 
 
 def demo(options: Demo) -> None:
     """Generate audio from one image with the demo models.
 
-    Writes the image, the audio, its spectrogram, and a page that shows all three.
+    Writes the image, four audio files, the best first, and a page to see and hear them.
     """
     check_image(options.image, "image")
-    paths = _prepare_folder(options.output or Path("clip2clap-demo"))
+    folder = options.output or Path("clip2clap-demo")
+    _prepare_folder(folder)
     report = RunReport(options)
     with Console(stderr=True).status("Loading the models"):
         import torch
@@ -52,42 +55,57 @@ def demo(options: Demo) -> None:
             advance(_STEPS_SHARE * (step + 1) / pipeline.num_timesteps)
             return {}
 
-        generator = [torch.Generator().manual_seed(options.seed)]
-        result = pipeline(image, generator=generator, callback_on_step_end=on_step_end)
+        result = pipeline(
+            image,
+            generator=[torch.Generator().manual_seed(options.seed)],
+            num_candidates=len(_AUDIO_FILES),
+            num_variations=len(_AUDIO_FILES),
+            callback_on_step_end=on_step_end,
+        )
         report.lap("decode")
-    nearest = _nearest_labels(result.audio_embeds)
-    _write_files(paths, image, title, result, nearest, options.seed)
+    nearest = _nearest_labels(result.audio_embeds[:1], pipeline.generator_clap.logit_scale)
+    entry = {
+        "input": title,
+        "seed": options.seed,
+        "heard_as": nearest[:_LABELS_SHOWN],
+        "outputs": [
+            {"path": path, "similarity": round(similarity, 4)}
+            for path, similarity in zip(
+                _AUDIO_FILES, result.similarities[0].sort(descending=True)[0].tolist(), strict=True
+            )
+        ],
+    }
+    _write_files(folder, image, result, entry)
     report.lap("write")
 
     report.settings["image"] = options.image or "skimage.data.chelsea"
-    shown = shlex.quote(options.image or str(paths["image"]))
+    shown = shlex.quote(options.image or str(folder / _FILES["image"]))
     report.show(
         _table(nearest, report.seconds),
-        f"Open {paths['page']} in a browser to see and hear it.",
+        f"Open {folder / _FILES['page']} in a browser to see and hear it.",
         f"Next: clip2clap image-to-audio {shown} -o audio",
     )
-    labels = [{"label": label, "similarity": round(value, 4)} for label, value in nearest]
-    report.end({**{name: str(path) for name, path in paths.items()}, "nearest": labels})
+    files = {name: str(folder / file) for name, file in _FILES.items()}
+    audio = [{**output, "path": str(folder / output["path"])} for output in entry["outputs"]]
+    report.end({**files, "audio": audio[0]["path"], "candidates": audio, "nearest": nearest})
 
 
-def _prepare_folder(folder: Path) -> dict[str, Path]:
-    """Create the folder, and return the files in it.
+def _prepare_folder(folder: Path) -> None:
+    """Create the folder.
 
     Raises:
         UserError: If it cannot be created, or has such files that are not from a demo.
     """
-    from clip2clap.report.demo import is_demo_page
+    from clip2clap.report.audio_page import is_page
 
-    paths = {name: folder / file for name, file in _FILES.items()}
-    foreign = [path.name for path in paths.values() if path.exists()]
+    foreign = [name for name in (*_FILES.values(), *_AUDIO_FILES) if (folder / name).exists()]
     require(
-        not foreign or is_demo_page(paths["page"]),
+        not foreign or is_page(folder / _FILES["page"], "demo"),
         "output",
         f"{folder} already has {', '.join(foreign)}, not written by clip2clap demo. "
         "Name another folder.",
     )
     make_folder(folder)
-    return paths
 
 
 def load_demo_image(source: str | None, allow_private: bool = False) -> tuple[Any, str]:
@@ -102,57 +120,57 @@ def load_demo_image(source: str | None, allow_private: bool = False) -> tuple[An
         ), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
 
 
-def _nearest_labels(audio_embeds: Any) -> list[tuple[str, float]]:
-    """Return the demo models' classes with the cosine similarities of their prompts.
+def _nearest_labels(audio_embeds: Any, logit_scale: float) -> list[dict[str, Any]]:
+    """Return the demo models' classes with similarities and probabilities, the nearest first.
 
     Args:
         audio_embeds: Embedding in the demo CLAP's space, shape (1, d).
+        logit_scale: Factor of the similarities.
     """
     from safetensors.torch import load_file
 
-    from clip2clap.metrics.classification import nearest_labels
+    from clip2clap.metrics.classification import label_probabilities, nearest_labels
 
     labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
     prompts = load_file(DEMO_FOLDER / "kinds.safetensors")["clap_text"].float()
-    return nearest_labels(audio_embeds.float(), prompts, labels)[0]
+    (nearest,) = nearest_labels(audio_embeds.float(), prompts, labels)
+    probabilities = label_probabilities(nearest, logit_scale)
+    return [
+        {"label": label, "similarity": round(similarity, 4), "probability": round(probability, 4)}
+        for (label, similarity), (_, probability) in zip(nearest, probabilities, strict=True)
+    ]
 
 
-def _write_files(
-    paths: dict[str, Path],
-    image: Any,
-    title: str,
-    result: Any,
-    nearest: list[tuple[str, float]],
-    seed: int,
-) -> None:
+def _write_files(folder: Path, image: Any, result: Any, entry: dict[str, Any]) -> None:
     from clip2clap.media.images import write_image
     from clip2clap.media.spectrogram import write_spectrogram
     from clip2clap.media.writing import write_audio
-    from clip2clap.report.demo import write_demo_page, write_unfinished_page
+    from clip2clap.report.audio_page import AudioPage
 
-    waveform, sampling_rate = result.audios[0], result.sampling_rate
+    page = AudioPage(
+        folder / _FILES["page"],
+        title="From image to audio",
+        verb="demo",
+        intro=_INTRO,
+        embed=True,
+        longest_side=_LONGEST_SIDE_ON_PAGE,
+    )
+    page.write()  # The page claims the folder, whose files the next run may replace.
     shown = image.copy()
     shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    write_unfinished_page(paths["page"])
-    write_image(paths["image"], shown)
-    write_audio(paths["audio"], waveform, sampling_rate)
-    write_spectrogram(paths["spectrogram"], waveform, sampling_rate)
-    write_demo_page(
-        paths,
-        image=image,
-        title=title,
-        seconds=len(waveform) / sampling_rate,
-        sampling_rate=sampling_rate,
-        nearest=nearest[:_LABELS_SHOWN],
-        seed=seed,
-    )
+    write_image(folder / _FILES["image"], shown)
+    for name, waveform in zip(_AUDIO_FILES, result.audios, strict=True):
+        write_audio(folder / name, waveform, result.sampling_rate)
+    write_spectrogram(folder / _FILES["spectrogram"], result.audios[0], result.sampling_rate)
+    page.add(entry, image)
+    page.write()
 
 
-def _table(nearest: list[tuple[str, float]], seconds: dict[str, float]) -> Table:
+def _table(nearest: list[dict[str, Any]], seconds: dict[str, float]) -> Table:
     """Return the nearest classes beside the seconds of each stage."""
-    labels = Table("nearest class", "similarity", box=None, pad_edge=False)
-    for label, similarity in nearest[:_LABELS_SHOWN]:
-        labels.add_row(label, f"{similarity:.2f}")
+    labels = Table("heard as", "probability", "similarity", box=None, pad_edge=False)
+    for each in nearest[:_LABELS_SHOWN]:
+        labels.add_row(each["label"], f"{each['probability']:.0%}", f"{each['similarity']:.2f}")
     stages = Table("stage", "seconds", box=None, pad_edge=False)
     for stage, value in seconds.items():
         stages.add_row(stage, f"{value:6.2f}")

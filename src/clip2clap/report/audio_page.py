@@ -92,7 +92,7 @@ class AudioPage:
         verb: Verb of the command that writes it.
         intro: HTML below the title.
         embed: Embed audio and pictures, so that the page is one file.
-        thumbnail_px: Longest side of the images shown.
+        longest_side: Longest side of the images shown, in pixels.
 
     Raises:
         UserError: If another program's file is at `path`.
@@ -111,10 +111,10 @@ class AudioPage:
         verb: str = "image-to-audio",
         intro: str = "",
         embed: bool = False,
-        thumbnail_px: int = 320,
+        longest_side: int = 320,
     ):
         self._path, self._title, self._verb, self._intro = Path(path), title, verb, intro
-        self._embed, self._thumbnail_px = embed, thumbnail_px
+        self._embed, self._longest_side = embed, longest_side
         self._part, self._entries = 1, list[str]()
         if self._path.exists() and not is_page(self._path, verb):
             raise UserError(
@@ -240,11 +240,11 @@ class AudioPage:
             if image is None and is_url(source):
                 raise UserError("Images of the web are not fetched twice.")
             small = (load_image(source) if image is None else image).convert("RGB")
-            small.thumbnail((self._thumbnail_px, self._thumbnail_px), reducing_gap=2.0)
+            small.thumbnail((self._longest_side, self._longest_side), reducing_gap=2.0)
             return small
 
         try:
-            src = self._picture(f"{self._thumbnail_px} {entry.get('sha256') or source}", draw)
+            src = self._picture(f"{self._longest_side} {entry.get('sha256') or source}", draw)
         except (OSError, UserError):
             return ""
         return f'<img src="{src}" loading="lazy" alt="{_text(name)}">'
