@@ -63,13 +63,15 @@ def demo(options: Demo) -> None:
             callback_on_step_end=on_step_end,
         )
         report.lap("decode")
+    assert result.similarities is not None
     nearest = _nearest_labels(result.audio_embeds[:1], pipeline.generator_clap.logit_scale)
+    seconds = len(result.audios[0]) / result.sampling_rate
     entry = {
         "input": title,
         "seed": options.seed,
         "heard_as": nearest[:_LABELS_SHOWN],
         "outputs": [
-            {"path": path, "similarity": round(similarity, 4)}
+            {"path": path, "similarity": round(similarity, 4), "seconds": seconds}
             for path, similarity in zip(
                 _AUDIO_FILES, result.similarities[0].sort(descending=True)[0].tolist(), strict=True
             )

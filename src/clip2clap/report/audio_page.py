@@ -31,6 +31,8 @@ _WIDTH, _WAVE_HEIGHT, _MEL_HEIGHT = 800, 72, 136
 # Of the colors of the spectrogram's map, for both color schemes.
 _BACKGROUND, _WAVE = "#000004", "#fec68a"
 _MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
+# Less probable labels than the first are not shown.
+_LEAST_PROBABILITY = 0.01
 _ORDERS = ("as made", "name", "label", "similarity", "loudness", "seconds")
 
 _ENTRY = Template("""\
@@ -72,10 +74,10 @@ _TOOLS = Template("""\
 </form>
 """)
 _KEYS = """\
-<p class="keys"><kbd>space</kbd> play or pause, <kbd>↓</kbd> <kbd>↑</kbd> or <kbd>j</kbd> \
-<kbd>k</kbd> next or previous image, <kbd>→</kbd> <kbd>←</kbd> next or previous audio, \
-<kbd>f</kbd> favorite, <kbd>/</kbd> search</p>
-"""
+<p class="keys"><kbd>space</kbd> play or pause, <kbd>→</kbd> <kbd>←</kbd> next or previous audio"""
+_KEYS_OF_MANY = """\
+, <kbd>↓</kbd> <kbd>↑</kbd> or <kbd>j</kbd> <kbd>k</kbd> next or previous image, <kbd>f</kbd> \
+favorite, <kbd>/</kbd> search"""
 
 
 class AudioPage:
@@ -160,7 +162,7 @@ class AudioPage:
             self._intro,
             f'<nav aria-label="Parts">Part {self._part} {nav}</nav>' if nav else "",
             _TOOLS.substitute(orders=orders) if many else "",
-            _KEYS,
+            _KEYS + (_KEYS_OF_MANY if many else "") + "</p>",
             f'<div class="entries{"" if many else " single"}">\n',
             *self._entries,
             f'</div><p class="none" hidden>No image matches.</p>\n<script>{_static("js")}</script>',
@@ -222,7 +224,7 @@ class AudioPage:
             file=_text(path),
             href=escape(href),
             dropped=" dropped" if output.get("kept") is False else "",
-            seconds=_number(output.get("seconds")) or "1",
+            seconds=_number(output.get("seconds")) or "0",
             similarity=_number(output.get("similarity")),
             picture=f'<img src="{picture}" width="{_WIDTH}" height="{_WAVE_HEIGHT + _MEL_HEIGHT}" '
             f'loading="lazy" alt="Waveform and mel spectrogram of {_text(name)}">',
@@ -323,7 +325,8 @@ def _heard(heard: Iterable[Entry]) -> str:
     items = [
         f'<li style="--share: {_number(each.get("probability"), "{:.3f}") or 0}">'
         f"{_text(each.get('label'))} <b>{_number(each.get('probability'), '{:.0%}')}</b></li>"
-        for each in heard
+        for place, each in enumerate(heard)
+        if not place or (each.get("probability") or 0) >= _LEAST_PROBABILITY
     ]
     return f'<ol class="heard" aria-label="Heard as">{"".join(items)}</ol>' if items else ""
 

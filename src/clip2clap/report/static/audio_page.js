@@ -15,9 +15,10 @@
   function show(audio, seconds) {
     const range = position(audio);
     range.value = seconds;
-    const [now, end] = [seconds.toFixed(1), Number(range.max).toFixed(1)];
-    range.setAttribute("aria-valuetext", `${now} of ${end} s`);
-    audio.querySelector(".time").textContent = `${now} / ${end} s`;
+    // The length of a file may be unknown until it loads.
+    const end = Number(range.max) ? `${Number(range.max).toFixed(1)} s` : "? s";
+    range.setAttribute("aria-valuetext", `${seconds.toFixed(1)} of ${end}`);
+    audio.querySelector(".time").textContent = `${seconds.toFixed(1)} / ${end}`;
   }
   function state() {
     const playing = current && !player.paused;
@@ -58,7 +59,7 @@
   player.addEventListener("ended", () => { player.currentTime = 0; show(current, 0); });
   function seek(audio, seconds) {
     select(audio);
-    player.currentTime = Math.min(Math.max(seconds, 0), position(audio).max);
+    player.currentTime = Math.min(Math.max(seconds, 0), position(audio).max || 0);
     show(audio, player.currentTime);
   }
   list.addEventListener("input", (event) => seek(event.target.closest(".audio"), Number(event.target.value)));
@@ -174,7 +175,7 @@
     else if (event.key === " " && !pressing) {
       const audio = current ?? visible.flatMap((entry) => entry.audios)[0];
       if (audio) toggle(audio);
-    } else if (event.key === "f" && current) star(current);
+    } else if (event.key === "f" && current && tools) star(current);
     else if (seeking) seek(event.target.closest(".audio"), Number(event.target.value) + seeking);
     else if (event.key in moves) move(...moves[event.key]);
     else return;
