@@ -90,18 +90,36 @@ def holds_weights(whole: Iterable[Path], part: Iterable[Path]) -> bool:
     return _digests(part) <= _digests(whole)
 
 
+def fingerprint_tensors(tensors: Iterable[Tensor]) -> str:
+    """Compute the fingerprint of loaded weights, hexadecimal; see `fingerprint_weights`.
+
+    Of weights that are offloaded to the disk only the shapes count.
+    """
+    return digest(sorted(_tensor_digests(tensors)))
+
+
 def _digests(files: Iterable[Path]) -> set[str]:
     """Return a digest of each tensor in weight files."""
     digests = set()
     for file in files:
         is_safe = file.suffix == ".safetensors"
-        for tensor in _safetensors(file) if is_safe else load_legacy_weights(file).values():
-            if tensor.dtype in _FLOATS and tensor.numel():
-                flat = tensor.reshape(-1)
+        digests |= _tensor_digests(
+            _safetensors(file) if is_safe else load_legacy_weights(file).values()
+        )
+    return digests
+
+
+def _tensor_digests(tensors: Iterable[Tensor]) -> set[str]:
+    digests = set()
+    for tensor in tensors:
+        if tensor.dtype in _FLOATS and tensor.numel():
+            values = b""
+            if not tensor.is_meta:
+                flat = tensor.detach().reshape(-1)
                 runs = [flat[s : s + _RUN_LENGTH] for s in _run_starts(flat.numel())]
-                values = torch.cat(runs).to(torch.float16).numpy().tobytes()
-                shape = repr(list(tensor.shape)).encode()
-                digests.add(hashlib.sha256(shape + values).hexdigest())
+                values = torch.cat(runs).to("cpu", torch.float16).numpy().tobytes()
+            shape = repr(list(tensor.shape)).encode()
+            digests.add(hashlib.sha256(shape + values).hexdigest())
     return digests
 
 

@@ -24,4 +24,5 @@ def write_translator(folder: Path, clip: Path, generator: Path) -> Path:
 
 
 def sounds_in(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    suffixes = (".wav", ".flac", ".ogg")
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in suffixes}

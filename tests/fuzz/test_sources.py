@@ -15,8 +15,9 @@ from clip2clap.embeddings.datasets.base import file_of
 from clip2clap.embeddings.datasets.registry import open_source
 from clip2clap.embeddings.download.config import DownloadConfig
 from clip2clap.embeddings.download.downloader import ImageDownloader
+from clip2clap.inference.batch.jobs import find_jobs
 from clip2clap.media.audio import load_audio
-from clip2clap.media.images import find_images, load_image
+from clip2clap.media.images import load_image
 
 from .builders import damaged, few, works_or_says_why
 
@@ -72,7 +73,7 @@ def test_any_source_is_read_or_says_why(tmp_path, source):
     works_or_says_why(lambda: load_audio(source))
     works_or_says_why(lambda: file_of(source, tmp_path))
     if isinstance(source, str):
-        works_or_says_why(lambda: find_images([source]))
+        works_or_says_why(lambda: list(find_jobs([source])))
         works_or_says_why(lambda: open_source([source], wanted=frozenset({"image"})))
         works_or_says_why(lambda: open_source([source], wanted=frozenset({"text"})))
 

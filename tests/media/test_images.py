@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from clip2clap.core.errors import UserError
 from clip2clap.media import images
-from clip2clap.media.images import UnreadableImageError, find_images, load_image
+from clip2clap.media.images import UnreadableImageError, load_image
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -443,19 +443,6 @@ def test_private_addresses_are_refused_where_they_are_not_allowed(server):
     with pytest.raises(UnreadableImageError, match=r"no public address.*allow_private=True"):
         load_image(f"{server}/picture.png")
     assert not agents
-
-
-def test_folders_are_replaced_by_their_pictures(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt", "c.tif", "._a.png", ".hidden.jpg"):
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "d.png").write_bytes(b"x")
-    url = "https://example.org/e.jpg"
-    found = find_images([url, str(tmp_path), "nowhere.jpg"])
-    assert found == [url, *(str(tmp_path / n) for n in ("a.png", "b.JPG", "c.tif")), "nowhere.jpg"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no image"):
-        find_images([str(tmp_path / "empty")])
 
 
 def halves_array(dtype: Any = np.uint8) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The verb `audio-to-image`."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +19,19 @@ from clip2clap.cli.checks import (
 )
 from clip2clap.cli.film import check_film, make_films, plan_films
 from clip2clap.cli.generate import call_arguments, generate, pipeline_settings
-from clip2clap.cli.inputs import Input, find_inputs, load_audible, load_named_image, read_inputs
+from clip2clap.cli.inputs import (
+    Input,
+    find_inputs,
+    load_audible,
+    load_named_image,
+    read_inputs,
+)
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import Destination, choose_destination
 from clip2clap.cli.progress import RunReport
 from clip2clap.core.errors import printable
-from clip2clap.core.files import as_path
+from clip2clap.search.labels import read_labels
 
 _LABELS_SHOWN = 3
 _FOLDER = "clip2clap-audio-to-image"
@@ -46,7 +51,7 @@ def audio_to_image(options: AudioToImage) -> None:
     _check(options)
     for file, _ in mix:
         check_exists(file, "mix")
-    sources = [file for file, _ in mix] or find_inputs("audio", options.inputs or [])
+    sources = [file for file, _ in mix] or find_inputs(options.inputs or [])
     count = 1 if mix else len(sources)
     plan = plan_films(options, sources, _FOLDER) if options.film else []
     destination = None
@@ -66,7 +71,9 @@ def audio_to_image(options: AudioToImage) -> None:
     if destination is None:
         make_films(pipeline, plan, options, report, calls)
         return
-    writer = _Writer(pipeline, destination, options, report, read_labels(options.label_file))
+    writer = _Writer(
+        pipeline, destination, options, report, read_labels(options.label_file or "demo")
+    )
     writer.stem = "-".join(Path(source).stem for source in sources) if mix else None
     batches = read_inputs(
         sources,
@@ -80,7 +87,6 @@ def audio_to_image(options: AudioToImage) -> None:
         calls,
         writer.write,
         report,
-        argument="audios",
         total=count,
         weights=weights,
     )
@@ -203,15 +209,3 @@ class _Writer:
         if not self.labels or clip is None or "text" not in clip.modalities:
             return []
         return self.pipeline.nearest_labels(image_embeds, self.labels)[0][:_LABELS_SHOWN]
-
-
-def read_labels(file: Path | None) -> list[str]:
-    """Return the labels in a text file, one a line; by default the demo models' classes."""
-    if file is None:
-        from clip2clap.core.presets import DEMO_FOLDER
-
-        return json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
-    lines = as_path(file).read_text(encoding="utf-8", errors="replace").splitlines()
-    labels = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    require(labels, "label_file", f"{file} has no labels. Write one per line.")
-    return labels

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from clip2clap.cli.checks import check_image, require
-from clip2clap.cli.inputs import image_stem, load_named_image
+from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.options.generation import Demo
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, share_bar
 from clip2clap.core.presets import DEMO_FOLDER
+from clip2clap.inference.batch.jobs import image_stem
 
 _LABELS_SHOWN = 5
 _LONGEST_SIDE = 1600

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from clip2clap.core.errors import one_line
+from clip2clap.core.memory import measure_memory
 from clip2clap.core.presets import DEMO_FOLDER, PRESETS
 
 _PACKAGES = (
@@ -64,7 +65,7 @@ def diagnose(
     By default the `total` and `free` bytes of the memory are measured, and the `folder` of the
     downloads with the bytes that are `free` there.
     """
-    memory, disk = memory or _measure_memory(), disk or _measure_disk()
+    memory, disk = memory or measure_memory(), disk or _measure_disk()
     cached, cache_problems = _cached_models()
     problems = [
         *_package_problems(),
@@ -261,20 +262,6 @@ def _demo_problems(folder: Path) -> Iterator[Problem]:
             f"The demo models are incomplete: {', '.join(missing)} missing in {folder}.",
             "Install clip2clap again, or name another model: image-to-audio --generator ...",
         )
-
-
-def _measure_memory() -> dict[str, int]:
-    """Measure the memory that is free, within the container's limit where there is one."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    total, free = memory.total, memory.available
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # not in a container, or one without a limit ("max")
-        return {"total": total, "free": free}
-    return {"total": min(total, limit), "free": max(0, min(free, limit - used))}
 
 
 def _measure_disk() -> dict[str, Any]:

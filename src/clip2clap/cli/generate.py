@@ -41,27 +41,25 @@ def generate(
     write: Callable[[Input, Any, int], dict[str, Any]],
     report: RunReport,
     *,
-    argument: str,
     total: int,
     weights: Sequence[float] | None = None,
 ) -> None:
     """Generate from batches of inputs under a progress bar, and write each output at once.
 
     Args:
-        pipeline: `ImageToAudioPipeline` or `AudioToImagePipeline`.
+        pipeline: `AudioToImagePipeline`.
         batches: Batches of inputs, those that cannot be read among them.
         calls: Further arguments of the pipeline's call.
         write: Writes an input's output, of the batch's output and the position in it; returns the
             entry for the report.
         report: Report of the run. The input at position i has its seed plus i.
-        argument: Name of the argument that the inputs are.
         total: Number of outputs.
         weights: Mix each batch into one item by these, if all of its inputs can be read.
     """
     import torch
 
     with progress_bar("Generating") as progress:
-        bar = _Bar(progress, total)
+        bar = Bar(progress, total)
         try:
             for batch in read_ahead(batches):
                 readable = [each for each in batch if each.value is not None]
@@ -73,10 +71,10 @@ def generate(
                     items = readable[:1] if len(readable) == len(batch) else []
                 if items:
                     seeds = [report.settings["seed"] + each.index for each in items]
-                    bar.rounds = -(-len(items) * calls["num_candidates"] // calls["batch_size"])
-                    bar.items = len(items)
+                    rounds = -(-len(items) * calls["num_candidates"] // calls["batch_size"])
+                    bar.begin_batch(len(items), rounds)
                     result = pipeline(
-                        **{argument: [each.value for each in readable]},
+                        audios=[each.value for each in readable],
                         **({} if weights is None else {"weights": weights}),
                         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                         callback_on_step_end=bar.count_step,
@@ -90,25 +88,31 @@ def generate(
             report.interrupted = True
 
 
-class _Bar:
+class Bar:
     """Bar whose time left counts encoding, decoding, ranking and writing.
 
     A step counts as the share of a batch's time that the steps of the batch before took.
     """
 
     def __init__(self, progress: Progress, total: int):
-        self.items, self.rounds = 1, 1
+        self._items, self._rounds = 1, 1
         self._progress, self._task = progress, progress.add_task("", total=total)
         self._done, self._share = 0, _STEPS_SHARE
         self._begun = self._last_step = time.perf_counter()
 
+    def begin_batch(self, items: int, rounds: int) -> None:
+        """Begin a call for some items, in some rounds of denoising."""
+        self._items, self._rounds = items, rounds
+
     def count_step(self, pipeline: Any, *_: Any) -> dict[str, Any]:
+        """Count a denoising step."""
         self._last_step = time.perf_counter()
-        steps = self.rounds * pipeline.num_timesteps
-        self._progress.advance(self._task, self.items * self._share / steps)
+        steps = self._rounds * pipeline.num_timesteps
+        self._progress.advance(self._task, self._items * self._share / steps)
         return {}
 
     def end_batch(self, count: int) -> None:
+        """Count items that are done."""
         now = time.perf_counter()
         if self._last_step > self._begun:
             self._share = (self._last_step - self._begun) / (now - self._begun)

@@ -1,26 +1,23 @@
 """The verb `image-to-audio`."""
 
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
-from clip2clap.cli.checks import check_device, choose_device, choose_dtype, require
-from clip2clap.cli.generate import call_arguments, generate, pipeline_settings
-from clip2clap.cli.inputs import (
-    Input,
-    find_inputs,
-    image_stem,
-    load_named_image,
-    read_inputs,
-    text_stem,
-)
+from clip2clap.cli.checks import check_device, check_exists, choose_device, choose_dtype, require
+from clip2clap.cli.generate import Bar, call_arguments, pipeline_settings
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.audio_files import audio_file_options
 from clip2clap.cli.options.generation import ImageToAudio
-from clip2clap.cli.outputs import choose_destination
-from clip2clap.cli.progress import RunReport
+from clip2clap.cli.outputs import Destination, choose_destination
+from clip2clap.cli.progress import RunReport, progress_bar
+from clip2clap.core.errors import UserError, printable
+from clip2clap.inference.batch.jobs import Job, find_jobs
+from clip2clap.search.labels import read_labels
 
 if TYPE_CHECKING:
     from clip2clap.media.writing import AudioFileOptions
@@ -29,17 +26,23 @@ if TYPE_CHECKING:
 def image_to_audio(options: ImageToAudio) -> None:
     """Generate audio from images, or from text prompts.
 
-    Each audio file has the name of its image and is written as soon as its batch is done.
+    Each audio file has the name of its image and is written as soon as its batch is done. A folder
+    of them has a manifest.jsonl, by which a run that was stopped goes on and does nothing twice,
+    and an index.html to see and hear them all. The nearest labels are printed on stderr.
 
     The initial noise of the input at position i, from 0, depends on the seed plus i alone.
 
     An image that cannot be read is skipped; the exit code is then 1.
     """
     file_options = _check(options)
-    sources = options.prompt or find_inputs("image", options.inputs or [])
-    destination = choose_destination(
-        "audio", options, len(sources), default="clip2clap-image-to-audio"
-    )
+    jobs = partial(_find_jobs, options)
+    total = sum(1 for _ in jobs())
+    require(total, "inputs", "there is nothing to generate: the tables have no rows.")
+    destination = choose_destination("audio", options, total, default="clip2clap-image-to-audio")
+    if destination.stem is not None:
+        one_file = "one file cannot hold several. Name a folder."
+        require(options.num_variations == 1, "num_variations", one_file)
+        require(not options.keep_candidates, "keep_candidates", one_file)
     report = RunReport(options)
     with Console(stderr=True).status("Loading the models"):
         pipeline = _load(options)
@@ -48,33 +51,117 @@ def image_to_audio(options: ImageToAudio) -> None:
     _require_candidates(options, calls["num_candidates"])
     report.settings |= {"generator": options.generator or "demo", **calls}
     report.settings |= pipeline_settings(pipeline)
-
-    def write(each: Input, result: Any, place: int) -> dict[str, Any]:
-        from clip2clap.media.spectrogram import write_spectrogram
-        from clip2clap.media.writing import write_audio
-
-        suffixes = ["-spectrogram.png"] if options.spectrogram else []
-        path, *drawn = destination.reserve(each.stem, [f".{destination.format}", *suffixes])
-        waveform, sampling_rate = result.audios[place], result.sampling_rate
-        written = write_audio(path, waveform, sampling_rate, file_options)
-        entry: dict[str, Any] = {"output": str(path)}
-        for spectrogram in drawn:
-            write_spectrogram(spectrogram, waveform, sampling_rate, title=path.stem)
-            entry["spectrogram"] = str(spectrogram)
-        report.show(str(path))
-        entry |= {key: value for key, value in asdict(written).items() if key != "path"}
-        if result.similarities is not None:
-            entry["similarity"] = round(float(result.similarities[place].max()), 4)
-        return entry
-
-    argument = "prompt" if options.prompt else "images"
-    batches = _read(sources, options, calls)
-    generate(pipeline, batches, calls, write, report, argument=argument, total=len(sources))
+    printer = _Printer(options, destination, report)
+    _generate(pipeline, jobs, total, calls, destination, options, file_options, printer)
     report.lap("generate")
-    count = len(report.results)
-    files = f"{count} audio file{'' if count == 1 else 's'} in {destination.folder}"
-    report.summarize(files, len(sources))
+    files = f"{printer.files} audio file{'' if printer.files == 1 else 's'} in {destination.folder}"
+    if printer.resumed:
+        files += f" ({printer.resumed} of them were there)"
+    report.summarize(files, total, done=printer.done)
     report.end()
+
+
+def _generate(
+    pipeline: Any,
+    jobs: Callable[[], Iterable[Job]],
+    total: int,
+    calls: dict[str, Any],
+    destination: Destination,
+    options: ImageToAudio,
+    file_options: "AudioFileOptions",
+    printer: "_Printer",
+) -> None:
+    from clip2clap.inference.batch.options import BatchOptions
+    from clip2clap.inference.batch.run import generate_audio
+
+    labels = read_labels(options.label_file or "demo")
+    if options.label_file is None and not pipeline.generator_clap.is_local:
+        labels = []  # not worth a download
+    batch_options = BatchOptions(
+        seed=options.seed,
+        num_variations=options.num_variations,
+        keep_candidates=options.keep_candidates,
+        labels=tuple(labels),
+        min_similarity=options.min_similarity,
+        spectrogram=options.spectrogram,
+        manifest=destination.stem is None,
+        overwrite=options.overwrite,
+        allow_private=options.allow_private,
+        batch_size=options.batch_size,
+        file=replace(file_options, format=destination.format),
+    )
+    named = (replace(job, name=destination.stem) for job in jobs())
+    with progress_bar("Generating") as progress:
+        try:
+            generate_audio(
+                pipeline,
+                named,
+                destination.folder,
+                batch_options,
+                on_entry=printer.print_entry,
+                progress=Bar(progress, total),
+                **{name: value for name, value in calls.items() if name != "batch_size"},
+            )
+        except KeyboardInterrupt:
+            printer.report.interrupted = True
+
+
+class _Printer:
+    """Printer of the files, labels and failures of a run, which fills its report."""
+
+    def __init__(self, options: ImageToAudio, destination: Destination, report: RunReport):
+        self.report = report
+        self.files, self.done, self.resumed = 0, 0, 0
+        self._options, self._folder = options, destination.folder
+
+    def print_entry(self, entry: dict[str, Any], resumed: bool) -> None:
+        """Print an entry of the manifest; with True it is of an earlier run."""
+        self.done += 1
+        source = entry["prompt"] if entry["input"] is None else entry["input"]
+        if entry["status"] != "done":
+            self.report.skip(source, UserError(entry["reason"]))
+            return
+        outputs = [self._output(each) for each in entry["outputs"] if each["kept"]]
+        self.files += len(outputs)
+        self.resumed += len(outputs) if resumed else 0
+        self.report.show(*(each["output"] for each in outputs))
+        shown: dict[str, Any] = {"input": source, "seed": entry["seed"]}
+        shown |= {"audios": outputs} if self._options.num_variations > 1 else outputs[0]
+        if entry["heard_as"]:
+            shown["heard_as"] = entry["heard_as"]
+            if not resumed:
+                self._print_labels(entry)
+        if self._options.as_json:
+            self.report.results.append(shown)
+
+    def _output(self, output: dict[str, Any]) -> dict[str, Any]:
+        kept = {
+            name: value
+            for name, value in output.items()
+            if value is not None and name not in ("path", "kept", "spectrogram")
+        }
+        for key, name in (("output", "path"), ("spectrogram", "spectrogram")):
+            if name in output:
+                kept[key] = str(self._folder / output[name])
+        return kept
+
+    def _print_labels(self, entry: dict[str, Any]) -> None:
+        from clip2clap.inference.batch.run import FITS
+
+        labels = ", ".join(
+            f"{each['label']} {each['probability']:.0%}" for each in entry["heard_as"]
+        )
+        line = f"{entry['name']}: {labels}"
+        if entry["heard_as"][0]["probability"] < FITS:
+            line += " (warning: no label fits well; the audio may not, either)"
+        if not self._options.as_json:
+            typer.echo(printable(line), err=True)
+
+
+def _find_jobs(options: ImageToAudio) -> Iterator[Job]:
+    if options.prompt:
+        return (Job(prompt=prompt) for prompt in options.prompt)
+    return find_jobs(options.inputs or [], recursive=options.recursive)
 
 
 def _check(options: ImageToAudio) -> "AudioFileOptions":
@@ -84,13 +171,21 @@ def _check(options: ImageToAudio) -> "AudioFileOptions":
         "inputs",
         "give images, or --prompt, and not both.",
     )
-    if options.num_candidates is not None:
-        _require_candidates(options, options.num_candidates)
+    candidates = options.num_candidates
+    if candidates is not None:
+        _require_candidates(options, candidates)
+        require(
+            candidates >= options.num_variations,
+            "num_candidates",
+            f"expected at least --variations, {options.num_variations}, got {candidates}.",
+        )
     require(
         options.ranker_translator is None or options.ranker is not None,
         "ranker_translator",
         "it maps into the space of a ranker. Add --ranker.",
     )
+    if options.label_file is not None:
+        check_exists(options.label_file, "label_file")
     check_models(options)
     check_device(options.device, options.dtype)
     return audio_file_options(options)
@@ -113,25 +208,20 @@ def _load(options: ImageToAudio) -> Any:
         device=device,
         dtype=choose_dtype(options.dtype, device),
         scheduler=options.scheduler,
-        num_candidates=options.num_candidates or 1,
+        num_candidates=options.num_candidates or options.num_variations,
         low_memory=options.low_memory,
         **{part: getattr(options, part) for part in parts},
     )
 
 
-def _read(sources: list[str], options: ImageToAudio, calls: dict[str, Any]) -> Any:
-    """Return an iterator over batches of as many inputs as a batch has candidates for."""
-    size = max(1, calls["batch_size"] // calls["num_candidates"])
-    if options.prompt:
-        return read_inputs(sources, str, batch_size=size, stem=text_stem)
-    load = partial(load_named_image, allow_private=options.allow_private)
-    return read_inputs(sources, load, batch_size=size, stem=image_stem)
-
-
 def _call_arguments(pipeline: Any, options: ImageToAudio) -> dict[str, Any]:
     length, config = options.duration_s, pipeline.config
+    candidates = options.num_candidates or max(
+        int(config["default_num_candidates"]), options.num_variations
+    )
     return call_arguments(pipeline, options) | {
         "audio_length_in_s": pipeline.default_audio_length_in_s if length is None else length,
         "guidance_interval": config["default_guidance_interval"],
-        "num_candidates": options.num_candidates or int(config["default_num_candidates"]),
+        "num_candidates": candidates,
+        "batch_size": options.batch_size,
     }

@@ -42,7 +42,7 @@ def paint(options: Paint) -> None:
     check_models(options)
     check_device(options.device, None)
     check_image(options.init_image, "init_image")
-    sources = find_inputs("audio", options.inputs) if options.inputs else [None]
+    sources = find_inputs(options.inputs) if options.inputs else [None]
     destination = choose_destination("image", options, len(sources), default="clip2clap-paint")
     report = RunReport(options)
     has_audio = bool(options.inputs or further["audio"])

@@ -77,18 +77,19 @@ class RunReport:
                     text = "\n".join(map(printable, line.split("\n"))) if terminal else line
                     typer.echo(text, color=True)
 
-    def summarize(self, made: str, count: int) -> None:
+    def summarize(self, made: str, count: int, *, done: int | None = None) -> None:
         """Print a one-line summary of the outputs and the skipped inputs on stderr.
 
         Args:
             made: Description of the outputs.
             count: Inputs in all.
+            done: Inputs that are done; by default those of the report.
         """
         parts = [made]
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped")
         if self.interrupted:
-            done = len(self.results) + len(self.skipped)
+            done = len(self.results) + len(self.skipped) if done is None else done
             parts.append(f"interrupted after {done} of {count}")
         if not self._as_json:
             typer.echo(

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from clip2clap.core.errors import UserError, one_line
 
@@ -143,6 +144,11 @@ def as_path(name: str | Path) -> Path:
 def is_url(source: str) -> bool:
     """Return True for an http(s) URL."""
     return source.lower().startswith(("http://", "https://"))
+
+
+def is_local_url(source: str) -> bool:
+    """Return True for an http(s) URL of a server on this machine."""
+    return is_url(source) and urlsplit(source).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def visible_files(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:

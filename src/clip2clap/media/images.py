@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import as_path, is_url, replacing, visible_files
+from clip2clap.core.files import is_url, replacing
 from clip2clap.media.arrays import open_file, to_array, to_file, to_image
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def load_image(source: Any, *, allow_private: bool = False, name: str = "the ima
             )
         return _decode(source, name)
     if is_url(source):
-        return _decode(_download(source, allow_private), source)
+        return _decode(download_image(source, allow_private), source)
     with open_file(source, UnreadableImageError) as file:
         return _decode(file, source)
 
@@ -171,27 +171,6 @@ def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> "Tensor
         for image in images
     ]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255
-
-
-def find_images(inputs: Sequence[str]) -> list[str]:
-    """Replace each folder by the images in it, sorted, without hidden ones; raise if it has none.
-
-    Subfolders are not searched. Files and http(s) URLs stay.
-    """
-    found: list[str] = []
-    for name in inputs:
-        folder = as_path(name)
-        if is_url(name) or not folder.is_dir():
-            found.append(name)
-            continue
-        inside = visible_files(folder, SUFFIXES)
-        if not inside:
-            raise UserError(
-                f"The folder {name} holds no image ({', '.join(sorted(SUFFIXES))}); its subfolders "
-                "are not searched."
-            )
-        found += [str(path) for path in inside]
-    return found
 
 
 def _decode(file: IO[bytes] | bytes, name: str) -> Image.Image:
@@ -344,7 +323,8 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
 
 
-def _download(url: str, allow_private: bool) -> bytes:
+def download_image(url: str, allow_private: bool) -> bytes:
+    """Return the bytes of a URL; raises an `UnreadableImageError` if it cannot be fetched."""
     from clip2clap.core.http import FetchError, PrivateAddressError, fetch
 
     try:

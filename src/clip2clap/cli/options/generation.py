@@ -63,13 +63,44 @@ class Sampling(StepsAndDuration, Prompts, Seed, panel="Sampling"):
     )
 
 
-class ImageToAudio(AllowPrivate, Running, AudioFiles, Overwrite, Sampling, Translator, Generator):
+class Labels(Options, panel="Condition"):
+    """Labels to compare with."""
+
+    label_file: Path | None = option(
+        "Labels, one a line, of which the nearest are printed; by default the demo's 23 classes.",
+        "FILE",
+        was="--names",
+        api="names labels",
+    )
+
+
+class ImageToAudio(
+    AllowPrivate, Running, Labels, AudioFiles, Overwrite, Sampling, Translator, Generator
+):
     """Options of `image-to-audio`."""
 
     inputs: list[str] | None = argument(
-        "Images: files, folders, http(s) URLs. JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF.",
+        "Images: files, folders, quoted patterns ('photos/**/*.jpg'), http(s) URLs; JPEG, PNG, "
+        "WebP, GIF, TIFF, BMP, AVIF. Tables: CSV, TSV or JSON lines with columns image, prompt, "
+        "negative_prompt, seed, seconds.",
         "INPUT",
         api="images",
+    )
+    recursive: bool = option("Also search the subfolders of folders.", default=False)
+    num_variations: int = option(
+        "Audio files per input, the most similar first: NAME-1, NAME-2 ...",
+        flags="--variations",
+        default=1,
+        panel="Sampling",
+        min=1,
+    )
+    keep_candidates: bool = option(
+        "Also write the candidates that were dropped, into the subfolder candidates.",
+        default=False,
+        panel="Files",
+    )
+    min_similarity: float | None = option(
+        "Skip inputs that are less similar to every label.", panel="Condition", min=-1, max=1
     )
     ranker: str | None = option(
         "CLAP with an audio encoder to rank candidates with.", "NAME", panel="Models"
@@ -153,7 +184,7 @@ class Film(Options, panel="Film"):
 
 
 class AudioToImage(
-    Running, Overwrite, Film, InitImage, Size, Sampling, Decoder, Audio, panel="Condition"
+    Running, Labels, Overwrite, Film, InitImage, Size, Sampling, Decoder, Audio, panel="Condition"
 ):
     """Options of `audio-to-image`."""
 
@@ -189,12 +220,6 @@ class AudioToImage(
         default=0.8,
         min=0,
         max=1,
-    )
-    label_file: Path | None = option(
-        "Labels, one a line, of which the nearest are printed; by default the demo's 23 classes.",
-        "FILE",
-        was="--names",
-        api="names labels",
     )
     num_images: int = option(
         "Images per input, the one closest to the condition first.",

@@ -1,0 +1,210 @@
+"""Jobs of a batch: audio to generate from images and prompts, as folders and tables list them."""
+
+import difflib
+import glob
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import as_path, is_local_url, is_url, visible_files, visible_folders
+
+COLUMNS = ("image", "prompt", "negative_prompt", "seed", "seconds")
+"""Columns of a table of jobs."""
+
+_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_LONGEST_STEM = 80
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """Audio to generate from one image or one prompt.
+
+    Examples:
+        >>> Job("photos/dog.jpg", seconds=2.5).stem
+        'dog'
+    """
+
+    image: str | None = None
+    """File or URL of the image."""
+
+    prompt: str | None = None
+    """Text in place of an image."""
+
+    negative_prompt: str | None = None
+    """Text to guide away from; by default that of the call."""
+
+    seed: int | None = None
+    """Seed; by default the run's, plus the number of jobs before this one."""
+
+    seconds: float | None = None
+    """Length of the audio; by default that of the call."""
+
+    name: str | None = None
+    """Name of its files; by default that of the image, or the words of the prompt."""
+
+    allow_private: bool = False
+    """Whether its image may be downloaded from this machine and its network."""
+
+    problem: str | None = None
+    """Reason why this row of a table cannot be used."""
+
+    @property
+    def source(self) -> str:
+        """Image or prompt, or an empty text."""
+        return self.image or self.prompt or ""
+
+    @property
+    def stem(self) -> str:
+        """Preferred name of its files, without a suffix."""
+        if self.name is not None:
+            return self.name
+        return text_stem(self.prompt) if self.image is None else image_stem(self.image)
+
+
+def find_jobs(inputs: Sequence[str], *, recursive: bool = False) -> Iterator[Job]:
+    """Yield the jobs of files, folders, patterns, URLs and tables, in their order.
+
+    A table is a CSV, TSV or JSON lines file with columns among `COLUMNS`. Relative paths of its
+    images begin at its folder. A row that cannot be used is yielded with its problem.
+
+    Args:
+        inputs: Images, tables, folders, http(s) URLs, and patterns such as `photos/**/*.jpg`.
+        recursive: Whether to search the subfolders of folders, too.
+
+    Raises:
+        UserError: If none of the inputs exists, a folder or a pattern has no image, or a table has
+            other columns.
+
+    Examples:
+        >>> [job.image for job in find_jobs(["dog.jpg", "https://example.org/cat.jpg"])]
+        ['dog.jpg', 'https://example.org/cat.jpg']
+    """
+    found = [list(_matches(name)) for name in inputs]
+    if inputs and not any(found):
+        raise UserError(f"{inputs[0]} does not exist.", param="inputs")
+    for name, paths in zip(inputs, found, strict=True):
+        # One that does not exist is a job, which reading skips with the reason.
+        for path in paths or [name]:
+            folder = as_path(path)
+            if is_url(path):
+                # A server on this machine that is named itself needs no permission.
+                yield Job(path, allow_private=is_local_url(path))
+            elif folder.is_dir():
+                yield from (Job(str(file)) for file in _images(folder, path, recursive))
+            elif _is_table(folder) and folder.is_file():
+                yield from _rows(folder)
+            else:
+                yield Job(path)
+
+
+def image_stem(source: str) -> str:
+    """Return the output name of an image: its file's name, or that of its URL."""
+    if not is_url(source):
+        return Path(source).stem
+    return text_stem(Path(unquote(urlsplit(source).path)).stem, default="image")
+
+
+def text_stem(text: str | None, *, default: str = "prompt") -> str:
+    """Return an output name from the words of a text."""
+    return re.sub(r"[^\w.-]+", "-", text or "").strip("-.")[:_LONGEST_STEM] or default
+
+
+def _matches(name: str) -> list[str]:
+    """Return an input if it exists, or the images that match it as a pattern."""
+    if is_url(name) or as_path(name).exists():
+        return [name]
+    if not glob.has_magic(name):
+        return []
+    from clip2clap.media.images import SUFFIXES
+
+    matches = sorted(glob.iglob(str(as_path(name)), recursive=True))
+    chosen = [each for each in matches if Path(each).suffix.lower() in SUFFIXES or _is_table(each)]
+    if not chosen:
+        raise UserError(f"No image matches {name}.", param="inputs")
+    return chosen
+
+
+def _images(folder: Path, name: str, recursive: bool) -> Iterator[Path]:
+    """Yield the images of a folder, and of its subfolders; raise if there is none."""
+    from clip2clap.media.images import SUFFIXES
+
+    empty = True
+    for each in visible_folders(folder) if recursive else [folder]:
+        for path in visible_files(each, SUFFIXES):
+            empty = False
+            yield path
+    if empty:
+        searched = "nor do its subfolders" if recursive else "its subfolders are not searched"
+        raise UserError(
+            f"The folder {name} holds no image ({', '.join(sorted(SUFFIXES))}); {searched}.",
+            param="inputs",
+        )
+
+
+def _is_table(path: str | Path) -> bool:
+    return str(path).lower().removesuffix(".gz").endswith(_TABLE_SUFFIXES)
+
+
+def _rows(table: Path) -> Iterator[Job]:
+    """Yield the jobs of a table; raise if its columns are others."""
+    from clip2clap.embeddings.datasets.readers import PROBLEM, read_table
+
+    columns, records = read_table(table)
+    names = {column: column.strip().lower() for column in columns}
+    for column, name in names.items():
+        if name not in COLUMNS:
+            raise UserError(_unknown(f"{table} has a column {column!r}.", name), param="inputs")
+    if not {"image", "prompt"} & set(names.values()):
+        raise UserError(f"{table} has neither a column image nor prompt.", param="inputs")
+    for number, record in enumerate(records, 1):
+        values = {names.get(key, key): value for key, value in record.items()}
+        problem = values.pop(PROBLEM, None)
+        try:
+            if problem:
+                raise UserError(f"{problem}.")
+            yield _job(values, table.parent)
+        except UserError as error:
+            yield Job(problem=f"{table}, row {number}: {one_line(error)}")
+
+
+def _unknown(what: str, name: str) -> str:
+    close = difflib.get_close_matches(name, COLUMNS, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Expected {', '.join(COLUMNS)}."
+    return f"{what} {hint}"
+
+
+def _job(values: Mapping[str, Any], folder: Path) -> Job:
+    """Return the job of a row; raise if it has none."""
+    for name in values.keys() - set(COLUMNS):
+        raise UserError(_unknown(f"There is no column {name!r}.", name))
+    given = {name: str(value).strip() for name, value in values.items() if value is not None}
+    given = {name: value for name, value in given.items() if value}
+    image, prompt = given.get("image"), given.get("prompt")
+    if (image is None) == (prompt is None):
+        raise UserError("Expected an image or a prompt, got " + ("both." if image else "neither."))
+    if image is not None and not is_url(image):
+        image = str(folder / Path(image).expanduser())
+    return Job(
+        image,
+        prompt,
+        given.get("negative_prompt"),
+        _number(given.get("seed"), int, "seed", f"an integer from 0 to {_LARGEST_SEED}"),
+        _number(given.get("seconds"), float, "seconds", "a number above 0"),
+    )
+
+
+def _number(text: str | None, convert: type, name: str, expected: str) -> Any:
+    if text is None:
+        return None
+    try:
+        value = convert(text)
+        if 0 <= value <= _LARGEST_SEED if convert is int else 0 < value < float("inf"):
+            return value
+    except ValueError:
+        pass
+    raise UserError(f"Expected {name} to be {expected}, got {text!r}.")

@@ -1,0 +1,136 @@
+"""Manifest of a folder of generated audio: one JSON line per job, by which runs are resumed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from clip2clap.core.files import is_url, replacing
+
+MANIFEST_FILE = "manifest.jsonl"
+VERSION = 1
+
+Entry = dict[str, Any]
+"""Line of a manifest."""
+
+# What the audio of a job depends on, beside its image.
+_CONDITIONS = ("prompt", "negative_prompt", "seconds", "settings")
+
+
+class Manifest:
+    """Manifest of a folder, opened for appending.
+
+    On opening and on closing, lines that a later one replaced, those of files that are gone, and
+    one that a killed run left half written are removed.
+
+    Args:
+        folder: Existing folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._path = folder / MANIFEST_FILE
+        self._compact()
+        # Of each job: where in the file its lines begin.
+        self._places: dict[bytes, list[int]] = {}
+        self.names: set[str] = set()
+        for place, entry in self._lines():
+            if entry["status"] == "done":
+                self._places.setdefault(key_of(entry), []).append(place)
+                self.names.add(entry["name"].casefold())
+        self._file = self._path.open("a", encoding="ascii")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> bool:
+        """Close the file; returns True if lines were removed."""
+        self._file.close()
+        return self._compact()
+
+    def take(self, key: bytes) -> Entry | None:
+        """Return the entry of an equal job of an earlier run; each is returned once."""
+        places = self._places.get(key)
+        if not places:
+            return None
+        with self._path.open("rb") as file:
+            file.seek(places.pop(0))
+            return json.loads(file.readline())
+
+    def append(self, entry: Entry) -> None:
+        """Append a line, which is on its way to the disk when this returns."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def has_files(self, entry: Entry) -> bool:
+        """Return True if all files of an entry exist."""
+        return all((self.folder / path).exists() for path in files_of(entry))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries of the file."""
+        for _, entry in self._lines():
+            yield entry
+
+    def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield where each line begins, and the line."""
+        place = 0
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                for line in file:
+                    yield place, line
+                    place += len(line)
+
+    def _lines(self) -> Iterator[tuple[int, Entry]]:
+        """Yield where each line begins, and its entry; broken lines are left out."""
+        for place, line in self._raw_lines():
+            try:
+                entry = json.loads(line)
+                is_whole = entry["version"] == VERSION and line.endswith(b"\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+            if is_whole:
+                yield place, entry
+
+    def _compact(self) -> bool:
+        """Keep the last line of each name of files, and of each job without files."""
+        last: dict[tuple[Any, ...], int] = {}
+        for place, entry in self._lines():
+            job = (entry["input"], entry["prompt"], entry["seed"])
+            last.pop(job, None)
+            if entry["status"] != "done":
+                last[job] = place
+            elif any((self.folder / path).exists() for path in files_of(entry)):
+                last[(entry["name"].casefold(),)] = place
+        kept = set(last.values())
+        if all(place in kept for place, _ in self._raw_lines()):
+            return False
+        with replacing(self._path) as partial, partial.open("wb") as file:
+            file.writelines(line for place, line in self._raw_lines() if place in kept)
+        return True
+
+
+def files_of(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the paths of an entry's files, relative to the folder."""
+    for output in entry["outputs"]:
+        yield output["path"]
+        if "spectrogram" in output:
+            yield output["spectrogram"]
+
+
+def key_of(entry: Mapping[str, Any]) -> bytes:
+    """Return a digest of all that the audio of a job depends on.
+
+    An image on the web is known by its address, so that it is not downloaded to be skipped. A seed
+    that a job has from its place among the others is not compared, but the run's: so more images
+    can be added to a folder.
+    """
+    source, settings = entry["input"], entry["settings"]
+    image = source if source and is_url(source) else entry["sha256"]
+    seed = entry["seed"] if settings["seed"] is None else None
+    models = {part: model["fingerprint"] for part, model in entry["models"].items()}
+    values = [image, seed, models, *(entry[name] for name in _CONDITIONS)]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
