@@ -30,6 +30,10 @@ _MEANS = (
 )
 
 
+_Measured = tuple[str, tuple[float, np.ndarray]]
+"""Translator, and a metric's value and draws."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """Difference of two translators in one metric, measured on the same rows.
@@ -92,8 +96,8 @@ def compare_results(
         if other is not None:
             _check_same(one, other, level)
         draws = Resamples(one.per_row[f"{level}/items"], resamples=resamples, seed=seed)
-        these = _metrics(one, level)
-        those = None if other is None else _metrics(other, level)
+        these = _metrics(one, level, draws)
+        those = None if other is None else _metrics(other, level, draws)
         for metric, values in these.items():
             pairs = list(combinations(values.items(), 2))
             if those is not None:
@@ -102,7 +106,7 @@ def compare_results(
                     for name, own in values.items()
                     for second, theirs in those.get(metric, {}).items()
                 ]
-            found += _compare(metric, pairs, draws)
+            found += _compare(metric, pairs)
     if not found:
         raise UserError(
             "There are no two translators to compare. Expected two results.json, or one of several "
@@ -111,19 +115,11 @@ def compare_results(
     return found
 
 
-def _compare(
-    metric: str,
-    pairs: Sequence[tuple[tuple[str, np.ndarray], tuple[str, np.ndarray]]],
-    draws: Resamples,
-) -> list[Difference]:
-    summarize, redraw = np.mean, draws.means
-    if metric.endswith("median_rank"):
-        summarize, redraw = np.median, draws.medians
+def _compare(metric: str, pairs: Sequence[tuple[_Measured, _Measured]]) -> list[Difference]:
     found, raw = [], []
-    for (one, these), (other, those) in pairs:
-        drawn = redraw(these) - redraw(those)
-        values = float(summarize(these)), float(summarize(those))
-        found.append((one, other, *values, Estimate.of(values[0] - values[1], drawn)))
+    for (one, (value, draws)), (other, (other_value, other_draws)) in pairs:
+        drawn = draws - other_draws
+        found.append((one, other, value, other_value, Estimate.of(value - other_value, drawn)))
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
         raw.append(min(1.0, float(2 * (tail + 1) / (len(drawn) + 1))))
     return [
@@ -141,9 +137,11 @@ def _holm(p_values: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _metrics(results: Results, level: str) -> dict[str, dict[str, np.ndarray]]:
-    """Return the values per row of every metric, by translator."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+def _metrics(
+    results: Results, level: str, draws: Resamples
+) -> dict[str, dict[str, tuple[float, np.ndarray]]]:
+    """Return the value and the draws of every metric, by translator."""
+    found: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
     for entry in results.metrics[level]["translators"]:
         name = entry["scores"]["name"]
         known = {key: results.per_row.get(f"{level}/{name}/{key}") for key in (*_SIDES, *_MEANS)}
@@ -155,8 +153,12 @@ def _metrics(results: Results, level: str) -> dict[str, dict[str, np.ndarray]]:
                 own = {f"recall_at_{k}": values <= k for k in RECALLS}
                 own |= {"mrr": 1 / values, "median_rank": values}
             for metric, each in own.items():
+                summarize, redraw = np.mean, draws.means
+                if metric == "median_rank":
+                    summarize, redraw = np.median, draws.medians
+                each = each.astype(np.float64)
                 of = found.setdefault(_SIDES.get(key, "") + metric, {})
-                of[name] = each.astype(np.float64)
+                of[name] = float(summarize(each)), redraw(each)
     return found
 
 
