@@ -32,13 +32,13 @@ _PARAMS = {"image": "images", "audio": "recordings"}
 
 @dataclass(frozen=True)
 class DatasetItem:
-    """Pipeline input with its metadata.
+    """Pipeline input, or a real file that generated ones are compared with, and its metadata.
 
     Attributes:
         name: Path in the folder, without the suffix; or id in the table.
         path: File; None where a table holds its embedding alone.
         label: Class: the name of its folder.
-        text: Description of an image's audio: the text file of its name, or the class's prompt.
+        text: Description of audio: the text file of an image's name, or the class's prompt.
         reference: Its own recording, or a recording's own image.
         group: Source of a table's row, where several rows may come from one.
     """
@@ -49,15 +49,6 @@ class DatasetItem:
     text: str | None = None
     reference: Path | None = None
     group: str | None = None
-
-
-@dataclass(frozen=True)
-class ReferenceItem:
-    """Real file that generated ones are compared with; `text` describes a recording."""
-
-    path: Path
-    label: str | None = None
-    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class EvaluationDataset:
     facts: ClassVar[tuple[str, ...]] = ("name", "label")
     protocol: Protocol
     items: list[DatasetItem]
-    references: list[ReferenceItem]
+    references: list[DatasetItem]
     embeddings: Pairs | None = field(default=None, repr=False)
 
     @property
@@ -188,7 +179,7 @@ def audio_dataset_from_rows(rows: EvaluatedRows) -> AudioDataset:
 
 def _read(
     folder: str | Path, others: str | Path | None, modality: Modality
-) -> tuple[bool, list[DatasetItem], list[ReferenceItem]]:
+) -> tuple[bool, list[DatasetItem], list[DatasetItem]]:
     """Read a folder's items and references, and whether each item has its own reference."""
     folder = as_path(folder)
     others = None if others is None else as_path(others)
@@ -196,7 +187,7 @@ def _read(
     items = [_item(path, folder, others, modality) for path in _find_files(folder, modality)]
     _check_complete(folder, items, modality)
     own = [
-        ReferenceItem(item.reference, item.label, item.text)
+        DatasetItem(item.name, item.reference, item.label, item.text)
         for item in items
         if item.reference is not None
     ]
@@ -206,7 +197,7 @@ def _read(
     for path in _find_files(others, other):
         label = _label_of(path, others)
         text = None if label is None or other == "image" else AUDIO_PROMPT.format(label)
-        references.append(ReferenceItem(path, label, text))
+        references.append(DatasetItem(path.stem, path, label, text))
     return False, items, references
 
 

@@ -1,7 +1,7 @@
 """Results of an evaluation as files that can be compared later."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -148,15 +148,22 @@ def embedding_results(
         **found,
     }
     items = rows.ids if pairs.items is None else pairs.items
-    per_row = {
-        "ids": np.array(rows.ids),
+    return metrics, rows_of_level("embeddings", rows.ids, items, evaluation.per_row)
+
+
+def rows_of_level(
+    level: str, ids: Sequence[str], items: Sequence[str], per_row: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the arrays of one level for `results.npz`."""
+    arrays = {
+        "ids": np.array(ids),
         "items": np.unique(np.array(items), return_inverse=True)[1].astype(np.int32),
         **{
             name: values.astype(np.float32) if values.dtype.kind == "f" else values
-            for name, values in evaluation.per_row.items()
+            for name, values in per_row.items()
         },
     }
-    return metrics, {f"embeddings/{name}": values for name, values in per_row.items()}
+    return {f"{level}/{name}": values for name, values in arrays.items()}
 
 
 def retrieval_direction(embeddings: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.evaluation.cache import GenerationConfig
 from clip2clap.evaluation.classifiers import Audio, Classifier
-from clip2clap.evaluation.datasets import DatasetItem, ImageDataset, ReferenceItem
+from clip2clap.evaluation.datasets import DatasetItem, ImageDataset
 from clip2clap.evaluation.encoding import translate
 from clip2clap.evaluation.generation.base import GenerationEvaluation, GenerationEvaluator
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
@@ -117,6 +117,6 @@ class _AudioEvaluator(GenerationEvaluator):
         """Embeddings of the inputs' texts, shape (n, d); None if one has none."""
         return self._encode_texts(self.dataset.items)
 
-    def _encode_texts(self, items: Sequence[DatasetItem | ReferenceItem]) -> Tensor | None:
+    def _encode_texts(self, items: Sequence[DatasetItem]) -> Tensor | None:
         texts = [item.text for item in items if item.text]
         return self.encoder.encode_text(texts) if len(texts) == len(items) else None

@@ -21,6 +21,7 @@ from clip2clap.evaluation.classifiers import Classifier
 from clip2clap.evaluation.cycle import RoundTrip, generate_back, measure_round_trip
 from clip2clap.evaluation.datasets import EvaluationDataset
 from clip2clap.evaluation.encoding import encode_batches, encode_files, translate
+from clip2clap.evaluation.results import Part, rows_of_level
 from clip2clap.evaluation.translation import other_rows
 from clip2clap.media.images import load_image
 from clip2clap.metrics.bootstrap import Estimate, Resamples
@@ -194,7 +195,7 @@ class GenerationEvaluator(ABC):
         references = self.dataset.references
         labels = [reference.label for reference in references if reference.label is not None]
         complete = bool(labels) and len(labels) == len(references)
-        encoded = self.encode([reference.path for reference in references])
+        encoded = self.encode([one.path for one in references if one.path is not None])
         return encoded, labels if complete else None
 
     def run(
@@ -343,7 +344,7 @@ class GenerationEvaluator(ABC):
 
 def generation_results(
     evaluation: GenerationEvaluation, dataset: EvaluationDataset, *, folder: str, pipeline: str
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> Part:
     """Convert an evaluation to plain values for `results.json` and arrays for `results.npz`."""
     found = asdict(replace(evaluation, per_row={}))
     del found["per_row"], found["level"]
@@ -358,13 +359,9 @@ def generation_results(
         "labels": dataset.labels,
         **found,
     }
-    groups = np.array([item.group or item.name for item in dataset.items])
-    per_row = {
-        "ids": np.array([item.name for item in dataset.items]),
-        "items": np.unique(groups, return_inverse=True)[1].astype(np.int32),
-        **evaluation.per_row,
-    }
-    return metrics, {f"{evaluation.level}/{name}": values for name, values in per_row.items()}
+    ids = [item.name for item in dataset.items]
+    groups = [item.group or item.name for item in dataset.items]
+    return metrics, rows_of_level(evaluation.level, ids, groups, evaluation.per_row)
 
 
 def _estimate(values: np.ndarray, draws: Resamples) -> Estimate:
