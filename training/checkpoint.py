@@ -37,25 +37,21 @@ class Resumable(Protocol):
         """Load what `state` returned."""
 
 
-def train_resumably(run: Resumable, checkpoint: Path | None, *, save_every_s: float) -> bool:
-    """Train a run to its end, from its checkpoint if there is one; returns True if it was resumed.
+def train_resumably(run: Resumable, checkpoint: Path | None, *, save_every_s: float) -> None:
+    """Train a run to its end, from its checkpoint if there is one.
 
     The checkpoint of the finished run stays: the caller removes it once the result is written, so
     that a kill in between repeats nothing. Without a file none is written.
     """
-    resumed = checkpoint is not None and checkpoint.is_file()
-    if checkpoint is not None and resumed:
+    if checkpoint is not None and checkpoint.is_file():
         run.restore(*load_checkpoint(checkpoint))
-    advanced, saved = False, time.monotonic()
+    saved = time.monotonic()
     while not run.is_over:
         run.advance()
-        advanced = True
-        if checkpoint is not None and time.monotonic() - saved >= save_every_s:
+        is_due = run.is_over or time.monotonic() - saved >= save_every_s
+        if checkpoint is not None and is_due:
             save_checkpoint(checkpoint, *run.state())
-            advanced, saved = False, time.monotonic()
-    if checkpoint is not None and advanced:
-        save_checkpoint(checkpoint, *run.state())
-    return resumed
+            saved = time.monotonic()
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
