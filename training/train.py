@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -112,42 +113,30 @@ def _train(
     pairs = table if isinstance(table, Pairs) else read_pairs(table, config)
     split = split_pairs(pairs, validation=config.validation, seed=config.seed)
     data = TrainingData(pairs, split, pairs.fingerprint())
-    if output is None:
-        return _run(data, config, None, device, started, checkpoint_seconds, on_progress)
-    with sole_run(output):
-        folder = RunFolder(output, config, data.fingerprint, overwrite=overwrite)
-        if (report := folder.finished()) is not None:
-            return AutoTranslator.from_pretrained(output), report
-        return _run(data, config, folder, device, started, checkpoint_seconds, on_progress)
-
-
-def _run(
-    data: TrainingData,
-    config: TrainingConfig,
-    folder: RunFolder | None,
-    device: str | None,
-    started: float,
-    checkpoint_seconds: float,
-    on_progress: OnProgress | None,
-) -> tuple[Translator, TrainingReport]:
-    resolved = config.resolved(len(data.split.train), data.pairs.source_space)
-    state, resumed_after = TrainerState(resolved), None
-    if config.architecture in NETWORKS:
-        run, checkpoint = (folder.identity, folder.checkpoint) if folder else (None, None)
-        trainer = Trainer(data, resolved, choose_device(device), run=run, on_progress=on_progress)
-        train_resumably(trainer, checkpoint, save_every_s=checkpoint_seconds)
-        translator, state = trainer.best_translator(), trainer.progress
-        recipe = recipe_of(resolved, state, trainer.loss.temperatures)
-        resumed_after = trainer.resumed_after
-        started -= trainer.earlier_seconds
-    else:
-        translator, recipe = fit_closed_form(data, resolved)
-    report = measure_and_report(translator, recipe, data, config, state, resumed_after)
-    report = replace(report, seconds=time.monotonic() - started)
-    if folder is not None:
-        report = replace(report, output=str(folder.path))
-        folder.publish(translator, report)
-    return translator, report
+    with nullcontext() if output is None else sole_run(output):
+        folder = run = checkpoint = resumed_after = None
+        if output is not None:
+            folder = RunFolder(output, config, data.fingerprint, overwrite=overwrite)
+            if (report := folder.finished()) is not None:
+                return AutoTranslator.from_pretrained(output), report
+            run, checkpoint = folder.identity, folder.checkpoint
+        resolved = config.resolved(len(split.train), pairs.source_space)
+        if config.architecture in NETWORKS:
+            place = choose_device(device)
+            trainer = Trainer(data, resolved, place, run=run, on_progress=on_progress)
+            train_resumably(trainer, checkpoint, save_every_s=checkpoint_seconds)
+            translator, state = trainer.best_translator(), trainer.progress
+            recipe = recipe_of(resolved, state, trainer.loss.temperatures)
+            resumed_after = trainer.resumed_after
+            started -= trainer.earlier_seconds
+        else:
+            (translator, recipe), state = fit_closed_form(data, resolved), TrainerState(resolved)
+        report = measure_and_report(translator, recipe, data, config, state, resumed_after)
+        report = replace(report, seconds=time.monotonic() - started)
+        if folder is not None:
+            report = replace(report, output=str(folder.path))
+            folder.publish(translator, report)
+        return translator, report
 
 
 def measure_and_report(
