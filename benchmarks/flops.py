@@ -23,6 +23,8 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from clip2clap.inference.caching import CachedUNet
+
 _SIDE, _FRAMES, _RUNS = 2048, 1024, 2
 
 
@@ -55,10 +57,16 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, tuple[Callable[[],
     latents = torch.randn(2, 8, _FRAMES // 4, 16, dtype=dtype)
     embeds, mel = torch.randn(2, 512, dtype=dtype), torch.randn(1, _FRAMES, 64, dtype=dtype)
     step = torch.tensor(500)
+    cached = CachedUNet(unet, 1_000_000)
+    cached(latents, step, None, class_labels=embeds)
     return {
         "UNet, guided step": (lambda: unet(latents, step, None, class_labels=embeds), "steps"),
         "UNet, unguided step": (
             lambda: unet(latents[:1], step, None, class_labels=embeds[:1]),
+            "steps",
+        ),
+        "UNet, guided cached step": (
+            lambda: cached(latents, step, None, class_labels=embeds),
             "steps",
         ),
         "VAE": (lambda: vae.decode(latents[:1]), "once"),

@@ -202,6 +202,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_candidates: int = 1,
+        cache_interval: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
         latents: Tensor | None = None,
@@ -235,6 +236,8 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             num_inference_steps: Number of denoising steps.
             guidance_scale: Strength of classifier-free guidance; disabled at 1 and below.
             num_candidates: Images per item.
+            cache_interval: Number of steps from one update of the UNet's deep features to the next,
+                as in DeepCache (arXiv 2312.00858); 1 reuses none.
             eta: Noise that DDIM adds, from 0 to 1.
             generator: One generator or seed, or one for each item; see `clip2clap.inference.noise`.
             latents: Starting noise, shape (n * num_candidates, channels, rows, columns).

@@ -138,7 +138,7 @@ def _check_sampling(pipeline: Any, call: Any, count: int, output_types: Sequence
     expect(holds, "num_inference_steps", expected, call.num_inference_steps)
     check_number(call.guidance_scale, "guidance_scale", _MAX_GUIDANCE)
     check_number(call.eta, "eta", 1.0)
-    for name in ("num_candidates", "batch_size"):
+    for name in ("num_candidates", "batch_size", "cache_interval"):
         expect(is_count(getattr(call, name)), name, "a positive integer", getattr(call, name))
     _check_choice(call.output_type, output_types, "output_type")
     callback, known = call.callback_on_step_end, pipeline._callback_tensor_inputs

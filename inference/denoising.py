@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, UserError, is_out_of_memory, one_line
+from clip2clap.inference.caching import CachedUNet
 from clip2clap.inference.noise import draw_noise
 
 Tensors = dict[str, Tensor]
@@ -123,12 +124,14 @@ class LatentDiffusion(ABC):
         tensors |= {f"negative_{name}": value for name, value in (unconditional or {}).items()}
         options = {"eta": request.call.eta, "generator": list(request.generators)}
         options = {name: value for name, value in options.items() if name in accepted}
+        if request.call.cache_interval > 1:
+            unet = CachedUNet(unet, request.call.cache_interval)
         guided_steps = interval_steps(request.call.guidance_interval, len(timesteps))
         for index, timestep in enumerate(timesteps):
             latents = tensors["latents"]
             guided = unconditional is not None and index in guided_steps
             with _explained(scheduler, len(timesteps)):
-                scaled = scheduler.scale_model_input(latents, timestep).to(unet.dtype)
+                scaled = scheduler.scale_model_input(latents, timestep).to(self.parts.unet.dtype)
             inputs = {name: tensors[name].to(scaled.device, scaled.dtype) for name in conditional}
             if guided:
                 scaled = torch.cat([scaled, scaled])

@@ -214,6 +214,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         negative_prompt_embeds: Tensor | None = None,
         num_candidates: int | None = None,
         num_variations: int = 1,
+        cache_interval: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
         latents: Tensor | None = None,
@@ -243,6 +244,8 @@ class ImageToAudioPipeline(TranslatorPipeline):
             num_candidates: Candidates per item, of which the one most similar to the embedding
                 by a CLAP audio encoder is kept; by default 1 with `latents`.
             num_variations: Candidates to keep per item, the most similar first.
+            cache_interval: Number of steps from one update of the UNet's deep features to the next,
+                as in DeepCache (arXiv 2312.00858); 1 reuses none.
             eta: Noise that DDIM adds, from 0 to 1 (arXiv 2010.02502).
             generator: One generator or seed, or one for each item; see `clip2clap.inference.noise`.
             latents: Starting noise, shape (n * num_candidates, channels, time, frequency).
