@@ -59,7 +59,7 @@ def entry(folder: Path, stem: str, *files: str, **changed: Any) -> dict[str, Any
         "seed": 7,
         "heard_as": heard,
         "outputs": outputs,
-        "settings": {"guidance_scale": 8.0},
+        "settings": {"guidance_scale": 8.0, "seed": None},
         "models": {"clip": {"name": "demo", "fingerprint": "a1b2"}},
         "status": "done",
         **changed,
@@ -84,8 +84,16 @@ def test_the_page_links_its_files_whatever_their_names(tmp_path: Path) -> None:
     assert article["data-name"] == "it's <i>me.png"
     assert article["data-label"] == 'a "big" <dog>'
     assert article["data-similarity"] == "0.3"
-    for words in ("A <b> & c", "81%", "best", "dropped", "similarity 0.30", "demo a1b2"):
+    for words in (
+        "A <b> & c",
+        "81%",
+        "best",
+        "dropped",
+        "similarity 0.30",
+        "name demo, fingerprint a1b2",
+    ):
         assert words in page.text
+    assert "seed7" in page.text
     assert "http" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 

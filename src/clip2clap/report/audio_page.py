@@ -332,16 +332,15 @@ def _heard(heard: Iterable[Entry]) -> str:
 
 
 def _details(entry: Entry) -> str:
-    settings = dict(entry.get("settings") or {})
-    for part, model in (entry.get("models") or {}).items():
-        known = model if isinstance(model, Mapping) else {"name": model}
-        settings[part] = " ".join(
-            str(known[key]) for key in ("name", "fingerprint") if known.get(key)
-        )
-    first = {key: entry.get(key) for key in ("input", "prompt", "negative_prompt", "seed")}
+    first = {name: entry.get(name) for name in ("input", "prompt", "negative_prompt", "seed")}
+    facts = {**(entry.get("settings") or {}), **(entry.get("models") or {})}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            known = [f"{key} {each}" for key, each in value.items() if each is not None]
+            facts[name] = ", ".join(known)
     return "".join(
-        f"<dt>{_text(str(key).replace('_', ' '))}</dt><dd>{_text(value)}</dd>"
-        for key, value in {**first, **settings}.items()
+        f"<dt>{_text(name.replace('_', ' '))}</dt><dd>{_text(value)}</dd>"
+        for name, value in {**first, **{k: v for k, v in facts.items() if k not in first}}.items()
         if value is not None
     )
 
