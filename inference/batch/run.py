@@ -18,13 +18,10 @@ from clip2clap.inference.batch.writing import Generated, Writer
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.metrics.classification import label_probabilities
 
-LOGIT_SCALE = 12.57
-"""Factor of the similarities to labels, that which the demo CLAP was trained to. At it the mean
-probability of the nearest label, 0.96, is near the share of right ones, 0.94."""
-
 FITS = 0.8
 """Probability of the nearest label below which none fits well. Of 600 photographs of the demo's
-classes 5 % are below it, of 600 of other things 40 %."""
+classes 5 % are below it, of 600 of other things 40 %; of the former the mean probability of the
+nearest label is 0.96, and the share of right ones 0.94."""
 
 _LABELS_KEPT = 3
 # Failures without a success after which a run ends.
@@ -257,11 +254,8 @@ class _Generation:
     def _hear(self, embeds: Any) -> list[dict[str, Any]]:
         """Return the labels nearest to an embedding, shape (1, d), as the manifest has them."""
         (nearest,) = self._pipeline.nearest_labels(embeds, self._options.labels)
-        probable = label_probabilities(nearest, LOGIT_SCALE)
-        return [
-            {"label": label, "probability": round(probability, 4), "similarity": round(value, 4)}
-            for (label, value), (_, probability) in zip(nearest, probable, strict=True)
-        ][:_LABELS_KEPT]
+        scale = self._pipeline.generator_clap.logit_scale
+        return label_probabilities(nearest, scale, _LABELS_KEPT)
 
 
 def _source(item: Item) -> str:

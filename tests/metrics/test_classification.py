@@ -58,5 +58,9 @@ def test_label_probabilities_are_the_softmax_of_scaled_cosines() -> None:
     cosines = torch.nn.functional.cosine_similarity(embeds[:1], labels)
     expected = dict(zip("abcd", (10 * cosines).softmax(0).tolist(), strict=True))
     found = label_probabilities(nearest, logit_scale=10)
-    assert [label for label, _ in found] == [label for label, _ in nearest]
-    assert dict(found) == pytest.approx(expected)
+    assert [(each["label"], each["similarity"]) for each in found] == [
+        (label, pytest.approx(similarity, abs=1e-4)) for label, similarity in nearest
+    ]
+    probabilities = {each["label"]: each["probability"] for each in found}
+    assert probabilities == pytest.approx(expected, abs=1e-4)
+    assert label_probabilities(nearest, logit_scale=10, k=2) == found[:2]

@@ -137,11 +137,7 @@ def _nearest_labels(audio_embeds: Any, logit_scale: float) -> list[dict[str, Any
     labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
     prompts = load_file(DEMO_FOLDER / "kinds.safetensors")["clap_text"].float()
     (nearest,) = nearest_labels(audio_embeds.float(), prompts, labels)
-    probabilities = label_probabilities(nearest, logit_scale)
-    return [
-        {"label": label, "similarity": round(similarity, 4), "probability": round(probability, 4)}
-        for (label, similarity), (_, probability) in zip(nearest, probabilities, strict=True)
-    ]
+    return label_probabilities(nearest, logit_scale)
 
 
 def _write_files(folder: Path, image: Any, result: Any, entry: dict[str, Any]) -> None:

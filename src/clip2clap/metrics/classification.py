@@ -1,6 +1,7 @@
 """Zero-shot classification: prompts of labels, nearest labels, accuracy and confusion."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,24 +50,27 @@ def nearest_labels(
 
 
 def label_probabilities(
-    nearest: Sequence[tuple[str, float]], logit_scale: float
-) -> list[tuple[str, float]]:
-    """Return the probabilities of labels: a softmax over their scaled similarities.
+    nearest: Sequence[tuple[str, float]], logit_scale: float, k: int | None = None
+) -> list[dict[str, Any]]:
+    """Return labels with similarities and probabilities, a softmax over scaled similarities.
 
     Args:
         nearest: All labels with their cosine similarities, as `nearest_labels` returns them.
         logit_scale: Factor of the similarities that the encoder was trained with.
+        k: Labels to return; all if None.
 
     Returns:
-        Labels with probabilities that sum to 1, in the same order.
+        `label`, `probability` and `similarity` of each, in the same order, rounded to 4 digits.
 
     Examples:
-        >>> label_probabilities([("dog", 0.9), ("rain", 0.1)], logit_scale=10)
-        [('dog', 0.9996...), ('rain', 0.0003...)]
+        >>> label_probabilities([("dog", 0.9), ("rain", 0.1)], logit_scale=10, k=1)
+        [{'label': 'dog', 'probability': 0.9997, 'similarity': 0.9}]
     """
     logits = logit_scale * torch.tensor([similarity for _, similarity in nearest])
-    labels = [label for label, _ in nearest]
-    return list(zip(labels, logits.softmax(0).tolist(), strict=True))
+    return [
+        {"label": label, "probability": round(share, 4), "similarity": round(similarity, 4)}
+        for (label, similarity), share in zip(nearest, logits.softmax(0).tolist(), strict=True)
+    ][:k]
 
 
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
