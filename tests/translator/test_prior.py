@@ -62,7 +62,8 @@ def describe(drawn: Tensor, source: int) -> tuple[float, Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def trained() -> PriorTranslator:
-    config = replace(QUICK, hidden_size=64, blocks=2, dropout=0.0, epochs=80, batch_size=256)
+    settings = {"learning_rate": 7e-3, "schedule": "cosine", "validation": 0.05}
+    config = replace(QUICK, hidden_size=64, dropout=0.0, epochs=50, batch_size=256, **settings)
     translator = train_translator(pairs(4000), config)
     assert isinstance(translator, PriorTranslator)
     return translator
