@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import convert_to_fp32, send_to_device
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
@@ -127,13 +127,7 @@ class Stage:
         """
         torch.manual_seed(self.schedule.seed)
         model = build().to(device or training_device())
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-        )
+        columns = (*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}"))
         with Progress(*columns) as progress:
             bar = progress.add_task(self.name, total=self.schedule.steps, loss=float("nan"))
             run = _StageRun(
