@@ -9,7 +9,6 @@ last, in one step: after a killed run each batch of rows and failures is either 
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import mmap
 import os
@@ -80,9 +79,8 @@ class TableState:
 
     def write(self, folder: Path, *, rows: int) -> None:
         """Write `dataset_info.json`, then replace `state.json`: these files are now the table."""
-        schema = map_file(self.files[0])[0].schema.remove_metadata()
-        info = {"citation": "", "description": "", "features": _features(schema)}
-        _write_json(folder / INFO_FILE, {**info, "homepage": "", "license": ""})
+        # `datasets` takes the features that are missing here from the Arrow files.
+        _write_json(folder / INFO_FILE, {})
         names = [file.name for file in self.files]
         self.checksums = {
             file.name: self.checksums.get(file.name) or _checksum(file) for file in self.files
@@ -142,27 +140,6 @@ def explain_damage(file: Path) -> Iterator[None]:
         raise TableError(
             f"{file} is missing or damaged ({one_line(error)}). Extract the table again."
         ) from error
-
-
-def _features(schema: pa.Schema) -> dict[str, Any]:
-    """Return the `datasets` features of a schema; plain columns do not need the import."""
-    plain = {pa.string(): "string", pa.bool_(): "bool", pa.int64(): "int64"}
-    plain |= {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64"}
-    list_name = "List" if int(importlib.metadata.version("datasets")[0]) >= 4 else "Sequence"
-    features: dict[str, Any] = {}
-    for column in schema:
-        is_list = pa.types.is_fixed_size_list(column.type)
-        dtype = plain.get(column.type.value_type if is_list else column.type)
-        if dtype is None:
-            import datasets
-
-            nested: Any = datasets.Features.from_arrow_schema(schema).to_dict()
-            return nested
-        value = {"dtype": dtype, "_type": "Value"}
-        if is_list:
-            value = {"feature": value, "length": column.type.list_size, "_type": list_name}
-        features[column.name] = value
-    return features
 
 
 def spaces_metadata(spaces: Mapping[str, EmbeddingSpace]) -> dict[bytes, bytes]:

@@ -225,7 +225,7 @@ def test_a_run_killed_while_its_failures_are_put_together_has_each_once(tmp_path
     replace = os.replace
 
     def cut_off(source: Path, target: Path) -> None:
-        if Path(target).name == "dataset_info.json":
+        if Path(target).name == "state.json":
             raise KeyboardInterrupt
         replace(source, target)
 
