@@ -8,12 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from clip2clap.cli.app import main
 from clip2clap.cli.progress import json_document
 from clip2clap.core.version import __version__
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def inputs(
+    run: Run, model: Path, painter_folder: Path, photos: Path, noise: Path, table: Path
+) -> dict[str, Path]:
+    """Return what the commands read, by the name that stands for it in them."""
+    captions = table.with_name("captions.csv")
+    captions.write_text("id,caption\n1,a dog\n2,rain\n3,a cat\n")
+    run("train", table, "--architecture", "ridge", "-o", table.with_name("ridge"))
+    files = {"PHOTO": photos / "cat.png", "NOISE": noise, "CAPTIONS": captions}
+    folders = {"MODEL": model, "PAINTER": painter_folder, "TABLE": table}
+    return {**files, **folders, "RIDGE": table.with_name("ridge")}
 
 
 @pytest.mark.parametrize(
@@ -28,14 +42,15 @@ Run = Callable[..., tuple[int, str, str]]
         "sweep TABLE --hidden-size 8 --loss mse --epochs 1",
         "norms TABLE",
         "demo PHOTO",
+        "extract CAPTIONS --pair caption-caption --demo",
+        "fit CAPTIONS --demo",
+        "evaluate RIDGE --table TABLE",
     ],
 )
 def test_a_full_disk_is_one_line(
-    command: str, in_a_fork, capfd, model: Path, painter_folder, photos, noise, table, tmp_path
+    command: str, in_a_fork: Callable[..., int], capfd, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    names = {"PHOTO": photos / "cat.png", "MODEL": model, "PAINTER": painter_folder}
-    names |= {"NOISE": noise, "TABLE": table}
-    for name, path in names.items():
+    for name, path in inputs.items():
         command = command.replace(name, shlex.quote(str(path)))
 
     def write_more_than_fits() -> None:
@@ -52,6 +67,31 @@ def test_a_full_disk_is_one_line(
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "norms TABLE",
+        "demo PHOTO",
+        "evaluate RIDGE --table TABLE",
+        "train TABLE --architecture ridge",
+        "sweep TABLE --hidden-size 8 --epochs 1",
+        "extract CAPTIONS --pair caption-caption --demo",
+        "paint NOISE --decoder PAINTER --num-iterations 1",
+        "audio-to-image NOISE --decoder PAINTER --film",
+    ],
+)
+def test_a_second_run_on_a_folder_in_use_is_refused(
+    command: str, run: Run, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    words = [str(inputs.get(word, word)) for word in command.split()]
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        status, _, complaint = run(*words, "-o", tmp_path / "out")
+    assert status == 2
+    assert f"Another run is writing to {tmp_path / 'out'}." in complaint
+    assert len(complaint.splitlines()) == 1
 
 
 @pytest.mark.parametrize("verb", ["norms absent", "train absent", "image-to-audio absent.png"])

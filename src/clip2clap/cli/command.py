@@ -9,6 +9,8 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from contextvars import ContextVar
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, dataclass_transform
 
@@ -68,6 +70,14 @@ def argument(help: str, metavar: str, *, required: bool = False, api: str = "") 
     return field(default=MISSING if required else None, metadata={KEY: info})
 
 
+_AT_END: ContextVar[ExitStack] = ContextVar("at_end")
+
+
+def until_end(resource: AbstractContextManager[Any]) -> None:
+    """Enter a context that is left when the running verb ends."""
+    _AT_END.get().enter_context(resource)
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM before a verb had anything to report."""
 
@@ -96,7 +106,9 @@ def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
     def run(**values: Any) -> None:
         for each in declared.values():
             _check_range(each, values[each.name])
-        verb(parameter.annotation(**values))
+        with ExitStack() as stack:
+            _AT_END.set(stack)
+            verb(parameter.annotation(**values))
 
     class Verb(TyperCommand):
         """Verb that accepts old spellings and names its own options in errors."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from clip2clap.cli.checks import check_image, require
 from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.options.generation import Demo
-from clip2clap.cli.outputs import make_folder
+from clip2clap.cli.outputs import keep_others_out
 from clip2clap.cli.progress import RunReport, share_bar
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.inference.batch.jobs import image_stem
@@ -108,7 +108,7 @@ def _prepare_folder(folder: Path) -> None:
         f"{folder} already has {', '.join(foreign)}, not written by clip2clap demo. "
         "Name another folder.",
     )
-    make_folder(folder)
+    keep_others_out(folder)
 
 
 def load_demo_image(source: str | None, allow_private: bool = False) -> tuple[Any, str]:

@@ -16,6 +16,7 @@ from clip2clap.cli.measuring import (
     measure_generation,
 )
 from clip2clap.cli.options.data import Evaluate
+from clip2clap.cli.outputs import keep_others_out
 from clip2clap.cli.progress import RunReport, plain_table
 
 _SPLITS = ("auto", "test", "validation", "train", "held-out", "all")
@@ -51,11 +52,11 @@ def measure(options: Evaluate) -> tuple[Any, Path, str]:
     output = options.output or Path("clip2clap-evaluate")
     if options.output is None and options.table is not None:
         output = options.table.absolute().with_name(f"{options.table.absolute().name}-report")
-    require(not output.is_file(), "output", f"{output} is a file, not a folder.")
     translators = load_translators(options.inputs)
     level = level_of(translators)
     if options.pipeline is not None:
         (_check_images if level == "images" else _check_audio)(options)
+    keep_others_out(output)
     rows = embeddings = generated = None
     illustrations = Illustrations()
     if options.table is not None:

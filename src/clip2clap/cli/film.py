@@ -40,7 +40,7 @@ def plan_films(
     Raises:
         UserError: If films cannot be written there.
     """
-    place = choose_destination("film", options, 1, default=default)
+    place = choose_destination("film", options, 1, default=default, sole=True)
     if place.stem is not None:
         return [(place.reserve(place.stem, [".mp4"])[0], list(sources))]
     return [(place.reserve(Path(each).stem, [".mp4"])[0], [each]) for each in sources]

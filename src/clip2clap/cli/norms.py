@@ -6,6 +6,7 @@ from rich.table import Table
 
 from clip2clap.cli.checks import check_exists
 from clip2clap.cli.options.data import Norms
+from clip2clap.cli.outputs import keep_others_out
 from clip2clap.cli.progress import RunReport, plain_table, share_bar
 
 
@@ -19,13 +20,14 @@ def norms(options: Norms) -> None:
 
     report = RunReport(options)
     table = EmbeddingTable.open(options.table)
+    folder = table.folder.absolute()
+    output = options.output or folder.with_name(f"{folder.name}-norms")
+    keep_others_out(output)
     bins, cosine = options.bins, options.cosine
     with share_bar("Measuring") as advance:
         measured = measure_norms(
             table, bins=bins, near_duplicate_cosine=cosine, on_progress=advance
         )
-    folder = table.folder.absolute()
-    output = options.output or folder.with_name(f"{folder.name}-norms")
     paths = write_norm_report(measured, output)
     report.show(_table(measured))
     for name, column in measured.columns.items():

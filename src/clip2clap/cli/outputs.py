@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clip2clap.cli.checks import require
+from clip2clap.cli.command import until_end
 from clip2clap.cli.options.audio_files import AudioFormat
 from clip2clap.cli.options.generation import ImageFormat
 from clip2clap.core.errors import UserError
@@ -49,7 +50,9 @@ class Destination:
         return [self.folder / f"{stem}{suffix}" for suffix in suffixes]
 
 
-def choose_destination(media: str, options: Any, count: int, *, default: str) -> Destination:
+def choose_destination(
+    media: str, options: Any, count: int, *, default: str, sole: bool = False
+) -> Destination:
     """Return the destination that `--output` names, and create its folder.
 
     Args:
@@ -57,9 +60,11 @@ def choose_destination(media: str, options: Any, count: int, *, default: str) ->
         options: Options of the verb.
         count: Number of inputs that each have an output.
         default: Folder if none is given.
+        sole: Whether to keep other runs out of a folder until the verb ends.
 
     Raises:
-        UserError: If the path does not fit the format or the count, or cannot be written to.
+        UserError: If the path does not fit the format or the count, cannot be written to, or
+            another run is writing to it.
     """
     output, format = options.output or Path(default), getattr(options, f"{media}_format", None)
     formats, suffix = _FORMATS[media], output.suffix.lower()
@@ -79,7 +84,20 @@ def choose_destination(media: str, options: Any, count: int, *, default: str) ->
         require(suffix not in _FOREIGN_SUFFIXES[media], "output", other)
         folder, stem = output, None
     make_folder(folder)
+    if sole and stem is None:
+        keep_others_out(folder)
     return Destination(folder, format or formats[0], stem, options.overwrite)
+
+
+def keep_others_out(folder: Path) -> None:
+    """Create an output folder, which no other run may use until the verb ends.
+
+    Raises:
+        UserError: If another run is writing to it, or it cannot be written to.
+    """
+    from clip2clap.core.output_folder import sole_run
+
+    until_end(sole_run(folder))
 
 
 def make_folder(folder: Path) -> None:

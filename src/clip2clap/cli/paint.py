@@ -25,6 +25,8 @@ from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 
+_FOLDER = "clip2clap-paint"
+
 
 def paint(options: Paint) -> None:
     """Optimize an image towards audio in CLIP's embedding space.
@@ -43,7 +45,7 @@ def paint(options: Paint) -> None:
     check_device(options.device, None)
     check_image(options.init_image, "init_image")
     sources = find_inputs(options.inputs) if options.inputs else [None]
-    destination = choose_destination("image", options, len(sources), default="clip2clap-paint")
+    destination = choose_destination("image", options, len(sources), default=_FOLDER, sole=True)
     report = RunReport(options)
     has_audio = bool(options.inputs or further["audio"])
     with Console(stderr=True).status("Loading the models"):

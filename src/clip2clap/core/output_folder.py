@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,9 +33,12 @@ def writing_to(folder: Path, *, param: str = "output") -> Iterator[None]:
 def sole_run(folder: Path) -> Iterator[None]:
     """Keep other runs out of a folder, and remove what killed ones left in it half written.
 
+    A folder that was not there is left only if something was written into it.
+
     Raises:
         UserError: If another run is writing to the folder, or it cannot be written to.
     """
+    is_new = not folder.exists()
     with writing_to(folder):
         lock = FileLock(folder / LOCK_FILE)
         try:
@@ -51,6 +54,9 @@ def sole_run(folder: Path) -> Iterator[None]:
     finally:
         (folder / LOCK_FILE).unlink(missing_ok=True)
         lock.release()
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def remove_leftovers(folder: Path) -> None:
