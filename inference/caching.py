@@ -32,12 +32,11 @@ class CachedUNet:
         self.is_update = True
         self.unet = copy.copy(unet)
         (first, *deeper), (*deep, last) = unet.down_blocks, unet.up_blocks
-        vars(self.unet)["_modules"] = {
-            **unet._modules,
-            "down_blocks": [first, *(_CachedBlock(block, self) for block in deeper)],
-            "mid_block": unet.mid_block and _CachedBlock(unet.mid_block, self),
-            "up_blocks": [*(_CachedBlock(block, self) for block in deep), last],
-        }
+        vars(self.unet).update(
+            down_blocks=[first, *(_CachedBlock(block, self) for block in deeper)],
+            mid_block=unet.mid_block and _CachedBlock(unet.mid_block, self),
+            up_blocks=[*(_CachedBlock(block, self) for block in deep), last],
+        )
 
     def __call__(self, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the UNet; the features are updated for another number of samples too."""
