@@ -91,6 +91,8 @@ class TranslatorPipeline(CardedPipeline):
     _access: Mapping[str, Any] = {}
     _interrupts = 0
     _low_memory = False
+    names: Mapping[str, str | None] = {}
+    """Names that the pipeline, and parts in place of its own, were loaded by; None for objects."""
     clip: "ClipEncoder | None"
     translator: "Translator | None"
     negative_embedding: "LearnedNegativeEmbedding | None"
@@ -159,6 +161,11 @@ class TranslatorPipeline(CardedPipeline):
         )
         pipeline.register_to_config(_name_or_path=os.fspath(name))
         pipeline._access, pipeline._low_memory = checkpoint.access, low_memory
+        named = {cls.preset_kind: name, **{part: each for part, each in given.items() if each}}
+        pipeline.names = {
+            part: os.fspath(each) if isinstance(each, str | os.PathLike) else None
+            for part, each in named.items()
+        }
         return pipeline
 
     @classmethod

@@ -57,8 +57,11 @@ class GeneratorClap:
         Raises:
             UserError: If the CLAP is unknown or cannot be loaded.
         """
+        # One by one, so that what else is encoded does not change a prompt's last bits.
         return encode_cached(
-            self.text_embeds, texts, lambda unknown: self._load("text").encode_text(unknown)
+            self.text_embeds,
+            texts,
+            lambda unknown: self._load("text").encode_text(unknown, batch_size=1),
         )
 
     def load_audio_encoder(self) -> "ClapEncoder":

@@ -16,7 +16,10 @@ from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.translator.base import Translator
 
 _DEFAULTS = ("num_inference_steps", "guidance_scale", "guidance_interval", "num_candidates")
-_CALL = (*_DEFAULTS, "audio_length_in_s", "negative", "negative_prompt", "eta")
+CALL_SETTINGS = (*_DEFAULTS, "negative", "eta")
+"""Arguments of a call that are settings of all jobs."""
+
+_CALL = (*CALL_SETTINGS, "audio_length_in_s", "negative_prompt")
 
 
 def fill_call(pipeline: Any, call: Mapping[str, Any], options: BatchOptions) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def describe(pipeline: Any, call: Mapping[str, Any], options: BatchOptions) -> E
 
 
 def describe_models(pipeline: Any) -> dict[str, dict[str, Any]]:
-    """Return the name and the fingerprint of each component."""
+    """Return the name and the fingerprint of each component, and of the generator's own CLAP."""
     generator = pipeline.config.get("_name_or_path")
     models = {}
     for part, model in pipeline.components.items():
@@ -82,8 +85,13 @@ def describe_models(pipeline: Any) -> dict[str, dict[str, Any]]:
                 space = model.space(model.modalities[0])
                 name, fingerprint = space.model_id, space.fingerprint
             models[part] = {"name": name, "fingerprint": fingerprint}
-    config = pipeline.scheduler.config
-    plain = {key: value for key, value in config.items() if not key.startswith("_")}
-    name = type(pipeline.scheduler).__name__
-    models["scheduler"] = {"name": name, "fingerprint": digest(plain)}
+    if (space := pipeline.generator_space) is not None:
+        models["generator_clap"] = {"name": space.model_id, "fingerprint": space.fingerprint}
+    models["scheduler"] = describe_scheduler(pipeline.scheduler)
     return models
+
+
+def describe_scheduler(scheduler: Any) -> dict[str, Any]:
+    """Return the class and the fingerprint of the settings of a scheduler."""
+    plain = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    return {"name": type(scheduler).__name__, "fingerprint": digest(plain)}

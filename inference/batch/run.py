@@ -14,6 +14,7 @@ from clip2clap.inference.batch.manifest import Entry, Manifest
 from clip2clap.inference.batch.memory import BatchSize
 from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.inference.batch.reading import Item, Reader, grouped
+from clip2clap.inference.batch.repeat import describe_run
 from clip2clap.inference.batch.writing import Generated, Writer
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.metrics.classification import label_probabilities
@@ -232,7 +233,8 @@ class _Generation:
             if options.labels:
                 item.entry["heard_as"] = self._hear(result.audio_embeds[rows][:1])
             item.shrink()
-            generated.append(Generated(item, result.audios[rows], similarities))
+            run = describe_run(self._pipeline, items=len(group), place=place, batch_size=size)
+            generated.append(Generated(item, result.audios[rows], similarities, run))
         return generated
 
     def _fits(self, item: Item, least: float) -> bool:

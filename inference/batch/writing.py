@@ -12,6 +12,7 @@ from typing import Any, Self
 from clip2clap.inference.batch.manifest import Entry, Manifest, files_of
 from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.inference.batch.reading import Item
+from clip2clap.inference.batch.repeat import make_tags
 from clip2clap.media.writing import write_audio
 from clip2clap.report.audio_page import AudioPage
 
@@ -21,8 +22,6 @@ PAGE_FILE = "index.html"
 # Files are written here, and moved once their line is in the manifest: a kill leaves no file that
 # no line knows. The name is one that `sole_run` removes.
 _UNFINISHED = ".audio.part"
-# Of an entry, what is not about how the audio is made.
-_RESULTS = ("name", "heard_as", "outputs", "status", "reason")
 # Entries that may wait to be written.
 _MOST_WAITING = 16
 _PAGE_EVERY_S = 5.0
@@ -35,6 +34,8 @@ class Generated:
     item: Item
     waveforms: Any
     similarities: list[float] | None
+    run: dict[str, Any]
+    """What the last bits depend on, see `describe_run`."""
 
 
 class Writer:
@@ -127,13 +128,12 @@ class Writer:
             path = Path(f"{entry['name']}{ending}.{self._options.format}")
             path = path if number <= kept else CANDIDATES_FOLDER / path
             (place / path).parent.mkdir(exist_ok=True)
-            tags = {name: value for name, value in entry.items() if name not in _RESULTS}
             written = write_audio(
                 place / path,
                 waveform,
                 self._sampling_rate,
                 self._options.file,
-                tags={**tags, "rank": number},
+                tags=make_tags(entry, generated.run, number),
             )
             output = {
                 "path": path.as_posix(),

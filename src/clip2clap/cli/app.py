@@ -28,6 +28,7 @@ from clip2clap.cli.image_to_audio import image_to_audio
 from clip2clap.cli.norms import norms
 from clip2clap.cli.paint import paint
 from clip2clap.cli.progress import json_document
+from clip2clap.cli.repeat import repeat
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
 from clip2clap.core.allocator import keep_freed_memory
@@ -43,6 +44,7 @@ app = typer.Typer(
 VERBS = (
     demo,
     image_to_audio,
+    repeat,
     audio_to_image,
     paint,
     classify,

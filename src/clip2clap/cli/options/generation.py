@@ -113,6 +113,21 @@ class ImageToAudio(
     )
 
 
+class Repeat(AllowPrivate, Device, Overwrite):
+    """Options of `repeat`."""
+
+    sound: Path = argument(
+        "Audio file that image-to-audio or demo wrote: WAV, FLAC, OGG, MP3, Opus.",
+        "SOUND",
+        required=True,
+    )
+    image: str | None = option(
+        "Image that the audio was made from, if it is not where it was: file or URL.",
+        "FILE",
+        panel="Condition",
+    )
+
+
 class Audio(Options):
     """Audio to generate from."""
 
