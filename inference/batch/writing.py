@@ -12,7 +12,7 @@ from typing import Any, Self
 from clip2clap.inference.batch.manifest import Entry, Manifest, files_of
 from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.inference.batch.reading import Item
-from clip2clap.inference.batch.repeat import make_tags
+from clip2clap.inference.batch.tags import make_tags
 from clip2clap.media.writing import write_audio
 from clip2clap.report.audio_page import AudioPage
 

@@ -13,7 +13,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from clip2clap.inference.batch import BatchOptions, Job, generate_audio
-from clip2clap.inference.batch.repeat import load_input, repeat_audio
+from clip2clap.inference.batch.repeat import repeat_audio
+from clip2clap.inference.batch.tags import load_input
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import load_audio, read_tags
 from clip2clap.media.writing import AudioFileOptions, write_audio

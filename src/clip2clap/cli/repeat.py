@@ -22,26 +22,20 @@ def repeat(options: Repeat) -> None:
     """
     check_exists(options.sound, "sound")
     check_image(options.image, "image")
+    from clip2clap.inference.batch.tags import check_tags, load_input
     from clip2clap.media.audio import load_audio, read_tags
     from clip2clap.media.writing import AudioFileOptions, write_audio
 
     tags = read_tags(options.sound)
+    check_tags(tags, str(options.sound))
+    value = load_input(tags, options.image, allow_private=options.allow_private)
+    format = tags["settings"]["file"]["format"]
+    place = SimpleNamespace(output=options.output, overwrite=options.overwrite, audio_format=format)
+    destination = choose_destination("audio", place, 1, default="clip2clap-repeat")
     report = RunReport(options)
     with Console(stderr=True).status("Loading the models"):
-        from clip2clap.inference.batch.repeat import (
-            check_models,
-            check_tags,
-            load_input,
-            repeat_audio,
-        )
+        from clip2clap.inference.batch.repeat import check_models, repeat_audio
 
-        check_tags(tags, str(options.sound))
-        format = tags["settings"]["file"]["format"]
-        place = SimpleNamespace(
-            output=options.output, overwrite=options.overwrite, audio_format=format
-        )
-        destination = choose_destination("audio", place, 1, default="clip2clap-repeat")
-        value = load_input(tags, options.image, allow_private=options.allow_private)
         pipeline = _load(tags, options.device)
         check_models(pipeline, tags)
     report.lap("load")

@@ -1,0 +1,80 @@
+"""Tags of generated audio files, from which they are generated once more."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clip2clap.core.errors import UserError
+from clip2clap.core.files import is_url
+from clip2clap.inference.batch.manifest import VERSION, Entry
+from clip2clap.media.images import download_image, load_image
+from clip2clap.media.writing import AudioFileOptions
+
+TAGS = (
+    *("version", "clip2clap", "input", "sha256", "prompt", "negative_prompt", "seed", "seconds"),
+    *("settings", "models"),
+)
+"""Entries of a manifest's line that the tags of its files have."""
+
+_SETTINGS = ("num_candidates", "num_variations", "keep_candidates", "scheduler", "file")
+_RUN = ("items", "place", "batch_size", "threads", "device", "dtypes", "names")
+
+
+def make_tags(entry: Entry, run: Mapping[str, Any], rank: int) -> dict[str, Any]:
+    """Return the tags of one of an entry's files, of which rank 1 is the most similar."""
+    return {**{name: entry[name] for name in TAGS}, "run": run, "rank": rank}
+
+
+def check_tags(tags: Mapping[str, Any], name: str) -> None:
+    """Check that tags are those of generated audio.
+
+    Raises:
+        UserError: If they are not, or of a later version.
+    """
+    if isinstance(tags.get("version"), int) and tags["version"] > VERSION:
+        raise UserError(
+            f"{name} has tags of version {tags['version']}, written by clip2clap "
+            f"{tags.get('clip2clap')}; this one reads version {VERSION}. Install that one."
+        )
+    complete = (*TAGS, "run", "rank")
+    known = all(key in tags for key in complete) and all(
+        isinstance(tags[key], Mapping) and all(part in tags[key] for part in parts)
+        for key, parts in (("settings", _SETTINGS), ("run", _RUN))
+    )
+    fields = {field.name for field in dataclasses.fields(AudioFileOptions)}
+    if not known or set(tags["settings"]["file"]) != fields:
+        raise UserError(f"{name} has tags, but not those of audio that clip2clap generated.")
+
+
+def load_input(tags: Mapping[str, Any], image: str | None, *, allow_private: bool = False) -> Any:
+    """Load the image, or return the prompt, that tags were made for.
+
+    Args:
+        tags: Tags of an audio file.
+        image: File or URL of the image; by default the one that was used.
+        allow_private: Also download from private addresses.
+
+    Raises:
+        UserError: If the image cannot be read, or is another than then.
+    """
+    if tags["prompt"] is not None:
+        return tags["prompt"]
+    source = str(image or tags["input"])
+    content: Any = None
+    if is_url(source):
+        content = download_image(source, allow_private)
+    elif (path := Path(source).expanduser()).is_file():
+        content = path.read_bytes()
+    else:
+        raise UserError(
+            f"The image {source} does not exist. Say where it is now: image=...", param="image"
+        )
+    if hashlib.sha256(content).hexdigest() != tags["sha256"]:
+        raise UserError(
+            f"The image {source} is not the one that was used: its SHA-256 differs. Give that one: "
+            "image=...",
+            param="image",
+        )
+    return load_image(content, name=source)
