@@ -91,8 +91,7 @@ class TranslatorPipeline(CardedPipeline):
     _access: Mapping[str, Any] = {}
     _interrupts = 0
     _low_memory = False
-    names: Mapping[str, str | None] = {}
-    """Names that the pipeline, and parts in place of its own, were loaded by; None for objects."""
+    _given: Mapping[str, Any] = {}
     clip: "ClipEncoder | None"
     translator: "Translator | None"
     negative_embedding: "LearnedNegativeEmbedding | None"
@@ -150,8 +149,7 @@ class TranslatorPipeline(CardedPipeline):
         refuse_unknown(options, known, where=f"{cls.__name__}.from_pretrained")
         options = {key: value for key, value in options.items() if value is not None}
         given = {part: options.pop(part, None) for part in cls.encoder_parts}
-        names = options.keys() & {*components, *settings}
-        replaced = {part: options.pop(part) for part in names}
+        replaced = {part: options.pop(part) for part in options.keys() & {*components, *settings}}
         access = {key: options.pop(key) for key in ACCESS_OPTIONS if key in options}
         checkpoint = open_checkpoint(name, cls.preset_kind, published_only=published_only, **access)
         checkpoint.pipeline_class = cls
@@ -161,11 +159,7 @@ class TranslatorPipeline(CardedPipeline):
         )
         pipeline.register_to_config(_name_or_path=os.fspath(name))
         pipeline._access, pipeline._low_memory = checkpoint.access, low_memory
-        named = {cls.preset_kind: name, **{part: each for part, each in given.items() if each}}
-        pipeline.names = {
-            part: os.fspath(each) if isinstance(each, str | os.PathLike) else None
-            for part, each in named.items()
-        }
+        pipeline._given = {cls.preset_kind: name, **given}
         return pipeline
 
     @classmethod
@@ -194,8 +188,8 @@ class TranslatorPipeline(CardedPipeline):
         created = cls(**arguments)
         if (name := pipeline.config.get("_name_or_path")) is not None:
             created.register_to_config(_name_or_path=name)
-        created._access = getattr(pipeline, "_access", {})
-        created._low_memory = getattr(pipeline, "_low_memory", False)
+        for name in ("_access", "_given", "_low_memory"):
+            setattr(created, name, getattr(pipeline, name, getattr(cls, name)))
         return created
 
     def interrupt(self) -> None:
@@ -403,8 +397,7 @@ class TranslatorPipeline(CardedPipeline):
         call = {k: as_python(k, v) for k, v in arguments.items() if k not in ("self", "unknown")}
         refuse_unknown(arguments["unknown"], call, where=f"A call of {type(self).__name__}")
         call["generator"] = as_generators(call["generator"])
-        for name in call.keys() & set(_LISTS):
-            call[name] = as_list(call[name])
+        call |= {name: as_list(call[name]) for name in call.keys() & set(_LISTS)}
         if call["latents"] is not None and call["num_candidates"] is None:
             call["num_candidates"] = 1
         for name in [name for name, value in call.items() if value is None]:

@@ -93,5 +93,9 @@ def describe_models(pipeline: Any) -> dict[str, dict[str, Any]]:
 
 def describe_scheduler(scheduler: Any) -> dict[str, Any]:
     """Return the class and the fingerprint of the settings of a scheduler."""
-    plain = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
-    return {"name": type(scheduler).__name__, "fingerprint": digest(plain)}
+    return {"name": type(scheduler).__name__, "fingerprint": digest(scheduler_settings(scheduler))}
+
+
+def scheduler_settings(scheduler: Any) -> dict[str, Any]:
+    """Return the settings of a scheduler."""
+    return {key: value for key, value in scheduler.config.items() if not key.startswith("_")}

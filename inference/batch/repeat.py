@@ -1,5 +1,6 @@
 """Generation of an audio file once more, from its tags."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,12 @@ import torch
 from torch import nn
 
 from clip2clap.core.errors import UserError
-from clip2clap.inference.batch.description import CALL_SETTINGS, describe_models
+from clip2clap.inference.batch.description import (
+    CALL_SETTINGS,
+    describe_models,
+    describe_scheduler,
+    scheduler_settings,
+)
 
 
 def describe_run(pipeline: Any, *, items: int, place: int, batch_size: int) -> dict[str, Any]:
@@ -36,8 +42,26 @@ def describe_run(pipeline: Any, *, items: int, place: int, batch_size: int) -> d
             for name, weight in dtypes.items()
             if weight is not None
         },
-        "names": pipeline.names,
+        "scheduler": scheduler_settings(pipeline.scheduler),
+        "low_memory": pipeline._low_memory,
+        "names": {
+            part: os.fspath(each) if isinstance(each, str | os.PathLike) else None
+            for part, each in pipeline._given.items()
+            if each is not None
+        },
     }
+
+
+def restore_scheduler(pipeline: Any, tags: Mapping[str, Any]) -> None:
+    """Load the scheduler that tags name into a pipeline that has another."""
+    import diffusers
+
+    wanted = tags["models"]["scheduler"]
+    scheduler_class = getattr(diffusers, wanted["name"], object)
+    if describe_scheduler(pipeline.scheduler) != wanted and issubclass(
+        scheduler_class, diffusers.SchedulerMixin
+    ):
+        pipeline.scheduler = scheduler_class.from_config(tags["run"]["scheduler"])
 
 
 def check_models(pipeline: Any, tags: Mapping[str, Any]) -> None:

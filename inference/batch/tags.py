@@ -19,7 +19,17 @@ TAGS = (
 """Entries of a manifest's line that the tags of its files have."""
 
 _SETTINGS = ("num_candidates", "num_variations", "keep_candidates", "scheduler", "file")
-_RUN = ("items", "place", "batch_size", "threads", "device", "dtypes", "names")
+_RUN = (
+    "items",
+    "place",
+    "batch_size",
+    "threads",
+    "device",
+    "dtypes",
+    "scheduler",
+    "low_memory",
+    "names",
+)
 
 
 def make_tags(entry: Entry, run: Mapping[str, Any], rank: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from clip2clap.cli.checks import check_translator, require
 from clip2clap.core.presets import Kind, check_name, resolve
 
-SCHEDULERS = {
+_SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
@@ -111,7 +111,7 @@ def load_pipeline(
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
     pipeline.set_progress_bar_config(disable=True)
-    use_scheduler(pipeline, scheduler)
+    _use_scheduler(pipeline, scheduler)
     return pipeline
 
 
@@ -128,15 +128,9 @@ def _source_model(translator: str, param: str) -> str:
     return str(model)
 
 
-def use_scheduler(pipeline: Any, name: str) -> None:
-    """Replace a pipeline's solver by another on its own noise schedule.
-
-    Args:
-        pipeline: Pipeline.
-        name: Solver, as of `--scheduler`, or its class; of other classes the pipeline's is kept.
-    """
-    name = next((key for key, value in SCHEDULERS.items() if value == name), name)
-    if name not in SCHEDULERS:
+def _use_scheduler(pipeline: Any, name: str) -> None:
+    """Replace a pipeline's solver by another on its own noise schedule."""
+    if name == "default":
         return
     import diffusers
 
@@ -144,5 +138,5 @@ def use_scheduler(pipeline: Any, name: str) -> None:
 
     # AudioLDM and Stable Diffusion were published with DDIM and PNDM at this spacing.
     spacing = {"timestep_spacing": "leading"} if name in ("ddim", "pndm") else {}
-    solver = getattr(diffusers, SCHEDULERS[name])
+    solver = getattr(diffusers, _SCHEDULERS[name])
     pipeline.scheduler = replace_solver(pipeline.scheduler, solver, **spacing)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from clip2clap.cli.checks import check_exists, check_image, choose_device, require
-from clip2clap.cli.loading import load_pipeline, use_scheduler
+from clip2clap.cli.loading import load_pipeline
 from clip2clap.cli.options.generation import Repeat
 from clip2clap.cli.outputs import choose_destination
 from clip2clap.cli.progress import RunReport
@@ -56,7 +56,7 @@ def _load(tags: Mapping[str, Any], device: str) -> Any:
     """Load the models that tags name, on the device and threads of then."""
     import torch
 
-    from clip2clap.inference.batch.description import describe_scheduler
+    from clip2clap.inference.batch.repeat import restore_scheduler
 
     run = tags["run"]
     names = dict(run["names"])
@@ -71,11 +71,10 @@ def _load(tags: Mapping[str, Any], device: str) -> Any:
         names.pop("generator"),
         device=choose_device(run["device"] if device == "auto" else device),
         dtype={part: getattr(torch, name) for part, name in run["dtypes"].items()},
+        low_memory=run["low_memory"],
         **names,
     )
-    scheduler = tags["models"]["scheduler"]
-    if describe_scheduler(pipeline.scheduler) != scheduler:
-        use_scheduler(pipeline, scheduler["name"])
+    restore_scheduler(pipeline, tags)
     return pipeline
 
 
