@@ -115,7 +115,15 @@ def page(table: Path, output: Path, translators: int = 1) -> None:
         names.append(str(output / f"translator {number}"))
         MLPTranslator(DIM, DIM, hidden_size=DIM).save_pretrained(names[-1])
 
-    options = ["--table", str(table), "--labels", "label", "-o", str(output / "report"), "--json"]
+    options = [
+        "--table",
+        str(table),
+        "--label-column",
+        "label",
+        "-o",
+        str(output / "report"),
+        "--json",
+    ]
 
     def evaluate() -> None:
         try:

@@ -197,7 +197,7 @@ def main(
     models = [f"translators/{name}" for name in RUNS]
     swept = sorted(path.parent.name for path in (output / "sweep").glob("*/config.json"))
     for folders, report in ((models, "report"), ([f"sweep/{name}" for name in swept], "swept")):
-        on = ("--table", "pairs-test", "--split", "all", "--labels", "label")
+        on = ("--table", "pairs-test", "--split", "all", "--label-column", "label")
         run(output, "evaluate", *folders, *on, "-o", report)
         results = json.loads((output / report / "results.json").read_text())
         (output / f"{report}.md").write_text(markdown(results))

@@ -126,6 +126,7 @@ OLD_SPELLINGS = [
     ("sweep", "table --centre no,yes", "--center", "center", "no,yes"),
     ("evaluate", "demo --images a", "--image-dir", "image_dir", Path("a")),
     ("evaluate", "demo --recordings a", "--audio-dir", "audio_dir", Path("a")),
+    ("evaluate", "demo --labels kind", "--label-column", "label_column", "kind"),
     ("evaluate", "demo --judge x", "--classifier", "classifier", "x"),
 ]
 

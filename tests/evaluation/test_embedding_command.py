@@ -59,7 +59,14 @@ def trained(tmp_path: Path) -> Path:
 def test_the_command_writes_a_report_that_stands_alone(trained: Path, run: Run) -> None:
     names = (trained / "mlp", trained / "lost")
     code, out, _ = run(
-        "evaluate", *names, "--table", trained / "table", "--labels", "kind", "-o", trained / "out"
+        "evaluate",
+        *names,
+        "--table",
+        trained / "table",
+        "--label-column",
+        "kind",
+        "-o",
+        trained / "out",
     )
     assert code == 0
     assert out.index("mlp") < out.index("shuffled") < out.index("lost") < out.index("mean vector")

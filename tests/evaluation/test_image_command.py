@@ -85,7 +85,16 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
     table = write_media_table(tmp_path / "table", pipeline, rows=8)
     back = back_translator(pipeline, tmp_path / "one", seed=0)
     code, out, _ = run(
-        *("evaluate", tmp_path / "one", "--table", table, "--labels", "kind", "--split", "all"),
+        *(
+            "evaluate",
+            tmp_path / "one",
+            "--table",
+            table,
+            "--label-column",
+            "kind",
+            "--split",
+            "all",
+        ),
         *(
             "--pipeline",
             painter_folder,

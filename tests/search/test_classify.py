@@ -136,7 +136,7 @@ def test_the_command_prints_lines_csv_json_and_a_timeline(run, files, tmp_path):
         (["red.png", "--labels", "nope.txt"], "--labels: expected labels separated"),
         (["red.png", "--labels", "a,a"], "--labels: labels has 'a' twice"),
         (["red.png", "--labels", "a,b", "--template", "sound"], "--template: expected texts"),
-        (["red.png", "--temperature", "0"], "--temperature: expected above 0"),
+        (["red.png", "--temperature", "0"], "--temperature: expected above 0, got 0"),
         (["red.png", "--timeline", "t.png"], "--timeline: red.png is no audio"),
         (["noise.wav", "--timeline", "t.jpg"], "--timeline: expected a name in .png"),
         (["red.png", "noise.wav", "--timeline", "t.png"], "--timeline: it is of one audio file"),

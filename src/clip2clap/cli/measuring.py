@@ -71,7 +71,7 @@ def measure_embeddings(translators: Loaded, level: str, options: Evaluate) -> tu
         source=options.source or families[0],
         target=options.target or families[1],
         item=options.item,
-        labels=options.labels,
+        labels=options.label_column,
         limit=options.limit or _DEFAULT_LIMIT,
     )
     with share_bar("Evaluating") as advance:
@@ -84,7 +84,9 @@ def measure_embeddings(translators: Loaded, level: str, options: Evaluate) -> tu
             seed=options.seed,
             on_progress=advance,
         )
-    part = embedding_results(rows, evaluation, translators, table=str(table), labels=options.labels)
+    part = embedding_results(
+        rows, evaluation, translators, table=str(table), labels=options.label_column
+    )
     return rows, part, Illustrations(clouds=evaluation.clouds, texts=rows.texts)
 
 

@@ -158,6 +158,7 @@ def read_tags(source: Any, *, name: str = "the audio") -> dict[str, Any]:
         UserError: If it has no such tags.
 
     Examples:
+        >>> from clip2clap import write_audio
         >>> _ = write_audio("tagged.wav", np.zeros(16_000), 16_000, tags={"prompt": "rain"})
         >>> read_tags("tagged.wav")
         {'prompt': 'rain'}

@@ -210,5 +210,7 @@ class Evaluate(Seed, Output, Running, GeneratedFiles, Rows, Columns, panel="Data
         "Report which differences between two evaluations are real.", default=False
     )
     table: Path | None = option("Folder of an embedding table with pairs.", "TABLE")
-    labels: str | None = option("Column of class labels.", "COLUMN")
+    label_column: str | None = option(
+        "Column of class labels.", "COLUMN", was="--labels", api="labels"
+    )
     resamples: int = option("Bootstrap resamples.", default=1000, panel="Running", min=100)

@@ -25,7 +25,8 @@ class Classify(AllowPrivate, Device, BatchSize, Json, Translator, Encoders, pane
         api="templates",
     )
     temperature: float | None = option(
-        "Temperature of the probabilities; by default the model's own.", above=0
+        "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
+        "classify: by default the model's own.",
     )
     top_k: int = option("Labels per file.", default=5, min=1, api="k")
     window_s: float | None = option(

@@ -82,7 +82,8 @@ class Train(
         "LOSS",
     )
     temperature: float | None = option(
-        "Temperature of contrastive (0.5 by default), infonce and bank (0.07)."
+        "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
+        "classify: by default the model's own.",
     )
     learn_temperature: bool = option("Learn the temperature.", default=False)
     init: Init | None = option(
