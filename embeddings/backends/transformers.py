@@ -24,7 +24,7 @@ from clip2clap.embeddings.fingerprint import describe_processor, describe_tokeni
 from clip2clap.embeddings.space import Family, Modality
 from clip2clap.embeddings.weights import check_weights
 
-_CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "sfx_clap"}
+_CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "yamnet_clap"}
 # AutoModel would build these encoders without their projection into the joint space.
 _SINGLE_ENCODERS = (
     "CLIPTextModelWithProjection",
@@ -136,8 +136,8 @@ def _read_config(checkpoint: Checkpoint, family: Family) -> Any:
     assert checkpoint.folder is not None
     file = checkpoint.folder / "config.json"
     model_type = read_json(file).get("model_type")
-    if model_type == "sfx_clap":
-        from clip2clap.models import sfx_clap as sfx_clap  # registers the demo CLAP's classes
+    if model_type == "yamnet_clap":
+        from clip2clap.models import yamnet_clap as yamnet_clap  # registers the demo CLAP's classes
     other = {"clip": "CLAP", "clap": "CLIP"}[family]
     if isinstance(model_type, str) and (model_type in _CLAP_TYPES) != (family == "clap"):
         raise CheckpointError(

@@ -27,7 +27,7 @@ from clip2clap.core.errors import CheckpointError, MissingExtraError, ModelNotFo
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
+from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetClapModel, YamnetFeatureExtractor
 
 RATE = 16_000
 TEXTS = ["a dog barks", "rain", "", "wind " * 100]
@@ -218,18 +218,11 @@ def test_a_clap_like_the_demos_equals_its_own_parts(tmp_path):
         num_attention_heads=2,
         max_position_embeddings=12,
     )
-    config = SfxClapConfig(
-        text_config=text,
-        audio_channels=(4, 8),
-        num_mel_bins=16,
-        block_frames=10,
-        num_blocks=2,
-        projection_dim=16,
+    config = YamnetClapConfig(text_config=text, audio_width=0.1, patch_frames=20, projection_dim=16)
+    extractor = YamnetFeatureExtractor(
+        feature_size=16, sampling_rate=RATE, hop_length=256, max_length_s=1
     )
-    extractor = SfxClapFeatureExtractor(
-        feature_size=16, sampling_rate=RATE, hop_length=256, fft_window_size=512, max_length_s=1
-    )
-    model = SfxClapModel(config).eval().half()
+    model = YamnetClapModel(config).eval().half()
     for part in (model, extractor, tokenizer):
         part.save_pretrained(tmp_path)
     encoder = ClapEncoder.from_pretrained(tmp_path)

@@ -1,5 +1,6 @@
 """The recipe of the demo models, on data made here."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
-from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
 from clip2clap.models.spectral_vocoder import slaney_filters
+from clip2clap.models.yamnet_clap import (
+    YamnetClapConfig,
+    YamnetClapModel,
+    YamnetFeatureExtractor,
+    YamnetModel,
+)
 from clip2clap.training.recipes.demo import image_decoder
 from clip2clap.training.recipes.demo.audio_bank import HOP, log_mel
 from clip2clap.training.recipes.demo.data import DemoData, fit_length, split_rows
@@ -25,7 +31,13 @@ from clip2clap.training.recipes.demo.evaluate import max_cross_correlation
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.generator import build_unet
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
-from clip2clap.training.recipes.demo.spaces import Space, TypicalFeatures, split_classifier
+from clip2clap.training.recipes.demo.pretrained import yamnet
+from clip2clap.training.recipes.demo.spaces import (
+    Space,
+    TypicalFeatures,
+    fit_clap_space,
+    split_classifier,
+)
 from clip2clap.training.recipes.demo.text import text_targets
 from clip2clap.training.recipes.demo.words import (
     CLASSES,
@@ -282,37 +294,84 @@ def tiny_clap():
         "num_attention_heads": 2,
         "intermediate_size": 16,
     }
-    return SfxClapModel(SfxClapConfig(text_config=text, audio_channels=(4, 8), projection_dim=6))
+    return YamnetClapModel(YamnetClapConfig(text_config=text, audio_width=0.1, projection_dim=6))
 
 
-def test_features_do_not_depend_on_the_level():
-    extract = SfxClapFeatureExtractor()
-    noise = np.random.default_rng(0).standard_normal(44_100).astype(np.float32) * 0.1
-    quiet, loud = (extract(gain * noise)["input_features"] for gain in (0.1, 1.0))
-    torch.testing.assert_close(quiet, loud, atol=1e-5, rtol=1e-5)
+def test_features_depend_neither_on_the_level_nor_on_silence_around():
+    extract = YamnetFeatureExtractor()
+    noise = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1
+    noise[[0, -1]] = 0.1
+    padded = np.pad(noise, (500, 4000))
+    loud, quiet, late = extract([noise, 0.1 * noise, padded])["input_features"]
+    torch.testing.assert_close(quiet, loud, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(late, loud)
+
+
+def test_features_peak_at_the_pitch_of_a_tone():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
+    features = YamnetFeatureExtractor()(tone)["input_features"]
+    assert features.shape == (1, 498, 64)
+    # YAMNet's bands are evenly spaced from 125 to 7,500 Hz on the scale of 1127 ln(1 + f / 700).
+    low, pitch, high = (1127 * np.log1p(hertz / 700) for hertz in (125, 1000, 7500))
+    assert int(features[0, 50].argmax()) == round(65 * (pitch - low) / (high - low)) - 1
+
+
+def test_yamnet_is_read_from_tensorflows_layout(tmp_path):
+    torch.manual_seed(0)
+    model = YamnetModel(YamnetClapConfig()).eval()
+    arrays: dict[str, Any] = {}
+    for number, layer in enumerate([model.network.conv_stem, *model.network.layer]):
+        norm = layer.normalization
+        for tensor in (norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+        depthwise = layer.convolution.groups > 1
+        name = f"layer_with_weights-{2 * number}/" + ("depthwise_kernel" if depthwise else "kernel")
+        kernel = layer.convolution.weight.data.permute(2, 3, *((0, 1) if depthwise else (1, 0)))
+        arrays[name] = kernel.numpy()
+        names = {"beta": norm.bias.data, "moving_mean": norm.running_mean}
+        for name, tensor in {**names, "moving_variance": norm.running_var}.items():
+            arrays[f"layer_with_weights-{2 * number + 1}/{name}"] = tensor.numpy()
+    (tmp_path / "pretrained").mkdir()
+    np.savez(tmp_path / "pretrained/yamnet_weights.npz", **arrays)
+    window = torch.randn(1, 200, 64)
+    torch.testing.assert_close(yamnet(tmp_path)(window), model(window))
+
+
+def test_the_audio_projection_maps_features_of_a_label_to_its_vector():
+    torch.manual_seed(0)
+    names, means = ["dog", "sea", "rain"], torch.randn(3, 40)
+    labels = torch.arange(3).repeat(30)
+    audio: Any = [SimpleNamespace(label=names[n], category="") for n in labels]
+    data: Any = SimpleNamespace(class_names=names, audio=audio)
+    rows = {"features": means[labels] + 0.1 * torch.randn(90, 40), "index": torch.arange(90)}
+    rows |= {name: torch.zeros(90, dtype=torch.long) for name in ("split", "copy")}
+    vectors = torch.eye(512)[:3]
+    space = fit_clap_space(data, rows, vectors)
+    assert (space.embed(means) * vectors).sum(dim=1).min() > 0.97
+    torch.testing.assert_close(space.targets(), vectors)
 
 
 @pytest.mark.parametrize("waveforms", [[], [np.zeros(0)]])
 def test_empty_audio_is_refused(waveforms):
     with pytest.raises(UserError, match="at least one sample"):
-        SfxClapFeatureExtractor()(waveforms)
+        YamnetFeatureExtractor()(waveforms)
 
 
 def test_another_sampling_rate_is_refused():
-    with pytest.raises(UserError, match="44100 Hz, got 16000 Hz"):
-        SfxClapFeatureExtractor()(np.ones(100), sampling_rate=16_000)
+    with pytest.raises(UserError, match="16000 Hz, got 44100 Hz"):
+        YamnetFeatureExtractor()(np.ones(100), sampling_rate=44_100)
 
 
 def test_the_demo_clap_survives_saving_through_the_auto_classes(tiny_clap, tmp_path):
     from transformers import AutoFeatureExtractor, AutoModel
 
     tiny_clap.eval().save_pretrained(tmp_path)
-    SfxClapFeatureExtractor(max_length_s=3.0).save_pretrained(tmp_path)
+    YamnetFeatureExtractor(max_length_s=3.0).save_pretrained(tmp_path)
     extract = AutoFeatureExtractor.from_pretrained(tmp_path)
-    inputs = extract(np.random.default_rng(0).standard_normal(44_100))
+    inputs = extract(np.random.default_rng(0).standard_normal(16_000))
     with torch.inference_mode():
         before = tiny_clap.get_audio_features(**inputs).pooler_output
         after = AutoModel.from_pretrained(tmp_path).eval().get_audio_features(**inputs)
     assert extract.max_length_s == 3.0
-    assert torch.equal(before, after.pooler_output)
+    torch.testing.assert_close(before, after.pooler_output)
     torch.testing.assert_close(before.norm(dim=-1), torch.ones(1))

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, EfficientNetConfig, EfficientNetModel
 
 from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
-from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapConfig
+from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetModel
 from clip2clap.training.recipes.demo import __main__ as command
 from clip2clap.training.recipes.demo import (
     classifiers,
@@ -155,13 +155,13 @@ def grown(data_folder, tmp_path_factory):
         for module in (features, recipe, package):
             if hasattr(module, "efficientnet_lite0"):
                 patch.setattr(module, "efficientnet_lite0", random_efficientnet)
-            if hasattr(module, "aisfx"):
-                patch.setattr(module, "aisfx", lambda: SfxAudioModel(SfxClapConfig()).eval())
+            if hasattr(module, "yamnet"):
+                patch.setattr(module, "yamnet", lambda _: YamnetModel(YamnetClapConfig()).eval())
         patch.setattr(text, "minilm", random_minilm)
         patch.setattr(text, "IMAGE_TEMPLATES", ("a {}",))
         for module, names in {
             text: ("BATCH",),
-            spaces: ("CLIP_BATCH", "CLAP_BATCH", "TYPICAL_ROWS", "TYPICAL_COPIES"),
+            spaces: ("CLIP_BATCH", "TYPICAL_ROWS", "TYPICAL_COPIES"),
             vocoder: ("BATCH",),
             generator: ("AUTOENCODER_ROWS", "BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),

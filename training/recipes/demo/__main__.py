@@ -10,9 +10,8 @@ from clip2clap.core.allocator import keep_freed_memory
 STAGES = (
     "image_features",
     "clip_space",
-    "audio_maps",
-    "clap_space",
     "audio_features",
+    "clap_space",
     "text_student",
     "text_encoders",
     "autoencoder",

@@ -1,12 +1,11 @@
 """Features of the frozen pretrained networks, computed once and saved."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from PIL import Image, ImageOps
 from rich.progress import track
@@ -16,7 +15,7 @@ from transformers import CLIPImageProcessorPil
 
 from clip2clap.core.files import replacing
 from clip2clap.models.efficientnet import shorten
-from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapFeatureExtractor
+from clip2clap.models.yamnet_clap import YamnetFeatureExtractor, YamnetModel
 from clip2clap.training.recipes.demo.data import (
     SAMPLING_RATE,
     SPLITS,
@@ -24,11 +23,10 @@ from clip2clap.training.recipes.demo.data import (
     DemoData,
     DemoImage,
     Split,
-    fit_length,
     read_audio,
 )
 from clip2clap.training.recipes.demo.loop import compute, training_device
-from clip2clap.training.recipes.demo.pretrained import aisfx, efficientnet_lite0
+from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0, yamnet
 
 # Images per category and split, of the categories of no demo class.
 IMAGES_PER_CATEGORY = 40
@@ -103,59 +101,33 @@ def random_window(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return ImageOps.mirror(window) if rng.random() < 0.5 else window
 
 
-def audio_maps(data: DemoData, path: Path) -> dict[str, Tensor]:
-    """Compute feature maps of audio with aiSFX's lower blocks, which are not trained.
+def audio_features(data: DemoData, path: Path) -> dict[str, Tensor]:
+    """Compute YAMNet's features of audio, or read them from an earlier run's file.
 
-    The first copy of a file is unaltered, in the windows and blocks of `ClapEncoder`; training
-    files have altered copies too. Parts of a hundred files are saved one by one, so that little is
-    lost when a run is killed.
+    The first copy of a file is unaltered, in the windows of `ClapEncoder`; training files have
+    altered copies too. Parts of a hundred files are saved one by one, so that little is lost when a
+    run is killed.
 
     Returns:
-        `maps` (n, 256, 12, 12), float16, one row per block of 2.3 s; `index` (in `data.audio`) and
-        `copy` (0 is the unaltered one) of each row.
+        One row per copy of a file: `features` (n, 3072), `copy` (0 is the unaltered one), `index`
+        (in `data.audio`), `label` (class number or -1) and `split` (index in `SPLITS`).
     """
     if path.is_file():
         return load_file(path)
-    model = aisfx().to(training_device())
+    model = yamnet(data.folder).to(training_device())
     parts = []
     for start in track(range(0, len(data.audio), PART), description="audio"):
         part = path.with_name(f"{path.stem}-{start}.safetensors")
         parts.append(part)
         if not part.is_file():
-            save_tensors(_maps_of(data.audio, range(start, start + PART), model), part)
+            save_tensors(_features_of(data.audio, range(start, start + PART), model), part)
     read = [load_file(part) for part in parts]
     tensors = {name: torch.cat([part[name] for part in read]) for name in read[0]}
+    tensors |= _labels(data, [data.audio[index] for index in tensors["index"].tolist()])
     save_tensors(tensors, path)
     for part in parts:
         part.unlink()
     return tensors
-
-
-def audio_features(
-    data: DemoData, maps: dict[str, Tensor], model: SfxAudioModel
-) -> dict[str, Tensor]:
-    """Compute features of audio from its `audio_maps` with aiSFX's last block.
-
-    Returns:
-        One row per copy of a file, its blocks averaged as `ClapEncoder` does: `features` (n, 512),
-        `copy`, `index` (in `data.audio`), `label` and `split`.
-    """
-    model.to(training_device())
-    outputs = []
-    for part in track(maps["maps"].split(BATCH), description="audio features"):
-        with torch.inference_mode():
-            outputs.append(compute(model.upper_features, part.float()))
-    rows = torch.cat(outputs)
-    keys = torch.stack([maps["index"], maps["copy"]], dim=1)
-    copies, place = torch.unique(keys, dim=0, return_inverse=True)
-    sums = torch.zeros(len(copies), rows.shape[1]).index_add_(0, place, rows)
-    indices = copies[:, 0].clone()
-    return {
-        "features": sums / torch.bincount(place).unsqueeze(1),
-        "index": indices,
-        "copy": copies[:, 1].clone(),
-        **_labels(data, [data.audio[index] for index in indices.tolist()]),
-    }
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -164,41 +136,29 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, partial)
 
 
-def resample_for_aisfx(waveform: np.ndarray) -> np.ndarray:
-    """Resample from the data's rate to that of the audio encoder."""
-    return soxr.resample(waveform, SAMPLING_RATE, SfxClapFeatureExtractor().sampling_rate)
-
-
-def _maps_of(audio: Sequence[DemoAudio], indices: range, model: SfxAudioModel) -> dict[str, Tensor]:
-    extractor = SfxClapFeatureExtractor()
-    maps: list[Tensor] = []
+def _features_of(
+    audio: Sequence[DemoAudio], indices: range, model: YamnetModel
+) -> dict[str, Tensor]:
+    extractor = YamnetFeatureExtractor()
+    features: list[Tensor] = []
     row_indices: list[int] = []
     row_copies: list[int] = []
     for index in range(indices.start, min(indices.stop, len(audio))):
-        copies = [_windows(audio[index])]
+        rng, whole = np.random.default_rng(index), read_audio(audio[index])
+        copies = [np.array_split(whole, math.ceil(len(whole) / extractor.nb_max_samples))]
         if audio[index].split == "train":
-            rng = np.random.default_rng(index)
-            whole = read_audio(audio[index])
             copies += [[_alter(whole, rng)] for _ in range(ALTERED_COPIES)]
-        windows = [window for copy in copies for window in copy]
-        inputs = extractor(windows, sampling_rate=extractor.sampling_rate)["input_features"]
-        with torch.inference_mode():
-            maps.append(compute(model.lower_maps, inputs).flatten(0, 1).half())
-        copy_of = [number for number, copy in enumerate(copies) for _ in copy]
-        row_copies += [number for number in copy_of for _ in range(model.num_blocks)]
-        row_indices += [index] * len(maps[-1])
+        for copy, windows in enumerate(copies):
+            inputs = extractor(windows)["input_features"]
+            with torch.inference_mode():
+                features.append(compute(model, inputs).mean(dim=0))
+            row_indices.append(index)
+            row_copies.append(copy)
     return {
-        "maps": torch.cat(maps),
+        "features": torch.stack(features),
         "index": torch.tensor(row_indices),
         "copy": torch.tensor(row_copies),
     }
-
-
-def _windows(audio: DemoAudio) -> list[np.ndarray]:
-    waveform, _ = soundfile.read(audio.path, dtype="float32")
-    waveform = resample_for_aisfx(waveform)
-    samples = SfxClapFeatureExtractor().nb_max_samples
-    return [waveform[start : start + samples] for start in range(0, len(waveform), samples)]
 
 
 def _alter(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -209,7 +169,7 @@ def _alter(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     speed = 2 ** rng.uniform(-0.25, 0.25)
     crop = np.interp(np.arange(0, len(crop), speed), np.arange(len(crop)), crop)
     noise = rng.standard_normal(len(crop)) * crop.std() * 10 ** (-rng.uniform(15, 40) / 20)
-    return resample_for_aisfx(fit_length((crop + noise).astype(np.float32), 5 * SAMPLING_RATE))
+    return (crop + noise).astype(np.float32)
 
 
 def _choose(images: list[DemoImage]) -> list[int]:

