@@ -143,6 +143,11 @@ def test_missing_facts_leave_gaps(tmp_path: Path, sparse: dict[str, Any]) -> Non
     assert "inf" not in page.text.split("(() =>")[0]
 
 
+def test_the_page_of_a_run_that_begins_says_so(tmp_path: Path) -> None:
+    AudioPage(tmp_path / "index.html", title="Night").write()
+    assert "Nothing is made yet" in Page(tmp_path / "index.html").text
+
+
 def test_failed_and_skipped_inputs_have_their_reasons(tmp_path: Path) -> None:
     reasons = {"failed": "It can't be <read>.", "skipped": "Nothing fits."}
     entries = [

@@ -10,18 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from clip2clap.cli.checks import check_image, require
+from clip2clap.cli.generate import Bar
 from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.options.generation import Demo
 from clip2clap.cli.outputs import keep_others_out
-from clip2clap.cli.progress import RunReport, share_bar
+from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.inference.batch.jobs import image_stem
 
 _LABELS_SHOWN = 5
 _LONGEST_SIDE = 1600
 _LONGEST_SIDE_ON_PAGE = 960
-# The rest of the time is for decoding and ranking.
-_STEPS_SHARE = 0.37
 _FILES = {"image": "photograph.jpg", "spectrogram": "spectrogram.png", "page": "index.html"}
 _AUDIO_FILES = ("sound.wav", "sound-2.wav", "sound-3.wav", "sound-4.wav")
 _INTRO = """\
@@ -49,12 +48,12 @@ def demo(options: Demo) -> None:
         pipeline = ImageToAudioPipeline.from_pretrained("demo")
         pipeline.set_progress_bar_config(disable=True)
     report.lap("load")
-    with share_bar("Generating audio") as advance:
+    with progress_bar("Generating audio") as progress:
+        bar = Bar(progress, total=1)
 
-        def on_step_end(_: Any, step: int, *__: Any) -> dict[str, Any]:
+        def on_step_end(*arguments: Any) -> dict[str, Any]:
             report.lap("denoise")
-            advance(_STEPS_SHARE * (step + 1) / pipeline.num_timesteps)
-            return {}
+            return bar.count_step(*arguments)
 
         result = pipeline(
             image,

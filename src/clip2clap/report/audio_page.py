@@ -164,7 +164,7 @@ class AudioPage:
             _TOOLS.substitute(orders=orders) if many else "",
             _KEYS + (_KEYS_OF_MANY if many else "") + "</p>",
             f'<div class="entries{"" if many else " single"}">\n',
-            *self._entries,
+            *(self._entries or ["<p>Nothing is made yet. Load the page again later.</p>"]),
             f'</div><p class="none" hidden>No image matches.</p>\n<script>{_static("js")}</script>',
         ]
         write_page(
