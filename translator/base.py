@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from clip2clap.core.errors import UserError, expect
+from clip2clap.core.errors import UserError, expect, is_integer
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
 from clip2clap.translator.saving import Provenance, SavedModule
@@ -243,7 +243,7 @@ class Translator(SavedModule):
 
 def check_count(name: str, value: Any, *, most: int) -> None:
     """Raise an error if an option is no whole number from 1 to `most`."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    is_count = is_integer(value) and 1 <= value <= most
     expect(is_count, name, f"a positive whole number up to {most:,}", value)
 
 

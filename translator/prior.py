@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, is_number
 from clip2clap.translator.base import Translator, check_count
 from clip2clap.translator.residual import ResidualBlock
 from clip2clap.translator.saving import Provenance
@@ -281,7 +281,7 @@ def _alphas_bar() -> Tensor:
 def _check_options(num_samples: int, guidance_scale: float, num_inference_steps: int) -> None:
     check_count("num_samples", num_samples, most=2**20)
     check_count("num_inference_steps", num_inference_steps, most=1000)
-    if not isinstance(guidance_scale, int | float) or not 0 <= guidance_scale < float("inf"):
+    if not is_number(guidance_scale) or guidance_scale < 0:
         raise UserError(
             f"Expected guidance_scale to be 0 or more, got {guidance_scale!r}.",
             param="guidance_scale",

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -91,7 +92,12 @@ class SavedModule(nn.Module):
 
     def __init__(self, arguments: Mapping[str, Any]):
         super().__init__()
-        self._options = {name: arguments[name] for name in self._option_names()}
+        given = {name: arguments[name] for name in self._option_names()}
+        # Numbers of NumPy are no JSON.
+        self._options = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in given.items()
+        }
         self._provenance: Provenance = arguments["provenance"] or Provenance()
         self.name_or_path = ""
         """Name that the module was loaded by."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -208,3 +209,12 @@ def test_another_kind_is_not_loaded_by_its_class(tmp_path: Path):
     linear().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"LinearTranslator, not a MLPTranslator.*AutoTranslator"):
         MLPTranslator.from_pretrained(tmp_path)
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    size: Any = np.int64(4)
+    PriorTranslator(
+        size, size, size, blocks=size, default_guidance_scale=np.float32(2)
+    ).save_pretrained(tmp_path)
+    config = AutoTranslator.from_pretrained(tmp_path).config
+    assert (config["source_dim"], config["blocks"], config["default_guidance_scale"]) == (4, 4, 2.0)
