@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import is_url
+from clip2clap.core.files import as_path, is_local_url, is_url
 from clip2clap.inference.batch.manifest import VERSION, Entry
 from clip2clap.media.images import download_image, load_image
 from clip2clap.media.writing import AudioFileOptions
@@ -17,6 +17,9 @@ TAGS = (
     *("settings", "models"),
 )
 """Entries of a manifest's line that the tags of its files have."""
+
+SAMPLE_IMAGE = "skimage.data.chelsea"
+"""Name of the image that comes with scikit-image: a cat."""
 
 _SETTINGS = ("num_candidates", "num_variations", "keep_candidates", "scheduler", "file")
 _RUN = (
@@ -58,6 +61,22 @@ def check_tags(tags: Mapping[str, Any], name: str) -> None:
         raise UserError(f"{name} has tags, but not those of audio that clip2clap generated.")
 
 
+def read_image(source: str, *, allow_private: bool = False) -> bytes:
+    """Return the bytes of an image file, of one at a URL, or of the sample image.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    if source == SAMPLE_IMAGE:
+        # Reading through skimage.io would import scipy.
+        return (resources.files("skimage.data") / "chelsea.png").read_bytes()
+    if is_url(source):
+        return download_image(source, allow_private or is_local_url(source))
+    if not as_path(source).is_file():
+        load_image(source)  # raises
+    return as_path(source).read_bytes()
+
+
 def load_input(tags: Mapping[str, Any], image: str | None, *, allow_private: bool = False) -> Any:
     """Load the image, or return the prompt, that tags were made for.
 
@@ -72,15 +91,11 @@ def load_input(tags: Mapping[str, Any], image: str | None, *, allow_private: boo
     if tags["prompt"] is not None:
         return tags["prompt"]
     source = str(image or tags["input"])
-    content: Any = None
-    if is_url(source):
-        content = download_image(source, allow_private)
-    elif (path := Path(source).expanduser()).is_file():
-        content = path.read_bytes()
-    else:
+    if not (is_url(source) or source == SAMPLE_IMAGE or as_path(source).exists()):
         raise UserError(
             f"The image {source} does not exist. Say where it is now: image=...", param="image"
         )
+    content: Any = read_image(source, allow_private=allow_private)
     if hashlib.sha256(content).hexdigest() != tags["sha256"]:
         raise UserError(
             f"The image {source} is not the one that was used: its SHA-256 differs. Give that one: "

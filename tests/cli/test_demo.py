@@ -128,3 +128,7 @@ def test_the_demo_takes_a_photograph_and_leaves_other_files_alone(
     status, _, complaint = run("demo", photos / "absent.png", "-o", tmp_path / "out")
     assert (status, complaint.count("\n")) == (2, 1)
     assert "absent.png does not exist" in complaint
+    for sound in ("sound.wav", "sound-4.wav"):
+        again = tmp_path / "again" / sound
+        assert run("repeat", tmp_path / "out" / sound, "-o", again.parent)[0] == 0
+        assert again.read_bytes() == (tmp_path / "out" / sound).read_bytes()

@@ -1,8 +1,8 @@
 """The verb `demo`."""
 
+import hashlib
 import json
 import shlex
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from rich.table import Table
 
 from clip2clap.cli.checks import check_image, require
 from clip2clap.cli.generate import Bar
-from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.options.generation import Demo
 from clip2clap.cli.outputs import keep_others_out
 from clip2clap.cli.progress import RunReport, progress_bar
@@ -44,7 +43,7 @@ def demo(options: Demo) -> None:
 
         from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
-        image, title = load_demo_image(options.image, options.allow_private)
+        image, title, source = load_demo_image(options.image, options.allow_private)
         pipeline = ImageToAudioPipeline.from_pretrained("demo")
         pipeline.set_progress_bar_config(disable=True)
     report.lap("load")
@@ -77,7 +76,7 @@ def demo(options: Demo) -> None:
             )
         ],
     }
-    _write_files(folder, image, result, entry)
+    _write_files(folder, image, result, entry, *_describe(pipeline, source, options.seed))
     report.lap("write")
 
     report.settings["image"] = options.image or "skimage.data.chelsea"
@@ -110,16 +109,34 @@ def _prepare_folder(folder: Path) -> None:
     keep_others_out(folder)
 
 
-def load_demo_image(source: str | None, allow_private: bool = False) -> tuple[Any, str]:
-    """Return an image and its title; by default a cat."""
-    if source is not None:
-        return load_named_image(source, allow_private=allow_private), image_stem(source)
-    # Reading through skimage.io would import scipy.
-    chelsea = resources.files("skimage.data") / "chelsea.png"
-    with resources.as_file(chelsea) as file:
-        return load_named_image(
-            str(file)
-        ), "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
+def load_demo_image(
+    source: str | None, allow_private: bool = False
+) -> tuple[Any, str, dict[str, str]]:
+    """Return an image, by default a cat, with its title, and its name and SHA-256 for tags."""
+    from clip2clap.inference.batch.tags import SAMPLE_IMAGE, read_image
+    from clip2clap.media.images import load_image
+
+    title = "Chelsea the cat, photographed by Stéfan van der Walt (CC0)"
+    title, name = (title, SAMPLE_IMAGE) if source is None else (image_stem(source), source)
+    content = read_image(name, allow_private=allow_private)
+    facts = {"input": name, "sha256": hashlib.sha256(content).hexdigest()}
+    return load_image(content, name=name), title, facts
+
+
+def _describe(
+    pipeline: Any, source: dict[str, str], seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the audio is made from, for the tags that `repeat` reads."""
+    from clip2clap.inference.batch.description import describe, fill_call
+    from clip2clap.inference.batch.options import BatchOptions
+    from clip2clap.inference.batch.repeat import describe_run
+    from clip2clap.media.writing import AudioFileOptions
+
+    count = len(_AUDIO_FILES)
+    options = BatchOptions(num_variations=count, file=AudioFileOptions("wav"))
+    call = fill_call(pipeline, {"num_candidates": count}, options)
+    run = describe_run(pipeline, items=1, place=0, batch_size=count)
+    return describe(pipeline, call, options) | {**source, "seed": seed}, run
 
 
 def _nearest_labels(audio_embeds: Any, logit_scale: float) -> list[dict[str, Any]]:
@@ -139,7 +156,15 @@ def _nearest_labels(audio_embeds: Any, logit_scale: float) -> list[dict[str, Any
     return label_probabilities(nearest, logit_scale)
 
 
-def _write_files(folder: Path, image: Any, result: Any, entry: dict[str, Any]) -> None:
+def _write_files(
+    folder: Path,
+    image: Any,
+    result: Any,
+    entry: dict[str, Any],
+    facts: dict[str, Any],
+    run: dict[str, Any],
+) -> None:
+    from clip2clap.inference.batch.tags import make_tags
     from clip2clap.media.images import write_image
     from clip2clap.media.spectrogram import write_spectrogram
     from clip2clap.media.writing import write_audio
@@ -157,8 +182,9 @@ def _write_files(folder: Path, image: Any, result: Any, entry: dict[str, Any]) -
     shown = image.copy()
     shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     write_image(folder / _FILES["image"], shown)
-    for name, waveform in zip(_AUDIO_FILES, result.audios, strict=True):
-        write_audio(folder / name, waveform, result.sampling_rate)
+    for rank, (name, waveform) in enumerate(zip(_AUDIO_FILES, result.audios, strict=True), 1):
+        tags = make_tags(facts, run, rank)
+        write_audio(folder / name, waveform, result.sampling_rate, tags=tags)
     write_spectrogram(folder / _FILES["spectrogram"], result.audios[0], result.sampling_rate)
     page.add(entry, image)
     page.write()

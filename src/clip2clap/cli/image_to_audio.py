@@ -125,6 +125,10 @@ class _Printer:
         self.files += len(outputs)
         self.resumed += len(outputs) if resumed else 0
         self.report.show(*(each["output"] for each in outputs))
+        for each in outputs:
+            if each["limited"] and not (resumed or self._options.as_json):
+                line = f"{each['loudness']:.1f} LUFS, as the true peak allows no more"
+                typer.echo(printable(f"{each['output']}: {line}"), err=True)
         shown: dict[str, Any] = {"input": source, "seed": entry["seed"]}
         shown |= {"audios": outputs} if self._options.num_variations > 1 else outputs[0]
         if entry["heard_as"]:
