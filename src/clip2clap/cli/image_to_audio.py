@@ -39,6 +39,7 @@ def image_to_audio(options: ImageToAudio) -> None:
     total = sum(1 for _ in jobs())
     require(total, "inputs", "there is nothing to generate: the tables have no rows.")
     destination = choose_destination("audio", options, total, default="clip2clap-image-to-audio")
+    file_options = replace(file_options, format=destination.format)
     if destination.stem is not None:
         one_file = "one file cannot hold several. Name a folder."
         require(options.num_variations == 1, "num_variations", one_file)
@@ -88,7 +89,7 @@ def _generate(
         overwrite=options.overwrite,
         allow_private=options.allow_private,
         batch_size=options.batch_size,
-        file=replace(file_options, format=destination.format),
+        file=file_options,
     )
     named = (replace(job, name=destination.stem) for job in jobs())
     with progress_bar("Generating") as progress:
