@@ -43,7 +43,7 @@ COMMANDS = {
     "evaluate": "evaluate ridge --table table --split all -o out/report",
     "image-to-audio": (
         "image-to-audio image.png --num-inference-steps 1 --num-candidates 1 --duration-s 1 "
-        "--spectrogram --overwrite -o out/audio"
+        "--spectrogram -o out/audio"
     ),
     "audio-to-image": (
         "audio-to-image noise.wav --num-inference-steps 1 --overwrite -o out/images"
@@ -71,6 +71,7 @@ def processes() -> ForkServerContext:
             "clip2clap.cli.app",
             "clip2clap.evaluation.report.page",
             "clip2clap.inference.audio_to_image",
+            "clip2clap.inference.batch.run",
             "clip2clap.inference.image_to_audio",
             "clip2clap.inference.painting.canvas",
             "clip2clap.training.sweep.run",
@@ -193,10 +194,55 @@ def test_a_killed_command_leaves_nothing_that_its_next_run_does_not_mend(
     logging.info("%s: %d of %d killed before the end (%.1f s)", name, killed, KILLS, duration)
 
 
+@pytest.mark.slow
+def test_a_batch_that_is_killed_many_times_equals_one_that_is_not(
+    processes: ForkServerContext, tmp_path: Path
+) -> None:
+    random_state, chance = np.random.default_rng(0), random.Random(0)
+    for name in ("whole", "killed"):
+        (tmp_path / name / "photos").mkdir(parents=True)
+    for number in range(40):
+        image = Image.fromarray(random_state.integers(0, 256, (32, 32, 3), np.uint8))
+        for name in ("whole", "killed"):
+            image.save(tmp_path / name / "photos" / f"{number:02d}.png")
+    line = (
+        "image-to-audio photos -o out --num-inference-steps 1 --num-candidates 2 --variations 2 "
+        "--duration-s 1 --batch-size 8"
+    )
+    _start(processes, tmp_path / "whole", line).join()
+    whole, out = tmp_path / "whole" / "out", tmp_path / "killed" / "out"
+    made: dict[Path, int] = {}
+    for _ in range(max(KILLS, 20)):
+        process = _start(processes, tmp_path / "killed", line)
+        wanted = chance.randrange(12)
+        for count in _changes(process, out):
+            if count == wanted:
+                break
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        _check_whole_files(out)
+        # What the manifest has is not made again.
+        lines = (out / "manifest.jsonl").read_text() if out.exists() else ""
+        for path in out.glob("*.wav"):
+            if f'"{path.name}"' in lines:
+                assert made.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+    process = _start(processes, tmp_path / "killed", line)
+    process.join()
+    assert process.exitcode == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert _contents(out).keys() == _contents(whole).keys()
+    assert len((out / "manifest.jsonl").read_text().splitlines()) == 40
+    for path in whole.glob("*.wav"):
+        # Batches of other images may round differently.
+        expected, samples = (soundfile.read(folder / path.name)[0] for folder in (whole, out))
+        np.testing.assert_allclose(samples, expected, atol=1e-3)
+
+
 def _check_whole_files(folder: Path) -> None:
     """Open every file under its final name."""
     for path in folder.rglob("*"):
-        if path.name.endswith(".part") or not path.is_file():
+        if any(part.endswith(".part") for part in path.parts) or not path.is_file():
             continue
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
