@@ -28,7 +28,6 @@ import numpy as np
 import torch
 import typer
 from full_size import made_up_captions, photographs, write_clip
-from peak_memory import peak_bytes
 
 from clip2clap import (
     AudioToImagePipeline,
@@ -36,6 +35,7 @@ from clip2clap import (
     ImageToAudioPipeline,
     keep_freed_memory,
 )
+from clip2clap.core.memory import peak_bytes
 from clip2clap.inference.painting.canvas import Canvas
 from clip2clap.inference.painting.paint import Painting, PaintingOptions, Target, default_cut_size
 from clip2clap.models.patch_autoencoder import PatchAutoencoder

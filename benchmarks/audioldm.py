@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from peak_memory import peak_bytes
 from rich.console import Console
 from rich.table import Table
+
+from clip2clap.core.memory import peak_bytes
 
 SECONDS = 10.0
 BASELINE_STEPS = 200

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from peak_memory import peak_bytes
+
+from clip2clap.core.memory import peak_bytes
 
 DIM = 512
 TILE = 1024

@@ -24,12 +24,12 @@ from typing import Annotated
 
 import torch
 import typer
-from peak_memory import peak_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from clip2clap.core.math import unit_norm
+from clip2clap.core.memory import peak_bytes
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
 )

@@ -1,13 +1,11 @@
 """Batch sizes that fit into memory."""
 
 import math
-import sys
-from typing import Any
 
 import psutil
 import torch
 
-from clip2clap.core.memory import measure_memory
+from clip2clap.core.memory import measure_memory, peak_bytes
 
 # Beyond them a batch is hardly faster.
 _LARGEST = {"cpu": 8, "cuda": 32}
@@ -59,17 +57,6 @@ class BatchSize:
             free = torch.cuda.mem_get_info(self._device)[0]
             free += torch.cuda.memory_reserved(self._device) - self._before
         else:
-            peak, free = _peak_rss(), measure_memory()["free"]
+            peak, free = peak_bytes(), measure_memory()["free"]
         self._room = _SHARE * free * seconds / max(peak - self._before, 1)
         self._fitted = True
-
-
-def _peak_rss() -> int:
-    """Return the most memory that this process had, in bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        info: Any = psutil.Process().memory_info()
-        return info.peak_wset
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
