@@ -15,6 +15,7 @@ PACKAGES = {
     "clip2clap.translator": Path("translator"),
     "clip2clap.training": Path("training"),
     "clip2clap.inference": Path("inference"),
+    "clip2clap.inference.batch": Path("inference/batch"),
     "clip2clap.evaluation": Path("evaluation"),
     "clip2clap.search": Path("src/clip2clap/search"),
 }

@@ -84,7 +84,7 @@ def find_jobs(inputs: Sequence[str], *, recursive: bool = False) -> Iterator[Job
         >>> [job.image for job in find_jobs(["dog.jpg", "https://example.org/cat.jpg"])]
         ['dog.jpg', 'https://example.org/cat.jpg']
     """
-    found = [list(_matches(name)) for name in inputs]
+    found = [_matches(name) for name in inputs]
     if inputs and not any(found):
         raise UserError(f"{inputs[0]} does not exist.", param="inputs")
     for name, paths in zip(inputs, found, strict=True):

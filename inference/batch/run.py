@@ -157,21 +157,19 @@ class _Generation:
 
     def run(self, items: Sequence[Item]) -> list[Item | Generated]:
         """Generate audio for items of one kind; those that failed or do not fit have the reason."""
-        least = self._options.min_similarity
-        skipped = [] if least is None else [each for each in items if not self._fits(each, least)]
-        done: list[Item | Generated] = [*skipped]
-        pending = [[each for each in items if each not in skipped]]
+        fitting = [each for each in items if self._fits(each)]
+        done: list[Item | Generated] = [each for each in items if each not in fitting]
+        pending = [fitting] if fitting else []
         while pending:
             group = pending.pop()
-            size = self.group_size(group[0].entry["seconds"]) if group else 1
+            size = self.group_size(group[0].entry["seconds"])
             if len(group) > size:
                 pending += [group[size:], group[:size]]
                 continue
             error = None
             try:
-                if group:
-                    done += [*self._generate(group), *self._failed]
-                    self._succeeded, self._failed = True, []
+                done += [*self._generate(group), *self._failed]
+                self._succeeded, self._failed = True, []
             except InterruptedCallError:
                 raise
             except Exception as raised:
@@ -230,27 +228,26 @@ class _Generation:
             similarities = None
             if result.similarities is not None:
                 similarities = sorted(result.similarities[place].tolist(), reverse=True)
-            if options.labels:
+            if options.labels and item.image is not None:
                 item.entry["heard_as"] = self._hear(result.audio_embeds[rows][:1])
             item.shrink()
             run = describe_run(self._pipeline, items=len(group), place=place, batch_size=size)
             generated.append(Generated(item, result.audios[rows], similarities, run))
         return generated
 
-    def _fits(self, item: Item, least: float) -> bool:
-        """Return True if an item's condition is similar enough to a label."""
-        pipeline = self._pipeline
-        if item.entry["prompt"] is None:
-            embeds = pipeline.encode_image([item.value])
-            embeds = pipeline.translate(embeds, generator=[item.entry["seed"]])
-        else:
-            embeds = pipeline.encode_text([item.value])
-        item.entry["heard_as"] = heard = self._hear(embeds)
+    def _fits(self, item: Item) -> bool:
+        """Return True unless an item's image is less similar to every label than it should be."""
+        least, pipeline = self._options.min_similarity, self._pipeline
+        if least is None or item.image is None:
+            return True
+        embeds = pipeline.encode_image([item.image])
+        heard = self._hear(pipeline.translate(embeds, generator=[item.entry["seed"]]))
         if heard[0]["similarity"] >= least:
             return True
         reason = f"the nearest label, {heard[0]['label']}, has a similarity of "
         reason += f"{heard[0]['similarity']:.2f}, below {least:g}."
-        item.entry |= {"status": "skipped", "reason": f"{_source(item)}: {reason}"}
+        reason = f"{_source(item)}: {reason}"
+        item.entry |= {"heard_as": heard, "status": "skipped", "reason": reason}
         return False
 
     def _hear(self, embeds: Any) -> list[dict[str, Any]]:

@@ -525,3 +525,35 @@ def test_candidates_are_ranked_by_a_generator_whose_clap_hears(
 
     assert "similarity" not in best_of(1)
     assert best_of(2)["similarity"] <= best_of(5)["similarity"] <= 1
+
+
+def test_a_table_gives_ranked_variations_and_is_not_made_twice(
+    run: Run, musicldm_folder: Path, clip_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    translator = write_translator(tmp_path / "translator", clip_folder, musicldm_folder)
+    table, out = tmp_path / "jobs.csv", tmp_path / "out"
+    table.write_text("image,prompt,seed\nphotos/cat.png,,7\n,rain,\nphotos/dog.jpg,rain,\n")
+    command = (
+        *("image-to-audio", table, "-o", out, "--json", "--variations", "2"),
+        *("--num-candidates", "3", "--num-inference-steps", "2"),
+        *("--generator", musicldm_folder, "--translator", translator),
+    )
+    status, shown, complaint = run(*command)
+    assert status == 1
+    assert f"skipped: {table}, row 3: Expected an image or a prompt, got both." in complaint
+    report = json.loads(shown)
+    assert [(each["input"], each["seed"]) for each in report["results"]] == [
+        (str(photos / "cat.png"), 7),
+        ("rain", 1),
+    ]
+    for entry, stem in zip(report["results"], ("cat", "rain"), strict=True):
+        paths = [audio["output"] for audio in entry["audios"]]
+        assert paths == [str(out / f"{stem}-{number}.wav") for number in (1, 2)]
+        first, second = (audio["similarity"] for audio in entry["audios"])
+        assert first >= second
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
+    again = json.loads(run(*command)[1])
+    assert again["results"] == report["results"]
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.wav")} == before
+    status, _, complaint = run(*command, "-o", tmp_path / "one.wav")
+    assert (status, complaint.count("\n")) == (2, 1)
