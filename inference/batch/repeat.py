@@ -57,10 +57,9 @@ def restore_scheduler(pipeline: Any, tags: Mapping[str, Any]) -> None:
     import diffusers
 
     wanted = tags["models"]["scheduler"]
-    scheduler_class = getattr(diffusers, wanted["name"], object)
-    if describe_scheduler(pipeline.scheduler) != wanted and issubclass(
-        scheduler_class, diffusers.SchedulerMixin
-    ):
+    scheduler_class: Any = getattr(diffusers, wanted["name"], object)
+    is_scheduler = issubclass(scheduler_class, diffusers.SchedulerMixin)
+    if is_scheduler and describe_scheduler(pipeline.scheduler) != wanted:
         pipeline.scheduler = scheduler_class.from_config(tags["run"]["scheduler"])
 
 

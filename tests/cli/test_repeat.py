@@ -130,7 +130,8 @@ def test_prompts_with_a_negative_one_and_another_solver_are_made_again(
         pipeline.scheduler.config, timestep_spacing="leading"
     )
     jobs = [Job(prompt="a dog barks at a passing train in the rain"), Job(prompt="rain", seed=9)]
-    call = {"num_inference_steps": 2, "num_candidates": 1, "negative_prompt": "noise", "eta": 0.5}
+    call: dict[str, Any] = {"num_inference_steps": 2, "num_candidates": 1}
+    call |= {"negative_prompt": "noise", "eta": 0.5}
     generate_audio(pipeline, jobs, "made", BatchOptions(batch_size=2), **call)
     sound = tmp_path / "made" / "rain.wav"
     assert run("repeat", sound, "-o", "again.wav")[0] == 0
@@ -181,7 +182,7 @@ def test_models_that_changed_are_refused_by_name(
     copies = {name: tmp_path / name for name in parts}
     for name, path in parts.items():
         shutil.copytree(path, copies[name])
-    call = {"num_inference_steps": 2, "num_candidates": 1}
+    call: dict[str, Any] = {"num_inference_steps": 2, "num_candidates": 1}
     generate_audio(load(copies), [Job(prompt="rain")], "made", **call)
     pipeline = load(copies)
     assert pipeline.translator is not None
