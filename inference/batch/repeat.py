@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,10 +57,10 @@ def restore_scheduler(pipeline: Any, tags: Mapping[str, Any]) -> None:
     import diffusers
 
     wanted = tags["models"]["scheduler"]
-    scheduler_class: Any = getattr(diffusers, wanted["name"], object)
+    scheduler_class = getattr(diffusers, wanted["name"], object)
     is_scheduler = issubclass(scheduler_class, diffusers.SchedulerMixin)
     if is_scheduler and describe_scheduler(pipeline.scheduler) != wanted:
-        pipeline.scheduler = scheduler_class.from_config(tags["run"]["scheduler"])
+        pipeline.scheduler = cast(Any, scheduler_class).from_config(tags["run"]["scheduler"])
 
 
 def check_models(pipeline: Any, tags: Mapping[str, Any]) -> None:
