@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip2clap.core.presets import DEMO_FOLDER
+from clip2clap.core.presets import public_name
 from clip2clap.embeddings.checkpoint import Checkpoint
 from clip2clap.embeddings.fingerprint import digest, fingerprint_weights
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
@@ -104,10 +104,8 @@ class CheckpointSpec(ABC):
 
     def space(self, modality: Modality) -> EmbeddingSpace:
         """Return the embedding space; a folder saved by an encoder keeps the original space."""
-        model_id = self.checkpoint.name
+        model_id = public_name(self.checkpoint.name)
         fingerprint = digest([self.weights_fingerprint, self.describe()])
-        if DEMO_FOLDER in Path(model_id).absolute().parents:
-            model_id = "demo"
         note = self.checkpoint.note
         # The note holds for the weights it was written with, not for any that replaced them.
         if note.get("saved_weights") == self.weights_fingerprint:

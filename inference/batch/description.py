@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from clip2clap.core.errors import expect
+from clip2clap.core.presets import public_name
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.embeddings.fingerprint import digest, fingerprint_tensors
@@ -79,7 +80,8 @@ def describe_models(pipeline: Any) -> dict[str, dict[str, Any]]:
     models = {}
     for part, model in pipeline.components.items():
         if isinstance(model, nn.Module):
-            name = model.name_or_path if isinstance(model, Translator) else generator
+            is_translator = isinstance(model, Translator)
+            name = public_name(model.name_or_path) if is_translator else generator
             fingerprint = fingerprint_tensors(model.state_dict().values())
             if isinstance(model, Encoder):
                 space = model.space(model.modalities[0])

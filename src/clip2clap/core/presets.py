@@ -82,6 +82,11 @@ def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
         )
 
 
+def public_name(name: str) -> str:
+    """Return the name of a model, `demo` in place of the installed folder of a demo model."""
+    return "demo" if DEMO_FOLDER in Path(name).absolute().parents else name
+
+
 def is_hub_id(name: str) -> bool:
     """Return whether a name that is no folder may be a repository's on the hub: owner/name."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
