@@ -46,7 +46,7 @@ def sounds(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_recording_gets_a_picture_of_its_name(run, painter_folder, sounds, tmp_path):
+def test_each_audio_file_gets_an_image_of_its_name(run, painter_folder, sounds, tmp_path):
     out = tmp_path / "pictures"
     status, shown, told = run("audio-to-image", sounds, "-o", out, "--decoder", painter_folder)
     assert status == 0
@@ -57,7 +57,7 @@ def test_each_recording_gets_a_picture_of_its_name(run, painter_folder, sounds, 
     assert "3 images in" in told.splitlines()[-1]
 
 
-def test_a_picture_depends_on_its_seed_and_not_on_batches_or_neighbours(paint, sounds, tmp_path):
+def test_an_image_depends_on_its_seed_and_not_on_batches_or_neighbours(paint, sounds, tmp_path):
     options = ("--num-images", 2, "--seed", 5)
     _, together, _ = paint(sounds, "-o", tmp_path / "a", *options, "--batch-size", 6)
     paint(sounds, "-o", tmp_path / "b", *options, "--batch-size", 1)
@@ -125,7 +125,7 @@ def test_only_the_part_asked_for_is_heard(paint, tmp_path):
     )
 
 
-def test_names_of_ones_own_say_what_the_sound_was_taken_for(paint, sounds, tmp_path):
+def test_labels_of_ones_own_name_what_the_audio_was_heard_as(paint, sounds, tmp_path):
     (tmp_path / "names.txt").write_text("a bell\n\na goose\na bell\n")
     _, report, told = paint(
         sounds / "bark.wav", "-o", tmp_path / "out", "--label-file", tmp_path / "names.txt"

@@ -50,7 +50,7 @@ def demo_models(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return prompts
 
 
-def test_the_demo_writes_its_files_and_tells_the_nearest_kinds(
+def test_the_demo_writes_its_files_and_tells_the_nearest_classes(
     run: Run,
     demo_models: torch.Tensor,
     model: Path,
@@ -113,7 +113,7 @@ def test_the_demo_writes_its_files_and_tells_the_nearest_kinds(
         assert word in shown
 
 
-def test_the_demo_takes_a_photograph_and_leaves_other_files_alone(
+def test_the_demo_takes_an_image_and_leaves_other_files_alone(
     run: Run, demo_models: torch.Tensor, photos: Path, tmp_path: Path
 ) -> None:
     mine = photos / "photograph.jpg"

@@ -28,7 +28,7 @@ def describe(path: Path) -> tuple[int, tuple[int, int], float]:
 
 
 @pytest.mark.parametrize("way", [(), ("--walk", "2"), ("--paint-on", "2")])
-def test_a_recording_becomes_a_film(run: Run, tmp_path: Path, painter_folder: Path, way):
+def test_audio_becomes_a_film(run: Run, tmp_path: Path, painter_folder: Path, way):
     sound = write_tone(tmp_path / "song.wav", 440, 1.5)
     film = tmp_path / "song.mp4"
     call = ("audio-to-image", sound, "--film", "-o", film, "--decoder", painter_folder, "--fps", 4)
@@ -39,7 +39,7 @@ def test_a_recording_becomes_a_film(run: Run, tmp_path: Path, painter_folder: Pa
     assert seconds == pytest.approx(1.5, abs=0.03)
 
 
-def test_several_recordings_make_one_film_or_one_each(run, tmp_path, painter_folder):
+def test_several_audio_files_make_one_film_or_one_each(run, tmp_path, painter_folder):
     sounds = [write_tone(tmp_path / f"{hertz}.wav", hertz, 1.0) for hertz in (300, 900)]
     options = ("--film", "--decoder", painter_folder, "--fps", 4, "--film-size", "64x32", "--json")
     call = ("audio-to-image", *sounds, tmp_path / "none.wav", *options)

@@ -56,7 +56,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clip2clap.cli.fit.measure", lambda *_: (None, Path("no.html"), "audio"))
 
 
-def test_one_command_leads_from_captions_to_sound(
+def test_one_command_leads_from_captions_to_audio(
     arguments: list[str],
     run: Callable[..., tuple[int, str, str]],
     audioldm_folder: Path,

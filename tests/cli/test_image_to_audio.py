@@ -81,7 +81,7 @@ def test_a_mistake_gets_one_line_with_the_reason_and_exit_code_2(
     assert words in complaint
 
 
-def test_one_file_name_for_several_photographs_is_refused(run: Run, tmp_path: Path) -> None:
+def test_one_file_name_for_several_images_is_refused(run: Run, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     status, _, complaint = run("image-to-audio", tmp_path, "-o", tmp_path / "sound.wav")
@@ -101,11 +101,11 @@ def test_one_file_name_for_several_photographs_is_refused(run: Run, tmp_path: Pa
         ("https://example.org/" + "long" * 100, ("long" * 100)[:80]),
     ],
 )
-def test_a_sound_is_named_after_its_photograph(source: str, stem: str) -> None:
+def test_an_audio_file_is_named_after_its_image(source: str, stem: str) -> None:
     assert image_stem(source) == stem
 
 
-def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
+def test_each_image_gets_an_audio_file_of_its_name_and_clashes_are_solved(
     run: Run, model: Path, photos: Path, tmp_path: Path, samples: int
 ) -> None:
     out = tmp_path / "deep" / "sounds"
@@ -120,7 +120,7 @@ def test_each_photograph_gets_a_sound_of_its_name_and_clashes_are_solved(
         assert np.abs(waveform).max() > 0
 
 
-def test_a_sound_depends_on_its_seed_and_not_on_batches_or_neighbours(
+def test_audio_depends_on_its_seed_and_not_on_batches_or_neighbours(
     run: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     def make(*arguments: str | Path) -> dict:
@@ -146,7 +146,7 @@ def test_a_sound_depends_on_its_seed_and_not_on_batches_or_neighbours(
     np.testing.assert_allclose(alone, load_audio(last["output"])[0], atol=step)
 
 
-def test_an_unreadable_photograph_is_skipped_and_the_others_are_made(
+def test_an_unreadable_image_is_skipped_and_the_others_are_made(
     run: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "broken.jpg").write_text("not a picture")
@@ -250,7 +250,7 @@ def test_prompts_get_audio_named_by_their_words(
     assert np.abs(guided - waveform).max() > 1e-3
 
 
-def test_a_sound_too_long_for_the_memory_gets_one_line(
+def test_audio_too_long_for_the_memory_gets_one_line(
     run: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     status, _, complaint = run(
@@ -340,7 +340,7 @@ def test_json_is_one_document_with_all_that_was_done(
     assert {name: settings[name] for name in expected} == expected
 
 
-def test_another_scheduler_makes_another_sound(
+def test_another_scheduler_makes_other_audio(
     run: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     made = set()
@@ -386,7 +386,7 @@ def server(photos: Path) -> Iterator[str]:
     web.server_close()
 
 
-def test_photographs_come_from_the_web(
+def test_images_come_from_the_web(
     run: Run, model: Path, photos: Path, server: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -495,7 +495,7 @@ def test_a_translator_for_another_generator_is_refused_with_both_names(
     assert str(foreign_folder) in complaint
 
 
-def test_candidates_are_ranked_by_a_generator_whose_clap_hears(
+def test_candidates_are_ranked_by_a_generator_whose_clap_has_an_audio_encoder(
     run: Run, musicldm_folder: Path, clip_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
     translator = write_translator(tmp_path / "translator", clip_folder, musicldm_folder)

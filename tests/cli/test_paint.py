@@ -25,7 +25,7 @@ def bark(tmp_path: Path) -> Path:
     return tmp_path / "bark.wav"
 
 
-def test_a_sound_becomes_a_picture_with_its_scores_beside_it(run, bark, tmp_path, painter_folder):
+def test_audio_becomes_an_image_with_its_scores_beside_it(run, bark, tmp_path, painter_folder):
     out = tmp_path / "out"
     status, shown, _ = run("paint", bark, "-o", out, "--decoder", painter_folder, *FEW)
     assert (status, shown) == (0, f"{out / 'bark.png'}\n")
@@ -42,7 +42,7 @@ def test_a_sound_becomes_a_picture_with_its_scores_beside_it(run, bark, tmp_path
     assert sorted(path.name for path in out.iterdir()) == ["bark.json", "bark.png"]
 
 
-def test_words_and_pictures_are_targets_too_and_need_no_sound(run, tmp_path, painter_folder):
+def test_words_and_images_are_targets_too_and_need_no_audio(run, tmp_path, painter_folder):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
     targets = (
         "--target-text",
@@ -60,7 +60,7 @@ def test_words_and_pictures_are_targets_too_and_need_no_sound(run, tmp_path, pai
     assert weights == {"a dog": 0.5, "a cat": -0.2, f"{tmp_path}/red.png": 1.0}
 
 
-def test_the_same_seed_paints_the_same_picture(run, bark, tmp_path, painter_folder):
+def test_the_same_seed_paints_the_same_image(run, bark, tmp_path, painter_folder):
     pictures = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         path = tmp_path / f"{name}.png"
@@ -94,7 +94,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_init_goes_on_from_it(
     assert status == 0
 
 
-def test_a_sound_that_can_t_be_used_is_skipped_and_the_others_are_painted(
+def test_audio_that_can_t_be_used_is_skipped_and_the_others_are_painted(
     run, bark, tmp_path, painter_folder
 ):
     soundfile.write(tmp_path / "quiet.wav", np.zeros(8000), 16_000)
@@ -125,7 +125,7 @@ def test_mistakes_are_said_in_one_line(run: Run, tmp_path: Path, arguments, says
     assert said.count("\n") == 1
 
 
-def test_brisque_tells_a_clean_picture_from_a_blurred_and_a_noisy_one():
+def test_brisque_ranks_a_clean_image_above_a_blurred_and_a_noisy_one():
     from PIL import ImageFilter
     from skimage.data import chelsea
 

@@ -57,7 +57,7 @@ def transformers_audio(folder: Path, sounds: list[np.ndarray]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_sounds_equal_transformers_own_extractor_and_model(musicldm_folder, hearing, batch_size):
+def test_audio_equals_transformers_own_extractor_and_model(musicldm_folder, hearing, batch_size):
     sounds = [noise(seconds, seed) for seed, seconds in enumerate((1, 0.3, 0.05, 0.99, 0.5))]
     expected = transformers_audio(musicldm_folder, sounds)
     got = hearing.encode_audio([(sound, RATE) for sound in sounds], batch_size=batch_size)
@@ -81,7 +81,7 @@ def test_a_path_is_encoded_as_its_waveform_is(hearing, tmp_path):
         hearing.encode_audio([tmp_path / "nowhere.wav"])
 
 
-def test_a_long_sound_is_the_average_of_windows_from_start_to_end(musicldm_folder, hearing):
+def test_long_audio_is_the_average_of_windows_from_start_to_end(musicldm_folder, hearing):
     sound = noise(2.5)
     starts = (0, 12_000, 24_000)
     windows = transformers_audio(musicldm_folder, [sound[s : s + RATE] for s in starts])
@@ -92,9 +92,7 @@ def test_a_long_sound_is_the_average_of_windows_from_start_to_end(musicldm_folde
     assert torch.allclose(got[1], expected, atol=1e-5)
 
 
-def test_a_sound_as_the_tower_gives_it_has_the_mean_length_of_its_windows(
-    musicldm_folder, tmp_path
-):
+def test_audio_without_normalization_has_the_mean_norm_of_its_windows(musicldm_folder, tmp_path):
     whole: Any = ClapModel.from_pretrained(musicldm_folder / "text_encoder")
     tower = ClapAudioModelWithProjection(whole.config.audio_config).eval()  # does not normalise
     tower.save_pretrained(tmp_path)
@@ -112,7 +110,7 @@ def test_a_sound_as_the_tower_gives_it_has_the_mean_length_of_its_windows(
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_same_sound_always_gives_the_same_vector(musicldm_folder, tmp_path, fused):
+def test_the_same_audio_always_gives_the_same_vector(musicldm_folder, tmp_path, fused):
     for part in ("text_encoder", "tokenizer", "feature_extractor"):
         for file in (musicldm_folder / part).iterdir():
             shutil.copy(file, tmp_path)
@@ -151,7 +149,7 @@ def test_an_audioldm_folder_gives_its_own_text_encoder(audioldm_folder, batch_si
         encoder.encode_audio([(noise(1), RATE)])
 
 
-def test_a_musicldm_folder_gives_a_clap_that_hears(hearing):
+def test_a_musicldm_folder_has_a_clap_with_an_audio_encoder(hearing):
     assert hearing.modalities == ("audio", "text")
     assert hearing.encode_text(TEXTS).shape == hearing.encode_audio([(noise(1), RATE)] * 4).shape
 
@@ -268,13 +266,13 @@ def test_a_pipeline_without_a_clap_says_so(tmp_path):
         ((noise(1), "16k"), "an integer in Hz, got '16k'"),
     ],
 )
-def test_sounds_that_cannot_be_embedded_are_named(hearing, audio, message):
+def test_audio_that_cannot_be_embedded_is_named(hearing, audio, message):
     with pytest.raises(UserError, match=message) as error:
         hearing.encode_audio([(noise(1), RATE), audio])
     assert "audio 1" in str(error.value)
 
 
-def test_tensors_and_doubles_are_sounds_too(hearing):
+def test_tensors_and_doubles_are_audio_too(hearing):
     sound = noise(0.5)
     expected = hearing.encode_audio([(sound, RATE)])
     for same in ((RATE, sound), (sound, float(RATE)), {"array": sound, "sampling_rate": RATE}):

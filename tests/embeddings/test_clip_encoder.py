@@ -116,7 +116,7 @@ def test_images_and_texts_equal_open_clips_own_transform_and_model(open_clip_nam
     assert torch.allclose(encoder.encode_text(TEXTS, batch_size=batch_size), texts, atol=1e-5)
 
 
-def test_open_clips_pixels_embed_as_the_pictures_themselves_do(open_clip_name):
+def test_open_clips_pixels_embed_as_the_images_themselves_do(open_clip_name):
     encoder = ClipEncoder.from_pretrained(open_clip_name)
     picture, other = (image.resize((50, 75), Image.Resampling.BICUBIC) for image in photographs(2))
     pixels = torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None].float() / 255
@@ -231,7 +231,7 @@ def test_siglip_sees_texts_padded_to_the_length_it_was_trained_on(tmp_path):
     assert torch.allclose(encoder.encode_image(photographs(3)), images, atol=1e-5)
 
 
-def test_a_vision_tower_alone_embeds_pictures_only(clip_folder):
+def test_a_vision_tower_alone_embeds_images_only(clip_folder):
     encoder = ClipEncoder.from_pretrained(clip_folder)
     assert encoder.modalities == ("image",)
     assert encoder.encode_image(photographs(2)).shape == (2, 12)
@@ -244,7 +244,7 @@ def test_loading_and_encoding_print_nothing(folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_one_picture_that_cannot_be_read_is_named(clip, tmp_path):
+def test_one_image_that_cannot_be_read_is_named(clip, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(UnreadableImageError, match=r"text\.jpg is not an image"):
         clip.encode_image([*photographs(9), tmp_path / "text.jpg"], batch_size=2)

@@ -30,7 +30,7 @@ def demo() -> ClipEncoder:
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (90, 61), (40, 77), (20, 33)])
-def test_pixels_embed_as_the_picture_itself_does(clip_folder: Path, shape: tuple[int, int]):
+def test_pixels_embed_as_the_image_itself_does(clip_folder: Path, shape: tuple[int, int]):
     clip = ClipEncoder.from_pretrained(clip_folder)
     image, other = smooth_image(*shape), smooth_image(*shape, seed=1)
     expected = clip.encode_image([image, other])

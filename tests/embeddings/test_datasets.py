@@ -95,7 +95,7 @@ def test_a_folder_pairs_the_files_of_one_name(media, plan, clip, clap, tmp_path)
     assert captioned.source("caption") == [CAPTIONS[1], CAPTIONS[0], CAPTIONS[2]]
 
 
-def test_a_folder_of_sounds_pairs_with_captions(media, plan, clap, tmp_path):
+def test_a_folder_of_audio_pairs_with_captions(media, plan, clap, tmp_path):
     (media / "noise.wav").write_bytes(b"no sound")
     (media / "noise.txt").write_text("noise")
     source = open_source([media], wanted=frozenset({"audio", "text"}))
@@ -107,7 +107,7 @@ def test_a_folder_of_sounds_pairs_with_captions(media, plan, clap, tmp_path):
     assert "not an audio file" in table.failures()["noise.wav"]
 
 
-def test_audiocaps_takes_its_sounds_and_frames(plan, clip, clap, tmp_path):
+def test_audiocaps_finds_its_audio_and_frames(plan, clip, clap, tmp_path):
     write_audiocaps(tmp_path / "val.csv", CAPTIONS[:3])
     for folder in ("sounds", "frames", "frames/clip1_30"):
         (tmp_path / folder).mkdir()
@@ -154,7 +154,7 @@ def test_conceptual_captions_are_downloaded_and_embedded(server, plan, clip, tmp
     assert reasons[2] == "empty caption"
 
 
-def test_pictures_that_no_encoder_wants_are_not_fetched(plan, tmp_path):
+def test_images_that_no_encoder_wants_are_not_fetched(plan, tmp_path):
     file = tmp_path / "Validation_GCC-1.1.0-Validation.tsv"
     file.write_text("rain\thttp://127.0.0.1:9/dead.png\n", "utf-8")
     source = open_source([file], wanted=frozenset({"text"}))
@@ -242,7 +242,7 @@ def test_a_table_of_ones_own_takes_named_columns(media, plan, clip, server, tmp_
         assert "No such file" in table.failures()["three"]
 
 
-def test_a_saved_datasets_folder_gives_its_pictures(plan, clip, tmp_path):
+def test_a_saved_datasets_folder_gives_its_images(plan, clip, tmp_path):
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     rows = {"image": [picture(n) for n in range(3)], "caption": CAPTIONS[:3]}
     datasets.Dataset.from_dict(rows, features).save_to_disk(tmp_path / "saved")
@@ -287,7 +287,7 @@ def test_shards_of_img2dataset_are_read_in_order(plan, clip, tmp_path):
         list(source)
 
 
-def test_what_can_not_be_opened_is_told_in_a_line(tmp_path):
+def test_what_can_not_be_opened_is_reported_in_one_line(tmp_path):
     text: frozenset[Modality] = frozenset({"text"})
     (tmp_path / "notes.docx").write_bytes(b"x")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")

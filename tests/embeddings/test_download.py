@@ -253,7 +253,7 @@ NO_ADDRESSES = {
 }
 
 
-def test_all_good_pictures_arrive_in_order_among_all_bad_ones_and_on_time(server: Server) -> None:
+def test_all_good_images_arrive_in_order_among_all_bad_ones_and_on_time(server: Server) -> None:
     rows, reasons = [], {}
     bad = {server.url(path): words for path, words in BAD.items()} | NO_ADDRESSES
     bad[f"http://127.0.0.1:{closed_port()}/"] = "can't be fetched"
@@ -276,7 +276,7 @@ def test_all_good_pictures_arrive_in_order_among_all_bad_ones_and_on_time(server
             assert load_image(row.content).size == (16, 16)
 
 
-def test_what_the_server_calls_a_picture_does_not_matter(server: Server) -> None:
+def test_the_servers_content_type_does_not_matter(server: Server) -> None:
     assert fetch(server.url("/lying_type"))[0].content == jpeg(0)
 
 
@@ -356,7 +356,7 @@ def test_rows_are_read_as_downloads_begin(server: Server) -> None:
         assert len(list(done)) == 99
 
 
-def test_finished_pictures_that_nobody_reads_stop_the_downloads(
+def test_finished_images_that_nobody_reads_stop_the_downloads(
     server: Server,
 ) -> None:
     limits = {**LIMITS, "bytes_ahead": 3 * len(jpeg(0, side=256))}
@@ -484,7 +484,7 @@ def test_a_damaged_file_in_the_cache_is_downloaded_again(server: Server, tmp_pat
     assert file.read_bytes() == jpeg(1)
 
 
-def test_a_killed_run_leaves_whole_pictures_in_the_cache(
+def test_a_killed_run_leaves_whole_images_in_the_cache(
     server: Server, tmp_path: Path, in_a_fork: Callable[..., int]
 ) -> None:
     def die_after_ten() -> None:

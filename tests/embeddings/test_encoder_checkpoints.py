@@ -89,7 +89,7 @@ def test_the_fingerprint_is_that_of_the_weights_not_of_their_files(folder, clip,
         )
 
 
-def test_other_weights_pictures_or_words_have_another_fingerprint(folder, clip, tmp_path):
+def test_other_weights_images_or_words_have_another_fingerprint(folder, clip, tmp_path):
     write_clip(tmp_path / "weights", seed=1)
     write_clip(tmp_path / "pictures", image_mean=[0.5, 0.5, 0.5])
     words = copy_of(folder, tmp_path / "words")
@@ -184,7 +184,7 @@ def test_a_pickle_is_never_loaded(folder, tmp_path):
         ("preprocessor_config.json", b"[]", "should hold a JSON object"),
     ],
 )
-def test_damaged_folders_are_told_in_one_line(folder, tmp_path, file, content, message):
+def test_damaged_folders_are_reported_in_one_line(folder, tmp_path, file, content, message):
     target = copy_of(folder, tmp_path / "damaged")
     (target / file).unlink()
     if content is not None:
@@ -220,7 +220,7 @@ for name in (*names, "./nowhere", "a b"):
 """
 
 
-def test_a_model_that_cannot_be_had_is_told_at_once_and_in_one_line(tmp_path):
+def test_a_model_that_cannot_be_found_is_named_at_once_in_one_line(tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", ASK_FOR_A_MODEL],

@@ -160,7 +160,7 @@ def test_embeddings_of_clip_retrieval_become_a_table(table, tmp_path, prefix):
         import_table(folder, tmp_path / "none", spaces=audio)
 
 
-def test_damaged_and_foreign_files_are_told_in_a_line(table, tmp_path):
+def test_damaged_and_foreign_files_are_reported_in_one_line(table, tmp_path):
     folder = export_table(table, tmp_path / "out", "text")
     (folder / "muestra_3.txt").write_text("CLIP Embedding:\nnonsense\n")
     with pytest.raises(UserError, match=r"muestra_3\.txt holds no pair"):

@@ -48,7 +48,7 @@ def captions(rows: list[Row]) -> list[str | None]:
         ([b"a dog", b"caf\xe9"], ["a dog", "its caption is not valid UTF-8"]),
     ],
 )
-def test_captions_that_are_no_text_are_told_or_read(tmp_path, values, expected):
+def test_captions_that_are_no_text_are_reported_or_read(tmp_path, values, expected):
     pq.write_table(pa.table({"caption": values}), tmp_path / "a.parquet")
     assert captions(rows_of(tmp_path / "a.parquet")) == expected
 
@@ -114,7 +114,7 @@ def test_json_lines_cost_one_row_each_if_they_are_damaged(tmp_path):
     assert captions(rows_of(tmp_path / "c.json")) == ["rain", "its line is no JSON object"]
 
 
-def test_a_damaged_archive_is_told_in_a_line(tmp_path):
+def test_a_damaged_archive_is_reported_in_one_line(tmp_path):
     whole = gzip.compress(b"caption\n" + b"a dog\n" * 5000)
     for position in (12, 20, len(whole) - 5):
         damaged = bytearray(whole)

@@ -22,7 +22,7 @@ from .builders import (
 )
 
 
-def test_a_classifier_of_transformers_judges_among_the_kinds(tmp_path: Path) -> None:
+def test_an_audio_classifier_of_transformers_chooses_among_the_labels(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ASTForAudioClassification(
         ASTConfig(
@@ -53,7 +53,7 @@ def test_a_classifier_of_transformers_judges_among_the_kinds(tmp_path: Path) -> 
         TransformersClassifier(tmp_path / "none", ["dog"])
 
 
-def test_a_classifier_of_pictures_judges_among_the_kinds(tmp_path: Path) -> None:
+def test_an_image_classifier_of_transformers_chooses_among_the_labels(tmp_path: Path) -> None:
     write_classifier(tmp_path)
     # Of the kinds, wave is the likeliest.
     classifier = TransformersClassifier(tmp_path, ["dog", "sea wave"], task="image-classification")

@@ -20,7 +20,7 @@ from .builders import (
 )
 
 
-def test_a_real_difference_is_told_from_chance(tmp_path: Path) -> None:
+def test_a_real_difference_is_distinguished_from_chance(tmp_path: Path) -> None:
     good = fitted(pairs_of()[0])
     nearly = fitted(pairs_of(seed=1)[0])
     lost = fitted(shuffled(pairs_of()[0]))

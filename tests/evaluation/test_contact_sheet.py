@@ -20,7 +20,7 @@ from .builders import (
 )
 
 
-def test_a_contact_sheet_shows_the_first_recording_of_each_kind(
+def test_a_contact_sheet_shows_the_first_audio_file_of_each_class(
     pipeline: AudioToImagePipeline, folder: Path
 ) -> None:
     dataset = read_audio_dataset(folder / "sounds", folder / "real")

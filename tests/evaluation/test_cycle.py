@@ -27,7 +27,7 @@ from .builders import (
 )
 
 
-def test_ends_that_came_back_are_told_from_those_that_did_not() -> None:
+def test_ends_that_came_back_are_distinguished_from_those_that_did_not() -> None:
     middles = vectors(4, 32)
     labels = [str(row % 4) for row in range(40)]
     starts = unit_norm(middles.repeat(10, 1) + 0.3 * vectors(40, 32, seed=1))
@@ -57,7 +57,7 @@ def test_ends_that_came_back_are_told_from_those_that_did_not() -> None:
     assert (unknown.real, unknown.scores.nearest_label, set(rows)) == (None, None, {"round_trip"})
 
 
-def test_recordings_go_there_and_back(
+def test_audio_goes_there_and_back(
     pipeline: AudioToImagePipeline, generator: ImageToAudioPipeline, folder: Path
 ) -> None:
     found = measure(pipeline, folder, round_trip=generator)
@@ -82,7 +82,7 @@ def test_recordings_go_there_and_back(
     assert np.asarray(made.audios)[0] == pytest.approx(load_audio(back[2])[0], abs=1e-3)
 
 
-def test_photographs_go_there_and_back(
+def test_images_go_there_and_back(
     pipeline: AudioToImagePipeline, generator: ImageToAudioPipeline, folder: Path
 ) -> None:
     assert generator.translator is not None

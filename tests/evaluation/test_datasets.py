@@ -48,7 +48,7 @@ def test_folders_of_classes_are_imagehears_protocol(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_frames_beside_their_sounds_are_vggsounds_protocol(apart: bool, tmp_path: Path) -> None:
+def test_frames_beside_their_audio_are_vggsounds_protocol(apart: bool, tmp_path: Path) -> None:
     images, sounds = tmp_path / "a", tmp_path / ("b" if apart else "a")
     for stem in ("x_1", "x_2"):
         write_color(images / f"{stem}.jpg", (9, 9, 9))
@@ -85,7 +85,7 @@ def test_folders_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
         read_image_dataset(tmp_path)
 
 
-def test_folders_of_recordings_say_what_belongs_to_them(folder: Path, tmp_path: Path) -> None:
+def test_folders_of_audio_say_what_belongs_to_them(folder: Path, tmp_path: Path) -> None:
     classes = read_audio_dataset(folder / "sounds", folder / "real")
     assert (classes.protocol, classes.labels) == ("classes", ["dog", "sea wave"])
     assert [item.name for item in classes.items][:4] == [
@@ -118,9 +118,7 @@ def test_folders_of_recordings_say_what_belongs_to_them(folder: Path, tmp_path: 
         read_audio_dataset(folder / "sounds")
 
 
-def test_a_table_without_pictures_is_refused(
-    pipeline: AudioToImagePipeline, tmp_path: Path
-) -> None:
+def test_a_table_without_images_is_refused(pipeline: AudioToImagePipeline, tmp_path: Path) -> None:
     table = write_media_table(tmp_path / "table", pipeline, rows=4, modality="text")
     rows = choose_rows(table, source="clap", target="clip", split="all")
     with pytest.raises(UserError, match="'clip_text' holds embeddings of text, not of image"):

@@ -104,7 +104,9 @@ def test_json_on_stdout_is_the_file(trained: Path, run: Run) -> None:
     assert json.loads(out)["results"] == json.loads((trained / "o" / "results.json").read_text())
 
 
-def test_translators_of_one_name_are_told_apart_by_their_folders(trained: Path, run: Run) -> None:
+def test_translators_of_one_name_are_distinguished_by_their_folders(
+    trained: Path, run: Run
+) -> None:
     for parent in ("a", "b"):
         (trained / parent).mkdir()
         (trained / "mlp").rename(trained / parent / "mlp") if parent == "a" else (

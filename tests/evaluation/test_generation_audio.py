@@ -98,7 +98,7 @@ def measure(
     )
 
 
-def test_figures_are_those_of_the_sounds_that_were_kept(
+def test_metrics_are_those_of_the_cached_audio(
     pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
 ) -> None:
     found = measure(pipeline, translator, clap, folder)
@@ -138,7 +138,7 @@ def test_figures_are_those_of_the_sounds_that_were_kept(
     assert np.asarray(again.audios)[0] == pytest.approx(sounds[4][0], abs=1e-3)
 
 
-def test_real_recordings_are_named_right_and_the_wrong_source_is_held_against_the_other_kind(
+def test_real_audio_is_classified_right_and_the_wrong_source_is_of_the_other_class(
     pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
 ) -> None:
     found = measure(pipeline, translator, clap, folder)
@@ -203,7 +203,7 @@ def test_a_way_back_gives_the_clip_score(
         measure(pipeline, translator, clap, folder, back=translator)
 
 
-def test_one_sound_is_made_of_a_vector_whatever_the_pipelines_own_number(
+def test_one_waveform_is_generated_per_embedding_whatever_the_pipelines_own_number(
     pipeline: ImageToAudioPipeline, translator: Translator, clap: ClapEncoder, folder: Path
 ) -> None:
     (plain,) = measure(pipeline, translator, clap, folder).translators
@@ -249,7 +249,7 @@ def test_a_foreign_clap_measures_all_but_the_translated_vector(
     assert base64.b64decode(ogg).startswith(b"OggS")
 
 
-def test_the_command_shows_sounds_and_compares_them(
+def test_the_command_shows_audio_and_compares_them(
     musicldm_folder: Path, clip_folder: Path, translator: Translator, folder: Path, run: Run
 ) -> None:
     translator.save_pretrained(folder / "one")
@@ -304,7 +304,7 @@ def test_the_command_shows_sounds_and_compares_them(
         (["--image-dir", "IMAGES", "--pipeline", "AUDIOLDM", "--clip", "CLIP"], "text-only"),
     ],
 )
-def test_a_mistake_about_sounds_is_one_line(
+def test_a_mistake_about_audio_is_one_line(
     arguments: list[str],
     message: str,
     audioldm_folder: Path,

@@ -46,7 +46,7 @@ def nearest(embeds: Tensor, among: Tensor) -> list[int]:
     return (embeds[:, None] - among).norm(dim=-1).argmin(1).tolist()
 
 
-def test_figures_are_those_of_the_pictures_that_were_kept(
+def test_metrics_are_those_of_the_cached_images(
     pipeline: AudioToImagePipeline, folder: Path
 ) -> None:
     found = measure(pipeline, folder)
@@ -82,7 +82,7 @@ def test_figures_are_those_of_the_pictures_that_were_kept(
     assert np.asarray(again[0]) == pytest.approx(np.asarray(Image.open(one.files[4])), abs=1)
 
 
-def test_real_pictures_are_named_right_and_the_wrong_source_is_of_the_other_kind(
+def test_real_images_are_classified_right_and_the_wrong_source_is_of_the_other_class(
     pipeline: AudioToImagePipeline, folder: Path
 ) -> None:
     write_color(folder / "real" / "stranger" / "0.png", (0, 200, 0))
@@ -101,7 +101,7 @@ def test_real_pictures_are_named_right_and_the_wrong_source_is_of_the_other_kind
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_pictures_beat_the_wrong_source_only_where_the_pipeline_listens(
+def test_images_beat_the_wrong_source_only_where_the_pipeline_listens(
     listens: bool,
     pipeline: AudioToImagePipeline,
     generator: ImageToAudioPipeline,
@@ -194,7 +194,7 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_missing_on_both_ways(
     assert asked == [("image_embeds", 6)]
 
 
-def test_a_table_s_pictures_are_made_of_its_vectors_and_held_against_its_own(
+def test_a_tables_images_are_generated_from_its_embeddings_and_compared_with_its_own(
     pipeline: AudioToImagePipeline, foreign_clip_folder: Path, tmp_path: Path
 ) -> None:
     table = write_media_table(tmp_path / "table", pipeline, rows=8)

@@ -29,7 +29,7 @@ def test_the_demo_s_way_back_has_a_name_of_its_own() -> None:
     assert (back.source_space.family, back.target_space.family) == ("clap", "clip")
 
 
-def test_the_command_shows_pictures_and_round_trips_and_compares_them(
+def test_the_command_shows_images_and_round_trips_and_compares_them(
     pipeline: AudioToImagePipeline,
     generator: ImageToAudioPipeline,
     painter_folder: Path,
@@ -79,7 +79,7 @@ def test_the_command_shows_pictures_and_round_trips_and_compares_them(
     assert {"classifier", "translated_similarity", "round_trip"} <= set(by_name)
 
 
-def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
+def test_the_command_finds_images_by_audio_in_a_table_and_makes_them(
     pipeline: AudioToImagePipeline, painter_folder: Path, tmp_path: Path, run: Run
 ) -> None:
     table = write_media_table(tmp_path / "table", pipeline, rows=8)
@@ -159,7 +159,7 @@ def test_the_command_finds_pictures_by_sounds_in_a_table_and_makes_them(
         ),
     ],
 )
-def test_a_mistake_about_pictures_is_one_line(
+def test_a_mistake_about_images_is_one_line(
     arguments: list[str],
     message: str,
     pipeline: AudioToImagePipeline,

@@ -19,7 +19,7 @@ from .builders import (
 )
 
 
-def test_a_page_of_results_read_again_holds_the_same_figures(tmp_path: Path) -> None:
+def test_a_page_of_results_read_again_holds_the_same_metrics(tmp_path: Path) -> None:
     made = results_of({"good": fitted(pairs_of()[0])})
     made.write(tmp_path)
     read = Results.read(tmp_path)

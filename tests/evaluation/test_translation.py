@@ -77,7 +77,9 @@ def test_a_fitted_translator_beats_its_controls_and_one_of_shuffled_pairs_does_n
     assert evaluation.mean_vector.hubness.value > 3 * good.scores.hubness.value
 
 
-def test_kinds_are_told_apart_unless_pairs_are_shuffled(evaluation: EmbeddingEvaluation) -> None:
+def test_classes_are_distinguished_unless_pairs_are_shuffled(
+    evaluation: EmbeddingEvaluation,
+) -> None:
     good, lost = evaluation.translators
     kinds = good.scores.nearest_label
     assert kinds is not None
@@ -90,7 +92,7 @@ def test_kinds_are_told_apart_unless_pairs_are_shuffled(evaluation: EmbeddingEva
         assert control.nearest_label.accuracy.value == pytest.approx(0.25, abs=0.1)
 
 
-def test_figures_are_those_of_the_rows(evaluation: EmbeddingEvaluation) -> None:
+def test_metrics_are_those_of_the_rows(evaluation: EmbeddingEvaluation) -> None:
     rows, scores = evaluation.per_row, evaluation.translators[0].scores
     assert scores.forward["recall_at_5"].value == np.mean(rows["fitted/forward"] <= 5)
     assert scores.backward["mrr"].value == pytest.approx(np.mean(1 / rows["fitted/backward"]))

@@ -142,7 +142,7 @@ def test_a_second_run_on_a_folder_is_refused(pipe, jobs, tmp_path):
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_job_sounds_the_same_alone_and_among_others_of_other_lengths(pipe, jobs, tmp_path):
+def test_a_job_audio_the_same_alone_and_among_others_of_other_lengths(pipe, jobs, tmp_path):
     mixed = [
         Job(jobs[0].image),
         Job(jobs[1].image, seconds=2 * SECONDS),

@@ -80,7 +80,7 @@ def media(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_kind_of_file_gives_the_recording_with_its_channels_averaged(media, name):
+def test_every_file_format_is_read_with_its_channels_averaged(media, name):
     samples, rate = load_audio(media / name)
     expected = recording().mean(axis=0)
     assert (rate, samples.dtype) == (RATE, np.float32)
@@ -190,7 +190,7 @@ def write_track(
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
 @pytest.mark.parametrize("fps", [1, 8])
 @pytest.mark.parametrize(("sound", "late"), [(1.0, 0.0), (1.0, 1.2), (4.0, 0.0)])
-def test_a_video_is_heard_whose_sound_ends_or_begins_elsewhere(tmp_path, suffix, fps, sound, late):
+def test_a_video_is_read_whose_audio_ends_or_begins_elsewhere(tmp_path, suffix, fps, sound, late):
     path = tmp_path / f"video{suffix}"
     write_track(path, sound, video=3, fps=fps, late=late)
     assert seconds_of(path) == pytest.approx(sound, abs=0.03)
@@ -441,7 +441,7 @@ def test_the_content_counts_and_not_the_name(media, tmp_path, name):
     np.testing.assert_array_equal(got, load_audio(media / name)[0])
 
 
-def test_what_is_no_recording_says_what_it_is(tmp_path):
+def test_what_is_no_audio_says_what_it_is(tmp_path):
     write_media(tmp_path / "mute.mp4", None)
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.wav", "PNG")
     # A playlist names further files, which are none of a stranger's business.
@@ -511,7 +511,7 @@ def test_a_part_beyond_the_end_names_the_length(media):
             load_audio(media / name, start=60)
 
 
-def test_folders_give_their_recordings_and_videos_sorted(tmp_path):
+def test_folders_give_their_audio_and_videos_sorted(tmp_path):
     folder = tmp_path / "folder"
     (folder / "deeper").mkdir(parents=True)
     for name in ("b.WAV", "a.mp4", "c.txt", "deeper/d.wav", "e.opus", "._b.WAV"):

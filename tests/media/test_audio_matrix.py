@@ -52,7 +52,7 @@ def ffmpeg(*arguments: str) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "rate", "layout", "seconds"), CASES)
-def test_a_sound_is_as_long_as_ffmpeg_plays_it(tmp_path: Path, name, rate, layout, seconds):
+def test_audio_is_as_long_as_ffmpeg_plays_it(tmp_path: Path, name, rate, layout, seconds):
     rate = 48_000 if name in ("x.opus", "x.webm") else rate
     source = f"anoisesrc=d={seconds}:r={rate}:a=0.3,aformat=channel_layouts={layout}"
     path = tmp_path / name

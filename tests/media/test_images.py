@@ -66,7 +66,7 @@ def test_every_format_gives_its_colours(tmp_path, suffix, options):
     assert np.abs(pixels[0, 7] - BLUE).max() <= 3
 
 
-def test_a_path_an_opened_picture_and_bytes_are_the_same(tmp_path):
+def test_a_path_an_opened_image_and_bytes_are_the_same(tmp_path):
     path = tmp_path / "picture.png"
     two_halves().save(path)
     expected = np.asarray(two_halves())
@@ -88,7 +88,7 @@ def test_a_path_an_opened_picture_and_bytes_are_the_same(tmp_path):
         assert np.array_equal(np.asarray(load_image(source)), expected)
 
 
-def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
+def test_an_image_on_its_side_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn 90 degrees clockwise to see it upright
     path = tmp_path / "turned.jpg"
@@ -136,7 +136,7 @@ ORIENTATION = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
         (exif_of((0x0112, 3, 1, struct.pack("<HH", 77, 0))), False),
     ],
 )
-def test_damaged_exif_data_are_no_damaged_picture(exif, is_turned):
+def test_damaged_exif_data_are_no_damaged_image(exif, is_turned):
     pixels = np.asarray(load_image(jpeg_with_exif(exif))).astype(int)
     assert pixels.shape == ((8, 4, 3) if is_turned else (4, 8, 3))
     assert np.abs(pixels[0, 0] - RED).max() <= 3
@@ -159,7 +159,7 @@ def test_every_orientation_is_that_of_pillow_and_is_applied_once(tmp_path, suffi
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"tEXt", b"iTXt"])
-def test_a_png_with_megabytes_of_text_is_a_picture(kind):
+def test_a_png_with_megabytes_of_text_is_an_image(kind):
     info = PngInfo()
     if kind == b"iTXt":
         info.add_itxt("workflow", "x" * 2_000_000, zip=True)
@@ -214,7 +214,7 @@ def test_one_pixel_that_is_no_number_leaves_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "RGBA", "I;16", "F", "CMYK", "JPEG"])
-def test_a_large_picture_is_reduced(monkeypatch, mode):
+def test_a_large_image_is_reduced(monkeypatch, mode):
     monkeypatch.setattr(images, "KEPT_PIXELS", 64 * 64)
     gray = np.repeat(np.linspace(0, 255, 300), 200).reshape(300, 200)
     if mode in ("I;16", "F"):
@@ -285,7 +285,7 @@ def test_every_mode_becomes_rgb(mode):
         assert np.abs(np.asarray(loaded).astype(int) - 200).max() <= 3
 
 
-def test_one_pixel_is_a_picture():
+def test_one_pixel_is_an_image():
     assert load_image(Image.new("RGB", (1, 1), RED)).getpixel((0, 0)) == RED
 
 
@@ -301,14 +301,14 @@ def test_one_pixel_is_a_picture():
         ("ribbon.png", png_header(10_000, 2), r"ribbon.png.*narrower than 1:100"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path, name, content, message):
+def test_what_cannot_be_read_is_reported_in_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableImageError, match=message) as error:
         load_image(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
-def test_a_photograph_that_breaks_off_is_refused(tmp_path):
+def test_an_image_that_breaks_off_is_refused(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     whole = io.BytesIO()
     Image.fromarray(noise).save(whole, "JPEG")
@@ -339,7 +339,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_breaks_the_program(kind, ch
         assert load_image(bytes(data[: round(length * len(data))])).mode == "RGB"
 
 
-def test_a_picture_that_was_opened_but_not_read_yet_is_told_about_too(tmp_path):
+def test_an_image_that_was_opened_but_not_read_yet_is_named_too(tmp_path):
     (tmp_path / "cut.png").write_bytes(png_header(100, 100))
     with pytest.raises(UnreadableImageError, match="the image is damaged"):
         load_image(Image.open(tmp_path / "cut.png"))
@@ -352,7 +352,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load_image(tmp_path)
 
 
-def test_formats_of_other_kinds_are_not_opened(tmp_path):
+def test_other_formats_are_not_opened(tmp_path):
     two_halves().save(tmp_path / "picture.eps")
     with pytest.raises(UnreadableImageError, match="not an image"):
         load_image(tmp_path / "picture.eps")
@@ -413,7 +413,7 @@ def test_an_address_is_fetched(server):
     assert all(agent.startswith("clip2clap/") for agent in agents)
 
 
-def test_an_address_that_gives_no_picture_is_told_in_one_line(server, monkeypatch):
+def test_an_address_that_gives_no_image_is_reported_in_one_line(server, monkeypatch):
     monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 20_000)
     monkeypatch.setattr(images, "DOWNLOAD_SECONDS", 1.0)
     for address, message in (
@@ -467,7 +467,7 @@ def halves_array(dtype: Any = np.uint8) -> np.ndarray:
     ],
     ids=lambda array: f"{type(array).__name__} {getattr(array, 'dtype', '')}",
 )
-def test_arrays_and_tensors_are_pictures(array):
+def test_arrays_and_tensors_are_images(array):
     assert np.array_equal(np.asarray(load_image(array)), halves_array())
 
 
@@ -507,6 +507,6 @@ def test_three_by_three_by_three_is_read_as_its_library_does():
         ("a\0b.jpg", "embedded null byte"),
     ],
 )
-def test_what_is_no_picture_says_what_to_give(source, words):
+def test_what_is_no_image_says_what_to_give(source, words):
     with pytest.raises(UserError, match=words):
         load_image(source)

@@ -166,7 +166,7 @@ def test_silence_stays_silence_and_has_no_loudness(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [f"loud.{format}" for format in AUDIO_FORMATS])
-def test_a_sound_beyond_full_scale_is_turned_down_and_keeps_its_shape(
+def test_audio_beyond_full_scale_is_turned_down_and_keeps_its_shape(
     tmp_path: Path, name: str
 ) -> None:
     waveform = noise(level=3)
@@ -177,7 +177,7 @@ def test_a_sound_beyond_full_scale_is_turned_down_and_keeps_its_shape(
     assert np.corrcoef(stored, waveform)[0, 1] > (0.999 if name[5:] in ("wav", "flac") else 0.9)
 
 
-def test_a_quiet_sound_stays_quiet(tmp_path: Path) -> None:
+def test_quiet_audio_stays_quiet(tmp_path: Path) -> None:
     write_audio(tmp_path / "quiet.wav", tone(440, level=0.01), RATE)
     back, _ = load_audio(tmp_path / "quiet.wav")
     assert np.abs(back).max() == pytest.approx(0.01, abs=1e-4)
@@ -368,7 +368,7 @@ def test_stereo_is_read_as_the_mean_of_its_channels(tmp_path: Path) -> None:
     np.testing.assert_allclose(back, (left + right) / 2, atol=1e-7)
 
 
-def test_an_unreadable_sound_file_is_named_in_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_audio_file_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("not a sound")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     for name, words in [

@@ -33,7 +33,7 @@ def test_it_loses_no_more_than_scikit_learns_principal_components(pictures):
     assert error > 1e-4
 
 
-def test_all_components_give_the_picture_back(pictures):
+def test_all_components_give_the_image_back(pictures):
     model = PatchAutoencoder.from_images(pictures, latent_channels=48, patch_size=4)
     pixels, made = there_and_back(model, pictures)
     torch.testing.assert_close(made, pixels, atol=1e-4, rtol=0)
@@ -87,7 +87,7 @@ def test_numbers_of_any_range_are_taken_as_they_are(pictures):
         (torch.zeros(2, 3, 16, 18, dtype=torch.uint8), "multiples of 4"),
     ],
 )
-def test_what_are_no_such_pictures_is_refused(wrong, told):
+def test_other_pixels_are_refused(wrong, told):
     with pytest.raises(UserError, match=told):
         PatchAutoencoder.from_images(wrong, latent_channels=6, patch_size=4)
 

@@ -37,7 +37,7 @@ def test_a_frame_gives_one_hop_of_samples(vocoder):
         assert vocoder(torch.full((20, 64), -5.0)).shape == (20 * HOP,)
 
 
-def test_the_same_spectrogram_gives_the_same_sound_alone_or_in_a_batch(vocoder, sounds):
+def test_the_same_spectrogram_gives_the_same_audio_alone_or_in_a_batch(vocoder, sounds):
     mels = log_mel(sounds)
     with torch.inference_mode():
         together = vocoder(mels)
@@ -45,7 +45,7 @@ def test_the_same_spectrogram_gives_the_same_sound_alone_or_in_a_batch(vocoder, 
         assert torch.equal(vocoder(mels), together)
 
 
-def test_the_sound_has_the_mels_it_was_made_from(vocoder, sounds):
+def test_the_audio_has_the_mels_it_was_made_from(vocoder, sounds):
     mels = log_mel(sounds)
     with torch.inference_mode():
         made = log_mel(vocoder(mels))

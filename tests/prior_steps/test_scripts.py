@@ -130,7 +130,7 @@ def test_the_wit_script_streams_the_packed_file(script, server, tmp_path):
     ]
 
 
-def test_extract_pairs_pictures_with_sounds(tmp_path, capsys):
+def test_extract_pairs_images_with_audio(tmp_path, capsys):
     folder = tmp_path / "media"
     folder.mkdir()
     for n in range(4):

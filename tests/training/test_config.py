@@ -36,7 +36,7 @@ def test_the_reference_recipe_is_the_references():
     assert (config.noise, config.center, config.precision) == (0.0, False, "fp32")
 
 
-def test_captions_are_trained_with_noise_so_that_pictures_can_take_their_place():
+def test_captions_are_trained_with_noise_so_that_images_can_take_their_place():
     text = EmbeddingSpace("clip", "a", "text", 8, True, "none")
     noises = [
         config.resolved(100, space).noise

@@ -57,7 +57,7 @@ def test_the_versions_that_made_a_translator_stay_in_its_config(tmp_path: Path):
     assert AutoTranslator.from_pretrained(tmp_path).config["versions"] == {"clip2clap": "0.0.9"}
 
 
-def test_every_kind_answers_the_same_in_a_fresh_process(tmp_path: Path):
+def test_every_architecture_answers_the_same_in_a_fresh_process(tmp_path: Path):
     made = {make.__name__: make() for make in KINDS}
     for name, translator in made.items():
         translator.save_pretrained(tmp_path / name)
@@ -205,7 +205,7 @@ def test_a_config_that_cannot_be_used_is_refused(tmp_path: Path):
         AutoTranslator.from_pretrained(tmp_path)
 
 
-def test_another_kind_is_not_loaded_by_its_class(tmp_path: Path):
+def test_another_architecture_is_not_loaded_by_its_class(tmp_path: Path):
     linear().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"LinearTranslator, not a MLPTranslator.*AutoTranslator"):
         MLPTranslator.from_pretrained(tmp_path)

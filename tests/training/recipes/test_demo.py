@@ -69,12 +69,12 @@ def test_a_missing_data_folder_is_named(tmp_path):
     assert refused.value.param == "data"
 
 
-def test_a_short_recording_is_repeated_and_a_long_one_cut():
+def test_short_audio_is_repeated_and_long_audio_cut():
     assert fit_length(np.arange(3), 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert fit_length(np.arange(9), 3, offset=8).tolist() == [6, 7, 8]
 
 
-def test_every_class_has_words_of_each_kind():
+def test_every_class_has_words_of_each_class():
     for words in CLASSES.values():
         assert all(words[column] for column in ("names", "captions", "unseen", "imagenet"))
 
