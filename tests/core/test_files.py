@@ -13,7 +13,14 @@ import pytest
 import soundfile
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import as_path, free_stem, replacing, visible_files, visible_folders
+from clip2clap.core.files import (
+    as_path,
+    free_stem,
+    is_local_url,
+    replacing,
+    visible_files,
+    visible_folders,
+)
 
 
 def test_a_file_is_replaced_only_once_it_is_whole(tmp_path: Path) -> None:
@@ -142,3 +149,7 @@ def test_a_name_that_no_file_can_have_is_refused_in_one_line(name: str) -> None:
 
 def test_a_home_that_no_one_has_is_a_folder_that_is_not_there() -> None:
     assert not as_path("~nobody-of-this-name/a").exists()
+
+
+def test_an_address_with_an_open_bracket_is_not_this_machine() -> None:
+    assert not is_local_url("http://:[")

@@ -148,7 +148,10 @@ def is_url(source: str) -> bool:
 
 def is_local_url(source: str) -> bool:
     """Return True for an http(s) URL of a server on this machine."""
-    return is_url(source) and urlsplit(source).hostname in ("localhost", "127.0.0.1", "::1")
+    try:
+        return is_url(source) and urlsplit(source).hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError:  # a bracket that is never closed
+        return False
 
 
 def visible_files(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:
