@@ -33,7 +33,7 @@ class ZeroShotClassifier:
         >>> from clip2clap import ClapEncoder
         >>> clap = ClapEncoder.from_pretrained("demo")
         >>> classifier = ZeroShotClassifier(clap, ["dog", "rain"])
-        >>> classifier.nearest(clap.encode_audio(["bark.wav"]), k=1)
+        >>> classifier.nearest(clap.encode_text(["the sound of a dog"]), k=1)
         [[('dog', 0...)]]
     """
 
