@@ -213,8 +213,9 @@ def test_another_architecture_is_not_loaded_by_its_class(tmp_path: Path):
 
 def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
     size: Any = np.int64(4)
-    PriorTranslator(
-        size, size, size, blocks=size, default_guidance_scale=np.float32(2)
-    ).save_pretrained(tmp_path)
+    scale: Any = np.float32(2)
+    PriorTranslator(size, size, size, blocks=size, default_guidance_scale=scale).save_pretrained(
+        tmp_path
+    )
     config = AutoTranslator.from_pretrained(tmp_path).config
     assert (config["source_dim"], config["blocks"], config["default_guidance_scale"]) == (4, 4, 2.0)
