@@ -223,6 +223,7 @@ class _Generation:
         )
         self._size.end(entry["seconds"])
         generated: list[Item | Generated] = []
+        run = describe_run(self._pipeline, items=len(group), place=0, batch_size=size)
         for place, item in enumerate(group):
             rows = slice(place * kept, (place + 1) * kept)
             similarities = None
@@ -231,8 +232,8 @@ class _Generation:
             if options.labels and item.image is not None:
                 item.entry["heard_as"] = self._hear(result.audio_embeds[rows][:1])
             item.shrink()
-            run = describe_run(self._pipeline, items=len(group), place=place, batch_size=size)
-            generated.append(Generated(item, result.audios[rows], similarities, run))
+            own_run = run | {"place": place}
+            generated.append(Generated(item, result.audios[rows], similarities, own_run))
         return generated
 
     def _fits(self, item: Item) -> bool:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,35 @@ def test_windows_cover_the_audio_and_silent_ones_have_no_labels(encoders, files)
     assert [bool(segment.labels) for segment in file.segments] == [False, True, False]
 
 
+def test_silent_audio_has_no_labels_as_a_whole_either(encoders, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+    (file,) = FileClassifier(["rain", "dog"], clap=encoders["clap"])([tmp_path / "silence.wav"])
+    assert file.reason is None
+    assert [segment.labels for segment in file.segments] == [[]]
+
+
+@pytest.mark.parametrize("window_s", [0, 1e-9, float("nan"), "2"])
+def test_a_window_without_samples_is_refused(encoders, files, window_s):
+    classifier = FileClassifier(["rain", "dog"], clap=encoders["clap"])
+    with pytest.raises(UserError, match=r"window_s to be 0\.05 s or longer"):
+        list(classifier(files[1:], window_s=window_s))
+
+
+def test_an_image_at_a_private_address_is_read_only_if_the_command_named_it(
+    run, serve, encoders, files
+):
+    class Images(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(files[0].read_bytes())
+
+    address = f"{serve(Images)}/red.png"
+    (file,) = FileClassifier(["rain", "dog"], clip=encoders["clip"])([address])
+    assert "allow_private" in str(file.reason)
+    assert run("classify", address, "--labels", "rain,dog")[0] == 0
+
+
 def test_a_broken_file_costs_one_file(encoders, files, tmp_path):
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
@@ -98,12 +128,15 @@ def test_labels_are_read_as_given(text, expected):
             read_labels(text)
 
 
-def test_label_files_and_sets(tmp_path):
+def test_label_files_and_sets(tmp_path, monkeypatch):
     (tmp_path / "labels.txt").write_text("dog\n\nrain\ndog\n", encoding="utf-8-sig")
     assert read_labels(tmp_path / "labels.txt") == ["dog", "rain"]
     assert len(read_labels("esc50")) == len(set(read_labels("esc50"))) == 50
     assert len(read_labels("us8k")) == len(set(read_labels("us8k"))) == 10
     assert len(read_labels("demo")) == 23
+    (tmp_path / "esc50").write_text("dog\nrain\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_labels(Path("esc50")) == ["dog", "rain"]
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="no labels"):
         read_labels(tmp_path / "empty.txt")

@@ -2,12 +2,14 @@
 
 import csv
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, choose_device, require
+from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.search import Classify
 from clip2clap.cli.outputs import make_folder
@@ -46,6 +48,7 @@ def classify(options: Classify) -> None:
                 k=None if options.timeline else options.top_k,
                 window_s=window,
                 batch_size=options.batch_size,
+                load=partial(load_named_image, allow_private=options.allow_private),
             ):
                 if file.reason is not None:
                     report.skip(file.source, file.reason)

@@ -1,6 +1,6 @@
 """Zero-shot classification of image and audio files, whole or over time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,16 @@ from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError, expect, is_number
 from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.media.arrays import mix_down
-from clip2clap.media.audio import is_silent, stream_audio
+from clip2clap.media.audio import is_silent, load_audio, stream_audio
+from clip2clap.media.images import load_image
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.translator.base import Translator
+
+SHORTEST_WINDOW_S = 0.05
+"""Length of the shortest windows, in s."""
 
 _BATCH_SIZES = {"image": 64, "audio": 16}
 
@@ -108,6 +112,7 @@ class FileClassifier:
         k: int | None = 5,
         window_s: float | None = None,
         batch_size: int | None = None,
+        load: Callable[[str], Any] = load_image,
     ) -> Iterator[ClassifiedFile]:
         """Classify files, in the order given, while threads read the next ones.
 
@@ -116,36 +121,45 @@ class FileClassifier:
             k: Labels per segment; all if None.
             window_s: Length of the windows, in s, that audio is classified in; as a whole if None.
             batch_size: Images or windows per batch; by default 64 images or 16 windows.
+            load: Reads an image; by default as `load_image` does.
 
         Yields:
             Labels of each file, or the reason why it was not classified.
 
         Raises:
-            UserError: If the window is no positive number.
+            UserError: If the window is shorter than `SHORTEST_WINDOW_S`, or no number.
         """
         if window_s is not None:
-            expect(is_number(window_s) and window_s > 0, "window_s", "above 0 s", window_s)
+            long_enough = is_number(window_s) and window_s >= SHORTEST_WINDOW_S
+            expect(long_enough, "window_s", f"{SHORTEST_WINDOW_S:g} s or longer", window_s)
         with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
             for modality, run in groupby(map(str, files), modality_of):
                 size = batch_size or _BATCH_SIZES[modality]
-                read = partial(self._read, modality, window_s)
+                read = partial(self._read, modality, window_s, load)
                 for batch in batched(map_ahead(read, run, pool, ahead=2 * size), size):
                     yield from self._classify(modality, batch, k, size)
 
-    def _read(self, modality: Any, window_s: float | None, source: str) -> Any:
+    def _read(
+        self, modality: Any, window_s: float | None, load: Callable[[str], Any], source: str
+    ) -> Any:
         """Return a file with its spans in s and preprocessed inputs, or the reason of a failure."""
         encoder = self._encoders[modality]
         try:
             if modality not in self._classifiers:
                 raise UserError(f"{source} is {modality}, and there is no encoder for it.")
-            if modality == "image" or window_s is None:
-                return source, [(None, None)], encoder.preprocess(modality, [source])
-            rate = encoder.backend.sampling_rate
-            spans, inputs = [], []
-            for start, window in _windows(source, round(window_s * rate), rate):
-                spans.append((start / rate, (start + len(window)) / rate))
-                heard = None if is_silent(window) else (window, rate)
-                inputs += encoder.preprocess(modality, [heard]) if heard else [None]
+            if modality == "image":
+                return source, [(None, None)], encoder.preprocess(modality, [load(source)])
+            if window_s is None:
+                spans, heard = [(None, None)], [load_audio(source)]
+            else:
+                rate = encoder.backend.sampling_rate
+                windows = list(_windows(source, round(window_s * rate), rate))
+                spans = [(start / rate, (start + len(each)) / rate) for start, each in windows]
+                heard = [(window, rate) for _, window in windows]
+            inputs = [
+                None if is_silent(each[0]) else encoder.preprocess(modality, [each])[0]
+                for each in heard
+            ]
             return source, spans, inputs
         except (UserError, OSError) as error:
             return source, [], error

@@ -46,7 +46,9 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
         return json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
     if labels == "imagenet":
         return _imagenet()
-    text = {"esc50": _ESC50, "us8k": _US8K}.get(str(labels))
+    # A path is that of a file, whatever its name.
+    words = labels if isinstance(labels, str) else ""
+    text = {"esc50": _ESC50, "us8k": _US8K}.get(words)
     path = as_path(labels)
     if text is None and path.is_file():
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -54,13 +56,13 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
         if not found:
             raise UserError(f"{labels} has no labels. Write one per line.", param="labels")
         return found
-    if text is None and "," not in str(labels):
+    if text is None and "," not in words:
         raise UserError(
             f"Expected labels separated by commas, a file with one per line, or "
             f"{', '.join(LABEL_SETS)}, got {str(labels)!r}.",
             param="labels",
         )
-    return [" ".join(each.split()) for each in (text or str(labels)).split(",")]
+    return [" ".join(each.split()) for each in (text or words).split(",")]
 
 
 def _imagenet() -> list[str]:

@@ -30,7 +30,7 @@ class Classify(AllowPrivate, Device, BatchSize, Json, Translator, Encoders, pane
     )
     top_k: int = option("Labels per file.", default=5, min=1, api="k")
     window_s: float | None = option(
-        "Classify audio in windows of this length, in seconds, over time.", "S", above=0
+        "Classify audio in windows of this length, in seconds, over time.", "S", min=0.05
     )
     timeline: Path | None = option(
         "Draw the labels of one audio file over time as a PNG; windows of 2 s unless --window-s is "
