@@ -231,7 +231,7 @@ def _read_rows(files: Sequence[Path]) -> pa.Table | None:
     try:
         tables = [pq.read_table(file) for file in files]
         return pa.concat_tables(tables, promote_options="default") if tables else None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{files[0]} can't be read ({one_line(error)}).") from error
 
 

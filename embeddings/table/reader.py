@@ -202,7 +202,7 @@ class EmbeddingTable:
         try:
             data = pq.ParquetFile(path)
             schema = data.schema_arrow
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise TableError(f"{path} can't be read as Parquet: {one_line(error)}") from error
         spaces = read_spaces(schema, path)
         with explain_damage(Path(path)):

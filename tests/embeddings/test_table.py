@@ -483,3 +483,7 @@ def test_parquet_round_trip_keeps_values_sources_and_spaces(tmp_path):
     (tmp_path / "no.parquet").write_bytes(b"text")
     with pytest.raises(TableError, match="can't be read as Parquet"):
         EmbeddingTable.from_parquet(tmp_path / "no.parquet", tmp_path / "none")
+    content = (tmp_path / "table.parquet").read_bytes()
+    (tmp_path / "damaged.parquet").write_bytes(content.replace(b"element", b"\xfflement"))
+    with pytest.raises(TableError, match=r"can't be read as Parquet.*utf-8"):
+        EmbeddingTable.from_parquet(tmp_path / "damaged.parquet", tmp_path / "none")
