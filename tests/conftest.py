@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hypothesis import settings
 
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
@@ -33,6 +34,11 @@ from .builders import (
 # Tests run in several processes side by side: one thread each, and each that they start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The suite draws the same inputs in every run; a long run of the fuzzers draws new ones.
+settings.register_profile("same inputs", derandomize=True, deadline=None)
+if "CLIP2CLAP_FUZZ" not in os.environ:
+    settings.load_profile("same inputs")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,7 @@
 """What the fuzzers share: the number of inputs, odd values, damage, and how each input may end.
 
-CLIP2CLAP_FUZZ sets the number of inputs of each test; without it there are few.
+CLIP2CLAP_FUZZ sets the number of inputs of each test, drawn at random; without it there are few,
+and the same in every run.
 """
 
 import os
