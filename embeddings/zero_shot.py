@@ -1,11 +1,13 @@
 """Zero-shot classification of embeddings by the texts of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError, expect, is_number
+from clip2clap.core.errors import expect, is_number
+from clip2clap.core.labels import check_labels
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.metrics.classification import AUDIO_PROMPT, IMAGE_PROMPT
@@ -19,7 +21,8 @@ class ZeroShotClassifier:
 
     Args:
         encoder: CLIP or CLAP with a text encoder.
-        labels: Labels to choose from.
+        labels: Labels to choose from; or the texts that stand for each, whose prompts are averaged
+            alike.
         templates: Prompt templates, each with one `{}`; by default "a photo of a {}" for CLIP and
             "the sound of a {}" for CLAP.
         temperature: Divisor of the cosine similarities in the softmax; by default the encoder's
@@ -40,12 +43,12 @@ class ZeroShotClassifier:
     def __init__(
         self,
         encoder: Encoder,
-        labels: Sequence[str],
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
         *,
         templates: str | Sequence[str] | None = None,
         temperature: float | None = None,
     ):
-        self.labels = check_labels(labels)
+        self.labels = check_labels(labels if isinstance(labels, str) else list(labels))
         """The labels."""
         self.encoder = encoder
         if templates is None:
@@ -57,11 +60,16 @@ class ZeroShotClassifier:
         if temperature is not None:
             positive = is_number(temperature) and temperature > 0
             expect(positive, "temperature", "above 0", temperature)
-        prompts = [each.replace("{}", label) for each in found for label in self.labels]
-        embeds = encoder.encode_text(prompts).view(len(found), len(self.labels), -1)
-        self.label_embeds = unit_norm(embeds.mean(dim=0))
+        self.label_embeds = self._embed(found, labels if isinstance(labels, Mapping) else {})
         """Embeddings of the labels, shape (labels, d), float32, unit norm."""
         self._scale = encoder.logit_scale if temperature is None else 1 / temperature
+
+    def _embed(self, templates: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> Tensor:
+        texts = [check_labels(synonyms.get(label, [label])) for label in self.labels]
+        prompts = [t.replace("{}", text) for own in texts for text in own for t in templates]
+        embeds = self.encoder.encode_text(prompts)
+        parts = embeds.split([len(own) * len(templates) for own in texts])
+        return unit_norm(torch.stack([part.mean(dim=0) for part in parts]))
 
     @property
     def name(self) -> str:
@@ -105,18 +113,3 @@ class ZeroShotClassifier:
     def __call__(self, inputs: Sequence[Any], embeds: Tensor) -> list[str]:
         """Return the most likely label of each embedding; `inputs` are not used."""
         return [label for ((label, _),) in self.nearest(embeds, k=1)]
-
-
-def check_labels(labels: Sequence[str]) -> list[str]:
-    """Return labels as a list.
-
-    Raises:
-        UserError: If there are none, or one is blank, no text or there twice.
-    """
-    found = [] if isinstance(labels, str) else list(labels)
-    texts = all(isinstance(label, str) and label.strip() for label in found)
-    expect(found and texts, "labels", "a list of texts that are not blank", labels)
-    twice = sorted({label for label in found if found.count(label) > 1})
-    if twice:
-        raise UserError(f"labels has {twice[0]!r} twice. Leave one out.", param="labels")
-    return found

@@ -90,6 +90,13 @@ def test_templates_are_averaged_on_the_sphere(clip):
     )
 
 
+def test_synonyms_are_averaged_on_the_sphere(clip):
+    found = ZeroShotClassifier(clip, {"dog": ["hound", "cur"], "sea": ["sea"]}).label_embeds
+    parts = ZeroShotClassifier(clip, ["hound", "cur", "sea"]).label_embeds
+    expected = torch.stack([parts[:2].mean(0), parts[2]])
+    assert torch.allclose(found, torch.nn.functional.normalize(expected, dim=-1), atol=1e-6)
+
+
 def test_the_nearest_labels_are_sorted_and_those_of_the_probabilities(clip):
     classifier = ZeroShotClassifier(clip, LABELS)
     embeds = clip.encode_text(["dog", "rain"])
@@ -107,6 +114,7 @@ def test_the_nearest_labels_are_sorted_and_those_of_the_probabilities(clip):
         ({"labels": ["dog", " "]}, "not blank"),
         ({"labels": ["dog", "rain", "dog"]}, "'dog' twice"),
         ({"labels": "dog"}, "labels"),
+        ({"labels": {"dog": []}}, "labels"),
         ({"templates": "a photo"}, "one {} for the label"),
         ({"templates": ["{}", "{} {}"]}, "one {} for the label"),
         ({"temperature": 0}, "temperature"),

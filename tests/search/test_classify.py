@@ -18,7 +18,7 @@ from clip2clap import AutoTranslator, ClapEncoder, ClipEncoder
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.search.classify import FileClassifier
-from clip2clap.search.labels import read_labels
+from clip2clap.search.labels import read_labels, read_vocabulary
 from clip2clap.translator.mlp import MLPTranslator
 from clip2clap.translator.saving import Provenance
 
@@ -118,13 +118,18 @@ def test_a_translator_names_images_by_what_they_would_sound_like(encoders, files
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("dog, rain", ["dog", "rain"]), ("dog,", ["dog", ""]), ("a file.txt", "a file.txt")],
+    [
+        ("dog, rain", ["dog", "rain"]),
+        ("dog,", "not blank"),
+        ("a,a", "'a' twice"),
+        ("a file.txt", "separated by commas"),
+    ],
 )
 def test_labels_are_read_as_given(text, expected):
     if isinstance(expected, list):
         assert read_labels(text) == expected
     else:
-        with pytest.raises(UserError, match="separated by commas"):
+        with pytest.raises(UserError, match=expected):
             read_labels(text)
 
 
@@ -134,12 +139,20 @@ def test_label_files_and_sets(tmp_path, monkeypatch):
     assert len(read_labels("esc50")) == len(set(read_labels("esc50"))) == 50
     assert len(read_labels("us8k")) == len(set(read_labels("us8k"))) == 10
     assert len(read_labels("demo")) == 23
+    assert len(read_labels("audioset")) == len(set(read_labels("audioset"))) == 527
+    assert len(read_labels("fsd50k")) == len(set(read_labels("fsd50k"))) == 200
     (tmp_path / "esc50").write_text("dog\nrain\n")
     monkeypatch.chdir(tmp_path)
     assert read_labels(Path("esc50")) == ["dog", "rain"]
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="no labels"):
         read_labels(tmp_path / "empty.txt")
+
+
+def test_synonyms_follow_their_label_in_a_file(tmp_path):
+    (tmp_path / "words.txt").write_text("dog | bark| woof |\n|\nÖl\n", encoding="utf-8")
+    assert read_vocabulary(tmp_path / "words.txt") == {"dog": ["bark", "woof"], "Öl": ["Öl"]}
+    assert read_vocabulary("audioset")["Frying (food)"] == ["frying food"]
 
 
 def test_the_command_prints_lines_csv_json_and_a_timeline(run, files, tmp_path):

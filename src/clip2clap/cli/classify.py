@@ -15,7 +15,7 @@ from clip2clap.cli.options.search import Classify
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.files import as_path, is_url, visible_files
-from clip2clap.search.labels import read_labels
+from clip2clap.search.labels import Vocabulary, read_vocabulary
 
 _TIMELINE_WINDOW_S = 2.0
 _COLUMNS = ("file", "start_s", "end_s", "rank", "label", "probability")
@@ -29,7 +29,7 @@ def classify(options: Classify) -> None:
 
     A file that cannot be read is skipped; the exit code is then 1.
     """
-    labels = read_labels(options.labels)
+    labels = read_vocabulary(options.labels)
     sources = _find(options.inputs)
     _check(options, sources)
     report = RunReport(options)
@@ -96,7 +96,7 @@ def _check(options: Classify, sources: list[str]) -> None:
     check_device(options.device, None)
 
 
-def _load(options: Classify, labels: list[str], sources: list[str]) -> Any:
+def _load(options: Classify, labels: Vocabulary, sources: list[str]) -> Any:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.search.classify import FileClassifier, modality_of

@@ -1,4 +1,4 @@
 from .classify import FileClassifier
-from .labels import read_labels
+from .labels import read_labels, read_vocabulary
 
-__all__ = ["FileClassifier", "read_labels"]
+__all__ = ["FileClassifier", "read_labels", "read_vocabulary"]

@@ -1,6 +1,6 @@
 """Zero-shot classification of image and audio files, whole or over time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +58,7 @@ class FileClassifier:
     they would sound like, or audio by what it would look like.
 
     Args:
-        labels: Labels to choose from.
+        labels: Labels to choose from, or the texts that stand for each.
         clip: CLIP that encodes images, or the labels of translated audio.
         clap: CLAP that encodes audio, or the labels of translated images.
         translator: Translator from one's space into the other's.
@@ -79,7 +79,7 @@ class FileClassifier:
 
     def __init__(
         self,
-        labels: Sequence[str],
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
         *,
         clip: "ClipEncoder | None" = None,
         clap: "ClapEncoder | None" = None,

@@ -1,11 +1,13 @@
 """Sets of labels: the classes of data sets, texts and files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from clip2clap.core.errors import MissingExtraError, UserError
 from clip2clap.core.files import as_path
+from clip2clap.core.labels import check_labels
 from clip2clap.core.presets import DEMO_FOLDER
 
 _ESC50 = """dog, rooster, pig, cow, frog, cat, hen, insects, sheep, crow, rain, sea waves, crackling
@@ -17,18 +19,21 @@ siren, car horn, engine, train, church bells, airplane, fireworks, hand saw"""
 _US8K = """air conditioner, car horn, children playing, dog bark, drilling, engine idling, gun shot,
 jackhammer, siren, street music"""
 
-LABEL_SETS = ("demo", "esc50", "us8k", "imagenet")
+_FOLDER = Path(__file__).parent / "label_sets"
+_SEPARATOR = "|"
+
+LABEL_SETS = ("demo", "esc50", "us8k", "audioset", "fsd50k", "imagenet")
 """Names of the label sets."""
+
+Vocabulary = dict[str, list[str]]
+"""Texts that stand for each label: synonyms, or the label itself."""
 
 
 def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
     """Return the labels that a name, a file or a list names.
 
     Args:
-        labels: `"demo"`, the 23 classes of the demo models; `"esc50"` (Piczak 2015), `"us8k"`
-            (UrbanSound8K, Salamon et al. 2014) or `"imagenet"` (the 998 distinct names of the 1,000
-            classes in Radford et al. 2021, which need the `open-clip` extra); a text file with one
-            label per line; labels separated by commas; or a list of labels.
+        labels: As for `read_vocabulary`.
 
     Raises:
         UserError: If there are no labels, or a file cannot be read.
@@ -40,19 +45,44 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
         >>> len(read_labels("esc50"))
         50
     """
-    if not isinstance(labels, str | Path):
-        return list(labels)
+    return list(labels if _is_list(labels) else read_vocabulary(labels))
+
+
+def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
+    """Return the labels that a name, a file or a list names, with their synonyms.
+
+    Args:
+        labels: `"demo"`, the 23 classes of the demo models; `"esc50"` (Piczak 2015), `"us8k"`
+            (UrbanSound8K, Salamon et al. 2014), `"audioset"` (the 527 classes of Gemmeke et al.
+            2017) or `"fsd50k"` (the 200 of Fonseca et al. 2022), both with synonyms; `"imagenet"`
+            (the 998 distinct names of the 1,000 classes in Radford et al. 2021, which need the
+            `open-clip` extra); a text file with one label per line, which texts that stand for it
+            may follow, each after a `|`; labels separated by commas; or a list of labels.
+
+    Raises:
+        UserError: If there are no labels, or a file cannot be read.
+        MissingExtraError: If open_clip is not installed.
+
+    Examples:
+        >>> read_vocabulary("dog, rain")
+        {'dog': ['dog'], 'rain': ['rain']}
+        >>> read_vocabulary("audioset")["Male speech, man speaking"]
+        ['male speech', 'man speaking']
+    """
+    if _is_list(labels):
+        return _vocabulary(labels)
     if labels == "demo":
-        return json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
+        kinds = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
+        return _vocabulary(kinds)
     if labels == "imagenet":
-        return _imagenet()
+        return _vocabulary(_imagenet())
     # A path is that of a file, whatever its name.
     words = labels if isinstance(labels, str) else ""
     text = {"esc50": _ESC50, "us8k": _US8K}.get(words)
-    path = as_path(labels)
+    path = _FOLDER / f"{words}.txt" if words in ("audioset", "fsd50k") else as_path(labels)
     if text is None and path.is_file():
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        found = _vocabulary(line.strip(f" \t{_SEPARATOR}") for line in lines)
         if not found:
             raise UserError(f"{labels} has no labels. Write one per line.", param="labels")
         return found
@@ -62,7 +92,22 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
             f"{', '.join(LABEL_SETS)}, got {str(labels)!r}.",
             param="labels",
         )
-    return [" ".join(each.split()) for each in (text or words).split(",")]
+    named = [" ".join(each.split()) for each in (text or words).split(",")]
+    return _vocabulary(check_labels(named))
+
+
+def _is_list(labels: str | Path | Sequence[str]) -> TypeGuard[Sequence[str]]:
+    return not isinstance(labels, str | Path)
+
+
+def _vocabulary(lines: Iterable[str]) -> Vocabulary:
+    """Return the label and the texts in each line, the label itself where there are none."""
+    found: Vocabulary = {}
+    for line in lines:
+        label, *texts = (each.strip() for each in line.split(_SEPARATOR))
+        if label:
+            found.setdefault(label, [each for each in texts if each] or [label])
+    return found
 
 
 def _imagenet() -> list[str]:

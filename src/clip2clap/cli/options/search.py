@@ -14,7 +14,7 @@ class Classify(AllowPrivate, Device, BatchSize, Json, Translator, Encoders, pane
     )
     labels: str = option(
         "Labels to choose from: separated by commas, a file with one per line, or demo, esc50, "
-        "us8k, imagenet.",
+        "us8k, audioset, fsd50k, imagenet.",
         "LABELS",
         default="demo",
     )
