@@ -10,7 +10,7 @@ from clip2clap.core.errors import expect, is_number
 from clip2clap.core.labels import check_labels
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.base import Encoder
-from clip2clap.metrics.classification import AUDIO_PROMPT, IMAGE_PROMPT
+from clip2clap.metrics.classification import AUDIO_PROMPT, IMAGE_PROMPT, label_probabilities
 
 
 class ZeroShotClassifier:
@@ -93,9 +93,8 @@ class ZeroShotClassifier:
             f"of shape (n, {self.label_embeds.shape[1]})",
             tuple(embeds.shape),
         )
-        logits = self._scale * unit_norm(embeds.float()).cpu() @ self.label_embeds.T
-        bias = self.encoder.logit_bias
-        return logits.softmax(dim=-1) if bias is None else (logits + bias).sigmoid()
+        similarities = unit_norm(embeds.float()).cpu() @ self.label_embeds.T
+        return label_probabilities(similarities, self._scale, self.encoder.logit_bias)
 
     def nearest(self, embeds: Tensor, k: int | None = None) -> list[list[tuple[str, float]]]:
         """Return the most likely labels of each embedding with their probabilities.

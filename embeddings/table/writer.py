@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import expect, one_line
-from clip2clap.core.files import as_path
+from clip2clap.core.files import as_path, remove_leftovers
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 from clip2clap.embeddings.table.format import (
     ARROW_DTYPES,
@@ -161,7 +161,8 @@ class TableWriter:
     def _remove_stale_files(self) -> None:
         """Remove files of an interrupted run that the state does not name."""
         named = {*self._state.files, *(file for file, _ in self._state.failures)}
-        for pattern in ("data-*", "failures-*", ".*.part"):
+        remove_leftovers(self.folder)
+        for pattern in ("data-*", "failures-*"):
             for file in self.folder.glob(pattern):
                 if file not in named:
                     file.unlink()

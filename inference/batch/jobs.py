@@ -1,7 +1,6 @@
 """Jobs of a batch: audio to generate from images and prompts, as folders and tables list them."""
 
 import difflib
-import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import as_path, is_local_url, is_url, visible_files, visible_folders
+from clip2clap.core.files import as_path, expand_inputs, is_local_url, is_url
 
 COLUMNS = ("image", "prompt", "negative_prompt", "seed", "seconds")
 """Columns of a table of jobs."""
@@ -84,22 +83,17 @@ def find_jobs(inputs: Sequence[str], *, recursive: bool = False) -> Iterator[Job
         >>> [job.image for job in find_jobs(["dog.jpg", "https://example.org/cat.jpg"])]
         ['dog.jpg', 'https://example.org/cat.jpg']
     """
-    found = [_matches(name) for name in inputs]
-    if inputs and not any(found):
-        raise UserError(f"{inputs[0]} does not exist.", param="inputs")
-    for name, paths in zip(inputs, found, strict=True):
-        # One that does not exist is a job, which reading skips with the reason.
-        for path in paths or [name]:
-            folder = as_path(path)
-            if is_url(path):
-                # A server on this machine that is named itself needs no permission.
-                yield Job(path, allow_private=is_local_url(path))
-            elif folder.is_dir():
-                yield from (Job(str(file)) for file in _images(folder, path, recursive))
-            elif _is_table(folder) and folder.is_file():
-                yield from _rows(folder)
-            else:
-                yield Job(path)
+    from clip2clap.media.images import SUFFIXES
+
+    tables = [f"{suffix}{packed}" for suffix in _TABLE_SUFFIXES for packed in ("", ".gz")]
+    for path in expand_inputs(inputs, SUFFIXES, "image", recursive=recursive, named=tables):
+        if is_url(path):
+            # A server on this machine that is named itself needs no permission.
+            yield Job(path, allow_private=is_local_url(path))
+        elif _is_table(path) and as_path(path).is_file():
+            yield from _rows(as_path(path))
+        else:
+            yield Job(path)
 
 
 def image_stem(source: str) -> str:
@@ -114,40 +108,8 @@ def text_stem(text: str | None, *, default: str = "prompt") -> str:
     return re.sub(r"[^\w.-]+", "-", text or "").strip("-.")[:_LONGEST_STEM] or default
 
 
-def _matches(name: str) -> list[str]:
-    """Return an input if it exists, or the images that match it as a pattern."""
-    if is_url(name) or as_path(name).exists():
-        return [name]
-    if not glob.has_magic(name):
-        return []
-    from clip2clap.media.images import SUFFIXES
-
-    matches = sorted(glob.iglob(str(as_path(name)), recursive=True))
-    chosen = [each for each in matches if Path(each).suffix.lower() in SUFFIXES or _is_table(each)]
-    if not chosen:
-        raise UserError(f"No image matches {name}.", param="inputs")
-    return chosen
-
-
-def _images(folder: Path, name: str, recursive: bool) -> Iterator[Path]:
-    """Yield the images of a folder, and of its subfolders; raise if there is none."""
-    from clip2clap.media.images import SUFFIXES
-
-    empty = True
-    for each in visible_folders(folder) if recursive else [folder]:
-        for path in visible_files(each, SUFFIXES):
-            empty = False
-            yield path
-    if empty:
-        searched = "nor do its subfolders" if recursive else "its subfolders are not searched"
-        raise UserError(
-            f"The folder {name} holds no image ({', '.join(sorted(SUFFIXES))}); {searched}.",
-            param="inputs",
-        )
-
-
-def _is_table(path: str | Path) -> bool:
-    return str(path).lower().removesuffix(".gz").endswith(_TABLE_SUFFIXES)
+def _is_table(path: str) -> bool:
+    return path.lower().removesuffix(".gz").endswith(_TABLE_SUFFIXES)
 
 
 def _rows(table: Path) -> Iterator[Job]:

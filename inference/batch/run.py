@@ -17,7 +17,7 @@ from clip2clap.inference.batch.reading import Item, Reader, grouped
 from clip2clap.inference.batch.repeat import describe_run
 from clip2clap.inference.batch.writing import Generated, Writer
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.metrics.classification import label_probabilities
+from clip2clap.metrics.classification import describe_labels
 
 FITS = 0.9
 """Probability of the nearest label below which none fits well. Of 600 photographs of the demo's
@@ -255,7 +255,7 @@ class _Generation:
         """Return the labels nearest to an embedding, shape (1, d), as the manifest has them."""
         (nearest,) = self._pipeline.nearest_labels(embeds, self._options.labels)
         scale = self._pipeline.generator_clap.logit_scale
-        return label_probabilities(nearest, scale, _LABELS_KEPT)
+        return describe_labels(nearest, scale, _LABELS_KEPT)
 
 
 def _source(item: Item) -> str:

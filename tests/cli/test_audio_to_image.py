@@ -143,15 +143,12 @@ def test_what_cannot_be_heard_is_skipped_in_one_line_each_and_the_rest_is_painte
     bad.mkdir()
     (bad / "empty.wav").touch()
     (bad / "text.mp3").write_text("not a sound")
-    (tmp_path / "nothing").mkdir()
     soundfile.write(bad / "zero.wav", np.zeros(0), RATE)
     soundfile.write(bad / "silent.wav", np.full(800, 0.25), RATE)
     soundfile.write(bad / "nan.wav", np.array([0.1, np.nan]), RATE, subtype="FLOAT")
     whole = (sounds / "bark.wav").read_bytes()
     (bad / "cut.wav").write_bytes(whole[: len(whole) // 2])
-    status, report, told = paint(
-        bad, tmp_path / "nothing", "absent.wav", sounds / "sea.ogg", "-o", tmp_path / "out"
-    )
+    status, report, told = paint(bad, "absent.wav", sounds / "sea.ogg", "-o", tmp_path / "out")
     assert status == 1
     words = {
         "cut.wav": "is damaged or truncated",
@@ -160,7 +157,6 @@ def test_what_cannot_be_heard_is_skipped_in_one_line_each_and_the_rest_is_painte
         "silent.wav": "is silent. Give audio",
         "text.mp3": "is not an audio file",
         "zero.wav": "holds no samples",
-        "nothing": "holds no audio",
         "absent.wav": "No such file",
     }
     assert [Path(skipped["input"]).name for skipped in report["skipped"]] == list(words)
@@ -200,6 +196,7 @@ def test_nothing_is_painted_of_a_mix_that_lacks_an_ingredient(paint, sounds, tmp
         ("bark.wav -o out --offload model --device cpu", "--offload: there is nothing to offload"),
         ("bark.wav -o out --decoder ./nowhere", "There is no decoder folder './nowhere'."),
         ("absent.wav -o out", "INPUT: absent.wav does not exist."),
+        ("*.flac -o out", "INPUT: No audio and no video matches *.flac."),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

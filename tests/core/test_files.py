@@ -15,8 +15,10 @@ import soundfile
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import (
     as_path,
+    expand_inputs,
     free_stem,
     is_local_url,
+    remove_leftovers,
     replacing,
     visible_files,
     visible_folders,
@@ -128,6 +130,43 @@ def test_hidden_files_are_left_out(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     assert [path.name for path in visible_files(tmp_path, {".jpg", ".png"})] == ["a.PNG", "b.jpg"]
+
+
+def test_folders_and_patterns_give_their_files_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("b.WAV", "a.mp3", "c.txt", "deeper/d.wav", "._b.WAV"):
+        (folder / name).touch()
+
+    def found(*inputs: str, **options: bool) -> list[str]:
+        names = expand_inputs(inputs, {".wav", ".mp3"}, "audio", named=[".txt"], **options)
+        return [name.removeprefix(f"{folder}/") for name in names]
+
+    url = "https://example.org/x.wav"
+    assert found(url, str(folder), "absent.wav") == [url, "a.mp3", "b.WAV", "absent.wav"]
+    assert found(str(folder), recursive=True) == ["a.mp3", "b.WAV", "deeper/d.wav"]
+    assert found(f"{folder}/*.*") == ["a.mp3", "b.WAV", "c.txt"]
+    (tmp_path / "empty").mkdir()
+    for name, words in (
+        ("absent.wav", "absent.wav does not exist"),
+        (str(tmp_path / "empty"), r"holds no audio \(.mp3, .wav\); its subfolders are not"),
+        (f"{folder}/*.flac", "No audio matches"),
+    ):
+        with pytest.raises(UserError, match=words):
+            found(name)
+
+
+def test_leftovers_that_another_process_may_be_writing_stay_in_a_shared_folder(
+    tmp_path: Path,
+) -> None:
+    with replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        (tmp_path / ".0123456789abcdef-1-2.part").write_text("of a killed process")
+        (tmp_path / ".scratch.part").mkdir()
+        remove_leftovers(tmp_path, shared=True)
+        assert {path.name for path in tmp_path.iterdir()} == {partial.name, ".scratch.part"}
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_links_that_lead_back_end(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from clip2clap.core.errors import UserError
 from clip2clap.media.audio import (
     MAX_SECONDS,
     UnreadableAudioError,
-    find_audio,
     is_silent,
     load_audio,
     stream_audio,
@@ -509,17 +508,6 @@ def test_a_part_beyond_the_end_names_the_length(media):
     for name in ("r.wav", "r.m4a", "v.webm"):
         with pytest.raises(UnreadableAudioError, match=r"lasts 4\.0 s, less than start=60"):
             load_audio(media / name, start=60)
-
-
-def test_folders_give_their_audio_and_videos_sorted(tmp_path):
-    folder = tmp_path / "folder"
-    (folder / "deeper").mkdir(parents=True)
-    for name in ("b.WAV", "a.mp4", "c.txt", "deeper/d.wav", "e.opus", "._b.WAV"):
-        (folder / name).touch()
-    (tmp_path / "nothing").mkdir()
-    found = find_audio([str(folder), "x.wav", str(tmp_path / "nothing")])
-    inside = [str(folder / name) for name in ("a.mp4", "b.WAV", "e.opus")]
-    assert found == [*inside, "x.wav", str(tmp_path / "nothing")]
 
 
 def test_a_constant_is_silence_and_the_faintest_tone_is_not():

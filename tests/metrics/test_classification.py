@@ -8,7 +8,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.metrics.classification import (
     balanced_accuracy,
     confusion_matrix,
-    label_probabilities,
+    describe_labels,
     nearest_class_means,
     nearest_labels,
 )
@@ -52,15 +52,15 @@ def test_labels_of_another_space_are_refused() -> None:
         nearest_labels(torch.ones(1, 3), torch.ones(2, 2), ["a", "b"])
 
 
-def test_label_probabilities_are_the_softmax_of_scaled_cosines() -> None:
+def test_probabilities_of_labels_are_the_softmax_of_scaled_cosines() -> None:
     embeds, labels = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     (nearest,) = nearest_labels(embeds[:1], labels, ["a", "b", "c", "d"])
     cosines = torch.nn.functional.cosine_similarity(embeds[:1], labels)
     expected = dict(zip("abcd", (10 * cosines).softmax(0).tolist(), strict=True))
-    found = label_probabilities(nearest, logit_scale=10)
+    found = describe_labels(nearest, logit_scale=10)
     assert [(each["label"], each["similarity"]) for each in found] == [
         (label, pytest.approx(similarity, abs=1e-4)) for label, similarity in nearest
     ]
     probabilities = {each["label"]: each["probability"] for each in found}
     assert probabilities == pytest.approx(expected, abs=1e-4)
-    assert label_probabilities(nearest, logit_scale=10, k=2) == found[:2]
+    assert describe_labels(nearest, logit_scale=10, k=2) == found[:2]

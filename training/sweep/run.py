@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import as_path, replacing
-from clip2clap.core.output_folder import remove_leftovers, sole_run, writing_to
+from clip2clap.core.files import as_path, remove_leftovers, replacing
+from clip2clap.core.output_folder import sole_run, writing_to
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.checkpoint import train_resumably

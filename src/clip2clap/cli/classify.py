@@ -14,7 +14,7 @@ from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.search import Classify
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, progress_bar
-from clip2clap.core.files import as_path, is_url, visible_files
+from clip2clap.core.files import expand_inputs, is_url
 from clip2clap.search.labels import Vocabulary, read_vocabulary
 
 _TIMELINE_WINDOW_S = 2.0
@@ -62,22 +62,13 @@ def classify(options: Classify) -> None:
 
 
 def _find(inputs: list[str]) -> list[str]:
-    """Return files and URLs, with folders replaced by the images and audio in them."""
+    """Return files and URLs, with folders and patterns replaced by the images and audio in them."""
     from clip2clap.media.audio import SUFFIXES as AUDIO_SUFFIXES
     from clip2clap.media.audio import VIDEO_SUFFIXES
     from clip2clap.media.images import SUFFIXES as IMAGE_SUFFIXES
 
-    found: list[str] = []
-    for name in inputs:
-        path = as_path(name)
-        require(is_url(name) or path.exists(), "inputs", f"{name} does not exist.")
-        if is_url(name) or not path.is_dir():
-            found.append(name)
-            continue
-        inside = visible_files(path, AUDIO_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES)
-        require(inside, "inputs", f"the folder {name} holds no images and no audio.")
-        found += map(str, inside)
-    return found
+    suffixes = AUDIO_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    return list(expand_inputs(inputs, suffixes, "image and no audio"))
 
 
 def _check(options: Classify, sources: list[str]) -> None:

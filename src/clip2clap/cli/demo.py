@@ -148,12 +148,12 @@ def _nearest_labels(audio_embeds: Any, logit_scale: float) -> list[dict[str, Any
     """
     from safetensors.torch import load_file
 
-    from clip2clap.metrics.classification import label_probabilities, nearest_labels
+    from clip2clap.metrics.classification import describe_labels, nearest_labels
 
     labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
     prompts = load_file(DEMO_FOLDER / "kinds.safetensors")["clap_text"].float()
     (nearest,) = nearest_labels(audio_embeds.float(), prompts, labels)
-    return label_probabilities(nearest, logit_scale)
+    return describe_labels(nearest, logit_scale)
 
 
 def _write_files(

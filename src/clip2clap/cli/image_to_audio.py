@@ -1,6 +1,6 @@
 """The verb `image-to-audio`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, check_exists, choose_device, choose_dtype, require
-from clip2clap.cli.generate import Bar, call_arguments, pipeline_settings
+from clip2clap.cli.generate import Bar, pipeline_settings
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.audio_files import audio_file_options
 from clip2clap.cli.options.generation import ImageToAudio
@@ -20,6 +20,7 @@ from clip2clap.inference.batch.jobs import Job, find_jobs
 from clip2clap.search.labels import read_labels
 
 if TYPE_CHECKING:
+    from clip2clap.inference.batch.options import BatchOptions
     from clip2clap.media.writing import AudioFileOptions
 
 
@@ -45,15 +46,33 @@ def image_to_audio(options: ImageToAudio) -> None:
         require(options.num_variations == 1, "num_variations", one_file)
         require(not options.keep_candidates, "keep_candidates", one_file)
     report = RunReport(options)
+    from clip2clap.inference.batch.description import fill_call
+    from clip2clap.inference.batch.run import generate_audio
+
     with Console(stderr=True).status("Loading the models"):
         pipeline = _load(options)
     report.lap("load")
-    calls = _call_arguments(pipeline, options)
+    batch_options = _batch_options(pipeline, options, destination, file_options)
+    calls = fill_call(pipeline, _given_arguments(options), batch_options)
     _require_candidates(options, calls["num_candidates"])
     report.settings |= {"generator": options.generator or "demo", **calls}
+    report.settings["batch_size"] = options.batch_size
     report.settings |= pipeline_settings(pipeline)
     printer = _Printer(options, destination, report)
-    _generate(pipeline, jobs, total, calls, destination, options, file_options, printer)
+    named = (replace(job, name=destination.stem) for job in jobs())
+    with progress_bar("Generating") as progress:
+        try:
+            generate_audio(
+                pipeline,
+                named,
+                destination.folder,
+                batch_options,
+                on_entry=printer.print_entry,
+                progress=Bar(progress, total),
+                **calls,
+            )
+        except KeyboardInterrupt:
+            report.interrupted = True
     report.lap("generate")
     files = f"{printer.files} audio file{'' if printer.files == 1 else 's'} in {destination.folder}"
     if printer.resumed:
@@ -62,23 +81,18 @@ def image_to_audio(options: ImageToAudio) -> None:
     report.end()
 
 
-def _generate(
+def _batch_options(
     pipeline: Any,
-    jobs: Callable[[], Iterable[Job]],
-    total: int,
-    calls: dict[str, Any],
-    destination: Destination,
     options: ImageToAudio,
+    destination: Destination,
     file_options: "AudioFileOptions",
-    printer: "_Printer",
-) -> None:
+) -> "BatchOptions":
     from clip2clap.inference.batch.options import BatchOptions
-    from clip2clap.inference.batch.run import generate_audio
 
     labels = read_labels(options.label_file or "demo")
     if options.label_file is None and not pipeline.generator_clap.is_local:
         labels = []  # not worth a download
-    batch_options = BatchOptions(
+    return BatchOptions(
         seed=options.seed,
         num_variations=options.num_variations,
         keep_candidates=options.keep_candidates,
@@ -91,20 +105,6 @@ def _generate(
         batch_size=options.batch_size,
         file=file_options,
     )
-    named = (replace(job, name=destination.stem) for job in jobs())
-    with progress_bar("Generating") as progress:
-        try:
-            generate_audio(
-                pipeline,
-                named,
-                destination.folder,
-                batch_options,
-                on_entry=printer.print_entry,
-                progress=Bar(progress, total),
-                **{name: value for name, value in calls.items() if name != "batch_size"},
-            )
-        except KeyboardInterrupt:
-            printer.report.interrupted = True
 
 
 class _Printer:
@@ -219,14 +219,8 @@ def _load(options: ImageToAudio) -> Any:
     )
 
 
-def _call_arguments(pipeline: Any, options: ImageToAudio) -> dict[str, Any]:
-    length, config = options.duration_s, pipeline.config
-    candidates = options.num_candidates or max(
-        int(config["default_num_candidates"]), options.num_variations
-    )
-    return call_arguments(pipeline, options) | {
-        "audio_length_in_s": pipeline.default_audio_length_in_s if length is None else length,
-        "guidance_interval": config["default_guidance_interval"],
-        "num_candidates": candidates,
-        "batch_size": options.batch_size,
-    }
+def _given_arguments(options: ImageToAudio) -> dict[str, Any]:
+    """Return the arguments of the pipeline's calls that options give."""
+    names = ("num_inference_steps", "guidance_scale", "num_candidates", "negative_prompt")
+    given = {name: getattr(options, name) for name in names}
+    return given | {"audio_length_in_s": options.duration_s}

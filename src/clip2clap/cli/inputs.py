@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import as_path, is_local_url
+from clip2clap.core.files import expand_inputs, is_local_url
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,17 @@ def read_inputs(
 
 
 def find_inputs(inputs: Sequence[str]) -> list[str]:
-    """Return audio files, with folders replaced by those in them.
+    """Return audio files and videos, with folders and patterns replaced by those in them.
 
     Args:
-        inputs: Files and folders.
+        inputs: Files, folders and patterns.
 
     Raises:
-        UserError: If none of them exists.
+        UserError: As for `expand_inputs`.
     """
-    from clip2clap.media.audio import find_audio
+    from clip2clap.media.audio import SUFFIXES, VIDEO_SUFFIXES
 
-    if not any(as_path(each).exists() for each in inputs):
-        raise UserError(f"{inputs[0]} does not exist.", param="inputs")
-    return find_audio(inputs)
+    return list(expand_inputs(inputs, SUFFIXES | VIDEO_SUFFIXES, "audio and no video"))
 
 
 def load_named_image(source: str, *, allow_private: bool = False) -> Any:

@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import os
 import re
+import shutil
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -87,16 +89,24 @@ def _locked(partial: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-@functools.cache
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the hidden files of killed processes from a folder, once per process."""
-    if fcntl is None:
-        return
+def remove_leftovers(folder: Path, *, shared: bool = False) -> None:
+    """Remove what killed runs left half written in a folder.
+
+    Args:
+        folder: Folder that no other run may write to, or a shared one.
+        shared: Whether others may be writing: only files of `replacing` that none has locked go.
+    """
     for path in folder.glob(".*.part"):
-        if re.fullmatch(r"\.[0-9a-f]{16}-\d+-\d+\.part", path.name):
+        if not shared:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        elif fcntl is not None and re.fullmatch(r"\.[0-9a-f]{16}-\d+-\d+\.part", path.name):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
+
+
+# Once per process and folder.
+_remove_abandoned = functools.cache(functools.partial(remove_leftovers, shared=True))
 
 
 def free_stem(
@@ -152,6 +162,72 @@ def is_local_url(source: str) -> bool:
         return is_url(source) and urlsplit(source).hostname in ("localhost", "127.0.0.1", "::1")
     except ValueError:  # a bracket that is never closed
         return False
+
+
+def expand_inputs(
+    inputs: Sequence[str],
+    suffixes: Collection[str],
+    what: str,
+    *,
+    recursive: bool = False,
+    named: Collection[str] = (),
+) -> Iterator[str]:
+    """Yield files and URLs, with folders and patterns replaced by the files in them, in order.
+
+    An input that does not exist is yielded as it is, so that reading it gives the reason.
+
+    Args:
+        inputs: Files, http(s) URLs, folders, and patterns such as `photos/**/*.jpg`.
+        suffixes: Suffixes of the files in folders, in lower case.
+        what: What these files are, for errors: "image".
+        recursive: Whether to search the subfolders of folders, too.
+        named: Further suffixes of files that patterns find.
+
+    Raises:
+        UserError: If none of the inputs exists, or a folder or a pattern has no such file.
+
+    Examples:
+        >>> list(expand_inputs(["dog.jpg", "https://example.org/cat.jpg"], {".jpg"}, "image"))
+        ['dog.jpg', 'https://example.org/cat.jpg']
+    """
+    found = [_matches(name, (*suffixes, *named), what) for name in inputs]
+    if inputs and not any(found):
+        raise UserError(f"{inputs[0]} does not exist.", param="inputs")
+    for name, paths in zip(inputs, found, strict=True):
+        for path in paths or [name]:
+            if is_url(path) or not as_path(path).is_dir():
+                yield path
+            else:
+                yield from _files_in(path, suffixes, what, recursive)
+
+
+def _matches(name: str, suffixes: tuple[str, ...], what: str) -> list[str]:
+    """Return an input if it exists, or the files that match it as a pattern."""
+    if is_url(name) or as_path(name).exists():
+        return [name]
+    if not glob.has_magic(name):
+        return []
+    matches = sorted(glob.iglob(str(as_path(name)), recursive=True))
+    chosen = [each for each in matches if each.lower().endswith(suffixes)]
+    if not chosen:
+        raise UserError(f"No {what} matches {name}.", param="inputs")
+    return chosen
+
+
+def _files_in(name: str, suffixes: Collection[str], what: str, recursive: bool) -> Iterator[str]:
+    """Yield the files of a folder, and of its subfolders; raise if there is none."""
+    folder, empty = as_path(name), True
+    inside: Iterable[Path] = visible_folders(folder) if recursive else [folder]
+    for each in inside:
+        for path in visible_files(each, suffixes):
+            empty = False
+            yield str(path)
+    if empty:
+        searched = "nor do its subfolders" if recursive else "its subfolders are not searched"
+        raise UserError(
+            f"The folder {name} holds no {what} ({', '.join(sorted(suffixes))}); {searched}.",
+            param="inputs",
+        )
 
 
 def visible_files(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:

@@ -1,6 +1,5 @@
 """Output folders: errors of writing, and one run at a time."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +8,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import remove_leftovers
 
 LOCK_FILE = ".lock"
 
@@ -57,9 +57,3 @@ def sole_run(folder: Path) -> Iterator[None]:
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the files of a folder that killed runs left half written."""
-    for partial in folder.glob(".*.part"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)

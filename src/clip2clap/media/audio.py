@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from clip2clap.core.errors import UserError, expect, is_number
-from clip2clap.core.files import as_path, visible_files
+from clip2clap.core.files import as_path
 from clip2clap.media.arrays import is_cancelled, open_file, power_of, to_file, to_waveform
 from clip2clap.media.decoding import (
     MAX_SECONDS,
@@ -182,20 +182,6 @@ def require_audible(waveform: np.ndarray, name: str) -> None:
     """Raise a `SilentAudioError` that names a waveform, shape (samples,), if it is silent."""
     if is_silent(waveform):
         raise SilentAudioError(f"{name} is silent. Give audio with content.")
-
-
-def find_audio(inputs: Sequence[str]) -> list[str]:
-    """Replace each folder by the audio files and videos in it, sorted, without hidden ones.
-
-    Subfolders are not searched. A folder without any is kept, so that `load_audio` raises its
-    error.
-    """
-    found: list[str] = []
-    for name in inputs:
-        folder = as_path(name)
-        inside = visible_files(folder, SUFFIXES | VIDEO_SUFFIXES) if folder.is_dir() else []
-        found += [str(path) for path in inside] or [name]
-    return found
 
 
 def _check_part(start: Any, seconds: Any) -> None:

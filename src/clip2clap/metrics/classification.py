@@ -50,9 +50,26 @@ def nearest_labels(
 
 
 def label_probabilities(
+    similarities: Tensor, logit_scale: float, logit_bias: float | None = None
+) -> Tensor:
+    """Compute the probabilities of labels from their cosine similarities.
+
+    Args:
+        similarities: Shape (..., labels).
+        logit_scale: Factor of the similarities that the encoder was trained with.
+        logit_bias: Bias of a SigLIP's logits.
+
+    Returns:
+        Softmax over the labels; with a bias their sigmoids, independent of one another.
+    """
+    logits = logit_scale * similarities
+    return logits.softmax(dim=-1) if logit_bias is None else (logits + logit_bias).sigmoid()
+
+
+def describe_labels(
     nearest: Sequence[tuple[str, float]], logit_scale: float, k: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return labels with similarities and probabilities, a softmax over scaled similarities.
+    """Return labels with similarities and probabilities, as reports have them.
 
     Args:
         nearest: All labels with their cosine similarities, as `nearest_labels` returns them.
@@ -63,13 +80,14 @@ def label_probabilities(
         `label`, `probability` and `similarity` of each, in the same order, rounded to 4 digits.
 
     Examples:
-        >>> label_probabilities([("dog", 0.9), ("rain", 0.1)], logit_scale=10, k=1)
+        >>> describe_labels([("dog", 0.9), ("rain", 0.1)], logit_scale=10, k=1)
         [{'label': 'dog', 'probability': 0.9997, 'similarity': 0.9}]
     """
-    logits = logit_scale * torch.tensor([similarity for _, similarity in nearest])
+    similarities = torch.tensor([similarity for _, similarity in nearest])
+    probabilities = label_probabilities(similarities, logit_scale).tolist()
     return [
         {"label": label, "probability": round(share, 4), "similarity": round(similarity, 4)}
-        for (label, similarity), share in zip(nearest, logits.softmax(0).tolist(), strict=True)
+        for (label, similarity), share in zip(nearest, probabilities, strict=True)
     ][:k]
 
 
