@@ -1,4 +1,4 @@
-"""What the fuzzers share: the number of inputs, odd values, damage, and how each input may end.
+"""What the fuzzers share: the number of inputs, odd values, damage, how each may end and its time.
 
 CLIP2CLAP_FUZZ sets the number of inputs of each test, drawn at random; without it there are few,
 and the same in every run.
@@ -6,7 +6,8 @@ and the same in every run.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -55,16 +56,29 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
     }[how]
 
 
+# Seconds of processor time of each input of the present test.
+times: list[float] = []
+
+
+@contextmanager
+def bounded_time() -> Iterator[None]:
+    """Keep the processor time that an input takes, and refuse more than MOST_SECONDS."""
+    start = time.process_time()
+    yield
+    times.append(time.process_time() - start)
+    assert times[-1] < MOST_SECONDS
+
+
 def works_or_says_why(
     call: Callable[[], Any], error_class: type[Exception] = UserError
 ) -> str | None:
     """Return None, or the reason of an error for the user, which is one line."""
-    start, reason = time.process_time(), None
-    try:
-        call()
-    except error_class as error:
-        reason = str(error)
-        assert reason
-        assert "\n" not in reason
-    assert time.process_time() - start < MOST_SECONDS
+    reason = None
+    with bounded_time():
+        try:
+            call()
+        except error_class as error:
+            reason = str(error)
+            assert reason
+            assert "\n" not in reason
     return reason

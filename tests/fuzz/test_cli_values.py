@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clip2clap.cli.app import VERBS, main
 from clip2clap.cli.command import KEY, declared_options, flag_of
 
-from .builders import few
+from .builders import bounded_time, few
 
 # What each verb reads is not there, which it says once its options are in order.
 VERBS_BY_NAME = {verb.__name__.replace("_", "-"): verb for verb in VERBS}
@@ -56,7 +56,8 @@ def test_odd_values_end_in_one_line(
     @given(st.lists(st.sampled_from(options).flatmap(words_of), min_size=1, max_size=3))
     def check(given_options: list[list[str]]) -> None:
         words = [word for option in given_options for word in option]
-        status, complaint = run([name, INPUTS.get(name, "absent.wav"), *words, "-o", "out"])
+        with bounded_time():
+            status, complaint = run([name, INPUTS.get(name, "absent.wav"), *words, "-o", "out"])
         assert status in (0, 1, 2), complaint
         assert "Traceback" not in complaint
         if status == 2:
