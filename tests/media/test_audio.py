@@ -227,6 +227,37 @@ def test_joined_files_of_two_formats_are_read_at_one_rate(codec, container):
         assert seconds_of(joined) == pytest.approx(2.0, abs=0.2)
 
 
+def test_a_chain_of_vorbis_of_two_rates_is_read_whole():
+    parts = []
+    for rate, channels in ((16_000, 1), (48_000, 2), (22_050, 1)):
+        file = io.BytesIO()
+        noise = 0.1 * np.random.default_rng(0).standard_normal((rate, channels))
+        soundfile.write(file, noise, rate, format="OGG", subtype="VORBIS")
+        parts.append(file.getvalue())
+    content = b"".join(parts)
+    whole, rate = load_audio(content)
+    assert (len(whole), rate) == (pytest.approx(48_000, abs=2), 16_000)
+    assert whole.reshape(3, -1).std(axis=1) == pytest.approx([0.1, 0.04, 0.1], rel=0.2)
+    for start in (0.5, 1.0, 2.4):
+        part, _ = load_audio(content, start=start, seconds=0.5)
+        expected = whole[round(start * rate) :][:8000]
+        # A resampler begins anew in the part.
+        assert part[200:-200] == pytest.approx(expected[200:-200], abs=2e-3)
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(content[:-30])
+
+
+def test_a_caf_that_does_not_say_how_long_it_is_is_read_to_its_end():
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(RATE) + 0.1, RATE, format="CAF", subtype="PCM_16")
+    content = file.getvalue()
+    place = content.index(b"data") + 4
+    endless = content[:place] + b"\xff" * 8 + content[place + 8 :]
+    assert seconds_of(endless) == pytest.approx(1.0, abs=0.001)
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(content[: len(content) // 2])
+
+
 def test_an_mp3_without_a_header_is_read_whole():
     # Silence and noise differ in bit rate, from which libsndfile would estimate the length.
     content = encoded("libmp3lame", "mp3", 16_000, 2.0, write_xing="0", id3v2_version="0")
@@ -290,6 +321,15 @@ def test_channels_that_cancel_are_heard(tmp_path, suffix):
     assert loaded[:RATE].std() == pytest.approx(noise.std(), rel=0.1)
     part, _ = load_audio(tmp_path / f"r{suffix}", start=0.2, seconds=0.5)
     assert part.std() == pytest.approx(noise[9600:33_600].std(), rel=0.1)
+    assert load_audio((stereo, RATE))[0] == pytest.approx(noise, abs=1e-6)
+
+
+def test_channels_that_cancel_in_a_part_are_heard_there(tmp_path):
+    noise = recording()[0]
+    sign = np.where(np.arange(len(noise)) < 3 * RATE, 1, -1)
+    stereo = np.stack([noise, sign * noise], axis=1)
+    soundfile.write(tmp_path / "r.wav", stereo, RATE, subtype="FLOAT")
+    assert load_audio(tmp_path / "r.wav")[0] == pytest.approx(noise, abs=1e-6)
     assert load_audio((stereo, RATE))[0] == pytest.approx(noise, abs=1e-6)
 
 

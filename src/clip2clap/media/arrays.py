@@ -15,6 +15,10 @@ from clip2clap.media.decoding import UnreadableAudioError, check_sampling_rate, 
 
 # Channels that cancel leave less than this share of the power that unrelated ones would.
 _CANCELLED = 0.1
+# Of a file's power, the share in moments whose channels cancel that makes their mean no copy of it.
+_LOST = 0.1
+# Samples of a moment.
+_MOMENT = 2**14
 # No recording in floats is this loud: its samples are integers' values.
 _INTEGER_PEAK = 1000.0
 # Resizing overshoots a little.
@@ -122,19 +126,38 @@ def mix_down(channels: np.ndarray) -> np.ndarray:
 
     It is their mean, or the loudest channel where they would cancel, as in antiphase stereo.
     """
-    mono = channels.mean(axis=0)
-    powers = power_of(channels)
-    return channels[powers.argmax()] if is_cancelled(float(power_of(mono)), powers) else mono
+    cancellation = Cancellation()
+    for start in range(0, channels.shape[1], _MOMENT):
+        block = channels[:, start : start + _MOMENT]
+        cancellation.add(block, block.mean(axis=0))
+    loudest = cancellation.loudest
+    return channels.mean(axis=0) if loudest is None else channels[loudest]
 
 
-def power_of(waveforms: np.ndarray) -> np.ndarray:
-    """Return the sums of squares of waveforms, shape (..., samples), in float64."""
+class Cancellation:
+    """Powers of channels, and of the moments in which their mean loses what they hold."""
+
+    def __init__(self):
+        self._powers = np.zeros(1)
+        self._lost = 0.0
+
+    def add(self, channels: np.ndarray, mono: np.ndarray) -> None:
+        """Add a moment's channels, shape (channels, samples), and their mean."""
+        powers = _power_of(channels)
+        if float(_power_of(mono)) < _CANCELLED * float(powers.sum()) / len(powers) ** 2:
+            self._lost += float(powers.mean())
+        same = self._powers.shape == powers.shape
+        self._powers = powers + (self._powers if same else self._powers.mean())
+
+    @property
+    def loudest(self) -> int | None:
+        """Channel with the most power, if the mean loses too much; else None."""
+        is_lost = self._lost > _LOST * float(self._powers.mean())
+        return int(self._powers.argmax()) if is_lost else None
+
+
+def _power_of(waveforms: np.ndarray) -> np.ndarray:
     return np.einsum("...n,...n->...", waveforms, waveforms, dtype=np.float64)
-
-
-def is_cancelled(mixed: float, powers: np.ndarray) -> bool:
-    """Return True if the power of channels' mean shows that they cancel."""
-    return mixed < _CANCELLED * float(powers.sum()) / len(powers) ** 2
 
 
 def to_image(array: np.ndarray, name: str, *, channels_first: bool) -> Image.Image:

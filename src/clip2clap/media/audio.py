@@ -12,7 +12,7 @@ import soundfile
 
 from clip2clap.core.errors import UserError, expect, is_number
 from clip2clap.core.files import as_path
-from clip2clap.media.arrays import is_cancelled, open_file, power_of, to_file, to_waveform
+from clip2clap.media.arrays import Cancellation, open_file, to_file, to_waveform
 from clip2clap.media.decoding import (
     MAX_SECONDS,
     UnreadableAudioError,
@@ -86,16 +86,14 @@ def _mixed(
     blocks: Iterator[tuple[np.ndarray, int]], channel: int | None
 ) -> tuple[np.ndarray, int, int | None]:
     """Return the mean of the channels or one of them, the rate, and the loudest if they cancel."""
-    parts, powers, mixed, rate = [], np.zeros(1), 0.0, 0
+    parts, rate, cancellation = [], 0, Cancellation()
     for block, own_rate in blocks:
         mono = block.mean(axis=0) if channel is None else block[channel % len(block)]
-        power = power_of(block)
-        powers = power + (powers if powers.shape == power.shape else powers.mean())
-        mixed += float(power_of(mono))
+        if channel is None:
+            cancellation.add(block, mono)
         parts.append(mono)
         rate = own_rate
-    cancels = channel is None and is_cancelled(mixed, powers)
-    return np.concatenate(parts), rate, int(powers.argmax()) if cancels else None
+    return np.concatenate(parts), rate, cancellation.loudest
 
 
 def stream_audio(

@@ -1,15 +1,18 @@
 """Decoding of audio files, and of videos' audio tracks, by FFmpeg."""
 
 import contextlib
+import io
+from bisect import bisect_right
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby, pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from clip2clap.core.errors import UserError
 from clip2clap.media.headers import (
+    is_endless_caf,
     is_media,
     is_truncated_wav,
     is_whole_mpeg_frame,
@@ -123,7 +126,7 @@ def read_metadata(file: BinaryIO, name: str) -> dict[str, str]:
 class _Track:
     """Default audio track of an open container, and what its packets show of its end."""
 
-    def __init__(self, container: Any, file: BinaryIO, name: str):
+    def __init__(self, container: Any, file: BinaryIO, name: str, *, is_endless: bool):
         audio = container.streams.audio
         if not audio:
             raise UnreadableAudioError(f"{name} is a video without an audio track.")
@@ -143,6 +146,8 @@ class _Track:
         self._is_mpeg = codec.name.startswith(("mp3", "mp2", "mp1"))
         self._origin = float((self._stream.start_time or 0) * self._stream.time_base)
         self._is_sought = self._is_corrupt = False
+        # Headers tell better whether a WAV is whole, and nothing tells it of an endless CAF.
+        self._is_marked = self._format != "wav" and not is_endless
         self._last_packet = b""
         self._packets_end = 0.0
 
@@ -177,8 +182,7 @@ class _Track:
                 self._packets_end = max(self._packets_end, float(end))
             if packet.stream.index != self._stream.index:
                 continue
-            # A WAV's header tells better whether it is whole.
-            self._is_corrupt |= packet.is_corrupt and self._format != "wav"
+            self._is_corrupt |= packet.is_corrupt and self._is_marked
             if packet.size and self._format in ("mp3", "aac"):
                 data = bytes(packet)
                 if data[0] != 0xFF:
@@ -215,27 +219,36 @@ class _Track:
 
 
 class _VorbisTrack:
-    """Ogg Vorbis; libsndfile finds its first and last sample, where FFmpeg may not."""
+    """Ogg Vorbis; libsndfile finds its first and last sample, where FFmpeg may not.
 
-    def __init__(self, sound: Any):
-        self._sound = sound
-        self.rate = sound.samplerate
-        self.length = sound.frames / sound.samplerate
+    The parts of a chain may have different rates and channels.
+    """
+
+    def __init__(self, parts: list[Any]):
+        self._parts = parts
+        self._first = 0
+        self.rate = parts[0].samplerate
+        self._ends = list(accumulate(part.frames / part.samplerate for part in parts))
+        self.length = self._ends[-1]
 
     def seek(self, start: float) -> None:
-        """Go to a time."""
-        self._sound.seek(min(round(start * self.rate), self._sound.frames))
+        """Go to a time before the end."""
+        self._first = bisect_right(self._ends, start)
+        part, end = self._parts[self._first], self._ends[self._first]
+        part.seek(max(0, part.frames - round((end - start) * part.samplerate)))
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """Yield decoded frames with their times."""
         import av
 
-        layout = {1: "mono", 2: "stereo"}.get(self._sound.channels, f"{self._sound.channels}c")
-        while len(read := self._sound.read(_BLOCK, dtype="float32", always_2d=True)):
-            block: Any = read
-            frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), format="flt", layout=layout)
-            frame.sample_rate = self.rate
-            yield (self._sound.tell() - len(block)) / self.rate, frame
+        for part, end in list(zip(self._parts, self._ends, strict=True))[self._first :]:
+            layout = {1: "mono", 2: "stereo"}.get(part.channels, f"{part.channels}c")
+            while len(read := part.read(_BLOCK, dtype="float32", always_2d=True)):
+                block = read.reshape(1, -1)
+                frame = av.AudioFrame.from_ndarray(block, format="flt", layout=layout)
+                frame.sample_rate = part.samplerate
+                left = part.frames - part.tell() + len(read)
+                yield end - left / part.samplerate, frame
 
     def is_cut_off(self, seconds: float) -> bool:
         """Return True if the file ends before its last sample."""
@@ -290,23 +303,33 @@ def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
     try:
         if is_truncated_wav(file):
             raise UnreadableAudioError(damaged(name))
-        is_vorbis, is_whole = read_ogg(file)
+        starts, is_whole = read_ogg(file)
         if not is_whole:
             raise UnreadableAudioError(damaged(name))
+        is_endless = is_endless_caf(file)
         file.seek(0)
-        if is_vorbis:
-            with soundfile.SoundFile(file) as sound:
-                yield _VorbisTrack(sound)
+        if starts:
+            with contextlib.ExitStack() as opened:
+                parts = [file] if len(starts) == 1 else _cut(file, starts)
+                sounds = [opened.enter_context(soundfile.SoundFile(part)) for part in parts]
+                yield _VorbisTrack(sounds)
             return
         with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
             is_audio = True
-            yield _Track(container, file, name)
+            yield _Track(container, file, name, is_endless=is_endless)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a damaged file can make a decoder raise almost anything
         if is_audio:
             raise UnreadableAudioError(damaged(name)) from error
         raise UnreadableAudioError(not_audio(name)) from error
+
+
+def _cut(file: BinaryIO, starts: list[int]) -> list[BinaryIO]:
+    """Return the parts of a file that begin at some places."""
+    file.seek(0)
+    content = file.read()
+    return [io.BytesIO(content[slice(*ends)]) for ends in pairwise([*starts, len(content)])]
 
 
 def _without_padding(frame: Any) -> Any:

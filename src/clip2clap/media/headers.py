@@ -42,26 +42,42 @@ def is_truncated_wav(file: BinaryIO) -> bool:
     return False
 
 
-def read_ogg(file: BinaryIO) -> tuple[bool, bool]:
-    """Return whether a file is an Ogg of one Vorbis stream, and whether its last page is whole.
+def read_ogg(file: BinaryIO) -> tuple[list[int], bool]:
+    """Return where the Vorbis streams of an Ogg begin, and whether its last page is whole.
 
-    Many recorders never flag a page as the last, so that the flag shows nothing.
+    There is one stream, or more in a chain. The list is empty if any is not Vorbis, or if two are
+    interleaved. Many recorders never flag a page as the last, so that the flag shows nothing.
     """
     size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    is_vorbis = file.read(_OGG_HEADER + 8).endswith(b"\x01vorbis")
-    streams = place = 0
+    starts, place, is_vorbis, begins = [], 0, True, False
     while True:
         file.seek(place)
         page = file.read(_OGG_HEADER)
         if page[:4] != b"OggS":
             # Whatever follows the last page is no audio.
-            return is_vorbis and streams == 1, True
+            return starts if is_vorbis else [], True
         segments = file.read(page[-1]) if len(page) == _OGG_HEADER else b""
-        place += _OGG_HEADER + len(segments) + sum(segments)
-        streams += bool(page[5:6] and page[5] & _OGG_BEGIN_FLAG)
-        if len(page) < _OGG_HEADER or len(segments) < page[-1] or place > size:
-            return False, False
+        end = place + _OGG_HEADER + len(segments) + sum(segments)
+        if len(page) < _OGG_HEADER or len(segments) < page[-1] or end > size:
+            return [], False
+        was_beginning, begins = begins, bool(page[5] & _OGG_BEGIN_FLAG)
+        if begins:
+            starts.append(place)
+            is_vorbis &= not was_beginning and file.read(7) == b"\x01vorbis"
+        place = end
+
+
+def is_endless_caf(file: BinaryIO) -> bool:
+    """Return True if a CAF does not say how long its samples are, as streamed ones do not."""
+    file.seek(0)
+    if file.read(8)[:4] != b"caff":
+        return False
+    while len(head := file.read(12)) == 12:
+        length = int.from_bytes(head[4:], "big", signed=True)
+        if head[:4] == b"data" or length < 0:
+            return length == -1
+        file.seek(length, io.SEEK_CUR)
+    return False
 
 
 def missing_mp3_bytes(file: BinaryIO) -> float | None:
