@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from clip2clap.cli.audio_to_image import audio_to_image
+from clip2clap.cli.benchmark import benchmark
 from clip2clap.cli.classify import classify
 from clip2clap.cli.command import Interrupted, add_verb
 from clip2clap.cli.demo import demo
@@ -53,6 +54,7 @@ VERBS = (
     train,
     fit,
     evaluate,
+    benchmark,
     sweep,
     doctor,
 )

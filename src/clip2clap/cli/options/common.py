@@ -58,6 +58,12 @@ class Device(Options, panel="Running"):
     device: str = option("auto, cpu, cuda, cuda:1 or mps.", "NAME", default="auto")
 
 
+class Resamples(Options, panel="Running"):
+    """Bootstrap draws."""
+
+    resamples: int = option("Bootstrap resamples.", default=1000, min=100)
+
+
 class BatchSize(Options, panel="Running"):
     """Items per batch."""
 

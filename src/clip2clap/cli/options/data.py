@@ -10,6 +10,7 @@ from clip2clap.cli.options.common import (
     Generator,
     Output,
     Overwrite,
+    Resamples,
     Rows,
     Running,
     Seed,
@@ -196,7 +197,7 @@ class GeneratedFiles(StepsAndDuration, Encoders, panel="Generated audio and imag
     )
 
 
-class Evaluate(Seed, Output, Running, GeneratedFiles, Rows, Columns, panel="Data"):
+class Evaluate(Seed, Output, Resamples, Running, GeneratedFiles, Rows, Columns, panel="Data"):
     """Options of `evaluate`."""
 
     inputs: list[str] = argument(
@@ -213,4 +214,3 @@ class Evaluate(Seed, Output, Running, GeneratedFiles, Rows, Columns, panel="Data
     label_column: str | None = option(
         "Column of class labels.", "COLUMN", was="--labels", api="labels"
     )
-    resamples: int = option("Bootstrap resamples.", default=1000, panel="Running", min=100)

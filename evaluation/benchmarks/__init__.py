@@ -1,0 +1,1 @@
+"""Runners of published benchmarks: zero-shot classification, linear probes and retrieval."""

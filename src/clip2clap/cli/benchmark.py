@@ -1,0 +1,103 @@
+"""The verb `benchmark`."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from clip2clap.cli.checks import check_device, choose_device, require
+from clip2clap.cli.options.benchmark import Benchmark
+from clip2clap.cli.outputs import keep_others_out
+from clip2clap.cli.progress import RunReport, plain_table, share_bar
+from clip2clap.core.presets import check_name
+from clip2clap.evaluation.benchmarks.protocols import choose_protocols
+
+_DEFAULT_PROTOCOL = "clip2clap"
+_DEFAULT_BATCH_SIZE = 16
+
+
+def benchmark(options: Benchmark) -> None:
+    """Measure a CLAP on a published benchmark, beside published results.
+
+    ESC-50 and UrbanSound8K are classified zero-shot, under protocols by name, and by a linear
+    probe; AudioCaps and Clotho are retrieved, text to audio and audio to text.
+
+    A folder that is not complete is refused, unless --partial is given. A killed run goes on where
+    it stopped.
+    """
+    protocols = choose_protocols(options.protocol or [_DEFAULT_PROTOCOL])
+    check_name(options.encoder, "clap", param="encoder")
+    check_device(options.device, None)
+    require(options.folder.is_dir(), "folder", f"{options.folder} is not a folder.")
+    has_labels = options.dataset in ("esc50", "us8k")
+    for param in ("protocol", "linear_probe"):
+        reason = f"{options.dataset} is retrieved by its captions and has no labels."
+        require(has_labels or not getattr(options, param), param, reason)
+
+    from clip2clap.evaluation.benchmarks.folders import read_benchmark
+
+    data = read_benchmark(options.dataset, options.folder, partial=options.partial)
+    report = RunReport(options)
+    output = options.output or Path(f"clip2clap-benchmark-{options.dataset}")
+    keep_others_out(output)
+    with Console(stderr=True).status("Loading the models"):
+        from clip2clap.embeddings.encoders.clap import ClapEncoder
+        from clip2clap.evaluation.benchmarks.run import BenchmarkConfig, run_benchmark
+        from clip2clap.evaluation.report.benchmark import write_benchmark_page
+
+        clap = ClapEncoder.from_pretrained(options.encoder, device=choose_device(options.device))
+    config = BenchmarkConfig(
+        protocols=protocols,
+        linear_probe=options.linear_probe,
+        partial=options.partial,
+        batch_size=options.batch_size or _DEFAULT_BATCH_SIZE,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    report.lap("load")
+    with share_bar("Encoding") as advance:
+        results = run_benchmark(data, clap, output, config, on_progress=advance)
+    report.lap("measure")
+    page = write_benchmark_page(results, output)
+    report.show(_table(results), *_notes(results), f"Report: {page}")
+    for source, reason in results["unreadable"].items():
+        report.skip(source, reason)
+    report.end(results)
+
+
+def _table(results: dict[str, Any]) -> Table:
+    """Return measured rows, and published ones below."""
+    from clip2clap.evaluation.report.benchmark import percent
+
+    title = f"{results['title']}, {results['clips']} of {results['expected']} clips"
+    if not results["labels"]:
+        table = plain_table(title, "recall at 1", "at 5", "at 10", "mAP@10")
+        for one in results["results"]:
+            for name, found in ((one["direction"], one["metrics"]), ("shuffled", one["shuffled"])):
+                table.add_row(name, *map(percent, found.values()))
+        return table
+    table = plain_table(title, "method", "protocol", "accuracy", "folds", "shuffled", "source")
+    for one in results["results"]:
+        folds = f"{100 * one['mean_of_folds']:.1f} ± {100 * one['standard_deviation_of_folds']:.1f}"
+        cells = [one["method"], one["protocol"], percent(one["accuracy"]), folds]
+        table.add_row(results["encoder"], *cells, percent(one["shuffled"]), "here")
+    for one in results["published"]:
+        cells = [one["method"], one["protocol"], f"{one['accuracy']:.2f} %", "", ""]
+        table.add_row(one["model"], *cells, one["source"])
+    for column in table.columns[1:]:
+        column.justify = "left"
+    return table
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    notes = [
+        f"{one['protocol']}: {one['settings']['description']}."
+        for one in results["results"]
+        if "settings" in one
+    ]
+    if results["lacking"]:
+        notes.append(
+            f"Not complete, so not comparable with published numbers: {results['lacking']}."
+        )
+    return notes
