@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
 from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.classification import confusion_matrix
@@ -36,6 +37,9 @@ class Accuracy:
     folds: dict[int, float]
     """Accuracy by official fold."""
 
+    unseen: Estimate | None
+    """Accuracy on the folds that the encoder was not trained on, if it was trained on others."""
+
     mean_of_folds: float
     standard_deviation_of_folds: float
     shuffled: Estimate
@@ -60,6 +64,7 @@ class Classification:
         folds: Official fold of each clip.
         items: Recording of each clip, whose clips are drawn together.
         num_labels: Number of labels.
+        seen_folds: Folds that the encoder was trained on.
         resamples: Bootstrap draws.
         seed: Seed of the draws and of the shuffled controls.
 
@@ -78,12 +83,18 @@ class Classification:
         items: Sequence[Any],
         *,
         num_labels: int,
+        seen_folds: Sequence[int] = (),
         resamples: int = 1000,
         seed: int = 0,
     ):
         self.labels, self.folds = labels, np.asarray(folds)
         self._num_labels, self._seed = num_labels, seed
         self._draws = Resamples(list(items), resamples=resamples, seed=seed)
+        self._unseen = None
+        unseen = ~np.isin(self.folds, list(seen_folds))
+        if unseen.any() and not unseen.all():
+            chosen = [item for item, is_unseen in zip(items, unseen, strict=True) if is_unseen]
+            self._unseen = unseen, Resamples(chosen, resamples=resamples, seed=seed)
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
         self._shuffled = labels[order]
 
@@ -118,8 +129,6 @@ class Classification:
         Raises:
             UserError: If there are fewer than three folds.
         """
-        from clip2clap.core.errors import UserError
-
         names = sorted(set(self.folds.tolist()))
         if len(names) < 3:
             raise UserError(
@@ -144,7 +153,7 @@ class Classification:
             probe = _fit(values[~test], labels[~test], penalty)
             columns = torch.from_numpy(probe[-1].classes_)
             found = torch.full((int(test.sum()), self._num_labels), -torch.inf)
-            found[:, columns] = torch.from_numpy(probe.decision_function(values[test])).float()
+            found[:, columns] = torch.from_numpy(probe.predict_log_proba(values[test])).float()
             scores[torch.from_numpy(test)] = found
             wrong = _fit(values[~test], rng.permutation(labels[~test]), penalty)
             control[torch.from_numpy(test)] = torch.from_numpy(
@@ -165,12 +174,17 @@ class Classification:
         if self._num_labels >= 2 * _TOP:
             best = scores.topk(_TOP).indices == self.labels[:, None]
             top_5 = self._draws.share(best.any(1).numpy())
+        unseen = None
+        if self._unseen is not None:
+            chosen, draws = self._unseen
+            unseen = draws.share(right[chosen])
         return Accuracy(
             method=method,
             protocol=protocol,
             accuracy=self._draws.share(right),
             top_5=top_5,
             folds=folds,
+            unseen=unseen,
             mean_of_folds=float(np.mean(list(folds.values()))),
             standard_deviation_of_folds=float(np.std(list(folds.values()))),
             shuffled=self._draws.share(shuffled.numpy()),

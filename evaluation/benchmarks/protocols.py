@@ -151,3 +151,6 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
     ),
 }
 """Published accuracies by data set."""
+
+TRAINED_ON: dict[tuple[str, str], tuple[int, ...]] = {("demo", "esc50"): (1, 2, 3)}
+"""Official folds that an encoder was trained on, by its name and the data set's."""

@@ -18,7 +18,7 @@ from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.evaluation.benchmarks.classification import Accuracy, Classification
 from clip2clap.evaluation.benchmarks.encoding import encode_clips
 from clip2clap.evaluation.benchmarks.folders import Benchmark, Clip
-from clip2clap.evaluation.benchmarks.protocols import PUBLISHED, Protocol
+from clip2clap.evaluation.benchmarks.protocols import PUBLISHED, TRAINED_ON, Protocol
 from clip2clap.evaluation.benchmarks.retrieval import measure_caption_retrieval
 
 RESULTS_FILE, PREDICTIONS_FILE = "benchmark.json", "predictions.csv"
@@ -95,6 +95,7 @@ def run_benchmark(
         "unreadable": runner.unreadable,
         "resamples": config.resamples,
         "seed": config.seed,
+        "trained_on": list(runner.seen_folds),
         "labels": list(benchmark.labels),
         "results": measured,
         "published": [asdict(row) for row in PUBLISHED.get(benchmark.name, ())],
@@ -119,6 +120,7 @@ class _Runner:
         on_progress: Callable[[float], None] | None,
     ):
         self.unreadable: dict[str, str] = {}
+        self.seen_folds = TRAINED_ON.get((clap.space("audio").model_id, benchmark.name), ())
         self._benchmark, self._clap, self._folder = benchmark, clap, folder
         self._config, self._on_progress = config, on_progress
         self._draws = {"resamples": config.resamples, "seed": config.seed}
@@ -181,6 +183,7 @@ class _Runner:
             [clip.fold for clip in clips],
             [clip.item for clip in clips],
             num_labels=len(self._benchmark.labels),
+            seen_folds=self.seen_folds,
             **self._draws,
         )
 
@@ -196,7 +199,7 @@ class _Runner:
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:
     values = {name: value for name, value in vars(accuracy).items() if name != "predicted"}
-    for name in ("accuracy", "top_5", "shuffled"):
+    for name in ("accuracy", "top_5", "unseen", "shuffled"):
         values[name] = values[name] and asdict(values[name])
     return {**values, "folds": {str(fold): value for fold, value in accuracy.folds.items()}}
 

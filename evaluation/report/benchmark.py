@@ -33,6 +33,15 @@ def percent(estimate: Mapping[str, float]) -> str:
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
+def trained_on(results: Mapping[str, Any]) -> str:
+    """Return a note on the folds that the encoder was trained on."""
+    folds = ", ".join(map(str, results["trained_on"]))
+    return (
+        f"{results['encoder']} was trained on clips of the folds {folds}: only its accuracy on "
+        "unseen folds is comparable."
+    )
+
+
 def write_benchmark_page(results: Mapping[str, Any], folder: str | Path) -> Path:
     """Write the page of a benchmark, `benchmark.html`; a file of that name is replaced.
 
@@ -68,6 +77,8 @@ def _summary(results: Mapping[str, Any]) -> str:
         text += f"{results['lacking']}. " if results["lacking"] else ""
     if results["unreadable"]:
         text += f"{len(results['unreadable'])} clips cannot be read and are left out. "
+    if results["trained_on"]:
+        text += f"{trained_on(results)} "
     return text + (
         f"95 % intervals by {results['resamples']:,} bootstrap draws of recordings. The control "
         "has shuffled labels."
@@ -115,12 +126,14 @@ def _accuracies(results: Mapping[str, Any]) -> str:
     rows: list[tuple[float, list[str]]] = []
     for one in results["results"]:
         cells = [results["encoder"], one["method"], one["protocol"], percent(one["accuracy"])]
-        top_5 = "" if one["top_5"] is None else percent(one["top_5"])
-        rows.append((one["accuracy"]["value"], [*cells, top_5, percent(one["shuffled"]), "here"]))
+        cells += ["" if one[key] is None else percent(one[key]) for key in ("unseen", "top_5")]
+        order = (one["unseen"] or one["accuracy"])["value"]
+        rows.append((order, [*cells, percent(one["shuffled"]), "here"]))
     for one in results["published"]:
         cells = [one["model"], one["method"], one["protocol"], f"{one['accuracy']:.2f} %"]
-        rows.append((one["accuracy"] / 100, [*cells, "", "", one["source"]]))
-    header = ["model", "method", "protocol", "accuracy", "top 5", "shuffled labels", "source"]
+        rows.append((one["accuracy"] / 100, [*cells, "", "", "", one["source"]]))
+    header = ["model", "method", "protocol", "accuracy", "unseen folds", "top 5"]
+    header += ["shuffled labels", "source"]
     ordered = sorted(rows, key=lambda row: -row[0])
     return table("Measured here, and published", header, [cells for _, cells in ordered])
 

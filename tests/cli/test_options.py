@@ -195,6 +195,7 @@ def test_every_old_spelling_is_tested():
         "evaluate absent --table .",
         "evaluate demo --table . --pipeline demo --back absent",
         "doctor absent",
+        "benchmark esc50 absent",
         "extract audiocaps --clip clip-vit-base-patch3",
         "fit --captions absent.csv",
         "evaluate demo --table absent",

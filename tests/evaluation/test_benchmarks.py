@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_a_linear_probe_learns_and_its_shuffled_control_does_not():
 def test_a_linear_probe_never_sees_the_labels_of_its_test_fold():
     embeds, labels, folds = clusters()
     changed = torch.where(torch.tensor(folds) == 2, (labels + 1) % 12, labels)
-    options = {"num_labels": 12, "resamples": 100}
+    options: dict[str, Any] = {"num_labels": 12, "resamples": 100}
     one = Classification(labels, folds, range(len(labels)), **options).linear_probe(embeds)
     other = Classification(changed, folds, range(len(labels)), **options).linear_probe(embeds)
     tested = np.array(folds) == 2
@@ -233,6 +234,16 @@ def test_zero_shot_counts_top_5_confusions_and_recordings():
     widths = [one.accuracy.high - one.accuracy.low for one in (found, of_few)]
     assert widths[1] > widths[0]
     assert found.shuffled.value < 0.25
+
+
+def test_accuracy_on_unseen_folds_leaves_out_what_the_encoder_was_trained_on():
+    labels = torch.arange(4).repeat(10)
+    folds = [1] * 20 + [2] * 20
+    wrong = torch.where(torch.tensor(folds) == 2, (labels + 1) % 4, labels)
+    clips = Classification(labels, folds, range(40), num_labels=4, seen_folds=[1])
+    found = clips.zero_shot(torch.eye(4)[wrong], torch.eye(4), protocol="x")
+    assert found.unseen is not None
+    assert (found.accuracy.value, found.unseen.value) == (0.5, 0.0)
 
 
 def test_caption_retrieval_has_the_values_that_are_counted_by_hand():

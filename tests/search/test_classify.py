@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -175,9 +178,105 @@ def test_the_command_prints_lines_csv_json_and_a_timeline(run, files, tmp_path):
     assert Image.open(figure).format == "PNG"
 
 
+def test_a_file_of_labels_is_continued_with_what_is_new_changed_or_was_unreadable(
+    run, files, tmp_path, monkeypatch
+):
+    classified: list[str] = []
+    call = FileClassifier.__call__
+
+    def recorded(self: FileClassifier, sources: list[str], **options: object) -> object:
+        classified.extend(Path(source).name for source in sources)
+        return call(self, sources, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(FileClassifier, "__call__", recorded)
+    labels, broken = tmp_path / "labels.jsonl", tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    command = ("classify", *files, broken, "--labels", "dog,rain,sea", "-o", labels)
+    assert run(*command)[0] == 1
+    # As a killed run leaves it.
+    labels.write_bytes(labels.read_bytes() + b'{"input": "ha')
+    classified.clear()
+    assert run(*command)[0] == 1
+    assert classified == ["broken.wav"]
+    soundfile.write(broken, soundfile.read(files[1])[0], RATE)
+    Image.new("RGB", (64, 64), (0, 0, 250)).save(files[0])
+    classified.clear()
+    assert run(*command)[0] == 0
+    assert sorted(classified) == ["broken.wav", "red.png"]
+    head, *lines = map(json.loads, labels.read_text().splitlines())
+    assert head["settings"]["labels"] == {"dog": ["dog"], "rain": ["rain"], "sea": ["sea"]}
+    assert sorted(line["input"] for line in lines) == sorted(map(str, [*files, broken]))
+    code, out, _ = run("classify", files[0], "--labels", "dog,rain,sea", "--json")
+    (alone,) = json.loads(out)["results"]
+    assert (
+        next(line["segments"] for line in lines if line["input"] == str(files[0]))
+        == (alone["segments"])
+    )
+    code, _, error = run(*command, "--top-k", 2)
+    assert code == 2
+    assert "--output: " in error
+    assert "top_k was 5 and is now 2" in error
+    assert "was not written by" in run("classify", files[0], "-o", files[1])[2]
+
+
+def test_a_killed_run_goes_on_and_names_nothing_twice(
+    run, files, tmp_path, start_fork: Callable[..., int], monkeypatch
+):
+    from clip2clap.search.label_file import LabelFile
+
+    for number in range(6):
+        Image.new("RGB", (64, 64), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    sources = [tmp_path / f"{number}.png" for number in range(6)]
+    labels = tmp_path / "labels.jsonl"
+    command = ["classify", *sources, "--labels", "dog,rain", "-o", labels, "--batch-size", 2]
+    append = LabelFile.append
+
+    def die(self: LabelFile, *arguments: object) -> None:
+        append(self, *arguments)  # pyright: ignore[reportArgumentType]
+        if len(self) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LabelFile, "append", die)
+        assert os.WIFSIGNALED(os.waitpid(start_fork(run, *command), 0)[1])
+    assert run(*command)[0] == 0
+    _, *lines = map(json.loads, labels.read_text().splitlines())
+    assert [line["input"] for line in lines] == list(map(str, sources))
+
+
+def test_long_audio_is_classified_with_a_few_windows_in_memory(encoders, files, monkeypatch):
+    from clip2clap.search import classify
+
+    produced, taken, most = 0, 0, 0
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE // 10).astype(np.float32)
+
+    def read(*_: object) -> Iterator[tuple[int, np.ndarray]]:
+        nonlocal produced, most
+        for number in range(60):
+            produced += 1
+            most = max(most, produced - taken)
+            yield number * len(noise), noise
+
+    encode = encoders["clap"].encode_preprocessed
+
+    def counted(modality: str, inputs: list, **options: object) -> object:
+        nonlocal taken
+        taken += len(inputs)
+        return encode(modality, inputs, **options)
+
+    monkeypatch.setattr(classify, "_windows", read)
+    monkeypatch.setattr(encoders["clap"], "encode_preprocessed", counted)
+    classifier = FileClassifier(["rain", "dog"], clap=encoders["clap"])
+    (file,) = classifier(files[1:], window_s=0.1, batch_size=4)
+    assert len(file.segments) == 60
+    assert most <= 4 * 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["red.png", "--csv", "-o", "x.jsonl"], "--csv: it cannot be combined with --output"),
+        (["red.png", "-o", "."], "--output: . is a folder"),
         (["nope.jpg"], "nope.jpg does not exist"),
         (["red.png", "--labels", "nope.txt"], "--labels: expected labels separated"),
         (["red.png", "--labels", "a,a"], "--labels: labels has 'a' twice"),

@@ -77,13 +77,15 @@ def _table(results: dict[str, Any]) -> Table:
             for name, found in ((one["direction"], one["metrics"]), ("shuffled", one["shuffled"])):
                 table.add_row(name, *map(percent, found.values()))
         return table
-    table = plain_table(title, "method", "protocol", "accuracy", "folds", "shuffled", "source")
+    titles = ("method", "protocol", "accuracy", "unseen folds", "folds", "shuffled", "source")
+    table = plain_table(title, *titles)
     for one in results["results"]:
         folds = f"{100 * one['mean_of_folds']:.1f} ± {100 * one['standard_deviation_of_folds']:.1f}"
-        cells = [one["method"], one["protocol"], percent(one["accuracy"]), folds]
+        unseen = "" if one["unseen"] is None else percent(one["unseen"])
+        cells = [one["method"], one["protocol"], percent(one["accuracy"]), unseen, folds]
         table.add_row(results["encoder"], *cells, percent(one["shuffled"]), "here")
     for one in results["published"]:
-        cells = [one["method"], one["protocol"], f"{one['accuracy']:.2f} %", "", ""]
+        cells = [one["method"], one["protocol"], f"{one['accuracy']:.2f} %", "", "", ""]
         table.add_row(one["model"], *cells, one["source"])
     for column in table.columns[1:]:
         column.justify = "left"
@@ -91,11 +93,15 @@ def _table(results: dict[str, Any]) -> Table:
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
+    from clip2clap.evaluation.report.benchmark import trained_on
+
     notes = [
         f"{one['protocol']}: {one['settings']['description']}."
         for one in results["results"]
         if "settings" in one
     ]
+    if results["trained_on"]:
+        notes.append(trained_on(results))
     if results["lacking"]:
         notes.append(
             f"Not complete, so not comparable with published numbers: {results['lacking']}."

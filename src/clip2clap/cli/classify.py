@@ -2,6 +2,8 @@
 
 import csv
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,38 +29,101 @@ def classify(options: Classify) -> None:
     CLIP names images and CLAP audio. With --translator, images are named by what they would sound
     like, or audio by what it would look like.
 
-    A file that cannot be read is skipped; the exit code is then 1.
+    A file that cannot be read is skipped; the exit code is then 1. With --output the labels go into
+    a file of JSON lines, and a killed run goes on where it stopped.
     """
     labels = read_vocabulary(options.labels)
     sources = _find(options.inputs)
     _check(options, sources)
     report = RunReport(options)
-    with Console(stderr=True).status("Loading the models"):
-        classifier = _load(options, labels, sources)
-    report.lap("load")
-    window = options.window_s or (_TIMELINE_WINDOW_S if options.timeline else None)
+    if options.output is not None:
+        _classify_into(options.output, options, labels, sources, report)
+        return
     table = csv.writer(sys.stdout, lineterminator="\n") if options.as_csv else None
     if table is not None:
         table.writerow(_COLUMNS)
-    with progress_bar("Classifying") as progress:
-        task = progress.add_task("", total=len(sources))
-        try:
-            for file in classifier(
-                sources,
-                k=None if options.timeline else options.top_k,
-                window_s=window,
-                batch_size=options.batch_size,
-                load=partial(load_named_image, allow_private=options.allow_private),
-            ):
-                if file.reason is not None:
-                    report.skip(file.source, file.reason)
-                else:
-                    _show(file, options, report, table)
-                progress.advance(task)
-        except KeyboardInterrupt:
-            report.interrupted = True
+    with _noting_interruption(report):
+        for file in _classified(options, labels, sources, report):
+            if file.reason is not None:
+                report.skip(file.source, file.reason)
+            else:
+                _show(file, options, report, table)
     report.lap("generate")
     report.end()
+
+
+@contextmanager
+def _noting_interruption(report: RunReport) -> Iterator[None]:
+    """End the block on Ctrl-C, and note it in the report."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        report.interrupted = True
+
+
+def _classify_into(
+    path: Path, options: Classify, labels: Vocabulary, sources: list[str], report: RunReport
+) -> None:
+    """Classify the files that a file of JSON lines lacks, and append them to it."""
+    from clip2clap.search.label_file import LabelFile
+
+    with LabelFile(path, _settings(options, labels)) as lines:
+        left = lines.remaining(sources)
+        with _noting_interruption(report):
+            for file in _classified(options, labels, left, report) if left else ():
+                if file.reason is not None:
+                    report.skip(file.source, file.reason)
+                    lines.append(file.source, None, report.skipped[-1]["reason"])
+                else:
+                    lines.append(file.source, _segments(file, options.top_k))
+        report.lap("generate")
+        report.summarize(f"{len(lines)} files classified in {path}", len(sources), done=len(lines))
+        report.results = {"output": str(path), "files": len(lines), "new": len(left)}
+    report.end()
+
+
+def _settings(options: Classify, labels: Vocabulary) -> dict[str, Any]:
+    """Return all that the labels of a file depend on."""
+    from clip2clap.embeddings.encoders.base import read_space
+    from clip2clap.embeddings.fingerprint import fingerprint_tensors
+    from clip2clap.translator.auto import AutoTranslator
+
+    translator = None
+    if options.translator is not None:
+        weights = AutoTranslator.from_pretrained(options.translator).state_dict()
+        translator = fingerprint_tensors(weights.values())
+    clip = read_space(options.clip or "demo", family="clip", modality="image")
+    clap = read_space(options.clap or "demo", family="clap", modality="audio")
+    return {
+        "labels": labels,
+        "template": options.template,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "window_s": options.window_s,
+        "clip": clip.fingerprint,
+        "clap": clap.fingerprint,
+        "translator": translator,
+    }
+
+
+def _classified(
+    options: Classify, labels: Vocabulary, sources: list[str], report: RunReport
+) -> Iterator[Any]:
+    """Yield classified files under a progress bar."""
+    with Console(stderr=True).status("Loading the models"):
+        classifier = _load(options, labels, sources)
+    report.lap("load")
+    with progress_bar("Classifying") as progress:
+        task = progress.add_task("", total=len(sources))
+        for file in classifier(
+            sources,
+            k=None if options.timeline else options.top_k,
+            window_s=options.window_s or (_TIMELINE_WINDOW_S if options.timeline else None),
+            batch_size=options.batch_size,
+            load=partial(load_named_image, allow_private=options.allow_private),
+        ):
+            yield file
+            progress.advance(task)
 
 
 def _find(inputs: list[str]) -> list[str]:
@@ -72,6 +137,11 @@ def _find(inputs: list[str]) -> list[str]:
 
 
 def _check(options: Classify, sources: list[str]) -> None:
+    if options.output is not None:
+        for param in ("as_csv", "timeline"):
+            require(not getattr(options, param), param, "it cannot be combined with --output.")
+        require(not options.output.is_dir(), "output", f"{options.output} is a folder, not a file.")
+        make_folder(options.output.parent)
     require(
         not (options.as_json and options.as_csv), "as_csv", "it cannot be combined with --json."
     )
@@ -116,22 +186,32 @@ def _load(options: Classify, labels: Vocabulary, sources: list[str]) -> Any:
     )
 
 
+def _segments(file: Any, top_k: int) -> list[dict[str, Any]]:
+    """Return the segments of a file with their labels as plain values."""
+    return [
+        {
+            "start_s": None if each.start_s is None else round(each.start_s, 3),
+            "end_s": None if each.end_s is None else round(each.end_s, 3),
+            "labels": [
+                {"label": label, "probability": round(value, 4)}
+                for label, value in each.labels[:top_k]
+            ],
+        }
+        for each in file.segments
+    ]
+
+
 def _show(file: Any, options: Classify, report: RunReport, table: Any) -> None:
     """Print the labels of a file, and add them to the report."""
-    segments = []
-    for segment in file.segments:
-        shown = segment.labels[: options.top_k]
-        start, end = (
-            None if at is None else round(at, 3) for at in (segment.start_s, segment.end_s)
-        )
-        labels = [{"label": label, "probability": round(value, 4)} for label, value in shown]
-        segments.append({"start_s": start, "end_s": end, "labels": labels})
+    segments = _segments(file, options.top_k)
+    for segment in segments:
+        start, end, labels = segment["start_s"], segment["end_s"], segment["labels"]
         if table is not None:
             for rank, each in enumerate(labels, start=1):
                 table.writerow([file.source, start, end, rank, each["label"], each["probability"]])
         else:
             span = "" if start is None else f" {start:g} to {end:g} s"
-            named = ", ".join(f"{label} {value:.2f}" for label, value in shown)
+            named = ", ".join(f"{one['label']} {one['probability']:.2f}" for one in labels)
             report.show(f"{file.source}{span}: {named or 'silent'}")
     report.results.append({"input": file.source, "segments": segments})
     if options.timeline is not None:

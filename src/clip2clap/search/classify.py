@@ -1,8 +1,8 @@
 """Zero-shot classification of image and audio files, whole or over time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -49,6 +49,20 @@ class ClassifiedFile:
     source: str
     segments: list[Segment]
     reason: UserError | OSError | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """File, window of audio, or the end of a file in windows, whose content is None.
+
+    The content is a file's name, or a waveform with its sampling rate.
+    """
+
+    source: str
+    content: Any = None
+    span: tuple[float | None, float | None] = (None, None)
+    reason: UserError | OSError | None = None
+    is_last: bool = True
 
 
 class FileClassifier:
@@ -135,54 +149,68 @@ class FileClassifier:
         with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
             for modality, run in groupby(map(str, files), modality_of):
                 size = batch_size or _BATCH_SIZES[modality]
-                read = partial(self._read, modality, window_s, load)
-                for batch in batched(map_ahead(read, run, pool, ahead=2 * size), size):
-                    yield from self._classify(modality, batch, k, size)
+                prepare = partial(self._prepare, modality, load)
+                parts = map_ahead(
+                    prepare, self._parts(modality, run, window_s), pool, ahead=2 * size
+                )
+                yield from self._classify(modality, batched(parts, size), k, size)
 
-    def _read(
-        self, modality: Any, window_s: float | None, load: Callable[[str], Any], source: str
-    ) -> Any:
-        """Return a file with its spans in s and preprocessed inputs, or the reason of a failure."""
+    def _parts(
+        self, modality: Any, files: Iterable[str], window_s: float | None
+    ) -> Iterator["_Part"]:
+        """Yield files, or their windows one by one, so that memory does not grow with length."""
         encoder = self._encoders[modality]
+        if modality == "image" or encoder is None or window_s is None:
+            yield from (_Part(source, content=source) for source in files)
+            return
+        rate = encoder.backend.sampling_rate
+        for source in files:
+            reason = None
+            try:
+                for start, window in _windows(source, round(window_s * rate), rate):
+                    span = start / rate, (start + len(window)) / rate
+                    yield _Part(source, (window, rate), span, is_last=False)
+            except (UserError, OSError) as error:
+                reason = error
+            yield _Part(source, reason=reason)
+
+    def _prepare(
+        self, modality: Any, load: Callable[[str], Any], part: "_Part"
+    ) -> tuple["_Part", Any]:
+        """Return a part with its preprocessed input, None if it is silent or cannot be read."""
+        encoder, content = self._encoders[modality], part.content
         try:
-            if modality not in self._classifiers:
-                raise UserError(f"{source} is {modality}, and there is no encoder for it.")
-            if modality == "image":
-                return source, [(None, None)], encoder.preprocess(modality, [load(source)])
-            if window_s is None:
-                spans, heard = [(None, None)], [load_audio(source)]
-            else:
-                rate = encoder.backend.sampling_rate
-                windows = list(_windows(source, round(window_s * rate), rate))
-                spans = [(start / rate, (start + len(each)) / rate) for start, each in windows]
-                heard = [(window, rate) for _, window in windows]
-            inputs = [
-                None if is_silent(each[0]) else encoder.preprocess(modality, [each])[0]
-                for each in heard
-            ]
-            return source, spans, inputs
+            if content is not None and modality not in self._classifiers:
+                raise UserError(f"{part.source} is {modality}, and there is no encoder for it.")
+            if content is not None and modality == "image":
+                content = load(content)
+            elif isinstance(content, str):
+                content = load_audio(content)
+            is_empty = content is None or (modality == "audio" and is_silent(content[0]))
+            return part, None if is_empty else encoder.preprocess(modality, [content])[0]
         except (UserError, OSError) as error:
-            return source, [], error
+            return replace(part, reason=error), None
 
     def _classify(
-        self, modality: Any, batch: list[Any], k: int | None, size: int
+        self, modality: Any, batches: Iterable[list[Any]], k: int | None, size: int
     ) -> Iterator[ClassifiedFile]:
-        inputs = [each for _, spans, found in batch if spans for each in found if each is not None]
-        labels = iter(())
-        if inputs:
-            encoder = self._encoders[modality]
-            embeds = encoder.encode_preprocessed(modality, inputs, batch_size=size)
-            embeds = self._translated(modality, embeds)
-            labels = iter(self._classifiers[modality].nearest(embeds, k))
-        for source, spans, found in batch:
-            if not spans:
-                yield ClassifiedFile(source, [], found)
-                continue
-            segments = [
-                Segment([] if each is None else next(labels), *span)
-                for span, each in zip(spans, found, strict=True)
-            ]
-            yield ClassifiedFile(source, segments)
+        segments: list[Segment] = []
+        reason = None
+        for batch in batches:
+            inputs = [found for _, found in batch if found is not None]
+            labels = iter(())
+            if inputs:
+                encoder = self._encoders[modality]
+                embeds = encoder.encode_preprocessed(modality, inputs, batch_size=size)
+                embeds = self._translated(modality, embeds)
+                labels = iter(self._classifiers[modality].nearest(embeds, k))
+            for part, found in batch:
+                reason = reason or part.reason
+                if part.content is not None:
+                    segments.append(Segment([] if found is None else next(labels), *part.span))
+                if part.is_last:
+                    yield ClassifiedFile(part.source, [] if reason else segments, reason)
+                    segments, reason = [], None
 
     @torch.no_grad()
     def _translated(self, modality: Literal["image", "audio"], embeds: Tensor) -> Tensor:

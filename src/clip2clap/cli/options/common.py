@@ -27,7 +27,8 @@ class Output(Json, panel="Files"):
 
     output: Path | None = option(
         "Output folder, or for a single image, audio file or film also a file name. By default it "
-        "is named after the table or data set, else clip2clap-VERB.",
+        "is named after the table or data set, else clip2clap-VERB. classify: file of JSON lines, "
+        "to which a run adds the inputs that it lacks.",
         "PATH",
         flags="--output -o",
         was="--out",

@@ -3,10 +3,17 @@
 from pathlib import Path
 
 from clip2clap.cli.command import argument, option
-from clip2clap.cli.options.common import AllowPrivate, BatchSize, Device, Encoders, Json, Translator
+from clip2clap.cli.options.common import (
+    AllowPrivate,
+    BatchSize,
+    Device,
+    Encoders,
+    Output,
+    Translator,
+)
 
 
-class Classify(AllowPrivate, Device, BatchSize, Json, Translator, Encoders, panel="Labels"):
+class Classify(AllowPrivate, Device, BatchSize, Output, Translator, Encoders, panel="Labels"):
     """Options of `classify`."""
 
     inputs: list[str] = argument(
