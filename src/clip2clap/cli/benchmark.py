@@ -60,7 +60,8 @@ def benchmark(options: Benchmark) -> None:
         results = run_benchmark(data, clap, output, config, on_progress=advance)
     report.lap("measure")
     page = write_benchmark_page(results, output)
-    report.show(_table(results), *_notes(results), f"Report: {page}")
+    title = f"{data.title}, {results['clips']} of {results['expected']} clips"
+    report.show(title, _table(results), *_notes(results), f"Report: {page}")
     for source, reason in results["unreadable"].items():
         report.skip(source, reason)
     report.end(results)
@@ -70,15 +71,14 @@ def _table(results: dict[str, Any]) -> Table:
     """Return measured rows, and published ones below."""
     from clip2clap.evaluation.report.benchmark import percent
 
-    title = f"{results['title']}, {results['clips']} of {results['expected']} clips"
     if not results["labels"]:
-        table = plain_table(title, "recall at 1", "at 5", "at 10", "mAP@10")
+        table = plain_table("", "recall at 1", "at 5", "at 10", "mAP@10")
         for one in results["results"]:
             for name, found in ((one["direction"], one["metrics"]), ("shuffled", one["shuffled"])):
                 table.add_row(name, *map(percent, found.values()))
         return table
     titles = ("method", "protocol", "accuracy", "unseen folds", "folds", "shuffled", "source")
-    table = plain_table(title, *titles)
+    table = plain_table("model", *titles)
     for one in results["results"]:
         folds = f"{100 * one['mean_of_folds']:.1f} ± {100 * one['standard_deviation_of_folds']:.1f}"
         unseen = "" if one["unseen"] is None else percent(one["unseen"])
