@@ -76,7 +76,7 @@ def test_the_wheel_holds_every_module_and_every_data_file(wheel: Path) -> None:
     core = folder_of("clip2clap")
     expected |= {"clip2clap/py.typed"} | {
         f"clip2clap/{file.relative_to(core).as_posix()}"
-        for folder in ("demo_models", "report/static", "search/label_sets")
+        for folder in ("demo_models", "report/static", "search/label_sets", "web/static")
         for file in (core / folder).rglob("*")
         if file.is_file()
     }

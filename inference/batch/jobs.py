@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -51,6 +51,9 @@ class Job:
 
     problem: str | None = None
     """Reason why this row of a table cannot be used."""
+
+    content: bytes | None = field(default=None, repr=False)
+    """Bytes of the image's file, which is then not read; `image` is its name."""
 
     @property
     def source(self) -> str:

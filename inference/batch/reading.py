@@ -100,8 +100,11 @@ class Reader:
                 yield Item({**entry, "status": "skipped", "reason": reason})
 
     def _item(self, job: Job, entry: Entry) -> Item:
-        source, earlier, content = job.image, None, None
-        if source is not None and is_url(source):
+        source, earlier, content = job.image, None, job.content
+        if content is not None:
+            entry["sha256"] = hashlib.sha256(content).hexdigest()
+            earlier = self._earlier(entry)
+        elif source is not None and is_url(source):
             # What is done is known by its address, without a download.
             earlier = self._earlier(entry)
             if earlier is None or not self._is_done(earlier):

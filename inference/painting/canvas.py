@@ -20,6 +20,8 @@ from clip2clap.models.autoencoders import AUTOENCODERS, Autoencoder, vae_scale_f
 
 # Names of the autoencoder in a pipeline: Kandinsky's, and the others'.
 _PARTS = ("movq", "vae", "vqvae")
+_SMALLEST_DEFAULT = 64
+_USUAL_DEFAULT = 256
 
 
 class Canvas:
@@ -97,6 +99,13 @@ class Canvas:
     def device(self) -> torch.device:
         """Device of the autoencoder."""
         return self.autoencoder.device
+
+    @property
+    def default_side(self) -> int:
+        """Width and height that the autoencoder was trained on, in pixels."""
+        side = self.autoencoder.config["sample_size"]
+        # In published VQModels this is the size of the latent.
+        return side if side >= _SMALLEST_DEFAULT else _USUAL_DEFAULT
 
     def noise(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Draw a latent with a generator on the CPU: entries of the codebook, or Gaussian noise."""

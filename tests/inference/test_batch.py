@@ -278,3 +278,23 @@ def test_labels_are_noted_and_what_fits_none_is_skipped(pipe, jobs, tmp_path):
     )
     with pytest.raises(UserError, match="there are none"):
         BatchOptions(min_similarity=0.5)
+
+
+def test_an_image_that_is_given_by_its_bytes_is_made_as_from_its_file(pipe, jobs, tmp_path):
+    path = Path(str(jobs[0].image))
+    generate_audio(pipe, jobs[:1], tmp_path / "file", **CALL)
+    job = Job("sent.png", content=path.read_bytes())
+    assert str(job.content)[2:-1] not in repr(job)
+    generate_audio(pipe, [job], tmp_path / "bytes", **CALL)
+    (line,), (other,) = lines_of(tmp_path / "bytes"), lines_of(tmp_path / "file")
+    assert (line["input"], line["name"], line["sha256"]) == ("sent.png", "sent", other["sha256"])
+    audio = [load_audio(tmp_path / name)[0] for name in ("bytes/sent.wav", "file/a.wav")]
+    np.testing.assert_allclose(*audio, atol=2 * STEP)
+    # As with files, what was done is not done again.
+    counts = generate_audio(pipe, [job], tmp_path / "bytes", **CALL)
+    assert counts["resumed"] == 1
+    damaged = generate_audio(
+        pipe, [job, Job("x.png", content=b"no image")], tmp_path / "bytes", **CALL
+    )
+    assert damaged["skipped"] == 1
+    assert lines_of(tmp_path / "bytes")[-1]["reason"].startswith("x.png")

@@ -30,6 +30,7 @@ from clip2clap.cli.norms import norms
 from clip2clap.cli.paint import paint
 from clip2clap.cli.progress import json_document
 from clip2clap.cli.repeat import repeat
+from clip2clap.cli.serve import serve
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
 from clip2clap.core.allocator import keep_freed_memory
@@ -56,6 +57,7 @@ VERBS = (
     evaluate,
     benchmark,
     sweep,
+    serve,
     doctor,
 )
 for _verb in VERBS:

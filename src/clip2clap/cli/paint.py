@@ -53,7 +53,7 @@ def paint(options: Paint) -> None:
         painter = load_painter(options, has_audio=has_audio, device=device)
         common = painter.targets(further, options.break_audio)
     report.lap("load")
-    height, width = height or painter.default_side, width or painter.default_side
+    height, width = (side or painter.canvas.default_side for side in (height, width))
     _check_multiple(painter.canvas.multiple, height=height, width=width)
     settings = _settings(options, painter)
     report.settings |= asdict(settings)

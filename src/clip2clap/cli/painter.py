@@ -11,13 +11,12 @@ from clip2clap.cli.options.generation import Paint
 from clip2clap.core.presets import resolve
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.inference.painting.canvas import Canvas
     from clip2clap.inference.painting.paint import Target
-
-_PART_WEIGHT = 0.3
-_SMALLEST_DEFAULT = 64
-_USUAL_DEFAULT = 256
 
 
 @dataclass
@@ -29,13 +28,6 @@ class Painter:
     clap: Any = None
     translator: Any = None
     allow_private: bool = False
-
-    @property
-    def default_side(self) -> int:
-        """Width and height that the autoencoder was trained on, in pixels."""
-        side = self.canvas.autoencoder.config["sample_size"]
-        # In published VQModels this is the size of the latent.
-        return side if side >= _SMALLEST_DEFAULT else _USUAL_DEFAULT
 
     def load_image(self, source: str) -> Any:
         """Load an image from a file or URL."""
@@ -52,8 +44,8 @@ class Painter:
         Raises:
             UserError: If a file cannot be read, or is silent.
         """
-        from clip2clap.inference.painting.paint import Target, split_waveform
-        from clip2clap.media.audio import is_silent
+        from clip2clap.inference.painting.paint import Target
+        from clip2clap.inference.painting.targets import audio_targets
 
         found = []
         for text, weight in weighted.get("text", ()):
@@ -62,18 +54,15 @@ class Painter:
             embed = self.clip.encode_image([self.load_image(path)])[0]
             found.append(Target(embed, weight, path))
         for source, weight in weighted.get("audio", ()):
-            waveform, sampling_rate = load_audible(source)
-            pieces = {source: waveform}
-            if parts > 1:
-                cut = enumerate(split_waveform(waveform, parts), 1)
-                pieces |= {f"{source} ({number}/{parts})": piece for number, piece in cut}
-            audible = {name: piece for name, piece in pieces.items() if not is_silent(piece)}
-            embeds = self.clap.encode_audio([(piece, sampling_rate) for piece in audible.values()])
-            translated = self.translator(embeds.to(self.clip.device)).detach().float().cpu()
-            for name, embed in zip(audible, translated, strict=True):
-                of_whole = weight if name == source else weight * _PART_WEIGHT
-                found.append(Target(embed, of_whole, name))
+            waveform, rate = load_audible(source)
+            found += audio_targets(
+                waveform, rate, self._encode_audio, name=source, weight=weight, parts=parts
+            )
         return found
+
+    def _encode_audio(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
+        embeds = self.clap.encode_audio(audio)
+        return self.translator(embeds.to(self.clip.device)).detach().float().cpu()
 
 
 def load_painter(options: Paint, *, has_audio: bool, device: Any) -> Painter:

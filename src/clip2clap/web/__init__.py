@@ -1,0 +1,1 @@
+"""The app in the browser: pages, queue, uploads. It does not know how pipelines are loaded."""

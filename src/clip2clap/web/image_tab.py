@@ -1,0 +1,251 @@
+"""Tab and endpoint for audio from an image."""
+
+from collections.abc import Generator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from clip2clap.core.errors import UserError
+from clip2clap.web import forms
+from clip2clap.web.layout import RUNS, Recipes, status_line
+from clip2clap.web.making import AudioOrder, make_audio, trim
+from clip2clap.web.models import Service
+from clip2clap.web.recipes import audio_recipes
+from clip2clap.web.runs import Run
+
+_OPTIONS = ("generator", "clip", "translator")
+# The page of a result is as high as its content.
+_FRAME = """\
+<iframe class="result" title="Generated audio" src="results/{token}/index.html"
+ onload="const fit = () => {{ this.style.height = this.contentDocument.documentElement.scrollHeight
+ + 8 + 'px'; }}; fit(); new ResizeObserver(fit).observe(this.contentDocument.body);"></iframe>
+<p><a href="results/{token}/index.html" target="_blank">Open in a window of its own</a></p>
+"""
+
+
+class ImageTab:
+    """Tab that generates audio from an image."""
+
+    def __init__(self, service: Service):
+        self._service = service
+        limits = service.limits
+        default = min(service.models.image_to_audio.default_audio_length_in_s, limits.output_s)
+        with gr.Tab("Image to sound", id="image"), gr.Row():
+            with gr.Column():
+                self.image = gr.Image(
+                    sources=["upload", "webcam", "clipboard"],
+                    type="filepath",
+                    label="Image",
+                    buttons=["fullscreen"],
+                )
+                self.address = gr.Textbox(label="Or the address of an image", max_lines=1)
+                paths = [[str(path)] for path in service.examples.values()]
+                gr.Examples(paths, [self.image], example_labels=list(service.examples))
+                self.seconds = gr.Slider(
+                    0.5, limits.output_s, round(default, 1), step=0.1, label="Length in seconds"
+                )
+                self.variations = gr.Slider(1, limits.variations, 2, step=1, label="Variations")
+                self.negative = gr.Textbox(label="Negative words: what it should not sound like")
+                with gr.Accordion("More", open=False):
+                    self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                    self.steps = gr.Slider(
+                        1, limits.steps, _steps(service), step=1, label="Denoising steps"
+                    )
+                with gr.Row():
+                    self.start = gr.Button("Generate", variant="primary")
+                    self.cancel = gr.Button("Cancel", variant="stop")
+            with gr.Column():
+                self.status = status_line()
+                self.page = gr.HTML()
+                self.recipes = Recipes()
+                self._add_trimming()
+                self.kept = gr.BrowserState(None, storage_key="clip2clap-image-to-sound")
+        self._add_events()
+
+    def _add_trimming(self) -> None:
+        with gr.Accordion("Trim", open=False):
+            self.file = gr.Dropdown([], label="File", interactive=True)
+            with gr.Row():
+                self.from_s = gr.Number(0.0, label="From second", minimum=0)
+                self.to_s = gr.Number(1.0, label="To second", minimum=0)
+            self.cut = gr.Button("Trim")
+            self.trimmed = gr.Audio(label="Trimmed", interactive=False, buttons=["download"])
+
+    def _add_events(self) -> None:
+        inputs = {self.image, self.address, self.seconds, self.variations, self.negative}
+        shown = [self.status, self.page, self.file, self.kept, *self.recipes.blocks]
+        started = self.start.click(
+            self._generate,
+            inputs | {self.seed, self.steps},
+            shown,
+            preprocess=False,
+            concurrency_id=RUNS,
+            concurrency_limit=self._service.limits.workers,
+            show_progress_on=self.status,
+            api_visibility="private",
+        )
+        self.cancel.click(
+            lambda: "Cancelled.", None, self.status, cancels=[started], api_visibility="private"
+        )
+        self.cut.click(
+            self._trim,
+            [self.file, self.from_s, self.to_s],
+            self.trimmed,
+            preprocess=False,
+            concurrency_limit=None,
+            api_visibility="private",
+        )
+
+    def restore(self, kept: Any) -> dict[Any, Any]:
+        """Return what a page that is loaded again shows of the last result, if it is kept."""
+        token = kept.get("token") if isinstance(kept, Mapping) else None
+        try:
+            folder = self._service.folders.file(f"{token}/index.html").parent
+        except UserError:
+            return gr.skip()
+        return self._shown(folder, str(kept.get("command")), str(kept.get("python")))
+
+    @property
+    def restored(self) -> list[Any]:
+        """Components that `restore` sets."""
+        return [self.page, self.file, *self.recipes.blocks]
+
+    def _shown(self, folder: Path, command: str, python: str) -> dict[Any, Any]:
+        files = sorted(each.name for each in folder.glob("*.wav"))
+        paths = [(name, f"{folder.name}/{name}") for name in files]
+        return {
+            self.page: _FRAME.format(token=escape(folder.name)),
+            self.file: gr.Dropdown(paths, value=paths[0][1] if paths else None),
+            **self.recipes.shown(command, python),
+        }
+
+    def _generate(self, values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
+        names = {
+            "image": self.image,
+            "address": self.address,
+            "seconds": self.seconds,
+            "variations": self.variations,
+            "negative_prompt": self.negative,
+            "seed": self.seed,
+            "steps": self.steps,
+        }
+        sent = {name: values[component] for name, component in names.items()}
+        steps = follow(self._service, sent)
+        while True:
+            try:
+                yield {self.status: forms.status(next(steps))}
+            except StopIteration as end:
+                folder, order, entry = end.value
+                break
+        command, python = audio_recipes(order, self._service.models.options(*_OPTIONS))
+        kept = {"token": folder.name, "command": command, "python": python}
+        shown = self._shown(folder, command, python)
+        yield {**shown, self.status: _summary(entry), self.kept: kept}
+
+    def _trim(self, file: Any, start: Any, end: Any) -> str:
+        folders, longest = self._service.folders, self._service.limits.output_s
+        try:
+            source = folders.file(str(file))
+            begin = forms.number(start, "start", 0, longest)
+            return str(trim(folders.create(), source, begin, forms.number(end, "end", 0, longest)))
+        except UserError as error:
+            raise forms.refusal(error) from error
+
+
+def follow(
+    service: Service, sent: Mapping[str, Any]
+) -> Generator[Run, None, tuple[Path, AudioOrder, dict[str, Any]]]:
+    """Generate audio from the values of a form; return its folder, the order and its entry.
+
+    Raises:
+        gr.Error: If a value is wrong, or the run fails.
+    """
+    try:
+        order = _order(service, sent)
+        folder = service.folders.create()
+    except UserError as error:
+        raise forms.refusal(error) from error
+    run = service.workers.follow(lambda run: make_audio(service.models, folder, order, run))
+    entry = yield from forms.explained(run)
+    return folder, order, entry
+
+
+def add_endpoint(service: Service) -> None:
+    """Add `/image_to_audio` to the interface for programs."""
+
+    def image_to_audio(
+        image: FileData | None = None,
+        address: str | None = None,
+        seconds: float | None = None,
+        variations: int = 1,
+        negative_prompt: str | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+    ) -> Any:
+        """Generate audio from an uploaded image, or from one at an address.
+
+        Returns the audio files, the best first, and what the manifest of a run has of them.
+        """
+        sent = {"image": image, "address": address, "seconds": seconds, "variations": variations}
+        sent |= {"negative_prompt": negative_prompt, "seed": seed, "steps": steps}
+        runs = follow(service, sent)
+        while True:
+            try:
+                next(runs)
+            except StopIteration as end:
+                folder, _, entry = end.value
+                break
+            yield [], {}
+        files = [file_data(folder / each["path"]) for each in entry["outputs"]]
+        # Clients take every path for that of a file to download.
+        outputs = [{k: v for k, v in each.items() if k != "path"} for each in entry["outputs"]]
+        yield files, {**entry, "outputs": outputs}
+
+    image_to_audio.__annotations__["return"] = tuple[list[FileData], dict[str, Any]]
+    gr.api(
+        image_to_audio,
+        api_name="image_to_audio",
+        concurrency_id=RUNS,
+        concurrency_limit=service.limits.workers,
+    )
+
+
+def file_data(path: Path) -> dict[str, Any]:
+    """Return a file as clients of the interface download it."""
+    return FileData(path=str(path), orig_name=path.name).model_dump()
+
+
+def _order(service: Service, sent: Mapping[str, Any]) -> AudioOrder:
+    limits, pipeline = service.limits, service.models.image_to_audio
+    name, content = forms.image_source(sent["image"], sent["address"], service.folders)
+    seconds = sent["seconds"]
+    if seconds is None:
+        seconds = min(pipeline.default_audio_length_in_s, limits.output_s)
+    variations = forms.integer(sent["variations"], "variations", 1, limits.variations)
+    steps = sent["steps"]
+    return AudioOrder(
+        name,
+        content,
+        seconds=forms.number(seconds, "seconds", 0.1, limits.output_s),
+        variations=variations,
+        candidates=max(variations, int(pipeline.config["default_num_candidates"])),
+        negative_prompt=forms.text(sent["negative_prompt"], "negative_prompt"),
+        seed=forms.integer(sent["seed"], "seed"),
+        steps=None if steps is None else forms.integer(steps, "steps", 1, limits.steps),
+    )
+
+
+def _steps(service: Service) -> int:
+    return int(service.models.image_to_audio.config["default_num_inference_steps"])
+
+
+def _summary(entry: Mapping[str, Any]) -> str:
+    count = len([each for each in entry["outputs"] if each["kept"]])
+    heard = entry["heard_as"]
+    label = (
+        f" Heard as {escape(heard[0]['label'])}, {heard[0]['probability']:.0%}." if heard else ""
+    )
+    return f"Done: {count} audio file{'' if count == 1 else 's'}.{label}"

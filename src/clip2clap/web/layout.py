@@ -1,0 +1,59 @@
+"""Parts of pages that several tabs have."""
+
+from importlib import resources
+from typing import Any
+
+import gradio as gr
+
+RUNS = "runs"
+"""Queue of everything that a worker computes."""
+
+
+def read_static(name: str) -> str:
+    """Return the text of a file that comes with the pages."""
+    return (resources.files("clip2clap.web") / "static" / name).read_text(encoding="utf-8")
+
+
+def create_theme() -> gr.Theme:
+    """Return gradio's default theme without web fonts, and with text that contrasts enough."""
+    theme = gr.themes.Default(
+        font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+    )
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_info_text_color="*neutral_600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_cancel_background_fill="*neutral_700",
+        button_cancel_background_fill_hover="*neutral_800",
+        link_text_color_dark="*secondary_300",
+    )
+
+
+class Recipes:
+    """The same result on the command line and in Python, beside a result."""
+
+    def __init__(self) -> None:
+        with gr.Accordion("The same on the command line and in Python", open=False):
+            self._command = gr.Code(
+                label="On the command line", language="shell", interactive=False
+            )
+            self._python = gr.Code(label="In Python", language="python", interactive=False)
+        self.blocks = (self._command, self._python)
+        """Components that `shown` sets."""
+
+    def shown(self, command: str, python: str) -> dict[Any, Any]:
+        """Return the values of the components."""
+        return {self._command: command, self._python: python}
+
+
+def status_line() -> gr.HTML:
+    """Return the line that tells progress, which screen readers read aloud."""
+    return gr.HTML(
+        "",
+        html_template='<div role="status" aria-live="polite">${value}</div>',
+        elem_classes="status",
+    )

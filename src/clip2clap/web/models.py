@@ -1,0 +1,59 @@
+"""Models that all users share, and the limits and folders of a server."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip2clap.web.folders import Folders
+from clip2clap.web.limits import Limits
+from clip2clap.web.runs import Workers
+
+if TYPE_CHECKING:
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.inference.audio_to_image import AudioToImagePipeline
+    from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+    from clip2clap.inference.painting.canvas import Canvas
+
+
+@dataclass(frozen=True)
+class Models:
+    """Pipelines and encoders, loaded once: threads share them."""
+
+    image_to_audio: "ImageToAudioPipeline"
+    audio_to_image: "AudioToImagePipeline"
+    clip: "ClipEncoder"
+    """CLIP that names images."""
+    clap: "ClapEncoder"
+    """CLAP that names audio."""
+    canvas: "Canvas"
+    """Autoencoder that images are painted with."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Names of models that are not the demo's, by the option of the command line that sets them."""
+
+    def options(self, *names: str) -> dict[str, str]:
+        """Return those of some options that are not at their default."""
+        return {name: self.names[name] for name in names if name in self.names}
+
+
+class Service:
+    """Everything that the pages of a server share; `close` ends all runs and removes all files."""
+
+    def __init__(self, models: Models, limits: Limits):
+        self.models, self.limits = models, limits
+        self.folders, self.workers = Folders(limits), Workers(limits.workers)
+
+    def close(self) -> None:
+        """Cancel all runs, and remove all files."""
+        self.workers.close()
+        self.folders.close()
+
+    @cached_property
+    def examples(self) -> dict[str, Path]:
+        """Images to begin with, by what they show: those that come with scikit-image."""
+        from importlib import resources
+
+        folder = resources.files("skimage.data")
+        names = {"A cat": "chelsea.png", "A rocket": "rocket.jpg"}
+        return {title: Path(str(folder / name)) for title, name in names.items()}

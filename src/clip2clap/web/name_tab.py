@@ -1,0 +1,149 @@
+"""Tab and endpoint that name images and audio by texts."""
+
+from collections.abc import Generator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from clip2clap.core.errors import UserError, one_line
+from clip2clap.search.classify import FileClassifier, modality_of
+from clip2clap.search.labels import read_labels
+from clip2clap.web import forms
+from clip2clap.web.layout import RUNS, status_line
+from clip2clap.web.making import read_audio
+from clip2clap.web.models import Service
+from clip2clap.web.runs import Run
+
+_MOST_LABELS = 600
+_LONGEST_LABELS = 20_000
+_SHOWN = 5
+
+Named = list[tuple[str, list[tuple[str, float]], str | None]]
+"""Name of each file, its labels with their probabilities, and the reason if it has none."""
+
+
+def add_name_tab(service: Service) -> None:
+    """Add the tab that names images and audio."""
+    with gr.Tab("Name it", id="name"), gr.Row():
+        with gr.Column():
+            files = gr.File(file_count="multiple", label="Images and audio")
+            labels = gr.Textbox(
+                ", ".join(read_labels("demo")),
+                lines=4,
+                label="Labels to choose from, with commas between",
+            )
+            with gr.Row():
+                start = gr.Button("Name", variant="primary")
+                cancel = gr.Button("Cancel", variant="stop")
+        with gr.Column():
+            status = status_line()
+            table = gr.HTML()
+
+    def name(uploads: Any, texts: Any) -> Generator[dict[Any, Any], None, None]:
+        runs = _follow(service, uploads, texts)
+        while True:
+            try:
+                yield {status: forms.status(next(runs))}
+            except StopIteration as end:
+                yield {status: "Done.", table: _table(end.value)}
+                return
+
+    started = start.click(
+        name,
+        [files, labels],
+        [status, table],
+        preprocess=False,
+        concurrency_id=RUNS,
+        concurrency_limit=service.limits.workers,
+        show_progress_on=status,
+        api_visibility="private",
+    )
+    cancel.click(lambda: "Cancelled.", None, status, cancels=[started], api_visibility="private")
+
+
+def add_endpoint(service: Service) -> None:
+    """Add `/classify` to the interface for programs."""
+
+    def classify(files: list[FileData], labels: str) -> Any:
+        """Name uploaded images and audio by labels with commas between.
+
+        Returns the labels of each file with their probabilities, the most likely first.
+        """
+        runs = _follow(service, files, labels)
+        while True:
+            try:
+                next(runs)
+            except StopIteration as end:
+                named = end.value
+                break
+            yield []
+        yield [
+            {"file": name, "labels": [list(each) for each in found], "reason": reason}
+            for name, found, reason in named
+        ]
+
+    classify.__annotations__["return"] = list[dict[str, Any]]
+    gr.api(
+        classify,
+        api_name="classify",
+        concurrency_id=RUNS,
+        concurrency_limit=service.limits.workers,
+    )
+
+
+def _follow(service: Service, uploads: Any, texts: Any) -> Generator[Run, None, Named]:
+    limits = service.limits
+    try:
+        given = uploads if isinstance(uploads, list) else []
+        files = [forms.uploaded(each, service.folders, what="file") for each in given]
+        if not 0 < len(files) <= limits.files:
+            raise UserError(f"Upload 1 to {limits.files} images or audio files.")
+        # Never by `read_labels`, which also reads files.
+        labels = forms.texts(texts, "labels", longest=_LONGEST_LABELS, most=_MOST_LABELS)
+    except UserError as error:
+        raise forms.refusal(error) from error
+    return (
+        yield from forms.explained(
+            service.workers.follow(lambda run: _name(service, files, labels, run))
+        )
+    )
+
+
+def _name(
+    service: Service, files: Sequence[tuple[str, Path]], labels: list[str], run: Run
+) -> Named:
+    run.advance(0.0, "Encoding the labels")
+    models = service.models
+    classifier = FileClassifier(labels, clip=models.clip, clap=models.clap)
+    named: Named = []
+    for number, (name, path) in enumerate(files, 1):
+        run.advance((number - 1) / len(files), f"File {number} of {len(files)}")
+        try:
+            if modality_of(path.name) == "audio":
+                read_audio(path, name, service.limits.input_s)
+            (file,) = classifier([path], k=_SHOWN)
+            if file.reason is not None:
+                raise file.reason
+            named.append((name, file.segments[0].labels, None))
+        except (UserError, OSError) as error:
+            reason = one_line(error).replace(str(path), name)
+            named.append((name, [], reason))
+    return named
+
+
+def _table(named: Named) -> str:
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{_cell(found, reason)}</td></tr>"
+        for name, found, reason in named
+    )
+    head = "<tr><th scope='col'>File</th><th scope='col'>Labels</th></tr>"
+    return f"<table class='labels'>{head}{rows}</table>"
+
+
+def _cell(found: Sequence[tuple[str, float]], reason: str | None) -> str:
+    if reason is not None:
+        return escape(reason)
+    return ", ".join(f"{escape(label)} {probability:.0%}" for label, probability in found)
