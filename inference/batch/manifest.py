@@ -3,10 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+from clip2clap.core.errors import UserError
 from clip2clap.core.files import is_url, replacing
+from clip2clap.media.arrays import open_file
 
 MANIFEST_FILE = "manifest.jsonl"
 VERSION = 1
@@ -14,6 +17,8 @@ VERSION = 1
 Entry = dict[str, Any]
 """Line of a manifest."""
 
+# How each line begins.
+_BEGINNING = b'{"version": '
 # What the audio of a job depends on, beside its image.
 _CONDITIONS = ("prompt", "negative_prompt", "seconds", "settings")
 
@@ -26,9 +31,13 @@ class Manifest:
 
     Args:
         folder: Existing folder.
+
+    Raises:
+        UserError: If its manifest was written by another program.
     """
 
     def __init__(self, folder: Path):
+        check_manifest(folder)
         self.folder = folder
         self._path = folder / MANIFEST_FILE
         self._compact()
@@ -89,10 +98,9 @@ class Manifest:
         for place, line in self._raw_lines():
             try:
                 entry = json.loads(line)
-                is_whole = entry["version"] == VERSION and line.endswith(b"\n")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, RecursionError):
                 continue
-            if is_whole:
+            if line.endswith(b"\n") and _is_entry(entry):
                 yield place, entry
 
     def _compact(self) -> bool:
@@ -111,6 +119,38 @@ class Manifest:
         with replacing(self._path) as partial, partial.open("wb") as file:
             file.writelines(line for place, line in self._raw_lines() if place in kept)
         return True
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise a `UserError` if a folder's manifest was written by another program."""
+    path = folder / MANIFEST_FILE
+    if not path.exists():
+        return
+    with open_file(str(path), UserError) as file:
+        beginning = file.read(len(_BEGINNING))
+    if not _BEGINNING.startswith(beginning):
+        raise UserError(
+            f"{path} was not written by clip2clap image-to-audio. Move it, or name another folder.",
+            param="output",
+        )
+
+
+def _is_entry(entry: Any) -> bool:
+    """Return True for a line of this version that has what is read of it, in its types."""
+    try:
+        lists = entry["outputs"], entry["heard_as"]
+        mappings = [entry["settings"], entry["models"], *chain(*lists)]
+        return (
+            entry["version"] == VERSION
+            and isinstance(entry["status"], str)
+            and (entry["status"] != "done" or isinstance(entry["name"], str))
+            and all(isinstance(each, list) for each in lists)
+            and all(isinstance(each, dict) for each in mappings)
+            and all(isinstance(path, str) and "\0" not in path for path in files_of(entry))
+            and len(key_of(entry)) > 0
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def files_of(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from queue import Queue
 from threading import Thread
 from typing import Any, Self
 
+from clip2clap.inference.batch.folder import PAGE_FILE
 from clip2clap.inference.batch.manifest import Entry, Manifest, files_of
 from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.inference.batch.reading import Item
@@ -17,7 +18,6 @@ from clip2clap.media.writing import write_audio
 from clip2clap.report.audio_page import AudioPage
 
 CANDIDATES_FOLDER = "candidates"
-PAGE_FILE = "index.html"
 
 # Files are written here, and moved once their line is in the manifest: a kill leaves no file that
 # no line knows. The name is one that `sole_run` removes.

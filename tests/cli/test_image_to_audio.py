@@ -1,5 +1,6 @@
 """`clip2clap image-to-audio`."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,31 @@ def test_a_mistake_gets_one_line_with_the_reason_and_exit_code_2(
     assert complaint.startswith("error: ")
     assert complaint.count("\n") == 1
     assert words in complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (".lock", "Another run is writing to"),
+        ("index.html", "index.html was not written by clip2clap image-to-audio."),
+        ("manifest.jsonl", "manifest.jsonl was not written by clip2clap image-to-audio."),
+    ],
+)
+def test_a_folder_of_others_is_refused_before_models_are_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.setattr(
+        "clip2clap.cli.image_to_audio.load_pipeline", lambda *_, **__: pytest.fail("loaded")
+    )
+    image, file = tmp_path / "a.png", tmp_path / "out" / name
+    Image.new("RGB", (8, 8)).save(image)
+    file.parent.mkdir()
+    file.write_text("mine")
+    with filelock.FileLock(file) if name == ".lock" else contextlib.nullcontext():
+        status, _, complaint = run("image-to-audio", image, "-o", file.parent)
+        assert status == 2
+        assert words in complaint
+        assert [path.name for path in file.parent.iterdir()] == [name]
 
 
 def test_one_file_name_for_several_images_is_refused(run: Run, tmp_path: Path) -> None:

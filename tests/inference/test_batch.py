@@ -132,6 +132,14 @@ def test_files_of_other_origin_are_kept(pipe, jobs, tmp_path):
         assert not (out / "a-3.wav").exists()
 
 
+def test_a_manifest_of_another_program_is_kept(pipe, jobs, tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"audio_filepath": "a.wav", "text": "a dog"}\n')
+    with pytest.raises(UserError, match="not written by clip2clap"):
+        generate_audio(pipe, jobs, tmp_path, **CALL)
+    assert "a dog" in manifest.read_text()
+
+
 def test_a_second_run_on_a_folder_is_refused(pipe, jobs, tmp_path):
     with (
         filelock.FileLock(tmp_path / ".lock"),

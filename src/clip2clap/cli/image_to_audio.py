@@ -45,6 +45,10 @@ def image_to_audio(options: ImageToAudio) -> None:
         one_file = "one file cannot hold several. Name a folder."
         require(options.num_variations == 1, "num_variations", one_file)
         require(not options.keep_candidates, "keep_candidates", one_file)
+    else:
+        from clip2clap.inference.batch.folder import check_folder
+
+        check_folder(destination.folder)
     report = RunReport(options)
     from clip2clap.inference.batch.description import fill_call
     from clip2clap.inference.batch.run import generate_audio

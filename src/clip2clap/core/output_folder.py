@@ -57,3 +57,10 @@ def sole_run(folder: Path) -> Iterator[None]:
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def check_unused(folder: Path) -> None:
+    """Raise the error of `sole_run`, without leaving a trace in the folder."""
+    if (folder / LOCK_FILE).exists():
+        with sole_run(folder):
+            pass

@@ -326,9 +326,13 @@ def _heard(heard: Iterable[Entry]) -> str:
         f'<li style="--share: {_number(each.get("probability"), "{:.3f}") or 0}">'
         f"{_text(each.get('label'))} <b>{_number(each.get('probability'), '{:.0%}')}</b></li>"
         for place, each in enumerate(heard)
-        if not place or (each.get("probability") or 0) >= _LEAST_PROBABILITY
+        if not place or _is_probable(each.get("probability"))
     ]
     return f'<ol class="heard" aria-label="Heard as">{"".join(items)}</ol>' if items else ""
+
+
+def _is_probable(probability: Any) -> bool:
+    return is_number(probability) and probability >= _LEAST_PROBABILITY
 
 
 def _details(entry: Entry) -> str:
