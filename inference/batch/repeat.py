@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, one_line
 from clip2clap.inference.batch.description import (
     CALL_SETTINGS,
     describe_models,
@@ -53,14 +53,27 @@ def describe_run(pipeline: Any, *, items: int, place: int, batch_size: int) -> d
 
 
 def restore_scheduler(pipeline: Any, tags: Mapping[str, Any]) -> None:
-    """Load the scheduler that tags name into a pipeline that has another."""
+    """Load the scheduler that tags name into a pipeline that has another.
+
+    Raises:
+        UserError: If its settings in the tags are damaged.
+    """
     import diffusers
 
-    wanted = tags["models"]["scheduler"]
-    scheduler_class = getattr(diffusers, wanted["name"], object)
-    is_scheduler = issubclass(scheduler_class, diffusers.SchedulerMixin)
-    if is_scheduler and describe_scheduler(pipeline.scheduler) != wanted:
+    wanted = tags["models"].get("scheduler")
+    scheduler_class = getattr(diffusers, wanted["name"], None) if wanted else None
+    is_scheduler = isinstance(scheduler_class, type) and issubclass(
+        scheduler_class, diffusers.SchedulerMixin
+    )
+    if not is_scheduler or describe_scheduler(pipeline.scheduler) == wanted:
+        return
+    try:
         pipeline.scheduler = cast(Any, scheduler_class).from_config(tags["run"]["scheduler"])
+    except Exception as error:  # its constructor may raise anything
+        raise UserError(
+            f"The settings of the scheduler in the tags are damaged ({one_line(error)}).",
+            param="sound",
+        ) from error
 
 
 def check_models(pipeline: Any, tags: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, is_integer
 from clip2clap.core.files import as_path, is_local_url, is_url
 from clip2clap.inference.batch.manifest import VERSION, Entry
 from clip2clap.media.images import download_image, load_image
@@ -21,18 +21,9 @@ TAGS = (
 SAMPLE_IMAGE = "skimage.data.chelsea"
 """Name of the image that comes with scikit-image: a cat."""
 
-_SETTINGS = ("num_candidates", "num_variations", "keep_candidates", "scheduler", "file")
-_RUN = (
-    "items",
-    "place",
-    "batch_size",
-    "threads",
-    "device",
-    "dtypes",
-    "scheduler",
-    "low_memory",
-    "names",
-)
+_DTYPES = {"float32", "float16", "bfloat16", "float64"}
+# Far above what a run has, so that tags of unknown origin start no more.
+_MOST_ITEMS, _MOST_THREADS = 100_000, 1024
 
 
 def make_tags(entry: Entry, run: Mapping[str, Any], rank: int) -> dict[str, Any]:
@@ -51,14 +42,38 @@ def check_tags(tags: Mapping[str, Any], name: str) -> None:
             f"{name} has tags of version {tags['version']}, written by clip2clap "
             f"{tags.get('clip2clap')}; this one reads version {VERSION}. Install that one."
         )
-    complete = (*TAGS, "run", "rank")
-    known = all(key in tags for key in complete) and all(
-        isinstance(tags[key], Mapping) and all(part in tags[key] for part in parts)
-        for key, parts in (("settings", _SETTINGS), ("run", _RUN))
-    )
-    fields = {field.name for field in dataclasses.fields(AudioFileOptions)}
-    if not known or set(tags["settings"]["file"]) != fields:
+    try:
+        known = _is_complete(tags)
+    except (KeyError, TypeError, AttributeError):
+        known = False
+    if not known:
         raise UserError(f"{name} has tags, but not those of audio that clip2clap generated.")
+
+
+def _is_complete(tags: Mapping[str, Any]) -> bool:
+    """Return True if tags have all that is read of them, in its types; else that, or an error."""
+    settings, run = tags["settings"], tags["run"]
+    kept = settings["num_candidates" if settings["keep_candidates"] else "num_variations"]
+    texts = [run["device"], settings["scheduler"], tags["clip2clap"]]
+    texts += [each[key] for each in tags["models"].values() for key in ("name", "fingerprint")]
+    fields = {field.name for field in dataclasses.fields(AudioFileOptions)}
+    return (
+        all(key in tags for key in TAGS)
+        and all(isinstance(each, str) for each in texts)
+        and all(isinstance(name, str | None) for name in run["names"].values())
+        and all(isinstance(tags[name], str | None) for name in ("input", "prompt", "sha256"))
+        and (tags["prompt"] is not None or None not in (tags["input"], tags["sha256"]))
+        and set(run["dtypes"].values()) <= _DTYPES
+        and isinstance(run["scheduler"], Mapping)
+        and isinstance(run["low_memory"], bool)
+        and all(is_integer(run[name]) for name in ("items", "place", "batch_size", "threads"))
+        and 0 <= run["place"] < run["items"] <= _MOST_ITEMS
+        and 1 <= run["threads"] <= _MOST_THREADS
+        and is_integer(kept)
+        and is_integer(tags["rank"])
+        and 1 <= tags["rank"] <= kept <= _MOST_ITEMS
+        and set(settings["file"]) == fields
+    )
 
 
 def read_image(source: str, *, allow_private: bool = False) -> bytes:

@@ -45,11 +45,22 @@ def inputs(
         "extract CAPTIONS --pair caption-caption --demo",
         "fit CAPTIONS --demo",
         "evaluate RIDGE --table TABLE",
+        "repeat MADE",
     ],
 )
 def test_a_full_disk_is_one_line(
-    command: str, in_a_fork: Callable[..., int], capfd, inputs: dict[str, Path], tmp_path: Path
+    command: str,
+    run: Run,
+    in_a_fork: Callable[..., int],
+    capfd: pytest.CaptureFixture[str],
+    inputs: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
+    if "MADE" in command:
+        made, options = tmp_path / "made.wav", "--num-inference-steps 1 --num-candidates 1"
+        model, photo = inputs["MODEL"], inputs["PHOTO"]
+        run("image-to-audio", photo, "--generator", model, *options.split(), "-o", made)
+        inputs = {**inputs, "MADE": made}
     for name, path in inputs.items():
         command = command.replace(name, shlex.quote(str(path)))
 

@@ -6,7 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from clip2clap.cli.checks import check_exists, check_image, choose_device, require
+from clip2clap.cli.checks import (
+    check_device,
+    check_exists,
+    check_image,
+    choose_device,
+    require,
+)
 from clip2clap.cli.loading import load_pipeline
 from clip2clap.cli.options.generation import Repeat
 from clip2clap.cli.outputs import choose_destination
@@ -28,6 +34,8 @@ def repeat(options: Repeat) -> None:
 
     tags = read_tags(options.sound)
     check_tags(tags, str(options.sound))
+    file_options = AudioFileOptions(**tags["settings"]["file"])
+    check_device(options.device if options.device != "auto" else tags["run"]["device"], None)
     value = load_input(tags, options.image, allow_private=options.allow_private)
     format = tags["settings"]["file"]["format"]
     place = SimpleNamespace(output=options.output, overwrite=options.overwrite, audio_format=format)
@@ -43,7 +51,6 @@ def repeat(options: Repeat) -> None:
         waveform = repeat_audio(pipeline, tags, value)
     report.lap("generate")
     (path,) = destination.reserve(options.sound.stem, [f".{format}"])
-    file_options = AudioFileOptions(**tags["settings"]["file"])
     write_audio(path, waveform, pipeline.sampling_rate, file_options, tags=tags)
     then, now = load_audio(options.sound)[0], load_audio(path)[0]
     difference = float(abs(now - then).max()) if len(now) == len(then) else None
