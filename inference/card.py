@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from clip2clap.core.errors import UserError
 from clip2clap.inference.compatibility import PathOrId
 from clip2clap.translator.card import push, write_card
+from clip2clap.translator.saving import plain
 
 
 class CardedPipeline(DiffusionPipeline):
@@ -45,6 +47,9 @@ class CardedPipeline(DiffusionPipeline):
             )
         names = ("repo_id", "commit_message", "private", "token", "create_pr")
         hub = {key: kwargs.pop(key) for key in names if key in kwargs}
+        for each in (self, *self.components.values()):
+            if isinstance(each, ConfigMixin):
+                each._internal_dict = FrozenDict(plain(dict(each.config)))
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         name = name or folder.resolve().name

@@ -77,7 +77,23 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain values, for `config.json`."""
-        return asdict(self)
+        return plain(asdict(self))
+
+
+def plain(value: Any) -> Any:
+    """Return a value with the numbers and arrays of NumPy in it as Python's, which JSON has.
+
+    Examples:
+        >>> plain({"epochs": np.int64(20), "weights": (np.zeros(2), "x")})
+        {'epochs': 20, 'weights': ([0.0, 0.0], 'x')}
+    """
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(each) for each in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 class SavedModule(nn.Module):
@@ -92,12 +108,7 @@ class SavedModule(nn.Module):
 
     def __init__(self, arguments: Mapping[str, Any]):
         super().__init__()
-        given = {name: arguments[name] for name in self._option_names()}
-        # Numbers of NumPy are no JSON.
-        self._options = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in given.items()
-        }
+        self._options = plain({name: arguments[name] for name in self._option_names()})
         self._provenance: Provenance = arguments["provenance"] or Provenance()
         self.name_or_path = ""
         """Name that the module was loaded by."""

@@ -36,7 +36,7 @@ ENTRY: dict[str, Any] = {
 }
 LINES = b"".join(
     json.dumps({**ENTRY, **changes}).encode() + b"\n"
-    for changes in ({}, {"name": "b", "seed": 1}, {"status": "skipped", "name": None, "reason": "x"})
+    for changes in ({}, {"name": "b", "seed": 1}, {"status": "skipped", "reason": "too small"})
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError
@@ -41,6 +41,21 @@ def test_a_saved_pipeline_gives_exactly_the_same_audio(saved, tmp_path):
     assert torch.equal(after.audio_embeds, before.audio_embeds)
     assert again.config.default_guidance_scale == 3.5
     assert tuple(again.config.default_guidance_interval) == (0.2, 0.5)
+
+
+def test_numbers_of_numpy_in_configs_are_saved(saved, tmp_path):
+    scheduler = DDIMScheduler(trained_betas=np.linspace(1e-4, 0.02, 1000))
+    pipe: Any = ImageToAudioPipeline.from_pretrained(saved, scheduler=scheduler)
+    pipe.register_to_config(
+        default_guidance_scale=np.float32(2.5), default_num_inference_steps=np.int64(3)
+    )
+    pipe.scheduler.register_to_config(num_train_timesteps=np.int64(1000))
+    pipe.save_pretrained(tmp_path / "again")
+    again: Any = ImageToAudioPipeline.from_pretrained(tmp_path / "again")
+    assert again.config.default_guidance_scale == 2.5
+    assert again.config.default_num_inference_steps == 3
+    assert again.scheduler.config.num_train_timesteps == 1000
+    assert again.scheduler.config.trained_betas == scheduler.config.trained_betas
 
 
 def test_parts_given_by_hand_take_the_place_of_the_saved_ones(pipe, saved, ddim):

@@ -178,6 +178,30 @@ def test_a_heic_needs_its_package(tmp_path, monkeypatch):
         load_image(tmp_path / "a.heic")
 
 
+def test_a_heic_is_read_where_its_package_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    two_halves().resize((64, 32)).save(tmp_path / "a.heic", quality=95)
+    difference = np.asarray(load_image(tmp_path / "a.heic")).astype(int)
+    difference -= np.asarray(two_halves().resize((64, 32)))
+    assert np.abs(difference).mean() < 8
+
+
+def test_a_png_with_a_large_color_profile_is_an_image():
+    file = io.BytesIO()
+    two_halves().save(file, "PNG", icc_profile=bytes(3_000_000))
+    assert b"iCCP" in file.getvalue()
+    assert np.array_equal(np.asarray(load_image(file)), np.asarray(two_halves()))
+
+
+def test_a_tiff_of_floats_in_color_says_what_to_save():
+    # Little-endian, one directory: 2 x 1 pixels of three floats of 32 bits.
+    tags = {256: 2, 257: 1, 258: 32, 259: 1, 262: 2, 273: 200, 277: 3, 278: 1, 279: 24, 339: 3}
+    entries = [struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items()]
+    content = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries)
+    with pytest.raises(UnreadableImageError, match="Save it with 8 bits per channel"):
+        load_image(content.ljust(200, b"\0") + bytes(24))
+
+
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 
 
@@ -189,6 +213,10 @@ RAMP = np.linspace(0, 1, 64).reshape(8, 8)
         (RAMP * 255).astype(np.float32),
         (RAMP * 65_535).astype(np.float32),
         (RAMP * 3000 - 1000).astype(np.float32),
+        (RAMP * 765 - 300).astype(np.float32),
+        (RAMP * 2 - 1).astype(np.float32),
+        (RAMP * 1000).astype(np.float32),
+        (RAMP * 9000).astype(np.int32),
         (RAMP * 65_535).astype(np.uint16),
         (RAMP * 4095).astype(np.uint16),
         (RAMP * 255).astype(np.uint16),

@@ -46,9 +46,11 @@ SUFFIXES = frozenset(
 
 _READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+# Their sizes are limited by PIL, and no pixel depends on them here.
+_SIDE_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _ORIENTATION_TAG = 0x0112
 _SAMPLE_FORMAT_TAG = 339
+_TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 _TURNS = dict(
     enumerate(
         (
@@ -184,7 +186,7 @@ def _decode(file: IO[bytes] | bytes, name: str) -> Image.Image:
     # Naming the formats keeps PIL's rarer readers away from files of unknown origin.
     Image.init()
     formats = [known for known in _READ_FORMATS if known in Image.OPEN]
-    with _explained(name):
+    with _explained(name, is_tiff=head[:4] in _TIFF_BEGINNINGS):
         file = _without_text(file) if head.startswith(b"\x89PNG") else file
         with Image.open(file, formats=formats) as image:
             return _to_rgb(image, name, is_file=True)
@@ -201,22 +203,23 @@ def _register_heif(name: str) -> None:
 
 
 def _without_text(file: IO[bytes]) -> IO[bytes]:
-    """Return a PNG without its text, which PIL refuses when it is large, as a workflow's is.
+    """Return a PNG without its text and color profile, which PIL refuses when they are large.
 
-    The text that may hold the orientation is kept, if it is not compressed.
+    Workflows and profiles of printers are. The text that may hold the orientation is kept, if it is
+    not compressed.
     """
     kept = [file.read(8)]
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         body = file.read(length + 4)
         is_small = length < 2**16 and kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0")
-        if kind not in _TEXT_CHUNKS or is_small:
+        if kind not in _SIDE_CHUNKS or is_small:
             kept += [head, body]
     return io.BytesIO(b"".join(kept))
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, *, is_tiff: bool = False) -> Iterator[None]:
     """Turn any error of PIL into one line that names the image."""
     try:
         with warnings.catch_warnings():
@@ -226,10 +229,10 @@ def _explained(name: str) -> Iterator[None]:
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(
-            f"{name} is not an image that can be read. Give a JPEG, PNG, WebP, GIF, TIFF, BMP or "
-            "AVIF."
-        ) from error
+        why = "is not an image that can be read. Give a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF."
+        if is_tiff:
+            why = "is a TIFF of a kind that PIL can't read. Save it with 8 bits per channel."
+        raise UnreadableImageError(f"{name} {why}") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"{name}: {_too_large()}") from error
     except Exception as error:  # a damaged file can make PIL raise almost anything
@@ -285,7 +288,9 @@ def _flattened(image: Image.Image) -> Image.Image:
     elif (factor := _factor(image)) > 1:
         # Palettes have no colors in between.
         smooth = {"1": "L", "P": "RGBA", "PA": "RGBA"}
-        image = image.convert(smooth.get(image.mode, image.mode)).reduce(factor)
+        # Converting to the same mode would copy all pixels.
+        image = image.convert(smooth[image.mode]) if image.mode in smooth else image
+        image = image.reduce(factor)
     if turn is not None:
         image = image.transpose(turn)
         # The tag would turn the image again when it is loaded again.
@@ -304,7 +309,8 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
     """Scale grays of more than 8 bits down, where PIL's own conversion would clip them.
 
     Neither floats nor integers state their full scale: it is the smallest usual one that holds the
-    values. Others, such as elevations, are stretched from the least to the largest.
+    values. Others, such as elevations, are stretched from the least to the largest, and so are
+    floats and 32-bit integers that use less than half of a scale above 255.
     """
     step = _factor(image)
     gray = np.asarray(image)[::step, ::step]
@@ -317,7 +323,8 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
     # Sharpening and resizing overshoot a little, most in floats.
     margin = 0.1 if image.mode == "F" else 0.0
     full = next((scale for scale in scales if most <= scale * (1 + margin)), None)
-    if full is None or least < -margin * full:
+    is_unusual = image.mode in ("F", "I") and full is not None and full > max(2 * most, 255)
+    if full is None or is_unusual or least < -margin * max(most, 0):
         values, full = values - least, max(most - least, 1e-30)
     values = np.nan_to_num(values / full * 255, nan=0.0, posinf=255.0, neginf=0.0)
     return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
