@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytest.importorskip("gradio")
-
 import httpx
-import uvicorn
+import pytest
 
 from clip2clap import AudioToImagePipeline, ClapEncoder, ClipEncoder, ImageToAudioPipeline
 from clip2clap.inference import Canvas
@@ -37,7 +33,9 @@ class Server:
 
 @contextmanager
 def serving(models: Models, limits: Limits) -> Iterator[Server]:
-    """Serve in a thread until the block ends."""
+    """Serve in a thread until the block ends; skips where gradio is not installed."""
+    uvicorn = pytest.importorskip("uvicorn")
+    pytest.importorskip("gradio")
     service = Service(models, limits)
     app = create_app(service)
     listening = socket.create_server(("127.0.0.1", 0))

@@ -7,8 +7,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
-from gradio_client.exceptions import AppError
 from PIL import Image
 
 from clip2clap.cli.app import main
@@ -17,6 +15,10 @@ from clip2clap.media.images import load_image
 from clip2clap.web.making import AudioOrder, ImageOrder, PaintingOrder, make_painting
 from clip2clap.web.recipes import audio_recipes, image_recipes, painting_recipes
 from clip2clap.web.runs import Run
+
+gradio_client = pytest.importorskip("gradio_client")
+Client, handle_file = gradio_client.Client, gradio_client.handle_file
+AppError = gradio_client.exceptions.AppError
 
 STEP = 2 / 32768
 
