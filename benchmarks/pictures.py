@@ -1,11 +1,10 @@
 """Metrics of images that the demo models generate from audio, and of round trips.
 
 Test audio and images, as many of each class, are written to one folder per class. Every step is a
-`clip2clap` command, which is printed. With `--classifier`, the accuracy of the recipe's independent
+`clip2clap` command, which is printed. With `--recipe`, the accuracy of the recipe's independent
 image classifier is added.
 
-    python benchmarks/pictures.py --data DATA -o pictures
-        --classifier runs/demo/image_classifier_run/checkpoint.safetensors
+    python benchmarks/pictures.py --data DATA -o pictures --recipe runs/demo
 """
 
 import json
@@ -19,9 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from clip2clap.media.images import load_image
-from clip2clap.training.checkpoint import load_checkpoint, part_of
-from clip2clap.training.recipes.demo.classifiers import ImageClassifier
 from clip2clap.training.recipes.demo.data import DemoData
+from clip2clap.training.recipes.demo.recipe import Recipe
 
 # Per class: audio files, real images beside them, and images to generate audio from.
 RECORDINGS, PHOTOS, STARTS = 8, 10, 4
@@ -55,26 +53,17 @@ def run(folder: Path, *arguments: str) -> dict[str, Any]:
     return json.loads((folder / arguments[-1] / "results.json").read_text())
 
 
-def classify_images(checkpoint: Path, classes: list[str], folder: Path) -> dict[str, float]:
+def classify_images(recipe: Recipe, folder: Path) -> dict[str, float]:
     """Compute the accuracy of the independent image classifier.
 
     Args:
-        checkpoint: Checkpoint of the recipe's stage `image_classifier`.
-        classes: Class names, in the order of the recipe.
+        recipe: The recipe; its classifier is trained if it has none.
         folder: Output folder of `run`.
 
     Returns:
         Accuracy on real images, on generated ones, and on generated ones against the next class.
     """
-    average = part_of(load_checkpoint(checkpoint)[0], "average")
-    classifier = ImageClassifier(len(classes))
-    weights = {
-        key.removeprefix("module."): value
-        for key, value in average.items()
-        if key.startswith("module.")
-    }
-    classifier.load_state_dict(weights)
-    classifier.eval()
+    classifier, classes = recipe.image_classifier, recipe.data.class_names
 
     def predict(files: list[Path]) -> list[str]:
         return [classes[n] for n in classifier.predict([load_image(f) for f in files]).tolist()]
@@ -150,8 +139,8 @@ def trip_lines(trips: dict[str, dict[str, Any]]) -> list[str]:
 def main(
     data: Annotated[Path, typer.Option(help="Data folder; docs/demo-models.md has its layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folders and reports.")],
-    classifier: Annotated[
-        Path | None, typer.Option(help="Checkpoint of the recipe's image classifier.")
+    recipe: Annotated[
+        Path | None, typer.Option(help="Folder of the demo recipe, for its image classifier.")
     ] = None,
 ) -> None:
     """Generate images from audio and audio from images, go back, and write results.md."""
@@ -172,8 +161,8 @@ def main(
         "image, audio, image": other["translators"][0]["round_trip"],
     }
     lines = [*image_lines(there), "", *trip_lines(trips)]
-    if classifier is not None:
-        shares = classify_images(classifier, demo.class_names, output)
+    if recipe is not None:
+        shares = classify_images(Recipe(demo, recipe), output)
         lines += ["", "| image classifier | accuracy |", "|---|---|"]
         lines += [f"| {name} | {100 * value:.1f} % |" for name, value in shares.items()]
     (output / "results.md").write_text("\n".join(lines) + "\n")

@@ -159,13 +159,11 @@ def main(
     most_candidates: Annotated[int, typer.Option(help="Largest number of candidates.")] = 16,
     most_steps: Annotated[int, typer.Option(help="Largest number of steps.")] = 50,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    classifier_steps: Annotated[int, typer.Option(help="Steps to train the classifier.")] = 2800,
 ) -> None:
     """Measure the quality of the demo generator, and draw it."""
     torch.set_num_threads(threads)
     output.mkdir(parents=True, exist_ok=True)
-    steps = {"audio_classifier": classifier_steps}
-    study = Study(Recipe(DemoData(data), recipe, steps=steps), per_class, output)
+    study = Study(Recipe(DemoData(data), recipe), per_class, output)
     for count in (each for each in STEPS if each <= most_steps):
         study.run(f"steps {count}", num_inference_steps=count)
     for name in SOLVERS:

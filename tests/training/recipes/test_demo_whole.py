@@ -21,6 +21,7 @@ from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
 from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetModel
 from clip2clap.training.recipes.demo import __main__ as command
 from clip2clap.training.recipes.demo import (
+    aisfx,
     classifiers,
     features,
     generator,
@@ -157,6 +158,8 @@ def grown(data_folder, tmp_path_factory):
                 patch.setattr(module, "efficientnet_lite0", random_efficientnet)
             if hasattr(module, "yamnet"):
                 patch.setattr(module, "yamnet", lambda _: YamnetModel(YamnetClapConfig()).eval())
+        patch.setattr(classifiers, "efficientnet_lite2", lambda: random_efficientnet()[0])
+        patch.setattr(classifiers, "aisfx", lambda: aisfx.SfxNetwork((4, 4)).eval())
         patch.setattr(text, "minilm", random_minilm)
         patch.setattr(text, "IMAGE_TEMPLATES", ("a {}",))
         for module, names in {
@@ -166,12 +169,11 @@ def grown(data_folder, tmp_path_factory):
             generator: ("AUTOENCODER_ROWS", "BATCH", "CROPS"),
             features: ("CROPS", "ALTERED_COPIES"),
             image_decoder: ("BATCH", "TUNING_BATCH"),
-            classifiers: ("AUDIO_BATCH", "IMAGE_BATCH"),
         }.items():
             for name in names:
                 patch.setattr(module, name, 2)
         with pytest.MonkeyPatch.context() as gpu_patch, PretendedGpu() as gpu:
-            for module in (loop, features, pretrained, image_decoder):
+            for module in (loop, features, pretrained, image_decoder, aisfx, classifiers):
                 gpu_patch.setattr(module, "training_device", lambda: GPU)
             run(*(name for name in command.STAGES if name not in ("package", "evaluate")))
         assert gpu.computed > 1000

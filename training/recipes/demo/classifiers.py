@@ -1,137 +1,181 @@
 """Independent classifiers that evaluate the demo models' output.
 
-They share only the training data with the demo models, and are not shipped.
+Ridge regression on features that no demo model uses: aiSFX's and statistics of the spectrogram for
+audio, EfficientNet-Lite2's for images, whose training images are a split of their own. They are not
+shipped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from rich.progress import track
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import ResNetConfig, ResNetForImageClassification
 
-from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, PEAK, AudioBank, log_mel
-from clip2clap.training.recipes.demo.image_decoder import to_pixels
-from clip2clap.training.recipes.demo.loop import Stage, compute
-from clip2clap.training.recipes.demo.spaces import class_weights, mixup_weights, random_bands
+from clip2clap.models.efficientnet import shorten
+from clip2clap.training.recipes.demo.aisfx import sfx_features
+from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, AudioBank, log_mel
+from clip2clap.training.recipes.demo.features import image_processor, save_tensors
+from clip2clap.training.recipes.demo.loop import compute, training_device
+from clip2clap.training.recipes.demo.pretrained import aisfx, efficientnet_lite2
+from clip2clap.training.recipes.demo.spaces import class_weights
 
-AUDIO_BATCH, IMAGE_BATCH = 16, 64
+# Penalties, chosen by cross-validation of audio and on validation images.
+AUDIO_RIDGE, IMAGE_RIDGE = 1.0, 3.0
+AUDIO_BATCH, IMAGE_BATCH = 16, 32
+# Small images are not sharper at EfficientNet-Lite2's 260.
+IMAGE_SIZE = 192
+# Modulation frequencies of the statistics, in steps of 1/5.12 Hz.
+MODULATIONS = (1, 2, 4, 8, 14, 24, 40, 63)
 
 
-class AudioClassifier(nn.Module):
-    """Log-mel CNN of four convolution blocks, with mean and maximum over time."""
+class AudioClassifier:
+    """Classifier of audio, of five seconds and at any level."""
 
-    def __init__(self, classes: int):
-        super().__init__()
-        layers: list[nn.Module] = [nn.BatchNorm2d(1)]
-        for i, o in ((1, 32), (32, 64), (64, 128), (128, 192)):
-            layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-            layers += [nn.MaxPool2d(2)]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(2 * 192, classes)
+    def __init__(self, network: nn.Module, head: nn.Module | None = None):
+        self.network, self.head = network, head
 
-    def features(self, mels: Tensor) -> Tensor:
-        """Map spectrograms (n, frames, bins) to features (n, 384)."""
-        hidden = self.body(mels.unsqueeze(1)).mean(dim=3)  # (n, 192, frames / 16)
-        return torch.cat([hidden.mean(dim=2), hidden.amax(dim=2)], dim=1)
-
-    def forward(self, mels: Tensor) -> Tensor:
-        """Map spectrograms (n, frames, bins) to logits (n, classes)."""
-        return self.head(F.dropout(self.features(mels), 0.3, self.training))
-
-    @torch.inference_mode()
     def encode(self, waveforms: Tensor) -> Tensor:
-        """Compute features (n, 384) of waveforms (n, samples) at 16 kHz, level-invariant."""
+        """Compute features (n, d) of waveforms (n, samples) at 16 kHz."""
         peaks = waveforms.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)
-        parts = (waveforms / peaks * PEAK).split(AUDIO_BATCH)
-        return torch.cat([self.features(log_mel(part)) for part in parts])
+        parts = []
+        for part in (waveforms / peaks).split(AUDIO_BATCH):
+            groups = sfx_features(self.network, part), spectral_statistics(part)
+            parts.append(torch.cat(groups, dim=1))
+        return torch.cat(parts)
 
-    @torch.inference_mode()
     def predict(self, waveforms: Tensor) -> Tensor:
         """Predict the classes (n,) of waveforms (n, samples) at 16 kHz."""
+        assert self.head is not None
         return self.head(self.encode(waveforms)).argmax(dim=1)
 
 
-class ImageClassifier(nn.Module):
-    """ResNet with one block of each width (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
+class ImageClassifier:
+    """Classifier of images, cropped to their centers."""
 
-    def __init__(self, classes: int):
-        super().__init__()
-        config = ResNetConfig(
-            embedding_size=32,
-            hidden_sizes=[32, 64, 128, 256],
-            depths=[1, 1, 1, 1],
-            layer_type="basic",
-        )
-        config.num_labels = classes
-        self.network = ResNetForImageClassification(config)
-        # Its pooling is for 224 x 224 images: the feature maps of 64 x 64 would be too coarse.
-        embedder: Any = self.network.resnet.embedder
-        embedder.pooler = nn.Identity()
+    def __init__(self, network: nn.Module, head: nn.Module | None = None):
+        self.network, self.head = network, head
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map images (n, 3, 64, 64) within [-1, 1] to logits (n, classes)."""
-        return self.network(pixels.contiguous(memory_format=torch.channels_last)).logits
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Compute features (n, 1280) of images."""
+        network: Any = self.network
+        network.to(training_device())
+        processor = image_processor(IMAGE_SIZE)
+        features = []
+        for start in range(0, len(images), IMAGE_BATCH):
+            part = list(images[start : start + IMAGE_BATCH])
+            pixels = processor(part, return_tensors="pt")["pixel_values"]
+            with torch.inference_mode():
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
+                features.append(compute(network, pixels).pooler_output)
+        return torch.cat(features)
 
-    @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> Tensor:
-        """Predict the classes (n,) of images, cropped to their centers."""
-        parts = to_pixels(images).split(IMAGE_BATCH)
-        return torch.cat([self(part.float() / 127.5 - 1).argmax(dim=1) for part in parts])
+        """Predict the classes (n,) of images."""
+        assert self.head is not None
+        return self.head(self.encode(images)).argmax(dim=1)
 
 
-def train_audio_classifier(bank: AudioBank, classes: int, stage: Stage) -> AudioClassifier:
-    """Train an `AudioClassifier` on training audio of the demo classes."""
-    weights = class_weights(bank.labels)
+def train_audio_classifier(bank: AudioBank, classes: int, path: Path) -> AudioClassifier:
+    """Train an `AudioClassifier` on training audio, whose features are saved in a file."""
+    classifier = AudioClassifier(aisfx())
 
-    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
-        rows = torch.multinomial(weights, AUDIO_BATCH, replacement=True, generator=generator)
-        mels = log_mel(bank.batch(rows, CLIP_SAMPLES, generator))
-        mels = mels + 1.0 * torch.randn(AUDIO_BATCH, 1, 1, generator=generator)
-        mels = _mask(_mask(mels, 64, 1, generator), 12, 2, generator)
-        targets = F.one_hot(bank.labels[rows], classes).float()
-        mix = mixup_weights(AUDIO_BATCH, generator)
-        mels = mix[:, None, None] * mels + (1 - mix)[:, None, None] * mels.roll(1, 0)
-        targets = mix[:, None] * targets + (1 - mix)[:, None] * targets.roll(1, 0)
-        return F.cross_entropy(compute(model, mels), targets, label_smoothing=0.05)
+    def encode() -> Tensor:
+        parts = torch.arange(len(bank)).split(AUDIO_BATCH)
+        tracked = track(parts, description="audio classifier")
+        return torch.cat([classifier.encode(bank.batch(rows, CLIP_SAMPLES)) for rows in tracked])
 
-    return stage.train(lambda: AudioClassifier(classes), batch_loss)
+    features = _saved(path, encode)
+    statistics = spectral_statistics(torch.zeros(1, CLIP_SAMPLES)).shape[1]
+    groups = (features.shape[1] - statistics, statistics)
+    classifier.head = fit_head(features, bank.labels, classes, ridge=AUDIO_RIDGE, groups=groups)
+    return classifier
 
 
-def train_image_classifier(pixels: Tensor, labels: Tensor, stage: Stage) -> ImageClassifier:
-    """Train an `ImageClassifier` on images (n, 3, 64, 64), uint8, with class numbers (n,)."""
+def train_image_classifier(
+    images: Sequence[Image.Image], labels: Tensor, classes: int, path: Path
+) -> ImageClassifier:
+    """Train an `ImageClassifier` on images with their class numbers (n,).
+
+    Their features are saved in a file.
+    """
+    network = efficientnet_lite2()
+    shorten(network)
+    classifier = ImageClassifier(network)
+    features = _saved(path, lambda: classifier.encode(images))
+    classifier.head = fit_head(features, labels, classes, ridge=IMAGE_RIDGE)
+    return classifier
+
+
+def fit_head(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    ridge: float,
+    groups: Sequence[int] | None = None,
+) -> nn.Linear:
+    """Fit a linear classifier of standardized features by ridge regression to one-hot targets.
+
+    All classes weigh alike.
+
+    Args:
+        features: Shape (n, d).
+        labels: Class numbers, shape (n,).
+        classes: Number of classes.
+        ridge: Penalty.
+        groups: Sizes of the groups of features that weigh alike; one group by default.
+
+    Returns:
+        A map from features (n, d), as they are, to scores (n, classes).
+    """
+    mean = features.mean(dim=0)
+    deviations = features.std(dim=0).split(list(groups or (features.shape[1],)))
+    scale = torch.cat([(x + 0.05 * x.mean()).clamp(min=1e-6) * len(x) ** 0.5 for x in deviations])
+    scaled = (features - mean) / scale
     weights = class_weights(labels)
-
-    def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
-        rows = torch.multinomial(weights, IMAGE_BATCH, replacement=True, generator=generator)
-        images = pixels[rows].float() / 127.5 - 1
-        flipped = torch.rand(IMAGE_BATCH, 1, 1, 1, generator=generator) < 0.5
-        images = torch.where(flipped, images.flip(3), images)
-        top, left = torch.randint(17, (2,), generator=generator).tolist()
-        padded = F.pad(images, (8, 8, 8, 8), mode="reflect")
-        images = padded[:, :, top : top + 64, left : left + 64]
-        # Contrast and brightness.
-        shade = torch.randn(2, IMAGE_BATCH, 1, 1, 1, generator=generator)
-        images = images * (1 + 0.2 * shade[0]) + 0.15 * shade[1]
-        mix = mixup_weights(IMAGE_BATCH, generator)
-        mixed = mix[:, None, None, None] * images
-        mixed = mixed + (1 - mix)[:, None, None, None] * images.roll(1, 0)
-        logits = compute(model, mixed)
-        own = F.cross_entropy(logits, labels[rows], reduction="none", label_smoothing=0.05)
-        other = F.cross_entropy(logits, labels[rows].roll(1), reduction="none")
-        return (mix * own + (1 - mix) * other).mean()
-
-    def build() -> nn.Module:
-        return ImageClassifier(int(labels.max()) + 1).to(memory_format=torch.channels_last)
-
-    return stage.train(build, batch_loss)
+    weighted = scaled * (weights / weights.mean()).unsqueeze(1)
+    targets = F.one_hot(labels, classes).float()
+    share = targets.mean(dim=0)
+    moments = weighted.T @ scaled + ridge * torch.eye(len(mean))
+    solution = torch.linalg.solve(moments, weighted.T @ (targets - share))
+    head = nn.Linear(*solution.shape)
+    weight = (solution / scale.unsqueeze(1)).T
+    head.load_state_dict({"weight": weight, "bias": share - weight @ mean})
+    return head.requires_grad_(False)
 
 
-def _mask(mels: Tensor, widest: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Set a band of frames or bins to the mean (SpecAugment, https://arxiv.org/abs/1904.08779)."""
-    size = mels.shape[dim]
-    inside = random_bands(len(mels), size, widest, size - widest, generator)
-    mean = mels.mean(dim=(1, 2), keepdim=True)
-    return torch.where(inside.unsqueeze(3 - dim), mean, mels)
+@torch.inference_mode()
+def spectral_statistics(waveforms: Tensor) -> Tensor:
+    """Compute statistics of the log-mel spectrograms of waveforms (n, samples), shape (n, d).
+
+    Quantiles, deviations and skewness of changes of each bin over time, then the modulation spectra
+    and correlations of 16 bands.
+    """
+    mels = log_mel(waveforms)  # (n, frames, bins)
+    changes = mels.diff(dim=1)
+    quantiles = torch.quantile(mels, torch.tensor([0.1, 0.5, 0.9]), dim=1)
+    centered = [x - x.mean(dim=-1, keepdim=True) for x in (*quantiles, mels.mean(dim=1))]
+    skewness = (changes / (changes.std(dim=1, keepdim=True) + 1e-3)).pow(3).mean(dim=1)
+    bands = F.avg_pool1d(mels, mels.shape[2] // 16).transpose(1, 2)  # (n, 16, frames)
+    bands = bands - bands.mean(dim=2, keepdim=True)
+    power = torch.fft.rfft(bands * torch.hann_window(bands.shape[2])).abs().square()
+    edges = pairwise(MODULATIONS)
+    modulation = torch.stack([power[:, :, a:b].mean(dim=2) for a, b in edges], dim=2)
+    unit = F.normalize(bands, dim=2)
+    above = torch.triu_indices(16, 16, 1)
+    correlations = (unit @ unit.transpose(1, 2))[:, above[0], above[1]]
+    rows = [*centered, mels.std(dim=1), changes.std(dim=1), skewness.clamp(-8, 8)]
+    return torch.cat([*rows, (modulation + 1e-2).log().flatten(1), correlations], dim=1)
+
+
+def _saved(path: Path, compute_features: Callable[[], Tensor]) -> Tensor:
+    """Return features, or those of an earlier run's file."""
+    if not path.is_file():
+        save_tensors({"features": compute_features()}, path)
+    return load_file(path)["features"]

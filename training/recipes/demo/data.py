@@ -1,7 +1,8 @@
 """Images, audio and captions that the demo models are trained on, and their splits.
 
 Splits are drawn once, by a fixed seed, within each class. The test split is never used in training;
-hyperparameters are chosen on the validation split.
+hyperparameters are chosen on the validation split. The classifier that evaluates generated images
+is trained on a split of its own.
 """
 
 import csv
@@ -19,8 +20,8 @@ from clip2clap.core.errors import UserError
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Split = Literal["train", "validation", "test", "classifier"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "classifier")
 
 SAMPLING_RATE = 16_000
 SPLIT_SEED = 20
@@ -62,13 +63,16 @@ class DemoAudio:
     split: Split
 
 
-def split_rows(keys: Sequence[str], *, validation: float, test: float) -> list[Split]:
+def split_rows(
+    keys: Sequence[str], *, validation: float, test: float, classifier: float = 0.0
+) -> list[Split]:
     """Assign rows to splits within each class.
 
     Args:
         keys: Class of each row.
         validation: Share of each class for validation; at least one row of a class with three.
         test: Share of each class for test, likewise.
+        classifier: Share of each class for the independent classifier, likewise.
 
     Returns:
         The split of each row.
@@ -78,13 +82,17 @@ def split_rows(keys: Sequence[str], *, validation: float, test: float) -> list[S
     for number, name in enumerate(sorted(set(keys))):
         rows = np.flatnonzero(classes == name)
         np.random.default_rng([SPLIT_SEED, number]).shuffle(rows)
-        at_least = 1 if len(rows) >= 3 else 0
-        n_test = max(round(test * len(rows)), at_least) if test else 0
-        n_validation = max(round(validation * len(rows)), at_least) if validation else 0
-        for row in rows[:n_test]:
-            splits[row] = "test"
-        for row in rows[n_test : n_test + n_validation]:
-            splits[row] = "validation"
+        at_least, start = 1 if len(rows) >= 3 else 0, 0
+        shares: tuple[tuple[Split, float], ...] = (
+            ("test", test),
+            ("validation", validation),
+            ("classifier", classifier),
+        )
+        for split, share in shares:
+            count = max(round(share * len(rows)), at_least) if share else 0
+            for row in rows[start : start + count]:
+                splits[row] = split
+            start += count
     return splits
 
 
@@ -166,7 +174,7 @@ class DemoData:
     def _table(self, name: str) -> list[DemoImage]:
         table = pq.read_table(self.folder / f"photos/{name}.parquet")
         classes = table["class_id"].to_pylist()
-        splits = split_rows(classes, validation=0.1, test=0.1)
+        splits = split_rows(classes, validation=0.05, test=0.1, classifier=0.05)
         names = table["name"].to_pylist()
         labels = table["kind"].to_pylist() if "kind" in table.column_names else [""] * len(classes)
         jpegs = table["jpeg"].to_pylist()

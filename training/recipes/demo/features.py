@@ -37,12 +37,17 @@ ALTERED_COPIES = 4
 BATCH, PART = 64, 100
 
 
-def image_processor() -> CLIPImageProcessorPil:
-    """Return the demo CLIP's preprocessing: CLIP's, with EfficientNet-Lite0's (x - 127) / 128.
+def image_processor(size: int = 224) -> CLIPImageProcessorPil:
+    """Return the demo CLIP's preprocessing: CLIP's, with EfficientNet-Lite's (x - 127) / 128.
 
     It crops the center, 224 x 224, bicubic: stretched full-size images are classified worse.
     """
-    return CLIPImageProcessorPil(image_mean=[127 / 255] * 3, image_std=[128 / 255] * 3)
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=[127 / 255] * 3,
+        image_std=[128 / 255] * 3,
+    )
 
 
 def image_features(data: DemoData, path: Path) -> dict[str, Tensor]:
@@ -176,6 +181,8 @@ def _choose(images: list[DemoImage]) -> list[int]:
     counts: dict[tuple[str, Split], int] = {}
     chosen = []
     for index, image in enumerate(images):
+        if image.split == "classifier":
+            continue
         count = counts.get((image.category, image.split), 0)
         if image.label or image.full_size or count < IMAGES_PER_CATEGORY:
             chosen.append(index)

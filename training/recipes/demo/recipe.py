@@ -39,8 +39,6 @@ SCHEDULES = {
     "generator": Schedule(7500, 4e-4, warmup=300),
     "decoder": Schedule(3000, 8e-4, warmup=300),
     "tuned_decoder": Schedule(5450, 3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998),
-    "audio_classifier": Schedule(2800, 1e-3, weight_decay=0.02, ema_decay=0.99),
-    "image_classifier": Schedule(3500, 2e-3, weight_decay=0.05, ema_decay=0.99),
 }
 
 
@@ -183,17 +181,21 @@ class Recipe:
     @cached_property
     def image_classifier(self) -> classifiers.ImageClassifier:
         """Independent classifier of images."""
-        images = [image for image in self.data.images if image.label and image.split == "train"]
-        pixels = image_decoder.load_pixels(images, self.folder / "labeled_pixels.safetensors")
+        images = [image for image in self.data.images if image.split == "classifier"]
+        images = [image for image in images if image.label]
         labels = torch.tensor([self.data.class_names.index(image.label) for image in images])
-        stage = self.stage("image_classifier")
-        return classifiers.train_image_classifier(pixels, labels, stage)
+        return classifiers.train_image_classifier(
+            [image.load() for image in images],
+            labels,
+            len(self.data.classes),
+            self.folder / "image_classifier.safetensors",
+        )
 
     @cached_property
     def audio_classifier(self) -> classifiers.AudioClassifier:
         """Independent classifier of audio."""
-        classes, stage = len(self.data.classes), self.stage("audio_classifier")
-        return classifiers.train_audio_classifier(self.bank("train"), classes, stage)
+        path = self.folder / "audio_classifier.safetensors"
+        return classifiers.train_audio_classifier(self.bank("train"), len(self.data.classes), path)
 
     @cached_property
     def image_embeds(self) -> Tensor:
