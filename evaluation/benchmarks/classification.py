@@ -47,7 +47,7 @@ class Accuracy:
 
     chance: float
     confusion: list[list[int]]
-    """Predicted labels (columns) by true label (rows)."""
+    """Predicted labels (columns) by true label (rows); of the unseen folds, if some are seen."""
 
     predicted: np.ndarray
     """Index of the predicted label of each clip."""
@@ -174,10 +174,12 @@ class Classification:
         if self._num_labels >= 2 * _TOP:
             best = scores.topk(_TOP).indices == self.labels[:, None]
             top_5 = self._draws.share(best.any(1).numpy())
-        unseen = None
+        unseen, chosen = None, np.ones(len(right), bool)
         if self._unseen is not None:
             chosen, draws = self._unseen
             unseen = draws.share(right[chosen])
+        kept = torch.from_numpy(chosen)
+        confusion = confusion_matrix(predicted[kept], self.labels[kept], self._num_labels)
         return Accuracy(
             method=method,
             protocol=protocol,
@@ -189,7 +191,7 @@ class Classification:
             standard_deviation_of_folds=float(np.std(list(folds.values()))),
             shuffled=self._draws.share(shuffled.numpy()),
             chance=1 / self._num_labels,
-            confusion=confusion_matrix(predicted, self.labels, self._num_labels).tolist(),
+            confusion=confusion.tolist(),
             predicted=predicted.numpy(),
             settings=settings,
         )

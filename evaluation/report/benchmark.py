@@ -15,8 +15,7 @@ PAGE_FILE = "benchmark.html"
 
 _STYLE = """\
   table { width: auto; }
-  tr.ours td { font-weight: 600; }
-  td.words { white-space: normal; min-width: 18rem; max-width: 34rem; }
+  th, td { padding-right: .75rem; font-size: .9375rem; }
 """
 _METRICS = {
     "recall_at_1": "Recall at 1",
@@ -99,19 +98,21 @@ def _classification(results: Mapping[str, Any]) -> list[str]:
             "Official folds",
             table(
                 "Accuracy by fold, and its mean and standard deviation",
-                ["", *(f"fold {fold}" for fold in folds), "mean", "deviation"],
+                ["", *(f"fold {fold}" for fold in folds), "mean", "deviation", "top 5"],
                 [
                     [
                         _name(one),
                         *(f"{100 * one['folds'][fold]:.1f} %" for fold in folds),
                         f"{100 * one['mean_of_folds']:.2f} %",
                         f"{100 * one['standard_deviation_of_folds']:.2f}",
+                        "" if one["top_5"] is None else percent(one["top_5"]),
                     ]
                     for one in rows
                 ],
             ),
         ),
         f"<h2>Confusion matrix, {escape(_name(best))}</h2>",
+        *([paragraph("Of the unseen folds.")] if results["trained_on"] else []),
         _confusion(names, best["confusion"]),
         card("Most frequent confusions", _confusions(names, best["confusion"])),
     ]
@@ -126,14 +127,14 @@ def _accuracies(results: Mapping[str, Any]) -> str:
     rows: list[tuple[float, list[str]]] = []
     for one in results["results"]:
         cells = [results["encoder"], one["method"], one["protocol"], percent(one["accuracy"])]
-        cells += ["" if one[key] is None else percent(one[key]) for key in ("unseen", "top_5")]
+        cells.append("" if one["unseen"] is None else percent(one["unseen"]))
         order = (one["unseen"] or one["accuracy"])["value"]
         rows.append((order, [*cells, percent(one["shuffled"]), "here"]))
     for one in results["published"]:
         cells = [one["model"], one["method"], one["protocol"], f"{one['accuracy']:.2f} %"]
-        rows.append((one["accuracy"] / 100, [*cells, "", "", "", one["source"]]))
-    header = ["model", "method", "protocol", "accuracy", "unseen folds", "top 5"]
-    header += ["shuffled labels", "source"]
+        rows.append((one["accuracy"] / 100, [*cells, "", "", one["source"]]))
+    header = ["model", "method", "protocol", "accuracy", "unseen folds", "shuffled labels"]
+    header.append("source")
     ordered = sorted(rows, key=lambda row: -row[0])
     return table("Measured here, and published", header, [cells for _, cells in ordered])
 
