@@ -44,7 +44,7 @@ def test_a_saved_pipeline_gives_exactly_the_same_audio(saved, tmp_path):
 
 
 def test_numbers_of_numpy_in_configs_are_saved(saved, tmp_path):
-    scheduler = DDIMScheduler(trained_betas=np.linspace(1e-4, 0.02, 1000))
+    scheduler: Any = DDIMScheduler(trained_betas=np.linspace(1e-4, 0.02, 1000))
     pipe: Any = ImageToAudioPipeline.from_pretrained(saved, scheduler=scheduler)
     pipe.register_to_config(
         default_guidance_scale=np.float32(2.5), default_num_inference_steps=np.int64(3)
