@@ -65,9 +65,9 @@ def write_command_line() -> None:
         page.write("|---|---|\n")
         for name, verb in verbs.items():
             summary = inspect.cleandoc(verb.help or "").splitlines()[0]
-            page.write(f"| [`{name}`]({name}.md) | {summary} |\n")
+            page.write(f"| [`{name}`]({page_of(name)}) | {summary} |\n")
     for name, verb in verbs.items():
-        with mkdocs_gen_files.open(f"reference/cli/{name}.md", "w") as page:
+        with mkdocs_gen_files.open(f"reference/cli/{page_of(name)}", "w") as page:
             page.write(f"# clip2clap {name}\n\n{inspect.cleandoc(verb.help or '')}\n\n")
             arguments = [p for p in verb.params if p.param_type_name == "argument"]
             usage = " ".join(argument.metavar or argument.name.upper() for argument in arguments)
@@ -75,6 +75,11 @@ def write_command_line() -> None:
             for argument in arguments:
                 page.write(f"- `{argument.metavar or argument.name.upper()}`: {argument.help}\n")
             write_options(page, verb)
+
+
+def page_of(verb: str) -> str:
+    """Return the file of a verb's page; index.md is that of all verbs."""
+    return "index-verb.md" if verb == "index" else f"{verb}.md"
 
 
 def write_options(page, verb) -> None:

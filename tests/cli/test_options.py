@@ -200,6 +200,9 @@ def test_every_old_spelling_is_tested():
         "fit --captions absent.csv",
         "evaluate demo --table absent",
         "train . --hidden-size 0",
+        "index absent",
+        "search absent rain",
+        "search . absent.jpg",
     ],
 )
 def test_a_mistake_is_answered_without_heavy_libraries(mistake: str, tmp_path: Path):

@@ -163,7 +163,7 @@ def test_failed_and_skipped_inputs_have_their_reasons(tmp_path: Path) -> None:
 
 def test_an_entry_more_reads_only_its_own_files(tmp_path: Path) -> None:
     entries = [entry(tmp_path, name, f"{name}.wav") for name in "abc"]
-    with patch.object(audio_page, "_draw", wraps=audio_page._draw) as draw:
+    with patch.object(audio_page, "draw_audio", wraps=audio_page.draw_audio) as draw:
         page = AudioPage(tmp_path / "index.html", title="Night")
         for each in entries[:2]:
             page.add(each)

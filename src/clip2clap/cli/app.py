@@ -26,10 +26,12 @@ from clip2clap.cli.evaluate import evaluate
 from clip2clap.cli.extract import extract
 from clip2clap.cli.fit import fit
 from clip2clap.cli.image_to_audio import image_to_audio
+from clip2clap.cli.index import index
 from clip2clap.cli.norms import norms
 from clip2clap.cli.paint import paint
 from clip2clap.cli.progress import json_document
 from clip2clap.cli.repeat import repeat
+from clip2clap.cli.search import search
 from clip2clap.cli.serve import serve
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
@@ -50,6 +52,8 @@ VERBS = (
     audio_to_image,
     paint,
     classify,
+    index,
+    search,
     extract,
     norms,
     train,

@@ -160,7 +160,8 @@ def _check(options: Classify, sources: list[str]) -> None:
 def _load(options: Classify, labels: Vocabulary, sources: list[str]) -> Any:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
-    from clip2clap.search.classify import FileClassifier, modality_of
+    from clip2clap.search.classify import FileClassifier
+    from clip2clap.search.files import modality_of
     from clip2clap.translator.auto import AutoTranslator
 
     needed = set(map(modality_of, sources))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -248,22 +248,30 @@ def visible_files(folder: Path, suffixes: Collection[str] | None = None) -> list
     )
 
 
-def visible_folders(folder: Path) -> Iterator[Path]:
+def visible_folders(
+    folder: Path, on_error: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
     """Yield a folder and its subfolders, each before its own, sorted by name.
 
     Hidden ones are left out. Links to folders come last; each folder is yielded once, so that
-    links that lead back end.
+    links that lead back end. A folder that cannot be read raises, unless its error is called for.
     """
     seen: set[tuple[int, int]] = set()
     pending, links = [folder], []
     while pending or links:
         current = pending.pop() if pending else links.pop(0)
-        status = current.stat()
-        if (status.st_dev, status.st_ino) in seen:
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            inside = [p for p in current.iterdir() if not p.name.startswith(".") and p.is_dir()]
+        except OSError as error:
+            if on_error is None:
+                raise
+            on_error(error)
             continue
         seen.add((status.st_dev, status.st_ino))
         yield current
-        inside = [p for p in current.iterdir() if not p.name.startswith(".") and p.is_dir()]
         inside.sort(key=lambda path: path.name)
         pending += [path for path in reversed(inside) if not path.is_symlink()]
         links += [path for path in inside if path.is_symlink()]

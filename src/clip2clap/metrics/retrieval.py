@@ -18,6 +18,8 @@ TILE = 1024
 
 # Rounding error of cosine similarities in float32.
 _ROUNDING = 1e-6
+# That of the similarity of equal vectors in half precision.
+_EQUAL = 1e-3
 
 RECALLS = (1, 5, 10)
 
@@ -111,6 +113,28 @@ def distinct_rows(vectors: Tensor) -> tuple[Tensor, Tensor]:
                 first.append(at)
     device = vectors.device
     return torch.tensor(first, device=device), torch.from_numpy(inverse).to(device)
+
+
+def crowding(gallery: Tensor, queries: Tensor, *, neighbors: int = 10) -> Tensor:
+    """Compute the mean cosine similarity of each target to its nearest queries, as CSLS needs it.
+
+    Args:
+        gallery: Targets, shape (m, d), unit norm.
+        queries: Queries, shape (n, d), unit norm; those that equal a target are left out of its
+            mean.
+        neighbors: Number of nearest queries.
+
+    Returns:
+        Mean similarities, shape (m,); 0 without queries.
+    """
+    found = [gallery.new_zeros(0)]
+    for tile in gallery.split(TILE):
+        scores = tile @ queries.T  # (tile, n)
+        scores = scores.masked_fill(scores > 1 - _EQUAL, -torch.inf)
+        near = scores.topk(min(neighbors, len(queries)), dim=1).values
+        counted = near.isfinite()
+        found.append(near.where(counted, 0).sum(1) / counted.sum(1).clamp(min=1))
+    return torch.cat(found)
 
 
 def retrieval_metrics(predicted: Tensor, target: Tensor) -> dict[str, float]:

@@ -207,7 +207,7 @@ class AudioPage:
         path = str(output.get("path") or "")
         name, file = PurePath(path).name, self._path.parent / path
         try:
-            picture = self._picture(path, lambda: _draw(file), file.stat().st_mtime_ns)
+            picture = self._picture(path, lambda: draw_audio(file), file.stat().st_mtime_ns)
         except (OSError, UserError):
             return f'<p class="reason">{_text(name)} cannot be read.</p>'
         href = quote(os.fsencode(PurePath(path).as_posix()))
@@ -349,7 +349,7 @@ def _details(entry: Entry) -> str:
     )
 
 
-def _draw(file: Path) -> Image.Image:
+def draw_audio(file: Path) -> Image.Image:
     """Draw the waveform of an audio file, scaled to its peak, above its mel spectrogram."""
     from clip2clap.media.audio import load_audio
     from clip2clap.media.spectrogram import draw_spectrogram

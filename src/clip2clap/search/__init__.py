@@ -1,4 +1,4 @@
-"""Classification of files by the texts of labels."""
+"""Classification of files by the texts of labels, and an index of images, audio and texts."""
 
 import lazy_loader
 

@@ -1,4 +1,15 @@
 from .classify import FileClassifier
+from .index import Index
 from .labels import read_labels, read_vocabulary
+from .query import Query, parse_query
+from .update import update_index
 
-__all__ = ["FileClassifier", "read_labels", "read_vocabulary"]
+__all__ = [
+    "FileClassifier",
+    "Index",
+    "Query",
+    "parse_query",
+    "read_labels",
+    "read_vocabulary",
+    "update_index",
+]

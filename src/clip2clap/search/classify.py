@@ -18,6 +18,7 @@ from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.media.arrays import mix_down
 from clip2clap.media.audio import is_silent, load_audio, stream_audio
 from clip2clap.media.images import load_image
+from clip2clap.search.files import modality_of
 
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
@@ -218,14 +219,6 @@ class FileClassifier:
         if translator is None or modality != _source_modality(translator):
             return embeds
         return translator(embeds.to(translator.device)).float().cpu()
-
-
-def modality_of(source: str) -> Literal["image", "audio"]:
-    """Return the modality of a file by its suffix; what is no audio and no video is an image."""
-    from clip2clap.media.audio import SUFFIXES, VIDEO_SUFFIXES
-
-    suffix = Path(source).suffix.lower()
-    return "audio" if suffix in SUFFIXES | VIDEO_SUFFIXES else "image"
 
 
 def _source_modality(translator: "Translator") -> str:

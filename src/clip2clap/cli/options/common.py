@@ -126,6 +126,16 @@ class Translator(Options, panel="Models"):
     )
 
 
+class Back(Options, panel="Models"):
+    """Translator of the opposite direction."""
+
+    back: str | None = option(
+        "Translator from the CLAP into the CLIP. evaluate: from the measuring CLAP, for the "
+        "CLIP-score of audio; search: for audio that finds images.",
+        "TRANSLATOR",
+    )
+
+
 class Generator(Clip, panel="Models"):
     """Text-to-audio generator."""
 

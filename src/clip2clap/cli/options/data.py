@@ -6,6 +6,7 @@ from typing import Literal
 from clip2clap.cli.command import Options, argument, option
 from clip2clap.cli.options.common import (
     AllowPrivate,
+    Back,
     Encoders,
     Generator,
     Output,
@@ -154,7 +155,7 @@ class Columns(Options, panel="Data"):
     )
 
 
-class GeneratedFiles(StepsAndDuration, Encoders, panel="Generated audio and images"):
+class GeneratedFiles(StepsAndDuration, Back, Encoders, panel="Generated audio and images"):
     """Generated audio or images to evaluate."""
 
     pipeline: str | None = option(
@@ -181,10 +182,6 @@ class GeneratedFiles(StepsAndDuration, Encoders, panel="Generated audio and imag
         "or CLIP's text encoder.",
         "NAME",
         was="--judge",
-    )
-    back: str | None = option(
-        "Translator from the measuring CLAP into the CLIP, for the CLIP-score of audio.",
-        "TRANSLATOR",
     )
     round_trip: str | None = option(
         "Pipeline of the opposite direction, to compare the result of a round trip with its start.",

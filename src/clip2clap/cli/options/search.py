@@ -1,13 +1,16 @@
-"""Options of the verbs that name files by texts."""
+"""Options of the verbs that name files by texts, and find them."""
 
 from pathlib import Path
+from typing import Literal
 
 from clip2clap.cli.command import argument, option
 from clip2clap.cli.options.common import (
     AllowPrivate,
+    Back,
     BatchSize,
     Device,
     Encoders,
+    Json,
     Output,
     Translator,
 )
@@ -50,4 +53,48 @@ class Classify(AllowPrivate, Device, BatchSize, Output, Translator, Encoders, pa
         flags="--csv",
         default=False,
         panel="Files",
+    )
+
+
+class IndexOptions(Output, Device, BatchSize, Encoders, panel="Files"):
+    """Options of `index`."""
+
+    inputs: list[str] | None = argument(
+        "Folders, searched at any depth for images, audio and videos; such files; text files, each "
+        "line of which is a text. Without any, all earlier ones are brought up to date.",
+        "INPUT",
+    )
+    forget: list[str] | None = option("Input of an earlier run to leave out from now on.", "PATH")
+
+
+class Search(Device, Json, Back, Translator, Encoders, panel="Search"):
+    """Options of `search`."""
+
+    index: Path = argument("Folder of an index, as index writes it.", "LIBRARY", required=True)
+    query: list[str] = argument(
+        "Images, audio files and words, with + or - between them, each with a weight if need be: "
+        'photo.jpg + rain:0.5 - "many people".',
+        "QUERY",
+        required=True,
+    )
+    find: Literal["all", "image", "audio", "text"] = option("Type to find.", default="all")
+    top: int = option("Results per type.", default=10, min=1, api="k")
+    csls: bool = option(
+        "Rank by cross-domain similarity local scaling, which keeps entries back that are near to "
+        "everything.",
+        default=False,
+    )
+    distinct: bool = option("Leave out near-duplicates of better results.", default=False)
+    exact: bool = option("Compare with every entry, without the fast search.", default=False)
+    within: str | None = option(
+        "Results in this folder only, or with paths of this pattern, such as '*/dogs/*.wav'.",
+        "FOLDER",
+        panel="Filters",
+    )
+    since: str | None = option(
+        "Files changed since this date (2026-05-31, or 7d for seven days).", "DATE", panel="Filters"
+    )
+    until: str | None = option("Files changed before this date.", "DATE", panel="Filters")
+    html: Path | None = option(
+        "Also write the results as a page of images and players.", "FILE", panel="Files"
     )
