@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,7 @@ def test_an_image_finds_audio_through_the_translator_and_audio_images(
     sounds = clap.encode_audio([media / "sounds" / f"{n}.wav" for n in range(6)])
     images = clip.encode_image([media / "photos" / f"{n}.png" for n in range(6)])
     forward, back = translators
+    find: Any
     for query, find, vectors in (
         (image, "audio", forward(clip.encode_image([image])) @ sounds.T),
         (sound, "image", back(clap.encode_audio([sound])) @ images.T),

@@ -34,6 +34,7 @@ from clip2clap.search.store import (
     COLUMNS,
     MODALITIES,
     Entry,
+    Settings,
     Store,
     entries_of,
     hash_file,
@@ -138,20 +139,24 @@ def update_index(
     path = as_path(folder)
     with sole_run(path):
         store = Store.open_or_create(path)
-        settings = store.settings
         store.remove_leftovers()
         _forget(store, [os.path.abspath(as_path(each)) for each in forget])
-        for root in roots:
-            if not any(is_inside(root, known) for known in settings.roots):
-                settings.roots = [r for r in settings.roots if not is_inside(r, root)] + [root]
-        if not settings.roots and not forget:
+        _add_roots(store.settings, roots)
+        if not store.settings.roots and not forget:
             raise UserError("Name the files and folders to index.", param="inputs")
         models: dict[Family, str | None] = {"clip": clip, "clap": clap}
         _check_models(store, models)
         store.write_settings()
         update = _Update(store, device, batch_size, on_progress)
-        update.run(roots or settings.roots)
+        update.run(roots or store.settings.roots)
         return update.report
+
+
+def _add_roots(settings: Settings, roots: Sequence[str]) -> None:
+    """Add roots that are not inside another; those inside a new one are replaced by it."""
+    for root in roots:
+        if not any(is_inside(root, known) for known in settings.roots):
+            settings.roots = [r for r in settings.roots if not is_inside(r, root)] + [root]
 
 
 def _forget(store: Store, forgotten: Sequence[str]) -> None:
@@ -173,7 +178,7 @@ def _forget(store: Store, forgotten: Sequence[str]) -> None:
 
 
 def _check_models(store: Store, named: dict[Family, str | None]) -> None:
-    """Take over the names of encoders; raise if one is not that of the vectors in the index."""
+    """Set the names of encoders; raise if one is not that of the vectors in the index."""
     spaces = store.spaces()
     for family, given in named.items():
         known = store.settings.models.get(family)
@@ -215,7 +220,7 @@ class _Update:
         self._saved = time.monotonic()
 
     def run(self, roots: Sequence[str]) -> None:
-        """Take up what has changed in some roots."""
+        """Index what has changed in some roots."""
         # A drive that is not there now keeps its entries.
         present = [root for root in roots if os.path.exists(root)]
         problems = {r: f"{r} is not there; its entries are kept." for r in {*roots} - {*present}}
