@@ -29,6 +29,8 @@ _TRAINED_ROWS, _TRIED_QUERIES = 40, 200
 _RECALL, _NEIGHBORS = 0.98, 10
 # Noise beside a unit vector, for a cosine similarity of 0.3, as between a text and its image.
 _DISTANCE = 3.0
+# Milliseconds in a million rows.
+_LEAST_LISTS = 64
 # Candidates of 8-bit vectors for each result.
 _CANDIDATES = 4
 _NEW_SHARE = 0.01
@@ -199,7 +201,7 @@ def _choose_lists(index: Any, vectors: Vectors) -> None:
     noise = torch.randn(queries.shape, generator=torch.Generator().manual_seed(0))
     queries = unit_norm(queries + _DISTANCE * unit_norm(noise))
     exact = [set(vectors.search(query, _NEIGHBORS)[1].tolist()) for query in queries]
-    index.nprobe = 8
+    index.nprobe = _LEAST_LISTS
     while index.nprobe < index.nlist:
         found = index.search(queries.numpy(), _CANDIDATES * _NEIGHBORS)[1]
         hits = sum(len(a.intersection(b.tolist())) for a, b in zip(exact, found, strict=True))
