@@ -196,7 +196,7 @@ def _add(index: Any, vectors: Vectors, start: int) -> None:
 
 
 def _choose_lists(index: Any, vectors: Vectors) -> None:
-    """Search as many lists as are needed for queries that are far from all vectors, as texts are."""
+    """Search as many lists as are needed for queries far from all vectors, as texts are."""
     queries = _sample(vectors, _TRIED_QUERIES)
     noise = torch.randn(queries.shape, generator=torch.Generator().manual_seed(0))
     queries = unit_norm(queries + _DISTANCE * unit_norm(noise))
