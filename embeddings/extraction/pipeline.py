@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clip2clap.core.actors import RayConfig
 from clip2clap.core.concurrency import map_ahead, read_ahead
 from clip2clap.core.errors import UserError, expect
 from clip2clap.embeddings.datasets.base import Row, Source
 from clip2clap.embeddings.download.config import DownloadConfig
-from clip2clap.embeddings.extraction.plan import EncoderPlan, Encoders, RayConfig
+from clip2clap.embeddings.extraction.plan import EncoderPlan, Encoders
 from clip2clap.embeddings.extraction.stages import (
     EmbeddedGroup,
     check_rows,

@@ -114,18 +114,3 @@ class Encoders:
     def of(self, column: Column) -> ClipEncoder | ClapEncoder:
         """Return the encoder that computes a column."""
         return self._loaded[family_of(column)]
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """Ray cluster that an extraction runs on."""
-
-    address: str | None = None
-    """Address of a cluster with clip2clap and the same files; None starts one on this
-    machine."""
-
-    actors: int | None = None
-    """Encoders side by side; by default one per GPU, or two."""
-
-    def __post_init__(self) -> None:
-        expect(self.actors is None or self.actors > 0, "actors", "at least 1", self.actors)

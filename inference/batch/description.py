@@ -16,7 +16,13 @@ from clip2clap.inference.batch.manifest import VERSION, Entry
 from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.translator.base import Translator
 
-_DEFAULTS = ("num_inference_steps", "guidance_scale", "guidance_interval", "num_candidates")
+_DEFAULTS = (
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_interval",
+    "num_candidates",
+    "draft_candidates",
+)
 CALL_SETTINGS = (*_DEFAULTS, "negative", "eta", "cache_interval")
 """Arguments of a call that are settings of all jobs."""
 

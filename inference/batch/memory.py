@@ -23,10 +23,15 @@ class BatchSize:
 
     def __init__(self, device: torch.device, size: int | None):
         self._device, self._fitted = device, size is not None
-        self._most = size or _LARGEST.get(device.type, _LARGEST["cpu"])
+        self._most = self.largest(device.type, size)
         # Seconds of candidates that fit.
         self._room = math.inf if self._fitted else 0.0
         self._before = 0
+
+    @staticmethod
+    def largest(device: str, size: int | None = None) -> int:
+        """Return a size if there is one, or the largest for a device such as `cuda:0`."""
+        return size or _LARGEST.get(device.partition(":")[0], _LARGEST["cpu"])
 
     def of(self, seconds: float) -> int:
         """Return the number of candidates for a length in seconds; 1 until the size is fitted."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from clip2clap.core.actors import RayConfig
 from clip2clap.core.errors import UserError, expect, is_integer, is_number
 from clip2clap.media.writing import AudioFileOptions
 
@@ -46,6 +47,13 @@ class BatchOptions:
     batch_size: int | None = None
     """Candidates generated at once; by default as many as free memory allows, up to 8 on a CPU and
     32 on a GPU. Halved where memory is lacking."""
+
+    ray: RayConfig | None = None
+    """Cluster whose actors generate, each with a copy of the pipeline, while this process reads and
+    writes; None to generate in this process."""
+
+    ray_device: str = "cpu"
+    """Device of the actors: `"cpu"`, or `"cuda"` for a GPU each."""
 
     file: AudioFileOptions = field(default_factory=AudioFileOptions)
     """Format, sampling rate, channels and level of the files."""

@@ -31,6 +31,8 @@ class Item:
     """Image, or prompt."""
     resumed: bool = False
     """True for an entry of an earlier run."""
+    error: Exception | None = None
+    """Error for which it failed; none if memory lacked."""
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -78,7 +80,8 @@ class Reader:
             self._suffixes += [f"{mark}-spectrogram.png" for mark in marks]
         # Names of earlier runs stay with their jobs; replaced files are named as by a first run.
         keep = manifest is not None and not options.overwrite
-        self._taken = set(manifest.names) if manifest is not None and keep else set[str]()
+        names = manifest.names if manifest is not None and keep else ()
+        self._taken = dict.fromkeys(names, 1)
 
     def read(self, jobs: Iterable[Job]) -> Iterator[Item]:
         """Yield the items of jobs, in their order."""
@@ -139,7 +142,8 @@ class Reader:
                 taken=self._taken,
                 overwrite=self._options.overwrite,
             )
-        self._taken.add(name.casefold())
+        else:
+            self._taken.setdefault(name.casefold(), 1)
         return name
 
 

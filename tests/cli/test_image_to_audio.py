@@ -59,6 +59,7 @@ def assert_same_samples(first: Path, second: Path) -> None:
         ("--num-candidates 1 --ranker x", "--ranker: there is nothing to rank with one candidate."),
         ("--low-memory --device cuda", "--low-memory: the models stay on disk"),
         ("--ranker-translator x", "--ranker-translator: it maps into the space of a ranker."),
+        ("--actors 2", "--actors: goes with --engine ray."),
         ("--seeds 1", "No such option: --seeds"),
         ("-o sound.m4a", "--output: .m4a cannot be written. Use .wav, .flac, .ogg, .mp3 or .opus"),
         ("-o sound.ogg --audio-format wav", "--audio-format: sound.ogg does not end in .wav."),

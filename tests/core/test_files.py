@@ -48,10 +48,10 @@ def test_a_file_is_replaced_only_once_it_is_whole(tmp_path: Path) -> None:
 def test_a_free_stem_avoids_files_of_any_suffix_and_names_given_away(tmp_path: Path) -> None:
     (tmp_path / "dog.wav").touch()
     (tmp_path / "dog-2.png").touch()
-    assert free_stem(tmp_path, "dog", [".wav"], taken=set()) == "dog-2"
-    assert free_stem(tmp_path, "dog", [".wav", ".png"], taken=set()) == "dog-3"
-    assert free_stem(tmp_path, "dog", [".wav", ".png"], taken={"dog-3"}) == "dog-4"
-    assert free_stem(tmp_path, "Cat", [".wav"], taken={"cat"}) == "Cat-2"
+    assert free_stem(tmp_path, "dog", [".wav"], taken={}) == "dog-2"
+    assert free_stem(tmp_path, "dog", [".wav", ".png"], taken={}) == "dog-3"
+    assert free_stem(tmp_path, "dog", [".wav", ".png"], taken={"dog-3": 1}) == "dog-4"
+    assert free_stem(tmp_path, "Cat", [".wav"], taken={"cat": 1}) == "Cat-2"
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_writer(
@@ -116,10 +116,23 @@ def test_any_name_that_a_file_system_has_can_be_written(tmp_path: Path, name: st
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_many_files_of_one_stem_are_named_in_order_without_trying_all_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Dog-3.wav").touch()
+    tried: list[str] = []
+    exists = os.path.lexists
+    monkeypatch.setattr("os.path.lexists", lambda path: tried.append(path) or exists(path))
+    taken: dict[str, int] = {}
+    names = [free_stem(tmp_path, "Dog", [".wav"], taken=taken) for _ in range(50)]
+    assert names == ["Dog", *(f"Dog-{number}" for number in range(2, 52) if number != 3)]
+    assert len(tried) < 60
+
+
 def test_a_long_stem_is_cut_so_that_its_files_fit(tmp_path: Path) -> None:
-    stem = free_stem(tmp_path, "é" * 200, [".wav", "-spectrogram.png"], taken=set())
+    stem = free_stem(tmp_path, "é" * 200, [".wav", "-spectrogram.png"], taken={})
     (tmp_path / f"{stem}-spectrogram.png").touch()
-    other = free_stem(tmp_path, "é" * 200, [".wav", "-spectrogram.png"], taken=set())
+    other = free_stem(tmp_path, "é" * 200, [".wav", "-spectrogram.png"], taken={})
     assert other == f"{stem}-2"
     (tmp_path / f"{other}-spectrogram.png").touch()
     assert len(stem) > 100

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from clip2clap.core.actors import RayConfig
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
 from clip2clap.embeddings.datasets.tables import TableFiles
@@ -21,7 +22,7 @@ from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.extraction import pipeline
 from clip2clap.embeddings.extraction.pipeline import ExtractionReport, extract
-from clip2clap.embeddings.extraction.plan import EncoderPlan, RayConfig
+from clip2clap.embeddings.extraction.plan import EncoderPlan
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.embeddings.table import writer
 from clip2clap.embeddings.table.format import TableError
@@ -293,7 +294,6 @@ def test_an_id_that_comes_twice_is_a_failure_the_second_time(plan, tmp_path):
 
 def test_where_ray_is_missing_it_is_named(plan, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, f"{pipeline.__package__}.ray_engine", raising=False)
     source = AudioCaps(write_audiocaps(tmp_path / "val.csv", CAPTIONS))
     with pytest.raises(UserError, match=r"pip install 'clip2clap\[ray\]'"):
         extract(source, tmp_path / "table", plan("clip_text"), ray=RayConfig(actors=2))

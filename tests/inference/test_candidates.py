@@ -1,5 +1,7 @@
 """Ranking of candidates."""
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
+from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.translator.prior import PriorTranslator
 
 from .builders import FAST, SECONDS, colored_images, joined, make_translator, seeded, unit_vectors
@@ -18,6 +21,8 @@ def test_the_best_by_a_rigged_ranker_is_kept(pipe_with_audio_encoder, monkeypatc
     favorites = [2, 0, 1]
 
     class Rigged:
+        backend = SimpleNamespace(window=16_000, sampling_rate=16_000)
+
         def to(self, device):
             return self
 
@@ -65,6 +70,54 @@ def test_variations_are_the_candidates_in_the_order_of_their_similarity(pipe_wit
     for wrong in (0, 5, 1.5):
         with pytest.raises(UserError, match=r"num_variations.* from 1 to num_candidates=4"):
             pipe(images, num_variations=wrong, **call)
+
+
+def test_drafts_are_ranked_and_only_what_is_kept_is_vocoded_in_full(
+    pipe_with_audio_encoder, monkeypatch
+):
+    config = pipe_with_audio_encoder.vocoder.config
+    torch.manual_seed(0)
+    hop = math.prod(config.upsample_rates)
+    vocoder = SpectralVocoder(config.model_in_dim, config.sampling_rate, (hop,), 4 * hop, 8, 1)
+    pipe = joined(pipe_with_audio_encoder, vocoder=vocoder.eval())
+    call = {"generator": [1, 2], "num_candidates": 3, **FAST}
+    every = pipe(colored_images(2), num_variations=3, draft_candidates=True, **call)
+    assert torch.equal(every.audios, pipe(colored_images(2), num_variations=3, **call).audios)
+    calls = []
+    forward = vocoder.forward
+
+    def spy(mels, **options):
+        calls.append((len(mels), options))
+        return forward(mels, **options)
+
+    monkeypatch.setattr(vocoder, "forward", spy)
+    best = pipe(colored_images(2), draft_candidates=True, **call)
+    assert calls == [(6, {"iterations": 1}), (2, {})]
+    # In the order of their similarities.
+    places = every.similarities.argsort(dim=1, descending=True).argsort(dim=1)
+    chosen = places.gather(1, best.similarities.argmax(dim=1, keepdim=True))[:, 0]
+    audios = every.audios.view(2, 3, -1)[torch.arange(2), chosen]
+    torch.testing.assert_close(best.audios, audios, atol=1e-4, rtol=0)
+    drafts = best.similarities - every.similarities
+    assert 0 < drafts.abs().max() < 0.5
+    with pytest.raises(UserError, match="is a SpeechT5HifiGan"):
+        pipe_with_audio_encoder(colored_images(1), draft_candidates=True, **FAST)
+
+
+def test_a_waveform_a_little_longer_than_the_window_of_the_clap_is_ranked_by_one_window(
+    pipe_with_audio_encoder, monkeypatch
+):
+    encoder = pipe_with_audio_encoder.generator_clap.load_audio_encoder()
+    window, rate = encoder.backend.window, encoder.backend.sampling_rate
+    lengths = []
+    encode = encoder.encode_audio
+    monkeypatch.setattr(
+        encoder, "encode_audio", lambda audios: lengths.append(len(audios[0][0])) or encode(audios)
+    )
+    monkeypatch.setattr(type(pipe_with_audio_encoder), "sampling_rate", rate)
+    for share in (0.5, 1.04, 1.06, 2.04):
+        pipe_with_audio_encoder.rank(torch.randn(1, round(share * window)), unit_vectors(1))
+    assert lengths == [round(0.5 * window), window, round(1.06 * window), 2 * window]
 
 
 def test_a_prior_gives_every_candidate_and_every_seed_an_embedding_of_its_own(
@@ -122,6 +175,7 @@ def test_ranking_ignores_length_and_takes_the_first_of_equals(pipe):
     embeds = torch.tensor([[0.1, 5.0], [9.0, 0.0], [3.0, 0.0], *[[0.0, 1.0]] * 3])
     encoder: Any = nn.Module()
     encoder.encode_audio = lambda audios: embeds
+    encoder.backend = SimpleNamespace(window=16_000, sampling_rate=16_000)
     pipe.generator_clap.audio_encoder = encoder
     targets = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     best, similarities = pipe.rank(torch.zeros(6, 8), targets)

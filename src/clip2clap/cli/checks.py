@@ -119,6 +119,38 @@ def check_device(name: str, dtype: DtypeName | None) -> None:
     )
 
 
+def ray_config(options: Any) -> Any:
+    """Return the cluster that `--engine ray` names, or None for this process.
+
+    Raises:
+        UserError: If there are options of a cluster without it, or Ray is not installed.
+    """
+    from clip2clap.core.actors import RayConfig, require_ray
+
+    for param in ("ray_address", "actors"):
+        given = getattr(options, param)
+        require(options.engine == "ray" or given is None, param, "goes with --engine ray.")
+    if options.engine != "ray":
+        return None
+    require_ray()
+    return RayConfig(options.ray_address, options.actors)
+
+
+def choose_run_device(options: Any) -> Any:
+    """Return the device that a verb's models run on; it is not checked if it is a cluster's.
+
+    Raises:
+        UserError: If a device of this machine is not available.
+    """
+    import torch
+
+    if getattr(options, "low_memory", False):
+        return torch.device("cpu")
+    if getattr(options, "ray_address", None) is not None and options.device != "auto":
+        return torch.device(options.device)
+    return choose_device(options.device)
+
+
 def choose_device(name: str) -> Any:
     """Return the device of a name, for `auto` the fastest one that is available.
 

@@ -12,8 +12,9 @@ from clip2clap.cli.checks import (
     check_data,
     check_device,
     check_exists,
-    choose_device,
     choose_dtype,
+    choose_run_device,
+    ray_config,
     require,
 )
 from clip2clap.cli.options.data import Data, Extract, PairName
@@ -44,9 +45,7 @@ def extract(options: Extract) -> None:
     for param in ("audio", "frames"):
         if getattr(options, param) is not None:
             check_exists(getattr(options, param), param)
-    for param in ("ray_address", "actors"):
-        given = getattr(options, param)
-        require(options.engine == "ray" or given is None, param, "goes with --engine ray.")
+    ray = ray_config(options)
     pair = options.pair or (_PUBLISHED_PAIRS[published] if published else None)
     pair_names = ", ".join(get_args(PairName))
     require(pair is not None, "pair", f"needed for your own data, one of {pair_names}.")
@@ -56,7 +55,6 @@ def extract(options: Extract) -> None:
     partner = _partner(options, stem)
 
     from clip2clap.embeddings.download.config import DownloadConfig
-    from clip2clap.embeddings.extraction.plan import RayConfig
 
     report = RunReport(options)
     plan = make_plan(_columns(str(pair), options), clip=clip, clap=clap, options=options)
@@ -74,7 +72,7 @@ def extract(options: Extract) -> None:
             allow_private=options.allow_private,
             contact=options.contact,
         ),
-        ray=RayConfig(options.ray_address, options.actors) if options.engine == "ray" else None,
+        ray=ray,
     )
     report.show(*extraction_lines(table))
     if table.rows:
@@ -105,10 +103,7 @@ def make_plan(columns: Sequence[Any], *, clip: str, clap: str, options: Any) -> 
 
     from clip2clap.embeddings.extraction.plan import EncoderPlan
 
-    if getattr(options, "ray_address", None) is not None and options.device != "auto":
-        device = torch.device(options.device)
-    else:
-        device = choose_device(options.device)
+    device = choose_run_device(options)
     dtype = choose_dtype(options.dtype or "fp32", device)
     return EncoderPlan(
         tuple(columns),

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from clip2clap.cli.checks import check_device, check_exists, choose_device, choose_dtype, require
+from clip2clap.cli.checks import (
+    check_device,
+    check_exists,
+    choose_dtype,
+    choose_run_device,
+    ray_config,
+    require,
+)
 from clip2clap.cli.generate import Bar, pipeline_settings
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.audio_files import audio_file_options
@@ -35,7 +42,7 @@ def image_to_audio(options: ImageToAudio) -> None:
 
     An image that cannot be read is skipped; the exit code is then 1.
     """
-    file_options = _check(options)
+    file_options, ray = _check(options), ray_config(options)
     jobs = partial(_find_jobs, options)
     total = sum(1 for _ in jobs())
     require(total, "inputs", "there is nothing to generate: the tables have no rows.")
@@ -57,6 +64,7 @@ def image_to_audio(options: ImageToAudio) -> None:
         pipeline = _load(options)
     report.lap("load")
     batch_options = _batch_options(pipeline, options, destination, file_options)
+    batch_options = replace(batch_options, ray=ray, ray_device=str(choose_run_device(options)))
     calls = fill_call(pipeline, _given_arguments(options), batch_options)
     _require_candidates(options, calls["num_candidates"])
     report.settings |= {"generator": options.generator or "demo", **calls}
@@ -209,12 +217,13 @@ def _require_candidates(options: ImageToAudio, num_candidates: int) -> None:
 
 
 def _load(options: ImageToAudio) -> Any:
-    device = choose_device("cpu" if options.low_memory else options.device)
+    device = choose_run_device(options)
     parts = ("clip", "translator", "ranker", "ranker_translator")
     return load_pipeline(
         "generator",
         options.generator or "demo",
-        device=device,
+        # Actors get the pipeline from here, and move it.
+        device=device if options.engine == "local" else "cpu",
         dtype=choose_dtype(options.dtype, device),
         scheduler=options.scheduler,
         num_candidates=options.num_candidates or options.num_variations,

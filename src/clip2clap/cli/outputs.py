@@ -32,7 +32,7 @@ class Destination:
     format: Any
     stem: str | None
     overwrite: bool
-    taken: set[str] = field(default_factory=set)
+    taken: dict[str, int] = field(default_factory=dict)
 
     def reserve(self, stem: str, suffixes: Sequence[str]) -> list[Path]:
         """Return unused paths, which differ by their endings.
@@ -46,7 +46,6 @@ class Destination:
         stem = free_stem(
             self.folder, self.stem or stem, suffixes, taken=self.taken, overwrite=self.overwrite
         )
-        self.taken.add(stem.casefold())
         return [self.folder / f"{stem}{suffix}" for suffix in suffixes]
 
 

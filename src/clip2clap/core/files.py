@@ -110,23 +110,33 @@ _remove_abandoned = functools.cache(functools.partial(remove_leftovers, shared=T
 
 
 def free_stem(
-    folder: Path, stem: str, suffixes: Sequence[str], *, taken: set[str], overwrite: bool = False
+    folder: Path,
+    stem: str,
+    suffixes: Sequence[str],
+    *,
+    taken: dict[str, int],
+    overwrite: bool = False,
 ) -> str:
     """Return `stem`, or `stem-2`, `stem-3` and so on, for files of these suffixes in a folder.
 
-    It is short enough for the file system, and neither taken (case-folded, since some file systems
-    ignore case) nor, unless existing files may be replaced, the stem of one.
+    It is short enough for the file system, and neither taken nor, unless existing files may be
+    replaced, the stem of one. It is added to `taken`, whose keys are case-folded, since some file
+    systems ignore case; the values are the last numbers of stems, so that any number of files of
+    one stem are named without trying those before.
     """
     room = _MAX_NAME_BYTES - max(len(os.fsencode(suffix)) for suffix in suffixes)
     while len(os.fsencode(stem)) > room:
         stem = stem[:-1]
-    candidate, number = stem, 1
+    number = taken.get(stem.casefold(), 1)
+    candidate = stem if number == 1 else f"{stem}-{number}"
     while candidate.casefold() in taken or (
         not overwrite
         and any(os.path.lexists(folder / f"{candidate}{suffix}") for suffix in suffixes)
     ):
         number += 1
         candidate = f"{stem}-{number}"
+    taken.setdefault(candidate.casefold(), 1)
+    taken[stem.casefold()] = number
     return candidate
 
 

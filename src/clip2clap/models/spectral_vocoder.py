@@ -35,6 +35,9 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         momentum: Overshoot of each iteration, from 0 (plain Griffin-Lim) to below 1.
     """
 
+    draft_iterations = 1
+    """Griffin-Lim iterations of drafts, which candidates are ranked by."""
+
     @register_to_config
     def __init__(
         self,
@@ -83,11 +86,12 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         envelope = (spectrogram.exp() / self.filters.sum(dim=0)) @ self.shares.T
         return envelope * detail.exp()
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
+    def forward(self, spectrogram: Tensor, *, iterations: int | None = None) -> Tensor:
         """Generate waveforms, shape (n, frames * hop), or (frames * hop,) for one.
 
         Deterministic: the phases start from a fixed seed. The spectrogram is natural logarithms of
-        mel amplitudes, shape (n, frames, mel bins), or (frames, mel bins) for one.
+        mel amplitudes, shape (n, frames, mel bins), or (frames, mel bins) for one. By default there
+        are as many Griffin-Lim iterations as in the config.
         """
         if spectrogram.ndim not in (2, 3) or spectrogram.shape[-1] != self.config.model_in_dim:
             raise UserError(
@@ -106,16 +110,17 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         phases = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
         momentum = self.config.momentum
         weight = momentum / (1 + momentum)
-        spectra, before = predicted * phases, torch.zeros((), device=predicted.device)
-        for _ in range(self.config.iterations):
-            rebuilt = self.stft(self.istft(spectra))
-            ahead = rebuilt - weight * before
+        overlaps = self._overlaps(predicted.shape[1])
+        spectra = predicted * phases
+        before = torch.zeros_like(spectra)
+        for _ in range(self.config.iterations if iterations is None else iterations):
+            rebuilt = self.stft(self.istft(spectra, overlaps))
+            ahead = torch.sub(rebuilt, before, alpha=weight)
             before = rebuilt
             own = ahead.abs().clamp(min=1e-9)
             # The geometric mean of the magnitudes that the phases allow, and of the predicted.
-            magnitudes = (own * self._gains(targets, own) * predicted).sqrt()
-            spectra = ahead / own * magnitudes
-        waveforms = self.istft(spectra)
+            spectra = ahead * (self._gains(targets, own) * predicted / own).sqrt()
+        waveforms = self.istft(spectra, overlaps)
         return waveforms if spectrogram.ndim == 3 else waveforms[0]
 
     def _gains(self, targets: Tensor, magnitudes: Tensor) -> Tensor:
@@ -127,21 +132,23 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         """Compute complex spectra (n, frames, bins) of waveforms (n, frames * hop)."""
         return framed_spectra(waveforms, self.window.float(), self.hop_length)
 
-    def istft(self, spectra: Tensor) -> Tensor:
-        """Compute waveforms (n, frames * hop) of complex spectra (n, frames, bins)."""
+    def istft(self, spectra: Tensor, overlaps: Tensor | None = None) -> Tensor:
+        """Compute waveforms (n, frames * hop) of complex spectra (n, frames, bins).
+
+        Overlaps are the sum of the squared windows, shape (1, samples), where it is at hand.
+        """
         # `torch.istft` requires centered frames, and one frame more.
         size, hop, frames = len(self.window), self.hop_length, spectra.shape[1]
-        samples = size + (frames - 1) * hop
-        window = self.window.float()
-        pieces = torch.fft.irfft(spectra, n=size) * window
-        weights = window.square().expand(1, frames, size)
-        added, weight = (
-            F.fold(rows.transpose(1, 2), (1, samples), (1, size), stride=(1, hop))[:, 0, 0]
-            for rows in (pieces, weights)
-        )
+        if overlaps is None:
+            overlaps = self._overlaps(frames)
+        added = _overlap_add(torch.fft.irfft(spectra, n=size) * self.window.float(), hop)
         start = (size - hop) // 2
         inside = slice(start, start + frames * hop)
-        return added[:, inside] / weight[:, inside].clamp(min=1e-3)
+        return added[:, inside] / overlaps[:, inside].clamp(min=1e-3)
+
+    def _overlaps(self, frames: int) -> Tensor:
+        squares = self.window.float().square().expand(1, frames, -1)
+        return _overlap_add(squares, self.hop_length)
 
 
 def slaney_filters(window_size: int, mel_bins: int, sampling_rate: int) -> Tensor:
@@ -161,6 +168,17 @@ def framed_spectra(waveforms: Tensor, window: Tensor, hop_length: int) -> Tensor
         padded, len(window), hop_length, window=window, center=False, return_complex=True
     )
     return spectra.transpose(1, 2)
+
+
+def _overlap_add(pieces: Tensor, hop: int) -> Tensor:
+    """Add frames (n, frames, size), each a hop after the one before, to (n, samples)."""
+    count, frames, size = pieces.shape
+    parts = -(-size // hop)
+    added = pieces.new_zeros(count, frames + parts - 1, hop)
+    for part in range(parts):
+        rows = pieces[..., part * hop : (part + 1) * hop]
+        added[:, part : part + frames, : rows.shape[-1]] += rows
+    return added.flatten(1)
 
 
 class _ConvNextBlock(nn.Module):

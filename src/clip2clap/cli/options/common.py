@@ -85,6 +85,19 @@ class Running(Device, BatchSize, panel="Running"):
     )
 
 
+class Engine(Options, panel="Running"):
+    """Machines that a run uses."""
+
+    engine: Literal["local", "ray"] = option("local, or ray for a cluster.", default="local")
+    ray_address: str | None = option(
+        "ray: address of the cluster; by default one is started here.", "ADDRESS"
+    )
+    actors: int | None = option(
+        "ray: number of actors that hold the models; by default one per GPU, or 2.",
+        api="ray_actors",
+    )
+
+
 class Rows(Options, panel="Data"):
     """Rows to read."""
 

@@ -8,6 +8,7 @@ from clip2clap.cli.options.common import (
     AllowPrivate,
     Back,
     Encoders,
+    Engine,
     Generator,
     Output,
     Overwrite,
@@ -64,18 +65,6 @@ class OwnColumns(Options, panel="Columns of your own data"):
     audio_column: str | None = option("Column of audio paths.", "COLUMN")
     keep: list[str] | None = option(
         "Further column to keep in the table; may be given several times.", "COLUMN"
-    )
-
-
-class Engine(Options, panel="Running"):
-    """Machines that extraction runs on."""
-
-    engine: Literal["local", "ray"] = option("local, or ray for a cluster.", default="local")
-    ray_address: str | None = option(
-        "ray: address of the cluster; by default one is started here.", "ADDRESS"
-    )
-    actors: int | None = option(
-        "ray: number of encoders; by default one per GPU, or 2.", api="ray_actors"
     )
 
 

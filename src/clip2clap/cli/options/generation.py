@@ -9,6 +9,7 @@ from clip2clap.cli.options.common import (
     AllowPrivate,
     Decoder,
     Device,
+    Engine,
     Generator,
     Output,
     Overwrite,
@@ -75,7 +76,7 @@ class Labels(Options, panel="Condition"):
 
 
 class ImageToAudio(
-    AllowPrivate, Running, Labels, AudioFiles, Overwrite, Sampling, Translator, Generator
+    AllowPrivate, Engine, Running, Labels, AudioFiles, Overwrite, Sampling, Translator, Generator
 ):
     """Options of `image-to-audio`."""
 
