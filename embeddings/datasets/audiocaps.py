@@ -1,5 +1,6 @@
 """AudioCaps: captions of ten-second clips."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +17,19 @@ _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _CLIP_SECONDS = 10
 # Names that downloaders give to the files of a clip, the first one as published; AudioSet's has
-# both times in seconds, or in milliseconds.
+# both times in seconds, or in milliseconds. Times are compared as numbers.
 _NAMES = (
     "{video}_{start:g}",
-    "Y{video}_{start:.3f}_{end:.3f}",
-    "{video}_{start:.3f}_{end:.3f}",
+    "Y{video}_{start:g}",
     "{video}_{start:g}_{end:g}",
     "Y{video}_{start:g}_{end:g}",
     "{video}_{start_ms:.0f}_{end_ms:.0f}",
-    "{video}_{start:.1f}",
-    "Y{video}_{start:g}",
+    "Y{video}_{start_ms:.0f}_{end_ms:.0f}",
     "{id}",
     "{video}",
     "Y{video}",
 )
+_TIME = re.compile(r"(?<=_)0*(\d+)(?:\.(\d*?)0*)?(?=_|$)")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class AudioCaps(Source):
             content: dict[Modality, Any] = {"text": values["caption"]}
             problem = values.get(PROBLEM)
             for modality, folder, found in folders:
-                files = next((found[name] for name in names if name in found), None)
+                files = next((found[key] for key in map(_key, names) if key in found), None)
                 if files is None:
                     there = next(iter(found), "none")
                     problem = f"no file named {names[0]} in {folder}, whose files are {there}, ..."
@@ -96,7 +96,7 @@ def _names(audiocap_id: str, video: str, start_time: str) -> list[str]:
     try:
         start = float(start_time)
     except ValueError:
-        return [f"{video}_{start_time}", audiocap_id, video]
+        return [f"{video}_{start_time}", audiocap_id, video, f"Y{video}"]
     end = start + _CLIP_SECONDS
     times = {"start": start, "end": end, "start_ms": start * 1000, "end_ms": end * 1000}
     return [name.format(id=audiocap_id, video=video, **times) for name in _NAMES]
@@ -111,5 +111,10 @@ def _by_clip(folder: Path, suffixes: frozenset[str]) -> dict[str, list[Path]]:
         for path in files:
             if path.suffix.lower() in suffixes:
                 for name in {path.stem, path.parent.name} - {folder.name}:
-                    found.setdefault(name, []).append(path)
+                    found.setdefault(_key(name), []).append(path)
     return found
+
+
+def _key(name: str) -> str:
+    """Return a file's name with the times in it as plain numbers: `a_030.00` as `a_30`."""
+    return _TIME.sub(lambda time: time[1] + (f".{time[2]}" if time[2] else ""), name)

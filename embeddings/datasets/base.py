@@ -1,6 +1,9 @@
 """Rows of data sets, their sources, and what cells and values of a row hold."""
 
+import ast
 import base64
+import contextlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,6 +18,8 @@ from clip2clap.core.files import is_url, visible_files, visible_folders
 from clip2clap.embeddings.space import Modality
 
 _MISSING: dict[Modality, str] = {"text": "no caption", "image": "no image", "audio": "no audio"}
+# What pandas and others write for a missing value.
+_NOTHING = {"nan", "NaN", "None", "null", "NULL", "<NA>"}
 # No path is this long without a dot, which base64 has not.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{200,}={0,2}\s*")
 
@@ -83,7 +88,12 @@ def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:
 
 
 def caption_of(value: Any) -> str | None:
-    """Return the caption in a cell or a JSON value, of several the first; raise if no text."""
+    """Return the caption in a cell or a JSON value, of several the first; raise if no text.
+
+    Text that pandas writes for a missing value is none, and that of a list of captions is the list.
+    """
+    if isinstance(value, str):
+        value = None if value.strip() in _NOTHING else _listed(value)
     if isinstance(value, list | tuple):
         texts = [text for text in value if isinstance(text, str)]
         if value and not texts:
@@ -96,6 +106,18 @@ def caption_of(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"expected a caption as text, got a {type(value).__name__}")
     return str(value)
+
+
+def _listed(text: str) -> Any:
+    """Return the captions that a text lists, as JSON or as Python prints them; others as it is."""
+    if not (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = parse(text.strip())
+            if isinstance(found, list) and all(isinstance(each, str) for each in found):
+                return found
+    return text
 
 
 def file_of(value: Any, base: Path) -> Path | Url | bytes | None:

@@ -58,6 +58,8 @@ class ColumnNames:
                 found[key] = given or usual[0]
             elif given or key != "id":
                 names = [given] if given else _USUAL_NAMES[attribute].split()[:2]
+                if not any(columns):
+                    raise UserError(f"{where} is empty. Check the path.")
                 raise UserError(
                     f"{where} has the columns {one_line(', '.join(columns))}, not "
                     f"{' or '.join(names)}. Name the {attribute} column.",

@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.datasets.base import Row, Source, caption_of, file_stems
@@ -45,6 +45,9 @@ class WebDataset(Source):
                 with tarfile.open(path, "r|*") as tar:
                     for key, members in self._samples(tar):
                         yield self._row(f"{stems[path]}/{key}", members)
+                    # tarfile takes an incomplete header for the end.
+                    if cast(Any, tar.fileobj).tell() % tarfile.BLOCKSIZE:
+                        raise tarfile.ReadError("unexpected end of data")
             except UserError:
                 raise
             except Exception as error:  # damaged archives make tarfile and zlib raise many kinds

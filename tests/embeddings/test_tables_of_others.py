@@ -46,11 +46,19 @@ def captions(rows: list[Row]) -> list[str | None]:
         ([1.5, float("nan")], ["1.5", "no caption"]),
         ([True], ["expected a caption as text, got a bool"]),
         ([b"a dog", b"caf\xe9"], ["a dog", "its caption is not valid UTF-8"]),
+        (["nan", " None", "[]", "[a dog barks]"], ["no caption"] * 3 + ["[a dog barks]"]),
+        (["['a dog', \"it's\"]", '["a cat"]', "[1, 2]"], ["a dog", "a cat", "[1, 2]"]),
     ],
 )
 def test_captions_that_are_no_text_are_reported_or_read(tmp_path, values, expected):
     pq.write_table(pa.table({"caption": values}), tmp_path / "a.parquet")
     assert captions(rows_of(tmp_path / "a.parquet")) == expected
+
+
+def test_an_empty_table_says_so(tmp_path):
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(UserError, match=r"a\.csv is empty"):
+        rows_of(tmp_path / "a.csv")
 
 
 def test_class_labels_are_their_names(tmp_path):
@@ -235,6 +243,16 @@ def test_a_tars_json_costs_one_row_if_it_is_no_object_with_a_caption(tmp_path):
     assert [row.columns["url"] for row in read] == [None] * 5 + ["http://a.org/f.jpg", None, None]
 
 
+@pytest.mark.parametrize("length", [700, 1024 + 300, 2048 + 520])
+def test_a_tar_that_is_cut_off_is_reported(tmp_path, length):
+    path = tmp_path / "a.tar"
+    write_shard(path, [(f"{row}.txt", b"a dog") for row in range(3)])
+    assert len(rows_of(path)) == 3
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"a\.tar can't be read as a tar file"):
+        rows_of(path)
+
+
 def test_names_with_dots_in_a_tar_are_whole(tmp_path):
     members = [
         ("./one.5_x.flac", b"sound"),
@@ -282,6 +300,9 @@ def test_conceptual_12m_has_the_address_first(tmp_path):
         "clip0_30.000_40.000.wav",
         "clip0_30000_40000.wav",
         "Yclip0.wav",
+        "Yclip0_30.0.wav",
+        "clip0_000030.wav",
+        "clip0_000030_000040.m4a",
     ],
 )
 def test_clips_of_audiocaps_are_found_by_their_usual_names(tmp_path, name):
