@@ -27,11 +27,11 @@ from clip2clap.training.recipes.demo.diffusion import (
     diffusion_loss,
     predict_clean,
 )
-from clip2clap.training.recipes.demo.evaluate import max_cross_correlation
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.generator import build_unet
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.pretrained import yamnet
+from clip2clap.training.recipes.demo.similarity import max_cross_correlation
 from clip2clap.training.recipes.demo.spaces import (
     Space,
     TypicalFeatures,

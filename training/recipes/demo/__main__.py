@@ -8,6 +8,7 @@ import typer
 from clip2clap.core.allocator import keep_freed_memory
 
 STAGES = (
+    "check_data",
     "image_features",
     "clip_space",
     "audio_features",
@@ -44,6 +45,9 @@ def main(
         list[str] | None, typer.Option(help="STAGE=STEPS, the number of training steps of a stage.")
     ] = None,
     models: Annotated[Path | None, typer.Option(help="Output folder of the demo models.")] = None,
+    per_class: Annotated[
+        int, typer.Option(min=1, help="Images and recordings of each class to evaluate with.")
+    ] = 8,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
     """Train the demo models, stage by stage; a killed run resumes where it stopped."""
@@ -71,17 +75,31 @@ def main(
         raise typer.Exit(2) from None
     target = models or DEMO_FOLDER
     for name in chosen:
-        if name == "package":
+        if name == "check_data":
+            _check_data(data)
+        elif name == "package":
             from clip2clap.training.recipes.demo.package import package
 
             package(recipe, target)
         elif name == "evaluate":
             from clip2clap.training.recipes.demo.evaluate import evaluate_demo
 
-            evaluate_demo(recipe, target)
+            evaluate_demo(recipe, target, per_class=per_class)
         else:
             getattr(recipe, name)
     typer.echo(f"Done: {', '.join(chosen)}. The demo models are in {target}.")
+
+
+def _check_data(data: Path) -> None:
+    """Exit with one line per problem of the data folder, if there is any."""
+    from clip2clap.training.recipes.demo.layout import check_layout
+
+    problems = check_layout(data)
+    for problem in problems:
+        typer.echo(f"--data: {problem}", err=True)
+    if problems:
+        typer.echo("docs/demo-models.md has the layout, and where the data is from.", err=True)
+        raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from clip2clap.metrics.classification import (
     balanced_accuracy,
     confusion_matrix,
 )
+from clip2clap.metrics.distribution import frechet_distance
+from clip2clap.models.yamnet_clap import YamnetFeatureExtractor
 from clip2clap.report import charts
 from clip2clap.training.recipes.demo.audio_bank import (
     CLIP_SAMPLES,
@@ -35,37 +37,46 @@ from clip2clap.training.recipes.demo.audio_bank import (
 from clip2clap.training.recipes.demo.classifiers import AudioClassifier
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoImage, Split, read_audio
 from clip2clap.training.recipes.demo.features import random_window
+from clip2clap.training.recipes.demo.pretrained import yamnet
+from clip2clap.training.recipes.demo.similarity import similarity_to_training
 from clip2clap.training.recipes.demo.spaces import audio_class_index, audio_classes
 from clip2clap.training.recipes.demo.words import CLASSES
 
 if TYPE_CHECKING:
     from clip2clap.training.recipes.demo.recipe import Recipe
 
-IMAGES_PER_CLASS, AUDIO_PER_CLASS, SEEDS = 9, 8, 8
+PER_CLASS, CANDIDATES, SEEDS = 8, 4, 8
 WINDOWS = 4
+YAMNET_WIDTH = 1024
+# Recordings of each class on either side of a Fréchet distance, and its principal components.
+FRECHET_ROWS, COMPONENTS = 4, 64
 
 
-def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> dict[str, float]:
+def evaluate_demo(
+    recipe: "Recipe", models: Path, *, split: Split = "test", per_class: int = PER_CLASS
+) -> dict[str, float]:
     """Evaluate the demo models and write the results beside the checkpoints.
 
     Args:
         recipe: The recipe, for its data and its classifiers.
         models: Folder of the demo models.
         split: Split to evaluate on.
+        per_class: Images and recordings of each class to generate from.
 
     Returns:
         Metrics by name. They are also written to `results.json`; `confusion.png` and grids of
         generated images are written beside it.
     """
-    evaluation = _Evaluation(recipe, models, split)
+    evaluation = _Evaluation(recipe, models, split, per_class)
     results: dict[str, float] = {}
     for part in (
         evaluation.clip_accuracy,
         evaluation.text_accuracy,
         evaluation.clap_accuracy,
-        evaluation.vocoder_errors,
         evaluation.audio_to_image,
         evaluation.image_to_audio,
+        evaluation.generator,
+        evaluation.vocoder_errors,
     ):
         # Written part by part: the later ones are slow.
         results |= part()
@@ -80,8 +91,9 @@ def evaluate_demo(recipe: "Recipe", models: Path, *, split: Split = "test") -> d
 class _Evaluation:
     """Demo models, and the images and audio of a split that they are evaluated on."""
 
-    def __init__(self, recipe: "Recipe", models: Path, split: Split):
+    def __init__(self, recipe: "Recipe", models: Path, split: Split, per_class: int):
         self.recipe, self.data, self.folder = recipe, recipe.data, models
+        self.per_class = per_class
         self.split: Split = split
         self.names = recipe.data.class_names
         self.clip = ClipEncoder.from_pretrained(str(models / "image_to_audio" / "clip"))
@@ -108,7 +120,7 @@ class _Evaluation:
     def audio_rows(self) -> Tensor:
         """The first rows of each class in `bank`."""
         labels, classes = self.bank.labels, range(len(self.names))
-        return torch.cat([torch.where(labels == n)[0][:AUDIO_PER_CLASS] for n in classes])
+        return torch.cat([torch.where(labels == n)[0][: self.per_class] for n in classes])
 
     @cached_property
     def audio_embeds(self) -> Tensor:
@@ -120,7 +132,7 @@ class _Evaluation:
     def sample(self) -> list[DemoImage]:
         """The first images of each class."""
         by_name = [[image for image in self.images if image.label == name] for name in self.names]
-        return [image for images in by_name for image in images[:IMAGES_PER_CLASS]]
+        return [image for images in by_name for image in images[: self.per_class]]
 
     def labels(self, images: list[DemoImage]) -> Tensor:
         """Return the class numbers of images."""
@@ -196,42 +208,91 @@ class _Evaluation:
         }
 
     def image_to_audio(self) -> dict[str, float]:
-        """Classify generated audio, and compare it with real audio."""
-        bank, rows, pipeline = self.bank, self.audio_rows, self.pipeline
-        names, classifier = self.names, self.recipe.audio_classifier
-        real = bank.batch(rows, CLIP_SAMPLES)
-        real_accuracy = balanced_accuracy(classifier.predict(real), bank.labels[rows])
+        """Classify audio generated from images, and compare it with real audio.
 
-        def generator_accuracy(**options: Any) -> float:
-            waveforms = _generate(pipeline, prompt_embeds=self.audio_embeds, seed=1, **options)
-            return balanced_accuracy(classifier.predict(waveforms), bank.labels[rows])
-
-        first, best = generator_accuracy(num_candidates=1), generator_accuracy()
+        All candidates are generated one by one, and the best of them ranked afterwards.
+        """
+        bank, pipeline, names = self.bank, self.pipeline, self.names
         labels, images = self.labels(self.sample), [image.load() for image in self.sample]
-        waveforms = _generate(pipeline, images=images, seed=0)
-        predicted = classifier.predict(waveforms)
+        assert pipeline.translator is not None
+        embeds = pipeline.translator(self.clip.encode_image(images))
+        every = _generate(pipeline, embeds.repeat_interleave(CANDIDATES, 0), seed=0)
+        _, similarities = pipeline.rank(every, embeds)
+        waveforms = every[torch.arange(len(labels)) * CANDIDATES + similarities.argmax(1)]
+        classifier, each = self.recipe.audio_classifier, labels.repeat_interleave(CANDIDATES)
+        predicted, predicted_each = classifier.predict(waveforms), classifier.predict(every)
         counts = confusion_matrix(predicted, labels, len(names)).tolist()
         (self.recipe.folder / "confusion.png").write_bytes(charts.confusion_matrix(names, counts))
-        firsts = [images[int(torch.where(labels == n)[0][0])] for n in range(len(names))]
-        many = _generate(pipeline, images=[one for one in firsts for _ in range(SEEDS)], seed=2)
-        spread = [_spread(classifier, part) for part in many.split(SEEDS)]
-        real_spread = [_spread(classifier, real[bank.labels[rows] == n]) for n in range(len(names))]
+        by_class = torch.stack(
+            [(predicted_each[each == n] == n).float().mean() for n in range(len(names))]
+        )
+        worst = int(by_class.argmin())
+        real = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
+        made = torch.cat([torch.where(each == n)[0][:FRECHET_ROWS] for n in range(len(names))])
+        spread = [_spread(classifier, part) for part in every.split(CANDIDATES)]
+        real_spread = [_spread(classifier, real[bank.labels == n][:SEEDS]) for n in each.unique()]
         return {
-            "audio classifier accuracy, real audio": real_accuracy,
-            "generator accuracy, one candidate": first,
-            "generator accuracy, one candidate, relative to real audio": first / real_accuracy,
-            "generator accuracy": best,
-            "generator accuracy, relative to real audio": best / real_accuracy,
+            "audio classifier accuracy, real audio": balanced_accuracy(
+                classifier.predict(real), bank.labels
+            ),
             "images": len(images),
             "image to audio accuracy": balanced_accuracy(predicted, labels),
+            "image to audio accuracy, one candidate": balanced_accuracy(predicted_each, each),
             "image to audio accuracy against the next class": balanced_accuracy(
                 predicted, (labels + 1) % len(names)
             ),
+            f"lowest accuracy of a class, one candidate ({names[worst]})": by_class[worst].item(),
+            **self._frechet_ratios(every[made], real),
             "diversity, relative to real audio": float(np.mean(spread) / np.mean(real_spread)),
-            **_similarity_to_training(self.recipe, pipeline, waveforms),
+            **similarity_to_training(self.recipe, pipeline, waveforms),
             "silent": int((waveforms.abs().amax(1) < 0.01).sum()),
             "clipped": int(((waveforms.abs() >= 0.999).float().mean(1) > 1e-3).sum()),
             "pure tones": int((_tonality(waveforms) > 0.5).sum()),
+        }
+
+    def _frechet_ratios(self, made: Tensor, real: Tensor) -> dict[str, float]:
+        """Compare generated with real audio, relative to other real audio, in two embeddings."""
+        labels, rows = self.bank.labels, FRECHET_ROWS
+        of_classes = [torch.where(labels == n)[0] for n in range(len(self.names))]
+        sides = [torch.cat([x[k * rows : (k + 1) * rows] for x in of_classes]) for k in range(2)]
+        sets = [made, real[sides[0]], real[sides[1]]]
+        results: dict[str, float] = {"audio per side of a Fréchet distance": len(sides[0])}
+        for name, encode in (
+            ("YAMNet", self._yamnet_embeds),
+            ("aiSFX", self.recipe.audio_classifier.encode),
+        ):
+            generated, reference, other = (encode(waveforms).double() for waveforms in sets)
+            mean = reference.mean(dim=0)
+            # Those of all real audio; the generated is not needed to know them.
+            axes = torch.linalg.svd(torch.cat([reference, other]) - mean, full_matrices=False)[2]
+            parts = [((x - mean) @ axes[:COMPONENTS].T).numpy() for x in (generated, other)]
+            base = ((reference - mean) @ axes[:COMPONENTS].T).numpy()
+            ratio = frechet_distance(parts[0], base) / frechet_distance(parts[1], base)
+            results[f"Fréchet distance, relative to other real audio, {name}"] = ratio
+        return results
+
+    def _yamnet_embeds(self, waveforms: Tensor) -> Tensor:
+        """Compute YAMNet's embeddings (n, 1024), averaged over time."""
+        network, extractor = yamnet(self.data.folder), YamnetFeatureExtractor()
+        with torch.inference_mode():
+            parts = [
+                network(extractor(list(part.numpy()))["input_features"])
+                for part in waveforms.split(16)
+            ]
+        # The last of its layers, whose outputs are side by side.
+        return torch.cat(parts)[:, -YAMNET_WIDTH:]
+
+    def generator(self) -> dict[str, float]:
+        """Classify audio generated from recordings' own embeddings."""
+        labels, classifier = self.bank.labels[self.audio_rows], self.recipe.audio_classifier
+        waveforms = _generate(self.pipeline, self.audio_embeds, seed=1)
+        accuracy = balanced_accuracy(classifier.predict(waveforms), labels)
+        real = classifier.predict(self.bank.batch(self.audio_rows, CLIP_SAMPLES))
+        return {
+            "generator accuracy, one candidate": accuracy,
+            "generator accuracy, one candidate, relative to real audio": (
+                accuracy / balanced_accuracy(real, labels)
+            ),
         }
 
     def vocoder_errors(self) -> dict[str, float]:
@@ -278,23 +339,47 @@ class _Evaluation:
             ("images", self.clip.encode_image(loaded), labels),
             ("audio", pipeline.translator(self.audio_embeds), self.bank.labels[self.audio_rows]),
         )
-        real = balanced_accuracy(classifier.predict(loaded), labels)
-        results = {"image classifier accuracy, real images": real}
+        real = classifier.predict([image.load() for image in self.small])
+        results = {
+            "image classifier accuracy, real images": balanced_accuracy(
+                real, self.labels(self.small)
+            )
+        }
         for name, embeds, targets in sources:
             generator = torch.Generator().manual_seed(0)
             generated = pipeline(image_embeds=embeds, generator=generator).images
             assert isinstance(generated, list)
-            accuracy = balanced_accuracy(classifier.predict(generated), targets)
+            predicted = classifier.predict(generated)
+            accuracy = balanced_accuracy(predicted, targets)
             results[f"accuracy of images generated from {name}"] = accuracy
+            wrong = balanced_accuracy(predicted, (targets + 1) % len(self.names))
+            results[f"accuracy of images generated from {name}, against the next class"] = wrong
             _grid(generated, targets).save(self.recipe.folder / f"images_from_{name}.png")
+        # One recording of each class with several seeds, beside as many real images.
+        _, embeds, targets = sources[-1]
+        firsts = torch.stack([torch.where(targets == n)[0][0] for n in targets.unique()])
+        many = pipeline(
+            image_embeds=embeds[firsts].repeat_interleave(SEEDS, 0),
+            generator=torch.Generator().manual_seed(1),
+        ).images
+        assert isinstance(many, list)
+        spread = [F.pdist(part).mean() for part in classifier.encode(many).split(SEEDS)]
+        by_class = [[x for x in self.small if x.label == name][:SEEDS] for name in self.names]
+        real_spread = [
+            F.pdist(classifier.encode([x.load() for x in part])).mean() for part in by_class
+        ]
+        results["diversity of images, relative to real images"] = float(
+            torch.stack(spread).mean() / torch.stack(real_spread).mean()
+        )
         return results
 
 
-def _generate(pipeline: ImageToAudioPipeline, *, seed: int, **inputs: Any) -> Tensor:
+def _generate(pipeline: ImageToAudioPipeline, embeds: Tensor, *, seed: int) -> Tensor:
+    """Generate one candidate for each CLAP embedding (n, d)."""
     generator = torch.Generator().manual_seed(seed)
-    waveforms = pipeline(**inputs, generator=generator, output_type="pt").audios
-    assert isinstance(waveforms, Tensor)
-    return waveforms[:, :CLIP_SAMPLES]
+    output = pipeline(prompt_embeds=embeds, num_candidates=1, generator=generator, output_type="pt")
+    assert isinstance(output.audios, Tensor)
+    return output.audios[:, :CLIP_SAMPLES]
 
 
 def _spread(classifier: AudioClassifier, waveforms: Tensor) -> float:
@@ -306,72 +391,6 @@ def _tonality(waveforms: Tensor) -> Tensor:
     """Compute the share of each waveform's power in its strongest 2 Hz."""
     power = torch.fft.rfft(waveforms).abs().square()
     return F.avg_pool1d(power, 11, 1).amax(1) * 11 / power.sum(1).clamp(min=1e-9)
-
-
-def _similarity_to_training(
-    recipe: "Recipe", pipeline: ImageToAudioPipeline, generated: Tensor
-) -> dict[str, float]:
-    """Compare generated with training audio, and training audio with its reconstructions.
-
-    Both as waveforms and as log-mel spectrograms: the vocoder predicts its own phases, so that the
-    waveform of a reconstruction differs.
-    """
-    bank = recipe.bank("train")
-    known = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
-    sample = torch.arange(0, len(bank), max(len(bank) // 100, 1))
-    vae: Any = pipeline.vae
-    copies = []
-    with torch.inference_mode():
-        for part in known[sample].split(8):
-            mels = log_mel(part).unsqueeze(1).to(vae.dtype)
-            decoded = vae.decode(vae.encode(mels).latent_dist.mode()).sample
-            copies.append(pipeline.vocoder(decoded.float()[:, 0])[:, :CLIP_SAMPLES])
-    waveforms = known, torch.cat(copies), generated[:: max(len(generated) // 50, 1)]
-    views = {
-        "waveforms": lambda waveforms: waveforms.unsqueeze(1),
-        "spectrograms": lambda waveforms: log_mel(waveforms).transpose(1, 2),
-    }
-    results = {}
-    for name, view in views.items():
-        training, copied, tried = (view(part) for part in waveforms)
-        pairs = zip(copied.split(1), training[sample].split(1), strict=True)
-        own = torch.cat([max_cross_correlation(copy, clip)[0] for copy, clip in pairs])
-        nearest = max_cross_correlation(tried, training).amax(1)
-        results |= {
-            f"{name}: similarity of a training clip and its reconstruction, min": own.min().item(),
-            f"{name}: similarity of a training clip and its reconstruction, median": (
-                own.median().item()
-            ),
-            f"{name}: similarity to the nearest training clip, median": nearest.median().item(),
-            f"{name}: similarity to the nearest training clip, max": nearest.max().item(),
-        }
-    return results
-
-
-def max_cross_correlation(queries: Tensor, known: Tensor) -> Tensor:
-    """Compute the maximum over time of the normalized cross-correlation of all pairs.
-
-    Args:
-        queries: Shape (n, channels, times): waveforms of one channel, or the bins of spectrograms.
-        known: Shape (m, channels, times).
-
-    Returns:
-        Shape (n, m), from 0 to 1.
-    """
-    parts = [_padded_spectra(part).conj() for part in known.split(64)]
-    return torch.stack(
-        [
-            torch.cat([torch.fft.irfft((one * part).sum(1)).abs().amax(1) for part in parts])
-            for one in _padded_spectra(queries)
-        ]
-    )
-
-
-def _padded_spectra(signals: Tensor) -> Tensor:
-    """Center signals (n, channels, times) to unit norm, and transform them, zero-padded."""
-    centered = signals - signals.mean(dim=2, keepdim=True)
-    unit = F.normalize(centered.flatten(1), dim=1).view_as(signals)
-    return torch.fft.rfft(unit, 2 * signals.shape[2])
 
 
 def _grid(images: list[Image.Image], labels: Tensor) -> Image.Image:
