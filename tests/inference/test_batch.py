@@ -11,7 +11,10 @@ import pytest
 
 from clip2clap.core.errors import UserError
 from clip2clap.inference.batch import BatchOptions, Job, generate_audio
-from clip2clap.media.audio import load_audio
+from clip2clap.inference.batch.repeat import repeat_audio
+from clip2clap.inference.batch.tags import load_input
+from clip2clap.media.audio import load_audio, read_tags
+from clip2clap.media.writing import AudioFileOptions
 
 from .builders import SECONDS, colored_images
 
@@ -306,3 +309,18 @@ def test_an_image_that_is_given_by_its_bytes_is_made_as_from_its_file(pipe, jobs
     )
     assert damaged["skipped"] == 1
     assert lines_of(tmp_path / "bytes")[-1]["reason"].startswith("x.png")
+
+
+def test_reuse_of_features_and_drafts_are_settings_of_a_file_that_repeat_reads(
+    pipe, jobs, tmp_path
+):
+    options = BatchOptions(file=AudioFileOptions("wav", fade_s=0))
+    call = call_of(num_inference_steps=6, cache_interval=3, draft_candidates=False)
+    generate_audio(pipe, jobs[:1], tmp_path / "out", options, **call)
+    tags = read_tags(tmp_path / "out" / "a.wav")
+    image = load_input(tags, None)
+    waveform, _ = load_audio(tmp_path / "out" / "a.wav")
+    np.testing.assert_allclose(repeat_audio(pipe, tags, image), waveform, atol=STEP)
+    assert tags["settings"].pop("draft_candidates") is False
+    assert tags["settings"].pop("cache_interval") == 3
+    assert np.abs(repeat_audio(pipe, tags, image) - waveform).max() > 4 * STEP
