@@ -21,6 +21,7 @@ from clip2clap.inference.inputs import AudioSource, ImageSource, embeds_on_cpu, 
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.outputs import AudioToImageOutput
+from clip2clap.inference.similarity_guidance import SimilarityGuidance
 from clip2clap.media.images import to_images, to_pixels
 from clip2clap.metrics.classification import IMAGE_PROMPT
 from clip2clap.models.autoencoders import Autoencoder
@@ -201,6 +202,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance: SimilarityGuidance | None = None,
         num_candidates: int = 1,
         cache_interval: int = 1,
         eta: float = 0.0,
@@ -235,6 +237,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             width: Width in pixels, likewise.
             num_inference_steps: Number of denoising steps.
             guidance_scale: Strength of classifier-free guidance; disabled at 1 and below.
+            guidance: Targets that the sampler is guided to by their similarity.
             num_candidates: Images per item.
             cache_interval: Number of steps from one update of the UNet's deep features to the next,
                 as in DeepCache (arXiv 2312.00858); 1 reuses none.

@@ -17,6 +17,7 @@ from clip2clap.inference.inputs import (
     embeds_on_cpu,
     is_count,
 )
+from clip2clap.inference.similarity_guidance import SimilarityGuidance
 
 # Beyond it any UNet's output overflows or is noise.
 _MAX_GUIDANCE = 10_000.0
@@ -117,6 +118,9 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
     if call.audio_length_in_s is not None:
         check_number(call.audio_length_in_s, "audio_length_in_s")
     check_number(call.strength, "strength", 1.0)
+    guidance = call.guidance
+    holds = guidance is None or isinstance(guidance, SimilarityGuidance)
+    expect(holds, "guidance", "a SimilarityGuidance", guidance)
     levels = decoder.noise_levels
     holds = is_integer(call.noise_level) and 0 <= call.noise_level < levels
     expect(holds, "noise_level", f"from 0 to {levels - 1}", call.noise_level)

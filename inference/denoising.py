@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, UserError, is_out_of_memory, one_line
 from clip2clap.inference.caching import CachedUNet
-from clip2clap.inference.noise import draw_noise
+from clip2clap.inference.noise import draw_noise, step_generators
+from clip2clap.inference.similarity_guidance import guided_prediction
 
 Tensors = dict[str, Tensor]
 OnStep = Callable[[int, Tensor, Tensors], Tensors]
@@ -92,6 +94,10 @@ class LatentDiffusion(ABC):
         """Encode images (n, 3, height, width) in [0, 1], for models that can start from them."""
         raise NotImplementedError
 
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        """Decode latents to images in [0, 1], with their gradient, for models of images."""
+        raise NotImplementedError
+
     def schedule(self, call: Any, device: Any = None) -> tuple[Any, Tensor]:
         """Return a copy of the scheduler for one batch, and its timesteps.
 
@@ -126,6 +132,8 @@ class LatentDiffusion(ABC):
         options = {name: value for name, value in options.items() if name in accepted}
         if request.call.cache_interval > 1:
             unet = CachedUNet(unet, request.call.cache_interval)
+        guidance = getattr(request.call, "guidance", None)
+        guidance = guidance if guidance is not None and guidance.is_on else None
         guided_steps = interval_steps(request.call.guidance_interval, len(timesteps))
         for index, timestep in enumerate(timesteps):
             latents = tensors["latents"]
@@ -146,6 +154,10 @@ class LatentDiffusion(ABC):
                 negative, positive = predicted.chunk(2)
                 predicted = negative + request.call.guidance_scale * (positive - negative)
                 variance = variance.chunk(2)[1]
+            if guidance is not None and index in guidance.steps(len(timesteps)):
+                cuts = step_generators(request.generators, index)
+                move = partial(guidance, decode=self.to_pixels, generators=cuts)
+                predicted = guided_prediction(scheduler, predicted, timestep, latents, move)
             if scheduler.config.get("variance_type") in ("learned", "learned_range"):
                 predicted = torch.cat([predicted, variance], dim=1)
             with _explained(scheduler, len(timesteps)):

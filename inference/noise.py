@@ -34,6 +34,13 @@ def second_generators(generators: Sequence[torch.Generator]) -> list[torch.Gener
     return [_seeded_by(own.clone_state(), further=1) for own in generators]
 
 
+def step_generators(generators: Sequence[torch.Generator], step: int) -> list[torch.Generator]:
+    """Return a generator on the CPU per candidate and step, without advancing its own."""
+    # Further than `second_generators`.
+    drawn = [_seeded_by(own.clone_state(), further=2 + step) for own in generators]
+    return [torch.Generator().manual_seed(own.initial_seed()) for own in drawn]
+
+
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
     """Draw each item's noise from its own generator, shape (n, *shape), float32, on the CPU."""
     draw = functools.partial(torch.randn, (1, *shape), dtype=torch.float32)

@@ -186,14 +186,14 @@ def read_pairs(table: str | Path | EmbeddingTable, config: TrainingConfig) -> Pa
     """
     if not isinstance(table, EmbeddingTable):
         table = EmbeddingTable.open(table)
-    source = _column(table, config.source or "clip", "source")
-    target = _column(table, config.target or "clap", "target")
+    source = find_column(table, config.source or "clip", "source")
+    target = find_column(table, config.target or "clap", "target")
     if source == target:
         raise UserError(f"Source and target are both {source!r}: there is nothing to translate.")
     return Pairs(
         source=StoredVectors(table, source),
         target=StoredVectors(table, target),
-        items=_items(table, config.item),
+        items=read_items(table, config.item),
         splits=table.source("split") if "split" in table.sources else None,
         source_space=table.spaces[source],
         target_space=table.spaces[target],
@@ -246,7 +246,12 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
     )
 
 
-def _column(table: EmbeddingTable, name: str, side: str) -> str:
+def find_column(table: EmbeddingTable, name: str, side: str) -> str:
+    """Return a column of embeddings by its name, or the only one of an encoder family.
+
+    Raises:
+        UserError: If it is missing, or more than one could be meant.
+    """
     columns = ", ".join(table.spaces)
     if name in table.spaces:
         return name
@@ -264,7 +269,8 @@ def _column(table: EmbeddingTable, name: str, side: str) -> str:
     return fitting[0]
 
 
-def _items(table: EmbeddingTable, name: str | None) -> list[str]:
+def read_items(table: EmbeddingTable, name: str | None) -> list[str]:
+    """Return the item of each row: its value in the column of a name, or of the first known one."""
     ids = table.ids
     if name is None:
         name = next((column for column in _ITEM_COLUMNS if column in table.sources), "id")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import replacing
 from clip2clap.core.output_folder import writing_to
 from clip2clap.training.checkpoint import read_values
-from clip2clap.training.config import TrainingConfig, upgrade_settings
+from clip2clap.training.config import upgrade_settings
 from clip2clap.training.report import TrainingReport
 from clip2clap.translator.base import Translator
 from clip2clap.translator.card import CARD_FILE
@@ -33,7 +35,7 @@ class RunFolder:
             other pairs, or the `config.json` of something else, and `overwrite` is False.
     """
 
-    def __init__(self, path: Path, config: TrainingConfig, data: str, *, overwrite: bool):
+    def __init__(self, path: Path, config: Any, data: str, *, overwrite: bool):
         self.path, self.checkpoint = path, path / CHECKPOINT_FILE
         self.identity: dict[str, Any] = {"settings": asdict(config), "data": data}
         """Settings and data, which the run's checkpoints carry."""
@@ -48,25 +50,37 @@ class RunFolder:
             for name in (REPORT_FILE, CHECKPOINT_FILE, CONFIG_FILE, WEIGHTS_FILE):
                 (path / name).unlink(missing_ok=True)
 
+    @property
+    def is_finished(self) -> bool:
+        """True if this very run is finished, and its report and model are in the folder."""
+        return not self.checkpoint.exists() and (self.path / REPORT_FILE).exists()
+
     def finished(self) -> TrainingReport | None:
         """Return the report if this very run is finished."""
-        if self.checkpoint.exists() or not (self.path / REPORT_FILE).exists():
-            return None
-        return TrainingReport.read(self.path / REPORT_FILE)
+        return TrainingReport.read(self.path / REPORT_FILE) if self.is_finished else None
 
     def publish(self, translator: Translator, report: TrainingReport) -> None:
         """Write the translator and the report, and only then remove the checkpoint."""
-        # Named as a file that `sole_run` removes after a kill.
-        place = {"dir": self.path, "prefix": ".", "suffix": ".part"}
-        with writing_to(self.path), tempfile.TemporaryDirectory(**place) as scratch:
+
+        def save(scratch: Path) -> None:
             if (self.path / CARD_FILE).is_file():
                 shutil.copy(self.path / CARD_FILE, scratch)
             translator.save_pretrained(scratch, name=self.path.resolve().name)
-            (Path(scratch) / REPORT_FILE).write_text(
-                json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8"
-            )
-            for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, REPORT_FILE):
-                os.replace(Path(scratch) / name, self.path / name)
+
+        self.publish_with(save, report.to_dict())
+
+    def publish_with(self, save: Callable[[Path], None], report: dict[str, Any]) -> None:
+        """Write what `save` writes into a folder, then the report; then remove the checkpoint."""
+        # Named as a file that `sole_run` removes after a kill.
+        place = {"dir": self.path, "prefix": ".", "suffix": ".part"}
+        with writing_to(self.path), tempfile.TemporaryDirectory(**place) as scratch:
+            save(Path(scratch))
+            for saved in sorted(Path(scratch).iterdir()):
+                if saved.is_dir() and (self.path / saved.name).is_dir():
+                    shutil.rmtree(self.path / saved.name)
+                os.replace(saved, self.path / saved.name)
+            with replacing(self.path / REPORT_FILE) as partial:
+                partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         self.checkpoint.unlink(missing_ok=True)
 
     def _foreign(self) -> str | None:

@@ -3,16 +3,49 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
-from clip2clap.training.config import TrainingConfig
 from clip2clap.training.report import EpochRecord
 
 Weights = dict[str, Tensor]
+
+
+class Schedulable(Protocol):
+    """Settings of a run that its learning rate and its end depend on."""
+
+    @property
+    def epochs(self) -> int:
+        """Largest number of epochs."""
+        ...
+
+    @property
+    def patience(self) -> int | None:
+        """Epochs without a better one before training stops."""
+        ...
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Peak learning rate."""
+        ...
+
+    @property
+    def schedule(self) -> str:
+        """Learning rate schedule."""
+        ...
+
+    @property
+    def warmup(self) -> float:
+        """Share of all steps in which the learning rate rises."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Precision of the arithmetic."""
+        ...
 
 
 class TrainerState:
@@ -21,8 +54,9 @@ class TrainerState:
     The best has the highest `monitor`, or with `select_by_loss` the lowest validation loss.
     """
 
-    def __init__(self, config: TrainingConfig, *, select_by_loss: bool = False):
+    def __init__(self, config: Schedulable, *, select_by_loss: bool = False):
         self.config, self.select_by_loss = config, select_by_loss
+        self._monitor: str = getattr(config, "monitor", "")
         self.history: list[EpochRecord] = []
         self.best_epoch: int | None = None
         self.best_weights: Weights = {}
@@ -82,10 +116,10 @@ class TrainerState:
         if self.select_by_loss:
             return -record.validation_loss, 0.0
         # Retrieval among few or easy pairs is soon perfect; the loss then still ranks the epochs.
-        return record.validation[self.config.monitor], -record.validation_loss
+        return record.validation[self._monitor], -record.validation_loss
 
 
-def learning_rate_at(config: TrainingConfig, step: int, steps: int) -> float:
+def learning_rate_at(config: Schedulable, step: int, steps: int) -> float:
     """Return the learning rate of a step, counted from 0, of the steps of all epochs."""
     assert config.learning_rate is not None
     rising = math.ceil(config.warmup * steps)
@@ -97,7 +131,7 @@ def learning_rate_at(config: TrainingConfig, step: int, steps: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def computes_in_bf16(config: TrainingConfig, device: torch.device) -> bool:
+def computes_in_bf16(config: Schedulable, device: torch.device) -> bool:
     """Return True if the network is to be computed in bfloat16."""
     if config.precision != "auto":
         return config.precision == "bf16"

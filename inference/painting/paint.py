@@ -162,7 +162,7 @@ class Painting:
         options: PaintingOptions,
         generator: torch.Generator,
     ):
-        _check_targets(targets)
+        check_targets(targets)
         self.surface, self.clip = surface, clip
         self.options, self.generator = options, generator
         self.iteration = 0
@@ -210,10 +210,7 @@ class Painting:
 
     def _distances(self, embeds: Tensor) -> Tensor:
         """Compute the weighted squared angles to the targets, shape (n,)."""
-        chords = (embeds[:, None] - self._vectors).norm(dim=-1)
-        # The arcsine is not defined above 1 (rounding error), and has no slope at 1.
-        angles = (chords / 2).clamp(max=1 - 1e-6).arcsin()
-        return (2 * angles.square()) @ self._weights
+        return squared_angles(embeds, self._vectors) @ self._weights
 
 
 def paint(
@@ -268,6 +265,13 @@ def paint(
     return painting.best
 
 
+def squared_angles(embeds: Tensor, vectors: Tensor) -> Tensor:
+    """Compute half the squared angles between unit vectors (n, d) and (m, d), shape (n, m)."""
+    chords = (embeds[:, None] - vectors).norm(dim=-1)
+    # The arcsine is not defined above 1 (rounding error), and has no slope at 1.
+    return 2 * (chords / 2).clamp(max=1 - 1e-6).arcsin().square()
+
+
 def total_variation(pixels: Tensor) -> Tensor:
     """Compute the mean absolute difference between neighboring pixels of images (n, 3, h, w)."""
     down = pixels.diff(dim=-2).abs().mean()
@@ -289,8 +293,13 @@ def split_waveform(waveform: np.ndarray, parts: int) -> list[np.ndarray]:
     return np.array_split(waveform, parts)
 
 
-def _check_targets(targets: Sequence[Target]) -> None:
-    if not any(target.weight > 0 for target in targets):
+def check_targets(targets: Sequence[Target], *, needs_positive: bool = True) -> None:
+    """Raise an error if a target is no finite unit vector, or none is to be painted towards.
+
+    Raises:
+        UserError: If so.
+    """
+    if needs_positive and not any(target.weight > 0 for target in targets):
         raise UserError("Expected at least one target with a weight above 0 to paint towards.")
     for target in targets:
         if not math.isfinite(target.weight):

@@ -18,6 +18,7 @@ import typer
 
 from clip2clap.cli.audio_to_image import audio_to_image
 from clip2clap.cli.benchmark import benchmark
+from clip2clap.cli.caption import caption
 from clip2clap.cli.classify import classify
 from clip2clap.cli.command import Interrupted, add_verb
 from clip2clap.cli.demo import demo
@@ -25,8 +26,10 @@ from clip2clap.cli.doctor import doctor
 from clip2clap.cli.evaluate import evaluate
 from clip2clap.cli.extract import extract
 from clip2clap.cli.fit import fit
+from clip2clap.cli.guide import guide
 from clip2clap.cli.image_to_audio import image_to_audio
 from clip2clap.cli.index import index
+from clip2clap.cli.keywords import keywords
 from clip2clap.cli.norms import norms
 from clip2clap.cli.paint import paint
 from clip2clap.cli.progress import json_document
@@ -35,6 +38,7 @@ from clip2clap.cli.search import search
 from clip2clap.cli.serve import serve
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
+from clip2clap.cli.train_captioner import train_captioner
 from clip2clap.core.allocator import keep_freed_memory
 from clip2clap.core.errors import UserError, is_out_of_memory, one_line
 from clip2clap.core.files import FULL_DISK_ERRORS
@@ -51,9 +55,12 @@ VERBS = (
     repeat,
     audio_to_image,
     paint,
+    guide,
     classify,
     index,
     search,
+    keywords,
+    caption,
     extract,
     norms,
     train,
@@ -62,6 +69,7 @@ VERBS = (
     benchmark,
     sweep,
     serve,
+    train_captioner,
     doctor,
 )
 for _verb in VERBS:

@@ -28,8 +28,8 @@ def check_models(options: Any) -> None:
         UserError: If a name cannot be a model's.
     """
     for param, kind in _KINDS.items():
-        name = getattr(options, param, None)
-        if name is not None:
+        given = getattr(options, param, None)
+        for name in [given] if isinstance(given, str) else given or ():
             check_name(name, kind, param=param)
     if getattr(options, "low_memory", False):
         offload = getattr(options, "offload", "none")

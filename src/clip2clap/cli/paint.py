@@ -12,7 +12,6 @@ from clip2clap.cli.checks import (
     check_image,
     choose_device,
     parse_size,
-    parse_weighted,
     require,
 )
 from clip2clap.cli.command import notice_renamed
@@ -20,7 +19,7 @@ from clip2clap.cli.inputs import find_inputs
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.generation import Paint
 from clip2clap.cli.outputs import choose_destination
-from clip2clap.cli.painter import Painter, load_painter
+from clip2clap.cli.painter import Painter, load_painter, parse_targets
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
@@ -92,18 +91,7 @@ def paint(options: Paint) -> None:
 
 def _parse_targets(options: Paint) -> dict[str, list[tuple[str, float]]]:
     """Return the targets beside the inputs with their weights, by modality."""
-    examples = {
-        "text": "TEXT:WEIGHT such as 'a red dog:0.5'",
-        "image": "FILE:WEIGHT such as dog.jpg:0.5",
-        "audio": "FILE:WEIGHT such as dog.wav:0.5",
-    }
-    further = {
-        modality: parse_weighted(getattr(options, f"target_{modality}"), f"target_{modality}", each)
-        for modality, each in examples.items()
-    }
-    for modality in ("image", "audio"):
-        for file, _ in further[modality]:
-            check_image(file, f"target_{modality}")
+    further = parse_targets(options)
     require(
         options.inputs or any(weight > 0 for each in further.values() for _, weight in each),
         "inputs",

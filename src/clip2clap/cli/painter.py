@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip2clap.cli.checks import require
+from clip2clap.cli.checks import check_image, parse_weighted, require
 from clip2clap.cli.inputs import load_audible, load_named_image
 from clip2clap.cli.options.generation import Paint
 from clip2clap.core.presets import resolve
@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clip2clap.embeddings.encoders.clip import ClipEncoder
-    from clip2clap.inference.painting.canvas import Canvas
     from clip2clap.inference.painting.paint import Target
 
 
 @dataclass
-class Painter:
-    """Models that paint; CLAP and translator are None without audio targets."""
+class TargetEncoder:
+    """Encoder of targets; CLAP and translator are None without audio targets."""
 
-    canvas: "Canvas"
     clip: "ClipEncoder"
     clap: Any = None
     translator: Any = None
@@ -65,6 +63,34 @@ class Painter:
         return self.translator(embeds.to(self.clip.device)).detach().float().cpu()
 
 
+@dataclass
+class Painter(TargetEncoder):
+    """Models that paint."""
+
+    canvas: Any = None
+
+
+def parse_targets(options: Any) -> dict[str, list[tuple[str, float]]]:
+    """Return the targets of `--target-...` with their weights, by modality.
+
+    Raises:
+        UserError: If a weight is no number, or a file does not exist.
+    """
+    examples = {
+        "text": "TEXT:WEIGHT such as 'a red dog:0.5'",
+        "image": "FILE:WEIGHT such as dog.jpg:0.5",
+        "audio": "FILE:WEIGHT such as dog.wav:0.5",
+    }
+    further = {
+        modality: parse_weighted(getattr(options, f"target_{modality}"), f"target_{modality}", each)
+        for modality, each in examples.items()
+    }
+    for modality in ("image", "audio"):
+        for file, _ in further[modality]:
+            check_image(file, f"target_{modality}")
+    return further
+
+
 def load_painter(options: Paint, *, has_audio: bool, device: Any) -> Painter:
     """Load the models of painting; from a decoder only the parts that are not named separately.
 
@@ -80,7 +106,7 @@ def load_painter(options: Paint, *, has_audio: bool, device: Any) -> Painter:
     names = _part_names(options, has_audio=has_audio)
     canvas = Canvas.from_pretrained(names["autoencoder"], device=device)
     clip = ClipEncoder.from_pretrained(names["clip"], device=device)
-    painter = Painter(canvas, clip, allow_private=options.allow_private)
+    painter = Painter(clip, allow_private=options.allow_private, canvas=canvas)
     if has_audio:
         clap = ClapEncoder.from_pretrained(names["clap"], device=device, modalities=["audio"])
         translator = AutoTranslator.from_pretrained(names["translator"]).to(device)

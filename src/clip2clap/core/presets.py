@@ -11,7 +11,7 @@ from clip2clap.core.files import as_path
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
 """Folder of the demo models."""
 
-Kind = Literal["clip", "clap", "generator", "decoder"]
+Kind = Literal["clip", "clap", "generator", "decoder", "captioner", "language_model"]
 
 
 _CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -42,6 +42,15 @@ PRESETS: dict[Kind, dict[str, str]] = {
         "demo": str(DEMO_FOLDER / "clap"),
         "clap-htsat-unfused": "laion/clap-htsat-unfused",
         "larger-clap-general": "laion/larger_clap_general",
+    },
+    "captioner": {
+        "demo": str(DEMO_FOLDER / "captioner/clip"),
+        "demo-clap": str(DEMO_FOLDER / "captioner/clap"),
+    },
+    "language_model": {
+        "demo": str(DEMO_FOLDER / "captioner/language_model"),
+        "gpt2": "openai-community/gpt2",
+        "gpt2-medium": "openai-community/gpt2-medium",
     },
 }
 """Hub ids, or folders of demo models, by model type and short name."""
@@ -78,7 +87,8 @@ def check_name(name: str, kind: Kind, *, param: str | None = None) -> None:
         is_path = name.count("/") > 1 or re.match(r"[./~\\]|[A-Za-z]:", name)
         what = "folder" if is_path else "preset or folder"
         raise UserError(
-            f"There is no {kind} {what} {name!r}. {suggestion(name, kind)}", param=param
+            f"There is no {kind.replace('_', ' ')} {what} {name!r}. {suggestion(name, kind)}",
+            param=param,
         )
 
 

@@ -1,5 +1,6 @@
 from .classify import FileClassifier
 from .index import Index
+from .keywords import KeywordExtractor
 from .labels import read_labels, read_vocabulary
 from .query import Query, parse_query
 from .update import update_index
@@ -7,6 +8,7 @@ from .update import update_index
 __all__ = [
     "FileClassifier",
     "Index",
+    "KeywordExtractor",
     "Query",
     "parse_query",
     "read_labels",

@@ -23,6 +23,7 @@ from clip2clap.search.files import modality_of
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.embeddings.space import EmbeddingSpace
     from clip2clap.translator.base import Translator
 
 SHORTEST_WINDOW_S = 0.05
@@ -119,6 +120,14 @@ class FileClassifier:
                 encoder = other
             if "text" in encoder.modalities:
                 self._classifiers[modality] = classifier(encoder)
+
+    @property
+    def label_spaces(self) -> "dict[str, EmbeddingSpace]":
+        """Spaces of the labels that files of each modality are named by."""
+        return {
+            modality: classifier.encoder.space("text")
+            for modality, classifier in self._classifiers.items()
+        }
 
     def __call__(
         self,

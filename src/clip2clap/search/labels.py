@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeGuard
 
 from clip2clap.core.errors import MissingExtraError, UserError
 from clip2clap.core.files import as_path
@@ -45,7 +44,7 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
         >>> len(read_labels("esc50"))
         50
     """
-    return list(labels if _is_list(labels) else read_vocabulary(labels))
+    return list(read_vocabulary(labels) if isinstance(labels, str | Path) else labels)
 
 
 def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
@@ -69,8 +68,8 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
         >>> read_vocabulary("audioset")["Male speech, man speaking"]
         ['male speech', 'man speaking']
     """
-    if _is_list(labels):
-        return _vocabulary(labels)
+    if not isinstance(labels, str | Path):
+        return {label: [label] for label in check_labels(labels)}
     if labels == "demo":
         kinds = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
         return _vocabulary(kinds)
@@ -94,10 +93,6 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
         )
     named = [" ".join(each.split()) for each in (text or words).split(",")]
     return _vocabulary(check_labels(named))
-
-
-def _is_list(labels: str | Path | Sequence[str]) -> TypeGuard[Sequence[str]]:
-    return not isinstance(labels, str | Path)
 
 
 def _vocabulary(lines: Iterable[str]) -> Vocabulary:

@@ -70,7 +70,8 @@ class BatchSize(Options, panel="Running"):
 
     batch_size: int | None = option(
         "Items per batch. By default 4 for generation, 8 for evaluate, 64 texts or images or 16 "
-        "audio clips for extract, and for train it depends on the number of pairs.",
+        "audio clips for extract, 32 for train-captioner, and for train it depends on the number "
+        "of pairs.",
         min=1,
     )
 
@@ -173,12 +174,17 @@ class Decoder(Translator, Encoders, panel="Models"):
     )
 
 
-class StepsAndDuration(Options, panel="Sampling"):
-    """Denoising steps, and duration of audio."""
+class InferenceSteps(Options, panel="Sampling"):
+    """Denoising steps."""
 
     num_inference_steps: int | None = option(
         "Denoising steps; 10 to 25 are enough.", was="--steps", min=1
     )
+
+
+class StepsAndDuration(InferenceSteps, panel="Sampling"):
+    """Denoising steps, and duration of audio."""
+
     duration_s: float | None = option(
         "Duration in seconds: of generated audio, by default what the model was trained on; of "
         "audio inputs, by default all.",

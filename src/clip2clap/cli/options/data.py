@@ -122,8 +122,8 @@ class Fit(Seed, Overwrite, Running, Demo, Generator, Data, panel="Data"):
     )
 
 
-class Columns(Options, panel="Data"):
-    """Columns of a table of pairs."""
+class SourceColumns(Options, panel="Data"):
+    """Columns of the embeddings to read, and of the items that a split keeps together."""
 
     source: str | None = option(
         "Source column: a name such as clip_text, or clip or clap for the only column of that "
@@ -131,16 +131,21 @@ class Columns(Options, panel="Data"):
         "COLUMN",
         was="--from",
     )
+    item: str | None = option(
+        "Column of item ids; rows of one item stay on one side of the split. By default item, "
+        "file, url, caption or id.",
+        "COLUMN",
+    )
+
+
+class Columns(SourceColumns, panel="Data"):
+    """Columns of a table."""
+
     target: str | None = option(
         "Target column: a name such as clap_text, or clap or clip for the only column of that "
         "encoder. By default clap; for evaluate the translators' target.",
         "COLUMN",
         was="--to",
-    )
-    item: str | None = option(
-        "Column of item ids; rows of one item stay on one side of the split. By default item, "
-        "file, url, caption or id.",
-        "COLUMN",
     )
 
 

@@ -11,6 +11,7 @@ from clip2clap.cli.options.common import (
     Device,
     Engine,
     Generator,
+    InferenceSteps,
     Output,
     Overwrite,
     Running,
@@ -254,8 +255,8 @@ class AudioToImage(
     )
 
 
-class Painting(Options, panel="Painting"):
-    """Targets and optimization of `paint`."""
+class Targets(Options, panel="Targets"):
+    """Texts, audio and images to come close to."""
 
     target_text: list[str] | None = option(
         "Further target in words, with a weight; below 0 the image moves away from it.",
@@ -274,15 +275,25 @@ class Painting(Options, panel="Painting"):
         default=2,
         min=1,
     )
-    num_iterations: int = option(
-        "Optimization steps.", default=150, was="--iterations", api="iterations", min=1
-    )
-    step_size: float = option("Adam's learning rate.", default=0.1, min=0)
+
+
+class Cutouts(Options, panel="Painting"):
+    """Cutouts of the image, which are compared with the targets."""
+
     cutouts: int = option("Random cutouts per step.", default=8, min=1)
     cut_size: int | None = option(
         "Side of a cutout in pixels, for a CLIP that accepts any size; smaller is faster.", min=1
     )
     augment: bool = option("Flip, rotate, shear and tint the cutouts.", default=True)
+
+
+class Painting(Cutouts, Targets, panel="Painting"):
+    """Targets and optimization of `paint`."""
+
+    num_iterations: int = option(
+        "Optimization steps.", default=150, was="--iterations", api="iterations", min=1
+    )
+    step_size: float = option("Adam's learning rate.", default=0.1, min=0)
     total_variation: float = option(
         "Weight of the total variation loss; more is smoother.", "W", default=1.0, min=0
     )
@@ -307,3 +318,52 @@ class Paint(Device, Seed, Overwrite, InitImage, Decoder, Size, Painting, Audio):
     save_every: int = option(
         "Write the image every N steps; 0 only at the end.", default=25, panel="Files", min=0
     )
+
+
+class Guide(
+    Device,
+    Seed,
+    Overwrite,
+    Decoder,
+    Size,
+    InferenceSteps,
+    Cutouts,
+    Targets,
+    AllowPrivate,
+    panel="Guidance",
+):
+    """Options of `guide`."""
+
+    guidance_strength: float = option(
+        "Length of the gradient steps; 0 is the plain sampler.", "X", default=1.0, min=0, max=100
+    )
+    gradient_steps: int = option(
+        "Gradient steps per denoising step.", default=3, min=1, api="iterations"
+    )
+    guide_from: float = option(
+        "Share of the denoising steps from which it is guided.",
+        "SHARE",
+        default=0.0,
+        min=0,
+        max=1,
+        api="start",
+    )
+    guide_until: float = option(
+        "Share of the denoising steps up to which it is guided.",
+        "SHARE",
+        default=1.0,
+        min=0,
+        max=1,
+        api="end",
+    )
+    tv_scale: float = option(
+        "Weight of the total variation of the guided image.", "W", default=0.0, min=0
+    )
+    range_scale: float = option(
+        "Weight of latents beyond three standard deviations.", "W", default=0.0, min=0
+    )
+    condition: Literal["targets", "none"] = option(
+        "What the decoder is conditioned on beside: the mean of the targets, or nothing.",
+        default="targets",
+    )
+    batches: int = option("Images to generate, with seeds from --seed on.", default=1, min=1)

@@ -12,33 +12,28 @@ from clip2clap.cli.options.common import (
     Encoders,
     Json,
     Output,
+    Seed,
     Translator,
 )
 
 
-class Classify(AllowPrivate, Device, BatchSize, Output, Translator, Encoders, panel="Labels"):
-    """Options of `classify`."""
+class MediaFiles(AllowPrivate, Device, BatchSize, Translator, Encoders):
+    """Image and audio files, and the encoders that read them."""
 
     inputs: list[str] = argument(
         "Images and audio: files, folders, http(s) URLs of images.", "INPUT", required=True
     )
-    labels: str = option(
-        "Labels to choose from: separated by commas, a file with one per line, or demo, esc50, "
-        "us8k, audioset, fsd50k, imagenet.",
-        "LABELS",
-        default="demo",
-    )
+
+
+class NamedFiles(MediaFiles, panel="Labels"):
+    """Files to name, and how over time."""
+
     template: list[str] | None = option(
         'Prompt of a label, by default "a photo of a {}" and, for audio, "the sound of a {}"; '
         "several are averaged.",
         "TEXT",
         api="templates",
     )
-    temperature: float | None = option(
-        "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
-        "classify: by default the model's own.",
-    )
-    top_k: int = option("Labels per file.", default=5, min=1, api="k")
     window_s: float | None = option(
         "Classify audio in windows of this length, in seconds, over time.", "S", min=0.05
     )
@@ -49,7 +44,7 @@ class Classify(AllowPrivate, Device, BatchSize, Output, Translator, Encoders, pa
         panel="Files",
     )
     as_csv: bool = option(
-        "Print CSV on stdout: file, start_s, end_s, rank, label, probability.",
+        "Print CSV on stdout: a row per file or window and label.",
         flags="--csv",
         default=False,
         panel="Files",
@@ -78,7 +73,7 @@ class Search(Device, Json, Back, Translator, Encoders, panel="Search"):
         required=True,
     )
     find: Literal["all", "image", "audio", "text"] = option("Type to find.", default="all")
-    top: int = option("Results per type.", default=10, min=1, api="k")
+    top: int = option("Results per type; keywords per file or window.", default=10, min=1, api="k")
     csls: bool = option(
         "Rank by cross-domain similarity local scaling, which keeps entries back that are near to "
         "everything.",
@@ -97,4 +92,58 @@ class Search(Device, Json, Back, Translator, Encoders, panel="Search"):
     until: str | None = option("Files changed before this date.", "DATE", panel="Filters")
     html: Path | None = option(
         "Also write the results as a page of images and players.", "FILE", panel="Files"
+    )
+
+
+class Classify(Output, NamedFiles, panel="Labels"):
+    """Options of `classify`."""
+
+    labels: str = option(
+        "Labels to choose from: separated by commas, a file with one per line, or demo, esc50, "
+        "us8k, audioset, fsd50k, imagenet.",
+        "LABELS",
+        default="demo",
+    )
+    temperature: float | None = option(
+        "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
+        "classify: by default the model's own; caption, with --top-p: 1.",
+    )
+    top_k: int = option("Labels per file.", default=5, min=1, api="k")
+
+
+class Keywords(Json, NamedFiles, panel="Labels"):
+    """Options of `keywords`."""
+
+    vocabulary: str = option(
+        "Words to choose from: audioset, fsd50k, esc50, us8k, demo, imagenet, a file with one per "
+        "line, or words separated by commas.",
+        "WORDS",
+        default="audioset",
+        api="labels",
+    )
+    top: int = option("Results per type; keywords per file or window.", default=10, min=1, api="k")
+
+
+class Caption(Seed, Json, MediaFiles, panel="Captions"):
+    """Options of `caption`."""
+
+    captioner: list[str] | None = option(
+        "Captioner: folder, hub id, demo (reads the demo CLIP) or demo-clap; may be given twice, "
+        "for images and for audio. By default the demo ones.",
+        "NAME",
+        panel="Models",
+    )
+    num_captions: int = option("Captions per file.", default=1, min=1, max=100)
+    num_beams: int = option("Beams of the search; 1 is greedy.", default=4, min=1, max=100)
+    top_p: float | None = option(
+        "Sample from the likeliest tokens of this total probability, in place of beam search.",
+        "SHARE",
+        above=0,
+    )
+    temperature: float | None = option(
+        "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
+        "classify: by default the model's own; caption, with --top-p: 1.",
+    )
+    max_tokens: int | None = option(
+        "Longest caption in tokens. Default 60.", min=1, api="max_new_tokens"
     )

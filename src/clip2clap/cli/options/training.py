@@ -6,25 +6,48 @@ from typing import Any, Literal
 
 from clip2clap.cli.command import KEY, Options, option
 from clip2clap.cli.options.common import BatchSize, Device, Overwrite, Seed, Table
-from clip2clap.cli.options.data import Columns
+from clip2clap.cli.options.data import Columns, SourceColumns
 from clip2clap.training.config import Architecture, Init, Monitor, Schedule
 
 
-class PairsAndMonitor(Columns, panel="Training"):
-    """Pairs to train on, and when to stop."""
+class Stopping(Options, panel="Training"):
+    """Held-out share, and when to stop."""
 
     validation: float | None = option(
         "Share of the items held out, if the table has no split column. Default 0.1.",
         "SHARE",
         panel="Data",
     )
-    monitor: Monitor | None = option("Held-out metric that picks the epoch to keep. Default mrr.")
     patience: int | None = option(
-        "Stop after N epochs without a better --monitor; 0 never stops early. Default 10.", min=0
+        "Stop after N epochs without a better --monitor, or a lower loss of a captioner; 0 never "
+        "stops early. Default 10, for train-captioner 3.",
+        min=0,
     )
     schedule: Schedule | None = option(
         "Learning rate schedule; by default cosine, for sweep and --recipe reference constant."
     )
+
+
+class Steps(Options, panel="Training"):
+    """Noise, epochs and learning rate."""
+
+    noise: float | None = option(
+        "Standard deviation of the noise added to the source while training or fitting ridge, so "
+        "that a translator or captioner trained on captions works on images. By default 0.05 on "
+        "captions, else 0."
+    )
+    epochs: int | None = option("Maximum number of epochs. Default 20, for train-captioner 10.")
+    learning_rate: float | None = option(
+        "Highest learning rate of Adam; by default it depends on the batch size, for "
+        "train-captioner 1e-3.",
+        was="--lr",
+    )
+
+
+class PairsAndMonitor(Columns, Stopping, panel="Training"):
+    """Pairs to train on, and what to monitor."""
+
+    monitor: Monitor | None = option("Held-out metric that picks the epoch to keep. Default mrr.")
 
 
 class Architectures(Options, panel="Translator"):
@@ -67,7 +90,15 @@ class Architectures(Options, panel="Translator"):
 
 
 class Train(
-    Seed, Device, BatchSize, Overwrite, Architectures, PairsAndMonitor, Table, panel="Training"
+    Seed,
+    Device,
+    BatchSize,
+    Overwrite,
+    Architectures,
+    Steps,
+    PairsAndMonitor,
+    Table,
+    panel="Training",
 ):
     """Options of `train`."""
 
@@ -83,7 +114,7 @@ class Train(
     )
     temperature: float | None = option(
         "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
-        "classify: by default the model's own.",
+        "classify: by default the model's own; caption, with --top-p: 1.",
     )
     learn_temperature: bool = option("Learn the temperature.", default=False)
     init: Init | None = option(
@@ -91,15 +122,29 @@ class Train(
         "ridge, with --recipe reference random.",
         was="--start",
     )
-    noise: float | None = option(
-        "Standard deviation of the noise added to the source while training or fitting ridge, so "
-        "that a translator trained on captions works on images. By default 0.05 on captions, else "
-        "0."
+
+
+class TrainCaptioner(
+    Seed, Device, BatchSize, Overwrite, Steps, Stopping, SourceColumns, Table, panel="Captioner"
+):
+    """Options of `train-captioner`."""
+
+    caption_column: str | None = option(
+        "Column of captions.", "COLUMN", panel="Columns of your own data", api="caption"
     )
-    epochs: int | None = option("Maximum number of epochs. Default 20.")
-    learning_rate: float | None = option(
-        "Highest learning rate of Adam; by default it depends on the batch size.", was="--lr"
+    language_model: str | None = option(
+        "Causal language model of transformers: preset (gpt2, gpt2-medium, demo), hub id or "
+        "folder. Default gpt2.",
+        "NAME",
     )
+    tune_language_model: bool = option(
+        "Also train the language model; give --learning-rate 2e-5 then.", default=False
+    )
+    mapper: Literal["linear", "mlp", "transformer"] | None = option(
+        "Mapper from an embedding to the language model's prefix. Default mlp."
+    )
+    prefix_length: int | None = option("Length of the prefix in tokens. Default 10.", min=1)
+    max_tokens: int | None = option("Longest caption in tokens. Default 60.", min=1)
 
 
 def _grid(name: str, metavar: str, was: str = "") -> Any:

@@ -1,0 +1,5 @@
+"""Captions of embeddings: a mapper to the prefix of a causal language model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

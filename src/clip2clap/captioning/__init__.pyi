@@ -1,0 +1,4 @@
+from .captioner import Captioner
+from .mapper import PrefixMapper
+
+__all__ = ["Captioner", "PrefixMapper"]

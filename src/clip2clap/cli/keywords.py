@@ -1,0 +1,80 @@
+"""The verb `keywords`."""
+
+from functools import partial
+
+import typer
+from rich.console import Console
+
+from clip2clap.cli.checks import check_device, require
+from clip2clap.cli.inputs import load_named_image
+from clip2clap.cli.loading import check_models
+from clip2clap.cli.naming import (
+    TIMELINE_WINDOW_S,
+    SegmentPrinter,
+    check_timeline,
+    find_files,
+    load_encoders,
+    with_bar,
+)
+from clip2clap.cli.options.search import Keywords
+from clip2clap.cli.progress import RunReport
+from clip2clap.core.errors import printable
+from clip2clap.search.labels import read_vocabulary
+
+
+def keywords(options: Keywords) -> None:
+    """Describe images and audio by the nearest words of a vocabulary, with calibrated scores.
+
+    The score of a word is how often such a word is right, if its vocabulary is calibrated: the
+    label sets are for the demo models. Other scores are the model's softmax, and a line on stderr
+    says so.
+
+    With --translator demo-back, audio is described in CLIP: by what it would look like.
+
+    A file that cannot be read is skipped; the exit code is then 1.
+    """
+    read_vocabulary(options.vocabulary)
+    sources = find_files(options.inputs)
+    require(
+        not (options.as_json and options.as_csv), "as_csv", "it cannot be combined with --json."
+    )
+    check_timeline(options.timeline, sources)
+    check_models(options)
+    check_device(options.device, None)
+    report = RunReport(options)
+    with Console(stderr=True).status("Loading the models"):
+        from clip2clap.search.files import modality_of
+        from clip2clap.search.keywords import KeywordExtractor
+
+        extractor = KeywordExtractor(
+            options.vocabulary,
+            **load_encoders(options, sources),
+            templates=options.template,
+        )
+    report.lap("load")
+    modalities = sorted(set(map(modality_of, sources)))
+    report.settings["calibrated"] = {each: extractor.is_calibrated(each) for each in modalities}
+    for modality in modalities:
+        if not extractor.is_calibrated(modality):
+            typer.echo(
+                f"note: scores of {modality} are the model's softmax: it has no calibration for "
+                f"{printable(options.vocabulary)}.",
+                err=True,
+            )
+    printer = SegmentPrinter(
+        report,
+        key="keywords",
+        columns=("keyword", "score"),
+        top_k=options.top,
+        as_csv=options.as_csv,
+        timeline=options.timeline,
+    )
+    files = extractor(
+        sources,
+        k=None if options.timeline else options.top,
+        window_s=options.window_s or (TIMELINE_WINDOW_S if options.timeline else None),
+        batch_size=options.batch_size,
+        load=partial(load_named_image, allow_private=options.allow_private),
+    )
+    printer.print_all(with_bar(files, len(sources), "Extracting keywords"))
+    report.end()

@@ -1,0 +1,174 @@
+"""Guidance of the sampler by similarity, with the demo decoder and with known gradients."""
+
+from statistics import median
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from torch import Tensor
+
+from clip2clap import AudioToImagePipeline
+from clip2clap.core.errors import UserError
+from clip2clap.inference.painting.paint import Target
+from clip2clap.inference.similarity_guidance import (
+    GuidanceOptions,
+    SimilarityGuidance,
+    guided_prediction,
+)
+
+SEEDS = list(range(8))
+
+
+@pytest.fixture(scope="module")
+def pipe() -> AudioToImagePipeline:
+    made = AudioToImagePipeline.from_pretrained("demo")
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def embeds(pipe) -> dict[str, Tensor]:
+    words = ["dog", "fire"]
+    found = pipe.encode_text([f"a photo of a {word}" for word in words])
+    return dict(zip(words, found, strict=True))
+
+
+def guidance(pipe, *targets: Target, **options) -> SimilarityGuidance:
+    settings = {"iterations": 1, "cutouts": 1, "cut_size": 96, **options}
+    return SimilarityGuidance(pipe.clip, targets, GuidanceOptions(**settings))
+
+
+def generate(pipe, embeds, guide: SimilarityGuidance | None, seeds=SEEDS) -> Tensor:
+    """Return pixels of images conditioned on no class in particular."""
+    condition = torch.nn.functional.normalize(embeds["dog"] + embeds["fire"], dim=0)
+    return pipe(
+        image_embeds=condition.expand(len(seeds), -1),
+        guidance=guide,
+        generator=list(seeds),
+        num_inference_steps=5,
+        output_type="pt",
+    ).images
+
+
+def similarity(pipe, pixels: Tensor, target: Tensor) -> float:
+    return median((pipe.clip.encode_pixels(pixels) @ target).tolist())
+
+
+def test_strength_0_is_the_plain_sampler_to_the_last_bit(pipe, embeds):
+    plain = generate(pipe, embeds, None, [3])
+    off = generate(pipe, embeds, guidance(pipe, Target(embeds["dog"]), strength=0), [3])
+    assert torch.equal(plain, off)
+
+
+def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, embeds):
+    target = embeds["fire"]
+    found = {}
+    for name, strength, weight in (("weak", 0.5, 1), ("strong", 1.5, 1), ("away", 1.5, -1)):
+        own = guidance(pipe, Target(target, weight), strength=strength)
+        found[name] = similarity(pipe, generate(pipe, embeds, own), target)
+    plain = similarity(pipe, generate(pipe, embeds, None), target)
+    assert found["away"] < plain < found["weak"] < found["strong"]
+
+
+def test_another_target_does_not_help_this_one(pipe, embeds):
+    fire = generate(pipe, embeds, guidance(pipe, Target(embeds["fire"])))
+    dog = generate(pipe, embeds, guidance(pipe, Target(embeds["dog"])))
+    for own, other, name in ((fire, dog, "fire"), (dog, fire, "dog")):
+        assert similarity(pipe, own, embeds[name]) > similarity(pipe, other, embeds[name])
+
+
+def test_a_seed_gives_the_same_image_in_any_batch(pipe, embeds):
+    own = guidance(pipe, Target(embeds["fire"]), cutouts=2)
+    both = generate(pipe, embeds, own, [1, 2])
+    alone = generate(pipe, embeds, own, [2])
+    assert torch.allclose(both[1:], alone, atol=1e-3)
+
+
+def test_guidance_outside_its_range_of_steps_changes_nothing(pipe, embeds):
+    late = generate(pipe, embeds, guidance(pipe, Target(embeds["fire"]), start=0.8), [1])
+    never = guidance(pipe, Target(embeds["fire"]), start=0.99)
+    assert list(never.steps(5)) == []
+    assert torch.equal(generate(pipe, embeds, never, [1]), generate(pipe, embeds, None, [1]))
+    assert not torch.equal(late, generate(pipe, embeds, None, [1]))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_prediction_is_that_of_the_moved_latents(kind):
+    scheduler = DDIMScheduler(prediction_type=kind, clip_sample=False)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 1, 2, 3, 3, generator=generator)
+    timestep = torch.tensor(400)
+    alpha = scheduler.alphas_cumprod[400].sqrt()
+    sigma = (1 - scheduler.alphas_cumprod[400]).sqrt()
+    latents = alpha * clean + sigma * noise
+    outputs = {"epsilon": noise, "v_prediction": alpha * noise - sigma * clean, "sample": clean}
+
+    def moved(found: Tensor) -> Tensor:
+        assert torch.allclose(found, clean, atol=1e-4)
+        return found + 1
+
+    predicted = guided_prediction(scheduler, outputs[kind], timestep, latents, moved)
+    scheduler.set_timesteps(10)
+    step = scheduler.step(predicted, 400, latents)
+    assert torch.allclose(step.pred_original_sample, clean + 1, atol=1e-4)
+
+
+def test_a_step_is_along_the_gradient_and_of_the_strengths_length():
+    class Plane:
+        """Encoder of two values of a pixel, whose gradient is known."""
+
+        def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
+            means = pixel_values.mean(dim=(2, 3))[:, :2]
+            return torch.nn.functional.normalize(means, dim=1)
+
+    target = Target(torch.tensor([1.0, 0.0]))
+    options = GuidanceOptions(strength=2, iterations=1, cutouts=1)
+    own = SimilarityGuidance(Plane(), [target], options)
+    clean = torch.full((1, 3, 4, 4), 0.5)
+    moved = own(clean, decode=lambda latents: latents, generators=[torch.Generator()])
+    change = (moved - clean).mean(dim=(2, 3))[0]
+    assert change[0] > 0 > change[1]
+    assert change[2] == 0
+    assert (moved - clean).square().mean().sqrt() == pytest.approx(0.08, rel=1e-3)
+
+
+def test_a_scheduler_of_growing_variance_is_refused(pipe, embeds):
+    scheduler = EulerDiscreteScheduler()
+    with pytest.raises(UserError, match="unit variance"):
+        guided_prediction(scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1), lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([], "at least one target"),
+        ([(1.0, 0.0)], "at least one target"),
+        ([(float("nan"), 1.0)], "unit vector"),
+        ([(1.0, float("inf"))], "weight"),
+        ([(2.0, 1.0)], "unit vector"),
+    ],
+)
+def test_targets_that_make_no_sense_are_refused(pipe, targets, message):
+    made = [Target(torch.tensor([value, 0.0]), weight, "it") for value, weight in targets]
+    with pytest.raises(UserError, match=message):
+        SimilarityGuidance(pipe.clip, made)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": -1}, "strength"),
+        ({"start": 0.5, "end": 0.5}, "start"),
+        ({"iterations": 0}, "iterations"),
+        ({"cutouts": 0}, "cutouts"),
+        ({"range_scale": -1}, "range_scale"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(UserError, match=f"Expected {message}"):
+        GuidanceOptions(**options)
+
+
+def test_the_call_takes_nothing_else_as_guidance(pipe, embeds):
+    with pytest.raises(UserError, match="a SimilarityGuidance"):
+        pipe(image_embeds=embeds["dog"][None], guidance=3.0)

@@ -1,0 +1,185 @@
+"""Training of one captioner, from a table to a folder."""
+
+import hashlib
+import json
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clip2clap.captioning.captioner import Captioner
+from clip2clap.captioning.language_model import load_language_model
+from clip2clap.core.output_folder import sole_run
+from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.training.captioning.config import CaptionerConfig
+from clip2clap.training.captioning.data import CaptionedVectors, read_captions
+from clip2clap.training.captioning.trainer import CaptionTrainer, OnProgress
+from clip2clap.training.checkpoint import train_resumably
+from clip2clap.training.report import EpochRecord
+from clip2clap.training.run_folder import REPORT_FILE, RunFolder
+from clip2clap.training.splits import split_pairs
+from clip2clap.training.train import choose_device
+
+
+@dataclass(frozen=True)
+class CaptionerReport:
+    """Report of a captioner's training, as in `training.json`.
+
+    Attributes:
+        output: Output folder.
+        settings: `CaptionerConfig` as plain values.
+        data: Fingerprint of embeddings and captions.
+        captions: Number of captions in `train`, `validation` and `test`.
+        history: Loss curves.
+        best_epoch: Best epoch, whose weights are saved.
+        stopped_early: True if patience ran out before the epochs did.
+        resumed_after: Epoch of the checkpoint that the run was resumed from, if it was.
+        seconds: Duration of training over all attempts.
+        examples: A few held-out captions, and what the captioner says in their place.
+    """
+
+    output: str | None
+    settings: dict[str, Any]
+    data: str
+    captions: dict[str, int]
+    history: list[EpochRecord]
+    best_epoch: int | None
+    stopped_early: bool
+    resumed_after: int | None
+    seconds: float
+    examples: list[dict[str, str]]
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """Metrics of the best epoch."""
+        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: Path) -> "CaptionerReport":
+        """Read a report from its JSON file."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        history = [EpochRecord(**record) for record in values["history"]]
+        return cls(**{**values, "history": history})
+
+
+def train_captioner(
+    table: str | Path | EmbeddingTable | CaptionedVectors,
+    output: str | Path | None,
+    config: CaptionerConfig | None = None,
+    *,
+    device: str | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 30.0,
+    on_progress: OnProgress | None = None,
+) -> tuple[Captioner, CaptionerReport]:
+    """Train a captioner, save it, and report.
+
+    A run that was killed resumes from its last checkpoint and ends with the same weights; a
+    finished run is not repeated.
+
+    Args:
+        table: Embedding table with captions, its folder, or embeddings with captions.
+        output: Output folder, also of checkpoints; None writes nothing.
+        config: Settings; the defaults if None.
+        device: Device, such as `cpu` or `cuda`; the best available if None.
+        overwrite: Replace a captioner or run with other settings in `output`.
+        checkpoint_seconds: Least time between two checkpoints, in seconds.
+        on_progress: Called after every step.
+
+    Returns:
+        The captioner of the best epoch, on the CPU, in evaluation mode, and the report.
+
+    Raises:
+        UserError: If the table lacks a column or a caption, or cannot be split; if there is no such
+            language model; if `output` holds something else; if training diverges.
+
+    Examples:
+        >>> import torch
+        >>> from clip2clap.training.captioning import CaptionedVectors, CaptionerConfig
+        >>> from clip2clap.training.captioning import train_captioner
+        >>> data = CaptionedVectors.of(torch.randn(20, 8), ["a dog barks"] * 20)
+        >>> config = CaptionerConfig(language_model="demo", epochs=1)
+        >>> captioner, report = train_captioner(data, None, config)
+        >>> len(report.history)
+        1
+    """
+    config = config or CaptionerConfig()
+    data = table if isinstance(table, CaptionedVectors) else read_captions(table, config)
+    folder = None if output is None else Path(output)
+    fingerprint = f"{data.pairs.fingerprint()}-{_digest(data.captions)}"
+    with nullcontext() if folder is None else sole_run(folder):
+        runs = None
+        if folder is not None:
+            runs = RunFolder(folder, config, fingerprint, overwrite=overwrite)
+            if runs.is_finished:
+                report = CaptionerReport.read(folder / REPORT_FILE)
+                return Captioner.from_pretrained(folder), report
+        trainer = _new_trainer(data, config, device, runs, on_progress)
+        checkpoint = None if runs is None else runs.checkpoint
+        train_resumably(trainer, checkpoint, save_every_s=checkpoint_seconds)
+        captioner = trainer.best_captioner()
+        report = _report(trainer, captioner, config, fingerprint, folder)
+        if runs is not None:
+            runs.publish_with(captioner.save_pretrained, report.to_dict())
+        return captioner, report
+
+
+def _new_trainer(
+    data: CaptionedVectors,
+    config: CaptionerConfig,
+    device: str | None,
+    runs: RunFolder | None,
+    on_progress: OnProgress | None,
+) -> CaptionTrainer:
+    space = data.pairs.source_space
+    return CaptionTrainer(
+        data,
+        split_pairs(data.pairs, validation=config.validation, seed=config.seed),
+        config.resolved(None if space is None else space.modality),
+        *load_language_model(config.language_model),
+        choose_device(device),
+        run=None if runs is None else runs.identity,
+        on_progress=on_progress,
+    )
+
+
+def _report(
+    trainer: CaptionTrainer,
+    captioner: Captioner,
+    config: CaptionerConfig,
+    fingerprint: str,
+    folder: Path | None,
+) -> CaptionerReport:
+    state, split, data = trainer.progress, trainer.split, trainer.data
+    rows = split.measured_rows[:4]
+    said = captioner.generate(data.pairs.source[rows].float(), modality=trainer.modality)
+    report = CaptionerReport(
+        output=None if folder is None else str(folder),
+        settings=asdict(config),
+        data=fingerprint,
+        captions={name: len(part) for name, part in vars(split).items()},
+        history=state.history,
+        best_epoch=state.best_epoch,
+        stopped_early=0 < len(state.history) < config.epochs,
+        resumed_after=trainer.resumed_after,
+        seconds=round(state.seconds, 3),
+        examples=[
+            {"caption": data.captions[row], "generated": text}
+            for row, (text,) in zip(rows.tolist(), said, strict=True)
+        ],
+    )
+    best = report.best
+    captioner.facts |= {
+        "recipe": {**asdict(trainer.config), "captions": report.captions["train"]},
+        "metrics": {"validation_loss": None if best is None else best.validation_loss},
+        "data": fingerprint,
+    }
+    return report
+
+
+def _digest(captions: list[str]) -> str:
+    return hashlib.blake2b("\n".join(map(str, captions)).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,1 @@
+"""Recipe of the demo captioners: one small language model, and a mapper for each demo encoder."""
