@@ -16,6 +16,7 @@ from clip2clap.inference import Canvas
 from clip2clap.web.app import create_app
 from clip2clap.web.limits import Limits
 from clip2clap.web.models import Models, Service
+from clip2clap.web.server import create_server
 
 
 @dataclass
@@ -34,13 +35,11 @@ class Server:
 @contextmanager
 def serving(models: Models, limits: Limits) -> Iterator[Server]:
     """Serve in a thread until the block ends; skips where gradio is not installed."""
-    uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
     service = Service(models, limits)
     app = create_app(service)
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="critical", http="h11", ws="none")
-    server = uvicorn.Server(config)
+    server = create_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -14,9 +14,7 @@ from clip2clap.cli.checks import check_device, check_translator, choose_device
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.web import Serve
 from clip2clap.core.errors import MissingExtraError, UserError
-
-_LARGEST_HEADERS = 65_536
-_GRACE_S = 5
+from clip2clap.web.server import create_server
 
 
 def serve(options: Serve) -> None:
@@ -40,7 +38,8 @@ def serve(options: Serve) -> None:
     typer.echo(f"Open {address} in a browser; Ctrl-C ends it.", err=True)
     if options.browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
-    _run(app, listening)
+    with contextlib.suppress(KeyboardInterrupt):
+        create_server(app).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -93,18 +92,3 @@ def _create(models: Any, options: Serve) -> Any:
 
     limits = Limits(max_users=options.max_users, workers=options.workers)
     return create_app(Service(models, limits))
-
-
-def _run(app: Any, listening: socket.socket) -> None:
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        http="h11",
-        ws="none",
-        h11_max_incomplete_event_size=_LARGEST_HEADERS,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])

@@ -13,6 +13,7 @@ from clip2clap.web.layout import RUNS
 from clip2clap.web.models import Service
 
 _JSON_BYTES = 262_144
+_LONGEST_PATH = 2000
 # gradio's routes that the pages and `gradio_client` use, and those of the app.
 _READ = re.compile(
     r"/|/(healthz|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login_check)/?"
@@ -54,6 +55,8 @@ class Guard:
     async def _checked(self, scope: Any, receive: Any) -> Any:
         """Return the function that receives the body, or raise what answers the request."""
         path, method = scope["path"], scope["method"]
+        if len(path) > _LONGEST_PATH:
+            raise HTTPException(414, "The address is too long.")
         if method in ("GET", "HEAD") and _READ.fullmatch(path):
             if path.startswith(_FILE):
                 self._check_file(path.removeprefix(_FILE), 403)

@@ -1,0 +1,361 @@
+"""Hostile uploads and requests: each is answered in one line, and the server lives."""
+
+import contextlib
+import io
+import json
+import random
+import socket
+import struct
+import zlib
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from clip2clap.core import http as safe_http
+
+FILE_META = {"_type": "gradio.FileData"}
+
+
+@pytest.fixture(scope="module")
+def http(server):
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def lives(http):
+    """Check after each test that the server still answers."""
+    yield
+    assert http.get("/healthz").json()["status"] == "ok"
+
+
+def file_data(path, **changes):
+    return {"path": path, "meta": FILE_META, **changes}
+
+
+def call(http, name, data):
+    """Return the status and text of a call that is joined, or of what refuses it."""
+    joined = http.post(f"/gradio_api/call/{name}", json={"data": data})
+    if joined.status_code != 200:
+        return joined.status_code, joined.text
+    return 200, http.get(f"/gradio_api/call/{name}/{joined.json()['event_id']}").text
+
+
+def upload(http, content, name="image.png"):
+    return http.post("/gradio_api/upload", files={"files": (name, content)})
+
+
+def png(width, height, pixels=b""):
+    """Return a PNG of any declared size, with whatever pixels."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(pixels, 9))
+        + chunk(b"IEND", b"")
+    )
+
+
+def wav(seconds, rate=8000):
+    file = io.BytesIO()
+    soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, seconds * rate), rate, "PCM_U8",
+                    format="WAV")  # fmt: skip
+    return file.getvalue()
+
+
+PATHS = [
+    "/etc/passwd",
+    "/proc/self/environ",
+    "../../../../etc/passwd",
+    "%2e%2e/%2e%2e/etc/passwd",
+    "file:///etc/passwd",
+    "http://127.0.0.1:1/",
+    "http://169.254.169.254/latest/meta-data/",
+    "https://example.org/x.png",
+    "//example.org/x",
+    "C:\\windows\\win.ini",
+    "/dev/zero",
+    "/",
+    "",
+    ".",
+    "\x00",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_file_but_those_in_the_folders_is_sent(http, path):
+    quoted = path if "%" in path else "".join(f"%{byte:02x}" for byte in path.encode())
+    for route in ("/gradio_api/file=", "/gradio_api/file/", "/results/", "/static/", "/assets/"):
+        answer = http.get(route + quoted)
+        assert answer.status_code in (400, 403, 404, 414), (route, answer.status_code)
+        assert b"root:" not in answer.content
+
+
+@pytest.mark.parametrize("path", [*PATHS, None, 7, ["/etc/passwd"], {"path": "/etc/passwd"}])
+def test_no_input_names_a_file_outside_of_the_folders(http, path):
+    for data in ([file_data(path)], [{"path": path}], [[{"deep": [file_data(path)]}]]):
+        status, text = call(http, "image_to_audio", data)
+        assert status == 400 or "event: error" in text, (data, text)
+        assert "root:" not in text
+    # Joining the queue, as pages do, is checked alike.
+    body = {"data": [file_data(path)], "fn_index": 0, "session_hash": "s"}
+    assert http.post("/gradio_api/queue/join", json=body).status_code == 400
+
+
+def test_what_a_session_uploads_is_in_a_folder_of_its_own(http, server):
+    first, second = (upload(http, b"same").json()[0] for _ in range(2))
+    assert first != second
+    root = str(server.service.folders.root)
+    assert first.startswith(root)
+    folder, name = first.rsplit("/", 1)
+    assert name == "image.png"
+    for listing in (root, folder, f"{folder}/.."):
+        assert http.get(f"/gradio_api/file={listing}").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../tmp/x.png", "..\\..\\x.png", "/etc/cron.d/x", "\x01\n.png", "a" * 250, "CON"],
+)
+def test_names_of_uploads_lead_nowhere(http, server, name):
+    path = upload(http, b"x", name).json()[0]
+    root = server.service.folders.root
+    assert root / path == server.service.folders.file(path)
+    assert len(path.removeprefix(str(root)).split("/")) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (png(60_000, 60_000, bytes(10_000)), "pixels"),
+        (png(1, 30_000, bytes(30_001)), "narrower"),
+        (png(100, 100), "damaged"),
+        (png(0, 0), "image"),
+        (b"", "empty"),
+        (b"\x89PNG\r\n\x1a\n", "image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"<?php system('id'); ?>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image"),
+        (b"GIF89a" + bytes(50), "image"),
+        (b"BM" + b"\xff" * 60, "image"),
+        (wav(1), "not an image"),
+    ],
+)
+def test_an_upload_that_is_no_image_costs_its_own_run(http, content, reason):
+    path = upload(http, content).json()[0]
+    _, text = call(http, "image_to_audio", [file_data(path), None, 1.0, 1, None, 0, 1])
+    assert "event: error" in text
+    assert reason in text
+    assert "clip2clap-serve" not in text
+    named = call(http, "classify", [[file_data(path)], "a, b"])[1]
+    assert "event: complete" in named
+    assert "clip2clap-serve" not in named
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (wav(7), "longer than 5 s"),
+        (wav(1)[:2000], "damaged"),
+        (b"RIFF" + b"\xff" * 4 + b"WAVEfmt " + b"\x00" * 40, "bark.wav"),
+        (b"#EXTM3U\nfile:///etc/passwd\n", "not an audio file"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "not an audio file"),
+        (png(8, 8, bytes(72)), "not an audio file"),
+        (b"", "empty"),
+    ],
+)
+def test_an_upload_that_is_no_audio_costs_its_own_run(http, content, reason):
+    path = upload(http, content, "bark.wav").json()[0]
+    text = call(http, "audio_to_image", [file_data(path), 1, 0, 1])[1]
+    assert "event: error" in text
+    assert reason in text
+    assert "root:" not in text
+    assert reason in call(http, "classify", [[file_data(path)], "a, b"])[1]
+
+
+def test_a_silent_upload_is_said_to_be_so(http):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(8000), 8000, format="WAV")
+    path = upload(http, file.getvalue(), "bark.wav").json()[0]
+    assert "bark.wav is silent" in call(http, "audio_to_image", [file_data(path), 1, 0, 1])[1]
+
+
+def test_uploads_are_bounded_by_what_is_sent_and_by_what_is_declared(http, server):
+    large = bytes(server.service.limits.upload_bytes + 1)
+    assert upload(http, large).status_code == 413
+
+    def chunks():
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        for _ in range(40):
+            yield bytes(2**16)
+
+    before = list(server.service.folders.root.iterdir())
+    head = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert http.post("/gradio_api/upload", content=chunks(), headers=head).status_code == 413
+    assert list(server.service.folders.root.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "multipart/form-data; boundary=x"),
+        (b"--x\r\n", "multipart/form-data; boundary=x"),
+        (b"garbage", "multipart/form-data; boundary=x"),
+        (b"garbage", "multipart/form-data"),
+        (b"{}", "application/json"),
+        (b"a=b", "application/x-www-form-urlencoded"),
+        (b"garbage", ""),
+    ],
+)
+def test_forms_that_are_none_are_refused(http, content, kind):
+    answer = http.post("/gradio_api/upload", content=content, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert answer.json()["detail"]
+
+
+def test_too_many_files_at_once_are_refused(http, server):
+    files = [("files", (f"{n}.png", b"x")) for n in range(server.service.limits.files + 1)]
+    assert http.post("/gradio_api/upload", files=files).status_code == 400
+
+
+def test_calls_that_are_no_calls_are_refused(http):
+    nested = b"[" * 100_000 + b"]" * 100_000
+    for body in (b"", b"x", b"[]", b"7", b"null", nested, b'{"data":', b"\xff\xfe", bytes(300_000)):
+        for route in ("queue/join", "call/image_to_audio", "cancel", "call/none"):
+            assert http.post(f"/gradio_api/{route}", content=body).status_code in (400, 413)
+    for call_of in ({}, {"data": None}, {"data": {}}, {"data": [], "fn_index": "x"}):
+        answer = http.post("/gradio_api/queue/join", json={"session_hash": "s", **call_of})
+        assert 400 <= answer.status_code < 600
+
+
+def test_only_what_the_pages_need_is_open(http):
+    for method, path in [
+        ("GET", "/gradio_api/proxy=http://127.0.0.1:1/"),
+        ("GET", "/monitoring/summary"),
+        ("GET", "/gradio_api/runs"),
+        ("GET", "/gradio_api/stream/a/b/1/playlist.m3u8"),
+        ("GET", "/custom_component/a/b/c/d"),
+        ("GET", "/docs"),
+        ("POST", "/gradio_api/component_server"),
+        ("POST", "/gradio_api/process_recording"),
+        ("POST", "/gradio_api/vibe-edit"),
+        ("POST", "/gradio_api/run/predict"),
+        ("POST", "/login"),
+        ("POST", "/"),
+        ("PUT", "/gradio_api/upload"),
+        ("DELETE", "/gradio_api/upload"),
+        ("TRACE", "/"),
+        ("PROPFIND", "/"),
+    ]:
+        answer = http.request(method, path)
+        assert answer.status_code == 404, (method, path)
+        assert answer.json()["detail"] == "There is no such page."
+
+
+def raw(server, sent):
+    """Return what the server answers to bytes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        answer = b""
+        # What is refused before it is read whole is dropped.
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(65_536):
+                answer += part
+        return answer
+
+
+def test_what_is_no_http_is_answered_or_dropped(server):
+    upgrade = b"GET /gradio_api/queue/join HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+    upgrade += (
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAA\r\n\r\n"
+    )
+    huge = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Long: " + b"a" * 200_000 + b"\r\n\r\n"
+    many = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 50_000 + b"\r\n"
+    for sent in (
+        upgrade + b"\x81\xfe\xff\xff" + bytes(range(256)) * 20,
+        huge,
+        many,
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{",
+        b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\r\n" * 1000,
+        random.Random(0).randbytes(10_000),
+    ):
+        answer = raw(server, sent)
+        assert not answer or answer.startswith(b"HTTP/1."), answer[:80]
+        assert b" 500 " not in answer[:20]
+
+
+@pytest.fixture
+def redirecting(monkeypatch):
+    """Serve redirects from an address that counts as public."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.2:9/secret.png")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    served = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=served.serve_forever, daemon=True).start()
+    is_public = safe_http._is_public
+    monkeypatch.setattr(
+        safe_http, "_is_public", lambda address: address == "127.0.0.1" or is_public(address)
+    )
+    yield f"http://127.0.0.1:{served.server_port}/dog.png"
+    served.shutdown()
+
+
+def test_addresses_that_redirect_to_private_ones_are_refused(http, redirecting):
+    text = call(http, "image_to_audio", [None, redirecting, 1.0, 1, None, 0, 1])[1]
+    assert "event: error" in text
+    assert "127.0.0.2 is at 127.0.0.2, which is no public address" in text
+
+
+def test_results_run_no_scripts_of_others_and_are_sent_as_what_they_are(http, server):
+    folder = server.service.folders.create()
+    (folder / "index.html").write_text("<p>page</p>")
+    answer = http.get(f"/results/{folder.name}/index.html")
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_random_requests_are_all_answered(http):
+    generator = random.Random(0)
+    words = ["image_to_audio", "..", "%00", "file=", "/etc/passwd", "queue", "join", "call", "data",
+             "{}", "results", "gradio_api", "\u2028", "0", "-1", "1e999", "null"]  # fmt: skip
+    for _ in range(150):
+        path = "/" + "/".join(generator.choices(words, k=generator.randrange(1, 5)))
+        value = generator.choice([None, generator.choices(words, k=3), {"data": words}, 7])
+        method = generator.choice(["GET", "POST", "HEAD", "OPTIONS"])
+        answer = http.request(method, path, content=json.dumps(value))
+        assert answer.status_code < 500, (method, path, value)
+        assert b"root:" not in answer.content
+
+
+def test_a_real_image_is_still_served_after_all_this(http):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "green").save(file, "JPEG")
+    path = upload(http, file.getvalue(), "green.jpg").json()[0]
+    text = call(http, "image_to_audio", [file_data(path), None, 1.0, 1, None, 0, 1])[1]
+    assert "event: complete" in text
