@@ -1,5 +1,6 @@
 """A server with the demo models, in a thread."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class Server:
 def serving(models: Models, limits: Limits) -> Iterator[Server]:
     """Serve in a thread until the block ends; skips where gradio is not installed."""
     pytest.importorskip("gradio")
+    folder = os.environ.get("GRADIO_TEMP_DIR")
     service = Service(models, limits)
     app = create_app(service)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -47,8 +49,10 @@ def serving(models: Models, limits: Limits) -> Iterator[Server]:
         assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
         yield Server(url, service, app.state.blocks)
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         thread.join()
+        if folder is not None:
+            os.environ["GRADIO_TEMP_DIR"] = folder
 
 
 @pytest.fixture(scope="session")

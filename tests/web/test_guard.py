@@ -251,7 +251,6 @@ def test_only_what_the_pages_need_is_open(http):
         ("POST", "/gradio_api/component_server"),
         ("POST", "/gradio_api/process_recording"),
         ("POST", "/gradio_api/vibe-edit"),
-        ("POST", "/gradio_api/run/predict"),
         ("POST", "/login"),
         ("POST", "/"),
         ("PUT", "/gradio_api/upload"),
@@ -262,6 +261,13 @@ def test_only_what_the_pages_need_is_open(http):
         answer = http.request(method, path)
         assert answer.status_code == 404, (method, path)
         assert answer.json()["detail"] == "There is no such page."
+
+
+def test_runs_are_not_started_past_the_queue(http, server):
+    for function in server.blocks.fns.values():
+        if function.queue:
+            body = {"data": [None] * len(function.inputs), "fn_index": function._id}
+            assert http.post("/gradio_api/run/predict", json=body).status_code == 404
 
 
 def raw(server, sent):
@@ -312,7 +318,7 @@ def redirecting(monkeypatch):
             self.send_header("Location", "http://127.0.0.2:9/secret.png")
             self.end_headers()
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     served = HTTPServer(("127.0.0.1", 0), Handler)

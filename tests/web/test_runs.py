@@ -54,7 +54,8 @@ def test_the_result_or_the_error_of_the_work_is_the_run_s(workers):
 def test_a_generator_that_is_closed_cancels_its_own_run_and_no_other(workers):
     events = [threading.Event() for _ in range(4)]
     first, other = workers.follow(endless(*events[:2])), workers.follow(endless(*events[2:]))
-    next(first), next(other)
+    next(first)
+    next(other)
     assert events[0].wait(5)
     assert events[2].wait(5)
     first.close()

@@ -21,7 +21,7 @@ _READ = re.compile(
     r"|/gradio_api/(info|openapi\.json|startup-events|theme\.css|app_id|queue/data|queue/status)/?"
     r"|/gradio_api/(heartbeat|file=|call)/?.+|/gradio_api/upload_progress"
 )
-_SENT_JSON = re.compile(r"/gradio_api/(queue/join|cancel|reset|call/.+)/?")
+_SENT_JSON = re.compile(r"/gradio_api/(queue/join|run/predict|cancel|reset|call/.+)/?")
 _UPLOAD = "/gradio_api/upload"
 _FILE = "/gradio_api/file="
 
@@ -37,6 +37,7 @@ class Guard:
 
     def __init__(self, app: Any, service: Service, blocks: Any):
         self._app, self._service, self._blocks = app, service, blocks
+        self._cancelled: set[Any] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, or pass it on."""
@@ -78,6 +79,8 @@ class Guard:
             raise HTTPException(400, "Expected a JSON object.")
         for file in _files(call):
             self._check_file(file, 400)
+        if path.startswith("/gradio_api/cancel"):
+            self._cancelled.add(str(call.get("event_id")))
         if path.startswith("/gradio_api/queue/join"):
             self._check_place(call.get("fn_index"), call.get("session_hash"))
 
@@ -90,11 +93,17 @@ class Guard:
             raise HTTPException(status, str(error)) from error
 
     def _check_place(self, function: Any, session: Any) -> None:
-        """Raise if a session has a run already."""
+        """Raise if a session has a run already; one that is cancelled ends after its step."""
         if self._queue_of(function) != RUNS:
             return
-        events = list(self._blocks._queue.event_ids_to_events.values())
-        if any(event.session_hash == session and event.concurrency_id == RUNS for event in events):
+        events = dict(self._blocks._queue.event_ids_to_events)
+        self._cancelled &= events.keys()
+        theirs = [
+            name
+            for name, event in events.items()
+            if event.session_hash == session and event.concurrency_id == RUNS
+        ]
+        if set(theirs) - self._cancelled:
             raise HTTPException(429, "You have a run already. Wait for it, or cancel it.")
 
     def _queue_of(self, function: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
     from clip2clap.inference.painting.canvas import Canvas
+
+_EXAMPLES = {"A cat": "chelsea.png", "A rocket": "rocket.jpg"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class Service:
 
     @cached_property
     def examples(self) -> dict[str, Path]:
-        """Images to begin with, by what they show: those that come with scikit-image."""
-        from importlib import resources
-
-        folder = resources.files("skimage.data")
-        names = {"A cat": "chelsea.png", "A rocket": "rocket.jpg"}
-        return {title: Path(str(folder / name)) for title, name in names.items()}
+        """Images to begin with, by what they show: copies of those that scikit-image has."""
+        folder = self.folders.root / "examples"
+        folder.mkdir()
+        found = {}
+        for title, name in _EXAMPLES.items():
+            found[title] = folder / name
+            found[title].write_bytes((resources.files("skimage.data") / name).read_bytes())
+        return found

@@ -114,6 +114,7 @@ class Workers:
             for run in self._runs:
                 run.cancel()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._runs.clear()
 
     @staticmethod
     def _compute(work: Callable[[Run], Result], run: Run) -> Result:

@@ -1,0 +1,251 @@
+"""The pages as a person uses them, in headless Chromium."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from clip2clap.media.audio import load_audio
+from clip2clap.media.images import load_image
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+AXE = os.environ.get("AXE_CORE", "")
+"""Path of axe.min.js of the npm package axe-core."""
+SCREENSHOTS = os.environ.get("CLIP2CLAP_SCREENSHOTS", "")
+"""Folder to write the documentation's screenshots to."""
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
+MEASURE = """async (address) => {
+  const bytes = await (await fetch(address)).arrayBuffer();
+  const audio = await new AudioContext().decodeAudioData(bytes);
+  const samples = audio.getChannelData(0);
+  const power = samples.reduce((sum, each) => sum + each * each, 0) / samples.length;
+  return [audio.duration, Math.sqrt(power)];
+}"""
+SERIOUS = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
+  .filter((each) => ["serious", "critical"].includes(each.impact))
+  .map((each) => `${each.id}: ${each.nodes.map((node) => node.html).join(" ")}`)"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Page:
+    """A page of the app, and the hosts that it asked."""
+
+    def __init__(self, browser, server, **options):
+        context = browser.new_context(permissions=["camera", "microphone"], **options)
+        self.page = context.new_page()
+        self.hosts, self.errors = set(), []
+        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(server.url)
+        self.tab("Image to sound")
+
+    def tab(self, name):
+        self.page.get_by_role("tab", name=name).click()
+
+    def click(self, name):
+        self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
+
+    @property
+    def status(self):
+        return self.page.locator(".status [role=status] >> visible=true")
+
+    def wait(self, text, seconds=60):
+        playwright.expect(self.status).to_contain_text(text, timeout=1000 * seconds)
+
+    def slide(self, label, value):
+        # The number beside a slider has its label, too.
+        field = self.page.get_by_label(label).locator("visible=true").first
+        field.fill(str(value))
+        field.press("Tab")
+
+    def send(self, path, number=0):
+        self.page.locator("input[type=file]").nth(number).set_input_files(path)
+
+    def uploaded(self):
+        """Wait until a file is there."""
+        removing = self.page.get_by_role("button", name=re.compile("Clear|Remove Image"))
+        playwright.expect(removing.locator("visible=true")).to_be_visible()
+
+    def audit(self):
+        """Check for what people who cannot see, or use a mouse, would stumble over."""
+        if AXE:
+            self.page.evaluate(Path(AXE).read_text())
+            assert self.page.evaluate(SERIOUS) == []
+
+    def shoot(self, name):
+        if SCREENSHOTS:
+            self.page.wait_for_timeout(1000)
+            image = load_image(self.page.screenshot(full_page=True))
+            image.save(Path(SCREENSHOTS) / name, quality=80)
+
+    def make(self, photograph):
+        """Generate a second of two variations."""
+        self.send(photograph)
+        self.uploaded()
+        self.slide("number input for Length", 1)
+        self.click("Generate")
+        self.wait("Done")
+
+
+@pytest.fixture
+def page(browser, server):
+    page = Page(browser, server)
+    yield page
+    page.page.context.close()
+    # Addresses of data and of what the page itself holds have no host.
+    assert page.hosts - {""} == {urlsplit(server.url).netloc}
+    assert page.errors == []
+
+
+def test_a_photograph_is_uploaded_and_its_sound_is_heard_and_downloaded(page, photograph, tmp_path):
+    page.audit()
+    page.make(photograph)
+    page.wait("2 audio files. Heard as cat")
+    frame = page.page.frame_locator("iframe.result")
+    first = frame.get_by_role("region", name="a-cat-1.wav")
+    first.get_by_role("button", name="Play").click()
+    playwright.expect(first).to_have_class("audio current playing")
+    playwright.expect(first.locator(".time")).not_to_have_text("0.0 / 1.0 s")
+    link = first.get_by_role("link", name="Download")
+    duration, rms = link.evaluate(f"(link) => ({MEASURE})(link.href)")
+    assert duration == pytest.approx(1.0, abs=0.01)
+    assert rms > 0.001
+    link.evaluate("(link) => link.removeAttribute('target')")
+    with page.page.expect_download() as started:
+        link.click()
+    started.value.save_as(tmp_path / "sound.wav")
+    waveform, rate = load_audio(tmp_path / "sound.wav")
+    assert (len(waveform), rate) == (16_000, 16_000)
+    assert float(np.sqrt(np.mean(waveform**2))) == pytest.approx(rms, rel=0.05)
+    page.audit()
+
+    page.page.get_by_text("The same on the command line").locator("visible=true").click()
+    shown = page.page.get_by_text("clip2clap image-to-audio a-cat.jpg")
+    playwright.expect(shown.first).to_be_visible()
+
+    page.page.reload()
+    frame = page.page.frame_locator("iframe.result")
+    playwright.expect(frame.get_by_role("region", name="a-cat-1.wav")).to_be_visible()
+
+
+def test_a_run_is_cancelled_and_another_one_can_begin(page, photograph):
+    page.send(photograph)
+    page.uploaded()
+    page.slide("number input for Length", 3)
+    page.page.get_by_text("More", exact=True).locator("visible=true").click()
+    page.slide("number input for Denoising steps", 100)
+    page.click("Generate")
+    page.wait("Step")
+    page.click("Cancel")
+    page.wait("Cancelled")
+    page.slide("number input for Denoising steps", 1)
+    page.click("Generate")
+    page.wait("Done")
+
+
+def test_two_browsers_at_once_get_their_own_results(browser, server, page, photograph, tmp_path):
+    horse = tmp_path / "horse.png"
+    load_image(photograph).rotate(180).save(horse)
+    other = Page(browser, server)
+    for each, path in ((page, photograph), (other, horse)):
+        each.send(path)
+        each.uploaded()
+        each.slide("number input for Length", 1)
+        each.click("Generate")
+    for each, name in ((page, "a-cat-1.wav"), (other, "horse-1.wav")):
+        each.wait("Done")
+        frame = each.page.frame_locator("iframe.result")
+        playwright.expect(frame.get_by_role("region", name=name)).to_be_visible()
+    other.page.context.close()
+
+
+def test_sound_becomes_images_by_decoder_and_by_painting(page, recording):
+    page.tab("Sound to image")
+    page.audit()
+    page.send(recording, 1)
+    page.uploaded()
+    page.click("Generate")
+    page.wait("Done: 2 images")
+    page.audit()
+    page.page.get_by_label("Painting").check()
+    page.page.get_by_text("More", exact=True).locator("visible=true").click()
+    page.slide("number input for Iterations", 2)
+    page.click("Generate")
+    page.wait("similarity to the audio")
+
+
+def test_the_microphone_is_recorded(page):
+    page.tab("Sound to image")
+    page.page.get_by_label("Record audio").locator("visible=true").click()
+    page.page.get_by_role("button", name="Record", exact=True).click()
+    page.page.wait_for_timeout(1500)
+    page.page.get_by_role("button", name="Stop", exact=True).click()
+    playing = page.page.get_by_role("button", name="Play", exact=True)
+    playwright.expect(playing.locator("visible=true")).to_be_visible()
+    page.click("Generate")
+    page.wait("Done: 2 images")
+
+
+def test_the_webcam_takes_an_image(page):
+    page.page.get_by_label("Capture from camera").click()
+    page.page.get_by_text("Click to Access Webcam").click()
+    page.page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
+    page.page.get_by_role("button", name="capture photo").click()
+    page.uploaded()
+    page.slide("number input for Length", 1)
+    page.click("Generate")
+    page.wait("Done: 2 audio files")
+
+
+def test_files_are_named_in_a_window_of_375_pixels_in_the_dark(
+    browser, server, photograph, recording
+):
+    page = Page(browser, server, viewport={"width": 375, "height": 800}, color_scheme="dark")
+    for tab in ("Image to sound", "Sound to image", "About", "Name it"):
+        page.tab(tab)
+        page.audit()
+        assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.page.locator("input[type=file]").last.set_input_files([photograph, recording])
+    page.uploaded()
+    playwright.expect(page.page.get_by_text("bark").first).to_be_visible()
+    page.click("Name")
+    page.wait("Done")
+    playwright.expect(
+        page.page.get_by_role("cell", name=re.compile(r"^cat \d+%")).first
+    ).to_be_visible()
+    page.audit()
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.page.context.close()
+
+
+def test_the_keyboard_alone_is_enough(page):
+    page.page.get_by_role("button", name="A cat").focus()
+    page.page.keyboard.press("Enter")
+    page.uploaded()
+    for _ in range(60):
+        page.page.keyboard.press("Tab")
+        if page.page.evaluate("document.activeElement.textContent.trim()") == "Generate":
+            break
+    page.page.keyboard.press("Enter")
+    page.wait("Done: 2 audio files. Heard as cat")
+    page.shoot("serve.webp")
