@@ -196,6 +196,7 @@ def test_every_old_spelling_is_tested():
         "evaluate demo --table . --pipeline demo --back absent",
         "doctor absent",
         "benchmark esc50 absent",
+        "finetune absent",
         "extract audiocaps --clip clip-vit-base-patch3",
         "fit --captions absent.csv",
         "evaluate demo --table absent",

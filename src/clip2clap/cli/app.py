@@ -25,6 +25,7 @@ from clip2clap.cli.demo import demo
 from clip2clap.cli.doctor import doctor
 from clip2clap.cli.evaluate import evaluate
 from clip2clap.cli.extract import extract
+from clip2clap.cli.finetune import finetune
 from clip2clap.cli.fit import fit
 from clip2clap.cli.guide import guide
 from clip2clap.cli.image_to_audio import image_to_audio
@@ -65,6 +66,7 @@ VERBS = (
     norms,
     train,
     fit,
+    finetune,
     evaluate,
     benchmark,
     sweep,

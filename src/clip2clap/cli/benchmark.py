@@ -27,7 +27,8 @@ def benchmark(options: Benchmark) -> None:
     it stopped.
     """
     protocols = choose_protocols(options.protocol or [_DEFAULT_PROTOCOL])
-    check_name(options.encoder, "clap", param="encoder")
+    encoder = options.encoder or "demo"
+    check_name(encoder, "clap", param="encoder")
     check_device(options.device, None)
     require(options.folder.is_dir(), "folder", f"{options.folder} is not a folder.")
     has_labels = options.dataset in ("esc50", "us8k")
@@ -46,7 +47,7 @@ def benchmark(options: Benchmark) -> None:
         from clip2clap.evaluation.benchmarks.run import BenchmarkConfig, run_benchmark
         from clip2clap.evaluation.report.benchmark import write_benchmark_page
 
-        clap = ClapEncoder.from_pretrained(options.encoder, device=choose_device(options.device))
+        clap = ClapEncoder.from_pretrained(encoder, device=choose_device(options.device))
     config = BenchmarkConfig(
         protocols=protocols,
         linear_probe=options.linear_probe,

@@ -4,22 +4,16 @@ from pathlib import Path
 from typing import Literal
 
 from clip2clap.cli.command import argument, option
-from clip2clap.cli.options.common import BatchSize, Device, Output, Resamples, Seed
+from clip2clap.cli.options.common import BatchSize, Device, EncoderName, Output, Resamples, Seed
 
 DatasetName = Literal["esc50", "us8k", "audiocaps", "clotho"]
 
 
-class Benchmark(Seed, Output, Resamples, BatchSize, Device, panel="Protocol"):
+class Benchmark(Seed, Output, Resamples, BatchSize, Device, EncoderName, panel="Protocol"):
     """Options of `benchmark`."""
 
     dataset: DatasetName = argument("Data set.", "DATASET", required=True)
     folder: Path = argument("Its folder, as published.", "FOLDER", required=True)
-    encoder: str = option(
-        "CLAP to measure: demo, a preset (clap-htsat-unfused ...), a hub id or a folder.",
-        "NAME",
-        default="demo",
-        panel="Models",
-    )
     protocol: list[str] | None = option(
         "Prompts and audio of zero-shot classification: clip2clap (the default), laion, "
         "transformers, mteb, msclap, audioclip, or all; may be given several times.",

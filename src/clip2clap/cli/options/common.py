@@ -132,6 +132,16 @@ class Encoders(Clip, panel="Models"):
     )
 
 
+class EncoderName(Options, panel="Models"):
+    """Encoder that a verb is about."""
+
+    encoder: str | None = option(
+        "benchmark: CLAP to measure, demo (the default), a preset, a hub id or a folder. finetune: "
+        "clap or clip; by default clap if there is audio in DATA.",
+        "NAME",
+    )
+
+
 class Translator(Options, panel="Models"):
     """Translator between the models."""
 

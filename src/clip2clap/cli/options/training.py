@@ -10,8 +10,8 @@ from clip2clap.cli.options.data import Columns, SourceColumns
 from clip2clap.training.config import Architecture, Init, Monitor, Schedule
 
 
-class Stopping(Options, panel="Training"):
-    """Held-out share, and when to stop."""
+class HeldOut(Options, panel="Training"):
+    """Held-out share, and early stopping."""
 
     validation: float | None = option(
         "Share of the items held out, if the table has no split column. Default 0.1.",
@@ -19,28 +19,38 @@ class Stopping(Options, panel="Training"):
         panel="Data",
     )
     patience: int | None = option(
-        "Stop after N epochs without a better --monitor, or a lower loss of a captioner; 0 never "
-        "stops early. Default 10, for train-captioner 3.",
+        "Stop after N epochs without a better --monitor, a lower loss of a captioner, or a better "
+        "accuracy of finetune; 0 never stops early. Default 10, for train-captioner 3.",
         min=0,
     )
+
+
+class Stopping(HeldOut, panel="Training"):
+    """Held-out share, when to stop, and the schedule."""
+
     schedule: Schedule | None = option(
         "Learning rate schedule; by default cosine, for sweep and --recipe reference constant."
     )
 
 
-class Steps(Options, panel="Training"):
+class Length(Options, panel="Training"):
+    """Epochs and learning rate."""
+
+    epochs: int | None = option("Maximum number of epochs. Default 20, for train-captioner 10.")
+    learning_rate: float | None = option(
+        "Highest learning rate of Adam; by default it depends on the batch size, for "
+        "train-captioner 1e-3, for finetune on --part.",
+        was="--lr",
+    )
+
+
+class Steps(Length, panel="Training"):
     """Noise, epochs and learning rate."""
 
     noise: float | None = option(
         "Standard deviation of the noise added to the source while training or fitting ridge, so "
         "that a translator or captioner trained on captions works on images. By default 0.05 on "
         "captions, else 0."
-    )
-    epochs: int | None = option("Maximum number of epochs. Default 20, for train-captioner 10.")
-    learning_rate: float | None = option(
-        "Highest learning rate of Adam; by default it depends on the batch size, for "
-        "train-captioner 1e-3.",
-        was="--lr",
     )
 
 
