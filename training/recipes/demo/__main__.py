@@ -66,6 +66,8 @@ def main(
     unknown = [name for name in chosen if name not in STAGES]
     if unknown:
         raise typer.BadParameter(f"No stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
+    if "check_data" in chosen:
+        _check_data(data)
     pairs = [pair.partition("=") for pair in steps or []]
     try:
         recipe = Recipe(DemoData(data), out, steps={name: int(count) for name, _, count in pairs})
@@ -75,9 +77,7 @@ def main(
         raise typer.Exit(2) from None
     target = models or DEMO_FOLDER
     for name in chosen:
-        if name == "check_data":
-            _check_data(data)
-        elif name == "package":
+        if name == "package":
             from clip2clap.training.recipes.demo.package import package
 
             package(recipe, target)
@@ -85,7 +85,7 @@ def main(
             from clip2clap.training.recipes.demo.evaluate import evaluate_demo
 
             evaluate_demo(recipe, target, per_class=per_class)
-        else:
+        elif name != "check_data":
             getattr(recipe, name)
     typer.echo(f"Done: {', '.join(chosen)}. The demo models are in {target}.")
 

@@ -228,7 +228,8 @@ class _Evaluation:
         )
         worst = int(by_class.argmin())
         real = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
-        made = torch.cat([torch.where(each == n)[0][:FRECHET_ROWS] for n in range(len(names))])
+        step = max(self.per_class * CANDIDATES // FRECHET_ROWS, 1)
+        made = [torch.where(each == n)[0][::step][:FRECHET_ROWS] for n in range(len(names))]
         spread = [_spread(classifier, part) for part in every.split(CANDIDATES)]
         real_spread = [_spread(classifier, real[bank.labels == n][:SEEDS]) for n in each.unique()]
         return {
@@ -242,7 +243,7 @@ class _Evaluation:
                 predicted, (labels + 1) % len(names)
             ),
             f"lowest accuracy of a class, one candidate ({names[worst]})": by_class[worst].item(),
-            **self._frechet_ratios(every[made], real),
+            **self._frechet_ratios(every[torch.cat(made)], real),
             "diversity, relative to real audio": float(np.mean(spread) / np.mean(real_spread)),
             **similarity_to_training(self.recipe, pipeline, waveforms),
             "silent": int((waveforms.abs().amax(1) < 0.01).sum()),
