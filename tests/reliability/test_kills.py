@@ -52,6 +52,7 @@ COMMANDS = {
         "paint noise.wav --num-iterations 3 --cutouts 2 --width 16 --height 16 --overwrite -o out/p"
     ),
     "demo": "demo image.png -o out/demo",
+    "index": "index . -o out/library",
 }
 QUICK = ("extract", "norms", "train")
 
@@ -74,6 +75,7 @@ def processes() -> ForkServerContext:
             "clip2clap.inference.batch.run",
             "clip2clap.inference.image_to_audio",
             "clip2clap.inference.painting.canvas",
+            "clip2clap.search.update",
             "clip2clap.training.sweep.run",
             "clip2clap.training.train",
             "matplotlib.figure",
