@@ -30,6 +30,18 @@ REFERENCE_RECIPE: dict[str, Any] = {
     "precision": "fp32",
 }
 
+# The recipe of the translator that the reference deploys.
+DEPLOYED_RECIPE: dict[str, Any] = {
+    **REFERENCE_RECIPE,
+    "loss": "contrastive",
+    "dropout": 0.5,
+    "learning_rate": 2e-3,
+    "epochs": 60,
+}
+
+# Dropout in residual blocks.
+_BLOCK_DROPOUT = 0.1
+
 # Larger batches are no faster; an epoch with fewer steps underfits.
 _MAX_BATCH_SIZE = 2_048
 _STEPS_PER_EPOCH = 64
@@ -94,8 +106,9 @@ class TrainingConfig:
     blocks: int = 3
     """Number of residual blocks."""
 
-    dropout: float = 0.1
-    """Dropout probability in the residual blocks."""
+    dropout: float | None = None
+    """Dropout probability in the residual blocks, or after the hidden layers of an `mlp`; None is
+    0.1 in blocks, and none in an `mlp`."""
 
     condition_dropout: float = 0.1
     """Share of the pairs on which the prior is trained without its condition, which makes
@@ -209,6 +222,14 @@ class TrainingConfig:
         return cls(**{**REFERENCE_RECIPE, "patience": None, **changes})
 
     @classmethod
+    def deployed(cls, **changes: Any) -> Self:
+        """Return the recipe of the translator that the reference deploys, with changes.
+
+        It is `reference` with the contrastive loss, dropout of 0.5, Adam at 2e-3 and 60 epochs.
+        """
+        return cls(**{**DEPLOYED_RECIPE, "patience": None, **changes})
+
+    @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
         """Read settings as `training.json` has them, written by this version or an older one."""
         settings = upgrade_settings(settings)
@@ -217,7 +238,7 @@ class TrainingConfig:
     def resolved(self, pairs: int, source: EmbeddingSpace | None = None) -> Self:
         """Return the settings with everything filled in that depends on the pairs.
 
-        Those are `batch_size`, `learning_rate`, `noise`, `init` and `center`.
+        Those are `batch_size`, `learning_rate`, `noise`, `init`, `center` and `dropout`.
 
         Args:
             pairs: Number of training pairs.
@@ -231,6 +252,7 @@ class TrainingConfig:
             rate /= 10
         init = "ridge" if self._can_start_as_ridge else "random"
         is_fitted = self.architecture in ("ridge", "procrustes")
+        dropout = 0.0 if self.architecture == "mlp" else _BLOCK_DROPOUT
         return replace(
             self,
             batch_size=batch_size,
@@ -238,6 +260,7 @@ class TrainingConfig:
             noise=(_TEXT_NOISE if is_text else 0.0) if self.noise is None else self.noise,
             init=init if self.init == "auto" else self.init,
             center=is_fitted if self.center is None else self.center,
+            dropout=dropout if self.dropout is None else self.dropout,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
 from clip2clap.translator.base import Translator
@@ -12,6 +13,8 @@ from clip2clap.translator.saving import Provenance
 class MLPTranslator(Translator):
     """Multilayer perceptron between unit spheres: Linear, ReLU, Linear, ReLU, Linear.
 
+    In training, dropout may follow each ReLU.
+
     Input and output are L2-normalized. With 512 values on both sides and a `hidden_size` of 256 or
     512 it is the reference's network.
 
@@ -20,10 +23,12 @@ class MLPTranslator(Translator):
         target_dim: Length of the output vectors.
         hidden_size: Width of both hidden layers.
         centered: Keep a mean per side, which is subtracted and added back; see `center`.
+        dropout: Dropout probability after both hidden layers.
         provenance: Facts about the translator.
 
     Raises:
-        UserError: If a size is not a positive whole number, or a space has another size.
+        UserError: If a size is not a positive whole number, `dropout` is out of range, or a space
+            has another size.
 
     Examples:
         >>> import torch
@@ -38,9 +43,12 @@ class MLPTranslator(Translator):
         target_dim: int = 512,
         hidden_size: int = 512,
         centered: bool = False,
+        dropout: float = 0.0,
         provenance: Provenance | None = None,
     ):
         super().__init__(locals())
+        self.dropout = dropout
+        """Dropout probability after both hidden layers."""
         self.layers = nn.Sequential(
             nn.Linear(source_dim, hidden_size),
             nn.ReLU(),
@@ -51,7 +59,11 @@ class MLPTranslator(Translator):
 
     def translate(self, embeds: Tensor) -> Tensor:
         """Map unit vectors, shape (n, source_dim), to vectors of shape (n, target_dim)."""
-        return self.layers(embeds)
+        for layer in self.layers:
+            embeds = layer(embeds)
+            if self.dropout and isinstance(layer, nn.ReLU):
+                embeds = F.dropout(embeds, self.dropout, self.training)
+        return embeds
 
     @torch.no_grad()
     def start_as(self, linear: LinearTranslator) -> None:

@@ -197,6 +197,7 @@ def test_every_old_spelling_is_tested():
         "doctor absent",
         "benchmark esc50 absent",
         "finetune absent",
+        "import-translator absent.pth",
         "extract audiocaps --clip clip-vit-base-patch3",
         "fit --captions absent.csv",
         "evaluate demo --table absent",

@@ -196,8 +196,8 @@ def test_a_config_that_cannot_be_used_is_refused(tmp_path: Path):
 
     with pytest.raises(UserError, match=r"TreeTranslator.*MLPTranslator, LinearTranslator"):
         load_with(_class_name="TreeTranslator")
-    with pytest.raises(UserError, match=r"doesn't know: dropout"):
-        load_with(dropout=0.5)
+    with pytest.raises(UserError, match=r"doesn't know: blocks"):
+        load_with(blocks=3)
     with pytest.raises(UserError, match="broken source_space"):
         load_with(source_space={"family": "clip"})
     (tmp_path / "config.json").write_text("{")

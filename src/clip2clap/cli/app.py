@@ -29,6 +29,7 @@ from clip2clap.cli.finetune import finetune
 from clip2clap.cli.fit import fit
 from clip2clap.cli.guide import guide
 from clip2clap.cli.image_to_audio import image_to_audio
+from clip2clap.cli.import_translator import import_translator
 from clip2clap.cli.index import index
 from clip2clap.cli.keywords import keywords
 from clip2clap.cli.norms import norms
@@ -66,6 +67,7 @@ VERBS = (
     norms,
     train,
     fit,
+    import_translator,
     finetune,
     evaluate,
     benchmark,

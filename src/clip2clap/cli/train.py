@@ -40,7 +40,11 @@ def train(options: Train) -> None:
 
     from clip2clap.training.config import TrainingConfig
 
-    make = TrainingConfig.reference if options.recipe == "reference" else TrainingConfig
+    make = {
+        "fast": TrainingConfig,
+        "reference": TrainingConfig.reference,
+        "deployed": TrainingConfig.deployed,
+    }[options.recipe]
     config = make(**config_settings(options, TrainingConfig))
     table = options.table.absolute()
     output = options.output or table.with_name(f"{table.name}-translator")

@@ -4,8 +4,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from clip2clap.cli.command import KEY, Options, option
-from clip2clap.cli.options.common import BatchSize, Device, Overwrite, Seed, Table
+from clip2clap.cli.command import KEY, Options, argument, option
+from clip2clap.cli.options.common import BatchSize, Device, Encoders, Overwrite, Seed, Table
 from clip2clap.cli.options.data import Columns, SourceColumns
 from clip2clap.training.config import Architecture, Init, Monitor, Schedule
 
@@ -72,7 +72,10 @@ class Architectures(Options, panel="Translator"):
         "Width of the hidden layers or of the residual blocks. Default 512.", was="--hidden"
     )
     blocks: int | None = option("Number of residual blocks. Default 3.")
-    dropout: float | None = option("Dropout in residual blocks. Default 0.1.", "SHARE")
+    dropout: float | None = option(
+        "Dropout: by default 0.1 in residual blocks, and none after the hidden layers of an mlp.",
+        "SHARE",
+    )
     condition_dropout: float | None = option(
         "Share of the pairs on which the prior trains unconditionally, for guidance. Default 0.1.",
         "SHARE",
@@ -112,9 +115,10 @@ class Train(
 ):
     """Options of `train`."""
 
-    recipe: Literal["fast", "reference"] = option(
+    recipe: Literal["fast", "reference", "deployed"] = option(
         "fast: initialized by ridge, large batches, cosine schedule, early stopping; reference: "
-        "Adam at 1e-3, batches of 64, 50 epochs. The other options override either.",
+        "Adam at 1e-3, batches of 64, 50 epochs; deployed: the reference with the contrastive "
+        "loss, dropout of 0.5, 2e-3 and 60 epochs. The other options override each.",
         default="fast",
     )
     loss: str | None = option(
@@ -155,6 +159,12 @@ class TrainCaptioner(
     )
     prefix_length: int | None = option("Length of the prefix in tokens. Default 10.", min=1)
     max_tokens: int | None = option("Longest caption in tokens. Default 60.", min=1)
+
+
+class ImportTranslator(Overwrite, Encoders, panel="Translator"):
+    """Options of `import-translator`."""
+
+    file: Path = argument("State dict of PyTorch, .pth or .pt.", "FILE", required=True)
 
 
 def _grid(name: str, metavar: str, was: str = "") -> Any:
