@@ -1,5 +1,6 @@
 """Folders of uploads and results: names, what may be read, and removal."""
 
+import os
 import time
 
 import pytest
@@ -93,3 +94,16 @@ def test_closing_removes_everything():
     (folders.create() / "a.wav").write_bytes(b"a")
     folders.close()
     assert not folders.root.exists()
+
+
+def test_what_a_killed_server_left_is_removed_by_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed, running = Folders(Limits()), Folders(Limits())
+    hours_ago = time.time() - 4000
+    os.utime(killed.root, (hours_ago, hours_ago))
+    started = Folders(Limits())
+    assert not killed.root.exists()
+    assert running.root.exists()
+    assert started.root.exists()
+    for each in (killed, running, started):
+        each.close()

@@ -15,8 +15,8 @@ from clip2clap.web.limits import Limits
 
 _PREFIX = "clip2clap-serve-"
 _SWEEP_S = 60.0
-# Removal of what a killed server left: no server works for so long without touching its folder.
-_ABANDONED_S = 86_400.0
+# No server works for so long without touching its folder.
+_ABANDONED_S = 600.0
 
 
 class Folders:
