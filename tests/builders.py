@@ -261,3 +261,40 @@ def image_decoder_parts() -> dict[str, Any]:
         scaling_factor=0.9,
     )
     return {"unet": unet.eval(), "vae": vae.eval()}
+
+
+CAPTION_WORDS = [
+    *("dog", "cat", "sea", "rain", "train", "barks", "sleeps", "roars", "falls", "passes", "a")
+]
+"""Words of the tiny language model, whose first ten are five things and what they do."""
+
+
+def tiny_tokenizer() -> Any:
+    """Return a tokenizer of `CAPTION_WORDS`, with an end token and no padding."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[end]", "[unk]", *CAPTION_WORDS]
+    made = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, unk_token="[unk]"))
+    made.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="[end]", unk_token="[unk]")
+
+
+def tiny_language_model(width: int = 16) -> Any:
+    """Return a GPT-2 of one layer with random weights, always the same."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(CAPTION_WORDS) + 2,
+        n_positions=32,
+        n_embd=width,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.4,
+    )
+    return GPT2LMHeadModel(config).eval()

@@ -26,9 +26,13 @@ from .builders import (
     CLIP_DIM,
     ddim_scheduler,
     image_decoder_parts,
+    tiny_tokenizer,
     write_audioldm,
     write_clip,
     write_clip_image_encoder,
+)
+from .builders import (
+    tiny_language_model as build_language_model,
 )
 
 # Tests run in several processes side by side: one thread each, and each that they start.
@@ -206,3 +210,9 @@ def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
     for server in running:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model() -> Callable[..., tuple[Any, Any]]:
+    """Builder of a tiny causal language model, of a width, with its tokenizer."""
+    return lambda width=16: (build_language_model(width), tiny_tokenizer())

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,17 +13,27 @@ from clip2clap.captioning.mapper import PrefixMapper
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError
 from clip2clap.embeddings.space import SpaceMismatchError
 
-from .builders import SPACE, WIDTH, captioner, language_model, tokenizer
+from .builders import SPACE, WIDTH
 
 
 @pytest.fixture(scope="module")
-def identity() -> Captioner:
+def captioner(tiny_language_model) -> Callable[..., Captioner]:
+    def build(**options: Any) -> Captioner:
+        torch.manual_seed(1)
+        mapper = PrefixMapper(8, WIDTH, 2, modalities=("text", "audio"), **options)
+        return Captioner(mapper, *tiny_language_model(), space=SPACE).eval()
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def identity(tiny_language_model) -> Captioner:
     """A captioner whose mapper is the identity on unit vectors of two tokens' length."""
     mapper = PrefixMapper(2 * WIDTH, WIDTH, 2, "linear")
     with torch.no_grad():
         mapper.layers.weight.copy_(torch.eye(2 * WIDTH) / math.sqrt(2 * WIDTH))
         mapper.layers.bias.zero_()
-    return Captioner(mapper, language_model(), tokenizer()).eval()
+    return Captioner(mapper, *tiny_language_model()).eval()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +97,7 @@ def test_the_loss_is_the_cross_entropy_of_the_captions_tokens(identity):
 
 
 @pytest.mark.parametrize("architecture", ["linear", "mlp", "transformer"])
-def test_a_saved_captioner_says_the_same(tmp_path, architecture):
+def test_a_saved_captioner_says_the_same(captioner, tmp_path, architecture):
     made = captioner(architecture=architecture)
     with torch.no_grad():
         for value in made.parameters():
@@ -100,7 +112,7 @@ def test_a_saved_captioner_says_the_same(tmp_path, architecture):
     assert (loaded.space, loaded.facts["recipe"]) == (SPACE, {"noise": 0.1})
 
 
-def test_captioners_may_share_a_language_model(tmp_path):
+def test_captioners_may_share_a_language_model(captioner, tmp_path):
     made = captioner()
     made.save_pretrained(tmp_path / "one")
     made.save_pretrained(tmp_path / "two", language_model="../one/language_model")
@@ -109,7 +121,7 @@ def test_captioners_may_share_a_language_model(tmp_path):
     assert Captioner.from_pretrained(tmp_path / "two").generate(embeds) == made.generate(embeds)
 
 
-def test_embeddings_are_shifted_by_the_mean_of_their_modality():
+def test_embeddings_are_shifted_by_the_mean_of_their_modality(captioner):
     made = captioner()
     made.mapper.mean_text.fill_(0.1)
     made.mapper.mean_audio.fill_(-0.2)
@@ -123,7 +135,7 @@ def test_embeddings_are_shifted_by_the_mean_of_their_modality():
     assert not torch.allclose(made.mapper(embeds, "text"), made.mapper(embeds, "audio"), atol=1e-3)
 
 
-def test_another_space_is_refused():
+def test_another_space_is_refused(captioner):
     made = captioner()
     made.check_source(SPACE.in_modality("audio"))
     with pytest.raises(SpaceMismatchError, match="captioner's source"):
@@ -137,9 +149,9 @@ def test_another_space_is_refused():
         )
 
 
-def test_a_language_model_of_another_width_is_refused():
+def test_a_language_model_of_another_width_is_refused(captioner, tiny_language_model):
     with pytest.raises(UserError, match=f"of {WIDTH} values, and the language model reads 24"):
-        Captioner(captioner().mapper, language_model(24), tokenizer())
+        Captioner(captioner().mapper, *tiny_language_model(24))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +166,7 @@ def test_a_language_model_of_another_width_is_refused():
         ({"max_new_tokens": 0}, "max_new_tokens"),
     ],
 )
-def test_a_senseless_call_is_refused(options, message):
+def test_a_senseless_call_is_refused(captioner, options, message):
     with pytest.raises(UserError, match=message):
         captioner().generate(**{"embeds": torch.randn(1, 8), **options})
 
@@ -170,7 +182,7 @@ def test_a_senseless_call_is_refused(options, message):
         ({"space": {"family": "clap"}}, "describes no captioner"),
     ],
 )
-def test_a_broken_config_is_one_line(tmp_path, change, message):
+def test_a_broken_config_is_one_line(captioner, tmp_path, change, message):
     captioner().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -178,7 +190,7 @@ def test_a_broken_config_is_one_line(tmp_path, change, message):
         Captioner.from_pretrained(tmp_path)
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path):
+def test_weights_that_do_not_fit_are_refused(captioner, tmp_path):
     captioner().save_pretrained(tmp_path)
     captioner(hidden_size=24).save_pretrained(tmp_path / "wider")
     (tmp_path / "wider/model.safetensors").replace(tmp_path / "model.safetensors")

@@ -16,14 +16,14 @@ from clip2clap.training.captioning.config import CaptionerConfig
 from clip2clap.training.captioning.data import CaptionedVectors, read_captions
 from clip2clap.training.captioning.train import train_captioner
 
-from .builders import SPACE, language_model, learnable, tokenizer
+from .builders import SPACE, learnable
 
 
 @pytest.fixture(scope="session")
-def language_model_folder(tmp_path_factory) -> Path:
+def language_model_folder(tmp_path_factory, tiny_language_model) -> Path:
     folder = tmp_path_factory.mktemp("language_model")
-    language_model().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    for part in tiny_language_model():
+        part.save_pretrained(folder)
     return folder
 
 
@@ -61,10 +61,10 @@ def test_a_captioner_learns_what_embeddings_show_and_not_of_shuffled_captions(qu
     assert report.examples[0].keys() == {"caption", "generated"}
 
 
-def test_a_frozen_language_model_keeps_its_weights(quick, language_model_folder):
+def test_a_frozen_language_model_keeps_its_weights(quick, tiny_language_model):
     config = replace(quick, tune_language_model=False, epochs=2)
     trained, _ = train_captioner(vectors(), None, config)
-    for name, value in language_model().state_dict().items():
+    for name, value in tiny_language_model()[0].state_dict().items():
         assert torch.equal(trained.language_model.state_dict()[name], value), name
 
 

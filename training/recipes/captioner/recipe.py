@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip2clap.captioning.captioner import Captioner
+from clip2clap.captioning.captioner import LANGUAGE_MODEL, Captioner
 from clip2clap.captioning.mapper import PrefixMapper
+from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.training.recipes.captioner.data import CaptionerData, Media, TextSplit
@@ -23,6 +24,7 @@ from clip2clap.training.recipes.captioner.texts import (
 )
 from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.loop import Schedule, Stage, mixed_precision
+from clip2clap.training.recipes.demo.package import compact
 
 SCHEDULE = Schedule(3000, 3e-3, warmup=60, ema_decay=0.99)
 VOCABULARY, WIDTH, LAYERS, HEADS = 2_500, 160, 3, 4
@@ -245,3 +247,15 @@ def _balanced(labels: list[str]) -> list[int]:
 
 def _repeat(places: list[int], count: int, rng: random.Random) -> list[int]:
     return [rng.choice(places) for _ in range(count)] if places else []
+
+
+def package(recipe: CaptionerRecipe, target: Path) -> None:
+    """Write the captioners in half precision, with their language model beside them."""
+    for family, captioner in recipe.captioners.items():
+        language_model: Any = captioner.language_model
+        compact(captioner.mapper)
+        compact(language_model)
+        captioner.save_pretrained(target / family, language_model=f"../{LANGUAGE_MODEL}")
+        with quiet():
+            language_model.save_pretrained(target / LANGUAGE_MODEL)
+            recipe.tokenizer.save_pretrained(target / LANGUAGE_MODEL)

@@ -83,9 +83,9 @@ def _image_to_audio(
     return ImageToAudioPipeline(
         clip=clip,
         translator=_train_translator(table, folder, "clip_image", "clap_audio"),
-        unet=_compact(recipe.generator.unet),
-        vae=_compact(recipe.autoencoder),
-        vocoder=_compact(recipe.vocoder),
+        unet=compact(recipe.generator.unet),
+        vae=compact(recipe.autoencoder),
+        vocoder=compact(recipe.vocoder),
         # Stochastic sampling restores the texture of noisy audio that the UNet smooths away.
         scheduler=few_step_scheduler(build_scheduler().config, algorithm_type="sde-dpmsolver++"),
         negative_embedding=_negative(recipe.generator),
@@ -108,8 +108,8 @@ def _audio_to_image(recipe: Recipe, table: Path, space: EmbeddingSpace) -> Audio
         clap_id=MODEL_ID,
         clip_id=MODEL_ID,
         translator=_train_translator(table, folder, "clap_audio", "clip_image"),
-        unet=_compact(unet.unet),
-        vae=_compact(recipe.image_autoencoder),
+        unet=compact(unet.unet),
+        vae=compact(recipe.image_autoencoder),
         scheduler=few_step_scheduler(build_scheduler().config),
         negative_embedding=_negative(unet),
         retrieval_memory=RetrievalMemory.from_embeds(recipe.image_means, **IMAGE_MEMORY).half(),
@@ -119,7 +119,7 @@ def _audio_to_image(recipe: Recipe, table: Path, space: EmbeddingSpace) -> Audio
     )
 
 
-def _compact(model: nn.Module) -> Any:
+def compact(model: nn.Module) -> Any:
     """Convert a model to float16, rounding away the two lowest bits of the mantissas.
 
     The relative error is at most 1/512, a quarter of bfloat16's, and a wheel compresses the weights
@@ -168,7 +168,7 @@ def _save_clap(recipe: Recipe, folder: Path) -> None:
 
 
 def _save(recipe: Recipe, model: nn.Module, processor: Any, folder: Path) -> None:
-    _compact(model).save_pretrained(folder)
+    compact(model).save_pretrained(folder)
     processor.save_pretrained(folder)
     recipe.text_student.tokenizer.save_pretrained(folder)
 
@@ -189,7 +189,7 @@ def _train_translator(table: Path, folder: Path, source: str, target: str) -> Tr
     train(table, folder, replace(TRANSLATOR, source=source, target=target))
     translator = AutoTranslator.from_pretrained(folder)
     translator.name_or_path = MODEL_ID
-    return _compact(translator)
+    return compact(translator)
 
 
 def _write_pairs(recipe: Recipe, table: Path, table_spaces: dict[str, EmbeddingSpace]) -> None:
