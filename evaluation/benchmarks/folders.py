@@ -1,14 +1,17 @@
 """Folders of benchmarks in their published layouts, checked for completeness before use."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import as_path
+from clip2clap.core.files import as_path, visible_files
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
-from clip2clap.embeddings.datasets.readers import PROBLEM, published_records
+from clip2clap.embeddings.datasets.readers import PROBLEM, open_text, published_records
+from clip2clap.media.audio import SUFFIXES, VIDEO_SUFFIXES
 
+_VGGSOUND_CELLS = ("YouTube id", "start", "label", "split")
 _NAMED = 3
 """Missing files that a message names."""
 
@@ -164,7 +167,65 @@ class CaptionLayout:
         return Benchmark(self.name, self.title, tuple(clips), expected=self.clips, lacking=lacking)
 
 
-LAYOUTS: dict[str, FoldLayout | CaptionLayout] = {
+@dataclass(frozen=True)
+class VggSoundLayout:
+    """Published layout of VGGSound, whose test split is measured: a table without a header."""
+
+    name: str = "vggsound"
+    title: str = "VGGSound"
+    table: str = "vggsound.csv"
+    audio: tuple[str, ...] = ("test", "audio", "video")
+    """Folders that may hold the clips, the first that is there."""
+
+    labels: int = 309
+    url: str = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
+
+    def read(self, folder: Path, *, partial: bool = False) -> Benchmark:
+        """Read a folder; as for `read_benchmark`."""
+        audio = next((folder / name for name in self.audio if (folder / name).is_dir()), None)
+        if audio is None or not (folder / self.table).is_file():
+            raise UserError(
+                f"{folder} is no {self.title} as published: expected {self.table} and a folder "
+                f"{' or '.join(self.audio)} of clips. Get it from {self.url}.",
+                param="folder",
+            )
+        files = {file.stem: file for file in visible_files(audio, SUFFIXES | VIDEO_SUFFIXES)}
+        rows = self._rows(folder / self.table)
+        labels = sorted({label for _, label, _ in rows})
+        if len(labels) != self.labels:
+            raise UserError(
+                f"{self.table} has {len(labels)} labels, and {self.title} has {self.labels}. Get "
+                f"it again from {self.url}.",
+                param="folder",
+            )
+        test = [(name, label) for name, label, split in rows if split == "test"]
+        clips = tuple(
+            Clip(name, files[name], name.rpartition("_")[0], 1, labels.index(label))
+            for name, label in test
+            if name in files
+        )
+        lacking = _lacking([], [name for name, _ in test if name not in files])
+        _require(self.title, folder, lacking, clips, partial, self.url)
+        return Benchmark(self.name, self.title, clips, tuple(labels), len(test), lacking)
+
+    def _rows(self, table: Path) -> list[tuple[str, str, str]]:
+        """Return the name of each clip's file, such as `ABC_000030`, its label and its split."""
+        rows = []
+        with open_text(table, newline="") as file:
+            for number, cells in enumerate(csv.reader(file), start=1):
+                if len(cells) != len(_VGGSOUND_CELLS) or not cells[1].strip().isdecimal():
+                    raise UserError(
+                        f"Line {number} of {table} is damaged: expected "
+                        f"{', '.join(_VGGSOUND_CELLS)}, got {len(cells)} cells. Get it again from "
+                        f"{self.url}.",
+                        param="folder",
+                    )
+                video, start, label, split = (cell.strip() for cell in cells)
+                rows.append((f"{video}_{int(start):06d}", label, split))
+        return rows
+
+
+LAYOUTS: dict[str, FoldLayout | CaptionLayout | VggSoundLayout] = {
     each.name: each
     for each in (
         FoldLayout(
@@ -187,6 +248,7 @@ LAYOUTS: dict[str, FoldLayout | CaptionLayout] = {
             fold_sizes=dict(enumerate((873, 888, 925, 990, 936, 823, 838, 806, 816, 837), start=1)),
             url="https://urbansounddataset.weebly.com/urbansound8k.html",
         ),
+        VggSoundLayout(),
         CaptionLayout(
             name="audiocaps",
             title="AudioCaps",

@@ -296,6 +296,26 @@ def test_audiocaps_has_five_captions_of_each_clip(tmp_path, monkeypatch):
     assert len(clip.captions) == 5
 
 
+def test_vggsounds_test_split_is_measured(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(folders.LAYOUTS, "vggsound", folders.VggSoundLayout(labels=2))
+    rows = ['a_b,30,"pigeon, dove cooing",test', "c,5,dog growling,test", "d,0,dog growling,train"]
+    (tmp_path / "vggsound.csv").write_text("\n".join(rows) + "\n")
+    write_clip(tmp_path / "test/a_b_000030.wav", 0, 0)
+    with pytest.raises(UserError, match=r"1 audio files are missing: c_000005"):
+        read_benchmark("vggsound", tmp_path)
+    write_clip(tmp_path / "test/c_000005.wav", 1, 0)
+    found = read_benchmark("vggsound", tmp_path)
+    assert found.labels == ("dog growling", "pigeon, dove cooing")
+    assert [(clip.item, clip.label) for clip in found.clips] == [("a_b", 1), ("c", 0)]
+    code, out, error = run("benchmark", "vggsound", tmp_path, "-o", tmp_path / "report")
+    assert code == 0, error
+    assert "2 of 2 clips" in out
+    assert "three folds" in run("benchmark", "vggsound", tmp_path, "--linear-probe")[2]
+    (tmp_path / "vggsound.csv").write_text("a,b\n")
+    with pytest.raises(UserError, match=r"Line 1 .* is damaged"):
+        read_benchmark("vggsound", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,8 +20,9 @@ _DEFAULT_BATCH_SIZE = 16
 def benchmark(options: Benchmark) -> None:
     """Measure a CLAP on a published benchmark, beside published results.
 
-    ESC-50 and UrbanSound8K are classified zero-shot, under protocols by name, and by a linear
-    probe; AudioCaps and Clotho are retrieved, text to audio and audio to text.
+    ESC-50, UrbanSound8K and VGGSound are classified zero-shot, under protocols by name, and the
+    first two by a linear probe; AudioCaps and Clotho are retrieved, text to audio and audio to
+    text.
 
     A folder that is not complete is refused, unless --partial is given. A killed run goes on where
     it stopped.
@@ -31,7 +32,7 @@ def benchmark(options: Benchmark) -> None:
     check_name(encoder, "clap", param="encoder")
     check_device(options.device, None)
     require(options.folder.is_dir(), "folder", f"{options.folder} is not a folder.")
-    has_labels = options.dataset in ("esc50", "us8k")
+    has_labels = options.dataset in ("esc50", "us8k", "vggsound")
     for param in ("protocol", "linear_probe"):
         reason = f"{options.dataset} is retrieved by its captions and has no labels."
         require(has_labels or not getattr(options, param), param, reason)

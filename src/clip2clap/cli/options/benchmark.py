@@ -6,7 +6,7 @@ from typing import Literal
 from clip2clap.cli.command import argument, option
 from clip2clap.cli.options.common import BatchSize, Device, EncoderName, Output, Resamples, Seed
 
-DatasetName = Literal["esc50", "us8k", "audiocaps", "clotho"]
+DatasetName = Literal["esc50", "us8k", "vggsound", "audiocaps", "clotho"]
 
 
 class Benchmark(Seed, Output, Resamples, BatchSize, Device, EncoderName, panel="Protocol"):
