@@ -27,6 +27,7 @@ from clip2clap.metrics.classification import (
 from clip2clap.metrics.distribution import frechet_distance
 from clip2clap.models.yamnet_clap import YamnetFeatureExtractor
 from clip2clap.report import charts
+from clip2clap.training.recipes.demo.alterations import AUDIO_ALTERATIONS, IMAGE_ALTERATIONS
 from clip2clap.training.recipes.demo.audio_bank import (
     CLIP_SAMPLES,
     HOP,
@@ -73,6 +74,7 @@ def evaluate_demo(
         evaluation.clip_accuracy,
         evaluation.text_accuracy,
         evaluation.clap_accuracy,
+        evaluation.altered_accuracy,
         evaluation.audio_to_image,
         evaluation.image_to_audio,
         evaluation.generator,
@@ -206,6 +208,26 @@ class _Evaluation:
                 nearest, self.labels(self.small)
             ),
         }
+
+    def altered_accuracy(self) -> dict[str, float]:
+        """Classify images and audio whose size, coding or level is another."""
+        large = [image for image in self.images if image.full_size and image.label]
+        loaded = [image.load() for image in (*large, *self.sample)]
+        labels = self.labels([*large, *self.sample])
+        audio = [self.bank.waveforms[row] for row in self.audio_rows.tolist()]
+        audio_labels = self.bank.labels[self.audio_rows]
+        image_texts = self.clip.encode_text([IMAGE_PROMPT.format(name) for name in self.names])
+        audio_texts = self.clap.encode_text([AUDIO_PROMPT.format(name) for name in self.names])
+        results: dict[str, float] = {"altered images": len(loaded), "altered audio": len(audio)}
+        for name, alter in {"unaltered": lambda image: image, **IMAGE_ALTERATIONS}.items():
+            embeds = self.clip.encode_image([alter(image) for image in loaded])
+            predicted = (embeds @ image_texts.T).argmax(1)
+            results[f"CLIP accuracy, {name}"] = balanced_accuracy(predicted, labels)
+        for name, alter in {"unaltered": lambda waveform: waveform, **AUDIO_ALTERATIONS}.items():
+            embeds = self.clap.encode_audio([(alter(one), SAMPLING_RATE) for one in audio])
+            predicted = (embeds @ audio_texts.T).argmax(1)
+            results[f"CLAP accuracy, {name}"] = balanced_accuracy(predicted, audio_labels)
+        return results
 
     def image_to_audio(self) -> dict[str, float]:
         """Classify audio generated from images, and compare it with real audio.
