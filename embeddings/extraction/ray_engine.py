@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import partial
 
 from clip2clap.core.actors import RayConfig, Stored, map_on_actors
 from clip2clap.core.concurrency import batched
@@ -45,14 +45,11 @@ def embed_on_ray(
 class _Embedder:
     """Actor that holds the loaded encoders."""
 
-    def __init__(self, plan: Stored):
-        self._plan: EncoderPlan = plan.read()
+    def __init__(self) -> None:
+        self._encoders: Encoders | None = None
 
-    @cached_property
-    def _encoders(self) -> Encoders:
-        return self._plan.load()
-
-    def embed(self, group: list[Row]) -> EmbeddedGroup:
+    def embed(self, plan: Stored, group: list[Row]) -> EmbeddedGroup:
+        encoders = self._encoders = self._encoders or plan.read().load()
         with ThreadPoolExecutor(_PREPROCESSING_THREADS) as pool:
-            ready = list(pool.map(partial(preprocess_row, encoders=self._encoders), group))
-        return embed_group(preprocess_captions(ready, self._encoders), self._encoders)
+            ready = list(pool.map(partial(preprocess_row, encoders=encoders), group))
+        return embed_group(preprocess_captions(ready, encoders), encoders)

@@ -78,15 +78,17 @@ def generate_on_ray(
 class GeneratingActor:
     """Actor that holds a pipeline, which it is sent with the call and the options."""
 
-    def __init__(self, stored: Stored):
-        pipeline, call, options = stored.read()
-        if options.ray_device != "cpu":
-            pipeline = pipeline.to(options.ray_device)
-        pipeline.set_progress_bar_config(disable=True)
-        self._generation = Generation(pipeline, call, options, None)
+    def __init__(self) -> None:
+        self._generation: Generation | None = None
 
-    def run(self, group: list[Item]) -> list[Item | Generated]:
+    def run(self, stored: Stored, group: list[Item]) -> list[Item | Generated]:
         """Generate audio for a group; errors that Ray may not be able to send become plain ones."""
+        if self._generation is None:
+            pipeline, call, options = stored.read()
+            if options.ray_device != "cpu":
+                pipeline = pipeline.to(options.ray_device)
+            pipeline.set_progress_bar_config(disable=True)
+            self._generation = Generation(pipeline, call, options, None)
         done = self._generation.run(group)
         for each in done:
             if isinstance(each, Item) and not isinstance(each.error, UserError | None):

@@ -300,8 +300,9 @@ def test_where_ray_is_missing_it_is_named(plan, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def on_ray(plan, media, tmp_path) -> Callable[..., ExtractionReport]:
+def on_ray(plan, media, tmp_path, monkeypatch) -> Callable[..., ExtractionReport]:
     pytest.importorskip("ray", reason="needs clip2clap[ray]")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     names = ("a.png", "b.png", "broken.jpg")
     lines = [f"{text},{names[n % 3]}" for n, text in enumerate(many_captions(60))]
     (tmp_path / "rows.csv").write_text("\n".join(["caption,image", *lines]) + "\n")

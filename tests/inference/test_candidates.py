@@ -92,7 +92,7 @@ def test_drafts_are_ranked_and_only_what_is_kept_is_vocoded_in_full(
 
     monkeypatch.setattr(vocoder, "forward", spy)
     best = pipe(colored_images(2), draft_candidates=True, **call)
-    assert calls == [(6, {"iterations": 1}), (2, {})]
+    assert calls == [(6, {"iterations": 2}), (2, {})]
     # In the order of their similarities.
     places = every.similarities.argsort(dim=1, descending=True).argsort(dim=1)
     chosen = places.gather(1, best.similarities.argmax(dim=1, keepdim=True))[:, 0]

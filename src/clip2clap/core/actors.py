@@ -36,7 +36,7 @@ class RayConfig:
 
 
 class Stored:
-    """Value that is stored once for all actors, each of which reads it when it starts."""
+    """Value that is stored once for all actors, each of which reads it once."""
 
     def __init__(self, reference: Any):
         self._reference = reference
@@ -58,7 +58,7 @@ def require_ray() -> None:
 
 def map_on_actors(
     actor_class: type,
-    argument: Any,
+    value: Any,
     method: str,
     items: Iterable[Any],
     config: RayConfig,
@@ -72,9 +72,9 @@ def map_on_actors(
     cluster can't be reached, is raised here.
 
     Args:
-        actor_class: Class of the actors, whose `__init__` takes a `Stored` argument.
-        argument: Value of that argument.
-        method: Name of the method, which takes an item.
+        actor_class: Class of the actors, whose `__init__` takes no argument.
+        value: Value that they need, such as models.
+        method: Name of the method, which takes the `Stored` value and an item.
         items: Items, read a few per actor ahead.
         config: Cluster and number of actors.
         on_gpu: Give each actor a GPU.
@@ -94,14 +94,14 @@ def map_on_actors(
         remote: Any = ray.remote(
             num_cpus=1, num_gpus=int(on_gpu), max_restarts=-1, max_task_retries=-1
         )(actor_class)
-        # A plain reference would be read by Ray, which warns that restarts may lack it.
-        stored = Stored(ray.put(argument))
-        actors = [remote.remote(stored) for _ in range(count)]
+        # It goes with every item, since a restarted actor may lack arguments of its `__init__`.
+        stored = Stored(ray.put(value))
+        actors = [remote.remote() for _ in range(count)]
         pending: deque[Any] = deque()
         try:
             for item, actor in zip(items, cycle(actors)):
                 ready = item if prepare is None else task.remote(item)
-                pending.append(getattr(actor, method).remote(ready))
+                pending.append(getattr(actor, method).remote(stored, ready))
                 if len(pending) > _ITEMS_AHEAD * count:
                     yield ray.get(pending.popleft())
             while pending:

@@ -35,7 +35,7 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
         momentum: Overshoot of each iteration, from 0 (plain Griffin-Lim) to below 1.
     """
 
-    draft_iterations = 1
+    draft_iterations = 2
     """Griffin-Lim iterations of drafts, which candidates are ranked by."""
 
     @register_to_config

@@ -91,7 +91,7 @@ class Engine(Options, panel="Running"):
 
     engine: Literal["local", "ray"] = option("local, or ray for a cluster.", default="local")
     ray_address: str | None = option(
-        "ray: address of the cluster; by default one is started here.", "ADDRESS"
+        "ray: address of the cluster; by default one is started here.", "ADDRESS", api="address"
     )
     actors: int | None = option(
         "ray: number of actors that hold the models; by default one per GPU, or 2.",
