@@ -76,10 +76,10 @@ def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:
         return row.problem
     for modality in wanted:
         value = row.content.get(modality)
-        if value is None or value == b"":
-            return _MISSING[modality]
-        if modality == "text" and not value.strip():
+        if modality == "text" and value is not None and not value.strip():
             return "empty caption"
+        if value is None or value in ("", b""):
+            return _MISSING[modality]
     for name, value in row.columns.items():
         # Bytes that are not UTF-8 were read as surrogates ("surrogateescape").
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):

@@ -281,6 +281,13 @@ def test_large_and_unwanted_members_are_not_read(tmp_path, monkeypatch):
 # Published data sets under other names
 
 
+def test_an_address_that_is_missing_is_no_image(tmp_path):
+    (tmp_path / "cc.tsv").write_text("a dog\thttp://a.b/c.jpg\nrain\t\n")
+    first, second = rows_of(tmp_path / "cc.tsv", wanted=IMAGE)
+    assert check_row(first, sorted(IMAGE)) is None
+    assert check_row(second, sorted(IMAGE)) == "no image"
+
+
 def test_conceptual_12m_has_the_address_first(tmp_path):
     lines = ["http://a.org/a.jpg\ta dog", "http://a.org/b.jpg\ta cat"]
     (tmp_path / "cc12m.tsv").write_text("\n".join(lines))

@@ -44,6 +44,14 @@ def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
     return st.integers(0, 2**62).map(lambda seed: _damage(whole, random.Random(seed)))
 
 
+def damages(whole: bytes, count: int) -> Iterator[bytes]:
+    """Yield so many damaged copies of a file, or as many as CLIP2CLAP_FUZZ asks for."""
+    asked = os.environ.get("CLIP2CLAP_FUZZ")
+    first = random.randrange(2**62) if asked else 0
+    for seed in range(first, first + int(asked or count)):
+        yield _damage(whole, random.Random(seed))
+
+
 def _damage(whole: bytes, chance: random.Random) -> bytes:
     content = bytearray(whole)
     for _ in range(chance.randint(0, 6)):
