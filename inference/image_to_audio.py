@@ -71,7 +71,6 @@ class ImageToAudioPipeline(TranslatorPipeline):
         default_guidance_interval: Default of `guidance_interval`.
         default_num_inference_steps: Default of `num_inference_steps`.
         default_num_candidates: Default of `num_candidates`.
-        default_draft_candidates: Default of `draft_candidates`.
 
     Raises:
         SpaceMismatchError: If two components are of different encoders.
@@ -135,7 +134,6 @@ class ImageToAudioPipeline(TranslatorPipeline):
         default_guidance_interval: tuple[float, float] = (0.0, 1.0),
         default_num_inference_steps: int = 15,
         default_num_candidates: int = 1,
-        default_draft_candidates: bool = False,
     ) -> None:
         super().__init__()
         self._register(locals())
@@ -218,7 +216,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         negative_prompt_embeds: Tensor | None = None,
         num_candidates: int | None = None,
         num_variations: int = 1,
-        draft_candidates: bool | None = None,
+        draft_candidates: bool = False,
         cache_interval: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,

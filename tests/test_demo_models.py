@@ -87,7 +87,8 @@ def test_of_two_candidates_the_better_by_clap_is_kept(pipeline, clap, cat):
     similarity = (
         clap.encode_audio([(result.audios[0], result.sampling_rate)]) @ result.audio_embeds.T
     )
-    assert similarity.item() == pytest.approx(result.similarities.max().item(), abs=1e-4)
+    # Ranked by its first 5 s, and encoded in two windows here.
+    assert similarity.item() == pytest.approx(result.similarities.max().item(), abs=0.02)
 
 
 def test_weights_are_half_precision_and_nothing_is_a_pickle():

@@ -16,14 +16,8 @@ from clip2clap.inference.batch.manifest import VERSION, Entry
 from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.translator.base import Translator
 
-_DEFAULTS = (
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_interval",
-    "num_candidates",
-    "draft_candidates",
-)
-CALL_SETTINGS = (*_DEFAULTS, "negative", "eta", "cache_interval")
+_DEFAULTS = ("num_inference_steps", "guidance_scale", "guidance_interval", "num_candidates")
+CALL_SETTINGS = (*_DEFAULTS, "draft_candidates", "negative", "eta", "cache_interval")
 """Arguments of a call that are settings of all jobs."""
 
 _CALL = (*CALL_SETTINGS, "audio_length_in_s", "negative_prompt")
