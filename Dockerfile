@@ -10,6 +10,7 @@ RUN pip install --no-cache-dir "/source[web,scores]" && rm -rf /source
 
 RUN useradd --create-home --uid 1000 user
 USER user
+RUN mkdir -p /home/user/.cache/huggingface
 WORKDIR /home/user
 ENV PYTHONUNBUFFERED=1
 EXPOSE 7860

@@ -1,0 +1,133 @@
+"""Serve clients at once for some minutes: none lost, none with another's result, memory flat.
+
+    python benchmarks/serve.py --clients 20 --minutes 5
+
+Each client uploads an image, joins the queue as a page does, reads its place in line, and compares
+the audio with that of its own seed, which is generated here first. Every tenth run goes away.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+
+import httpx
+import numpy as np
+import psutil
+
+from clip2clap import ImageToAudioPipeline
+from clip2clap.media.audio import load_audio
+
+SECONDS, STEPS = 1.0, 1
+AWAY = 0.1
+# Two steps of 16 bits, and the fades at both ends.
+TOLERANCE, FADE = 2 / 32768, 200
+META = {"_type": "gradio.FileData"}
+
+
+def start() -> tuple[subprocess.Popen, str]:
+    """Start a server in a process of its own, and return its address."""
+    command = ["-m", "clip2clap", "serve", "--port", "0", "--no-browser", "--max-users", "40"]
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    found = re.search(r"http://\S+", process.stderr.readline())
+    assert found is not None
+    return process, found[0]
+
+
+def use(url: str, client: int, image: bytes, expected: list, end: float) -> Counter:
+    """Use the server as one client until a time, and count what came of it."""
+    counts, chance = Counter(), random.Random(client)
+    with httpx.Client(base_url=url, timeout=600) as http:
+        functions = http.get("/config").json()["dependencies"]
+        (function,) = (each["id"] for each in functions if each["api_name"] == "image_to_audio")
+        for number in range(10**6):
+            if time.monotonic() > end:
+                return counts
+            seed, session = chance.randrange(len(expected)), f"client-{client}-{number}"
+            sent = http.post("/gradio_api/upload", files={"files": ("a.png", image)}).json()[0]
+            data = [{"path": sent, "meta": META}, None, SECONDS, 1, None, seed, STEPS]
+            body = {"data": data, "fn_index": function, "session_hash": session}
+            joined = http.post("/gradio_api/queue/join", json=body)
+            if joined.status_code != 200:
+                counts["refused"] += 1
+                time.sleep(1)
+                continue
+            counts[follow(http, session, expected[seed], away=chance.random() < AWAY)] += 1
+    return counts
+
+
+def follow(http: httpx.Client, session: str, expected: np.ndarray, *, away: bool) -> str:
+    """Read what a session is told, and return what came of its run."""
+    was_placed = False
+    with http.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as answer:
+        for line in answer.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            message = json.loads(line[6:])
+            was_placed |= message["msg"] == "estimation"
+            if away and message["msg"] == "process_starts":
+                return "went away"
+            if message["msg"] == "process_completed":
+                if not message["success"]:
+                    return "failed"
+                path = message["output"]["data"][0][0]["path"]
+                break
+        else:
+            return "lost"
+    audio = load_audio(http.get(f"/gradio_api/file={path}").content)[0]
+    same = np.abs(audio - expected)[FADE:-FADE].max() <= TOLERANCE
+    return "right" if same and was_placed else "without a place" if same else "another's"
+
+
+def main() -> None:
+    """Measure, and print what came of the runs and how memory grew."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    options = parser.parse_args()
+    image = (resources.files("skimage.data") / "chelsea.png").read_bytes()
+    pipe = ImageToAudioPipeline.from_pretrained("demo")
+    pipe.set_progress_bar_config(disable=True)
+    call = {"audio_length_in_s": SECONDS, "num_inference_steps": STEPS}
+    expected = [pipe(image, generator=[seed], **call).audios[0] for seed in range(8)]
+    assert len({hashlib.sha256(each.tobytes()).digest() for each in expected}) == len(expected)
+    process, url = start()
+    memory, began = [], time.monotonic()
+    end = began + 60 * options.minutes
+    try:
+        with ThreadPoolExecutor(options.clients) as pool:
+            runs = [
+                pool.submit(use, url, client, image, expected, end)
+                for client in range(options.clients)
+            ]
+            while not all(run.done() for run in runs):
+                rss = psutil.Process(process.pid).memory_info().rss
+                memory.append((time.monotonic() - began, rss / 2**20))
+                time.sleep(2)
+            counts = sum((run.result() for run in runs), Counter())
+        health = httpx.get(f"{url}/healthz").json()
+    finally:
+        process.terminate()
+        process.wait()
+    total = sum(counts.values())
+    print(f"{options.clients} clients, {options.minutes:g} minutes: {total} runs,", dict(counts))
+    print("waiting at the end:", health["waiting"])
+    first = [rss for at, rss in memory if at <= 60]
+    later = [rss for at, rss in memory if at > 60] or first
+    print(
+        f"memory: {first[-1]:.0f} MB after a minute, later {statistics.median(later):.0f} MB in "
+        f"the median and {max(later):.0f} MB at most ({max(later) / first[-1] - 1:+.1%})"
+    )
+
+
+if __name__ == "__main__":
+    main()
