@@ -221,11 +221,12 @@ def test_files_are_named_in_a_window_of_375_pixels_in_the_dark(
     browser, server, photograph, recording
 ):
     page = Page(browser, server, viewport={"width": 375, "height": 800}, color_scheme="dark")
-    for tab in ("Image to sound", "Sound to image", "About", "Name it"):
+    for tab in ("Image to sound", "Sound to image", "Describe", "About", "Name it"):
         page.tab(tab)
         page.audit()
         assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
-    page.page.locator("input[type=file]").last.set_input_files([photograph, recording])
+    files = page.page.get_by_role("tabpanel").locator("visible=true").locator("input[type=file]")
+    files.set_input_files([photograph, recording])
     page.uploaded()
     playwright.expect(page.page.get_by_text("bark").first).to_be_visible()
     page.click("Name")

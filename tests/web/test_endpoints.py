@@ -184,3 +184,21 @@ def test_health_is_told(server):
     answer = httpx.get(f"{server.url}/healthz").json()
     assert answer["status"] == "ok"
     assert answer["waiting"] == 0
+
+
+def test_files_are_described_by_the_keywords_of_a_label_set(client, photograph, recording):
+    named = client.predict(
+        files=[handle_file(photograph), handle_file(recording)],
+        vocabulary="esc50",
+        api_name="/keywords",
+    )
+    assert [len(each["labels"]) for each in named] == [5, 5]
+    assert named[0]["labels"][0][0] == "cat"
+
+
+def test_no_file_is_a_vocabulary(client, photograph, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("password one\npassword two\n")
+    for name in (str(secret), "a, b", "", None, ["esc50"]):
+        with pytest.raises(AppError, match="Expected vocabulary to be one of demo, esc50"):
+            client.predict(files=[handle_file(photograph)], vocabulary=name, api_name="/keywords")

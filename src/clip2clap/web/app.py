@@ -73,7 +73,7 @@ def create_app(service: Service) -> Any:
 def _create_blocks(service: Service) -> Any:
     import gradio as gr
 
-    from clip2clap.web import image_tab, name_tab, sound_tab
+    from clip2clap.web import describe_tab, image_tab, name_tab, sound_tab
     from clip2clap.web.about_tab import add_about_tab
 
     with gr.Blocks(title=_TITLE, analytics_enabled=False) as blocks:
@@ -82,8 +82,9 @@ def _create_blocks(service: Service) -> Any:
             image = image_tab.ImageTab(service)
             sound = sound_tab.SoundTab(service)
             name_tab.add_name_tab(service)
+            describe_tab.add_describe_tab(service)
             add_about_tab(service)
-        for each in (image_tab, sound_tab, name_tab):
+        for each in (image_tab, sound_tab, name_tab, describe_tab):
             each.add_endpoint(service)
         for tab in (image, sound):
             blocks.load(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from clip2clap.web.folders import Folders
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
     from clip2clap.inference.painting.canvas import Canvas
+    from clip2clap.search.keywords import KeywordExtractor
 
 _EXAMPLES = {"A cat": "chelsea.png", "A rocket": "rocket.jpg"}
 
@@ -46,6 +48,20 @@ class Service:
     def __init__(self, models: Models, limits: Limits):
         self.models, self.limits = models, limits
         self.folders, self.workers = Folders(limits), Workers(limits.workers)
+        self._extractors: dict[str, KeywordExtractor] = {}
+        self._lock = Lock()
+
+    def extractor(self, vocabulary: str) -> "KeywordExtractor":
+        """Return the extractor of a label set's keywords, which is loaded once."""
+        from clip2clap.search.keywords import KeywordExtractor
+
+        with self._lock:
+            if vocabulary not in self._extractors:
+                models = self.models
+                self._extractors[vocabulary] = KeywordExtractor(
+                    vocabulary, clip=models.clip, clap=models.clap
+                )
+            return self._extractors[vocabulary]
 
     def close(self) -> None:
         """Cancel all runs, and remove all files."""

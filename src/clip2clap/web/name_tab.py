@@ -1,6 +1,6 @@
 """Tab and endpoint that name images and audio by texts."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.search.classify import FileClassifier, modality_of
+from clip2clap.search.classify import FileClassifier
+from clip2clap.search.files import modality_of
+from clip2clap.search.keywords import KeywordExtractor
 from clip2clap.search.labels import read_labels
 from clip2clap.web import forms
 from clip2clap.web.layout import RUNS, status_line
@@ -48,7 +50,7 @@ def add_name_tab(service: Service) -> None:
             try:
                 yield {status: forms.status(next(runs))}
             except StopIteration as end:
-                yield {status: "Done.", table: _table(end.value)}
+                yield {status: "Done.", table: table_of(end.value)}
                 return
 
     started = start.click(
@@ -80,10 +82,7 @@ def add_endpoint(service: Service) -> None:
                 named = end.value
                 break
             yield []
-        yield [
-            {"file": name, "labels": [list(each) for each in found], "reason": reason}
-            for name, found, reason in named
-        ]
+        yield documents_of(named)
 
     classify.__annotations__["return"] = list[dict[str, Any]]
     gr.api(
@@ -95,34 +94,50 @@ def add_endpoint(service: Service) -> None:
 
 
 def _follow(service: Service, uploads: Any, texts: Any) -> Generator[Run, None, Named]:
-    limits = service.limits
     try:
-        given = uploads if isinstance(uploads, list) else []
-        files = [forms.uploaded(each, service.folders, what="file") for each in given]
-        if not 0 < len(files) <= limits.files:
-            raise UserError(f"Upload 1 to {limits.files} images or audio files.")
         # Never by `read_labels`, which also reads files.
         labels = forms.texts(texts, "labels", longest=_LONGEST_LABELS, most=_MOST_LABELS)
     except UserError as error:
         raise forms.refusal(error) from error
-    return (
-        yield from forms.explained(
-            service.workers.follow(lambda run: _name(service, files, labels, run))
-        )
+    models = service.models
+    return follow(
+        service, uploads, lambda: FileClassifier(labels, clip=models.clip, clap=models.clap)
     )
 
 
+def follow(
+    service: Service, uploads: Any, load: Callable[[], FileClassifier | KeywordExtractor]
+) -> Generator[Run, None, Named]:
+    """Name uploaded files by what `load` returns in a worker.
+
+    Raises:
+        gr.Error: If there are none, or too many.
+    """
+    most = service.limits.files
+    try:
+        given = uploads if isinstance(uploads, list) else []
+        files = [forms.uploaded(each, service.folders, what="file") for each in given]
+        if not 0 < len(files) <= most:
+            raise UserError(f"Upload 1 to {most} images or audio files.")
+    except UserError as error:
+        raise forms.refusal(error) from error
+    runs = service.workers.follow(lambda run: _name(service, files, load, run))
+    return (yield from forms.explained(runs))
+
+
 def _name(
-    service: Service, files: Sequence[tuple[str, Path]], labels: list[str], run: Run
+    service: Service,
+    files: Sequence[tuple[str, Path]],
+    load: Callable[[], FileClassifier | KeywordExtractor],
+    run: Run,
 ) -> Named:
     run.advance(0.0, "Encoding the labels")
-    models = service.models
-    classifier = FileClassifier(labels, clip=models.clip, clap=models.clap)
+    classifier = load()
     named: Named = []
     for number, (name, path) in enumerate(files, 1):
         run.advance((number - 1) / len(files), f"File {number} of {len(files)}")
         try:
-            if modality_of(path.name) == "audio":
+            if modality_of(str(path)) == "audio":
                 read_audio(path, name, service.limits.input_s)
             (file,) = classifier([path], k=_SHOWN)
             if file.reason is not None:
@@ -134,7 +149,16 @@ def _name(
     return named
 
 
-def _table(named: Named) -> str:
+def documents_of(named: Named) -> list[dict[str, Any]]:
+    """Return the labels of files as clients get them."""
+    return [
+        {"file": name, "labels": [list(each) for each in found], "reason": reason}
+        for name, found, reason in named
+    ]
+
+
+def table_of(named: Named) -> str:
+    """Return an HTML table of files and their labels."""
     rows = "".join(
         f"<tr><th scope='row'>{escape(name)}</th><td>{_cell(found, reason)}</td></tr>"
         for name, found, reason in named
