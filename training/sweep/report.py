@@ -12,7 +12,6 @@ from clip2clap.training.report import SweepResult
 # By title, the format of a row of results.csv.
 _COLUMNS = {
     "Model": "{name}",
-    "Data": "{data}",
     "Hidden": "{hidden_size}",
     "Loss": "{loss}",
     "Pairs": "{train_pairs:,}",
@@ -42,7 +41,7 @@ def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str
     parts = [
         f"<p>{escape(story)}</p>",
         "<h2>Leaderboard</h2>",
-        card("Leaderboard", _leaderboard(trained, monitor)),
+        *_leaderboard(trained, monitor),
         "<h2>Learning curves</h2>",
         f"<p>Left, training (dotted) and held-out loss; right, {escape(monitor)} on held-out "
         "pairs. A dot marks the epoch that was kept.</p>",
@@ -57,21 +56,22 @@ def write_sweep_page(path: Path, results: Sequence[SweepResult], *, monitor: str
     )
 
 
-def _leaderboard(results: Sequence[SweepResult], monitor: str) -> str:
+def _leaderboard(results: Sequence[SweepResult], monitor: str) -> list[str]:
+    """Return a table of metrics on each model's own pairs, and one of all models on each table."""
     tables = list(dict.fromkeys(table for result in results for table in result.held_out))
     ranked = sorted((result.row() for result in results), key=lambda row: -row[monitor])
-    rows = [
-        [
-            *(text.format(**row) for text in _COLUMNS.values()),
-            *(f"{row[f'recall_at_10 on {table}']:.3f}" for table in tables),
+    own = [[text.format(**row) for text in _COLUMNS.values()] for row in ranked]
+    caption = f"Sorted by {monitor}, on a model's own held-out pairs, which depend on its data."
+    found = [card("Leaderboard", table(caption, [*_COLUMNS], own))]
+    if tables:
+        rows = [
+            [row["name"], *(f"{row[f'recall_at_10 on {table}']:.3f}" for table in tables)]
+            for row in ranked
         ]
-        for row in ranked
-    ]
-    caption = (
-        f"Sorted by {monitor}. The first metrics are on a model's own held-out pairs, which "
-        "depend on its data; the columns “on” a table compare all models."
-    )
-    return table(caption, [*_COLUMNS, *(f"R@10 on {name}" for name in tables)], rows)
+        columns = ["Model", *(f"R@10 on {name}" for name in tables)]
+        compared = table("All models on the same held-out pairs.", columns, rows)
+        found.append(card("Leaderboard by table", compared))
+    return found
 
 
 def _curves(results: Sequence[SweepResult], monitor: str) -> list[str]:

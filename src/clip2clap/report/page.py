@@ -43,7 +43,8 @@ $generator
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
   th, td { padding: .35rem 1rem .35rem 0; text-align: left; border-top: 1px solid var(--line); }
-  td, th { white-space: nowrap; }
+  td { white-space: nowrap; }
+  th { vertical-align: bottom; }
   footer { margin-top: 2rem; color: var(--soft); font-size: .9375rem; }
 $style</style>
 </head>
