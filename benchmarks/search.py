@@ -8,7 +8,7 @@ clock, which other programs of the machine slow down.
 
     python benchmarks/search.py --rows 1000000
     python benchmarks/search.py --rows 1000000 --vectors random
-    python benchmarks/search.py --rows 100000 --engine usearch --engine faiss-hnsw --engine lancedb
+    python benchmarks/search.py --rows 100000 --engine numpy --engine usearch --engine lancedb
     python benchmarks/search.py --files 4000
 """
 
@@ -240,7 +240,9 @@ def measure_files(count: int, folder: Path) -> None:
 def main(
     rows: Annotated[int, typer.Option(help="Vectors.")] = 0,
     vectors: Annotated[str, typer.Option(help="clustered or random.")] = "clustered",
-    engine: Annotated[list[str] | None, typer.Option(help="Engines beside the default.")] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Engines; by default numpy, exact and fast.")
+    ] = None,
     files: Annotated[int, typer.Option(help="Files to index and change.")] = 0,
     folder: Annotated[Path | None, typer.Option(help="Folder for the files.")] = None,
     only: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -255,7 +257,7 @@ def main(
             load = os.getloadavg()[0]
             print(f"{rows:,} {vectors} vectors of {DIM}; {os.cpu_count()} cores, load {load:.1f}")
             write_data(Path(scratch), vectors, rows)
-            for each in (*DEFAULT, *(engine or ())):
+            for each in engine or DEFAULT:
                 call = [sys.executable, __file__, "--only", each, "--folder", scratch]
                 subprocess.run(call, env=threads, check=False)
                 shutil.rmtree(Path(scratch) / each, ignore_errors=True)

@@ -23,6 +23,7 @@ from clip2clap.search.index import Hit
 from clip2clap.search.query import Query
 
 _STYLE = """\
+  h1 { overflow-wrap: anywhere; }
   .hits { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
     padding: 0; list-style: none; }
   .hits li { margin: 0; padding: .75rem; background: var(--card); border: 1px solid var(--line);

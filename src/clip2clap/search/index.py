@@ -30,7 +30,7 @@ _compute: Any = compute
 
 Find = Literal["all", "image", "audio", "text"]
 
-NEAR_DUPLICATE = 0.97
+NEAR_DUPLICATE = 0.95
 """Cosine similarity from which on two results of one search are near-duplicates."""
 
 # Contents whose spread makes the terms of a query comparable, and references of CSLS.

@@ -30,8 +30,8 @@ _ROUNDING = 2.0**-10
 # Rows per list for training, and queries for choosing the number of lists to search.
 _TRAINED_ROWS, _TRIED_QUERIES = 40, 200
 _RECALL, _NEIGHBORS = 0.95, 10
-# Noise beside a unit vector, for a cosine similarity of 0.3, as between a text and its image.
-_DISTANCE = 3.0
+# Noise beside a unit vector, for a cosine similarity of 0.45: queries of another modality.
+_DISTANCE = 2.0
 # Milliseconds in a million rows.
 _LEAST_LISTS = 64
 # Candidates of 8-bit vectors for each result.

@@ -115,8 +115,9 @@ class Clip(Options, panel="Models"):
 
     clip: str | None = option(
         "CLIP: preset, hub id or folder. By default the one that the translator or pipeline was "
-        "made for; for extract and fit clip-vit-base-patch32. evaluate, of generated images: the "
-        "CLIP to measure with, preferably another than the decoder's.",
+        "made for; for extract and fit clip-vit-base-patch32, for classify and index demo. "
+        "evaluate, of generated images: the CLIP to measure with, preferably another than the "
+        "decoder's.",
         "NAME",
     )
 
@@ -126,8 +127,9 @@ class Encoders(Clip, panel="Models"):
 
     clap: str | None = option(
         "CLAP: preset, hub id or folder. By default the one that the translator or pipeline was "
-        "made for; for extract the CLAP in audioldm-s-full-v2. evaluate, of generated audio: the "
-        "CLAP to measure with, preferably another than the generator's.",
+        "made for; for extract the CLAP in audioldm-s-full-v2, for classify and index demo. "
+        "evaluate, of generated audio: the CLAP to measure with, preferably another than the "
+        "generator's.",
         "NAME",
     )
 
