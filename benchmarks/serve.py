@@ -90,7 +90,7 @@ def follow(http: httpx.Client, session: str, expected: np.ndarray, *, away: bool
 
 def main() -> None:
     """Measure, and print what came of the runs and how memory grew."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Serve clients at once for some minutes.")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=5.0)
     options = parser.parse_args()
@@ -98,7 +98,8 @@ def main() -> None:
     pipe = ImageToAudioPipeline.from_pretrained("demo")
     pipe.set_progress_bar_config(disable=True)
     call = {"audio_length_in_s": SECONDS, "num_inference_steps": STEPS}
-    expected = [pipe(image, generator=[seed], **call).audios[0] for seed in range(8)]
+    outputs = [pipe(image, generator=[seed], **call) for seed in range(8)]
+    expected = [np.asarray(output.audios)[0] for output in outputs]
     assert len({hashlib.sha256(each.tobytes()).digest() for each in expected}) == len(expected)
     process, url = start()
     memory, began = [], time.monotonic()

@@ -96,6 +96,6 @@ def test_a_server_is_killed_in_a_run_begins_again_and_ends_without_a_trace(tmp_p
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert folders() == [left]
-        assert process.stderr.read() == ""
+        assert process.communicate()[1] == ""
     finally:
         process.kill()
