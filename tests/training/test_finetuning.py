@@ -46,7 +46,8 @@ def sounds(tmp_path: Path) -> Path:
 
 
 def tuned(sounds: Path, output: Path, **settings: object) -> finetuning.FineTuning:
-    options: dict = {"epochs": 3, "batch_size": 8, "validation": 0.3, **settings}
+    options: dict = {"epochs": 3, "batch_size": 8, "validation": 0.3, "learning_rate": 1e-3}
+    options |= settings
     clap = ClapEncoder.from_pretrained("demo")
     return finetune(clap, read_labeled_files(sounds), output, FineTuningConfig(**options))
 
@@ -60,7 +61,7 @@ if importlib.util.find_spec("peft"):
 def test_a_tuned_encoder_has_a_space_of_its_own_and_is_refused_by_old_translators(
     sounds, tmp_path, part
 ):
-    rate = {"all": 1e-4}.get(part)
+    rate = {"all": 1e-4}.get(part, 1e-3)
     report = tuned(sounds, tmp_path / "tuned", part=part, epochs=2, learning_rate=rate)
     assert report.best > report.before
     encoder = ClapEncoder.from_pretrained(tmp_path / "tuned")
@@ -81,7 +82,7 @@ def test_a_tuned_encoder_has_a_space_of_its_own_and_is_refused_by_old_translator
 
 def test_tuning_on_shuffled_labels_does_not_help_on_held_out_files(sounds, tmp_path, monkeypatch):
     files = read_labeled_files(sounds)
-    config = FineTuningConfig(epochs=3, batch_size=8, validation=0.4, seed=1)
+    config = FineTuningConfig(epochs=3, learning_rate=1e-3, batch_size=8, validation=0.4, seed=1)
     rows = files.split(config.validation, config.seed)
     monkeypatch.setattr(LabeledFiles, "split", lambda *_: rows)
     right = finetune(ClapEncoder.from_pretrained("demo"), files, tmp_path / "right", config)
@@ -202,7 +203,18 @@ def test_the_command_tunes_images_too_and_the_result_classifies(run, tmp_path):
             Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number}.png")
     (tmp_path / "images/grue/broken.png").write_bytes(b"\x89PNG")
     output = tmp_path / "my-clip"
-    arguments = ("--epochs", 3, "--mixup", 0.2, "--validation", 0.3, "--encoder", "clip")
+    arguments = (
+        "--epochs",
+        3,
+        "--mixup",
+        0.2,
+        "--learning-rate",
+        1e-3,
+        "--validation",
+        0.3,
+        "--encoder",
+        "clip",
+    )
     code, out, error = run("finetune", tmp_path / "images", *arguments, "-o", output, "--json")
     assert code == 1
     assert "broken.png" in error
