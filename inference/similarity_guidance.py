@@ -21,6 +21,8 @@ from clip2clap.inference.painting.paint import (
 # Root mean square of a gradient step of strength 1, in standard deviations of the latents.
 _STEP = 0.04
 _MOST_STRENGTH = 100.0
+# Cosine similarity above which two targets are one.
+_SAME = 0.9999
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class SimilarityGuidance:
         options: Options of guidance.
 
     Raises:
-        UserError: If there is no target, or a target is not a finite unit vector.
+        UserError: If there is no target, one is not a finite unit vector, or one is to be avoided
+            and approached.
 
     Examples:
         >>> from clip2clap import AudioToImagePipeline
@@ -118,6 +121,7 @@ class SimilarityGuidance:
         if not kept:
             raise UserError("Expected at least one target with a weight other than 0.")
         check_targets(kept, needs_positive=False)
+        _check_contradictions(kept)
         self.clip, self.targets, self.options = clip, kept, options or GuidanceOptions()
         self._vectors = torch.stack([target.embed.float() for target in kept])
         weights = torch.tensor([target.weight for target in kept], dtype=torch.float32)
@@ -173,6 +177,17 @@ class SimilarityGuidance:
         if options.total_variation:
             loss = loss + options.total_variation * total_variation(pixels)
         return loss
+
+
+def _check_contradictions(targets: Sequence[Target]) -> None:
+    for place, one in enumerate(targets):
+        for other in targets[:place]:
+            is_same = float(one.embed.float() @ other.embed.float()) > _SAME
+            if is_same and one.weight * other.weight < 0:
+                raise UserError(
+                    f"The targets {other.name!r} and {one.name!r} are the same, and one is to be "
+                    "avoided. Leave one out."
+                )
 
 
 def guided_prediction(

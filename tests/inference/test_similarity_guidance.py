@@ -146,6 +146,7 @@ def test_a_scheduler_of_growing_variance_is_refused(pipe, embeds):
         ([(float("nan"), 1.0)], "unit vector"),
         ([(1.0, float("inf"))], "weight"),
         ([(2.0, 1.0)], "unit vector"),
+        ([(1.0, 1.0), (1.0, -0.5)], "'it' and 'it' are the same"),
     ],
 )
 def test_targets_that_make_no_sense_are_refused(pipe, targets, message):

@@ -1,3 +1,4 @@
+from .caption import FileCaptioner
 from .classify import FileClassifier
 from .index import Index
 from .keywords import KeywordExtractor
@@ -6,6 +7,7 @@ from .query import Query, parse_query
 from .update import update_index
 
 __all__ = [
+    "FileCaptioner",
     "FileClassifier",
     "Index",
     "KeywordExtractor",

@@ -1,6 +1,7 @@
 """Embeddings and captions of the demo captioners' training and evaluation."""
 
 import csv
+import random
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,10 @@ class CaptionerData:
     def images(self) -> Media:
         """Return images of all classes and some of other categories."""
         counts: dict[tuple[str, str], int] = defaultdict(int)
-        chosen = []
-        for image in self.data.images:
+        chosen, order = [], list(self.data.images)
+        # In the file's order the first images of a class are all of one category.
+        random.Random(0).shuffle(order)
+        for image in order:
             limits = IMAGES if image.label else OTHER_IMAGES
             key = image.label or image.category, image.split
             if image.full_size or counts[key] < limits.get(image.split, 0):

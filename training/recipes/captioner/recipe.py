@@ -26,11 +26,11 @@ from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.loop import Schedule, Stage, mixed_precision
 from clip2clap.training.recipes.demo.package import compact
 
-SCHEDULE = Schedule(3000, 3e-3, warmup=60, ema_decay=0.99)
-VOCABULARY, WIDTH, LAYERS, HEADS = 2_500, 160, 3, 4
-PREFIX, HIDDEN, MOST_TOKENS = 4, 256, 28
+SCHEDULE = Schedule(900, 5e-3, warmup=40, ema_decay=0.98)
+VOCABULARY, WIDTH, LAYERS, HEADS = 1_500, 96, 2, 4
+PREFIX, HIDDEN, MOST_TOKENS = 4, 192, 24
 # Rows of a step by where they come from.
-BATCHES = {"clap_text": 36, "clip_text": 8, "clap_audio": 8, "clip_image": 8}
+BATCHES = {"clap_text": 24, "clip_text": 8, "clap_audio": 8, "clip_image": 8}
 # Largest standard deviation of the noise on texts' embeddings, drawn for each text; half have none.
 NOISE = 0.03
 # Share of natural captions among those of a class's audio.
@@ -255,6 +255,8 @@ def package(recipe: CaptionerRecipe, target: Path) -> None:
         language_model: Any = captioner.language_model
         compact(captioner.mapper)
         compact(language_model)
+        steps = recipe.schedule.steps
+        captioner.facts["recipe"] = {"method": __name__.rpartition(".")[0], "steps": steps}
         captioner.save_pretrained(target / family, language_model=f"../{LANGUAGE_MODEL}")
         with quiet():
             language_model.save_pretrained(target / LANGUAGE_MODEL)

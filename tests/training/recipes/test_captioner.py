@@ -1,0 +1,78 @@
+"""Texts of the captioner's recipe, and its training on a few made embeddings."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from clip2clap.captioning.captioner import Captioner
+from clip2clap.core.presets import DEMO_FOLDER
+from clip2clap.embeddings.encoders.base import read_space
+from clip2clap.training.recipes.captioner import recipe as module
+from clip2clap.training.recipes.captioner.data import Media
+from clip2clap.training.recipes.captioner.recipe import CaptionerRecipe, package
+from clip2clap.training.recipes.captioner.texts import (
+    audio_sentences,
+    clean,
+    image_sentences,
+    names_class,
+    natural_captions,
+)
+from clip2clap.training.recipes.demo.words import CLASSES
+
+
+def test_every_sentence_of_a_class_names_it_and_no_other_sentence_does():
+    for label in CLASSES:
+        sentences = [*image_sentences("some thing", label), *audio_sentences("thing", label)]
+        assert all(names_class(each, label) for each in sentences), label
+    assert not names_class("a photo of a cat", "dog")
+    assert not names_class("a scandal", "can")
+    assert names_class("Two puppies? No: hounds.", "dog")
+
+
+def test_a_class_named_by_its_own_category_is_named_once():
+    assert image_sentences("dog", "dog")[0] == "a photo of a dog"
+    assert image_sentences("Maltese dog", "dog")[0] == "a photo of a maltese dog, a dog"
+    assert image_sentences("piano", "")[0] == "a photo of a piano"
+
+
+def test_captions_are_cleaned_and_natural_ones_speak_of_one_class():
+    assert clean(" A dog barks , then  growls .") == "a dog barks, then growls"
+    captions = ["a dog barks", "a man speaks as a dog barks", "a dog and a cat", "rain"]
+    assert natural_captions(captions, "dog") == ["a dog barks"]
+
+
+def test_the_recipe_trains_both_captioners_and_writes_them(tmp_path, monkeypatch):
+    for name, value in {"VOCABULARY": 300, "WIDTH": 16, "LAYERS": 1, "HIDDEN": 16}.items():
+        monkeypatch.setattr(module, name, value)
+    generator = torch.Generator().manual_seed(0)
+
+    def embeds(count: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(count, 512, generator=generator), dim=1)
+
+    texts = ["a dog barks", "rain falls on a roof", "a clock ticks", "a train passes"]
+    media = Media(embeds(4), ["dog", "rain"] * 2, ["dog", "rain"] * 2, ["train"] * 4)
+    recipe = CaptionerRecipe.__new__(CaptionerRecipe)
+    recipe.folder, recipe.schedule = tmp_path / "run", module.Schedule(2, 1e-3, warmup=1)
+    recipe.data = SimpleNamespace(
+        captions=lambda name: texts,
+        text_embeds=lambda name: embeds(4),
+        images=lambda: media,
+        audio=lambda: media,
+        data=SimpleNamespace(class_names=["dog", "rain"]),
+    )
+    recipe.folder.mkdir()
+    package(recipe, tmp_path / "models")
+    for family, modality in (("clip", "image"), ("clap", "audio")):
+        made = Captioner.from_pretrained(tmp_path / "models" / family)
+        made.check_source(read_space("demo", family=family, modality=modality))
+        assert made.mapper.config["modalities"] == ["text", modality]
+        assert made.facts["recipe"]["steps"] == 2
+
+
+@pytest.mark.parametrize(("family", "modality"), [("clip", "image"), ("clap", "audio")])
+def test_the_demo_captioners_read_the_demo_encoders(family, modality):
+    made = Captioner.from_pretrained(DEMO_FOLDER / "captioner" / family)
+    made.check_source(read_space("demo", family=family, modality=modality))
+    ((caption,),) = made.generate(torch.randn(1, 512), modality=modality)
+    assert len(caption.split()) > 1
