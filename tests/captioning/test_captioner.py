@@ -40,8 +40,11 @@ def identity(tiny_language_model) -> Captioner:
     ("ours", "theirs"),
     [
         ({"num_beams": 1}, {"num_beams": 1}),
-        ({"num_beams": 3}, {"num_beams": 3}),
-        ({"num_beams": 3, "num_captions": 2}, {"num_beams": 3, "num_return_sequences": 2}),
+        ({"num_beams": 3}, {"num_beams": 3, "early_stopping": True}),
+        (
+            {"num_beams": 3, "num_captions": 2},
+            {"num_beams": 3, "num_return_sequences": 2, "early_stopping": True},
+        ),
     ],
 )
 def test_decoding_is_that_of_transformers_for_an_identity_mapper(identity, ours, theirs):

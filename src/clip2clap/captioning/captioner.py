@@ -255,6 +255,8 @@ class Captioner(nn.Module):
         """
         self._check_call(embeds, num_captions, num_beams, top_p, temperature, max_new_tokens)
         options: dict[str, Any] = {"num_beams": max(num_beams, num_captions)}
+        # The search ends with as many captions as beams: to go on costs several times as much.
+        options["early_stopping"] = options["num_beams"] > 1
         if top_p is not None:
             options = {"do_sample": True, "top_p": top_p, "temperature": temperature}
             options |= {"top_k": 0, "num_beams": 1}
