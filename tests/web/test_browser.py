@@ -159,6 +159,8 @@ def test_a_run_is_cancelled_and_another_one_can_begin(page, photograph):
     page.click("Cancel")
     page.wait("Cancelled")
     page.slide("number input for Denoising steps", 1)
+    # gradio ignores clicks until the page has heard that the cancelled run ended.
+    page.page.wait_for_timeout(2000)
     page.click("Generate")
     page.wait("Done")
 
