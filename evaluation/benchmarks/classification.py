@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
 from clip2clap.core.math import unit_norm
+from clip2clap.evaluation.benchmarks.folders import check_folds
 from clip2clap.metrics.bootstrap import Estimate, Resamples
 from clip2clap.metrics.classification import confusion_matrix
 
@@ -129,13 +129,7 @@ class Classification:
         Raises:
             UserError: If there are fewer than three folds.
         """
-        names = sorted(set(self.folds.tolist()))
-        if len(names) < 3:
-            raise UserError(
-                f"A linear probe needs three folds or more, to train, choose and test on; there "
-                f"are {len(names)}.",
-                param="linear_probe",
-            )
+        names = check_folds(self.folds.tolist())
         values, labels = embeds.numpy(), self.labels.numpy()
         scores = torch.zeros(len(labels), self._num_labels)
         control = torch.zeros(len(labels), dtype=torch.bool)

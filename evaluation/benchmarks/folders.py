@@ -1,7 +1,7 @@
 """Folders of benchmarks in their published layouts, checked for completeness before use."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,22 @@ class Benchmark:
     def folds(self) -> list[int]:
         """Official folds that have clips, in ascending order."""
         return sorted({clip.fold for clip in self.clips})
+
+
+def check_folds(folds: Iterable[int]) -> list[int]:
+    """Return the folds of a linear probe's clips, in ascending order.
+
+    Raises:
+        UserError: If there are fewer than three.
+    """
+    names = sorted(set(folds))
+    if len(names) < 3:
+        raise UserError(
+            f"A linear probe needs three folds or more, to train, choose and test on; there are "
+            f"{len(names)}.",
+            param="linear_probe",
+        )
+    return names
 
 
 @dataclass(frozen=True)

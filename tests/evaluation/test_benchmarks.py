@@ -310,7 +310,9 @@ def test_vggsounds_test_split_is_measured(run, tmp_path, monkeypatch):
     code, out, error = run("benchmark", "vggsound", tmp_path, "-o", tmp_path / "report")
     assert code == 0, error
     assert "2 of 2 clips" in out
-    assert "three folds" in run("benchmark", "vggsound", tmp_path, "--linear-probe")[2]
+    probe = run("benchmark", "vggsound", tmp_path, "--linear-probe", "-o", tmp_path / "probe")
+    assert "three folds" in probe[2]
+    assert not (tmp_path / "probe").exists()
     (tmp_path / "vggsound.csv").write_text("a,b\n")
     with pytest.raises(UserError, match=r"Line 1 .* is damaged"):
         read_benchmark("vggsound", tmp_path)

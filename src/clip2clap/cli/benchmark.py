@@ -37,9 +37,11 @@ def benchmark(options: Benchmark) -> None:
         reason = f"{options.dataset} is retrieved by its captions and has no labels."
         require(has_labels or not getattr(options, param), param, reason)
 
-    from clip2clap.evaluation.benchmarks.folders import read_benchmark
+    from clip2clap.evaluation.benchmarks.folders import check_folds, read_benchmark
 
     data = read_benchmark(options.dataset, options.folder, partial=options.partial)
+    if options.linear_probe:
+        check_folds(clip.fold for clip in data.clips)
     report = RunReport(options)
     output = options.output or Path(f"clip2clap-benchmark-{options.dataset}")
     keep_others_out(output)
