@@ -1,9 +1,8 @@
 """A device that is the processor but minds, as a GPU does, what lies where."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
@@ -19,7 +18,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.storages: dict[int, Any] = {}
+        self.storages: dict[int, StorageWeakRef] = {}
         self.computed = 0
 
     def holds(self, tensor: Tensor) -> bool:
@@ -27,8 +26,8 @@ class _Watch(TorchDispatchMode):
 
     def add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        # It is kept, so that no other is taken for it once it is freed.
-        self.storages[storage._cdata] = storage
+        # It keeps the address, so that no other storage is taken for this one, but not the data.
+        self.storages[storage._cdata] = StorageWeakRef(storage)
 
     def copy(self, tensor: Tensor, *, to_gpu: bool) -> Tensor:
         with _disable_current_modes():
