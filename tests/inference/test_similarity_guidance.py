@@ -79,9 +79,10 @@ def test_another_target_does_not_help_this_one(pipe, embeds):
 
 def test_a_seed_gives_the_same_image_in_any_batch(pipe, embeds):
     own = guidance(pipe, Target(embeds["fire"]), cutouts=2)
-    both = generate(pipe, embeds, own, [1, 2])
-    alone = generate(pipe, embeds, own, [2])
-    assert torch.allclose(both[1:], alone, atol=1e-3)
+    other, both = generate(pipe, embeds, own, [1, 2])
+    (alone,) = generate(pipe, embeds, own, [2])
+    # Gradients of cutouts amplify what kernels round differently in a batch, at single pixels.
+    assert (both - alone).abs().mean() < 0.01 * (other - alone).abs().mean()
 
 
 def test_guidance_outside_its_range_of_steps_changes_nothing(pipe, embeds):

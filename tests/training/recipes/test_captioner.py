@@ -43,7 +43,8 @@ def test_captions_are_cleaned_and_natural_ones_speak_of_one_class():
 
 
 def test_the_recipe_trains_both_captioners_and_writes_them(tmp_path, monkeypatch):
-    for name, value in {"VOCABULARY": 300, "WIDTH": 16, "LAYERS": 1, "HIDDEN": 16}.items():
+    sizes = {"VOCABULARY": 300, "WIDTH": 16, "LAYERS": 1, "HEADS": 2, "HIDDEN": 16}
+    for name, value in sizes.items():
         monkeypatch.setattr(module, name, value)
     generator = torch.Generator().manual_seed(0)
 

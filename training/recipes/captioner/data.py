@@ -18,7 +18,7 @@ from clip2clap.training.recipes.demo.data import DemoData, Split
 from clip2clap.training.recipes.demo.features import save_tensors
 
 # Images per class, and per category of no class, in each split.
-IMAGES = {"train": 40, "validation": 8, "test": 10}
+IMAGES = {"train": 150, "validation": 8, "test": 10}
 OTHER_IMAGES = {"train": 2, "validation": 0, "test": 0}
 
 

@@ -26,9 +26,9 @@ from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.loop import Schedule, Stage, mixed_precision
 from clip2clap.training.recipes.demo.package import compact
 
-SCHEDULE = Schedule(900, 5e-3, warmup=40, ema_decay=0.98)
-VOCABULARY, WIDTH, LAYERS, HEADS = 1_500, 96, 2, 4
-PREFIX, HIDDEN, MOST_TOKENS = 4, 192, 24
+SCHEDULE = Schedule(9_500, 1.5e-3, warmup=300, ema_decay=0.999)
+VOCABULARY, WIDTH, LAYERS, HEADS = 1_500, 192, 3, 6
+PREFIX, HIDDEN, MOST_TOKENS = 6, 256, 24
 # Rows of a step by where they come from.
 BATCHES = {"clap_text": 24, "clip_text": 8, "clap_audio": 8, "clip_image": 8}
 # Largest standard deviation of the noise on texts' embeddings, drawn for each text; half have none.
