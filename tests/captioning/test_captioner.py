@@ -30,9 +30,10 @@ def captioner(tiny_language_model) -> Callable[..., Captioner]:
 def identity(tiny_language_model) -> Captioner:
     """A captioner whose mapper is the identity on unit vectors of two tokens' length."""
     mapper = PrefixMapper(2 * WIDTH, WIDTH, 2, "linear")
+    layer: Any = mapper.layers
     with torch.no_grad():
-        mapper.layers.weight.copy_(torch.eye(2 * WIDTH) / math.sqrt(2 * WIDTH))
-        mapper.layers.bias.zero_()
+        layer.weight.copy_(torch.eye(2 * WIDTH) / math.sqrt(2 * WIDTH))
+        layer.bias.zero_()
     return Captioner(mapper, *tiny_language_model()).eval()
 
 

@@ -299,8 +299,8 @@ def test_an_image_that_is_given_by_its_bytes_is_made_as_from_its_file(pipe, jobs
     generate_audio(pipe, [job], tmp_path / "bytes", **CALL)
     (line,), (other,) = lines_of(tmp_path / "bytes"), lines_of(tmp_path / "file")
     assert (line["input"], line["name"], line["sha256"]) == ("sent.png", "sent", other["sha256"])
-    audio = [load_audio(tmp_path / name)[0] for name in ("bytes/sent.wav", "file/a.wav")]
-    np.testing.assert_allclose(*audio, atol=2 * STEP)
+    sent, read = (load_audio(tmp_path / name)[0] for name in ("bytes/sent.wav", "file/a.wav"))
+    np.testing.assert_allclose(sent, read, atol=2 * STEP)
     # As with files, what was done is not done again.
     counts = generate_audio(pipe, [job], tmp_path / "bytes", **CALL)
     assert counts["resumed"] == 1

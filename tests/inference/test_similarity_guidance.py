@@ -1,6 +1,7 @@
 """Guidance of the sampler by similarity, with the demo decoder and with known gradients."""
 
 from statistics import median
+from typing import Any
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_a_prediction_is_that_of_the_moved_latents(kind):
 
     predicted = guided_prediction(scheduler, outputs[kind], timestep, latents, moved)
     scheduler.set_timesteps(10)
-    step = scheduler.step(predicted, 400, latents)
+    step: Any = scheduler.step(predicted, 400, latents)
     assert torch.allclose(step.pred_original_sample, clean + 1, atol=1e-4)
 
 

@@ -48,6 +48,7 @@ def test_scores_are_the_calibrated_probabilities_in_their_order(clap, noise):
     assert labels == tuple(label for label, _ in plain.segments[0].labels)
     assert list(scores) == sorted(scores, reverse=True)
     calibration = module._find(clap.space("text"), "audio", "esc50")
+    assert calibration is not None
     expected = calibration(np.array([value for _, value in plain.segments[0].labels]))
     assert scores == pytest.approx(expected, abs=1e-6)
 

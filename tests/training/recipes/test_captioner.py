@@ -1,6 +1,7 @@
 """Texts of the captioner's recipe, and its training on a few made embeddings."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from clip2clap.captioning.captioner import Captioner
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.embeddings.encoders.base import read_space
+from clip2clap.embeddings.space import Family, Modality
 from clip2clap.training.recipes.captioner import recipe as module
 from clip2clap.training.recipes.captioner.data import Media
 from clip2clap.training.recipes.captioner.recipe import CaptionerRecipe, package
@@ -53,7 +55,7 @@ def test_the_recipe_trains_both_captioners_and_writes_them(tmp_path, monkeypatch
 
     texts = ["a dog barks", "rain falls on a roof", "a clock ticks", "a train passes"]
     media = Media(embeds(4), ["dog", "rain"] * 2, ["dog", "rain"] * 2, ["train"] * 4)
-    recipe = CaptionerRecipe.__new__(CaptionerRecipe)
+    recipe: Any = CaptionerRecipe.__new__(CaptionerRecipe)
     recipe.folder, recipe.schedule = tmp_path / "run", module.Schedule(2, 1e-3, warmup=1)
     recipe.data = SimpleNamespace(
         captions=lambda name: texts,
@@ -64,7 +66,8 @@ def test_the_recipe_trains_both_captioners_and_writes_them(tmp_path, monkeypatch
     )
     recipe.folder.mkdir()
     package(recipe, tmp_path / "models")
-    for family, modality in (("clip", "image"), ("clap", "audio")):
+    pairs: tuple[tuple[Family, Modality], ...] = (("clip", "image"), ("clap", "audio"))
+    for family, modality in pairs:
         made = Captioner.from_pretrained(tmp_path / "models" / family)
         made.check_source(read_space("demo", family=family, modality=modality))
         assert made.mapper.config["modalities"] == ["text", modality]

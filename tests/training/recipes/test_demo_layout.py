@@ -1,6 +1,7 @@
 """Check of the recipe's data folder, and the features of its classifiers."""
 
 import csv
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ def data(tmp_path):
     (tmp_path / "conceptual_captions").mkdir()
     (tmp_path / "conceptual_captions/few.tsv").touch()
     (tmp_path / "pretrained").mkdir()
-    arrays = {"layer_with_weights-0/kernel": np.zeros(1)}
+    arrays: dict[str, Any] = {"layer_with_weights-0/kernel": np.zeros(1)}
     np.savez(tmp_path / "pretrained/yamnet_weights.npz", **arrays)
     return tmp_path
 
