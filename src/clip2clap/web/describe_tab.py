@@ -1,6 +1,7 @@
 """Tab and endpoint that describe images and audio by keywords."""
 
 from collections.abc import Generator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,9 +11,9 @@ from gradio.data_classes import FileData
 from clip2clap.core.errors import UserError, expect
 from clip2clap.search.labels import LABEL_SETS
 from clip2clap.web import forms
-from clip2clap.web.layout import RUNS, status_line
+from clip2clap.web.layout import add_api
 from clip2clap.web.models import Service
-from clip2clap.web.name_tab import Named, documents_of, follow, table_of
+from clip2clap.web.name_tab import Named, add_naming, documents_of, follow
 from clip2clap.web.runs import Run
 
 _DEFAULT = "audioset"
@@ -22,37 +23,10 @@ _NEEDS_OPEN_CLIP = "imagenet"
 
 def add_describe_tab(service: Service) -> None:
     """Add the tab that describes images and audio."""
+    vocabulary = gr.Dropdown(_vocabularies(), value=_DEFAULT, label="Vocabulary", render=False)
+    label = "Images and audio to describe"
     with gr.Tab("Describe", id="describe"), gr.Row():
-        with gr.Column():
-            files = gr.File(file_count="multiple", label="Images and audio to describe")
-            vocabulary = gr.Dropdown(_vocabularies(), value=_DEFAULT, label="Vocabulary")
-            with gr.Row():
-                start = gr.Button("Describe", variant="primary")
-                cancel = gr.Button("Cancel", variant="stop")
-        with gr.Column():
-            status = status_line()
-            table = gr.HTML()
-
-    def describe(uploads: Any, chosen: Any) -> Generator[dict[Any, Any], None, None]:
-        runs = _follow(service, uploads, chosen)
-        while True:
-            try:
-                yield {status: forms.status(next(runs))}
-            except StopIteration as end:
-                yield {status: "Done.", table: table_of(end.value)}
-                return
-
-    started = start.click(
-        describe,
-        [files, vocabulary],
-        [status, table],
-        preprocess=False,
-        concurrency_id=RUNS,
-        concurrency_limit=service.limits.workers,
-        show_progress_on=status,
-        api_visibility="private",
-    )
-    cancel.click(lambda: "Cancelled.", None, status, cancels=[started], api_visibility="private")
+        add_naming(service, label, vocabulary, "Describe", partial(_follow, service))
 
 
 def add_endpoint(service: Service) -> None:
@@ -63,23 +37,10 @@ def add_endpoint(service: Service) -> None:
 
         Returns the keywords of each file with their scores, the most likely first.
         """
-        runs = _follow(service, files, vocabulary)
-        while True:
-            try:
-                next(runs)
-            except StopIteration as end:
-                named = end.value
-                break
-            yield []
+        named = yield from forms.followed(_follow(service, files, vocabulary), lambda _: [])
         yield documents_of(named)
 
-    keywords.__annotations__["return"] = list[dict[str, Any]]
-    gr.api(
-        keywords,
-        api_name="keywords",
-        concurrency_id=RUNS,
-        concurrency_limit=service.limits.workers,
-    )
+    add_api(service, keywords, list[dict[str, Any]])
 
 
 def _vocabularies() -> list[str]:

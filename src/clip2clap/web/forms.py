@@ -1,6 +1,6 @@
 """Values that browsers and clients send, checked before they are used."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,6 +119,18 @@ def explained(steps: Generator[Run, None, Result]) -> Generator[Run, None, Resul
             raise
         message = "There is not enough memory for it now. Ask for less, or later."
     raise refusal(message)
+
+
+def followed(
+    runs: Generator[Run, None, Result], show: Callable[[Run], Any]
+) -> Generator[Any, None, Result]:
+    """Yield what is shown of a run as it goes on, and return its result."""
+    while True:
+        try:
+            run = next(runs)
+        except StopIteration as end:
+            return end.value
+        yield show(run)
 
 
 def refusal(error: object) -> gr.Error:

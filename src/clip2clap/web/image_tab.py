@@ -10,7 +10,7 @@ from gradio.data_classes import FileData
 
 from clip2clap.core.errors import UserError
 from clip2clap.web import forms
-from clip2clap.web.layout import RUNS, Recipes, status_line
+from clip2clap.web.layout import Recipes, add_api, add_run, status_line
 from clip2clap.web.making import AudioOrder, make_audio, trim
 from clip2clap.web.models import Service
 from clip2clap.web.recipes import audio_recipes
@@ -77,18 +77,14 @@ class ImageTab:
     def _add_events(self) -> None:
         inputs = {self.image, self.address, self.seconds, self.variations, self.negative}
         shown = [self.status, self.page, self.file, self.kept, *self.recipes.blocks]
-        started = self.start.click(
+        add_run(
+            self._service,
             self._generate,
             inputs | {self.seed, self.steps},
             shown,
-            preprocess=False,
-            concurrency_id=RUNS,
-            concurrency_limit=self._service.limits.workers,
-            show_progress_on=self.status,
-            api_visibility="private",
-        )
-        self.cancel.click(
-            lambda: "Cancelled.", None, self.status, cancels=[started], api_visibility="private"
+            start=self.start,
+            cancel=self.cancel,
+            status=self.status,
         )
         self.cut.click(
             self._trim,
@@ -133,13 +129,9 @@ class ImageTab:
             "steps": self.steps,
         }
         sent = {name: values[component] for name, component in names.items()}
-        steps = follow(self._service, sent)
-        while True:
-            try:
-                yield {self.status: forms.status(next(steps))}
-            except StopIteration as end:
-                folder, order, entry = end.value
-                break
+        folder, order, entry = yield from forms.followed(
+            follow(self._service, sent), lambda run: {self.status: forms.status(run)}
+        )
         command, python = audio_recipes(order, self._service.models.options(*_OPTIONS))
         kept = {"token": folder.name, "command": command, "python": python}
         shown = self._shown(folder, command, python)
@@ -191,26 +183,13 @@ def add_endpoint(service: Service) -> None:
         """
         sent = {"image": image, "address": address, "seconds": seconds, "variations": variations}
         sent |= {"negative_prompt": negative_prompt, "seed": seed, "steps": steps}
-        runs = follow(service, sent)
-        while True:
-            try:
-                next(runs)
-            except StopIteration as end:
-                folder, _, entry = end.value
-                break
-            yield [], {}
+        folder, _, entry = yield from forms.followed(follow(service, sent), lambda _: ([], {}))
         files = [file_data(folder / each["path"]) for each in entry["outputs"]]
         # Clients take every path for that of a file to download.
         outputs = [{k: v for k, v in each.items() if k != "path"} for each in entry["outputs"]]
         yield files, {**entry, "outputs": outputs}
 
-    image_to_audio.__annotations__["return"] = tuple[list[FileData], dict[str, Any]]
-    gr.api(
-        image_to_audio,
-        api_name="image_to_audio",
-        concurrency_id=RUNS,
-        concurrency_limit=service.limits.workers,
-    )
+    add_api(service, image_to_audio, tuple[list[FileData], dict[str, Any]])
 
 
 def file_data(path: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Parts of pages that several tabs have."""
 
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
 import gradio as gr
+
+from clip2clap.web.models import Service
 
 RUNS = "runs"
 """Queue of everything that a worker computes."""
@@ -48,6 +51,41 @@ class Recipes:
     def shown(self, command: str, python: str) -> dict[Any, Any]:
         """Return the values of the components."""
         return {self._command: command, self._python: python}
+
+
+def add_run(
+    service: Service,
+    function: Callable[..., Any],
+    inputs: Any,
+    outputs: list[Any],
+    *,
+    start: gr.Button,
+    cancel: gr.Button,
+    status: gr.HTML,
+) -> None:
+    """Run a function in the queue on a click, until it ends or is cancelled."""
+    started = start.click(
+        function,
+        inputs,
+        outputs,
+        preprocess=False,
+        concurrency_id=RUNS,
+        concurrency_limit=service.limits.workers,
+        show_progress_on=status,
+        api_visibility="private",
+    )
+    cancel.click(lambda: "Cancelled.", None, status, cancels=[started], api_visibility="private")
+
+
+def add_api(service: Service, function: Callable[..., Any], returns: Any) -> None:
+    """Add a function to the interface for programs, by its name; it runs in the queue."""
+    function.__annotations__["return"] = returns
+    gr.api(
+        function,
+        api_name=function.__name__,
+        concurrency_id=RUNS,
+        concurrency_limit=service.limits.workers,
+    )
 
 
 def status_line() -> gr.HTML:

@@ -1,6 +1,7 @@
 """Tab and endpoint that name images and audio by texts."""
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from clip2clap.search.files import modality_of
 from clip2clap.search.keywords import KeywordExtractor
 from clip2clap.search.labels import read_labels
 from clip2clap.web import forms
-from clip2clap.web.layout import RUNS, status_line
+from clip2clap.web.layout import add_api, add_run, status_line
 from clip2clap.web.making import read_audio
 from clip2clap.web.models import Service
 from clip2clap.web.runs import Run
@@ -29,41 +30,14 @@ Named = list[tuple[str, list[tuple[str, float]], str | None]]
 
 def add_name_tab(service: Service) -> None:
     """Add the tab that names images and audio."""
-    with gr.Tab("Name it", id="name"), gr.Row():
-        with gr.Column():
-            files = gr.File(file_count="multiple", label="Images and audio")
-            labels = gr.Textbox(
-                ", ".join(read_labels("demo")),
-                lines=4,
-                label="Labels to choose from, with commas between",
-            )
-            with gr.Row():
-                start = gr.Button("Name", variant="primary")
-                cancel = gr.Button("Cancel", variant="stop")
-        with gr.Column():
-            status = status_line()
-            table = gr.HTML()
-
-    def name(uploads: Any, texts: Any) -> Generator[dict[Any, Any], None, None]:
-        runs = _follow(service, uploads, texts)
-        while True:
-            try:
-                yield {status: forms.status(next(runs))}
-            except StopIteration as end:
-                yield {status: "Done.", table: table_of(end.value)}
-                return
-
-    started = start.click(
-        name,
-        [files, labels],
-        [status, table],
-        preprocess=False,
-        concurrency_id=RUNS,
-        concurrency_limit=service.limits.workers,
-        show_progress_on=status,
-        api_visibility="private",
+    labels = gr.Textbox(
+        ", ".join(read_labels("demo")),
+        lines=4,
+        label="Labels to choose from, with commas between",
+        render=False,
     )
-    cancel.click(lambda: "Cancelled.", None, status, cancels=[started], api_visibility="private")
+    with gr.Tab("Name it", id="name"), gr.Row():
+        add_naming(service, "Images and audio", labels, "Name", partial(_follow, service))
 
 
 def add_endpoint(service: Service) -> None:
@@ -74,23 +48,10 @@ def add_endpoint(service: Service) -> None:
 
         Returns the labels of each file with their probabilities, the most likely first.
         """
-        runs = _follow(service, files, labels)
-        while True:
-            try:
-                next(runs)
-            except StopIteration as end:
-                named = end.value
-                break
-            yield []
+        named = yield from forms.followed(_follow(service, files, labels), lambda _: [])
         yield documents_of(named)
 
-    classify.__annotations__["return"] = list[dict[str, Any]]
-    gr.api(
-        classify,
-        api_name="classify",
-        concurrency_id=RUNS,
-        concurrency_limit=service.limits.workers,
-    )
+    add_api(service, classify, list[dict[str, Any]])
 
 
 def _follow(service: Service, uploads: Any, texts: Any) -> Generator[Run, None, Named]:
@@ -103,6 +64,42 @@ def _follow(service: Service, uploads: Any, texts: Any) -> Generator[Run, None, 
     return follow(
         service, uploads, lambda: FileClassifier(labels, clip=models.clip, clap=models.clap)
     )
+
+
+def add_naming(
+    service: Service,
+    label: str,
+    option: Any,
+    verb: str,
+    follow: Callable[[Any, Any], Generator[Run, None, Named]],
+) -> None:
+    """Add the content of a tab that names uploads: a column of inputs, and one of results.
+
+    Args:
+        service: Service of the app.
+        label: Label of the uploads.
+        option: Component of what to name them by, which is not rendered yet.
+        verb: Text of the button.
+        follow: Follows a run that names uploads by the value of `option`.
+    """
+    with gr.Column():
+        files = gr.File(file_count="multiple", label=label)
+        option.render()
+        with gr.Row():
+            start = gr.Button(verb, variant="primary")
+            cancel = gr.Button("Cancel", variant="stop")
+    with gr.Column():
+        status = status_line()
+        table = gr.HTML()
+
+    def name(uploads: Any, chosen: Any) -> Generator[dict[Any, Any], None, None]:
+        named = yield from forms.followed(
+            follow(uploads, chosen), lambda run: {status: forms.status(run)}
+        )
+        yield {status: "Done.", table: table_of(named)}
+
+    inputs, outputs = [files, option], [status, table]
+    add_run(service, name, inputs, outputs, start=start, cancel=cancel, status=status)
 
 
 def follow(

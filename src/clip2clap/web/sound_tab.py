@@ -11,7 +11,7 @@ from gradio.data_classes import FileData
 from clip2clap.core.errors import UserError
 from clip2clap.web import forms
 from clip2clap.web.image_tab import file_data
-from clip2clap.web.layout import RUNS, Recipes, status_line
+from clip2clap.web.layout import Recipes, add_api, add_run, status_line
 from clip2clap.web.making import ImageOrder, PaintingOrder, make_images, make_painting
 from clip2clap.web.models import Service
 from clip2clap.web.recipes import image_recipes, painting_recipes
@@ -67,18 +67,14 @@ class SoundTab:
     def _add_events(self) -> None:
         inputs = {self.audio, self.method, self.count, self.seed, self.steps}
         inputs |= {self.iterations, self.step_size, self.cutouts, self.parts}
-        started = self.start.click(
+        add_run(
+            self._service,
             self._generate,
             inputs,
             [self.status, self.gallery, self.kept, *self.recipes.blocks],
-            preprocess=False,
-            concurrency_id=RUNS,
-            concurrency_limit=self._service.limits.workers,
-            show_progress_on=self.status,
-            api_visibility="private",
-        )
-        self.cancel.click(
-            lambda: "Cancelled.", None, self.status, cancels=[started], api_visibility="private"
+            start=self.start,
+            cancel=self.cancel,
+            status=self.status,
         )
 
     @property
@@ -104,15 +100,9 @@ class SoundTab:
         names |= {"cutouts": self.cutouts, "parts": self.parts}
         sent = {name: values[component] for name, component in names.items()}
         is_painting = values[self.method] == _PAINTING
-        steps = _follow(self._service, sent, painting=is_painting)
-        while True:
-            try:
-                run = next(steps)
-                shown = {} if run.preview is None else {self.gallery: [run.preview]}
-                yield {self.status: forms.status(run), **shown}
-            except StopIteration as end:
-                order, made = end.value
-                break
+        order, made = yield from forms.followed(
+            _follow(self._service, sent, painting=is_painting), self._progress
+        )
         options = self._service.models.options(*_DECODER_OPTIONS)
         options = {name.removeprefix("decoder_"): value for name, value in options.items()}
         recipes = painting_recipes if is_painting else image_recipes
@@ -125,6 +115,10 @@ class SoundTab:
             self.kept: {"files": files, "command": command, "python": python},
             **self.recipes.shown(command, python),
         }
+
+    def _progress(self, run: Run) -> dict[Any, Any]:
+        shown = {} if run.preview is None else {self.gallery: [run.preview]}
+        return {self.status: forms.status(run), **shown}
 
 
 def add_endpoint(service: Service) -> None:
@@ -139,22 +133,10 @@ def add_endpoint(service: Service) -> None:
         """
         sent = {"audio": audio, "count": count, "seed": seed, "steps": steps}
         runs = _follow(service, sent, painting=False)
-        while True:
-            try:
-                next(runs)
-            except StopIteration as end:
-                made = end.value[1]
-                break
-            yield [], []
+        _, made = yield from forms.followed(runs, lambda _: ([], []))
         yield [file_data(path) for path in made["files"]], [name for name, _ in made["labels"]]
 
-    audio_to_image.__annotations__["return"] = tuple[list[FileData], list[str]]
-    gr.api(
-        audio_to_image,
-        api_name="audio_to_image",
-        concurrency_id=RUNS,
-        concurrency_limit=service.limits.workers,
-    )
+    add_api(service, audio_to_image, tuple[list[FileData], list[str]])
 
 
 def _follow(
