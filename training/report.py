@@ -38,8 +38,20 @@ class TrainingProgress:
     best: EpochRecord | None
 
 
+class EpochReport:
+    """Part of a report about its epochs, for dataclasses with `history` and `best_epoch`."""
+
+    history: list[EpochRecord]
+    best_epoch: int | None
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """Metrics of the best epoch."""
+        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
+
+
 @dataclass(frozen=True)
-class TrainingReport:
+class TrainingReport(EpochReport):
     """Training run report, as in `training.json`.
 
     Attributes:
@@ -91,11 +103,6 @@ class TrainingReport:
     def epochs_run(self) -> int:
         """Number of finished epochs."""
         return len(self.history)
-
-    @property
-    def best(self) -> EpochRecord | None:
-        """Metrics of the best epoch."""
-        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""

@@ -28,7 +28,47 @@ from clip2clap.translator.base import Translator
 OnProgress = Callable[[TrainingProgress], None]
 
 
-class Trainer:
+class EpochTrainer:
+    """Trainer that goes on by epochs, each followed by a validation.
+
+    Attributes:
+        config: Settings, with a `seed`.
+        progress: Finished epochs, and the best weights.
+    """
+
+    config: Any
+    progress: TrainerState
+
+    @property
+    def is_over(self) -> bool:
+        """True when the epochs or the patience have run out."""
+        return self.progress.is_over
+
+    def advance(self) -> None:
+        """Train for an epoch, and measure it."""
+        started = time.monotonic()
+        # Dropout draws from torch's global generators, seeded here by the epoch.
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed + len(self.progress.history))
+            train_loss = self._epoch()
+        self.progress.add(train_loss, *self._validate())
+        self.progress.keep_if_best(self._weights)
+        self.progress.seconds += time.monotonic() - started
+
+    def _epoch(self) -> float:
+        """Train for an epoch; return the mean loss over it."""
+        raise NotImplementedError
+
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """Return the loss and the metrics on held-out pairs; NaN if it diverged."""
+        raise NotImplementedError
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the trained weights by their names."""
+        raise NotImplementedError
+
+
+class Trainer(EpochTrainer):
     """Resumable training of one network; see `clip2clap.training.checkpoint.Resumable`.
 
     The settings are resolved; `run` is the identity of the run, which its checkpoints carry, and
@@ -59,25 +99,6 @@ class Trainer:
         self.progress = TrainerState(config, select_by_loss=self.is_diffusion)
         self.resumed_after: int | None = None
         self.earlier_seconds = 0.0
-
-    @property
-    def is_over(self) -> bool:
-        """True when the epochs or the patience have run out."""
-        return self.progress.is_over
-
-    def advance(self) -> None:
-        """Train for an epoch, and measure it."""
-        started = time.monotonic()
-        # Dropout draws from torch's global generators, seeded here by the epoch.
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed + len(self.progress.history))
-            train_loss = self._epoch()
-        self.network.eval()
-        with torch.no_grad():
-            validation = self._validate()
-        self.progress.add(train_loss, *validation)
-        self.progress.keep_if_best(self.network.state_dict)
-        self.progress.seconds += time.monotonic() - started
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all tensors and all plain values, for a checkpoint."""
@@ -136,8 +157,12 @@ class Trainer:
             return denoising_loss(self.network, prepared, target, dropout, generator)
         return self.loss(self._predict(prepared), target, self.bank)
 
+    def _weights(self) -> dict[str, Tensor]:
+        return self.network.state_dict()
+
+    @torch.no_grad()
     def _validate(self) -> tuple[float, dict[str, float]]:
-        """Return the loss and the retrieval metrics on held-out pairs; NaN if it diverged."""
+        self.network.eval()
         held_out = self.held_out
         prepared = self.network.prepare(held_out.source)
         if not self.is_diffusion:

@@ -15,14 +15,14 @@ from clip2clap.training.captioning.config import CaptionerConfig
 from clip2clap.training.captioning.data import CaptionedVectors, read_captions
 from clip2clap.training.captioning.trainer import CaptionTrainer, OnProgress
 from clip2clap.training.checkpoint import train_resumably
-from clip2clap.training.report import EpochRecord
+from clip2clap.training.report import EpochRecord, EpochReport
 from clip2clap.training.run_folder import REPORT_FILE, RunFolder
 from clip2clap.training.splits import split_pairs
 from clip2clap.training.train import choose_device
 
 
 @dataclass(frozen=True)
-class CaptionerReport:
+class CaptionerReport(EpochReport):
     """Report of a captioner's training, as in `training.json`.
 
     Attributes:
@@ -48,11 +48,6 @@ class CaptionerReport:
     resumed_after: int | None
     seconds: float
     examples: list[dict[str, str]]
-
-    @property
-    def best(self) -> EpochRecord | None:
-        """Metrics of the best epoch."""
-        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""

@@ -1,6 +1,5 @@
 """Trainer of a captioner: epochs of steps, each followed by a validation."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from clip2clap.training.checkpoint import (
 )
 from clip2clap.training.report import TrainingProgress
 from clip2clap.training.splits import Split, thin_out
-from clip2clap.training.trainer import add_noise
+from clip2clap.training.trainer import EpochTrainer, add_noise
 from clip2clap.training.trainer_state import TrainerState, computes_in_bf16, learning_rate_at
 
 OnProgress = Callable[[TrainingProgress], None]
@@ -31,7 +30,7 @@ _LARGEST_NORM = 1.0
 _VALIDATION_ROWS = 2_000
 
 
-class CaptionTrainer:
+class CaptionTrainer(EpochTrainer):
     """Resumable training of one captioner; see `clip2clap.training.checkpoint.Resumable`.
 
     The language model is frozen unless the settings tune it.
@@ -53,16 +52,17 @@ class CaptionTrainer:
         self.run, self.on_progress = run, on_progress
         space = data.pairs.source_space
         self.modality = next(iter(data.means))
-        torch.manual_seed(config.seed)
-        mapper = PrefixMapper(
-            data.pairs.source.shape[1],
-            language_model.get_input_embeddings().weight.shape[1],
-            config.prefix_length,
-            config.mapper,
-            config.hidden_size,
-            config.mapper_layers,
-            modalities=tuple(data.means),
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            mapper = PrefixMapper(
+                data.pairs.source.shape[1],
+                language_model.get_input_embeddings().weight.shape[1],
+                config.prefix_length,
+                config.mapper,
+                config.hidden_size,
+                config.mapper_layers,
+                modalities=tuple(data.means),
+            )
         for modality, mean in data.means.items():
             getattr(mapper, f"mean_{modality}").copy_(mean)
         self.captioner = Captioner(mapper, language_model, tokenizer, space=space).to(device)
@@ -74,25 +74,6 @@ class CaptionTrainer:
         self.progress = TrainerState(config, select_by_loss=True)
         self.steps = -(-len(split.train) // config.batch_size)
         self.resumed_after: int | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """True when the epochs or the patience have run out."""
-        return self.progress.is_over
-
-    def advance(self) -> None:
-        """Train for an epoch, and measure it."""
-        started = time.monotonic()
-        # Dropout draws from torch's global generators, seeded here by the epoch.
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed + len(self.progress.history))
-            train_loss = self._epoch()
-        self.captioner.eval()
-        loss = self._validate()
-        perplexity = float(torch.tensor(loss).exp())
-        self.progress.add(train_loss, loss, {"perplexity": perplexity})
-        self.progress.keep_if_best(self._weights)
-        self.progress.seconds += time.monotonic() - started
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all tensors and all plain values, for a checkpoint."""
@@ -146,11 +127,13 @@ class CaptionTrainer:
         return total.item() / len(rows)
 
     @torch.no_grad()
-    def _validate(self) -> float:
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        self.captioner.eval()
         rows, total = thin_out(self.split.validation, _VALIDATION_ROWS), 0.0
         for embeds, captions in self._batches(rows):
             total += self._loss(embeds, captions).item() * len(embeds)
-        return total / len(rows)
+        loss = total / len(rows)
+        return loss, {"perplexity": float(torch.tensor(loss).exp())}
 
     def _loss(self, embeds: Tensor, captions: list[str]) -> Tensor:
         tokens = self.captioner.tokenize(captions, most_tokens=self.config.max_tokens)
