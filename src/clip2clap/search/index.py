@@ -22,7 +22,7 @@ from clip2clap.metrics.retrieval import crowding
 from clip2clap.search.files import is_inside
 from clip2clap.search.nearest import Vectors
 from clip2clap.search.query import Query, parse_query
-from clip2clap.search.query_vectors import QueryEncoder
+from clip2clap.search.query_vectors import Known, QueryEncoder
 from clip2clap.search.store import COLUMNS, MODALITIES, Store
 from clip2clap.translator.base import Translator
 
@@ -156,6 +156,7 @@ class Index:
         expect(is_integer(k) and k > 0, "k", "at least 1", k)
         parsed = query if isinstance(query, Query) else parse_query(query)
         hits: list[Hit] = []
+        known: Known = {}
         for modality in MODALITIES:
             part = self._parts.get(modality)
             if find not in ("all", modality) or part is None:
@@ -164,7 +165,7 @@ class Index:
             if chosen is not None and not chosen.any():
                 continue
             column = self._queries.column(parsed, modality)
-            vector = self._combine(parsed, part, column)
+            vector = self._combine(parsed, part, column, known)
             finder = _Finder(part, column, vector, chosen, k)
             if csls:
                 scores, rows = finder.by_csls(self._references(parsed, part, column), exact)
@@ -173,9 +174,11 @@ class Index:
             hits += finder.hits(scores, rows, distinct)
         return hits
 
-    def _combine(self, query: Query, part: "_Part", column: str) -> Tensor:
+    def _combine(
+        self, query: Query, part: "_Part", column: str, known: Known | None = None
+    ) -> Tensor:
         """Return the weighted sum of a query's terms, shape (dim,), unit norm."""
-        terms = self._queries.encode(query, column)  # (terms, dim)
+        terms = self._queries.encode(query, column, known)  # (terms, dim)
         weights = torch.tensor([term.weight for term in query.terms])
         if len(terms) > 1:
             spread = (part.sample(column) @ terms.T).std(0, correction=0)  # (terms,)

@@ -24,6 +24,9 @@ from clip2clap.search.store import COLUMNS
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 
+Known = dict[tuple[str, str, Family], Tensor]
+"""Encoded terms of a query, by modality, value and family of the encoder."""
+
 _DEMO: dict[Family, str] = {"clip": "demo", "clap": "demo-back"}
 
 
@@ -61,7 +64,6 @@ class QueryEncoder:
             space = each.source_space
             self._translators["clip" if space is None else space.family] = each
         self._device = device
-        self._known: dict[tuple[str, str, str], Tensor] = {}
 
     def column(self, query: Query, modality: Modality) -> str:
         """Return the column in which entries of a modality are compared with a query."""
@@ -70,21 +72,24 @@ class QueryEncoder:
             return "clap_text"
         return next(iter(COLUMNS[modality]))
 
-    def encode(self, query: Query, column: str) -> Tensor:
-        """Return the vectors of a query's terms in the space of a column, (terms, dim)."""
-        return torch.cat([self._encode(term, column) for term in query.terms])
+    def encode(self, query: Query, column: str, known: Known | None = None) -> Tensor:
+        """Return the vectors of a query's terms in the space of a column, (terms, dim).
 
-    def _encode(self, term: Term, column: str) -> Tensor:
+        A search in several columns encodes each term once, if `known` holds what it has encoded.
+        """
+        known = {} if known is None else known
+        return torch.cat([self._encode(term, column, known) for term in query.terms])
+
+    def _encode(self, term: Term, column: str, known: Known) -> Tensor:
         """Return a term's vector in the space of a column, (1, dim)."""
         family = _family(column)
         own: Family = family
         if term.modality != "text":
             own = "clip" if term.modality == "image" else "clap"
-        # A search in images and in audio encodes each term once.
         key = (term.modality, term.value, own)
-        if key not in self._known:
-            self._known = {**self._known, key: self._encode_anew(term, own)}
-        return self._translate(self._known[key], own, column)
+        if key not in known:
+            known[key] = self._encode_anew(term, own)
+        return self._translate(known[key], own, column)
 
     def _encode_anew(self, term: Term, family: Family) -> Tensor:
         encoder = self._encoder(family)
