@@ -165,13 +165,7 @@ class CaptionLayout:
 
     def read(self, folder: Path, *, partial: bool = False) -> Benchmark:
         """Read a folder; as for `read_benchmark`."""
-        audio = next((folder / name for name in self.audio if (folder / name).is_dir()), None)
-        if audio is None or not (folder / self.table).is_file():
-            raise UserError(
-                f"{folder} is no {self.title} as published: expected {self.table} and a folder "
-                f"{' or '.join(self.audio)} of audio. Get it from {self.url}.",
-                param="folder",
-            )
+        audio = _find_clips(self, folder, "audio")
         read = _read_clotho if self.name == "clotho" else _read_audiocaps
         clips, missing = read(folder / self.table, audio)
         count = len(clips) + len(missing)
@@ -198,13 +192,7 @@ class VggSoundLayout:
 
     def read(self, folder: Path, *, partial: bool = False) -> Benchmark:
         """Read a folder; as for `read_benchmark`."""
-        audio = next((folder / name for name in self.audio if (folder / name).is_dir()), None)
-        if audio is None or not (folder / self.table).is_file():
-            raise UserError(
-                f"{folder} is no {self.title} as published: expected {self.table} and a folder "
-                f"{' or '.join(self.audio)} of clips. Get it from {self.url}.",
-                param="folder",
-            )
+        audio = _find_clips(self, folder, "clips")
         files = {file.stem: file for file in visible_files(audio, SUFFIXES | VIDEO_SUFFIXES)}
         rows = self._rows(folder / self.table)
         labels = sorted({label for _, label, _ in rows})
@@ -311,6 +299,18 @@ def read_benchmark(name: str, folder: str | Path, *, partial: bool = False) -> B
     if not path.is_dir():
         raise UserError(f"{folder} is not a folder.", param="folder")
     return LAYOUTS[name].read(path, partial=partial)
+
+
+def _find_clips(layout: "CaptionLayout | VggSoundLayout", folder: Path, what: str) -> Path:
+    """Return the folder of a layout's clips, which are beside its table."""
+    found = next((folder / name for name in layout.audio if (folder / name).is_dir()), None)
+    if found is None or not (folder / layout.table).is_file():
+        raise UserError(
+            f"{folder} is no {layout.title} as published: expected {layout.table} and a folder "
+            f"{' or '.join(layout.audio)} of {what}. Get it from {layout.url}.",
+            param="folder",
+        )
+    return found
 
 
 def _lacking(short: Sequence[str], missing: Sequence[str]) -> str:

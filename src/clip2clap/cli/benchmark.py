@@ -41,7 +41,7 @@ def benchmark(options: Benchmark) -> None:
 
     data = read_benchmark(options.dataset, options.folder, partial=options.partial)
     if options.linear_probe:
-        check_folds(clip.fold for clip in data.clips)
+        check_folds(data.folds)
     report = RunReport(options)
     output = options.output or Path(f"clip2clap-benchmark-{options.dataset}")
     keep_others_out(output)
