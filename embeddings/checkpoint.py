@@ -19,9 +19,11 @@ from clip2clap.core.errors import (
 from clip2clap.core.files import as_path
 from clip2clap.core.hub import Listing, fetch, list_hub_files
 from clip2clap.core.presets import DEMO_FOLDER, PRESETS, resolve, suggestion
-from clip2clap.embeddings.space import Family
 
 Library = Literal["transformers", "open_clip", "laion_clap"]
+EncoderKind = Literal["clip", "clap", "speech"]
+
+_KIND_NAMES = {"clip": "CLIP", "clap": "CLAP", "speech": "speech encoder"}
 
 # The order of preference; a repository often holds the same weights in several formats.
 _TRANSFORMERS_WEIGHTS = (
@@ -76,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def find_checkpoint(
     name: str | Path,
-    family: Family,
+    kind: EncoderKind,
     *,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -92,16 +94,16 @@ def find_checkpoint(
 
     Raises:
         ModelNotFoundError: If the model is neither on disk nor on the hub.
-        CheckpointError: If the files are no checkpoint of that family.
+        CheckpointError: If the files are no checkpoint of that kind.
     """
     name = str(name)
     access = {"revision": revision, "token": token, "local_files_only": local_files_only}
     access |= {"cache_dir": cache_dir}
     if not name:
-        raise UserError(f"The {family.upper()}'s name is empty. {suggestion(name, family)}")
+        raise UserError(f"The {_KIND_NAMES[kind]}'s name is empty. {suggestion(name, kind)}")
     for prefix, owner in ((_OPEN_CLIP_PREFIX, "clip"), (_LAION_CLAP_PREFIX, "clap")):
-        if name.startswith(prefix) and family != owner:
-            raise UserError(f"{name!r} is a {owner.upper()}; expected a {family.upper()}.")
+        if name.startswith(prefix) and kind != owner:
+            raise UserError(f"{name!r} is a {owner.upper()}; expected a {_KIND_NAMES[kind]}.")
     if name.startswith(_OPEN_CLIP_PREFIX):
         return _find_open_clip(name, access)
     if name.startswith(_LAION_CLAP_PREFIX):
@@ -112,11 +114,11 @@ def find_checkpoint(
             f"There is no file {str(file)!r}. Expected laion_clap:FILE, a checkpoint of "
             "https://huggingface.co/lukewys/laion_clap."
         )
-    location = resolve(name, family)
-    if location == name:
+    location = resolve(name, kind)
+    if location == name and kind != "speech":
         # A generator's checkpoint holds a CLAP, and an image decoder's may hold a CLIP.
-        location = resolve(name, "generator" if family == "clap" else "decoder")
-    return _in_folder(_Source(location, name, family, access))
+        location = resolve(name, "generator" if kind == "clap" else "decoder")
+    return _in_folder(_Source(location, name, kind, access))
 
 
 @dataclass
@@ -125,7 +127,7 @@ class _Source:
 
     location: str
     name: str
-    family: Family
+    kind: EncoderKind
     access: Mapping[str, Any]
     listed: Listing | None = None
 
@@ -141,10 +143,10 @@ class _Source:
             )
         if DEMO_FOLDER in path.parents:
             raise ModelNotFoundError(
-                f"The demo {self.family.upper()} is missing from this installation "
+                f"The demo {_KIND_NAMES[self.kind]} is missing from this installation "
                 f"(expected it in {path}). Install clip2clap again."
             )
-        hint = suggestion(self.name, self.family)
+        hint = suggestion(self.name, self.kind)
         if re.match(r"[./~\\]|[A-Za-z]:[\\/]", self.location) or self.location.count("/") > 1:
             raise ModelNotFoundError(f"There is no folder {self.name}. {hint}")
         if self.listed is None:
@@ -164,7 +166,7 @@ class _Source:
         """Return the preset like a mistyped name; a preset's own name, or a hub id, has none."""
         if self.location != self.name or "/" in self.name:
             return None
-        close = difflib.get_close_matches(self.name, PRESETS[self.family], n=1)
+        close = difflib.get_close_matches(self.name, PRESETS[self.kind], n=1)
         return close[0] if close else None
 
     def weights(self, subfolder: str, choices: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
@@ -219,8 +221,8 @@ def _in_folder(source: _Source) -> Checkpoint:
         library, choices = "open_clip", _OPEN_CLIP_WEIGHTS
     else:
         raise ModelNotFoundError(
-            f"{source.name} is no {source.family.upper()} checkpoint: expected a config.json "
-            f"beside the weights. {suggestion(source.name, source.family)}"
+            f"{source.name} is no {_KIND_NAMES[source.kind]} checkpoint: expected a config.json "
+            f"beside the weights. {suggestion(source.name, source.kind)}"
         )
     note = read_json(file) if (file := model_folder / NOTE_FILE).is_file() else {}
     if "towers" in note:  # older name of the key
@@ -247,19 +249,19 @@ def _in_pipeline(source: _Source, folder: Path) -> tuple[str, tuple[str, ...]]:
     """Return the subfolders of the model and of its processors in a diffusers pipeline."""
     index = read_json(folder / "model_index.json")
     pipeline = index.get("_class_name", "a pipeline")
-    if (folder / source.family).is_dir():
-        return source.family, (source.family,)
+    if (folder / source.kind).is_dir():
+        return source.kind, (source.kind,)
 
     def starts(part: str, words: str) -> bool:
         return (component_class(index, part) or "").startswith(words)
 
-    if source.family == "clap" and starts("text_encoder", "Clap"):
+    if source.kind == "clap" and starts("text_encoder", "Clap"):
         return "text_encoder", ("tokenizer", "feature_extractor")
-    if source.family == "clip" and starts("image_encoder", "CLIPVision"):
+    if source.kind == "clip" and starts("image_encoder", "CLIPVision"):
         return "image_encoder", ("feature_extractor", "image_processor")
     raise CheckpointError(
-        f"{source.name} is a {pipeline} without a {source.family.upper()}. "
-        f"{suggestion(source.name, source.family)}"
+        f"{source.name} is a {pipeline} without a {_KIND_NAMES[source.kind]}. "
+        f"{suggestion(source.name, source.kind)}"
     )
 
 

@@ -1,7 +1,8 @@
 """Fingerprints of models from a sample of their weights and their preprocessing.
 
-A fingerprint is the same for float32 and float16 copies, for any sharding, and after a
-`save_pretrained` round trip; it differs for other training, architectures or preprocessing.
+A fingerprint is the same for float32 and float16 copies, also of float8 weights, for any sharding,
+and after a `save_pretrained` round trip; it differs for other training, architectures or
+preprocessing.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ _RUNS = 8
 _RUN_LENGTH = 16
 _DIGITS = 16
 
-_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn}
 
 # Processor settings that do not change embeddings. Conversion to RGB is among them since every
 # image is converted before preprocessing.
@@ -116,8 +117,9 @@ def _tensor_digests(tensors: Iterable[Tensor]) -> set[str]:
             values = b""
             if not tensor.is_meta:
                 flat = tensor.detach().reshape(-1)
-                runs = [flat[s : s + _RUN_LENGTH] for s in _run_starts(flat.numel())]
-                values = torch.cat(runs).to("cpu", torch.float16).numpy().tobytes()
+                starts = _run_starts(flat.numel())
+                runs = [flat[s : s + _RUN_LENGTH].to("cpu", torch.float16) for s in starts]
+                values = torch.cat(runs).numpy().tobytes()
             shape = repr(list(tensor.shape)).encode()
             digests.add(hashlib.sha256(shape + values).hexdigest())
     return digests

@@ -298,3 +298,37 @@ def tiny_language_model(width: int = 16) -> Any:
         initializer_range=0.4,
     )
     return GPT2LMHeadModel(config).eval()
+
+
+def speech_model(space: dict[str, Any] | None, *, seed: int = 0, window_s: int = 1) -> Any:
+    """Build a speech encoder's model, a Whisper encoder of one layer, and its extractor."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+
+    from clip2clap.models.speech import SpeechConfig, SpeechModel
+
+    torch.manual_seed(seed)
+    backbone = WhisperConfig(
+        d_model=16,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        max_source_positions=50 * window_s,
+    )
+    config = SpeechConfig(
+        backbone, pooling_size=16, projection_dim=CLIP_DIM, window_s=window_s, space=space
+    )
+    extractor = WhisperFeatureExtractor(chunk_length=window_s)
+    model = SpeechModel(config).eval()
+    for parameter in model.pooling.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model, extractor
+
+
+def write_speech(folder: Path, clip: Path, *, seed: int = 0, window_s: int = 1) -> Path:
+    """Write a speech encoder into the space of the CLIP in another folder."""
+    from clip2clap.embeddings.encoders.base import read_space
+    from clip2clap.embeddings.encoders.speech import SpeechEncoder
+
+    space = read_space(clip, family="clip", modality="image").to_dict()
+    SpeechEncoder.of(*speech_model(space, seed=seed, window_s=window_s)).save_pretrained(folder)
+    return folder

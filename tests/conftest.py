@@ -26,10 +26,12 @@ from .builders import (
     CLIP_DIM,
     ddim_scheduler,
     image_decoder_parts,
+    speech_model,
     tiny_tokenizer,
     write_audioldm,
     write_clip,
     write_clip_image_encoder,
+    write_speech,
 )
 from .builders import (
     tiny_language_model as build_language_model,
@@ -85,6 +87,18 @@ def reading_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def foreign_reading_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a CLIP with the sizes of the other and other weights."""
     return write_clip(tmp_path_factory.mktemp("models") / "foreign_reading_clip", seed=1)
+
+
+@pytest.fixture(scope="session")
+def speech_folder(tmp_path_factory: pytest.TempPathFactory, reading_clip_folder: Path) -> Path:
+    """Save a speech encoder into the space of the CLIP with both encoders."""
+    return write_speech(tmp_path_factory.mktemp("models") / "speech", reading_clip_folder)
+
+
+@pytest.fixture(scope="session")
+def new_speech_model() -> Callable[..., tuple[Any, Any]]:
+    """Builder of a tiny speech model with random weights, with its feature extractor."""
+    return speech_model
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from clip2clap.core.card import CARD_FILE
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 from clip2clap.core.output_folder import writing_to
@@ -18,7 +19,6 @@ from clip2clap.training.checkpoint import read_values
 from clip2clap.training.config import upgrade_settings
 from clip2clap.training.report import TrainingReport
 from clip2clap.translator.base import Translator
-from clip2clap.translator.card import CARD_FILE
 from clip2clap.translator.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
 CHECKPOINT_FILE = "checkpoint.safetensors"

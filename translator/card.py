@@ -6,12 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clip2clap.core.errors import one_line
-from clip2clap.core.files import replacing
+from clip2clap.core.card import CARD_FILE, table, write_sections
 
-CARD_FILE = "README.md"
-
-_MARK = "<!-- Written by clip2clap. Without this line the card is kept as it is. -->"
 _TAGS = ["clip", "clap", "cross-modal", "embedding-translation"]
 
 
@@ -31,9 +27,6 @@ def write_card(
     """
     from huggingface_hub import ModelCardData
 
-    path = folder / CARD_FILE
-    if path.is_file() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        return
     spaces = [config[side] for side in ("source_space", "target_space") if config.get(side)]
     models = list(dict.fromkeys(space["model_id"] for space in spaces))
     on_hub = [model for model in models if re.fullmatch(r"[\w.-]+/[\w.-]+", model)]
@@ -42,24 +35,19 @@ def write_card(
     )
     sections = {
         "Usage": f"```python\n{usage.rstrip()}\n```",
-        "Spaces": _table(["Model", "Modality", "Dimensions", "Fingerprint"], map(_space, spaces)),
-        "Training": _table(["Setting", "Value"], _settings(config).items()),
+        "Spaces": table(["Model", "Modality", "Dimensions", "Fingerprint"], map(_space, spaces)),
+        "Training": table(["Setting", "Value"], _settings(config).items()),
         "Metrics": _metrics(config.get("metrics") or {}),
         "License": license
         or f"Not stated. The licenses of {', '.join(models) or 'the encoders'} and of the training "
         "data apply.",
     }
-    text = "\n\n".join(f"## {title}\n\n{body}" for title, body in sections.items() if body)
     source, target = (
         f"{config[f'{side}_dim']} values of {space['model_id'] if space else 'an unnamed model'}"
         for side, space in ((side, config.get(f"{side}_space")) for side in ("source", "target"))
     )
     opening = f"`{config['_class_name']}` of clip2clap: maps {source} to {target}."
-    with replacing(path) as partial:
-        partial.write_text(
-            f"---\n{data.to_yaml()}\n---\n\n{_MARK}\n\n# {name}\n\n{opening}\n\n{text}\n",
-            encoding="utf-8",
-        )
+    write_sections(folder, name, data.to_yaml(), opening, sections)
 
 
 def push(
@@ -116,17 +104,4 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return ""
-    return f"On {metrics.get('measured_on', 'held-out')} pairs.\n\n{_table(header, rows)}"
-
-
-def _table(header: list[str], rows: Any) -> str:
-    """Format a Markdown table; empty without rows."""
-    lines = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in ([*header], *rows)]
-    if len(lines) == 1:
-        return ""
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return one_line(text, limit=120).replace("|", "\\|") if text else ""
+    return f"On {metrics.get('measured_on', 'held-out')} pairs.\n\n{table(header, rows)}"

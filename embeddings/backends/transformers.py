@@ -121,7 +121,7 @@ class TransformersSpec(CheckpointSpec):
         }
 
     def build(self, dtype: torch.dtype) -> "TransformersBackend":
-        model = _load_strictly(self.checkpoint, self.config, dtype)
+        model = load_strictly(self.checkpoint, self.config, dtype)
         backend = TransformersBackend(model, self.processors)
         backend.keep(self.checkpoint.note.get("modalities", backend.modalities))
         if not backend.modalities:
@@ -138,6 +138,11 @@ def _read_config(checkpoint: Checkpoint, family: Family) -> Any:
     model_type = read_json(file).get("model_type")
     if model_type == "yamnet_clap":
         from clip2clap.models import yamnet_clap as yamnet_clap  # registers the demo CLAP's classes
+    if model_type == "speech_encoder":
+        raise CheckpointError(
+            f"{checkpoint.name} is a speech encoder; expected a {family.upper()}. "
+            "SpeechEncoder.from_pretrained loads it."
+        )
     other = {"clip": "CLAP", "clap": "CLIP"}[family]
     if isinstance(model_type, str) and (model_type in _CLAP_TYPES) != (family == "clap"):
         raise CheckpointError(
@@ -273,7 +278,8 @@ def _modules_outside(modalities: Sequence[Modality]) -> list[str]:
     return [name for other in _MODULES if other not in modalities for name in _MODULES[other]]
 
 
-def _load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module:
+def load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module:
+    """Load a model with exactly the weights of its checkpoint, of any dtype; else raise."""
     import transformers
 
     names = [name for name in config.architectures or [] if name in _SINGLE_ENCODERS]

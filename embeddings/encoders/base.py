@@ -17,7 +17,7 @@ from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.backends.base import Backend, CheckpointSpec, Inputs
-from clip2clap.embeddings.checkpoint import NOTE_FILE, Checkpoint, find_checkpoint
+from clip2clap.embeddings.checkpoint import NOTE_FILE, Checkpoint, EncoderKind, find_checkpoint
 from clip2clap.embeddings.fingerprint import fingerprint_weights
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 
@@ -31,7 +31,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def read_space(
     pretrained_model_name_or_path: str | Path,
     *,
-    family: Family,
+    family: EncoderKind,
     modality: Modality,
     **access: Any,
 ) -> EmbeddingSpace:
@@ -39,7 +39,8 @@ def read_space(
 
     Args:
         pretrained_model_name_or_path: As for the encoder's `from_pretrained`.
-        family: `"clip"` or `"clap"`.
+        family: `"clip"` or `"clap"`; `"speech"` for the CLIP's space that a speech encoder's
+            embeddings are in.
         modality: `"image"`, `"text"` or `"audio"`.
         **access: `revision`, `token`, `local_files_only` and `cache_dir`, as in transformers.
 
@@ -58,15 +59,19 @@ def read_space(
         return _read_spec(checkpoint, family).space(modality)
 
 
-def _read_spec(checkpoint: Checkpoint, family: Family) -> CheckpointSpec:
+def _read_spec(checkpoint: Checkpoint, kind: EncoderKind) -> CheckpointSpec:
     """Read a checkpoint's metadata with the library that loads it, imported only now."""
+    if kind == "speech":
+        from clip2clap.embeddings.backends.speech import SpeechSpec
+
+        return SpeechSpec(checkpoint)
     if checkpoint.library == "open_clip":
         from clip2clap.embeddings.backends.open_clip import OpenClipSpec as Spec
     elif checkpoint.library == "laion_clap":
         from clip2clap.embeddings.backends.laion_clap import LaionClapSpec as Spec
     else:
         from clip2clap.embeddings.backends.transformers import TransformersSpec as Spec
-    return Spec(checkpoint, family)
+    return Spec(checkpoint, kind)
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
@@ -80,9 +85,13 @@ def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 
 
 class Encoder(nn.Module):
-    """Base class of the CLIP and CLAP encoders."""
+    """Base class of the CLIP, CLAP and speech encoders."""
 
     family: ClassVar[Family]
+    """Family of the space of the embeddings."""
+
+    kind: ClassVar[EncoderKind]
+    """Kind of the checkpoints."""
 
     def __init__(self, backend: Backend, space: EmbeddingSpace):
         super().__init__()
@@ -121,9 +130,9 @@ class Encoder(nn.Module):
         weights_dtype = _as_dtype(torch_dtype)
         known = get_args(Modality)
         expect(set(modalities or ()) <= set(known), "modalities", f"some of {known}", modalities)
-        checkpoint = find_checkpoint(pretrained_model_name_or_path, cls.family, **access)
+        checkpoint = find_checkpoint(pretrained_model_name_or_path, cls.kind, **access)
         with quiet():
-            spec = _read_spec(checkpoint, cls.family)
+            spec = _read_spec(checkpoint, cls.kind)
             backend = spec.build(weights_dtype)
         kept: tuple[Modality, ...] = tuple(
             m for m in backend.modalities if modalities is None or m in modalities
@@ -150,7 +159,7 @@ class Encoder(nn.Module):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(folder)
-        saved = find_checkpoint(folder, self.family, local_files_only=True)
+        saved = find_checkpoint(folder, self.kind, local_files_only=True)
         model_id = self._space.model_id
         note = {
             # A local folder means nothing on another machine.

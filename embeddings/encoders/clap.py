@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from torch import Tensor
 
-from clip2clap.embeddings.backends.base import Inputs
+from clip2clap.embeddings.backends.base import Backend, Inputs
 from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.media.audio import load_audio
 
@@ -24,7 +24,7 @@ class ClapEncoder(Encoder):
         torch.Size([2, 512])
     """
 
-    family = "clap"
+    family = kind = "clap"
 
     def encode_audio(
         self,
@@ -55,13 +55,17 @@ class ClapEncoder(Encoder):
         return self._encode_items("audio", audio, batch_size, normalize)
 
     def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
-        position, audio = numbered
-        waveform, sampling_rate = load_audio(audio, name=f"audio {position}")
-        if sampling_rate != self.backend.sampling_rate:
-            waveform = soxr.resample(waveform, sampling_rate, self.backend.sampling_rate)
-        length = self.backend.window
-        count = math.ceil(len(waveform) / length)
-        if count <= 1:
-            return self.backend.preprocess_audio([waveform])
-        starts = np.linspace(0, len(waveform) - length, count).round().astype(int)
-        return self.backend.preprocess_audio([waveform[start : start + length] for start in starts])
+        return preprocess_windows(self.backend, *numbered)
+
+
+def preprocess_windows(backend: Backend, position: int, audio: Any) -> Inputs:
+    """Preprocess audio, given with its position: resample it, and split it into windows."""
+    waveform, sampling_rate = load_audio(audio, name=f"audio {position}")
+    if sampling_rate != backend.sampling_rate:
+        waveform = soxr.resample(waveform, sampling_rate, backend.sampling_rate)
+    length = backend.window
+    count = math.ceil(len(waveform) / length)
+    if count <= 1:
+        return backend.preprocess_audio([waveform])
+    starts = np.linspace(0, len(waveform) - length, count).round().astype(int)
+    return backend.preprocess_audio([waveform[start : start + length] for start in starts])

@@ -25,7 +25,7 @@ class ClipEncoder(Encoder):
         torch.Size([1, 2])
     """
 
-    family = "clip"
+    family = kind = "clip"
 
     def encode_image(
         self,
