@@ -43,6 +43,9 @@ RUNS = {
     "pairs-ridge": "pairs-train --architecture ridge",
     "pairs-ridge-scaled": "pairs-train --architecture ridge --scale",
     "pairs-procrustes": "pairs-train --architecture procrustes",
+    "pairs-procrustes-rank-20": "pairs-train --architecture procrustes --rank 20",
+    "pairs-procrustes-rank-100": "pairs-train --architecture procrustes --rank 100",
+    "pairs-unpaired": "pairs-train --architecture unpaired",
     "captions-mlp": "audiocaps",
     "captions-mlp-random": "audiocaps --init random",
     "captions-mlp-noise-0.03": "audiocaps --noise 0.03",
@@ -58,6 +61,9 @@ RUNS = {
     "captions-ridge": "audiocaps --architecture ridge",
     "captions-ridge-no-noise": "audiocaps --architecture ridge --noise 0",
     "captions-procrustes": "audiocaps --architecture procrustes",
+    "captions-procrustes-rank-20": "audiocaps --architecture procrustes --rank 20",
+    "captions-procrustes-rank-100": "audiocaps --architecture procrustes --rank 100",
+    "captions-unpaired": "audiocaps --architecture unpaired",
     "captions-then-pairs-mlp": (
         "pairs-train --learning-rate 1e-4 --init-from translators/captions-mlp"
     ),
@@ -115,18 +121,20 @@ def run(folder: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "clip2clap", *arguments], cwd=folder, check=True)
 
 
-def write_tables(data: Path, folder: Path) -> None:
-    """Write the tables: captions of two data sets, and pairs of two splits."""
+def write_tables(data: Path, folder: Path, needed: set[str]) -> None:
+    """Write the tables to train on, of captions and pairs, and the one of test pairs."""
     captions = {
         "audiocaps": data / "audiocaps/train.csv",
         "conceptual-captions": next((data / "conceptual_captions").glob("*.tsv")),
     }
-    for source, file in captions.items():
+    for source in captions.keys() & needed:
+        file = captions[source]
         pair = ("--captions", str(file.resolve()), "--pair", "caption-caption", "--demo")
         run(folder, "extract", source, *pair, "--limit", str(CAPTIONS), "-o", source)
     demo = DemoData(data)
-    for split in ("test", "train"):
-        write_pairs(demo, folder / f"pairs-{split}", split)
+    write_pairs(demo, folder / "pairs-test", "test")
+    if "pairs-train" in needed:
+        write_pairs(demo, folder / "pairs-train", "train")
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -184,23 +192,36 @@ def percent(estimate: dict[str, float]) -> str:
     return f"{100 * estimate['value']:.1f} ± {50 * (estimate['high'] - estimate['low']):.1f} %"
 
 
+def evaluate(output: Path, folders: list[str], report: str) -> None:
+    """Evaluate translators on the pairs of the test split, and write the table."""
+    on = ("--table", "pairs-test", "--split", "all", "--label-column", "label")
+    run(output, "evaluate", *folders, *on, "-o", report)
+    results = json.loads((output / report / "results.json").read_text())
+    (output / f"{report}.md").write_text(markdown(results))
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Data folder; docs/demo-models.md has its layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Tables, translators, reports.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train and evaluate these of RUNS, and no more.")
+    ] = None,
 ) -> None:
     """Write the tables, train the translators, evaluate them, and write the results."""
     output.mkdir(parents=True, exist_ok=True)
-    write_tables(data, output)
-    for name, arguments in RUNS.items():
+    runs = {name: RUNS[name] for name in only or RUNS}
+    tables = {arguments.split()[0] for arguments in runs.values()}
+    write_tables(data, output, tables if only else tables | {"conceptual-captions"})
+    for name, arguments in runs.items():
         run(output, "train", *arguments.split(), "-o", f"translators/{name}")
+    if only:
+        evaluate(output, [f"translators/{name}" for name in only], "report")
+        return
     run(output, "sweep", "audiocaps", "--plus", "conceptual-captions", "-o", "sweep")
     models = [f"translators/{name}" for name in RUNS]
     swept = sorted(path.parent.name for path in (output / "sweep").glob("*/config.json"))
-    for folders, report in ((models, "report"), ([f"sweep/{name}" for name in swept], "swept")):
-        on = ("--table", "pairs-test", "--split", "all", "--label-column", "label")
-        run(output, "evaluate", *folders, *on, "-o", report)
-        results = json.loads((output / report / "results.json").read_text())
-        (output / f"{report}.md").write_text(markdown(results))
+    evaluate(output, models, "report")
+    evaluate(output, [f"sweep/{name}" for name in swept], "swept")
     write_folders(DemoData(data), output)
     made_with = [f"translators/{name}" for name in GENERATORS]
     folders = ("--image-dir", "starts", "--audio-dir", "recordings")

@@ -10,7 +10,7 @@ from clip2clap.core.errors import UserError, expect
 from clip2clap.embeddings.space import EmbeddingSpace
 
 LossName = Literal["cosine", "mse", "contrastive", "infonce", "bank"]
-Architecture = Literal["mlp", "residual", "prior", "ridge", "procrustes"]
+Architecture = Literal["mlp", "residual", "prior", "ridge", "procrustes", "unpaired"]
 Monitor = Literal["mrr", "recall_at_1", "recall_at_5", "recall_at_10", "cosine"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -53,9 +53,12 @@ _BASE_LEARNING_RATE = 1.5e-3
 # For images on a translator of captions; docs/results.md has the effect.
 _TEXT_NOISE = 0.05
 
+_FITTED = ("ridge", "procrustes", "unpaired")
+
 _LARGEST = {
     "hidden_size": 2**16,
     "blocks": 1_000,
+    "rank": 2**16,
     "epochs": 2**31,
     "batch_size": 2**31,
     "patience": 2**31,
@@ -98,7 +101,8 @@ class TrainingConfig:
 
     architecture: Architecture = "mlp"
     """Translator to train: `mlp`, `residual` and `prior` are trained, `ridge` and `procrustes` are
-    fitted in closed form."""
+    fitted in closed form, `unpaired` is a rotation that is fitted to the two sides of different
+    items, as if there were no pairs."""
 
     hidden_size: int = 512
     """Width of the hidden layers, or of the residual blocks of `residual` and `prior`."""
@@ -123,8 +127,12 @@ class TrainingConfig:
 
     center: bool | None = None
     """Subtract each side's mean first, which closes the modality gap (C3, Zhang et al. 2024,
-    https://arxiv.org/abs/2401.08567); None does so for ridge and Procrustes only. The means are
+    https://arxiv.org/abs/2401.08567); None does so for what is fitted, not trained. The means are
     saved with the translator."""
+
+    rank: int | None = None
+    """Largest rank of the map of ridge and Procrustes; of Procrustes it is COMET's spectral
+    truncation (Zhu et al. 2026, https://arxiv.org/abs/2605.29628). None does not bound it."""
 
     scale: bool = False
     """Divide each dimension by its standard deviation first; for ridge and Procrustes."""
@@ -208,12 +216,19 @@ class TrainingConfig:
                 "Only an mlp of width 2 or more can start as ridge, and only without init_from.",
                 param="init",
             )
-        is_fitted = self.architecture in ("ridge", "procrustes")
+        is_fitted = self.architecture in _FITTED
         if self.init_from is not None and (is_fitted or self.center):
             raise UserError(
                 "init_from continues training a network, with its own means: it goes with neither "
-                "ridge, procrustes nor center.",
+                f"{', '.join(_FITTED)} nor center.",
                 param="init_from",
+            )
+        if self.rank is not None and self.architecture not in ("ridge", "procrustes"):
+            raise UserError("rank bounds ridge and procrustes only.", param="rank")
+        if self.architecture == "unpaired" and (self.center is False or self.scale):
+            raise UserError(
+                "unpaired always subtracts the means, and never scales dimensions.",
+                param="scale" if self.scale else "center",
             )
 
     @classmethod
@@ -251,7 +266,7 @@ class TrainingConfig:
         if self.init_from is not None:
             rate /= 10
         init = "ridge" if self._can_start_as_ridge else "random"
-        is_fitted = self.architecture in ("ridge", "procrustes")
+        is_fitted = self.architecture in _FITTED
         dropout = 0.0 if self.architecture == "mlp" else _BLOCK_DROPOUT
         return replace(
             self,

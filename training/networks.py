@@ -19,11 +19,15 @@ from clip2clap.training.validation import predict
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 from clip2clap.translator.linear import LinearFitter, LinearTranslator
+from clip2clap.translator.unpaired import fit_unpaired
 
 # For unit vectors and thousands of pairs: ridge barely shrinks below the first, and
 # predicts little but the mean above the last.
 _ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
 _ROWS = 8_192
+
+# Rows per side of an unpaired fit, all in memory.
+_MOST_UNPAIRED = 60_000
 
 NETWORKS = {"mlp": "MLPTranslator", "residual": "ResidualTranslator", "prior": "PriorTranslator"}
 """Class of each architecture that is trained step by step."""
@@ -66,16 +70,33 @@ def new_network(data: TrainingData, config: TrainingConfig, batches: Batches) ->
 def fit_closed_form(
     data: TrainingData, config: TrainingConfig
 ) -> tuple[Translator, dict[str, Any]]:
-    """Fit ridge or Procrustes to the training pairs; return the translator and its recipe."""
+    """Fit a linear map to the training pairs; return the translator and its recipe."""
+    if config.architecture == "unpaired":
+        fitted = fit_unpaired(*_unpaired_sides(data, config.seed), seed=config.seed)
+        return fitted, dict(fitted.provenance.recipe or {})
     fitter = LinearFitter()
     for rows in data.split.train.split(_ROWS):
         fitter.update(data.pairs.source[rows], data.pairs.target[rows])
-    options = {"center": bool(config.center), "scale": config.scale}
+    options = {"center": bool(config.center), "scale": config.scale, "rank": config.rank}
     if config.architecture == "procrustes":
         fitted = fitter.procrustes(**options)
     else:
         fitted = _best_ridge(fitter, data, config, lambda source: source, **options)
     return fitted, dict(fitted.provenance.recipe or {})
+
+
+def _unpaired_sides(data: TrainingData, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the source of one half of the training items, and the target of the other half."""
+    rows = data.split.train
+    all_items = data.pairs.items_or_rows()
+    items = [all_items[int(row)] for row in rows]
+    names = sorted(set(items))
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    first = {names[index] for index in order[: len(names) // 2]}
+    is_first = torch.tensor([item in first for item in items])
+    sides = ((data.pairs.source, rows[is_first]), (data.pairs.target, rows[~is_first]))
+    source, target = (side[thin_out(part, most=_MOST_UNPAIRED)] for side, part in sides)
+    return source, target
 
 
 def _continued(init_from: str, name: str, pairs: Pairs) -> Translator:

@@ -6,6 +6,7 @@ from .mlp import MLPTranslator
 from .prior import PriorTranslator
 from .residual import ResidualTranslator
 from .saving import Provenance
+from .unpaired import fit_unpaired
 
 __all__ = [
     "AutoTranslator",
@@ -18,5 +19,6 @@ __all__ = [
     "Translator",
     "fit_procrustes",
     "fit_ridge",
+    "fit_unpaired",
     "read_config",
 ]

@@ -94,7 +94,12 @@ def fit_ridge(
 
 
 def fit_procrustes(
-    source: Tensor, target: Tensor, *, center: bool = True, scale: bool = False
+    source: Tensor,
+    target: Tensor,
+    *,
+    center: bool = True,
+    scale: bool = False,
+    rank: int | None = None,
 ) -> LinearTranslator:
     """Fit the rotation (or reflection) that maps source embeddings best onto the target.
 
@@ -104,10 +109,12 @@ def fit_procrustes(
     by a projection onto the first `d_target` coordinates, into the larger an isometric embedding.
 
     `source`, `target` and the result are as in `fit_ridge`; with `scale` all dimensions are scaled
-    to standard deviation 1 first, and the target's back.
+    to standard deviation 1 first, and the target's back. `rank` is as in
+    `LinearFitter.procrustes`.
 
     Raises:
-        UserError: If the shapes don't pair, or a vector is zero or not finite.
+        UserError: If the shapes don't pair, a vector is zero or not finite, or `rank` is not
+            positive.
 
     Examples:
         >>> import torch
@@ -117,7 +124,7 @@ def fit_procrustes(
         >>> torch.allclose(fitted.linear.weight.T, rotation, atol=1e-4)
         True
     """
-    return LinearFitter().update(source, target).procrustes(center=center, scale=scale)
+    return LinearFitter().update(source, target).procrustes(center=center, scale=scale, rank=rank)
 
 
 class LinearFitter:
@@ -201,8 +208,7 @@ class LinearFitter:
                 raise UserError(
                     f"Expected {name} to be 0 or a positive number, got {value!r}.", param=name
                 )
-        if rank is not None and rank < 1:
-            raise UserError(f"Expected rank to be a positive whole number, got {rank!r}.")
+        _check_rank(rank)
         problem = self._problem(center, scale)
         weights = alpha + self.rows * noise**2 / problem.source_scale**2
         penalized = problem.source_source + torch.diag(weights)
@@ -226,16 +232,25 @@ class LinearFitter:
             recipe["rank"] = rank
         return problem.translator(matrix / problem.source_scale[:, None], recipe)
 
-    def procrustes(self, *, center: bool = True, scale: bool = False) -> LinearTranslator:
+    def procrustes(
+        self, *, center: bool = True, scale: bool = False, rank: int | None = None
+    ) -> LinearTranslator:
         """Fit the best rotation, as `fit_procrustes`.
 
+        With `rank`, only that many axes are kept, in the order of the covariance that they share:
+        the spectral truncation of COMET (Zhu et al. 2026, https://arxiv.org/abs/2605.29628), which
+        drops what one side does not tell about the other. COMET keeps 100 axes of 1,024.
+
         Raises:
-            UserError: If there are no pairs.
+            UserError: If there are no pairs, or `rank` is not positive.
         """
+        _check_rank(rank)
         problem = self._problem(center, scale)
         left, _, right = torch.linalg.svd(problem.source_target, full_matrices=False)
-        matrix = left @ right / problem.source_scale[:, None] * problem.target_scale
-        return problem.translator(matrix, {"method": "procrustes"})
+        matrix = left[:, :rank] @ right[:rank]
+        matrix = matrix / problem.source_scale[:, None] * problem.target_scale
+        recipe: dict[str, Any] = {"method": "procrustes"}
+        return problem.translator(matrix, recipe if rank is None else {**recipe, "rank": rank})
 
     def _problem(self, center: bool, scale: bool) -> "_Problem":
         """Return the centered and scaled sums."""
@@ -291,24 +306,42 @@ class _Problem(NamedTuple):
         return fitted.eval()
 
 
+def _check_rank(rank: int | None) -> None:
+    if rank is not None and rank < 1:
+        raise UserError(f"Expected rank to be a positive whole number, got {rank!r}.", param="rank")
+
+
 def check_pairs(source: Tensor, target: Tensor, *, rows_before: int = 0) -> None:
     """Raise `UserError` if two tensors are not pairs, row by row, or a vector has no direction.
 
     The message counts rows from `rows_before`.
     """
     for name, side in (("source", source), ("target", target)):
-        if not isinstance(side, Tensor) or side.dim() != 2 or not side.is_floating_point():
-            got = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side)
-            raise UserError(f"Expected {name} to be a floating tensor of shape (n, d), got {got}.")
+        _check_matrix(name, side)
     if len(source) != len(target) or len(source) == 0:
         raise UserError(
             f"Expected pairs, row by row, got {len(source)} source and {len(target)} target rows."
         )
     for name, side in (("source", source), ("target", target)):
-        norms = torch.cat([chunk.float().norm(dim=-1) for chunk in side.split(_ROWS)])
-        bad = (~((norms > 0) & norms.isfinite())).nonzero().flatten().tolist()
-        if bad:
-            raise UserError(
-                f"{len(bad)} of {len(side)} {name} rows are zero or not finite (the first is row "
-                f"{rows_before + bad[0]}). Leave them out, or compute them again."
-            )
+        check_vectors(name, side, rows_before=rows_before)
+
+
+def check_vectors(name: str, side: Tensor, *, rows_before: int = 0) -> None:
+    """Raise `UserError` if a side of the data is no matrix, or a row has no direction.
+
+    The message names the side, and counts rows from `rows_before`.
+    """
+    _check_matrix(name, side)
+    norms = torch.cat([chunk.float().norm(dim=-1) for chunk in side.split(_ROWS)])
+    bad = (~((norms > 0) & norms.isfinite())).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(side)} {name} rows are zero or not finite (the first is row "
+            f"{rows_before + bad[0]}). Leave them out, or compute them again."
+        )
+
+
+def _check_matrix(name: str, side: Tensor) -> None:
+    if not isinstance(side, Tensor) or side.dim() != 2 or not side.is_floating_point():
+        got = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side)
+        raise UserError(f"Expected {name} to be a floating tensor of shape (n, d), got {got}.")

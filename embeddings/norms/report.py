@@ -31,8 +31,10 @@ _CONTENT = Template("""\
   <h2>Norms</h2>
   $norms
   <h2>Distance between the columns</h2>
-  <p>The modality gap: the distance between the means of two columns of unit-norm vectors. The angle
-  is meaningful only in the joint space of one model.</p>
+  <p>The modality gap between two columns of unit-norm vectors has two parts: the distance between
+  their means, which subtracting them closes, and what remains between the two vectors of a row, the
+  distribution gap, which predicts how well one modality can stand for the other. Both, and the
+  angle, are meaningful only in the joint space of one model.</p>
   $gaps
   <h2>Near-duplicates</h2>
   <p>Rows with a cosine similarity of $cosine and more. Keep a group on one side of a split.</p>
@@ -155,6 +157,7 @@ def _gaps_table(report: NormReport) -> str:
             "yes" if gap.same_model else "no",
             "undefined" if gap.angle is None else f"{gap.angle:.1f}°",
             f"{gap.distance:.3f}",
+            f"{gap.distribution_distance:.3f}",
         ]
         for gap in report.gaps
     ]
@@ -163,6 +166,7 @@ def _gaps_table(report: NormReport) -> str:
         for name, column in report.columns.items()
     )
     header = ["Columns", "One model", "Angle between means", "Distance between means"]
+    header.append("Distribution gap")
     return table(spread, header, rows)
 
 

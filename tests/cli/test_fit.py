@@ -129,6 +129,14 @@ def test_it_trains_the_default_translator_and_holds_out_whole_clips(
     assert TrainingConfig(**settings) == TrainingConfig(seed=3)
 
 
+@pytest.mark.usefixtures("no_report")
+def test_another_architecture_can_be_chosen(
+    arguments: list[str], run: Callable[..., tuple[int, str, str]], tmp_path: Path
+):
+    assert run(*arguments, "--architecture", "procrustes")[0] == 0
+    assert read_config(tmp_path / "mine")["recipe"]["method"] == "procrustes"
+
+
 def dying_at(call: int, function: Callable) -> Callable:
     calls = []
 

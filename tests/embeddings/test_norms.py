@@ -183,6 +183,25 @@ def test_the_modality_gap_is_the_angle_between_the_means(tmp_path: Path) -> None
     ]
 
 
+def test_the_distribution_gap_is_what_centering_leaves(tmp_path: Path) -> None:
+    images = random_unit(300, 8)
+    other, turned = np.roll(images, 1, axis=0), images[:, ::-1].copy()
+    columns = {"clip_image": images, "clip_text": turned}
+    (gap,) = measure_norms(write(tmp_path / "turned", columns)).gaps
+    centered = [side - side.mean(axis=0) for side in (images, turned)]
+    expected = np.sqrt(np.square(centered[0] - centered[1]).sum(axis=1).mean())
+    assert gap.distribution_distance == pytest.approx(expected, abs=1e-4)
+    # The two parts are all of the distance between the vectors of a row.
+    whole = np.square(images - turned).sum(axis=1).mean()
+    parts = gap.distance**2 + gap.distribution_distance**2
+    assert parts == pytest.approx(whole, abs=1e-4)
+    # A table whose rows are the same up to an offset has none; unrelated rows have the most.
+    columns = {"clip_image": images, "clip_text": images, "clip_audio": other}
+    same, unrelated, _ = measure_norms(write(tmp_path / "same", columns)).gaps
+    assert same.distribution_distance == pytest.approx(0, abs=1e-6)
+    assert unrelated.distribution_distance == pytest.approx(2**0.5, abs=0.1)
+
+
 def test_a_mean_of_zero_has_no_angle_and_other_dimensions_no_gap(tmp_path: Path) -> None:
     opposite = np.array([[1, 0], [-1, 0]], np.float32)
     columns = {"clip_image": opposite, "clip_text": opposite, "clap_text": random_unit(2, 3)}

@@ -11,7 +11,7 @@ from clip2clap.training.config import TrainingConfig
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"architecture": "tree"}, "mlp, residual, prior, ridge, procrustes, got 'tree'"),
+        ({"architecture": "tree"}, "ridge, procrustes, unpaired, got 'tree'"),
         ({"loss": "l1"}, "got 'l1'"),
         ({"monitor": "loss"}, "mrr"),
         ({"epochs": 0}, "epochs to be a positive whole number"),
@@ -22,6 +22,9 @@ from clip2clap.training.config import TrainingConfig
         ({"validation": 1.0}, "between 0 and 1"),
         ({"seed": -1}, "seed"),
         ({"temperature": 0.5}, "no temperature"),
+        ({"rank": 0, "architecture": "ridge"}, "rank to be a positive whole number"),
+        ({"rank": 8}, "ridge and procrustes only"),
+        ({"architecture": "unpaired", "center": False}, "always subtracts the means"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, message: str):

@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from clip2clap.core.errors import UserError
 from clip2clap.training.config import TrainingConfig
+from clip2clap.training.pairs import Pairs
 from clip2clap.training.report import TrainingProgress, TrainingReport
 from clip2clap.training.train import train, train_translator
 from clip2clap.translator.auto import AutoTranslator
+from clip2clap.translator.linear import LinearTranslator
+from clip2clap.translator.unpaired import fit_unpaired
 
 from .builders import CLAP, CLIP, QUICK, equal, learnable, weights
 
@@ -159,6 +162,25 @@ def test_what_a_killed_run_left_half_written_vanishes(tmp_path: Path):
     train(learnable(), out, TrainingConfig(architecture="ridge"))
     assert not list(out.glob(".*"))
     assert (out / "mine.part").exists()
+
+
+def test_an_unpaired_fit_sees_no_item_on_both_sides(monkeypatch: pytest.MonkeyPatch):
+    seen: list[torch.Tensor] = []
+
+    def remember(source: torch.Tensor, target: torch.Tensor, **options: Any) -> LinearTranslator:
+        seen.extend((source, target))
+        return fit_unpaired(source, target, **options, runs=1, iterations=1)
+
+    monkeypatch.setattr("clip2clap.training.networks.fit_unpaired", remember)
+    numbers = torch.arange(500.0)
+    # Rows name themselves, and an item has two.
+    vectors = torch.stack([numbers + 1, torch.ones(500), torch.randn(500)], dim=1)
+    items = [str(int(number) // 2) for number in numbers]
+    pairs = Pairs(vectors, vectors.clone(), items)
+    report = train_translator(pairs, TrainingConfig(architecture="unpaired")).provenance
+    source, target = ({int(row - 1) // 2 for row in side[:, 0]} for side in seen)
+    assert not source & target
+    assert (report.recipe or {})["pairs"] == len(seen[0]) + len(seen[1])
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "residual", "prior", "ridge", "procrustes"])

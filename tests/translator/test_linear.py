@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
+from sklearn.cross_decomposition import PLSSVD
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -135,6 +136,37 @@ def test_a_map_of_low_rank_predicts_as_well_as_one_can(rank: int):
     left, sizes, right = torch.linalg.svd(free, full_matrices=False)
     best = left[:, :rank] * sizes[:rank] @ right[:rank]
     torch.testing.assert_close(x @ weight.T, best, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("d_target", [8, 6])
+def test_truncated_procrustes_swaps_the_leading_pls_scores(d_target: int):
+    source, target = pairs(d_target=d_target)
+    x, y = (unit(side) - unit(side).mean(0) for side in (source, target))
+    # PLSSVD's scores are of the same axes, found by another library.
+    reference = PLSSVD(n_components=3, scale=False).fit(x.double().numpy(), y.double().numpy())
+    axes = [torch.from_numpy(axis).float() for axis in (reference.x_weights_, reference.y_weights_)]
+    expected = unit(x @ axes[0] @ axes[1].T + unit(target).mean(0))
+    fitted = fit_procrustes(source, target, rank=3)
+    torch.testing.assert_close(fitted(source), expected, rtol=0, atol=1e-5)
+    assert (fitted.provenance.recipe or {})["rank"] == 3
+
+
+def test_truncation_drops_what_the_sides_do_not_share():
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(600, 3, generator=generator)
+    axes = rotation(40)
+    sides = [
+        shared @ axes[start : start + 3] + 0.7 * torch.randn(600, 40, generator=generator) @ axes
+        for start in (0, 20)
+    ]
+    train, test = [side[:300] for side in sides], [side[300:] for side in sides]
+
+    def similarity(rank: int | None) -> float:
+        fitted = fit_procrustes(*train, rank=rank)
+        return (fitted(test[0]) * unit(test[1])).sum(1).mean().item()
+
+    assert similarity(3) > similarity(None) + 0.1
+    assert similarity(3) > similarity(1) + 0.1
 
 
 def test_pieces_that_do_not_fit_are_refused():

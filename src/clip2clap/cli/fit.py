@@ -25,7 +25,7 @@ def fit(options: Fit) -> None:
     """Make a translator for a generator, from the captions of a data set.
 
     Embeds the captions with the CLIP and with the CLAP inside the generator's own checkpoint,
-    trains the default translator on the pairs, and evaluates it on held-out pairs. The table of
+    trains a translator on the pairs, and evaluates it on held-out pairs. The table of
     pairs is written to OUTPUT-table, the evaluation to OUTPUT-report.
 
     A run that was stopped continues where it stopped if it is started again in the same way.
@@ -42,6 +42,7 @@ def fit(options: Fit) -> None:
 
     from clip2clap.training.config import TrainingConfig
 
+    config = TrainingConfig(seed=options.seed, architecture=options.architecture or "mlp")
     report = RunReport(options)
     rows = open_rows(published, [options.dataset], options, plan.wanted)
     table = output.with_name(f"{output.name}-table")
@@ -52,7 +53,7 @@ def fit(options: Fit) -> None:
             f"No row of {options.dataset} could be embedded; {table}/failures.parquet has the "
             "reasons."
         )
-    training = train_with_bar(table, output, TrainingConfig(seed=options.seed), options)
+    training = train_with_bar(table, output, config, options)
     evaluation: Any = {"inputs": [str(output)], "table": table, "seed": options.seed}
     folder = output.with_name(f"{output.name}-report")
     _, page, _ = measure(Evaluate(**evaluation, output=folder))

@@ -35,7 +35,10 @@ def norms(options: Norms) -> None:
     for gap in measured.gaps:
         angle = "undefined" if gap.angle is None else f"{gap.angle:.1f} degrees"
         space = "joint space" if gap.same_model else "two models, so unrelated axes"
-        report.show(f"{' and '.join(gap.columns)}: angle between means {angle} ({space})")
+        report.show(
+            f"{' and '.join(gap.columns)}: angle between means {angle}, distance "
+            f"{gap.distance:.3f}, distribution gap {gap.distribution_distance:.3f} ({space})"
+        )
     report.show(f"{measured.rows} rows. Report: {paths['html']}")
     report.end(measured.to_dict())
 

@@ -19,6 +19,7 @@ from clip2clap.cli.options.common import (
     StepsAndDuration,
     Table,
 )
+from clip2clap.training.config import Architecture
 
 PairName = Literal["image-audio", "image-caption", "caption-caption", "audio-caption"]
 SourceFormat = Literal[
@@ -111,7 +112,17 @@ class Norms(Output, Table):
     )
 
 
-class Fit(Seed, Overwrite, Running, Demo, Generator, Data, panel="Data"):
+class ArchitectureChoice(Options, panel="Translator"):
+    """Architecture of the translator."""
+
+    architecture: Architecture | None = option(
+        "mlp, residual and prior (which samples) are trained, ridge and procrustes are fitted in "
+        "closed form, unpaired is a rotation fitted without using pairs. Default mlp.",
+        was="--model",
+    )
+
+
+class Fit(Seed, Overwrite, Running, Demo, Generator, ArchitectureChoice, Data, panel="Data"):
     """Options of `fit`."""
 
     dataset: str = option(

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from clip2clap.cli.command import KEY, Options, argument, option
 from clip2clap.cli.options.common import BatchSize, Device, Encoders, Overwrite, Seed, Table
-from clip2clap.cli.options.data import Columns, SourceColumns
-from clip2clap.training.config import Architecture, Init, Monitor, Schedule
+from clip2clap.cli.options.data import ArchitectureChoice, Columns, SourceColumns
+from clip2clap.training.config import Init, Monitor, Schedule
 
 
 class HeldOut(Options, panel="Training"):
@@ -60,14 +60,9 @@ class PairsAndMonitor(Columns, Stopping, panel="Training"):
     monitor: Monitor | None = option("Held-out metric that picks the epoch to keep. Default mrr.")
 
 
-class Architectures(Options, panel="Translator"):
+class Architectures(ArchitectureChoice, panel="Translator"):
     """Architecture of the translator; what is not given is left to `TrainingConfig`."""
 
-    architecture: Architecture | None = option(
-        "mlp, residual and prior (which samples) are trained, ridge and procrustes are fitted in "
-        "closed form. Default mlp.",
-        was="--model",
-    )
     hidden_size: int | None = option(
         "Width of the hidden layers or of the residual blocks. Default 512.", was="--hidden"
     )
@@ -88,8 +83,12 @@ class Architectures(Options, panel="Translator"):
         "on held-out pairs."
     )
     center: Literal["auto", "yes", "no"] | None = option(
-        "Subtract the mean of each side first; auto does so for ridge and procrustes only.",
+        "Subtract the mean of each side first; auto does so for ridge, procrustes and unpaired.",
         was="--centre=yes --no-centre=no",
+    )
+    rank: int | None = option(
+        "Largest rank of ridge and procrustes: with procrustes, spectral truncation to this many "
+        "axes. By default not bounded."
     )
     scale: bool | None = option(
         "Divide each dimension by its standard deviation first (ridge and procrustes). Default no.",
