@@ -21,9 +21,9 @@ from clip2clap.core.hub import Listing, fetch, list_hub_files
 from clip2clap.core.presets import DEMO_FOLDER, PRESETS, resolve, suggestion
 
 Library = Literal["transformers", "open_clip", "laion_clap"]
-EncoderKind = Literal["clip", "clap", "speech"]
+EncoderKind = Literal["clip", "clap", "speech_encoder"]
 
-_KIND_NAMES = {"clip": "CLIP", "clap": "CLAP", "speech": "speech encoder"}
+_KIND_NAMES = {"clip": "CLIP", "clap": "CLAP", "speech_encoder": "speech encoder"}
 
 # The order of preference; a repository often holds the same weights in several formats.
 _TRANSFORMERS_WEIGHTS = (
@@ -115,7 +115,7 @@ def find_checkpoint(
             "https://huggingface.co/lukewys/laion_clap."
         )
     location = resolve(name, kind)
-    if location == name and kind != "speech":
+    if location == name and kind != "speech_encoder":
         # A generator's checkpoint holds a CLAP, and an image decoder's may hold a CLIP.
         location = resolve(name, "generator" if kind == "clap" else "decoder")
     return _in_folder(_Source(location, name, kind, access))

@@ -93,8 +93,12 @@ class ZeroShotClassifier:
             f"of shape (n, {self.label_embeds.shape[1]})",
             tuple(embeds.shape),
         )
-        similarities = unit_norm(embeds.float()).cpu() @ self.label_embeds.T
+        similarities = self._similarities(unit_norm(embeds.float()).cpu())
         return label_probabilities(similarities, self._scale, self.encoder.logit_bias)
+
+    def _similarities(self, embeds: Tensor) -> Tensor:
+        """Return the cosine similarity of each label to unit vectors (n, d), shape (n, labels)."""
+        return embeds @ self.label_embeds.T
 
     def nearest(self, embeds: Tensor, k: int | None = None) -> list[list[tuple[str, float]]]:
         """Return the most likely labels of each embedding with their probabilities.

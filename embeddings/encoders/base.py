@@ -39,7 +39,7 @@ def read_space(
 
     Args:
         pretrained_model_name_or_path: As for the encoder's `from_pretrained`.
-        family: `"clip"` or `"clap"`; `"speech"` for the CLIP's space that a speech encoder's
+        family: `"clip"` or `"clap"`; `"speech_encoder"` for the CLIP space that its
             embeddings are in.
         modality: `"image"`, `"text"` or `"audio"`.
         **access: `revision`, `token`, `local_files_only` and `cache_dir`, as in transformers.
@@ -61,7 +61,7 @@ def read_space(
 
 def _read_spec(checkpoint: Checkpoint, kind: EncoderKind) -> CheckpointSpec:
     """Read a checkpoint's metadata with the library that loads it, imported only now."""
-    if kind == "speech":
+    if kind == "speech_encoder":
         from clip2clap.embeddings.backends.speech import SpeechSpec
 
         return SpeechSpec(checkpoint)

@@ -10,6 +10,7 @@ from clip2clap.core.errors import expect
 from clip2clap.embeddings.backends.base import Inputs
 from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.embeddings.encoders.clap import preprocess_windows
+from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
 
 
 class SpeechEncoder(Encoder):
@@ -28,7 +29,7 @@ class SpeechEncoder(Encoder):
     """
 
     family = "clip"
-    kind = "speech"
+    kind = "speech_encoder"
 
     @classmethod
     def of(cls, model: Any, extractor: Any) -> Self:
@@ -50,6 +51,14 @@ class SpeechEncoder(Encoder):
         """Fingerprint of its own weights and preprocessing; `space` has the CLIP's."""
         backend: Any = self.backend
         return backend.fingerprint
+
+    def check_clip(self, space: EmbeddingSpace | None) -> None:
+        """Raise a `SpaceMismatchError` unless a space is that of this encoder's CLIP.
+
+        None is unknown, and passes.
+        """
+        if space is not None:
+            require_same_model(space, self.space("audio"), what="The speech encoder's CLIP")
 
     def encode_audio(
         self,
@@ -81,12 +90,18 @@ class SpeechEncoder(Encoder):
         return self._encode_items("audio", audio, batch_size, normalize)
 
     def save_pretrained(
-        self, save_directory: str | Path, *, facts: Mapping[str, Any] | None = None, **_: Any
+        self,
+        save_directory: str | Path,
+        *,
+        name: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         """Save weights, preprocessing, space and model card to a folder of `from_pretrained`.
 
         Args:
             save_directory: Output folder.
+            name: Title of the model card; the folder's name if None.
             facts: Recipe, data and metrics of the training, for the model card.
 
         Raises:
@@ -98,7 +113,7 @@ class SpeechEncoder(Encoder):
         expect(not folder.is_file(), "save_directory", "a folder", str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(folder)
-        write_card(self, folder, facts or {})
+        write_card(self, folder, name or folder.resolve().name, facts or {})
 
     def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
         return preprocess_windows(self.backend, *numbered)

@@ -11,25 +11,27 @@ from clip2clap.embeddings.space import EmbeddingSpace
 _TAGS = ["clip", "speech", "cross-modal", "retrieval"]
 
 
-def write_card(encoder: Any, folder: Path, facts: Mapping[str, Any]) -> None:
+def write_card(encoder: Any, folder: Path, name: str, facts: Mapping[str, Any]) -> None:
     """Write the model card of a speech encoder beside its files.
 
     Args:
         encoder: `SpeechEncoder`.
         folder: Folder that it was saved to.
+        name: Title.
         facts: `recipe`, `data` and `metrics` of its training.
     """
     from huggingface_hub import ModelCardData
 
-    name, space = folder.resolve().name, encoder.space("audio")
+    space = encoder.space("audio")
     config = encoder.backend.config
     usage = (
         "from clip2clap import SpeechEncoder\n\n"
         f"speech = SpeechEncoder.from_pretrained({json.dumps(name)})\n"
         'embeds = speech.encode_audio(["say.wav"])'
     )
-    facts = {**facts, "data": {"data": facts["data"]} if "data" in facts else {}}
-    settings = {**(facts.get("recipe") or {}), **facts["data"]}
+    settings = {**(facts.get("recipe") or {})}
+    if "data" in facts:
+        settings["data"] = facts["data"]
     sections = {
         "Usage": f"```python\n{usage}\n```",
         "Space": f"That of {space}: compare only with images and texts of this CLIP.",

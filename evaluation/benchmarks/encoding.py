@@ -15,18 +15,18 @@ from torch import Tensor
 from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.evaluation.benchmarks.folders import Clip
 from clip2clap.media.audio import load_audio
 
-_COLUMN = "clap_audio"
 # A killed run loses fewer clips than these.
 _CLIPS_PER_SHARD = 256
 
 
 def encode_clips(
-    clap: ClapEncoder,
+    encoder: ClapEncoder | SpeechEncoder,
     clips: Sequence[Clip],
     folder: Path,
     *,
@@ -37,7 +37,7 @@ def encode_clips(
     """Encode clips, or read those that an earlier run encoded.
 
     Args:
-        clap: CLAP with an audio encoder.
+        encoder: CLAP with an audio encoder, or a speech encoder.
         clips: Clips of a benchmark.
         folder: Folder of the embedding table to write or to continue.
         settings: Settings of the table; with `int16`, resampled audio is rounded to 16 bits, as
@@ -51,13 +51,14 @@ def encode_clips(
 
     Raises:
         TableError: If the folder holds something else, or embeddings with other settings.
-        SpaceMismatchError: If it holds embeddings of another CLAP.
+        SpaceMismatchError: If it holds embeddings of another encoder.
     """
+    column = f"{encoder.family}_audio"
     unreadable: dict[str, str] = {}
     with (
         TableWriter(
             folder,
-            {_COLUMN: clap.space("audio")},
+            {column: encoder.space("audio")},
             dtype="float32",
             rows_per_shard=_CLIPS_PER_SHARD,
             settings=settings,
@@ -66,7 +67,7 @@ def encode_clips(
     ):
         known = writer.known([clip.id for clip in clips])
         new = [clip for clip, is_known in zip(clips, known, strict=True) if not is_known]
-        read = partial(_read, clap, bool(settings["int16"]))
+        read = partial(_read, encoder, bool(settings["int16"]))
         done = len(clips) - len(new)
         with contextlib.closing(map_ahead(read, new, pool, ahead=2 * batch_size)) as inputs:
             for batch in batched(zip(new, inputs, strict=True), batch_size):
@@ -74,26 +75,26 @@ def encode_clips(
                 good = {c.id: found for c, found in batch if not isinstance(found, str)}
                 if good:
                     values = list(good.values())
-                    embeds = clap.encode_preprocessed("audio", values, batch_size=batch_size)
-                    writer.append(list(good), {}, {_COLUMN: embeds})
+                    embeds = encoder.encode_preprocessed("audio", values, batch_size=batch_size)
+                    writer.append(list(good), {}, {column: embeds})
                 done += len(batch)
                 if on_progress is not None:
                     on_progress(done / len(clips))
     table = EmbeddingTable.open(folder)
     wanted = {clip.id for clip in clips}
-    rows = zip(table.ids, table.tensor(_COLUMN), strict=True)
+    rows = zip(table.ids, table.tensor(column), strict=True)
     return {row_id: embed for row_id, embed in rows if row_id in wanted}, unreadable
 
 
-def _read(clap: ClapEncoder, int16: bool, clip: Clip) -> Any:
+def _read(encoder: ClapEncoder | SpeechEncoder, int16: bool, clip: Clip) -> Any:
     """Return the preprocessed audio of a clip, or the reason why it cannot be read."""
     try:
         waveform, rate = load_audio(clip.path)
         if int16:
-            target = clap.backend.sampling_rate
+            target = encoder.backend.sampling_rate
             waveform = soxr.resample(waveform, rate, target) if rate != target else waveform
             steps = np.trunc(np.clip(waveform, -1, 1) * 32767)
             waveform, rate = (steps / 32767).astype(np.float32), target
-        return clap.preprocess("audio", [(waveform, rate)])[0]
+        return encoder.preprocess("audio", [(waveform, rate)])[0]
     except (UserError, OSError) as error:
         return one_line(error, limit=None)

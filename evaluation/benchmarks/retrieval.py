@@ -20,7 +20,7 @@ class Retrieval:
     """Recall at 1, 5 and 10 and mAP@10 of one direction, with 95 % intervals over clips."""
 
     direction: str
-    """`text to audio` or `audio to text`."""
+    """Name, such as `text to audio` and `audio to text`."""
 
     metrics: dict[str, Estimate]
     shuffled: dict[str, Estimate]
@@ -32,6 +32,7 @@ def measure_caption_retrieval(
     text_embeds: Tensor,
     clips: Sequence[int],
     *,
+    directions: tuple[str, str] = ("text to audio", "audio to text"),
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Retrieval]:
@@ -45,6 +46,7 @@ def measure_caption_retrieval(
         audio_embeds: Shape (n, d).
         text_embeds: Shape (m, d).
         clips: Index of each caption's clip, shape (m,).
+        directions: Names of the two directions.
         resamples: Bootstrap draws.
         seed: Seed of the draws and of the control.
 
@@ -65,8 +67,8 @@ def measure_caption_retrieval(
     following[shift] = shift.roll(-1)
     results = []
     for direction, table, items in (
-        ("text to audio", scores, owners.tolist()),
-        ("audio to text", scores.T, list(range(count))),
+        (directions[0], scores, owners.tolist()),
+        (directions[1], scores.T, list(range(count))),
     ):
         draws = Resamples(items, resamples=resamples, seed=seed)
         found = []

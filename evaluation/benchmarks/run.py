@@ -123,7 +123,7 @@ class _Runner:
         self.seen_folds = TRAINED_ON.get((clap.space("audio").model_id, benchmark.name), ())
         self._benchmark, self._clap, self._folder = benchmark, clap, folder
         self._config, self._on_progress = config, on_progress
-        self._draws = {"resamples": config.resamples, "seed": config.seed}
+        self._draws: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed}
         self._encoded: dict[bool, tuple[list[Clip], Tensor]] = {}
 
     def encode(self, *, int16: bool = False) -> tuple[list[Clip], Tensor]:

@@ -32,6 +32,19 @@ def percent(estimate: Mapping[str, float]) -> str:
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
+def retrievals(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the rows of a retrieval's table: names, with metrics or those of the control."""
+    return [
+        (name, metrics)
+        for one in results["results"]
+        for name, metrics in (
+            (": ".join([*([one["method"]] if "method" in one else []), one["direction"]]),
+             one["metrics"]),
+            ("shuffled", one["shuffled"]),
+        )
+    ]  # fmt: skip
+
+
 def trained_on(results: Mapping[str, Any]) -> str:
     """Return a note on the folds that the encoder was trained on."""
     folds = ", ".join(map(str, results["trained_on"]))
@@ -164,10 +177,16 @@ def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str
 def _retrieval(results: Mapping[str, Any]) -> list[str]:
     rows = [
         [name, *(percent(metrics[key]) for key in _METRICS)]
-        for one in results["results"]
-        for name, metrics in ((one["direction"], one["metrics"]), ("shuffled", one["shuffled"]))
+        for name, metrics in retrievals(results)
+    ]
+    rows += [
+        [f"{one['model']}, {one['direction']} ({one['source']})", f"{one['recall_at_1']:.1f} %"]
+        + [""] * 3
+        for one in results["published"]
+        if "recall_at_1" in one
     ]
     return [
         "<h2>Retrieval</h2>",
+        *([paragraph(f"{results['protocol']}.")] if "protocol" in results else []),
         card("Retrieval", table("Recall and mAP@10", ["", *_METRICS.values()], rows)),
     ]

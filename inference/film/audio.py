@@ -104,6 +104,31 @@ class AudioWindows:
             yield (self.samples - len(last) / 2) / FILM_RATE, last
 
 
+class WholeFiles:
+    """Audio files of a film, each with its start and end in s, and its waveform in mono."""
+
+    def __init__(self, audios: Sequence[str | Path | bytes], options: FilmOptions):
+        self.samples = 0
+        """Number of samples of the film so far; once all files are read, of all of it."""
+        self._audios, self._options = audios, options
+        self._fade = round(options.crossfade_in_s * FILM_RATE)
+
+    def __iter__(self) -> Iterator[tuple[float, float, np.ndarray]]:
+        held = 0
+        for source in self._audios:
+            blocks = stream_audio(
+                source,
+                sampling_rate=FILM_RATE,
+                start=self._options.start_in_s,
+                seconds=self._options.length_in_s,
+            )
+            channels = np.concatenate([np.zeros((2, 0), np.float32), *blocks], axis=1)
+            start = self.samples - min(held, channels.shape[1])
+            self.samples = max(self.samples, start + channels.shape[1])
+            held = min(self._fade, channels.shape[1])
+            yield start / FILM_RATE, self.samples / FILM_RATE, mix_down(channels)
+
+
 def _faded_in(blocks: Iterator[np.ndarray], previous: np.ndarray) -> Iterator[np.ndarray]:
     """Mix the end of the previous audio into the beginning of this one."""
     if previous.shape[1]:

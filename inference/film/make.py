@@ -16,7 +16,7 @@ from clip2clap.core.files import replacing
 from clip2clap.inference.film.audio import AudioReader, film_audio
 from clip2clap.inference.film.frames import MakeFrames, title_card
 from clip2clap.inference.film.options import FilmOptions
-from clip2clap.inference.film.path import BATCH_SIZE, Embed, frame_embeds
+from clip2clap.inference.film.path import BATCH_SIZE, Embed, embeds_of
 from clip2clap.media.video import FILM_RATE, FilmWriter
 
 
@@ -36,6 +36,7 @@ def make_film(
     embed: Embed,
     make_frames: MakeFrames,
     options: FilmOptions,
+    whole: bool = False,
     on_frames: Callable[[int], None] | None = None,
 ) -> Film:
     """Generate a film that follows one audio file, or several in sequence.
@@ -49,6 +50,7 @@ def make_film(
         embed: Encodes windows of the audio.
         make_frames: Generates frames.
         options: Options of the film.
+        whole: Encode each file as a whole, as for speech, in place of windows.
         on_frames: Called with the number of frames, after each batch is written.
 
     Raises:
@@ -72,8 +74,7 @@ def make_film(
     path, title = Path(path), _title_frames(options)
     silence = np.zeros((2, round(len(title) / options.fps * FILM_RATE)), np.float32)
     reader = AudioReader(itertools.chain([silence], film_audio(audios, options)))
-    embeds = frame_embeds(film_audio(audios, options), embed, options)
-    frames = 0
+    embeds, frames = embeds_of(audios, embed, options, whole=whole), 0
     with (
         closing(read_ahead(_generate(embeds, make_frames))) as generated,
         replacing(path) as partial,

@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.math import unit_norm
-from clip2clap.inference.film.audio import AudioWindows
+from clip2clap.inference.film.audio import AudioWindows, WholeFiles, film_audio
 from clip2clap.inference.film.options import FilmOptions
 from clip2clap.media.audio import SilentAudioError, is_silent
 from clip2clap.media.video import FILM_RATE
@@ -45,7 +46,61 @@ def frame_embeds(
         SilentAudioError: If all windows are silent.
     """
     windows = AudioWindows(blocks, options)
-    keys = _smoothed(_filled(_encoded(windows, embed)), options)
+    yield from _path(_encoded(windows, embed), windows, options)
+
+
+def whole_embeds(
+    audios: Sequence[str | Path | bytes], embed: Embed, options: FilmOptions
+) -> Iterator[Tensor]:
+    """Compute each frame's embedding: that of the whole audio file that plays.
+
+    For speech, whose parts do not mean what the sentence means. Between files the path is smoothed
+    as in `frame_embeds`.
+
+    Yields:
+        CLIP embeddings, shape (d,), unit norm, one for every frame.
+
+    Raises:
+        SilentAudioError: If all files are silent.
+    """
+    files = WholeFiles(audios, options)
+    yield from _path(_whole_keys(files, embed, options), files, options)
+
+
+def embeds_of(
+    audios: Sequence[str | Path | bytes], embed: Embed, options: FilmOptions, *, whole: bool
+) -> Iterator[Tensor]:
+    """Compute each frame's embedding from audio files, as `whole_embeds` or `frame_embeds` do."""
+    if whole:
+        return whole_embeds(audios, embed, options)
+    return frame_embeds(film_audio(audios, options), embed, options)
+
+
+def _whole_keys(
+    files: WholeFiles, embed: Embed, options: FilmOptions
+) -> Iterator[tuple[float, Tensor | None]]:
+    last = -math.inf
+    for start, end, waveform in files:
+        vector = None
+        if not is_silent(waveform):
+            with torch.no_grad():
+                vector = unit_norm(embed([waveform])).cpu()[0]
+        count = max(1, round((end - start) / options.hop_in_s))
+        times = (start + (place + 0.5) * (end - start) / count for place in range(count))
+        for time in times:
+            # Two files share the cross-fade between them.
+            if time > last:
+                yield time, vector
+                last = time
+
+
+def _path(
+    found: Iterator[tuple[float, Tensor | None]],
+    audio: AudioWindows | WholeFiles,
+    options: FilmOptions,
+) -> Iterator[Tensor]:
+    """Yield the embedding of every frame on the path through embeddings at moments in s."""
+    keys = _smoothed(_filled(found), options)
     period = 1 / Fraction(options.fps)
     frame = 0
     before: tuple[float, Tensor] | None = None
@@ -60,7 +115,7 @@ def frame_embeds(
         before = (time, vector)
     if before is None:
         raise SilentAudioError("The audio is silent. Give another file.")
-    while frame == 0 or frame * period < Fraction(windows.samples, FILM_RATE):
+    while frame == 0 or frame * period < Fraction(audio.samples, FILM_RATE):
         yield before[1]
         frame += 1
 

@@ -36,6 +36,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 file = tmp_path / "pets" / f"{name}-{number}.{suffix}"
                 shutil.copy(file, tmp_path / kind / name / file.name)
     shutil.copy(tmp_path / "dog.wav", tmp_path / "bark.wav")
+    shutil.copy(tmp_path / "sea.wav", tmp_path / "say.wav")
+    (tmp_path / "names").mkdir()
+    for name in images:
+        shutil.copy(tmp_path / f"{name}.wav", tmp_path / "names" / f"{name}_1.wav")
+    spoken = [f"{name}.wav,a {name},{name}.jpg,{n}" for n in range(4) for name in images]
+    (tmp_path / "spoken.csv").write_text("\n".join(["audio,caption,image,item", *spoken]) + "\n")
     (tmp_path / "labels.txt").write_text("dog\nsea\ntrain\n")
     captions = [f"{what} number {place}" for place in range(20) for what in ("a dog", "the sea")]
     (tmp_path / "captions.csv").write_text("\n".join(["caption", *captions]) + "\n")

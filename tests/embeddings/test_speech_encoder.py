@@ -80,7 +80,7 @@ def test_the_space_is_the_clips_and_no_others(
 
 
 def test_the_space_is_read_without_the_model(folder, speech):
-    assert read_space(folder, family="speech", modality="audio") == speech.space("audio")
+    assert read_space(folder, family="speech_encoder", modality="audio") == speech.space("audio")
 
 
 def test_longer_speech_is_the_mean_of_windows_that_cover_it(speech):

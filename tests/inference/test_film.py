@@ -20,7 +20,7 @@ from clip2clap.inference.film.audio import film_audio
 from clip2clap.inference.film.frames import DecodedFrames, PaintedFrames, title_card
 from clip2clap.inference.film.make import make_film
 from clip2clap.inference.film.options import FilmOptions
-from clip2clap.inference.film.path import frame_embeds, slerp
+from clip2clap.inference.film.path import frame_embeds, slerp, whole_embeds
 from clip2clap.inference.painting.canvas import Canvas
 from clip2clap.inference.painting.paint import PaintingOptions
 from clip2clap.media.audio import SilentAudioError, UnreadableAudioError, load_audio, stream_audio
@@ -144,6 +144,25 @@ def test_smoothing_spreads_a_change_over_time_and_leaves_the_ends():
     assert torch.allclose(smooth.norm(dim=-1), torch.ones(60), atol=1e-6)
     # The change stays where it was: half-way at 3 s.
     assert (smooth[:, 1] > smooth[:, 0]).int().argmax().item() == pytest.approx(30, abs=1)
+
+
+def test_whole_files_are_one_vector_each_with_a_turn_in_the_cross_fade(tmp_path: Path):
+    # Windows of the first would hear both pitches, as its second half is high.
+    mixed = write(tmp_path / "mixed.wav", tone(LOW, 1.0), tone(HIGH, 1.0))
+    high = write(tmp_path / "high.wav", tone(HIGH, 2.0))
+    options = FilmOptions(fps=8, crossfade_in_s=0.5, **OPTIONS)
+    files: list[Any] = [mixed, high]
+    vectors = torch.stack(list(whole_embeds(files, pitch, options)))
+    assert len(vectors) == len(list(frame_embeds(film_audio(files, options), pitch, options)))
+    one, two = (pitch([load_at_film_rate(each)])[0] for each in files)
+    assert torch.allclose(vectors[:10], one.expand(10, -1), atol=1e-5)
+    assert torch.allclose(vectors[-10:], two.expand(10, -1), atol=1e-5)
+    with pytest.raises(SilentAudioError):
+        list(whole_embeds([write(tmp_path / "none.wav", np.zeros(8000))], pitch, options))
+
+
+def load_at_film_rate(path: Path) -> np.ndarray:
+    return np.concatenate(list(stream_audio(path, sampling_rate=FILM_RATE)), axis=1)[0]
 
 
 def test_silence_keeps_the_vector_before_it_and_nothing_but_silence_is_refused():

@@ -38,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["text:at 12:30:1"], [("text", "at 12:30", 1)]),
         (["image:odd.bin:.5"], [("image", "odd.bin", 0.5)]),
         (["audio:odd.bin"], [("audio", "odd.bin", 1)]),
+        (["-", "speech:bark.wav:0.5"], [("speech", "bark.wav", -0.5)]),
         (["http://a.b/c.jpg:2"], [("image", "http://a.b/c.jpg", 2)]),
         (["http://localhost:80"], [("image", "http://localhost:80", 1)]),
         (Path("photo.jpg"), [("image", "photo.jpg", 1)]),

@@ -6,22 +6,20 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import as_path, remove_leftovers, replacing
 from clip2clap.core.output_folder import sole_run, writing_to
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import retrieval_metrics
+from clip2clap.training.accelerating import log_epoch, start_accelerator
 from clip2clap.training.checkpoint import train_resumably
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
-from clip2clap.training.report import EpochRecord, SweepResult
+from clip2clap.training.report import SweepResult
 from clip2clap.training.splits import Split, TrainingData, split_together
 from clip2clap.training.sweep.grid import SweepGrid
 from clip2clap.training.sweep.group import Group, Member
@@ -46,10 +44,6 @@ if TYPE_CHECKING:
 RESULTS_FILE = "results.csv"
 REPORT_FILE = "report.html"
 _UNFINISHED = "unfinished"
-_TRACKING = "tracking"
-
-# One process may have to wait for the others as long as these train.
-_MAX_WAIT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -112,11 +106,11 @@ def sweep(
         ['pairs1-8-cosine', 'pairs1-8-mse']
     """
     grid, base = grid or SweepGrid(), base or TrainingConfig.reference(patience=10)
-    _check(base, trackers)
+    _check(base)
     settings = grid.settings(base)
     folder, parts = as_path(output), read_tables([table, *plus], base)
     data_sets = make_data_sets(parts, base, {config.seed for config in settings.values()})
-    accelerator = _start(device, folder, trackers)
+    accelerator = start_accelerator(device, folder, trackers)
     with sole_run(folder) if accelerator.is_main_process else nullcontext():
         accelerator.init_trackers(folder.name, config={"grid": json.dumps(grid.values)})
         models = _list_models(folder, data_sets, settings, overwrite, accelerator)
@@ -145,23 +139,6 @@ def _list_models(
     return models
 
 
-def _start(device: str | None, folder: Path, trackers: Sequence[str]) -> "Accelerator":
-    from accelerate import Accelerator, InitProcessGroupKwargs
-
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        log_with=list(trackers) or None,
-        project_dir=folder / _TRACKING if trackers else None,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_MAX_WAIT)],
-    )
-    if device is not None and accelerator.device.type != torch.device(device).type:
-        raise UserError(
-            f"Asked to train on {device}, but this machine offers {accelerator.device.type}.",
-            param="device",
-        )
-    return accelerator
-
-
 def _train(
     jobs: Sequence[Sequence[Job]],
     folder: Path,
@@ -182,7 +159,7 @@ def _train(
         def log(members: Sequence[Member]) -> None:
             for member in members:
                 if member.error is None:
-                    _log_epoch(accelerator, member.name, member.progress.history[-1])
+                    log_epoch(accelerator, member.progress.history[-1], prefix=f"{member.name}/")
 
         data = job[0].data
         members = [Member(one.name, one.config.resolved(len(data.split.train))) for one in job]
@@ -248,7 +225,7 @@ def _write_results(
     for result in results:
         if result.report is not None and result.name in others:
             for record in result.report.history:
-                _log_epoch(accelerator, result.name, record)
+                log_epoch(accelerator, record, prefix=f"{result.name}/")
     rows = [result.row() for result in results]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with (
@@ -275,26 +252,6 @@ def _checked(results: list[SweepResult]) -> list[SweepResult]:
     return results
 
 
-def _check(base: TrainingConfig, trackers: Sequence[str]) -> None:
+def _check(base: TrainingConfig) -> None:
     if base.architecture != "mlp" or base.init_from is not None:
         raise UserError("A sweep trains mlps from scratch: architecture='mlp', no init_from.")
-    if not trackers:
-        return
-    from accelerate.tracking import get_available_trackers
-
-    available = [str(name) for name in get_available_trackers()]
-    for name in trackers:
-        if name not in available:
-            raise UserError(
-                f"The tracker {name!r} isn't installed, or accelerate doesn't know it; there is "
-                f"{', '.join(available) or 'none'}. Install it, as with `pip install {name}`.",
-                param="trackers",
-            )
-
-
-def _log_epoch(accelerator: "Accelerator", name: str, record: EpochRecord) -> None:
-    losses = {"train_loss": record.train_loss, "validation_loss": record.validation_loss}
-    values = {
-        f"{name}/{metric}": value for metric, value in {**losses, **record.validation}.items()
-    }
-    accelerator.log(values, step=record.epoch)

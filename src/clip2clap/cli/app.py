@@ -41,6 +41,7 @@ from clip2clap.cli.serve import serve
 from clip2clap.cli.sweep import sweep
 from clip2clap.cli.train import train
 from clip2clap.cli.train_captioner import train_captioner
+from clip2clap.cli.train_speech import train_speech
 from clip2clap.core.allocator import keep_freed_memory
 from clip2clap.core.errors import UserError, is_out_of_memory, one_line
 from clip2clap.core.files import FULL_DISK_ERRORS
@@ -74,6 +75,7 @@ VERBS = (
     sweep,
     serve,
     train_captioner,
+    train_speech,
     doctor,
 )
 for _verb in VERBS:

@@ -30,6 +30,7 @@ from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import Destination, choose_destination
 from clip2clap.cli.progress import RunReport
+from clip2clap.cli.spoken import SpokenCondition, load_speech_encoder, parse_speech
 from clip2clap.core.errors import printable
 from clip2clap.search.labels import read_labels
 
@@ -38,7 +39,7 @@ _FOLDER = "clip2clap-audio-to-image"
 
 
 def audio_to_image(options: AudioToImage) -> None:
-    """Generate images from audio.
+    """Generate images from audio, or from speech.
 
     Each image has the name of its audio file and is written as soon as its batch is done. The
     labels nearest to the audio are printed on stderr.
@@ -48,10 +49,12 @@ def audio_to_image(options: AudioToImage) -> None:
     Audio that cannot be read, or is silent, is skipped; the exit code is then 1.
     """
     mix = parse_weighted(options.mix, "mix")
+    spoken = parse_speech(options)
     _check(options)
     for file, _ in mix:
         check_exists(file, "mix")
-    sources = [file for file, _ in mix] or find_inputs(options.inputs or [])
+    mix += spoken if mix else []
+    sources = [file for file, _ in mix or spoken] or find_inputs(options.inputs or [])
     count = 1 if mix else len(sources)
     plan = plan_films(options, sources, _FOLDER) if options.film else []
     destination = None
@@ -62,14 +65,14 @@ def audio_to_image(options: AudioToImage) -> None:
     if image is not None:
         image = load_named_image(image, allow_private=options.allow_private)
     with Console(stderr=True).status("Loading the models"):
-        pipeline = _load(options)
+        pipeline, speech = _load(options)
     report.lap("load")
     calls = _call_arguments(pipeline, options)
     report.settings |= calls | pipeline_settings(pipeline)
     if image is not None:
         calls["image"] = image
     if destination is None:
-        make_films(pipeline, plan, options, report, calls)
+        make_films(pipeline, plan, options, report, calls, speech=speech)
         return
     writer = _Writer(
         pipeline, destination, options, report, read_labels(options.label_file or "demo")
@@ -89,6 +92,7 @@ def audio_to_image(options: AudioToImage) -> None:
         report,
         total=count,
         weights=weights,
+        condition=speech and SpokenCondition(pipeline, speech, [file for file, _ in spoken]),
     )
     report.lap("generate")
     made = sum(len(entry["images"]) for entry in report.results)
@@ -98,9 +102,9 @@ def audio_to_image(options: AudioToImage) -> None:
 
 def _check(options: AudioToImage) -> None:
     require(
-        bool(options.inputs) != bool(options.mix),
+        bool(options.inputs) + bool(options.mix or options.speech) == 1,
         "inputs",
-        "give audio, or --mix FILE:WEIGHT several times, and not both.",
+        "give audio, or --speech, or --mix FILE:WEIGHT several times, perhaps with --speech.",
     )
     candidates = options.num_candidates
     require(
@@ -130,11 +134,12 @@ def _require_offload(options: AudioToImage, device: str) -> None:
     )
 
 
-def _load(options: AudioToImage) -> Any:
+def _load(options: AudioToImage) -> tuple[Any, Any]:
+    """Return the pipeline, and the speech encoder if there is speech."""
     device = choose_device("cpu" if options.low_memory else options.device)
     _require_offload(options, device.type)
     parts = ("clap", "translator", "clip", "ip_adapter")
-    return load_pipeline(
+    pipeline = load_pipeline(
         "decoder",
         options.decoder,
         device=device,
@@ -144,6 +149,9 @@ def _load(options: AudioToImage) -> Any:
         low_memory=options.low_memory,
         **{part: getattr(options, part) for part in parts},
     )
+    if not options.speech:
+        return pipeline, None
+    return pipeline, load_speech_encoder(options, device, pipeline.generator_space)
 
 
 def _call_arguments(pipeline: Any, options: AudioToImage) -> dict[str, Any]:

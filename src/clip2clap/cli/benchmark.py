@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from clip2clap.cli.benchmark_speech import SPEECH_DATASETS, measure_speech
 from clip2clap.cli.checks import check_device, choose_device, require
 from clip2clap.cli.options.benchmark import Benchmark
 from clip2clap.cli.outputs import keep_others_out
@@ -24,6 +25,9 @@ def benchmark(options: Benchmark) -> None:
     first two by a linear probe; AudioCaps and Clotho are retrieved, text to audio and audio to
     text.
 
+    Of Flickr8k Audio, SpokenCOCO and Places Audio, images are retrieved by speech and speech by
+    images, beside the CLIP's text encoder on transcripts (--asr) and on the captions as written.
+
     A folder that is not complete is refused, unless --partial is given. A killed run goes on where
     it stopped.
     """
@@ -32,6 +36,10 @@ def benchmark(options: Benchmark) -> None:
     check_name(encoder, "clap", param="encoder")
     check_device(options.device, None)
     require(options.folder.is_dir(), "folder", f"{options.folder} is not a folder.")
+    if options.dataset in SPEECH_DATASETS:
+        measure_speech(options, _shown)
+        return
+    require(options.asr is None, "asr", f"{options.dataset} has no spoken captions.")
     has_labels = options.dataset in ("esc50", "us8k", "vggsound")
     for param in ("protocol", "linear_probe"):
         reason = f"{options.dataset} is retrieved by its captions and has no labels."
@@ -64,22 +72,30 @@ def benchmark(options: Benchmark) -> None:
         results = run_benchmark(data, clap, output, config, on_progress=advance)
     report.lap("measure")
     page = write_benchmark_page(results, output)
-    title = f"{data.title}, {results['clips']} of {results['expected']} clips"
-    report.show(title, _table(results), *_notes(results), f"Report: {page}")
+    report.show(*_shown(results), f"Report: {page}")
     for source, reason in results["unreadable"].items():
         report.skip(source, reason)
     report.end(results)
 
 
+def _shown(results: dict[str, Any]) -> list[Any]:
+    """Return a title, the table and notes."""
+    title = f"{results['title']}, {results['clips']} of {results['expected']} clips"
+    return [title, _table(results), *_notes(results)]
+
+
 def _table(results: dict[str, Any]) -> Table:
     """Return measured rows, and published ones below."""
-    from clip2clap.evaluation.report.benchmark import percent
+    from clip2clap.evaluation.report.benchmark import percent, retrievals
 
     if not results["labels"]:
         table = plain_table("", "recall at 1", "at 5", "at 10", "mAP@10")
-        for one in results["results"]:
-            for name, found in ((one["direction"], one["metrics"]), ("shuffled", one["shuffled"])):
-                table.add_row(name, *map(percent, found.values()))
+        for name, found in retrievals(results):
+            table.add_row(name, *map(percent, found.values()))
+        for one in results["published"]:
+            if "recall_at_1" in one:
+                name = f"{one['model']}, {one['direction']} ({one['source']})"
+                table.add_row(name, f"{one['recall_at_1']:.1f} %")
         return table
     titles = ("method", "protocol", "accuracy", "unseen folds", "folds", "shuffled", "source")
     table = plain_table("model", *titles)

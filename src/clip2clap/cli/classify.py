@@ -22,6 +22,12 @@ from clip2clap.cli.naming import (
 from clip2clap.cli.options.search import Classify
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport
+from clip2clap.cli.spoken import (
+    check_spoken,
+    load_spoken_labels,
+    show_meant_images,
+    write_answer,
+)
 from clip2clap.search.labels import Vocabulary, read_vocabulary
 
 
@@ -31,6 +37,9 @@ def classify(options: Classify) -> None:
     CLIP names images and CLAP audio. With --translator, images are named by what they would sound
     like, or audio by what it would look like.
 
+    With --speech, the images are those that may be meant by what is said. With --spoken-labels,
+    images are named by the nearest spoken name.
+
     A file that cannot be read is skipped; the exit code is then 1. With --output the labels go into
     a file of JSON lines, and a killed run goes on where it stopped.
     """
@@ -38,12 +47,28 @@ def classify(options: Classify) -> None:
     sources = find_files(options.inputs)
     _check(options, sources)
     report = RunReport(options)
+    if options.speech:
+        with Console(stderr=True).status("Listening"):
+            show_meant_images(options, sources, report)
+        report.end()
+        return
     if options.output is not None:
         _classify_into(options.output, options, labels, sources, report)
         return
     printer = _printer(options, report)
-    printer.print_all(_classified(options, labels, sources, report))
+    files = _classified(options, labels, sources, report)
+    printer.print_all(_spoken(files, report) if options.speak else files)
     report.end()
+
+
+def _spoken(files: Iterator[Any], report: RunReport) -> Iterator[Any]:
+    """Yield files, and write the spoken name of each after it is printed."""
+    for file in files:
+        yield file
+        if file.reason is None:
+            path = write_answer(file.source, file.segments[0].labels[0][0])
+            report.show(str(path))
+            report.results[-1]["spoken"] = str(path)
 
 
 def _classify_into(
@@ -68,9 +93,10 @@ def _classify_into(
     report.end()
 
 
-def _settings(options: Classify, labels: Vocabulary) -> dict[str, Any]:
+def _settings(options: Classify, labels: Any) -> dict[str, Any]:
     """Return all that the labels of a file depend on."""
     from clip2clap.embeddings.encoders.base import read_space
+    from clip2clap.embeddings.encoders.speech import SpeechEncoder
     from clip2clap.embeddings.fingerprint import fingerprint_tensors
     from clip2clap.translator.auto import AutoTranslator
 
@@ -78,6 +104,11 @@ def _settings(options: Classify, labels: Vocabulary) -> dict[str, Any]:
     if options.translator is not None:
         weights = AutoTranslator.from_pretrained(options.translator).state_dict()
         translator = fingerprint_tensors(weights.values())
+    if options.spoken_labels is not None:
+        labels = {
+            "spoken": _digest_of_names(options.spoken_labels),
+            "encoder": SpeechEncoder.from_pretrained(options.speech_encoder or "demo").fingerprint,
+        }
     clip = read_space(options.clip or "demo", family="clip", modality="image")
     clap = read_space(options.clap or "demo", family="clap", modality="audio")
     return {
@@ -90,6 +121,16 @@ def _settings(options: Classify, labels: Vocabulary) -> dict[str, Any]:
         "clap": clap.fingerprint,
         "translator": translator,
     }
+
+
+def _digest_of_names(spoken_labels: str) -> list[str]:
+    """Return the spoken names with the sizes of their files."""
+    from clip2clap.search.spoken import read_spoken_labels
+
+    if spoken_labels == "objectnet":
+        return [spoken_labels]
+    found = read_spoken_labels(spoken_labels)
+    return [f"{file.name} {file.stat().st_size}" for files in found.values() for file in files]
 
 
 def _classified(
@@ -130,6 +171,7 @@ def _check(options: Classify, sources: list[str]) -> None:
         not (options.as_json and options.as_csv), "as_csv", "it cannot be combined with --json."
     )
     check_timeline(options.timeline, sources)
+    check_spoken(options, sources)
     check_models(options)
     check_device(options.device, None)
 
@@ -137,9 +179,14 @@ def _check(options: Classify, sources: list[str]) -> None:
 def _load(options: Classify, labels: Vocabulary, sources: list[str]) -> Any:
     from clip2clap.search.classify import FileClassifier
 
+    encoders = load_encoders(options, sources)
+    spoken = None
+    if options.spoken_labels is not None:
+        spoken = load_spoken_labels(options, encoders["clip"])
     return FileClassifier(
         labels,
-        **load_encoders(options, sources),
+        **encoders,
+        spoken=spoken,
         templates=options.template,
         temperature=options.temperature,
     )

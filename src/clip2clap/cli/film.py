@@ -52,6 +52,8 @@ def make_films(
     options: AudioToImage,
     report: RunReport,
     calls: dict[str, Any],
+    *,
+    speech: Any = None,
 ) -> None:
     """Generate films one by one, and exit; a film that fails is skipped.
 
@@ -61,6 +63,7 @@ def make_films(
         options: Options of the verb.
         report: Report of the run.
         calls: Arguments of the pipeline's call.
+        speech: Speech encoder, if the inputs are speech: each is encoded as a whole.
     """
     per_image = ("num_candidates", "batch_size")
     calls = {name: value for name, value in calls.items() if name not in per_image}
@@ -68,7 +71,7 @@ def make_films(
     for seed, (path, sources) in enumerate(plan, options.seed):
         try:
             frames = _frames(pipeline, options, settings, calls, seed)
-            made = _make_film(pipeline, path, sources, settings, frames)
+            made = _make_film(pipeline, path, sources, settings, frames, speech)
         except UserError as error:
             report.skip(sources, error)
             continue
@@ -133,7 +136,7 @@ def _frames(
 
 
 def _make_film(
-    pipeline: Any, path: Path, sources: Sequence[str], settings: Any, frames: Any
+    pipeline: Any, path: Path, sources: Sequence[str], settings: Any, frames: Any, speech: Any
 ) -> Any:
     """Generate a film of one input, or of several in sequence.
 
@@ -144,6 +147,8 @@ def _make_film(
     from clip2clap.media.video import FILM_RATE
 
     def embed(waveforms: Sequence[Any]) -> Any:
+        if speech is not None:
+            return speech.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
         # Parts of a film may be silent, which the pipeline's own encode_audio refuses.
         embeds = pipeline.clap.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
         return pipeline.translate(embeds)
@@ -156,5 +161,6 @@ def _make_film(
             embed=embed,
             make_frames=frames,
             options=settings,
+            whole=speech is not None,
             on_frames=lambda count: progress.update(task, completed=count),
         )

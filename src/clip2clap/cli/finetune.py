@@ -27,6 +27,8 @@ def finetune(options: Finetune) -> None:
     require(options.data.is_dir(), "data", f"{options.data} is not a folder.")
     expected = f"expected clap or clip, got {options.encoder!r}."
     require(options.encoder in (None, *_MODALITIES), "encoder", expected)
+    is_own = options.preset in (None, "audioclip")
+    require(is_own, "preset", f"expected audioclip, got {options.preset}.")
     for kind in ("clap", "clip"):
         if getattr(options, kind) is not None:
             check_name(getattr(options, kind), kind, param=kind)

@@ -44,6 +44,7 @@ def generate(
     *,
     total: int,
     weights: Sequence[float] | None = None,
+    condition: Callable[[list[Input]], dict[str, Any]] | None = None,
 ) -> None:
     """Generate from batches of inputs under a progress bar, and write each output at once.
 
@@ -56,6 +57,8 @@ def generate(
         report: Report of the run. The input at position i has its seed plus i.
         total: Number of outputs.
         weights: Mix each batch into one item by these, if all of its inputs can be read.
+        condition: Returns the arguments of the pipeline's call for readable inputs; by default
+            their audio.
     """
     import torch
 
@@ -74,8 +77,9 @@ def generate(
                     seeds = [report.settings["seed"] + each.index for each in items]
                     rounds = -(-len(items) * calls["num_candidates"] // calls["batch_size"])
                     bar.begin_batch(len(items), rounds)
+                    condition = condition or _audio_of
                     result = pipeline(
-                        audios=[each.value for each in readable],
+                        **condition(readable),
                         **({} if weights is None else {"weights": weights}),
                         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                         callback_on_step_end=bar.count_step,
@@ -87,6 +91,10 @@ def generate(
                 bar.end_batch(len(batch) if weights is None else 1)
         except KeyboardInterrupt:
             report.interrupted = True
+
+
+def _audio_of(inputs: list[Input]) -> dict[str, Any]:
+    return {"audios": [each.value for each in inputs]}
 
 
 class Bar:

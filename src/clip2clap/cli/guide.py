@@ -12,6 +12,7 @@ from clip2clap.cli.options.generation import Guide
 from clip2clap.cli.outputs import choose_destination
 from clip2clap.cli.painter import TargetEncoder, parse_targets
 from clip2clap.cli.progress import RunReport, progress_bar
+from clip2clap.cli.spoken import load_speech_encoder
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
 
@@ -32,8 +33,8 @@ def guide(options: Guide) -> None:
     require(
         any(weights),
         "target_text",
-        "there is no target with a weight other than 0. Give --target-text, --target-audio or "
-        "--target-image.",
+        "there is no target with a weight other than 0. Give --target-text, --target-audio, "
+        "--target-image or --speech.",
     )
     require(
         options.condition == "none" or any(weight > 0 for weight in weights),
@@ -79,6 +80,9 @@ def _load(options: Guide, targets: dict[str, list[tuple[str, float]]]) -> tuple[
     encoder = TargetEncoder(
         pipeline.clip, pipeline.clap, pipeline.translator, allow_private=options.allow_private
     )
+    if options.speech:
+        space = pipeline.clip.space(pipeline.clip.modalities[0])
+        encoder.speech = load_speech_encoder(options, device, space)
     return pipeline, encoder.targets(targets, options.break_audio)
 
 

@@ -95,7 +95,8 @@ def _parse_targets(options: Paint) -> dict[str, list[tuple[str, float]]]:
     require(
         options.inputs or any(weight > 0 for each in further.values() for _, weight in each),
         "inputs",
-        "there is no target. Give audio, or --target-text, --target-image or --target-audio.",
+        "there is no target. Give audio, --speech, --target-text, --target-image or "
+        "--target-audio.",
     )
     return further
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clip2clap.cli.checks import check_image, parse_weighted, require
 from clip2clap.cli.inputs import load_audible, load_named_image
 from clip2clap.cli.options.generation import Paint
+from clip2clap.cli.spoken import load_speech_encoder, parse_speech
 from clip2clap.core.presets import resolve
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class TargetEncoder:
-    """Encoder of targets; CLAP and translator are None without audio targets."""
+    """Encoder of targets; CLAP, translator and speech encoder are None without such targets."""
 
     clip: "ClipEncoder"
     clap: Any = None
     translator: Any = None
+    speech: Any = None
     allow_private: bool = False
 
     def load_image(self, source: str) -> Any:
@@ -34,10 +36,10 @@ class TargetEncoder:
     def targets(
         self, weighted: Mapping[str, Sequence[tuple[str, float]]], parts: int
     ) -> "list[Target]":
-        """Return targets from texts, images and audio with their weights, by modality.
+        """Return targets from texts, images, audio and speech with their weights, by kind.
 
-        An audio file has so many parts beside the whole, with less weight; silent ones are left
-        out.
+        An audio or speech file has so many parts beside the whole, with less weight; silent ones
+        are left out.
 
         Raises:
             UserError: If a file cannot be read, or is silent.
@@ -51,12 +53,17 @@ class TargetEncoder:
         for path, weight in weighted.get("image", ()):
             embed = self.clip.encode_image([self.load_image(path)])[0]
             found.append(Target(embed, weight, path))
-        for source, weight in weighted.get("audio", ()):
-            waveform, rate = load_audible(source)
-            found += audio_targets(
-                waveform, rate, self._encode_audio, name=source, weight=weight, parts=parts
-            )
+        encoders = {"audio": self._encode_audio, "speech": self._encode_speech}
+        for kind, encode in encoders.items():
+            for source, weight in weighted.get(kind, ()):
+                waveform, rate = load_audible(source)
+                found += audio_targets(
+                    waveform, rate, encode, name=source, weight=weight, parts=parts
+                )
         return found
+
+    def _encode_speech(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
+        return self.speech.encode_audio(audio)
 
     def _encode_audio(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
         embeds = self.clap.encode_audio(audio)
@@ -71,7 +78,7 @@ class Painter(TargetEncoder):
 
 
 def parse_targets(options: Any) -> dict[str, list[tuple[str, float]]]:
-    """Return the targets of `--target-...` with their weights, by modality.
+    """Return the targets of `--target-...` and `--speech` with their weights, by kind.
 
     Raises:
         UserError: If a weight is no number, or a file does not exist.
@@ -88,7 +95,7 @@ def parse_targets(options: Any) -> dict[str, list[tuple[str, float]]]:
     for modality in ("image", "audio"):
         for file, _ in further[modality]:
             check_image(file, f"target_{modality}")
-    return further
+    return {**further, "speech": parse_speech(options)}
 
 
 def load_painter(options: Paint, *, has_audio: bool, device: Any) -> Painter:
@@ -107,6 +114,8 @@ def load_painter(options: Paint, *, has_audio: bool, device: Any) -> Painter:
     canvas = Canvas.from_pretrained(names["autoencoder"], device=device)
     clip = ClipEncoder.from_pretrained(names["clip"], device=device)
     painter = Painter(clip, allow_private=options.allow_private, canvas=canvas)
+    if options.speech:
+        painter.speech = load_speech_encoder(options, device, clip.space("image"))
     if has_audio:
         clap = ClapEncoder.from_pretrained(names["clap"], device=device, modalities=["audio"])
         translator = AutoTranslator.from_pretrained(names["translator"]).to(device)

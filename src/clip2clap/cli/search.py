@@ -15,6 +15,7 @@ from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.search import Search
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, plain_table
+from clip2clap.cli.spoken import parse_speech
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import as_path
 from clip2clap.search.query import Query, parse_query
@@ -28,7 +29,12 @@ def search(options: Search) -> None:
     Images find audio, and audio finds images, through the translators. A query begins with a
     file or words, and goes on with + or -, each between spaces.
     """
-    query = parse_query(options.query)
+    spoken: list[str] = []
+    for file, weight in parse_speech(options):
+        spoken += [*(["-"] if weight < 0 else []), f"speech:{file}:{abs(weight):f}"]
+    words = list(options.query or [])
+    require(words or spoken, "query", "give a file, words, or --speech FILE.")
+    query = parse_query([*words, *spoken])
     filters = {
         "within": options.within,
         "since": _parse_date(options.since, "since"),
@@ -80,6 +86,7 @@ def _search(options: Search, query: Query, filters: Any) -> list[Any]:
         clap=options.clap,
         translators=[AutoTranslator.from_pretrained(name).to(device) for name in names],
         device=device,
+        speech_encoder=options.speech_encoder,
     )
     require(len(index), "index", f"{options.index} has no entries. Index some files first.")
     wanted: list[Any] = [

@@ -11,7 +11,9 @@ from clip2clap.core.files import as_path
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
 """Folder of the demo models."""
 
-Kind = Literal["clip", "clap", "generator", "decoder", "captioner", "language_model", "speech"]
+Kind = Literal[
+    "clip", "clap", "generator", "decoder", "captioner", "language_model", "speech_encoder"
+]
 
 
 _CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -52,7 +54,7 @@ PRESETS: dict[Kind, dict[str, str]] = {
         "gpt2": "openai-community/gpt2",
         "gpt2-medium": "openai-community/gpt2-medium",
     },
-    "speech": {"demo": str(DEMO_FOLDER / "speech")},
+    "speech_encoder": {"demo": str(DEMO_FOLDER / "speech")},
 }
 """Hub ids, or folders of demo models, by model type and short name."""
 

@@ -26,6 +26,7 @@ class SpeechConfig(PreTrainedConfig):
     Args:
         backbone_config: Configuration of the backbone: AST, wav2vec 2.0, HuBERT, Whisper or
             Moonshine; of the last two the encoder alone is built.
+        pooling: `"attention"`, or `"mean"` with SAliCLIP's head.
         pooling_heads: Heads of the attention over frames.
         pooling_size: Width of the pooling's hidden layer.
         projection_dim: Dimension of the embeddings.
@@ -39,6 +40,7 @@ class SpeechConfig(PreTrainedConfig):
     def __init__(
         self,
         backbone_config: dict[str, Any] | PreTrainedConfig | None = None,
+        pooling: str = "attention",
         pooling_heads: int = 4,
         pooling_size: int = 512,
         projection_dim: int = 512,
@@ -50,6 +52,7 @@ class SpeechConfig(PreTrainedConfig):
         if not isinstance(backbone_config, PreTrainedConfig):
             backbone_config = _new_config(backbone_config or {"model_type": "whisper"})
         self.backbone_config: Any = backbone_config
+        self.pooling = pooling
         self.pooling_heads = pooling_heads
         self.pooling_size = pooling_size
         self.projection_dim = projection_dim
@@ -98,8 +101,30 @@ class AttentionPooling(nn.Module):
         return self.projection(F.gelu(self.hidden(self.norm(means))))
 
 
+class MeanPooling(nn.Module):
+    """Mean of the frames, and SAliCLIP's residual projection.
+
+    Args:
+        width: Width of the frames.
+        dim: Dimension of the embeddings.
+    """
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.projection = nn.Linear(width, dim)
+        self.hidden = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(0.1)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Pool frames (n, frames, width), those where `mask` (n, frames) is True, to (n, dim)."""
+        weights = mask.to(frames.dtype) / mask.sum(1, keepdim=True)
+        projected = self.projection(torch.einsum("nf,nfw->nw", weights, frames))
+        return self.norm(projected + self.dropout(self.hidden(F.gelu(projected))))
+
+
 class SpeechModel(PreTrainedModel):
-    """Speech backbone and `AttentionPooling` over the frames that hold audio.
+    """Speech backbone and a pooling of the frames that hold audio.
 
     Examples:
         >>> from transformers import WhisperConfig
@@ -119,11 +144,11 @@ class SpeechModel(PreTrainedModel):
     def __init__(self, config: SpeechConfig):
         super().__init__(config)
         self.backbone: Any = _new_backbone(config.backbone_config)
-        self.pooling = AttentionPooling(
-            config.backbone_config.hidden_size,
-            config.pooling_heads,
-            config.pooling_size,
-            config.projection_dim,
+        width, dim = config.backbone_config.hidden_size, config.projection_dim
+        self.pooling = (
+            AttentionPooling(width, config.pooling_heads, config.pooling_size, dim)
+            if config.pooling == "attention"
+            else MeanPooling(width, dim)
         )
         self.post_init()
 

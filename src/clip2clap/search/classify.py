@@ -78,6 +78,7 @@ class FileClassifier:
         clip: CLIP that encodes images, or the labels of translated audio.
         clap: CLAP that encodes audio, or the labels of translated images.
         translator: Translator from one's space into the other's.
+        spoken: Classifier of images by spoken names, in place of the labels.
         templates: As for `ZeroShotClassifier`, as is `temperature`.
         temperature: Divisor of the similarities in the softmax.
 
@@ -100,6 +101,7 @@ class FileClassifier:
         clip: "ClipEncoder | None" = None,
         clap: "ClapEncoder | None" = None,
         translator: "Translator | None" = None,
+        spoken: ZeroShotClassifier | None = None,
         templates: str | Sequence[str] | None = None,
         temperature: float | None = None,
     ):
@@ -111,6 +113,9 @@ class FileClassifier:
         self._classifiers: dict[str, ZeroShotClassifier] = {}
         for modality, encoder in self._encoders.items():
             if encoder is None:
+                continue
+            if modality == "image" and spoken is not None:
+                self._classifiers[modality] = spoken
                 continue
             if translator is not None and modality == _source_modality(translator):
                 other = self._encoders["audio" if modality == "image" else "image"]

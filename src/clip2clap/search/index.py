@@ -16,6 +16,7 @@ from torch import Tensor
 from clip2clap.core.errors import UserError, expect, is_integer
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
+from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.embeddings.space import Modality
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.metrics.retrieval import crowding
@@ -73,6 +74,7 @@ class Index:
         translators: Translators from one's space into the other's, for images that find audio and
             audio that finds images; by default the demo translators where they fit.
         device: Device of encoders that are loaded.
+        speech_encoder: Speech encoder for spoken terms, or its name; by default the demo's.
 
     Raises:
         UserError: If the folder holds no index, or it is damaged.
@@ -95,6 +97,7 @@ class Index:
         clap: ClapEncoder | str | None = None,
         translators: Sequence[Translator] = (),
         device: torch.device | str | None = None,
+        speech_encoder: SpeechEncoder | str | None = None,
     ):
         # A run that updates the index may replace files between the reading of two of them.
         try:
@@ -102,7 +105,10 @@ class Index:
         except UserError:
             store, self._parts = _open(folder)
         spaces = {c: s for part in self._parts.values() for c, s in part.table.spaces.items()}
-        self._queries = QueryEncoder(store.settings.models, spaces, clip, clap, translators, device)
+        models = store.settings.models
+        self._queries = QueryEncoder(
+            models, spaces, clip, clap, translators, device, speech_encoder
+        )
 
     def __len__(self) -> int:
         """Return the number of files and lines that can be found."""
@@ -195,7 +201,8 @@ class Index:
         They are those in the index of the first term's modality, translated if need be; without
         enough of them, those that are searched.
         """
-        modality = query.terms[0].modality
+        first = query.terms[0].modality
+        modality: Modality = "text" if first == "speech" else first
         own = self._parts.get(modality)
         if own is None or len(own.rows) < _NEIGHBORS:
             return part.sample(column)

@@ -4,25 +4,27 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import as_path, is_url
-from clip2clap.embeddings.space import Modality
 from clip2clap.search.files import is_media, modality_of
 
-_PREFIX = re.compile(r"(image|audio|text):(?!//)(.*)", re.DOTALL)
+_PREFIX = re.compile(r"(image|audio|text|speech):(?!//)(.*)", re.DOTALL)
 # A sign between spaces, or at an end, that is followed by an even number of quotes.
 _SIGN = re.compile(r"(?:^|(?<=\s))([+-])(?:$|(?=\s))(?=[^\"]*(?:\"[^\"]*\"[^\"]*)*$)")
+TermModality = Literal["image", "text", "audio", "speech"]
+
 _QUOTED = re.compile(r'"([^"]*)"((?::[\d.]+)?)')
 _WEIGHT = re.compile(r"(.*):(\d+\.?\d*|\.\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Term:
-    """Image, audio file or text of a query."""
+    """Image, audio file, text or speech of a query."""
 
-    modality: Modality
-    """Modality, `"image"`, `"text"` or `"audio"`."""
+    modality: TermModality
+    """Modality, `"image"`, `"text"` or `"audio"`; or `"speech"`, which means what it says."""
 
     value: str
     """File, URL of an image, or words."""
@@ -59,7 +61,8 @@ def parse_query(query: str | Path | Sequence[str]) -> Query:
     Terms are separated by `+` or `-`, with spaces around them; `-` is for what is not wanted. A
     term is an image or audio file, a URL of an image, or words, and may end in a colon and its
     weight. Words that are the name of a file are written `text:dog.jpg`; files whose name does not
-    show what they are, `image:FILE` or `audio:FILE`.
+    show what they are, `image:FILE` or `audio:FILE`. `speech:FILE` is a recording of words, which
+    stand for what they say.
 
     Args:
         query: The query, whose words may be quoted; or its terms and signs, as a shell splits them.
@@ -117,8 +120,9 @@ def _parse_term(word: str, sign: int) -> Term:
         if not _is_file(value):
             fix = "" if forced else f" For words write text:{value}."
             raise UserError(f"The query's {value} is no file.{fix}", param="query")
-        modality = forced[1] if forced else modality_of(value)
-        return Term("audio" if modality == "audio" else "image", value, sign * weight)
+        named: TermModality = "audio" if modality_of(value) == "audio" else "image"
+        modality = cast(TermModality, forced[1]) if forced else named
+        return Term(modality, value, sign * weight)
     return Term("text", value, sign * weight)
 
 

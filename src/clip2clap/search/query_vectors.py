@@ -11,6 +11,7 @@ from clip2clap.core.files import is_local_url
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
+from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.embeddings.space import (
     EmbeddingSpace,
     Family,
@@ -44,6 +45,7 @@ class QueryEncoder:
         clap: CLAP or its name; by default the index's.
         translators: Translators between them; by default the demo translators, where they fit.
         device: Device of encoders that are loaded.
+        speech_encoder: Speech encoder or its name; by default the demo's.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class QueryEncoder:
         clap: ClapEncoder | str | None,
         translators: Sequence[Translator],
         device: torch.device | str | None,
+        speech_encoder: SpeechEncoder | str | None = None,
     ):
         self._spaces = spaces
+        self._speech = speech_encoder
         self._encoders: dict[Family, Any] = {"clip": clip, "clap": clap}
         for family, name in models.items():
             self._encoders[family] = self._encoders[family] or name
@@ -85,7 +89,7 @@ class QueryEncoder:
         family = _family(column)
         own: Family = family
         if term.modality != "text":
-            own = "clip" if term.modality == "image" else "clap"
+            own = "clap" if term.modality == "audio" else "clip"
         key = (term.modality, term.value, own)
         if key not in known:
             known[key] = self._encode_anew(term, own)
@@ -100,7 +104,17 @@ class QueryEncoder:
             return encoder.encode_image([load_image(term.value, allow_private=is_local)])
         audio = load_audio(term.value)
         require_audible(audio[0], term.value)
+        if term.modality == "speech":
+            encoder = self._speech_encoder(encoder)
         return encoder.encode_audio([audio])
+
+    def _speech_encoder(self, clip: Any) -> SpeechEncoder:
+        """Return the speech encoder into the space of the index's CLIP."""
+        if not isinstance(self._speech, SpeechEncoder):
+            name = "demo" if self._speech is None else self._speech
+            self._speech = SpeechEncoder.from_pretrained(name, device=self._device)
+        self._speech.check_clip(clip.space(clip.modalities[0]))
+        return self._speech
 
     def carry(self, sample: Callable[[str], Tensor], modality: Modality, column: str) -> Tensor:
         """Return vectors of a modality in the space of a column, (n, dim).

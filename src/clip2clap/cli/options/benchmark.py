@@ -4,12 +4,44 @@ from pathlib import Path
 from typing import Literal
 
 from clip2clap.cli.command import argument, option
-from clip2clap.cli.options.common import BatchSize, Device, EncoderName, Output, Resamples, Seed
+from clip2clap.cli.options.common import (
+    BatchSize,
+    Clip,
+    Device,
+    EncoderName,
+    ImageDir,
+    Output,
+    Partial,
+    Resamples,
+    Seed,
+    SpeechEncoderName,
+)
 
-DatasetName = Literal["esc50", "us8k", "vggsound", "audiocaps", "clotho"]
+DatasetName = Literal[
+    "esc50",
+    "us8k",
+    "vggsound",
+    "audiocaps",
+    "clotho",
+    "flickr8k-audio",
+    "spoken-coco",
+    "places-audio",
+]
 
 
-class Benchmark(Seed, Output, Resamples, BatchSize, Device, EncoderName, panel="Protocol"):
+class Benchmark(
+    Seed,
+    Output,
+    Resamples,
+    BatchSize,
+    Device,
+    Partial,
+    ImageDir,
+    Clip,
+    SpeechEncoderName,
+    EncoderName,
+    panel="Protocol",
+):
     """Options of `benchmark`."""
 
     dataset: DatasetName = argument("Data set.", "DATASET", required=True)
@@ -19,9 +51,12 @@ class Benchmark(Seed, Output, Resamples, BatchSize, Device, EncoderName, panel="
         "transformers, mteb, msclap, audioclip, or all; may be given several times.",
         "NAME",
     )
+    asr: str | None = option(
+        "Recognizer of the baseline of spoken captions, whose transcripts the CLIP's text encoder "
+        "reads: hub id or folder, such as openai/whisper-tiny.en.",
+        "NAME",
+        panel="Models",
+    )
     linear_probe: bool = option(
         "Also fit a linear probe, trained on the other official folds.", default=False
-    )
-    partial: bool = option(
-        "Measure on the clips that are there, if the folder is not complete.", default=False
     )

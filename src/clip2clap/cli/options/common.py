@@ -134,6 +134,55 @@ class Encoders(Clip, panel="Models"):
     )
 
 
+class SpeechEncoderName(Options, panel="Speech"):
+    """Speech encoder."""
+
+    speech_encoder: str | None = option(
+        "Speech encoder into the space of the CLIP: demo (the default), a hub id or a folder.",
+        "NAME",
+    )
+
+
+class Speech(SpeechEncoderName, panel="Speech"):
+    """Speech, and the encoder that reads it."""
+
+    speech: list[str] | None = option(
+        "Speech, which stands for what it says: which image is meant (classify), a condition, a "
+        "target, or a term of the query; may be given several times. A weight counts where several "
+        "things are mixed.",
+        "FILE:WEIGHT",
+    )
+
+
+class WindowLength(Options, panel="Audio"):
+    """Length of windows of audio."""
+
+    window_s: float | None = option(
+        "Length of a window of audio, in seconds: classify and keywords then name audio over time; "
+        "train-speech: of the encoder's input, by default 10.",
+        "S",
+        min=0.05,
+    )
+
+
+class ImageDir(Options, panel="Data"):
+    """Folder of images."""
+
+    image_dir: Path | None = option(
+        "Folder of images: to generate audio from, or real ones to compare with, whose subfolders "
+        "name the classes; train-speech and benchmark: those that are described in speech.",
+        "FOLDER",
+        was="--images",
+        api="images",
+    )
+
+
+class Partial(Options, panel="Data"):
+    """Incomplete folders."""
+
+    partial: bool = option("Use what is there, if the folder is not complete.", default=False)
+
+
 class EncoderName(Options, panel="Models"):
     """Encoder that a verb is about."""
 

@@ -10,6 +10,7 @@ from clip2clap.cli.options.common import (
     Encoders,
     Engine,
     Generator,
+    ImageDir,
     Output,
     Overwrite,
     Resamples,
@@ -20,6 +21,9 @@ from clip2clap.cli.options.common import (
     Table,
 )
 from clip2clap.training.config import Architecture
+from clip2clap.training.speech.config import SpeechArchitecture
+
+AnyArchitecture = Literal[Architecture, SpeechArchitecture]
 
 PairName = Literal["image-audio", "image-caption", "caption-caption", "audio-caption"]
 SourceFormat = Literal[
@@ -113,11 +117,12 @@ class Norms(Output, Table):
 
 
 class ArchitectureChoice(Options, panel="Translator"):
-    """Architecture of the translator."""
+    """Architecture of what is trained: of a translator, or of a speech encoder."""
 
-    architecture: Architecture | None = option(
+    architecture: AnyArchitecture | None = option(
         "mlp, residual and prior (which samples) are trained, ridge and procrustes are fitted in "
-        "closed form, unpaired is a rotation fitted without using pairs. Default mlp.",
+        "closed form, unpaired is a rotation fitted without using pairs; train-speech: whisper "
+        "(its default), ast (SAliCLIP's), wav2vec2, hubert or moonshine. Default mlp.",
         was="--model",
     )
 
@@ -160,20 +165,15 @@ class Columns(SourceColumns, panel="Data"):
     )
 
 
-class GeneratedFiles(StepsAndDuration, Back, Encoders, panel="Generated audio and images"):
+class GeneratedFiles(
+    StepsAndDuration, Back, ImageDir, Encoders, panel="Generated audio and images"
+):
     """Generated audio or images to evaluate."""
 
     pipeline: str | None = option(
         "Also evaluate what this pipeline generates: demo, a preset, a hub id or a folder; a "
         "generator, or a decoder if the translators go from CLAP to CLIP.",
         "NAME",
-    )
-    image_dir: Path | None = option(
-        "Folder of images to generate audio from, or of real images to compare with; subfolders "
-        "name the classes.",
-        "FOLDER",
-        was="--images",
-        api="images",
     )
     audio_dir: Path | None = option(
         "Folder of audio to generate images from (by default the table's audio), or of real audio "

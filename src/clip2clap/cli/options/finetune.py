@@ -1,16 +1,25 @@
 """Options of `finetune`."""
 
 from pathlib import Path
-from typing import Literal
 
 from clip2clap.cli.command import argument, option
 from clip2clap.cli.options.common import BatchSize, Device, EncoderName, Encoders, Output, Seed
-from clip2clap.cli.options.training import HeldOut, Length
+from clip2clap.cli.options.training import HeldOut, Length, Preset, SpecAugment
 from clip2clap.training.finetuning.config import Part
 
 
 class Finetune(
-    Seed, Output, BatchSize, Device, HeldOut, Length, Encoders, EncoderName, panel="Training"
+    Seed,
+    Output,
+    BatchSize,
+    Device,
+    SpecAugment,
+    Preset,
+    HeldOut,
+    Length,
+    Encoders,
+    EncoderName,
+    panel="Training",
 ):
     """Options of `finetune`."""
 
@@ -19,12 +28,4 @@ class Finetune(
         "Weights to tune: the projection (head, the default), it and the last quarter of the "
         "layers (partial), low-rank adapters that are merged at the end (lora), or all."
     )
-    preset: Literal["audioclip"] | None = option(
-        "audioclip: SGD with Nesterov momentum at 5e-5, 50 epochs of all weights, waveforms "
-        "inverted in time, scaled, and noisy. The other options override it."
-    )
     mixup: float | None = option("Parameter of mixup's Beta distribution; 0, the default, is none.")
-    spec_augment: bool | None = option(
-        "Mask spans of time and frequency while training. Default yes.",
-        flags="--spec-augment/--no-spec-augment",
-    )

@@ -16,6 +16,7 @@ from clip2clap.cli.options.common import (
     Overwrite,
     Running,
     Seed,
+    Speech,
     StepsAndDuration,
     Translator,
 )
@@ -201,7 +202,17 @@ class Film(Options, panel="Film"):
 
 
 class AudioToImage(
-    Running, Labels, Overwrite, Film, InitImage, Size, Sampling, Decoder, Audio, panel="Condition"
+    Running,
+    Labels,
+    Overwrite,
+    Film,
+    InitImage,
+    Size,
+    Sampling,
+    Decoder,
+    Speech,
+    Audio,
+    panel="Condition",
 ):
     """Options of `audio-to-image`."""
 
@@ -255,7 +266,7 @@ class AudioToImage(
     )
 
 
-class Targets(Options, panel="Targets"):
+class Targets(Speech, panel="Targets"):
     """Texts, audio and images to come close to."""
 
     target_text: list[str] | None = option(

@@ -13,7 +13,9 @@ from clip2clap.cli.options.common import (
     Json,
     Output,
     Seed,
+    Speech,
     Translator,
+    WindowLength,
 )
 
 
@@ -25,7 +27,7 @@ class MediaFiles(AllowPrivate, Device, BatchSize, Translator, Encoders):
     )
 
 
-class NamedFiles(MediaFiles, panel="Labels"):
+class NamedFiles(MediaFiles, WindowLength, panel="Labels"):
     """Files to name, and how over time."""
 
     template: list[str] | None = option(
@@ -33,9 +35,6 @@ class NamedFiles(MediaFiles, panel="Labels"):
         "several are averaged.",
         "TEXT",
         api="templates",
-    )
-    window_s: float | None = option(
-        "Classify audio in windows of this length, in seconds, over time.", "S", min=0.05
     )
     timeline: Path | None = option(
         "Draw the labels of one audio file over time as a PNG; windows of 2 s unless --window-s is "
@@ -62,15 +61,14 @@ class IndexOptions(Output, Device, BatchSize, Encoders, panel="Files"):
     forget: list[str] | None = option("Input of an earlier run to leave out from now on.", "PATH")
 
 
-class Search(Device, Json, Back, Translator, Encoders, panel="Search"):
+class Search(Device, Json, Back, Translator, Encoders, Speech, panel="Search"):
     """Options of `search`."""
 
     index: Path = argument("Folder of an index, as index writes it.", "LIBRARY", required=True)
-    query: list[str] = argument(
+    query: list[str] | None = argument(
         "Images, audio files and words, with + or - between them, each with a weight if need be: "
-        'photo.jpg + rain:0.5 - "many people".',
+        'photo.jpg + rain:0.5 - "many people"; speech:FILE stands for what it says.',
         "QUERY",
-        required=True,
     )
     find: Literal["all", "image", "audio", "text"] = option("Type to find.", default="all")
     top: int = option("Results per type; keywords per file or window.", default=10, min=1, api="k")
@@ -95,14 +93,27 @@ class Search(Device, Json, Back, Translator, Encoders, panel="Search"):
     )
 
 
-class Classify(Output, NamedFiles, panel="Labels"):
+class Classify(Output, NamedFiles, Speech, panel="Labels"):
     """Options of `classify`."""
 
     labels: str = option(
         "Labels to choose from: separated by commas, a file with one per line, or demo, esc50, "
-        "us8k, audioset, fsd50k, imagenet.",
+        "us8k, audioset, fsd50k, imagenet, objectnet.",
         "LABELS",
         default="demo",
+    )
+    spoken_labels: str | None = option(
+        "Name images by the nearest spoken name: folder with a subfolder of audio per name, or "
+        "with dog_1.wav, dog_2.wav, ...; or objectnet, 313 names spoken by the synthesizer that is "
+        "installed.",
+        "FOLDER",
+        panel="Speech",
+    )
+    speak: bool = option(
+        "Write the answer for IMAGE as IMAGE-spoken.wav too, spoken by the synthesizer that is "
+        "installed, espeak-ng or flite.",
+        default=False,
+        panel="Speech",
     )
     temperature: float | None = option(
         "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
@@ -115,8 +126,8 @@ class Keywords(Json, NamedFiles, panel="Labels"):
     """Options of `keywords`."""
 
     vocabulary: str = option(
-        "Words to choose from: audioset, fsd50k, esc50, us8k, demo, imagenet, a file with one per "
-        "line, or words separated by commas.",
+        "Words to choose from: audioset, fsd50k, esc50, us8k, demo, imagenet, objectnet, a file "
+        "with one per line, or words separated by commas.",
         "WORDS",
         default="audioset",
         api="labels",

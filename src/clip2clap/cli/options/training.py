@@ -5,7 +5,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clip2clap.cli.command import KEY, Options, argument, option
-from clip2clap.cli.options.common import BatchSize, Device, Encoders, Overwrite, Seed, Table
+from clip2clap.cli.options.common import (
+    BatchSize,
+    Clip,
+    Device,
+    Encoders,
+    ImageDir,
+    Overwrite,
+    Partial,
+    Seed,
+    Table,
+    WindowLength,
+)
 from clip2clap.cli.options.data import ArchitectureChoice, Columns, SourceColumns
 from clip2clap.training.config import Init, Monitor, Schedule
 
@@ -20,7 +31,8 @@ class HeldOut(Options, panel="Training"):
     )
     patience: int | None = option(
         "Stop after N epochs without a better --monitor, a lower loss of a captioner, or a better "
-        "accuracy of finetune; 0 never stops early. Default 10, for train-captioner 3.",
+        "accuracy of finetune; 0 never stops early. Default 10, for train-captioner 3, for "
+        "train-speech 5.",
         min=0,
     )
 
@@ -39,7 +51,7 @@ class Length(Options, panel="Training"):
     epochs: int | None = option("Maximum number of epochs. Default 20, for train-captioner 10.")
     learning_rate: float | None = option(
         "Highest learning rate of Adam; by default it depends on the batch size, for "
-        "train-captioner 1e-3, for finetune on --part.",
+        "train-captioner and train-speech 1e-3, for finetune on --part.",
         was="--lr",
     )
 
@@ -58,6 +70,49 @@ class PairsAndMonitor(Columns, Stopping, panel="Training"):
     """Pairs to train on, and what to monitor."""
 
     monitor: Monitor | None = option("Held-out metric that picks the epoch to keep. Default mrr.")
+
+
+class LossName(Options, panel="Training"):
+    """Loss, and its temperature."""
+
+    loss: str | None = option(
+        "cosine, mse, contrastive, infonce or bank, or a weighted sum such as cosine:1+bank:0.1, "
+        "which is train-speech's default. Default cosine.",
+        "LOSS",
+    )
+    temperature: float | None = option(
+        "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
+        "classify: by default the model's own; caption, with --top-p: 1.",
+    )
+
+
+class Preset(Options, panel="Training"):
+    """Published recipe."""
+
+    preset: Literal["audioclip", "saliclip"] | None = option(
+        "finetune: audioclip is SGD with Nesterov momentum at 5e-5, 50 epochs of all weights, "
+        "waveforms inverted in time, scaled, and noisy. train-speech: saliclip is --architecture "
+        "ast against the images, 10 epochs of batches of 48. The other options override it."
+    )
+
+
+class SpecAugment(Options, panel="Training"):
+    """Masks."""
+
+    spec_augment: bool | None = option(
+        "Mask spans of time and frequency while training. Default yes.",
+        flags="--spec-augment/--no-spec-augment",
+    )
+
+
+class Tracker(Options, panel="Running"):
+    """Trackers of accelerate."""
+
+    tracker: list[str] | None = option(
+        "Also log the curves there, for example tensorboard; may be given several times.",
+        "NAME",
+        api="trackers",
+    )
 
 
 class Architectures(ArchitectureChoice, panel="Translator"):
@@ -107,6 +162,7 @@ class Train(
     BatchSize,
     Overwrite,
     Architectures,
+    LossName,
     Steps,
     PairsAndMonitor,
     Table,
@@ -119,15 +175,6 @@ class Train(
         "Adam at 1e-3, batches of 64, 50 epochs; deployed: the reference with the contrastive "
         "loss, dropout of 0.5, 2e-3 and 60 epochs. The other options override each.",
         default="fast",
-    )
-    loss: str | None = option(
-        "cosine, mse, contrastive, infonce or bank, or a weighted sum such as cosine:1+bank:0.1. "
-        "Default cosine.",
-        "LOSS",
-    )
-    temperature: float | None = option(
-        "Temperature of a softmax. train: contrastive (by default 0.5), infonce and bank (0.07); "
-        "classify: by default the model's own; caption, with --top-p: 1.",
     )
     learn_temperature: bool = option("Learn the temperature.", default=False)
     init: Init | None = option(
@@ -187,17 +234,73 @@ class Grid(Options, panel="Grid"):
     center: str | None = _grid("center", "no,yes", "--centre")
 
 
-class Sweep(Device, Overwrite, Grid, PairsAndMonitor, Table, panel="Data"):
+class TrainSpeech(
+    Seed,
+    Tracker,
+    Device,
+    BatchSize,
+    Overwrite,
+    Partial,
+    ImageDir,
+    Clip,
+    WindowLength,
+    SpecAugment,
+    LossName,
+    HeldOut,
+    Length,
+    Preset,
+    ArchitectureChoice,
+    panel="Network",
+):
+    """Options of `train-speech`."""
+
+    data: Path = argument(
+        "Spoken captions: folder of Flickr8k Audio, SpokenCOCO, Spoken ObjectNet or Places Audio "
+        "as published, or a CSV or JSON lines file with the columns audio, and caption or image.",
+        "DATA",
+        required=True,
+        api="captions",
+    )
+    backbone: str | None = option(
+        "Checkpoint of the backbone to start from: hub id or folder, such as openai/whisper-tiny; "
+        "by default a small network with random weights.",
+        "NAME",
+    )
+    layers: int | None = option("Layers of the backbone to keep, the first ones.", min=1)
+    text_weight: float | None = option(
+        "Weight of the loss against embeddings of captions. Default 1.", panel="Training", min=0
+    )
+    image_weight: float | None = option(
+        "Weight of the loss against embeddings of images. Default 1.", panel="Training", min=0
+    )
+    backbone_learning_rate: float | None = option(
+        "Highest learning rate of the backbone; by default --learning-rate, and a tenth of it for "
+        "a checkpoint.",
+        panel="Training",
+        above=0,
+    )
+    noise_db: float | None = option(
+        "Lowest ratio of speech to added noise, in dB. Default 5.", "DB", panel="Alterations"
+    )
+    speed: float | None = option(
+        "Largest relative change of speed and pitch; 0 for none. Default 0.15.",
+        "SHARE",
+        panel="Alterations",
+        min=0,
+    )
+    reverb_s: float | None = option(
+        "Longest reverberation time of a synthetic room, in seconds; 0 for none. Default 0.6.",
+        "S",
+        panel="Alterations",
+        min=0,
+    )
+
+
+class Sweep(Tracker, Device, Overwrite, Grid, PairsAndMonitor, Table, panel="Data"):
     """Options of `sweep`."""
 
     plus: list[Path] | None = option(
         "Further table, may be given several times. Models are trained on the first table, on the "
         "further ones together, and on all.",
         "TABLE",
-    )
-    tracker: list[str] | None = option(
-        "Also log the curves there, for example tensorboard; may be given several times.",
-        "NAME",
-        panel="Running",
-        api="trackers",
     )

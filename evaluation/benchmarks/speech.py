@@ -1,0 +1,317 @@
+"""Retrieval between speech and images on published splits, beside recognition and the published."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clip2clap.core.concurrency import batched
+from clip2clap.core.errors import UserError
+from clip2clap.core.files import as_path, replacing
+from clip2clap.core.output_folder import writing_to
+from clip2clap.core.version import __version__
+from clip2clap.embeddings.datasets.spoken import SpokenCaption, read_spoken_captions
+from clip2clap.embeddings.encoders.clip import ClipEncoder
+from clip2clap.embeddings.encoders.speech import SpeechEncoder
+from clip2clap.evaluation.benchmarks.encoding import encode_clips
+from clip2clap.evaluation.benchmarks.folders import Clip
+from clip2clap.evaluation.benchmarks.retrieval import Retrieval, measure_caption_retrieval
+from clip2clap.evaluation.benchmarks.run import FORMAT, RESULTS_FILE
+from clip2clap.evaluation.benchmarks.transcripts import Transcriber, transcribe
+
+DIRECTIONS = ("speech to image", "image to speech")
+_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class SpeechProtocol:
+    """Published test split of spoken captions."""
+
+    name: str
+    title: str
+    layout: str
+    split: str
+    images: int
+    captions: int
+    """Spoken captions of the complete split."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class PublishedRecall:
+    """Published recall at 1 of images by speech, in percent."""
+
+    model: str
+    direction: str
+    recall_at_1: float
+    source: str
+
+
+SPEECH_PROTOCOLS = {
+    each.name: each
+    for each in (
+        SpeechProtocol(
+            "flickr8k-audio",
+            "Flickr8k Audio Captions",
+            "flickr8k-audio",
+            "test",
+            1000,
+            5000,
+            "Harwath and Glass 2015; test images of Flickr8k",
+        ),
+        SpeechProtocol(
+            "spoken-coco",
+            "SpokenCOCO",
+            "spoken-coco",
+            "test",
+            5000,
+            25_000,
+            "Hsu et al. 2021, arXiv 2012.15454; Karpathy's test images",
+        ),
+        SpeechProtocol(
+            "places-audio",
+            "Places Audio Captions",
+            "places-audio",
+            "validation",
+            1000,
+            1000,
+            "Harwath et al. 2016; the validation split, one caption an image",
+        ),
+    )
+}
+"""Protocols by name."""
+
+_TALK = "Sanabria et al. 2021, arXiv 2104.01894, abstract"
+PUBLISHED_RECALLS: dict[str, tuple[PublishedRecall, ...]] = {
+    "flickr8k-audio": (
+        PublishedRecall("Talk, Don't Write", DIRECTIONS[0], 33.2, _TALK),
+        PublishedRecall("best before it", DIRECTIONS[0], 21.8, f"quoted by {_TALK}"),
+    ),
+    "places-audio": (
+        PublishedRecall("Talk, Don't Write", DIRECTIONS[0], 53.4, _TALK),
+        PublishedRecall("best before it", DIRECTIONS[0], 27.6, f"quoted by {_TALK}"),
+    ),
+}
+"""Published recalls by data set."""
+
+
+@dataclass(frozen=True)
+class SpeechBenchmark:
+    """Spoken captions of a published split, and the images that they are of."""
+
+    protocol: SpeechProtocol
+    rows: tuple[SpokenCaption, ...]
+    images: tuple[Any, ...]
+    owners: tuple[int, ...]
+    """Index of each caption's image."""
+
+    lacking: str = ""
+    """What is missing of the complete split, in words."""
+
+
+def read_speech_benchmark(
+    name: str,
+    folder: str | Path,
+    *,
+    image_dir: str | Path | None = None,
+    partial: bool = False,
+) -> SpeechBenchmark:
+    """Read the test split of a folder as published.
+
+    Args:
+        name: A name of `SPEECH_PROTOCOLS`.
+        folder: Top folder of the data set.
+        image_dir: Folder of the images; by default beside the audio.
+        partial: Whether to measure on what is there.
+
+    Raises:
+        UserError: If there is no such protocol, the folder has another layout, or it is not
+            complete; the message names what is missing.
+    """
+    if name not in SPEECH_PROTOCOLS:
+        raise UserError(
+            f"Expected dataset to be one of {', '.join(SPEECH_PROTOCOLS)}, got {name!r}.",
+            param="dataset",
+        )
+    protocol = SPEECH_PROTOCOLS[name]
+    found = read_spoken_captions(folder, image_dir=image_dir, partial=partial)
+    if found.layout != protocol.layout:
+        raise UserError(
+            f"{folder} has the layout of {found.layout}, not of {protocol.title}.", param="folder"
+        )
+    rows = tuple(row for row in found.of_split(protocol.split).rows if row.image is not None)
+    places: dict[Any, int] = {}
+    owners = tuple(places.setdefault(row.image, len(places)) for row in rows)
+    short = [] if not found.lacking else [found.lacking]
+    if (len(places), len(rows)) != (protocol.images, protocol.captions):
+        short.append(
+            f"there are {len(rows)} of {protocol.captions} captions of {len(places)} of "
+            f"{protocol.images} images"
+        )
+    lacking = "; ".join(short)
+    if lacking and not partial:
+        raise UserError(
+            f"{protocol.title} in {folder} is not complete: {lacking}. Complete it, or give "
+            "partial=True to measure on what is there.",
+            param="folder",
+        )
+    return SpeechBenchmark(protocol, rows, tuple(places), owners, lacking)
+
+
+def run_speech_benchmark(
+    benchmark: SpeechBenchmark,
+    speech: SpeechEncoder,
+    clip: ClipEncoder,
+    folder: str | Path,
+    *,
+    transcriber: Transcriber | None = None,
+    batch_size: int = 16,
+    resamples: int = 1000,
+    seed: int = 0,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Measure retrieval of images by speech, and of speech by images; write `benchmark.json`.
+
+    Beside the speech encoder stand the CLIP's text encoder on transcripts, if there is a
+    recognizer, and on the captions as written, if the data set has them: what recognition without
+    an error would reach.
+
+    Args:
+        benchmark: Benchmark, as `read_speech_benchmark` reads it.
+        speech: Speech encoder into the CLIP's space.
+        clip: CLIP with image and text encoders.
+        folder: Folder of the results, and of embeddings and transcripts so far.
+        transcriber: Recognizer of the baseline.
+        batch_size: Captions per batch; it does not change the embeddings.
+        resamples: Bootstrap draws, over images.
+        seed: Seed of the draws and of the control.
+        on_progress: Called with the share of the encoding that is done.
+
+    Returns:
+        Content of `benchmark.json`.
+
+    Raises:
+        SpaceMismatchError: If the speech encoder is another CLIP's.
+        UserError: If audio or an image cannot be read, or the folder cannot be written to or holds
+            embeddings of other captions.
+    """
+    space = clip.space("image")
+    speech.check_clip(space)
+    folder, protocol = as_path(folder), benchmark.protocol
+    shares = _Shares(on_progress, parts=2 if transcriber is None else 3)
+    with writing_to(folder):
+        speech_embeds = _encode_speech(benchmark, speech, folder, batch_size, shares)
+        image_embeds = _encode_images(benchmark.images, clip, shares)
+        draws = {"resamples": resamples, "seed": seed}
+        rows = {f"speech encoder {speech.fingerprint}": speech_embeds}
+        words: list[str] = [row.caption or "" for row in benchmark.rows]
+        if transcriber is not None:
+            texts = transcribe(
+                transcriber,
+                {row.id: row.audio for row in benchmark.rows},
+                folder / "transcripts.jsonl",
+                batch_size=batch_size,
+                on_progress=shares.next(),
+            )
+            transcripts = [texts[row.id] for row in benchmark.rows]
+            rows[f"{transcriber.name}, CLIP text encoder"] = clip.encode_text(transcripts)
+        if all(words):
+            rows["captions as written, CLIP text encoder"] = clip.encode_text(words)
+        results = {
+            "format": FORMAT,
+            "clip2clap": __version__,
+            "benchmark": protocol.name,
+            "title": protocol.title,
+            "encoder": space.model_id,
+            "fingerprint": speech.fingerprint,
+            "clips": len(benchmark.rows),
+            "expected": protocol.captions,
+            "lacking": benchmark.lacking,
+            "unreadable": {},
+            "resamples": resamples,
+            "seed": seed,
+            "trained_on": [],
+            "labels": [],
+            "protocol": f"{len(benchmark.images)} images; {protocol.source}",
+            "results": [
+                {"method": method, **asdict(one)}
+                for method, embeds in rows.items()
+                for one in _measure(image_embeds, embeds, benchmark.owners, draws)
+            ],
+            "published": [asdict(row) for row in PUBLISHED_RECALLS.get(protocol.name, ())],
+        }
+        with replacing(folder / RESULTS_FILE) as path:
+            path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+class _Shares:
+    """Progress of several parts as one share."""
+
+    def __init__(self, on_progress: Callable[[float], None] | None, *, parts: int):
+        self._on_progress, self._parts, self._part = on_progress, parts, -1
+
+    def next(self) -> Callable[[float], None]:
+        """Return the function that takes the share of the next part."""
+        self._part += 1
+        part = self._part
+
+        def advance(share: float) -> None:
+            if self._on_progress is not None:
+                self._on_progress((part + share) / self._parts)
+
+        return advance
+
+
+def _measure(
+    images: Tensor, spoken: Tensor, owners: Sequence[int], draws: dict[str, int]
+) -> list[Retrieval]:
+    return measure_caption_retrieval(images, spoken, owners, directions=DIRECTIONS, **draws)
+
+
+def _encode_speech(
+    benchmark: SpeechBenchmark,
+    speech: SpeechEncoder,
+    folder: Path,
+    batch_size: int,
+    shares: _Shares,
+) -> Tensor:
+    clips = [Clip(row.id, _path(row), str(row.item)) for row in benchmark.rows]
+    embeds, unreadable = encode_clips(
+        speech,
+        clips,
+        folder / "embeddings",
+        settings={
+            "benchmark": benchmark.protocol.name,
+            "int16": False,
+            "encoder": speech.fingerprint,
+        },
+        batch_size=batch_size,
+        on_progress=shares.next(),
+    )
+    if unreadable:
+        raise UserError(
+            f"{len(unreadable)} spoken captions cannot be read: "
+            f"{next(iter(unreadable.values()))} Get them again.",
+            param="folder",
+        )
+    return torch.stack([embeds[clip.id] for clip in clips])
+
+
+def _path(row: SpokenCaption) -> Path:
+    assert isinstance(row.audio, Path)
+    return row.audio
+
+
+def _encode_images(images: Sequence[Any], clip: ClipEncoder, shares: _Shares) -> Tensor:
+    advance, parts, done = shares.next(), [], 0
+    for part in batched(images, _IMAGES):
+        parts.append(clip.encode_image(part))
+        done += len(part)
+        advance(done / len(images))
+    return torch.cat(parts)
