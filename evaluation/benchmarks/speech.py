@@ -178,8 +178,7 @@ def run_speech_benchmark(
     """Measure retrieval of images by speech, and of speech by images; write `benchmark.json`.
 
     Beside the speech encoder stand the CLIP's text encoder on transcripts, if there is a
-    recognizer, and on the captions as written, if the data set has them: what recognition without
-    an error would reach.
+    recognizer, and on the captions as written, if the data set has them.
 
     Args:
         benchmark: Benchmark, as `read_speech_benchmark` reads it.
@@ -200,54 +199,76 @@ def run_speech_benchmark(
         UserError: If audio or an image cannot be read, or the folder cannot be written to or holds
             embeddings of other captions.
     """
-    space = clip.space("image")
-    speech.check_clip(space)
-    folder, protocol = as_path(folder), benchmark.protocol
-    shares = _Shares(on_progress, parts=2 if transcriber is None else 3)
+    speech.check_clip(clip.space("image"))
+    folder = as_path(folder)
     with writing_to(folder):
-        speech_embeds = _encode_speech(benchmark, speech, folder, batch_size, shares)
-        image_embeds = _encode_images(benchmark.images, clip, shares)
+        images, rows = _embed(benchmark, speech, clip, folder, transcriber, batch_size, on_progress)
+        name = benchmark.protocol.name
         draws = {"resamples": resamples, "seed": seed}
-        rows = {f"speech encoder {speech.fingerprint}": speech_embeds}
-        words: list[str] = [row.caption or "" for row in benchmark.rows]
-        if transcriber is not None:
-            texts = transcribe(
-                transcriber,
-                {row.id: row.audio for row in benchmark.rows},
-                folder / "transcripts.jsonl",
-                batch_size=batch_size,
-                on_progress=shares.next(),
-            )
-            transcripts = [texts[row.id] for row in benchmark.rows]
-            rows[f"{transcriber.name}, CLIP text encoder"] = clip.encode_text(transcripts)
-        if all(words):
-            rows["captions as written, CLIP text encoder"] = clip.encode_text(words)
         results = {
-            "format": FORMAT,
-            "clip2clap": __version__,
-            "benchmark": protocol.name,
-            "title": protocol.title,
-            "encoder": space.model_id,
-            "fingerprint": speech.fingerprint,
-            "clips": len(benchmark.rows),
-            "expected": protocol.captions,
-            "lacking": benchmark.lacking,
-            "unreadable": {},
-            "resamples": resamples,
-            "seed": seed,
-            "trained_on": [],
-            "labels": [],
-            "protocol": f"{len(benchmark.images)} images; {protocol.source}",
+            **_facts(benchmark, speech),
+            **draws,
             "results": [
                 {"method": method, **asdict(one)}
                 for method, embeds in rows.items()
-                for one in _measure(image_embeds, embeds, benchmark.owners, draws)
+                for one in _measure(images, embeds, benchmark.owners, draws)
             ],
-            "published": [asdict(row) for row in PUBLISHED_RECALLS.get(protocol.name, ())],
+            "published": [asdict(row) for row in PUBLISHED_RECALLS.get(name, ())],
         }
         with replacing(folder / RESULTS_FILE) as path:
             path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
+
+
+def _embed(
+    benchmark: SpeechBenchmark,
+    speech: SpeechEncoder,
+    clip: ClipEncoder,
+    folder: Path,
+    transcriber: Transcriber | None,
+    batch_size: int,
+    on_progress: Callable[[float], None] | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the embeddings of images, and by method those of spoken captions."""
+    shares = _Shares(on_progress, parts=2 if transcriber is None else 3)
+    spoken = _encode_speech(benchmark, speech, folder, batch_size, shares)
+    images = _encode_images(benchmark.images, clip, shares)
+    rows = {f"speech encoder {speech.fingerprint}": spoken}
+    if transcriber is not None:
+        audio = {row.id: row.audio for row in benchmark.rows}
+        texts = transcribe(
+            transcriber,
+            audio,
+            folder / "transcripts.jsonl",
+            batch_size=batch_size,
+            on_progress=shares.next(),
+        )
+        method = f"{transcriber.name}, CLIP text encoder"
+        rows[method] = clip.encode_text([texts[key] for key in audio])
+    words = [row.caption for row in benchmark.rows if row.caption]
+    if len(words) == len(benchmark.rows):
+        rows["captions as written, CLIP text encoder"] = clip.encode_text(words)
+    return images, rows
+
+
+def _facts(benchmark: SpeechBenchmark, speech: SpeechEncoder) -> dict[str, Any]:
+    """Return what is measured, for `benchmark.json`."""
+    protocol = benchmark.protocol
+    return {
+        "format": FORMAT,
+        "clip2clap": __version__,
+        "benchmark": protocol.name,
+        "title": protocol.title,
+        "encoder": speech.space("audio").model_id,
+        "fingerprint": speech.fingerprint,
+        "clips": len(benchmark.rows),
+        "expected": protocol.captions,
+        "lacking": benchmark.lacking,
+        "unreadable": {},
+        "trained_on": [],
+        "labels": [],
+        "protocol": f"{len(benchmark.images)} images; {protocol.source}",
+    }
 
 
 class _Shares:

@@ -98,19 +98,19 @@ def _random(architecture: str) -> Any:
     """Return the config of a small network."""
     import transformers
 
-    encoder = {
+    encoder: dict[str, Any] = {
         "encoder_layers": 6,
         "encoder_attention_heads": 6,
         "encoder_ffn_dim": 768,
         "d_model": 192,
     }
-    moonshine = {
+    moonshine: dict[str, Any] = {
         "hidden_size": 192,
         "intermediate_size": 768,
         "encoder_num_hidden_layers": 6,
         "encoder_num_attention_heads": 6,
     }
-    waveform = {**_SMALL, "conv_dim": [256] * 7}
+    waveform: dict[str, Any] = {**_SMALL, "conv_dim": [256] * 7}
     makers: dict[str, Callable[[], Any]] = {
         "whisper": lambda: transformers.WhisperConfig(**encoder),
         "moonshine": lambda: transformers.MoonshineConfig(**moonshine),

@@ -92,21 +92,21 @@ def train_speech_encoder(
     on_targets: Callable[[float], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[SpeechEncoder, SpeechReport]:
-    r"""Distill a CLIP into a speech encoder, save it, and report.
+    """Distill a CLIP into a speech encoder, save it, and report.
 
-    A run that was killed resumes from its last checkpoint and ends with the same weights; a
-    finished run is not repeated. `accelerate launch` spreads each batch over its processes.
+    A killed run resumes and ends with the same weights; a finished run is not repeated.
+    `accelerate launch` spreads each batch over its processes.
 
     Args:
         captions: Spoken captions, or what `read_spoken_captions` reads.
         output: Output folder, also of checkpoints; None writes nothing.
         clip: CLIP to distill, or its name.
         config: Settings; the defaults if None.
-        device: Device, such as `cpu` or `cuda`; accelerate's choice if None.
+        device: Device; accelerate's choice if None.
         overwrite: Replace an encoder or run with other settings in `output`.
         checkpoint_seconds: Least time between two checkpoints, in seconds.
         trackers: accelerate's trackers that log the curves too, such as `tensorboard`.
-        on_targets: Called with the share of texts and images that the CLIP has encoded.
+        on_targets: Called with the share of targets that are encoded.
         on_progress: Called after every step.
 
     Returns:
@@ -115,30 +115,15 @@ def train_speech_encoder(
     Raises:
         UserError: If the captions cannot be read or split; if there is no such CLIP, backbone,
             device or tracker; if `output` holds something else; if training diverges.
-
-    Examples:
-        >>> from pathlib import Path
-        >>> lines = [f"bark.wav,a dog {number}" for number in range(12)]
-        >>> _ = Path("spoken.csv").write_text("\n".join(["audio,caption", *lines]))
-        >>> from clip2clap.training.speech import SpeechTrainingConfig, train_speech_encoder
-        >>> config = SpeechTrainingConfig(window_s=1, layers=1, epochs=1)
-        >>> encoder, report = train_speech_encoder("spoken.csv", None, "demo", config)
-        >>> len(report.history)
-        1
     """
     config = config or SpeechTrainingConfig()
     if not isinstance(captions, SpokenCaptions):
         captions = read_spoken_captions(captions)
     folder = None if output is None else Path(output)
-    from accelerate import DistributedDataParallelKwargs
-
-    # Some backbones have weights that a batch does not use, such as those of masked frames.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = start_accelerator(device, folder, trackers, unused)
+    accelerator = _start(device, folder, trackers)
     if not isinstance(clip, ClipEncoder):
         clip = ClipEncoder.from_pretrained(clip, device=accelerator.device)
-    fingerprint = fingerprint_of(captions.rows, clip)
-    is_main = accelerator.is_main_process
+    fingerprint, is_main = fingerprint_of(captions.rows, clip), accelerator.is_main_process
     with sole_run(folder) if folder is not None and is_main else nullcontext():
         runs = None
         if folder is not None:
@@ -151,12 +136,28 @@ def train_speech_encoder(
             captions, clip, config, accelerator, runs, fingerprint, on_targets, on_progress
         )
         _train(trainer, runs, accelerator, checkpoint_seconds)
-        encoder = trainer.best_encoder()
-        report = _report(trainer, encoder, clip, fingerprint, folder)
-        if runs is not None and is_main:
-            _publish(runs, encoder, report)
-        accelerator.end_training()
-        return encoder, report
+        return _finish(trainer, clip, fingerprint, runs)
+
+
+def _finish(
+    trainer: SpeechTrainer, clip: ClipEncoder, fingerprint: str, runs: RunFolder | None
+) -> tuple[SpeechEncoder, SpeechReport]:
+    """Return the best encoder and the report, which the main process writes."""
+    encoder = trainer.best_encoder()
+    folder = None if runs is None else runs.path
+    report = _report(trainer, encoder, clip, fingerprint, folder)
+    if runs is not None and trainer.accelerator.is_main_process:
+        _publish(runs, encoder, report)
+    trainer.accelerator.end_training()
+    return encoder, report
+
+
+def _start(device: str | None, folder: Path | None, trackers: Sequence[str]) -> "Accelerator":
+    from accelerate import DistributedDataParallelKwargs
+
+    # Some backbones have weights that a batch does not use, such as those of masked frames.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return start_accelerator(device, folder, trackers, unused)
 
 
 def _new_trainer(

@@ -148,7 +148,8 @@ class SpeechTrainer(EpochTrainer):
                 total, count = total + loss.item() * len(rows), count + len(rows)
             self._show(number, step)
         sums = torch.tensor([total, float(count)], device=self.accelerator.device)
-        total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+        reduced: Any = self.accelerator.reduce(sums, reduction="sum")
+        total, count = reduced.tolist()
         if not count:
             raise UserError(
                 f"No spoken caption can be read: {next(iter(self.unreadable.values()))}",
