@@ -18,12 +18,15 @@ from clip2clap.core.files import replacing
 from clip2clap.core.output_folder import writing_to
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+from clip2clap.inference.text_to_image import TextToImage
 from clip2clap.media.images import write_image
 from clip2clap.media.writing import write_audio
 
-CACHE_FILE = "generation.json"
+CACHE_FILE, PROMPTS_FILE = "generation.json", "prompts.jsonl"
 
 Pipeline = ImageToAudioPipeline | AudioToImagePipeline
+Maker = Callable[[list[int]], tuple[Sequence[Any], Callable[[Path, Any], object]]]
+"""Map from the indices of items to their outputs, and what writes one to a file."""
 
 
 @dataclass(frozen=True)
@@ -109,48 +112,87 @@ class GenerationCache:
 
 
 def generate(
-    pipeline: Pipeline,
+    pipeline: Pipeline | TextToImage,
     embeds: Tensor,
     folder: Path,
     names: Sequence[str],
     *,
     config: GenerationConfig,
     advance: Callable[[float], None],
+    prompts: Sequence[str] | None = None,
 ) -> GenerationCache:
     """Generate audio (WAV) or images (PNG) from conditions (n, d) on the CPU, and keep them.
 
     Audio is generated without candidates, regardless of the pipeline's default: a choice by the
-    CLAP that also measures would bias the metrics. `advance` is called with the share that is done.
+    CLAP that also measures would bias the metrics. A text-to-image model generates from the
+    prompts. `advance` is called with the share that is done.
     """
-    steps = config.num_inference_steps or pipeline.config["default_num_inference_steps"]
-    settings: dict[str, Any] = {
-        "pipeline": str(pipeline.config.get("_name_or_path")),
-        "seed": config.seed,
-        "steps": steps,
-    }
-    is_audio = isinstance(pipeline, ImageToAudioPipeline)
-    if is_audio:
-        settings["seconds"] = config.audio_length_in_s or pipeline.default_audio_length_in_s
-    cache = GenerationCache(folder, names, ".wav" if is_audio else ".png", settings, embeds)
+    if isinstance(pipeline, TextToImage):
+        settings, make = _by_words(pipeline, prompts or [], config)
+    else:
+        settings, make = _by_embeds(pipeline, embeds, config)
+    suffix = ".wav" if isinstance(pipeline, ImageToAudioPipeline) else ".png"
+    cache = GenerationCache(folder, names, suffix, {**settings, "seed": config.seed}, embeds)
     for batch in batched(cache.missing, config.batch_size):
         start = time.perf_counter()
-        shared: dict[str, Any] = {
-            "generator": [torch.Generator().manual_seed(config.seed + at) for at in batch],
-            "num_inference_steps": steps,
-            "batch_size": config.batch_size,
-        }
-        if is_audio:
-            output = pipeline(
-                prompt_embeds=embeds[batch],
-                audio_length_in_s=settings["seconds"],
-                num_candidates=1,
-                **shared,
-            )
-            write = partial(write_audio, sampling_rate=output.sampling_rate, fade_s=0)
-            outputs = output.audios
-        else:
-            write, outputs = write_image, pipeline(image_embeds=embeds[batch], **shared).images
+        outputs, write = make(batch)
         seconds = (time.perf_counter() - start) / len(batch)
         cache.add(batch, list(outputs), write, seconds)
         advance((batch[-1] + 1) / len(cache.files))
+    if prompts is not None:
+        lines = [{"name": name, "prompt": each} for name, each in zip(names, prompts, strict=True)]
+        with replacing(folder / PROMPTS_FILE) as partial:
+            partial.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     return cache
+
+
+def _by_embeds(
+    pipeline: Pipeline, embeds: Tensor, config: GenerationConfig
+) -> tuple[dict[str, Any], Maker]:
+    """Return the settings of a pipeline's calls, and what makes outputs of embeddings (n, d)."""
+    steps = config.num_inference_steps or pipeline.config["default_num_inference_steps"]
+    settings: dict[str, Any] = {"pipeline": str(pipeline.config.get("_name_or_path"))}
+    settings["steps"] = steps
+    if isinstance(pipeline, ImageToAudioPipeline):
+        settings["seconds"] = config.audio_length_in_s or pipeline.default_audio_length_in_s
+
+    def make(batch: list[int]) -> tuple[Sequence[Any], Callable[[Path, Any], object]]:
+        shared: dict[str, Any] = {
+            "generator": _generators(config, batch),
+            "num_inference_steps": steps,
+            "batch_size": config.batch_size,
+        }
+        if not isinstance(pipeline, ImageToAudioPipeline):
+            images: Any = pipeline(image_embeds=embeds[batch], **shared).images
+            return images, write_image
+        length = settings["seconds"]
+        output = pipeline(
+            prompt_embeds=embeds[batch], audio_length_in_s=length, num_candidates=1, **shared
+        )
+        write = partial(write_audio, sampling_rate=output.sampling_rate, fade_s=0)
+        return list(output.audios), write
+
+    return settings, make
+
+
+def _by_words(
+    model: TextToImage, prompts: Sequence[str], config: GenerationConfig
+) -> tuple[dict[str, Any], Maker]:
+    """Return the settings of a text-to-image model's calls, and what makes images of prompts."""
+    digest = hashlib.blake2b(json.dumps(list(prompts)).encode(), digest_size=8).hexdigest()
+    settings = {"model": model.name_or_path, "prompts": digest, "steps": config.num_inference_steps}
+
+    def make(batch: list[int]) -> tuple[Sequence[Any], Callable[[Path, Any], object]]:
+        images = model(
+            [prompts[at] for at in batch],
+            generator=_generators(config, batch),
+            num_inference_steps=config.num_inference_steps,
+            batch_size=config.batch_size,
+        )
+        return images, write_image
+
+    return settings, make
+
+
+def _generators(config: GenerationConfig, batch: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(config.seed + at) for at in batch]

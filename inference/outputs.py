@@ -57,3 +57,6 @@ class AudioToImageOutput(BaseOutput):
     similarities: Tensor | None = None
     """Cosine similarities of the images' CLIP embeddings to those of their items, shape
     (n, num_candidates); None without a CLIP."""
+
+    prompts: list[str] | None = None
+    """Prompt of each item, where the audio was described in words."""

@@ -332,3 +332,49 @@ def write_speech(folder: Path, clip: Path, *, seed: int = 0, window_s: int = 1) 
     space = read_space(clip, family="clip", modality="image").to_dict()
     SpeechEncoder.of(*speech_model(space, seed=seed, window_s=window_s)).save_pretrained(folder)
     return folder
+
+
+def write_text_to_image(folder: Path, *, seed: int = 0) -> Path:
+    """Write a Stable Diffusion pipeline of 16 x 16 images with random weights."""
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer()
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    for parameter in text_encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+    )
+    pipeline = StableDiffusionPipeline(
+        image_decoder_parts()["vae"],
+        text_encoder.eval(),
+        tokenizer,
+        _loud(unet),  # pyright: ignore[reportArgumentType]
+        ddim_scheduler(),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder

@@ -32,6 +32,7 @@ from .builders import (
     write_clip,
     write_clip_image_encoder,
     write_speech,
+    write_text_to_image,
 )
 from .builders import (
     tiny_language_model as build_language_model,
@@ -230,3 +231,9 @@ def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
 def tiny_language_model() -> Callable[..., tuple[Any, Any]]:
     """Builder of a tiny causal language model, of a width, with its tokenizer."""
     return lambda width=16: (build_language_model(width), tiny_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def text_to_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion pipeline, tiny and with random weights."""
+    return write_text_to_image(tmp_path_factory.mktemp("text_to_image"))

@@ -14,6 +14,7 @@ from clip2clap.evaluation.classifiers import Audio, Classifier
 from clip2clap.evaluation.datasets import DatasetItem, ImageDataset
 from clip2clap.evaluation.encoding import translate
 from clip2clap.evaluation.generation.base import GenerationEvaluation, GenerationEvaluator
+from clip2clap.evaluation.generation.words import WordsRoute, check_sources
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.translator.base import Translator
@@ -32,6 +33,7 @@ def evaluate_audio(
     classifier: Classifier | None = None,
     back: Translator | None = None,
     round_trip: AudioToImagePipeline | None = None,
+    words: WordsRoute | None = None,
     config: GenerationConfig | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> GenerationEvaluation:
@@ -48,6 +50,7 @@ def evaluate_audio(
         classifier: Audio classifier; used if there are labels.
         back: Translator from the measuring CLAP into the pipeline's CLIP, for the CLIP-score.
         round_trip: Pipeline that generates images from the audio, to compare with the inputs.
+        words: Captioner of the pipeline's CLIP, whose captions are the prompts of a baseline.
         config: Seed, steps, length, batch size and bootstrap draws.
         on_progress: Called with the share that is done.
 
@@ -69,17 +72,17 @@ def evaluate_audio(
     """
     if pipeline.clip is None:
         raise UserError("The pipeline has no CLIP to encode images. Load it with clip=.")
-    for translator in translators.values():
-        translator.check_source(pipeline.clip.space("image"))
+    source = pipeline.clip.space("image")
+    check_sources(translators, words, source)
     if back is not None:
         back.check_source(clap.space("audio"))
-        back.check_target(pipeline.clip.space("image"))
-    own_space = pipeline.generator_space
-    evaluator = _AudioEvaluator(
-        pipeline, dataset, pipeline.clip, clap, own_space, classifier, config
-    )
+        back.check_target(source)
+    own = pipeline.generator_space
+    evaluator = _AudioEvaluator(pipeline, dataset, pipeline.clip, clap, own, classifier, config)
     evaluator.back = back
-    return evaluator.run(translators, folder, round_trip=round_trip, on_progress=on_progress)
+    return evaluator.run(
+        translators, folder, round_trip=round_trip, on_progress=on_progress, words=words
+    )
 
 
 class _AudioEvaluator(GenerationEvaluator):

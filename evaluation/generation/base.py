@@ -21,6 +21,7 @@ from clip2clap.evaluation.classifiers import Classifier
 from clip2clap.evaluation.cycle import RoundTrip, generate_back, measure_round_trip
 from clip2clap.evaluation.datasets import EvaluationDataset
 from clip2clap.evaluation.encoding import encode_batches, encode_files, translate
+from clip2clap.evaluation.generation.words import WORDS_ROUTE, WordsRoute
 from clip2clap.evaluation.results import Part, rows_of_level
 from clip2clap.evaluation.translation import other_rows
 from clip2clap.media.images import load_image
@@ -80,8 +81,9 @@ class GenerationEvaluation:
     """Evaluation of generated audio or images (`level`), in the order of the translators.
 
     `encoder` is the model id of the measuring CLAP or CLIP, `references` the number of real files,
-    and `real` compares one half of them with the other, if there are at least four. `per_row` has
-    metrics per input by `TRANSLATOR/METRIC`, shape (n,); `notes` are caveats to print beside.
+    and `real` compares one half of them with the other, if there are at least four. `words_route`
+    is the baseline that captions the inputs and generates from the captions. `per_row` has metrics
+    per input by `TRANSLATOR/METRIC`, shape (n,); `notes` are caveats to print beside.
     """
 
     level: str
@@ -90,6 +92,7 @@ class GenerationEvaluation:
     references: int
     real: GenerationScores | None
     translators: list[GenerationResult]
+    words_route: GenerationResult | None
     per_row: dict[str, np.ndarray] = field(repr=False)
     notes: list[str]
 
@@ -137,6 +140,9 @@ class GenerationEvaluator(ABC):
         self.config = config = config or GenerationConfig()
         self.source_encoder, self.encoder = source_encoder, encoder
         self.space = encoder.space("audio" if self.level == "audio" else "image")
+        self.source_modality = "image" if self.level == "audio" else "audio"
+        if (table := dataset.embeddings) is not None and table.source_space is not None:
+            self.source_modality = table.source_space.modality
         self.is_own_encoder = own_space is not None and own_space.same_model_as(self.space)
         self.has_labels = len(dataset.labels) > 1
         self.classifier = classifier if self.has_labels else None
@@ -205,22 +211,37 @@ class GenerationEvaluator(ABC):
         *,
         round_trip: Pipeline | None,
         on_progress: Callable[[float], None] | None,
+        words: WordsRoute | None = None,
     ) -> GenerationEvaluation:
-        """Generate a file from each input with each translator, and measure them."""
+        """Generate a file from each input by each route, and measure them."""
         stages = 1 if round_trip is None else 2
+        routes: dict[str, Translator | WordsRoute] = {**translators}
+        if words is not None:
+            routes[WORDS_ROUTE] = words
         results = []
-        for at, (name, translator) in enumerate(translators.items()):
+        for at, (name, route) in enumerate(routes.items()):
 
             def advance(share: float, stage: int = 0, at: int = at) -> None:
                 if on_progress is not None:
-                    on_progress((at + (stage + share) / stages) / len(translators))
+                    on_progress((at + (stage + share) / stages) / len(routes))
 
             start = time.perf_counter()
-            embeds = translate(translator, self.source_embeds)
+            prompts, embeds = None, None
+            if isinstance(route, WordsRoute):
+                prompts = route.prompts(self.source_embeds, self.source_modality)
+                embeds = self.pipeline.encode_text(prompts)
+            else:
+                embeds = translate(route, self.source_embeds)
             seconds = self.source_seconds + (time.perf_counter() - start) / len(embeds)
-            place = as_path(folder) / name.replace("/", "-")
+            place = as_path(folder) / name.replace("/", "-").replace(" ", "-")
             cache = generate(
-                self.pipeline, embeds, place, self.names, config=self.config, advance=advance
+                getattr(route, "model", None) or self.pipeline,
+                embeds,
+                place,
+                self.names,
+                config=self.config,
+                advance=advance,
+                prompts=prompts,
             )
             back = round_trip and generate_back(
                 round_trip,
@@ -230,6 +251,7 @@ class GenerationEvaluator(ABC):
                 advance=lambda share, advance=advance: advance(share, 1),
             )
             results.append(self._measure(name, cache, embeds, seconds, back))
+        measured_words = results.pop() if words is not None else None
         return GenerationEvaluation(
             level=self.level,
             encoder=self.space.model_id,
@@ -237,6 +259,7 @@ class GenerationEvaluator(ABC):
             references=len(self.real.embeds),
             real=self._measure_real(),
             translators=results,
+            words_route=measured_words,
             per_row=self.per_row,
             notes=self.notes(),
         )
@@ -348,8 +371,9 @@ def generation_results(
     """Convert an evaluation to plain values for `results.json` and arrays for `results.npz`."""
     found = asdict(replace(evaluation, per_row={}))
     del found["per_row"], found["level"]
-    for one in found["translators"]:
-        del one["files"]
+    for one in [*found["translators"], found["words_route"]]:
+        if one is not None:
+            del one["files"]
     metrics = {
         "protocol": dataset.protocol,
         "folder": folder,

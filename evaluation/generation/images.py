@@ -21,6 +21,7 @@ from clip2clap.evaluation.generation.base import (
     GenerationEvaluation,
     GenerationEvaluator,
 )
+from clip2clap.evaluation.generation.words import WordsRoute, check_sources
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import load_audio, require_audible
@@ -37,6 +38,7 @@ def evaluate_images(
     clip: ClipEncoder,
     classifier: Classifier | None = None,
     round_trip: ImageToAudioPipeline | None = None,
+    words: WordsRoute | None = None,
     config: GenerationConfig | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> GenerationEvaluation:
@@ -52,6 +54,7 @@ def evaluate_images(
         clip: Measuring CLIP with an image encoder.
         classifier: Image classifier; used if there are labels.
         round_trip: Pipeline that generates audio from the images, to compare with the inputs.
+        words: Captioner of the recordings' CLAP, whose captions are the prompts of a baseline.
         config: Seed, steps, batch size and bootstrap draws.
         on_progress: Called with the share that is done.
 
@@ -74,15 +77,17 @@ def evaluate_images(
     if clap is None and (table is None or round_trip is not None):
         raise UserError("The pipeline has no CLAP to encode recordings. Load it with clap=.")
     source = table.source_space if table is not None else clap and clap.space("audio")
+    check_sources(translators, words, source)
     for translator in translators.values():
-        translator.check_source(source)
         translator.check_target(pipeline.decoder.space)
     if round_trip is not None and source is not None and clap is not None:
         what = "The recordings' CLAP is not the pipeline's"
         require_same_model(source, clap.space("audio"), what=what)
     own_space = pipeline.decoder.space
     evaluator = _ImageEvaluator(pipeline, dataset, clap, clip, own_space, classifier, config)
-    return evaluator.run(translators, folder, round_trip=round_trip, on_progress=on_progress)
+    return evaluator.run(
+        translators, folder, round_trip=round_trip, on_progress=on_progress, words=words
+    )
 
 
 class _ImageEvaluator(GenerationEvaluator):

@@ -127,19 +127,25 @@ def embedding_rows(part: Mapping[str, Any]) -> list[Row]:
 
 
 def generation_rows(part: Mapping[str, Any], level: str) -> list[Row]:
-    """Return the real files, then the translators, each above its control."""
+    """Return the real files, the translators and the words route, each above its control."""
     rows: list[Row] = [] if part["real"] is None else [(f"real {level}", part["real"], True)]
-    for one in part["translators"]:
-        rows += [(one["scores"]["name"], one["scores"], False)]
+    for one in _routes(part):
+        rows += [(one["scores"]["name"], one["scores"], one is part.get("words_route"))]
         rows += [(WRONG_SOURCE, one["wrong_source"], True)]
     return rows
+
+
+def _routes(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the results of the translators and, if it was measured, of the words route."""
+    words = part.get("words_route")
+    return [*part["translators"], *([] if words is None else [words])]
 
 
 def round_trip_rows(part: Mapping[str, Any]) -> list[Row]:
     """Return the round trips that were measured, each above its controls."""
     return [
         (name, one["round_trip"][key], key != "scores")
-        for one in part["translators"]
+        for one in _routes(part)
         for key, name in (
             ("scores", one["scores"]["name"]),
             ("wrong_source", WRONG_SOURCE),

@@ -55,6 +55,8 @@ def describe(pipeline: Any, call: Mapping[str, Any], options: BatchOptions) -> E
         "spectrogram": options.spectrogram,
         "file": {**asdict(options.file), "format": options.format},
     }
+    if options.description is not None:
+        settings["description"] = dict(options.description)
     return {
         "version": VERSION,
         "clip2clap": __version__,

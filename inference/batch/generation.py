@@ -1,6 +1,7 @@
 """Generation of groups of items, fitted to memory, in this process or on Ray's actors."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from clip2clap.core.actors import Stored, map_on_actors
@@ -67,7 +68,8 @@ def generate_on_ray(
 
     return map_on_actors(
         GeneratingActor,
-        (pipeline, call, options),
+        # Images are described by what reads them, in this process.
+        (pipeline, call, replace(options, describe=None)),
         "run",
         unfinished(),
         options.ray,

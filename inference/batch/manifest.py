@@ -172,5 +172,9 @@ def key_of(entry: Mapping[str, Any]) -> bytes:
     image = source if source and is_url(source) else entry["sha256"]
     seed = entry["seed"] if settings["seed"] is None else None
     models = {part: model["fingerprint"] for part, model in entry["models"].items()}
-    values = [image, seed, models, *(entry[name] for name in _CONDITIONS)]
+    conditions = {name: entry[name] for name in _CONDITIONS}
+    if source is not None:
+        # An image that is described has a prompt, too, which follows from it and the settings.
+        conditions["prompt"] = None
+    values = [image, seed, models, *conditions.values()]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()

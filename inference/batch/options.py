@@ -1,10 +1,15 @@
 """Options of a batch."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.actors import RayConfig
 from clip2clap.core.errors import UserError, expect, is_integer, is_number
 from clip2clap.media.writing import AudioFileOptions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,12 @@ class BatchOptions:
 
     min_similarity: float | None = None
     """Skip a job whose condition is less similar to every label."""
+
+    describe: "Callable[[Image], str] | None" = None
+    """Returns a prompt that describes an image, which audio is made of in place of the image."""
+
+    description: Mapping[str, Any] | None = None
+    """What decides the descriptions, such as the captioner: they are settings of the jobs."""
 
     spectrogram: bool = False
     """Whether to write an image of the spectrogram of each audio file."""
@@ -73,6 +84,11 @@ class BatchOptions:
         least = self.min_similarity
         holds = least is None or (is_number(least) and -1 <= least <= 1)
         expect(holds, "min_similarity", "from -1 to 1", least)
+        if least is not None and self.describe is not None:
+            raise UserError(
+                "Similarity is that of translated images, and these are described.",
+                param="min_similarity",
+            )
         if least is not None and not self.labels:
             raise UserError(
                 "Similarity is that to the nearest of labels=..., and there are none.",

@@ -29,6 +29,8 @@ class Item:
     entry: Entry
     value: Any = None
     """Image, or prompt."""
+    described: Image.Image | None = None
+    """Image that the prompt describes."""
     resumed: bool = False
     """True for an entry of an earlier run."""
     error: Exception | None = None
@@ -42,8 +44,8 @@ class Item:
 
     @property
     def image(self) -> Image.Image | None:
-        """Image, if it is one."""
-        return self.value if isinstance(self.value, Image.Image) else None
+        """Image, if there is one."""
+        return self.value if isinstance(self.value, Image.Image) else self.described
 
     def shrink(self) -> None:
         """Shrink the image, so that those that wait to be written take little memory."""
@@ -121,10 +123,19 @@ class Reader:
         if earlier is not None and self._is_done(earlier):
             return Item(earlier, resumed=True)
         value: Any = job.prompt
+        described = None
         if source is not None:
             value = load_image(source) if content is None else load_image(content, name=source)
+            described, value = self._describe(value, entry)
         entry["name"] = self._named(job, None if earlier is None else earlier["name"])
-        return Item(entry, value)
+        return Item(entry, value, described)
+
+    def _describe(self, image: Image.Image, entry: Entry) -> tuple[Image.Image | None, Any]:
+        """Return an image with its description as prompt, or none and the image itself."""
+        if self._options.describe is None:
+            return None, image
+        entry["prompt"] = self._options.describe(image)
+        return image, entry["prompt"]
 
     def _earlier(self, entry: Entry) -> Entry | None:
         return None if self._manifest is None else self._manifest.take(key_of(entry))

@@ -11,7 +11,7 @@ from skimage import data
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, text_to_image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create the files that the documentation speaks of, in the current folder."""
     images = {"dog": data.chelsea(), "sea": data.coffee(), "train": data.astronaut()}
     rate = 16_000
@@ -45,5 +45,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "labels.txt").write_text("dog\nsea\ntrain\n")
     captions = [f"{what} number {place}" for place in range(20) for what in ("a dog", "the sea")]
     (tmp_path / "captions.csv").write_text("\n".join(["caption", *captions]) + "\n")
+    shutil.copytree(text_to_image_folder, tmp_path / "tiny-text-to-image")
     monkeypatch.chdir(tmp_path)
     return tmp_path

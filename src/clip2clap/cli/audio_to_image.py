@@ -17,6 +17,7 @@ from clip2clap.cli.checks import (
     parse_weighted,
     require,
 )
+from clip2clap.cli.describing import check_describe, load_words_route
 from clip2clap.cli.film import check_film, make_films, plan_films
 from clip2clap.cli.generate import call_arguments, generate, pipeline_settings
 from clip2clap.cli.inputs import (
@@ -46,6 +47,9 @@ def audio_to_image(options: AudioToImage) -> None:
 
     The initial noise of the input at position i, from 0, depends on the seed plus i alone.
 
+    With --describe the image is made of words: a caption and keywords of the audio become a prompt,
+    for the decoder beside the audio, or for a --text-model. The images' metadata have the prompt.
+
     Audio that cannot be read, or is silent, is skipped; the exit code is then 1.
     """
     mix = parse_weighted(options.mix, "mix")
@@ -61,11 +65,10 @@ def audio_to_image(options: AudioToImage) -> None:
     if not options.film:
         destination = choose_destination("image", options, count, default=_FOLDER)
     report = RunReport(options)
-    image = options.init_image
-    if image is not None:
-        image = load_named_image(image, allow_private=options.allow_private)
+    image = _init_image(options)
     with Console(stderr=True).status("Loading the models"):
         pipeline, speech = _load(options)
+        route = load_words_route(options, pipeline) if options.describe else pipeline
     report.lap("load")
     calls = _call_arguments(pipeline, options)
     report.settings |= calls | pipeline_settings(pipeline)
@@ -85,7 +88,7 @@ def audio_to_image(options: AudioToImage) -> None:
     )
     weights = [weight for _, weight in mix] or None
     generate(
-        pipeline,
+        route,
         batches,
         calls,
         writer.write,
@@ -118,12 +121,30 @@ def _check(options: AudioToImage) -> None:
     require(weightless, "prompt_weight", "it is the weight of a prompt. Add --prompt.")
     if options.label_file is not None:
         check_exists(options.label_file, "label_file")
+    check_describe(options)
+    _check_words(options)
     check_device(options.device, options.dtype)
     _require_offload(options, options.device)
     check_models(options)
     check_image(options.init_image, "init_image")
     if options.film:
         check_film(options)
+
+
+def _check_words(options: AudioToImage) -> None:
+    if options.describe:
+        plain = not (options.mix or options.speech)
+        require(plain, "describe", "mixtures and speech have no description. Use INPUT.")
+        require(not options.film, "describe", "a film follows the audio, not a description.")
+    if options.text_model is None:
+        require(options.route == "words", "route", "the routes are mixed by a --text-model.")
+        return
+    require(not options.low_memory, "low_memory", "it is not for --text-model.")
+    require(
+        options.route == "words" or options.init_image is None,
+        "init_image",
+        "with --route mixed the image to start from is the decoder's. Use --route words.",
+    )
 
 
 def _require_offload(options: AudioToImage, device: str) -> None:
@@ -154,9 +175,15 @@ def _load(options: AudioToImage) -> tuple[Any, Any]:
     return pipeline, load_speech_encoder(options, device, pipeline.generator_space)
 
 
+def _init_image(options: AudioToImage) -> Any:
+    source = options.init_image
+    return source and load_named_image(source, allow_private=options.allow_private)
+
+
 def _call_arguments(pipeline: Any, options: AudioToImage) -> dict[str, Any]:
+    prompt = {} if options.describe else {"prompt": options.prompt[0] if options.prompt else None}
     return call_arguments(pipeline, options) | {
-        "prompt": options.prompt[0] if options.prompt else None,
+        **prompt,
         "prompt_weight": options.prompt_weight,
         "image": options.init_image,
         "strength": options.strength,
@@ -196,16 +223,20 @@ class _Writer:
             endings, images = [*endings, "-grid"], [*images, image_grid(images)]
         stem, format = self.stem or each.stem, self.destination.format
         paths = self.destination.reserve(stem, [f"{ending}.{format}" for ending in endings])
+        prompt = None if result.prompts is None else result.prompts[place]
         for path, image in zip(paths, images, strict=True):
-            write_image(path, image)
+            write_image(path, image, description=prompt)
         outputs: list[dict[str, Any]] = [{"output": str(path)} for path in paths]
-        entry = {"grid": outputs.pop()["output"]} if self.options.grid else {}
+        entry: dict[str, Any] = {"grid": outputs.pop()["output"]} if self.options.grid else {}
         for output, value in zip(outputs, similarities or (), strict=False):
             output["similarity"] = round(value, 4)
         nearest = self._nearest(result.image_embeds[place : place + 1])
         if nearest:
             shown = ", ".join(f"{label} {value:.2f}" for label, value in nearest)
             typer.echo(printable(f"{stem}: {shown}"), err=True)
+        if prompt is not None:
+            entry["prompt"] = prompt
+            typer.echo(printable(f"{stem}: {prompt}"), err=True)
         self.report.show(*map(str, paths))
         waveform, sampling_rate = each.value
         labels = [{"label": label, "similarity": round(value, 4)} for label, value in nearest]

@@ -18,9 +18,11 @@ from clip2clap.cli.measuring import (
 from clip2clap.cli.options.data import Evaluate
 from clip2clap.cli.outputs import keep_others_out
 from clip2clap.cli.progress import RunReport, plain_table
+from clip2clap.core.presets import check_name
 
 _SPLITS = ("auto", "test", "validation", "train", "held-out", "all")
 _OF_FILES = ("image_dir", "audio_dir", "clap", "classifier", "back", "round_trip", "contact_sheet")
+_OF_FILES += ("captioner", "text_model")
 
 
 def evaluate(options: Evaluate) -> None:
@@ -81,8 +83,9 @@ def _check(options: Evaluate) -> None:
     require(
         options.pipeline is not None or not any(getattr(options, name) for name in _OF_FILES),
         "pipeline",
-        "--image-dir, --audio-dir, --clap, --classifier, --back, --round-trip and --contact-sheet "
-        "are about generated audio or images. Name the pipeline that generates them.",
+        "--image-dir, --audio-dir, --clap, --classifier, --back, --round-trip, --captioner, "
+        "--text-model and --contact-sheet are about generated audio or images. Name the pipeline "
+        "that generates them.",
     )
     for param in ("table", "image_dir", "audio_dir"):
         folder = getattr(options, param)
@@ -93,6 +96,10 @@ def _check(options: Evaluate) -> None:
     split = options.split or "auto"
     require(split in _SPLITS, "split", f"expected one of {', '.join(_SPLITS)}, got {split!r}.")
     check_device(options.device, options.dtype)
+    for name in options.captioner or ():
+        check_name(name, "captioner", param="captioner")
+    if options.text_model is not None:
+        check_name(options.text_model, "text_model", param="text_model")
 
 
 def _check_images(options: Evaluate) -> None:
@@ -123,6 +130,11 @@ def _check_audio(options: Evaluate) -> None:
         "the translators map from CLIP to CLAP, so audio is generated from images. Name their "
         "folder. Translators of the opposite direction, such as demo-back, generate images from "
         "--audio-dir.",
+    )
+    require(
+        options.text_model is None,
+        "text_model",
+        "it makes images, and these translators, from CLIP to CLAP, generate audio.",
     )
     require(
         not options.contact_sheet,

@@ -16,6 +16,7 @@ from clip2clap.cli.checks import (
     ray_config,
     require,
 )
+from clip2clap.cli.describing import check_describe, load_prompter
 from clip2clap.cli.generate import Bar, pipeline_settings
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.audio_files import audio_file_options
@@ -23,6 +24,7 @@ from clip2clap.cli.options.generation import ImageToAudio
 from clip2clap.cli.outputs import Destination, choose_destination
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError, printable
+from clip2clap.inference.batch.folder import check_folder
 from clip2clap.inference.batch.jobs import Job, find_jobs
 from clip2clap.search.labels import read_labels
 
@@ -40,6 +42,8 @@ def image_to_audio(options: ImageToAudio) -> None:
 
     The initial noise of the input at position i, from 0, depends on the seed plus i alone.
 
+    With --describe a caption of the image is the prompt, which the manifest and the tags have.
+
     An image that cannot be read is skipped; the exit code is then 1.
     """
     file_options, ray = _check(options), ray_config(options)
@@ -53,8 +57,6 @@ def image_to_audio(options: ImageToAudio) -> None:
         require(options.num_variations == 1, "num_variations", one_file)
         require(not options.keep_candidates, "keep_candidates", one_file)
     else:
-        from clip2clap.inference.batch.folder import check_folder
-
         check_folder(destination.folder)
     report = RunReport(options)
     from clip2clap.inference.batch.description import fill_call
@@ -65,11 +67,11 @@ def image_to_audio(options: ImageToAudio) -> None:
     report.lap("load")
     batch_options = _batch_options(pipeline, options, destination, file_options)
     batch_options = replace(batch_options, ray=ray, ray_device=str(choose_run_device(options)))
+    batch_options = _describing(options, pipeline, batch_options)
     calls = fill_call(pipeline, _given_arguments(options), batch_options)
     _require_candidates(options, calls["num_candidates"])
-    report.settings |= {"generator": options.generator or "demo", **calls}
-    report.settings["batch_size"] = options.batch_size
-    report.settings |= pipeline_settings(pipeline)
+    own = {"generator": options.generator or "demo", **calls, "batch_size": options.batch_size}
+    report.settings |= own | pipeline_settings(pipeline)
     printer = _Printer(options, destination, report)
     named = (replace(job, name=destination.stem) for job in jobs())
     with progress_bar("Generating") as progress:
@@ -119,6 +121,21 @@ def _batch_options(
     )
 
 
+def _describing(
+    options: ImageToAudio, pipeline: Any, batch_options: "BatchOptions"
+) -> "BatchOptions":
+    """Return the options with what describes images, if they are to be described."""
+    if not options.describe:
+        return batch_options
+    with Console(stderr=True).status("Loading the models"):
+        prompter = load_prompter(options, "image", pipeline)
+
+    def describe(image: Any) -> str:
+        return prompter(pipeline.encode_image([image]))[0]
+
+    return replace(batch_options, describe=describe, description=prompter.facts)
+
+
 class _Printer:
     """Printer of the files, labels and failures of a run, which fills its report."""
 
@@ -143,6 +160,10 @@ class _Printer:
                 line = f"{each['loudness']:.1f} LUFS, as the true peak allows no more"
                 typer.echo(printable(f"{each['output']}: {line}"), err=True)
         shown: dict[str, Any] = {"input": source, "seed": entry["seed"]}
+        if entry["input"] is not None and entry["prompt"] is not None:
+            shown["prompt"] = entry["prompt"]
+            if not (resumed or self._options.as_json):
+                typer.echo(printable(f"{entry['name']}: {entry['prompt']}"), err=True)
         shown |= {"audios": outputs} if self._options.num_variations > 1 else outputs[0]
         if entry["heard_as"]:
             shown["heard_as"] = entry["heard_as"]
@@ -203,6 +224,7 @@ def _check(options: ImageToAudio) -> "AudioFileOptions":
     )
     if options.label_file is not None:
         check_exists(options.label_file, "label_file")
+    check_describe(options)
     check_models(options)
     check_device(options.device, options.dtype)
     return audio_file_options(options)

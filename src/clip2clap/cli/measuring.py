@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import choose_device, choose_dtype, require
@@ -156,6 +157,7 @@ def _generate(
             models["clip"] = encoder = _measuring_clip(pipeline, options, device)
         task = "audio-classification" if is_audio else "image-classification"
         models["classifier"] = _classifier(options, encoder, dataset.labels, task)
+        models["words"] = _words_route(options, pipeline, level, dataset, access)
         if options.round_trip:
             other = "decoder" if is_audio else "generator"
             models["round_trip"] = load_pipeline(other, options.round_trip, **access)
@@ -169,6 +171,40 @@ def _generate(
             shown = sheet_rows(pipeline, next(iter(named.values())), dataset, config=config)
             write_contact_sheet(folder / _SHEET_FILE, shown)
     return evaluation
+
+
+def _words_route(options: Evaluate, pipeline: Any, level: str, dataset: Any, access: Any) -> Any:
+    """Return the baseline by words; None if no captioner is named, and no demo one fits."""
+    from clip2clap.captioning.captioner import Captioner
+    from clip2clap.embeddings.space import SpaceMismatchError
+    from clip2clap.evaluation.generation.words import WordsRoute
+    from clip2clap.inference.text_to_image import TextToImage
+
+    is_audio, table = level == "audio", getattr(dataset, "embeddings", None)
+    family, modality = ("clip", "image") if is_audio else ("clap", "audio")
+    names = options.captioner or ["demo" if is_audio else "demo-clap"]
+    captioners = [Captioner.from_pretrained(name) for name in names]
+    own = [each for each in captioners if each.space is None or each.space.family == family]
+    require(own, "captioner", f"the words route needs one that reads a {family.upper()}.")
+    space = getattr(pipeline, family).space(modality) if table is None else table.source_space
+    route = WordsRoute(own[0].to(access["device"]))
+    if options.captioner is None:
+        fits = pipeline.generator_clap.is_local if is_audio else _reads_text(pipeline.clip)
+        try:
+            route.check_source(space)
+        except SpaceMismatchError:
+            fits = False
+        if not fits:
+            typer.echo(f"note: no words route, for want of a --captioner of {space}.", err=True)
+            return None
+    if options.text_model is None:
+        return route
+    model = TextToImage.from_pretrained(options.text_model, torch_dtype=access["dtype"])
+    return replace(route, model=model.to(access["device"]))
+
+
+def _reads_text(encoder: Any) -> bool:
+    return encoder is not None and "text" in encoder.modalities
 
 
 def _measuring_clap(pipeline: Any, options: Evaluate, device: Any) -> Any:

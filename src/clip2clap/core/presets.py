@@ -12,7 +12,8 @@ DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
 """Folder of the demo models."""
 
 Kind = Literal[
-    "clip", "clap", "generator", "decoder", "captioner", "language_model", "speech_encoder"
+    *("clip", "clap", "generator", "decoder", "captioner", "language_model", "speech_encoder"),
+    "text_model",
 ]
 
 
@@ -55,6 +56,11 @@ PRESETS: dict[Kind, dict[str, str]] = {
         "gpt2-medium": "openai-community/gpt2-medium",
     },
     "speech_encoder": {"demo": str(DEMO_FOLDER / "speech")},
+    "text_model": {
+        "stable-diffusion-1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+        "sdxl-turbo": "stabilityai/sdxl-turbo",
+    },
 }
 """Hub ids, or folders of demo models, by model type and short name."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import is_url, replacing
@@ -119,13 +119,14 @@ def load_image(source: Any, *, allow_private: bool = False, name: str = "the ima
         return _decode(file, source)
 
 
-def write_image(path: str | Path, image: Image.Image) -> None:
+def write_image(path: str | Path, image: Image.Image, *, description: str | None = None) -> None:
     """Write an image atomically, as PNG, JPEG or WebP.
 
     Args:
         path: File to write, replaced if it exists, named .png, .jpg or .webp; its folder must
             exist.
         image: The image.
+        description: Text for its EXIF metadata, see `read_description`.
 
     Raises:
         UserError: If the name ends in anything else.
@@ -141,8 +142,29 @@ def write_image(path: str | Path, image: Image.Image) -> None:
         raise UserError(
             f"Cannot write {path.name!r}: expected a name that ends in .png, .jpg or .webp."
         )
+    options = _WRITE_OPTIONS.get(format, {})
+    if description is not None:
+        exif = Image.Exif()
+        # EXIF 3 allows UTF-8, which Pillow writes if it gets bytes.
+        exif[ExifTags.Base.ImageDescription] = description.encode()
+        options = {**options, "exif": exif}
     with replacing(path) as partial:
-        image.save(partial, format, **_WRITE_OPTIONS.get(format, {}))
+        image.save(partial, format, **options)
+
+
+def read_description(path: str | Path) -> str | None:
+    """Return the description in the EXIF metadata of an image file, None without one.
+
+    Examples:
+        >>> write_image("red.png", Image.new("RGB", (8, 8), "red"), description="a red square")
+        >>> read_description("red.png")
+        'a red square'
+    """
+    with Image.open(path) as image:
+        text = image.getexif().get(ExifTags.Base.ImageDescription)
+    if isinstance(text, bytes):
+        return text.decode(errors="replace")
+    return None if text is None else text.encode("latin-1").decode(errors="replace")
 
 
 def image_grid(images: Sequence[Image.Image]) -> Image.Image:

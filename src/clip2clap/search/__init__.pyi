@@ -1,5 +1,6 @@
 from .caption import FileCaptioner
 from .classify import FileClassifier
+from .describe import Describer
 from .index import Index
 from .keywords import KeywordExtractor
 from .labels import read_labels, read_vocabulary
@@ -7,6 +8,7 @@ from .query import Query, parse_query
 from .update import update_index
 
 __all__ = [
+    "Describer",
     "FileCaptioner",
     "FileClassifier",
     "Index",

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from clip2clap.translator.base import Translator
 
 _BATCH_SIZE = 16
+_MODALITIES: tuple[Literal["image", "audio"], ...] = ("image", "audio")
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,16 @@ class FileCaptioner:
         for batch in batched(map(str, files), batch_size or _BATCH_SIZE):
             read = [self._read(source, load) for source in batch]
             found: dict[int, list[str]] = {}
-            for modality in self._encoders:
+            for modality in _MODALITIES:
                 places = [
                     place
                     for place, source in enumerate(batch)
                     if modality_of(source) == modality and isinstance(read[place], dict)
                 ]
                 if places:
-                    captions = self._caption(modality, [read[place] for place in places], options)
+                    inputs = [read[place] for place in places]
+                    embeds = self._encoders[modality].encode_preprocessed(modality, inputs)
+                    captions = self.caption_embeds(modality, embeds, **options)
                     found |= dict(zip(places, captions, strict=True))
             for place, source in enumerate(batch):
                 reason = read[place] if isinstance(read[place], Exception) else None
@@ -143,15 +147,27 @@ class FileCaptioner:
         except (UserError, OSError) as error:
             return error
 
-    def _caption(self, modality: Any, inputs: list[Any], options: dict[str, Any]) -> Any:
+    @torch.no_grad()
+    def caption_embeds(
+        self, modality: Literal["image", "audio"], embeds: Tensor, **options: Any
+    ) -> list[list[str]]:
+        """Caption embeddings of the modality's encoder, shape (n, d), translated if need be.
+
+        Options are those of `Captioner.generate`.
+
+        Raises:
+            UserError: If no captioner reads them, and there is no translator.
+        """
         encoder = self._encoders[modality]
-        embeds = encoder.encode_preprocessed(modality, inputs)
-        own = self._captioners.get(encoder.family)
+        own = self._captioners.get("clip" if modality == "image" else "clap")
         if own is not None:
             return own.generate(embeds, modality=modality, **options)
+        if encoder is None or self._translator is None:
+            raise UserError(f"No captioner reads embeddings of {modality}: a translator is needed.")
         translator: Any = self._translator
         (other,) = self._captioners.values()
         target = translator.target_space
-        modality = target.modality if target is not None else None
-        embeds = translator(embeds.to(translator.device)).float().cpu()
-        return other.generate(embeds, modality=modality, **options)
+        translated = translator(embeds.to(translator.device)).float().cpu()
+        return other.generate(
+            translated, modality=None if target is None else target.modality, **options
+        )

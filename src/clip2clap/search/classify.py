@@ -170,6 +170,18 @@ class FileClassifier:
                 )
                 yield from self._classify(modality, batched(parts, size), k, size)
 
+    def classify_embeds(
+        self, modality: Literal["image", "audio"], embeds: Tensor, k: int | None = 5
+    ) -> list[list[tuple[str, float]]]:
+        """Return the likeliest labels of embeddings of this classifier's encoder, shape (n, d).
+
+        Raises:
+            UserError: If the encoder has no text encoder for the labels.
+        """
+        if modality not in self._classifiers:
+            raise UserError(f"There is no encoder of {modality} and of text to name {modality} by.")
+        return self._classifiers[modality].nearest(self._translated(modality, embeds), k)
+
     def _parts(
         self, modality: Any, files: Iterable[str], window_s: float | None
     ) -> Iterator["_Part"]:
@@ -217,8 +229,7 @@ class FileClassifier:
             if inputs:
                 encoder = self._encoders[modality]
                 embeds = encoder.encode_preprocessed(modality, inputs, batch_size=size)
-                embeds = self._translated(modality, embeds)
-                labels = iter(self._classifiers[modality].nearest(embeds, k))
+                labels = iter(self.classify_embeds(modality, embeds, k))
             for part, found in batch:
                 reason = reason or part.reason
                 if part.content is not None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.metrics.calibration import Calibration
@@ -94,6 +95,14 @@ class KeywordExtractor:
                 for segment in file.segments
             ]
             yield replace(file, segments=segments)
+
+    def describe_embeds(
+        self, modality: Literal["image", "audio"], embeds: Tensor, k: int = 5
+    ) -> list[list[tuple[str, float]]]:
+        """Return keywords and scores of embeddings of the modality's encoder, shape (n, d)."""
+        found = self._classifier.classify_embeds(modality, embeds, k)
+        calibration = self._calibrations.get(modality)
+        return found if calibration is None else [_calibrated(each, calibration) for each in found]
 
 
 def _calibrated(

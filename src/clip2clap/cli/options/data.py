@@ -20,6 +20,7 @@ from clip2clap.cli.options.common import (
     StepsAndDuration,
     Table,
 )
+from clip2clap.cli.options.words import Captioners, TextModel
 from clip2clap.training.config import Architecture
 from clip2clap.training.speech.config import SpeechArchitecture
 
@@ -166,7 +167,13 @@ class Columns(SourceColumns, panel="Data"):
 
 
 class GeneratedFiles(
-    StepsAndDuration, Back, ImageDir, Encoders, panel="Generated audio and images"
+    StepsAndDuration,
+    Captioners,
+    TextModel,
+    Back,
+    ImageDir,
+    Encoders,
+    panel="Generated audio and images",
 ):
     """Generated audio or images to evaluate."""
 

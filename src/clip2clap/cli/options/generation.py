@@ -20,6 +20,7 @@ from clip2clap.cli.options.common import (
     StepsAndDuration,
     Translator,
 )
+from clip2clap.cli.options.words import Describe, Route
 
 OffloadName = Literal["none", "model", "sequential"]
 SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm", "deis", "sa-solver"]
@@ -78,7 +79,16 @@ class Labels(Options, panel="Condition"):
 
 
 class ImageToAudio(
-    AllowPrivate, Engine, Running, Labels, AudioFiles, Overwrite, Sampling, Translator, Generator
+    AllowPrivate,
+    Engine,
+    Running,
+    Labels,
+    Describe,
+    AudioFiles,
+    Overwrite,
+    Sampling,
+    Translator,
+    Generator,
 ):
     """Options of `image-to-audio`."""
 
@@ -209,6 +219,8 @@ class AudioToImage(
     InitImage,
     Size,
     Sampling,
+    Describe,
+    Route,
     Decoder,
     Speech,
     Audio,
@@ -244,7 +256,8 @@ class AudioToImage(
         max=1,
     )
     strength: float = option(
-        "Share of the denoising that is applied to --init-image; at 1 nothing of it is left.",
+        "Share of the denoising that is applied to --init-image, or with --route mixed to the "
+        "decoder's image; at 1 nothing of it is left.",
         default=0.8,
         min=0,
         max=1,

@@ -17,6 +17,7 @@ from clip2clap.cli.options.common import (
     Translator,
     WindowLength,
 )
+from clip2clap.cli.options.words import Captioners, Vocabulary
 
 
 class MediaFiles(AllowPrivate, Device, BatchSize, Translator, Encoders):
@@ -122,28 +123,15 @@ class Classify(Output, NamedFiles, Speech, panel="Labels"):
     top_k: int = option("Labels per file.", default=5, min=1, api="k")
 
 
-class Keywords(Json, NamedFiles, panel="Labels"):
+class Keywords(Json, Vocabulary, NamedFiles, panel="Labels"):
     """Options of `keywords`."""
 
-    vocabulary: str = option(
-        "Words to choose from: audioset, fsd50k, esc50, us8k, demo, imagenet, objectnet, a file "
-        "with one per line, or words separated by commas.",
-        "WORDS",
-        default="audioset",
-        api="labels",
-    )
     top: int = option("Results per type; keywords per file or window.", default=10, min=1, api="k")
 
 
-class Caption(Seed, Json, MediaFiles, panel="Captions"):
+class Caption(Seed, Json, Captioners, MediaFiles, panel="Captions"):
     """Options of `caption`."""
 
-    captioner: list[str] | None = option(
-        "Captioner: folder, hub id, demo (reads the demo CLIP) or demo-clap; may be given twice, "
-        "for images and for audio. By default the demo ones.",
-        "NAME",
-        panel="Models",
-    )
     num_captions: int = option("Captions per file.", default=1, min=1, max=100)
     num_beams: int = option("Beams of the search; 1 is greedy.", default=4, min=1, max=100)
     top_p: float | None = option(
