@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, UserError, expect, is_integer, is_number
+from clip2clap.inference.audio_guidance import AudioSimilarityGuidance
 from clip2clap.inference.inputs import (
     Negative,
     check_embeds,
@@ -81,6 +82,7 @@ def check_generator_call(pipeline: Any, call: Any) -> int:
     holds = len(interval) == len(numbers) == 2 and 0 <= numbers[0] <= numbers[1] <= 1
     expected = "two numbers (start, end) with 0 <= start <= end <= 1"
     expect(holds, "guidance_interval", expected, call.guidance_interval)
+    _check_guidance(call, AudioSimilarityGuidance)
     _check_negative(pipeline, call, count)
     _check_sampling(pipeline, call, count, ("np", "pt"))
     expected = f"from 1 to num_candidates={call.num_candidates}"
@@ -107,6 +109,12 @@ def check_generator_call(pipeline: Any, call: Any) -> int:
     return count
 
 
+def _check_guidance(call: Any, kind: type) -> None:
+    holds = call.guidance is None or isinstance(call.guidance, kind)
+    article = "an" if kind is AudioSimilarityGuidance else "a"
+    expect(holds, "guidance", f"{article} {kind.__name__}", call.guidance)
+
+
 def check_decoder_call(pipeline: Any, call: Any) -> int:
     """Check the arguments of an audio-to-image call, and return the number of items.
 
@@ -118,9 +126,7 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
     if call.audio_length_in_s is not None:
         check_number(call.audio_length_in_s, "audio_length_in_s")
     check_number(call.strength, "strength", 1.0)
-    guidance = call.guidance
-    holds = guidance is None or isinstance(guidance, SimilarityGuidance)
-    expect(holds, "guidance", "a SimilarityGuidance", guidance)
+    _check_guidance(call, SimilarityGuidance)
     levels = decoder.noise_levels
     holds = is_integer(call.noise_level) and 0 <= call.noise_level < levels
     expect(holds, "noise_level", f"from 0 to {levels - 1}", call.noise_level)

@@ -98,6 +98,10 @@ class LatentDiffusion(ABC):
         """Decode latents to images in [0, 1], with their gradient, for models of images."""
         raise NotImplementedError
 
+    def to_outputs(self, latents: Tensor) -> Tensor:
+        """Decode latents, with their gradient, to what guidance compares: images or waveforms."""
+        return self.to_pixels(latents)
+
     def schedule(self, call: Any, device: Any = None) -> tuple[Any, Tensor]:
         """Return a copy of the scheduler for one batch, and its timesteps.
 
@@ -156,7 +160,7 @@ class LatentDiffusion(ABC):
                 variance = variance.chunk(2)[1]
             if guidance is not None and index in guidance.steps(len(timesteps)):
                 cuts = step_generators(request.generators, index)
-                move = partial(guidance, decode=self.to_pixels, generators=cuts)
+                move = partial(guidance, decode=self.to_outputs, generators=cuts)
                 predicted = guided_prediction(scheduler, predicted, timestep, latents, move)
             if scheduler.config.get("variance_type") in ("learned", "learned_range"):
                 predicted = torch.cat([predicted, variance], dim=1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, expect, is_number
+from clip2clap.inference.audio_guidance import AudioSimilarityGuidance
 from clip2clap.inference.base import TranslatorPipeline
 from clip2clap.inference.call_checks import check_generator_call
 from clip2clap.inference.compatibility import PathOrId
@@ -211,6 +212,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        guidance: AudioSimilarityGuidance | None = None,
         negative: Negative = "auto",
         negative_prompt: str | Sequence[str] | None = None,
         negative_prompt_embeds: Tensor | None = None,
@@ -240,6 +242,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
             guidance_scale: Strength of classifier-free guidance; disabled at 1 and below.
             guidance_interval: Fractions of the steps between which guidance is on; the UNet runs
                 on half the batch for the rest (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+            guidance: Targets that the sampler is guided to by their similarity.
             negative: What to guide away from: `"learned"`, the pipeline's `negative_embedding`;
                 `"prompt"`, the empty prompt; `"zero"`; or `"auto"`, the first of them on disk.
             negative_prompt: Texts to guide away from, one for all items or one for each.
@@ -260,8 +263,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
             return_dict: Whether to return an `ImageToAudioOutput` or a tuple.
             callback_on_step_end: Called as `callback(pipeline, step, timestep, tensors)` after
                 every step of every batch; may return tensors to replace.
-            callback_on_step_end_tensor_inputs: Names of the callback's tensors: `latents`,
-                `prompt_embeds`, `negative_prompt_embeds`.
+            callback_on_step_end_tensor_inputs: Names of its tensors: `latents`, `prompt_embeds`...
             **unknown: Refused, with what to use instead.
 
         Raises:
@@ -434,3 +436,10 @@ class _AudioDiffusion(LatentDiffusion):
     def unet_inputs(self, tensors: Tensors) -> dict[str, Any]:
         """Return the UNet's keyword arguments for tensors that `condition` computed."""
         return {"encoder_hidden_states": None, "class_labels": tensors["prompt_embeds"]}
+
+    def to_outputs(self, latents: Tensor) -> Tensor:
+        """Decode latents to waveforms (n, samples), as drafts of a vocoder that makes such."""
+        parts, options = self.parts, {}
+        if hasattr(parts.vocoder, "draft_iterations"):
+            options["iterations"] = parts.vocoder.draft_iterations
+        return parts._vocode(parts._decode_mels(latents), **options)

@@ -1,11 +1,13 @@
 """Guidance of a diffusion sampler by similarity to embeddings: universal guidance."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clip2clap.core.errors import UserError, expect, is_integer, is_number
@@ -17,6 +19,7 @@ from clip2clap.inference.painting.paint import (
     squared_angles,
     total_variation,
 )
+from clip2clap.media.images import to_pixels
 
 # Root mean square of a gradient step of strength 1, in standard deviations of the latents.
 _STEP = 0.04
@@ -51,7 +54,7 @@ class GuidanceOptions:
     """Fraction of the denoising steps up to which guidance is on."""
 
     cutouts: int = 8
-    """Cutouts per gradient step; the first is always the whole image."""
+    """Cutouts per gradient step; the first is always the whole output."""
 
     cut_size: int | None = None
     """Side of a cutout in pixels; the image's short side if None."""
@@ -65,6 +68,9 @@ class GuidanceOptions:
     range_scale: float = 0.0
     """Weight of the squared distance of the latents from three standard deviations."""
 
+    init_scale: float = 0.0
+    """Weight of the perceptual distance from an initial image."""
+
     def __post_init__(self) -> None:
         for name, most in (("strength", _MOST_STRENGTH), ("start", 1), ("end", 1)):
             value = getattr(self, name)
@@ -75,57 +81,55 @@ class GuidanceOptions:
             value = getattr(self, name)
             is_count = value is None or (is_integer(value) and value >= 1)
             expect(is_count, name, "at least 1", value)
-        for name in ("total_variation", "range_scale"):
+        for name in ("total_variation", "range_scale", "init_scale"):
             value = getattr(self, name)
             expect(is_number(value) and value >= 0, name, "0 or more", value)
 
 
-class SimilarityGuidance:
-    """Guidance of a diffusion sampler towards, or away from, embeddings of one CLIP.
+class Guidance(ABC):
+    """Guidance of a diffusion sampler towards, or away from, embeddings of one space.
 
     In each denoising step the predicted clean latents are moved along the gradient of a loss of
-    their decoded image, and the prediction is changed to match: the backward guidance of Bansal et
+    their decoded output, and the prediction is changed to match: the backward guidance of Bansal et
     al. (2023), "Universal Guidance for Diffusion Models", https://arxiv.org/abs/2302.07121. The
     loss is that of `paint`: the weighted squared angle between targets and cutouts. The gradient is
     scaled to the same length in each step, so that a strength means the same for all targets.
 
     Args:
-        clip: CLIP that encodes pixels.
-        targets: Targets in this CLIP's space; those of weight 0 are left out.
+        targets: Targets; those of weight 0 are left out.
         options: Options of guidance.
+        on_outputs: Called after each guided step with the outputs of the moved latents.
 
     Raises:
         UserError: If there is no target, one is not a finite unit vector, or one is to be avoided
             and approached.
-
-    Examples:
-        >>> from clip2clap import AudioToImagePipeline
-        >>> from clip2clap.inference import Target
-        >>> from clip2clap.inference.similarity_guidance import GuidanceOptions, SimilarityGuidance
-        >>> pipe = AudioToImagePipeline.from_pretrained("demo")
-        >>> embed = pipe.encode_text(["a photo of a dog"])
-        >>> options = GuidanceOptions(iterations=1, cutouts=1)
-        >>> guidance = SimilarityGuidance(pipe.clip, [Target(embed[0])], options)
-        >>> image_embeds = {"image_embeds": embed, "num_inference_steps": 2}
-        >>> pipe(**image_embeds, guidance=guidance).images[0].size
-        (64, 64)
     """
 
     def __init__(
         self,
-        clip: PixelEncoder,
         targets: Sequence[Target],
         options: GuidanceOptions | None = None,
+        *,
+        on_outputs: Callable[[Tensor], object] | None = None,
     ):
         kept = [target for target in targets if target.weight != 0]
         if not kept:
             raise UserError("Expected at least one target with a weight other than 0.")
         check_targets(kept, needs_positive=False)
         _check_contradictions(kept)
-        self.clip, self.targets, self.options = clip, kept, options or GuidanceOptions()
+        self.targets, self.options = kept, options or GuidanceOptions()
+        self.on_outputs = on_outputs
         self._vectors = torch.stack([target.embed.float() for target in kept])
         weights = torch.tensor([target.weight for target in kept], dtype=torch.float32)
         self._weights = weights / weights.abs().sum()
+
+    @abstractmethod
+    def embed_cutouts(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """Encode cutouts of one output, shape (cutouts, d), unit norm."""
+
+    def penalty(self, output: Tensor) -> Tensor | float:
+        """Compute what is added to the loss of one output."""
+        return 0.0
 
     @property
     def is_on(self) -> bool:
@@ -147,16 +151,16 @@ class SimilarityGuidance:
 
         Args:
             clean: Latents of unit scale, shape (n, channels, rows, columns).
-            decode: Differentiable decoder to images (n, 3, height, width) in [0, 1].
+            decode: Differentiable decoder to images (n, 3, height, width) in [0, 1], or waveforms
+                (n, samples).
             generators: Generator of each row's cutouts, on the CPU.
         """
         moved, options = clean.detach(), self.options
         for _ in range(options.iterations):
             with torch.enable_grad():
                 latents = moved.requires_grad_()
-                pixels = decode(latents)
-                rows = zip(pixels, generators, strict=True)
-                loss = torch.stack([self._loss(image[None], own) for image, own in rows]).sum()
+                rows = zip(decode(latents), generators, strict=True)
+                loss = torch.stack([self._loss(output[None], own) for output, own in rows]).sum()
                 if options.range_scale:
                     beyond = latents.abs().sub(3).clamp(min=0)
                     loss = loss + options.range_scale * beyond.square().mean()
@@ -165,18 +169,83 @@ class SimilarityGuidance:
             # Where nothing is to be gained, as for saturated pixels, nothing is moved.
             step = _STEP * options.strength * slope / size.clamp(min=1e-12)
             moved = (latents - torch.where(size > 0, step, 0)).detach()
+        if self.on_outputs is not None:
+            self.on_outputs(decode(moved))
         return moved
 
-    def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        options = self.options
-        size = options.cut_size or min(pixels.shape[-2:])
-        cut = cut_out(pixels, options.cutouts, size, generator=generator, augment=options.augment)
-        embeds = self.clip.encode_pixels(cut, size=options.cut_size)
+    def _loss(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        embeds = self.embed_cutouts(output, generator)
         angles = squared_angles(embeds, self._vectors.to(embeds)) @ self._weights.to(embeds)
-        loss = angles.mean()
-        if options.total_variation:
-            loss = loss + options.total_variation * total_variation(pixels)
-        return loss
+        return angles.mean() + self.penalty(output)
+
+
+class SimilarityGuidance(Guidance):
+    """Guidance of an image decoder by similarity to embeddings of one CLIP.
+
+    Args:
+        clip: CLIP that encodes pixels.
+        targets: As for `Guidance`, in this CLIP's space.
+        options: As for `Guidance`.
+        init: Initial image, from which `init_scale` weighs the perceptual distance.
+        perceptual: Differentiable distance of images (n, 3, h, w) in [0, 1], shape (n,), such as
+            that of `clip2clap.metrics.perceptual`.
+        on_outputs: As for `Guidance`.
+
+    Raises:
+        UserError: As for `Guidance`, or if `init_scale` lacks an image or a distance.
+
+    Examples:
+        >>> from clip2clap import AudioToImagePipeline
+        >>> from clip2clap.inference import Target
+        >>> from clip2clap.inference.similarity_guidance import GuidanceOptions, SimilarityGuidance
+        >>> pipe = AudioToImagePipeline.from_pretrained("demo")
+        >>> embed = pipe.encode_text(["a photo of a dog"])
+        >>> options = GuidanceOptions(iterations=1, cutouts=1)
+        >>> guidance = SimilarityGuidance(pipe.clip, [Target(embed[0])], options)
+        >>> image_embeds = {"image_embeds": embed, "num_inference_steps": 2}
+        >>> pipe(**image_embeds, guidance=guidance).images[0].size
+        (64, 64)
+    """
+
+    def __init__(
+        self,
+        clip: PixelEncoder,
+        targets: Sequence[Target],
+        options: GuidanceOptions | None = None,
+        *,
+        init: Image.Image | None = None,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        on_outputs: Callable[[Tensor], object] | None = None,
+    ):
+        super().__init__(targets, options, on_outputs=on_outputs)
+        self.clip, self.init, self.perceptual = clip, init, perceptual
+        if self.options.init_scale and (init is None or perceptual is None):
+            raise UserError(
+                "It weighs the perceptual distance from an initial image: give the image and the "
+                "distance.",
+                param="init_scale",
+            )
+        self._start: Tensor | None = None
+
+    def embed_cutouts(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """Encode cutouts of an image, shape (1, 3, h, w)."""
+        options = self.options
+        size = options.cut_size or min(output.shape[-2:])
+        cut = cut_out(output, options.cutouts, size, generator=generator, augment=options.augment)
+        return self.clip.encode_pixels(cut, size=options.cut_size)
+
+    def penalty(self, output: Tensor) -> Tensor | float:
+        """Compute the weighted total variation and distance from the initial image."""
+        found: Tensor | float = 0.0
+        if self.options.total_variation:
+            found = self.options.total_variation * total_variation(output)
+        if self.options.init_scale and self.init is not None and self.perceptual is not None:
+            height, width = output.shape[-2:]
+            if self._start is None or self._start.shape[-2:] != (height, width):
+                self._start = to_pixels([self.init], height, width)
+            distance = self.perceptual(output, self._start.to(output)).mean()
+            found = found + self.options.init_scale * distance
+        return found
 
 
 def _check_contradictions(targets: Sequence[Target]) -> None:

@@ -92,7 +92,7 @@ class WordsRoute:
         if callback_on_step_end is not None:
             shared["callback_on_step_end"] = callback_on_step_end
         own = spread_generators(generator, len(prompts), num_candidates)
-        start, image_embeds = None, None
+        start = None if image is None else [image] * len(own)
         if self.model is None or self.mixed:
             second = second_generators(own)
             decoded = self.pipeline(
@@ -108,8 +108,6 @@ class WordsRoute:
             if self.model is None:
                 return replace(decoded, prompts=prompts)
             own, start = second, list(decoded.images)
-        elif image is not None:
-            start = [image] * len(own)
         images = self.model(
             [prompt for prompt in prompts for _ in range(num_candidates)],
             images=start,
@@ -119,7 +117,10 @@ class WordsRoute:
             **self.model_options,
         )
         image_embeds = unit_norm(self.pipeline.translate(embeds))
-        clip, similarities = self.pipeline.clip, None
-        if clip is not None and "image" in clip.modalities:
-            similarities = self.pipeline.rank(images, image_embeds)[1]
-        return AudioToImageOutput(images, image_embeds, similarities, prompts)
+        return AudioToImageOutput(images, image_embeds, self._rank(images, image_embeds), prompts)
+
+    def _rank(self, images: list[Image.Image], embeds: Tensor) -> Tensor | None:
+        clip = self.pipeline.clip
+        if clip is None or "image" not in clip.modalities:
+            return None
+        return self.pipeline.rank(images, embeds)[1]

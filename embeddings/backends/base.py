@@ -151,6 +151,10 @@ class Backend(nn.Module, ABC):
         """Preprocess waveforms at `sampling_rate`, each at most `window` samples long."""
         raise NotImplementedError
 
+    def waveform_inputs(self, windows: Sequence[Tensor]) -> Inputs:
+        """Preprocess waveforms as `preprocess_audio` does, with gradients to their samples."""
+        raise NotImplementedError
+
     @property
     def sampling_rate(self) -> int:
         """Sampling rate of the audio encoder, in Hz."""

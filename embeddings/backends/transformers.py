@@ -243,6 +243,19 @@ class TransformersBackend(Backend):
             inputs["is_longer"] = torch.zeros(len(windows), 1, dtype=torch.bool)
         return inputs
 
+    def waveform_inputs(self, windows: Sequence[Tensor]) -> Inputs:
+        processor = self.processors["audio"]
+        if hasattr(processor, "features"):
+            return {"input_features": processor.features(list(windows))}
+        if getattr(processor, "truncation", None) != "rand_trunc":
+            raise UserError(
+                "The audio preprocessing of this CLAP has no differentiable form here: expected "
+                "the demo's, or a ClapFeatureExtractor of an unfused CLAP."
+            )
+        rows = [_clap_features(window, processor) for window in windows]
+        is_longer = torch.zeros(len(rows), 1, dtype=torch.bool)
+        return {"input_features": torch.stack(rows)[:, None], "is_longer": is_longer}
+
     @property
     def sampling_rate(self) -> int:
         return self.processors["audio"].sampling_rate
@@ -271,6 +284,22 @@ class TransformersBackend(Backend):
             self.model.save_pretrained(folder)
             for processor in self.processors.values():
                 processor.save_pretrained(folder)
+
+
+def _clap_features(waveform: Tensor, processor: Any) -> Tensor:
+    """Compute `ClapFeatureExtractor`'s log-mel spectrogram in dB, shape (frames, bins)."""
+    length = int(processor.nb_max_samples)
+    repeats = 1 if processor.padding == "pad" else max(1, length // len(waveform))
+    if processor.padding == "repeat" and len(waveform) < length:
+        repeats += 1
+    waveform = waveform.repeat(repeats)[:length]
+    padded = torch.nn.functional.pad(waveform, (0, length - len(waveform)))
+    size = processor.fft_window_size
+    window = torch.hann_window(size, device=padded.device)
+    spectra = torch.stft(padded, size, processor.hop_length, window=window, return_complex=True)
+    filters = torch.from_numpy(processor.mel_filters_slaney).to(padded)
+    power = torch.view_as_real(spectra).square().sum(-1).T @ filters
+    return 10 * power.clamp(min=1e-10).log10()
 
 
 def _modules_outside(modalities: Sequence[Modality]) -> list[str]:

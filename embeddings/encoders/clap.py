@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import soxr
+import torch
 from torch import Tensor
 
+from clip2clap.core.errors import UserError
 from clip2clap.embeddings.backends.base import Backend, Inputs
-from clip2clap.embeddings.encoders.base import Encoder
+from clip2clap.embeddings.encoders.base import Encoder, average_windows
 from clip2clap.media.audio import load_audio
 
 
@@ -57,15 +59,58 @@ class ClapEncoder(Encoder):
     def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
         return preprocess_windows(self.backend, *numbered)
 
+    def encode_waveforms(self, waveforms: Tensor, sampling_rate: int) -> Tensor:
+        """Encode waveforms with gradients to their samples.
+
+        The checkpoint's preprocessing is repeated in torch: the embeddings equal those of
+        `encode_audio` up to rounding, and to the resampling if the rates differ.
+
+        Args:
+            waveforms: Mono waveforms, shape (n, samples), floating point, in [-1, 1].
+            sampling_rate: Their sampling rate, in Hz.
+
+        Returns:
+            Embeddings, shape (n, d), float32, on the encoder's device; unit norm.
+
+        Raises:
+            UserError: If shape or dtype is wrong, there is no audio encoder, or its preprocessing
+                has no differentiable form.
+        """
+        self._require("audio")
+        if waveforms.ndim != 2 or not waveforms.is_floating_point() or not waveforms.shape[1]:
+            raise UserError(
+                "Expected waveforms of shape (n, samples), floating point, got "
+                f"{waveforms.dtype} of shape {tuple(waveforms.shape)}."
+            )
+        rate = self.backend.sampling_rate
+        resampled = _resample(waveforms.float(), sampling_rate, rate)
+        parts = [split_windows(row, self.backend.window) for row in resampled]
+        inputs = self.backend.waveform_inputs([part for own in parts for part in own])
+        return average_windows(self("audio", inputs), list(map(len, parts)), normalize=True)
+
 
 def preprocess_windows(backend: Backend, position: int, audio: Any) -> Inputs:
     """Preprocess audio, given with its position: resample it, and split it into windows."""
     waveform, sampling_rate = load_audio(audio, name=f"audio {position}")
     if sampling_rate != backend.sampling_rate:
         waveform = soxr.resample(waveform, sampling_rate, backend.sampling_rate)
-    length = backend.window
+    return backend.preprocess_audio(split_windows(waveform, backend.window))
+
+
+def split_windows(waveform: Any, length: int) -> list[Any]:
+    """Split a waveform, an array or a tensor, into the fewest windows that cover it evenly."""
     count = math.ceil(len(waveform) / length)
     if count <= 1:
-        return backend.preprocess_audio([waveform])
-    starts = np.linspace(0, len(waveform) - length, count).round().astype(int)
-    return backend.preprocess_audio([waveform[start : start + length] for start in starts])
+        return [waveform]
+    starts = np.linspace(0, len(waveform) - length, count).round().astype(int).tolist()
+    return [waveform[start : start + length] for start in starts]
+
+
+def _resample(waveforms: Tensor, source_rate: int, target_rate: int) -> Tensor:
+    """Resample waveforms (n, samples) by their Fourier transform, with its gradient."""
+    if source_rate == target_rate:
+        return waveforms
+    length = waveforms.shape[1]
+    wanted = round(length * target_rate / source_rate)
+    spectra = torch.fft.rfft(waveforms)[:, : wanted // 2 + 1]
+    return torch.fft.irfft(spectra, n=wanted) * (wanted / length)

@@ -14,6 +14,7 @@ from clip2clap.core.errors import UserError, expect
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.painting.cutouts import cut_out
 from clip2clap.media.images import to_images
+from clip2clap.metrics.image_quality import brisque_loss
 
 # Iterations between evaluations of the whole image, each at about the cost of an iteration.
 _EVALUATE_EVERY = 10
@@ -96,6 +97,9 @@ class PaintingOptions:
     codebook: float = 0.0
     """Weight of `Canvas.distance`, which keeps the latent near the training distribution."""
 
+    brisque: float = 0.0
+    """Weight of BRISQUE, a measure of distortion; AudioCLIP-guided diffusion has 0.001."""
+
     def __post_init__(self) -> None:
         holds, expected = 1 <= self.iterations <= _MAX_ITERATIONS, f"from 1 to {_MAX_ITERATIONS:,}"
         expect(holds, "iterations", expected, self.iterations)
@@ -103,7 +107,7 @@ class PaintingOptions:
         for name in ("cutouts", "cut_size"):
             value = getattr(self, name)
             expect(value is None or value >= 1, name, "at least 1", value)
-        for name in ("total_variation", "codebook"):
+        for name in ("total_variation", "codebook", "brisque"):
             value = getattr(self, name)
             expect(0 <= value < math.inf, name, "0 or more", value)
 
@@ -190,6 +194,8 @@ class Painting:
             loss = loss + options.total_variation * total_variation(pixels)
         if options.codebook:
             loss = loss + options.codebook * self.surface.distance(self._latent)
+        if options.brisque:
+            loss = loss + options.brisque * brisque_loss(pixels).mean()
         # Gradient of the latent only: gradients of the networks' weights would need memory.
         (self._latent.grad,) = torch.autograd.grad(loss, self._latent)
         self._adam.step()

@@ -1,16 +1,23 @@
 """`clip2clap paint`."""
 
 import json
+import shutil
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
+from clip2clap.core.errors import UserError
 from clip2clap.inference.painting import paint as painting
-from clip2clap.metrics.image_quality import brisque
+from clip2clap.media.audio import load_audio
+from clip2clap.media.images import to_pixels
+from clip2clap.metrics.image_quality import brisque, brisque_loss
 
 Run = Callable[..., tuple[int, str, str]]
 FEW = ("--num-iterations", 12, "--cutouts", 2, "--width", 16, "--height", 16, "--device", "cpu")
@@ -106,6 +113,42 @@ def test_audio_that_can_t_be_used_is_skipped_and_the_others_are_painted(
     assert "nothing to hear" in said or "silen" in said
 
 
+def test_frames_a_film_and_a_zip_are_written_beside_the_image(run, bark, tmp_path, painter_folder):
+    out = tmp_path / "bark.png"
+    options = ("--save-every", 5, "--steps-film", "--zip", "--json")
+    call = ("paint", bark, "-o", out, "--decoder", painter_folder, *options, *FEW)
+    status, shown, _ = run(*call)
+    assert status == 0
+    settings = json.loads(shown)["settings"]
+    names = sorted(path.name for path in (tmp_path / "bark-frames").iterdir())
+    assert names == ["00005.png", "00010.png"]
+    with zipfile.ZipFile(settings["zip_file"]) as archive:
+        packed = sorted(archive.namelist())
+    frames = [f"bark-frames/{name}" for name in names]
+    assert packed == sorted(["bark.png", "bark.json", "bark.mp4", *frames])
+    film = load_audio(settings["film"])[0]
+    assert len(film) / 48_000 == pytest.approx(2, abs=0.1)
+    assert np.abs(film).max() > 0.1
+
+
+def test_several_recordings_are_one_film(run, bark, tmp_path, painter_folder):
+    shutil.copy(bark, tmp_path / "second.wav")
+    out = tmp_path / "out"
+    call = ("paint", bark, tmp_path / "second.wav", "-o", out, "--steps-film")
+    status, _, _ = run(*call, "--decoder", painter_folder, *FEW)
+    assert status == 0
+    assert len(load_audio(out / "film.mp4")[0]) / 48_000 == pytest.approx(4, abs=0.1)
+
+
+def test_brisque_in_the_loss_needs_its_packages(run, bark, tmp_path, painter_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "piq", None)
+    call = ("paint", bark, "-o", tmp_path / "x.png", "--decoder", painter_folder, *FEW)
+    status, _, said = run(*call, "--brisque", 0.001)
+    assert status == 2
+    assert "clip2clap[scores]" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -137,3 +180,48 @@ def test_brisque_ranks_a_clean_image_above_a_blurred_and_a_noisy_one():
     for worse in (clean.filter(ImageFilter.GaussianBlur(3)), noisy):
         assert (brisque(worse) or 0) > score + 20
     assert brisque(Image.new("RGB", (64, 64))) is None
+
+
+def test_the_differentiable_brisque_ranks_as_the_score_does_and_falls_along_its_gradient():
+    from PIL import ImageFilter
+    from skimage.data import chelsea
+
+    clean = Image.fromarray(chelsea()[:256, :256])
+    noise = np.random.default_rng(0).normal(0, 40, (256, 256, 3))
+    noisy = Image.fromarray(np.clip(np.asarray(clean) + noise, 0, 255).astype(np.uint8))
+    images = [clean, clean.filter(ImageFilter.GaussianBlur(1)), noisy]
+    images.append(clean.filter(ImageFilter.GaussianBlur(3)))
+    pixels = to_pixels(images, 256, 256)
+    found = brisque_loss(pixels)
+    for image, own in zip(images, found.tolist(), strict=True):
+        assert own == pytest.approx(brisque(image), abs=12)
+    assert found[0] < min(found[1:].tolist())
+    blurred = pixels[3:].requires_grad_()
+    (slope,) = torch.autograd.grad(brisque_loss(blurred).sum(), blurred)
+    assert slope.isfinite().all()
+    step = 0.002 * slope / slope.square().mean().sqrt()
+    assert brisque_loss(blurred - step).item() < found[3].item() - 1
+    assert brisque_loss(torch.full((1, 3, 32, 32), 0.5)).isfinite().all()
+    with pytest.raises(UserError, match="at least 16 pixels"):
+        brisque_loss(torch.zeros(1, 3, 8, 8))
+
+
+def test_painting_with_brisque_has_a_lower_one():
+    from clip2clap import ClipEncoder
+    from clip2clap.inference import Canvas, PaintingOptions, Target, paint
+
+    canvas, clip = Canvas.from_pretrained("demo"), ClipEncoder.from_pretrained("demo")
+    target = Target(clip.encode_text(["a photo of a dog"])[0])
+    scores = []
+    for weight in (0, 0.01):
+        painted = paint(
+            canvas,
+            clip,
+            [target],
+            latent=canvas.noise(64, 64, torch.Generator().manual_seed(0)),
+            options=PaintingOptions(iterations=10, cutouts=1, cut_size=64, brisque=weight),
+            generator=torch.Generator().manual_seed(0),
+        )
+        with torch.no_grad():
+            scores.append(brisque_loss(canvas.pixels(painted.latent)).item())
+    assert scores[1] < scores[0] - 5

@@ -351,3 +351,31 @@ def test_laion_clap_gets_exactly_its_weights_and_whole_windows(laion_file, monke
     torch.save(weights, laion_file)
     with pytest.raises(CheckpointError, match="missing logit_scale_a"):
         ClapEncoder.from_pretrained(f"laion_clap:{laion_file}")
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 2.5])
+def test_waveforms_are_encoded_as_audio_is_and_have_gradients(seconds, musicldm_folder):
+    for name in ("demo", musicldm_folder):
+        clap = ClapEncoder.from_pretrained(name)
+        rate = clap.backend.sampling_rate
+        generator = np.random.default_rng(0)
+        rows = generator.uniform(-0.5, 0.5, (2, round(seconds * rate))).astype(np.float32)
+        rows[1] *= np.linspace(0, 1, rows.shape[1])
+        waveforms = torch.from_numpy(rows).requires_grad_()
+        found = clap.encode_waveforms(waveforms, rate)
+        expected = clap.encode_audio([(row, rate) for row in rows])
+        assert torch.allclose(found, expected, atol=1e-3)
+        (slope,) = torch.autograd.grad(found[:, 0].sum(), waveforms)
+        assert slope.isfinite().all()
+        assert (slope.abs().amax(1) > 0).all()
+
+
+def test_waveforms_of_another_rate_are_resampled():
+    clap = ClapEncoder.from_pretrained("demo")
+    times = np.arange(2 * 48_000) / 48_000
+    tone = (0.5 * np.sin(2 * np.pi * 440 * times)).astype(np.float32)
+    found = clap.encode_waveforms(torch.from_numpy(tone)[None], 48_000)
+    expected = clap.encode_audio([(tone, 48_000)])
+    assert torch.nn.functional.cosine_similarity(found, expected).item() > 0.99
+    with pytest.raises(UserError, match="Expected waveforms of shape"):
+        clap.encode_waveforms(torch.zeros(3), 48_000)

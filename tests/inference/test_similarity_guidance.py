@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from PIL import Image
 from torch import Tensor
 
 from clip2clap import AudioToImagePipeline
@@ -132,6 +133,32 @@ def test_a_step_is_along_the_gradient_and_of_the_strengths_length():
     assert change[0] > 0 > change[1]
     assert change[2] == 0
     assert (moved - clean).square().mean().sqrt() == pytest.approx(0.08, rel=1e-3)
+
+
+def test_the_distance_from_the_initial_image_holds_a_step_back():
+    class Gray:
+        """Encoder of two values of a pixel."""
+
+        def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
+            means = pixel_values.mean(dim=(2, 3))[:, :2]
+            return torch.nn.functional.normalize(means, dim=1)
+
+    def distance(images: Tensor, others: Tensor) -> Tensor:
+        return (images - others).square().mean(dim=(1, 2, 3))
+
+    target = Target(torch.tensor([1.0, 0.0]))
+    start = Image.new("RGB", (4, 4), (0, 255, 0))
+    found = {}
+    for scale in (0.0, 100.0):
+        options = GuidanceOptions(iterations=1, cutouts=1, init_scale=scale)
+        own = SimilarityGuidance(Gray(), [target], options, init=start, perceptual=distance)
+        clean = torch.full((1, 3, 4, 4), 0.5)
+        moved = own(clean, decode=lambda latents: latents, generators=[torch.Generator()])
+        found[scale] = (moved - clean).mean(dim=(2, 3))[0]
+    assert found[0.0][0] > 0 > found[0.0][1]
+    assert found[100.0][0] < 0 < found[100.0][1]
+    with pytest.raises(UserError, match="perceptual distance"):
+        SimilarityGuidance(Gray(), [target], GuidanceOptions(init_scale=1))
 
 
 def test_a_scheduler_of_growing_variance_is_refused(pipe, embeds):

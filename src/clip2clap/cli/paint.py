@@ -15,6 +15,7 @@ from clip2clap.cli.checks import (
     require,
 )
 from clip2clap.cli.command import notice_renamed
+from clip2clap.cli.development import Outputs, Recorder
 from clip2clap.cli.inputs import find_inputs
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.generation import Paint
@@ -23,6 +24,7 @@ from clip2clap.cli.painter import Painter, load_painter, parse_targets
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
+from clip2clap.metrics.image_quality import require_brisque
 
 _FOLDER = "clip2clap-paint"
 
@@ -43,6 +45,8 @@ def paint(options: Paint) -> None:
     check_models(options)
     check_device(options.device, None)
     check_image(options.init_image, "init_image")
+    if options.brisque:
+        require_brisque()
     sources = find_inputs(options.inputs) if options.inputs else [None]
     destination = choose_destination("image", options, len(sources), default=_FOLDER, sole=True)
     report = RunReport(options)
@@ -58,26 +62,21 @@ def paint(options: Paint) -> None:
     report.settings |= asdict(settings)
     report.settings |= {"width": width, "height": height, "device": str(device)}
 
-    import torch
-
+    outputs = Outputs()
+    heard = next((name for name, weight in further["audio"] if weight > 0), None)
     for seed, source in enumerate(sources, options.seed):
-        generator = torch.Generator().manual_seed(seed)
         try:
-            audio = [] if source is None else [(source, 1.0)]
-            targets = painter.targets({"audio": audio}, options.break_audio) + common
-            if options.init_image is None:
-                latent = painter.canvas.noise(height, width, generator)
-            else:
-                image = painter.load_image(options.init_image)
-                latent = painter.canvas.encode(image, height, width)
+            targets, latent, generator = _start(painter, options, source, (height, width), seed)
         except UserError as error:
             report.skip(source, error)
             continue
         stem = "painting" if source is None else Path(source).stem
         path, beside = destination.reserve(stem, [f".{destination.format}", ".json"])
+        recorder, targets = Recorder(path.with_suffix(""), options), targets + common
         painted, report.interrupted = _paint_one(
-            painter, targets, latent, settings, generator, path, options.save_every
+            painter, targets, latent, settings, generator, path, recorder
         )
+        outputs.add(recorder, path, beside, painted.image, source or heard)
         entry = {"input": source, "seed": seed, "output": str(path), **_scores(painted, targets)}
         with replacing(beside) as partial:
             partial.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
@@ -85,8 +84,26 @@ def paint(options: Paint) -> None:
         report.show(str(path))
         if report.interrupted:
             break
+    extras = outputs.write_extras(options, destination)
+    report.settings |= extras
+    report.show(*extras.values())
     report.lap("paint")
     report.end()
+
+
+def _start(
+    painter: Painter, options: Paint, source: str | None, size: tuple[int, int], seed: int
+) -> tuple[list[Any], Any, Any]:
+    """Return the targets of an input, the latent to start from, and the generator of cutouts."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    audio = [] if source is None else [(source, 1.0)]
+    targets = painter.targets({"audio": audio}, options.break_audio)
+    if options.init_image is None:
+        return targets, painter.canvas.noise(*size, generator), generator
+    image = painter.load_image(options.init_image)
+    return targets, painter.canvas.encode(image, *size), generator
 
 
 def _parse_targets(options: Paint) -> dict[str, list[tuple[str, float]]]:
@@ -119,7 +136,7 @@ def _check_multiple(multiple: int, **sides: int) -> None:
 def _settings(options: Paint, painter: Painter) -> Any:
     from clip2clap.inference.painting.paint import PaintingOptions, default_cut_size
 
-    names = ("step_size", "cutouts", "augment", "total_variation", "codebook")
+    names = ("step_size", "cutouts", "augment", "total_variation", "codebook", "brisque")
     return PaintingOptions(
         iterations=options.num_iterations,
         cut_size=options.cut_size or default_cut_size(painter.clip),
@@ -134,9 +151,11 @@ def _paint_one(
     settings: Any,
     generator: Any,
     path: Path,
-    save_every: int,
+    recorder: Recorder,
 ) -> tuple[Any, bool]:
     """Paint and write one image; return the best, and whether Ctrl-C ended it."""
+    import torch
+
     from clip2clap.inference.painting.paint import Painting, paint
     from clip2clap.media.images import to_images, write_image
 
@@ -149,8 +168,11 @@ def _paint_one(
             started[:] = [painting]
             done, description = painting.iteration, f"Painting, loss {loss:.3f}"
             progress.update(task, completed=done, description=description)
-            if save_every and done % save_every == 0:
-                write_image(path, to_images(painter.canvas.pixels(painting.latent))[0])
+            if recorder.wants(done):
+                with torch.no_grad():
+                    image = to_images(painter.canvas.pixels(painting.latent))[0]
+                recorder.add(done, image)
+                write_image(path, image)
 
         try:
             best = paint(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
     from clip2clap.inference.painting.paint import Target
 
@@ -68,6 +69,39 @@ class TargetEncoder:
     def _encode_audio(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
         embeds = self.clap.encode_audio(audio)
         return self.translator(embeds.to(self.clip.device)).detach().float().cpu()
+
+
+@dataclass
+class AudioTargetEncoder:
+    """Encoder of targets into a CLAP's space; images are translated by an image-to-audio pipeline.
+
+    The CLAP is that of the pipeline's generator.
+    """
+
+    clap: "ClapEncoder"
+    pipeline: Any
+    allow_private: bool = False
+
+    def targets(
+        self, weighted: Mapping[str, Sequence[tuple[str, float]]], parts: int
+    ) -> "list[Target]":
+        """Return targets as `TargetEncoder.targets` does; its errors are those of it."""
+        from clip2clap.inference.painting.paint import Target
+        from clip2clap.inference.painting.targets import audio_targets
+
+        found = []
+        for text, weight in weighted.get("text", ()):
+            found.append(Target(self.pipeline.encode_text([text])[0], weight, text))
+        for path, weight in weighted.get("image", ()):
+            image = load_named_image(path, allow_private=self.allow_private)
+            embed = self.pipeline.translate(self.pipeline.encode_image([image]))[0]
+            found.append(Target(embed, weight, path))
+        for source, weight in weighted.get("audio", ()):
+            waveform, rate = load_audible(source)
+            found += audio_targets(
+                waveform, rate, self.clap.encode_audio, name=source, weight=weight, parts=parts
+            )
+        return found
 
 
 @dataclass

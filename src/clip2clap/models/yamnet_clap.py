@@ -102,7 +102,9 @@ class YamnetModel(nn.Module):
             if number in self.layers:
                 pooled.append(maps.mean(dim=(2, 3)))
         means = torch.cat(pooled, dim=1)  # (patches, width)
-        return means.unflatten(0, patches.shape[:2]).mean(dim=1).sqrt()
+        means = means.unflatten(0, patches.shape[:2]).mean(dim=1)
+        # The root has no slope at 0, where a channel is silent.
+        return torch.where(means > 0, means, 1).sqrt() * (means > 0)
 
 
 class ClapProjection(nn.Module):
@@ -227,19 +229,25 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
         waveforms = [raw_speech] if getattr(raw_speech, "ndim", 2) == 1 else list(raw_speech)
         if not waveforms or any(np.size(waveform) == 0 for waveform in waveforms):
             raise UserError("Expected waveforms of at least one sample, got an empty one.")
-        windows = torch.stack([self._window(np.asarray(r, np.float32)) for r in waveforms])
-        frames = windows.unfold(1, self.window_size, self.hop_length)
-        spectra = torch.fft.rfft(frames * torch.hann_window(self.window_size), self.fft_size)
-        filters = _mel_filters(self.fft_size, self.feature_size, self.sampling_rate)
-        features = (spectra.abs() @ filters + 1e-3).log()
-        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+        rows = [torch.from_numpy(np.asarray(each, np.float32)) for each in waveforms]
+        return BatchFeature({"input_features": self.features(rows)}, tensor_type=return_tensors)
 
-    def _window(self, waveform: np.ndarray) -> Tensor:
-        peak = np.abs(waveform).max()
+    def features(self, waveforms: list[Tensor]) -> Tensor:
+        """Compute the model's input, shape (n, frames, feature_size), with its gradient."""
+        windows = torch.stack([self._window(waveform) for waveform in waveforms])
+        frames = windows.unfold(1, self.window_size, self.hop_length)
+        window = torch.hann_window(self.window_size, device=frames.device)
+        spectra = torch.fft.rfft(frames * window, self.fft_size)
+        filters = _mel_filters(self.fft_size, self.feature_size, self.sampling_rate)
+        return (spectra.abs() @ filters.to(frames.device) + 1e-3).log()
+
+    def _window(self, waveform: Tensor) -> Tensor:
+        peak = waveform.abs().max()
         if peak > 0:
-            loud = np.flatnonzero(np.abs(waveform) > 1e-3 * peak)
-            waveform = waveform[loud[0] : loud[-1] + 1] / peak
-        return torch.from_numpy(np.resize(waveform, self.nb_max_samples))
+            loud = (waveform.abs() > 1e-3 * peak).nonzero()
+            waveform = waveform[int(loud[0]) : int(loud[-1]) + 1] / peak
+        places = torch.arange(self.nb_max_samples, device=waveform.device) % len(waveform)
+        return waveform[places]
 
 
 @cache

@@ -11,7 +11,6 @@ from clip2clap.cli.options.common import (
     Device,
     Engine,
     Generator,
-    InferenceSteps,
     Output,
     Overwrite,
     Running,
@@ -20,7 +19,7 @@ from clip2clap.cli.options.common import (
     StepsAndDuration,
     Translator,
 )
-from clip2clap.cli.options.words import Describe, Route
+from clip2clap.cli.options.words import Captioners, Describe, Route
 
 OffloadName = Literal["none", "model", "sequential"]
 SchedulerName = Literal["default", "ddim", "unipc", "euler", "pndm", "deis", "sa-solver"]
@@ -311,6 +310,23 @@ class Cutouts(Options, panel="Painting"):
     augment: bool = option("Flip, rotate, shear and tint the cutouts.", default=True)
 
 
+class Development(Options, panel="Files"):
+    """Images as they develop, and all files of a run as one."""
+
+    save_every: int = option(
+        "Also write the image as it is every N steps, as numbered frames NAME-frames/00001.png "
+        "...; 0 writes none.",
+        default=0,
+        min=0,
+    )
+    steps_film: bool = option(
+        "Also write a film of the images as they develop, one after another, each with its audio: "
+        "NAME.mp4, or film.mp4 in a folder.",
+        default=False,
+    )
+    zip: bool = option("Also write all files as one zip, NAME.zip or all.zip.", default=False)
+
+
 class Painting(Cutouts, Targets, panel="Painting"):
     """Targets and optimization of `paint`."""
 
@@ -330,7 +346,7 @@ class Painting(Cutouts, Targets, panel="Painting"):
     size: str | None = option("Old spelling of --width and --height.", "WxH", hidden=True)
 
 
-class Paint(Device, Seed, Overwrite, InitImage, Decoder, Size, Painting, Audio):
+class Paint(Device, Seed, Overwrite, Development, InitImage, Decoder, Size, Painting, Audio):
     """Options of `paint`."""
 
     autoencoder: str | None = option(
@@ -339,8 +355,12 @@ class Paint(Device, Seed, Overwrite, InitImage, Decoder, Size, Painting, Audio):
         "NAME",
         panel="Models",
     )
-    save_every: int = option(
-        "Write the image every N steps; 0 only at the end.", default=25, panel="Files", min=0
+    brisque: float = option(
+        "Weight of BRISQUE, a measure of distortion, in the loss; needs the extra scores.",
+        "W",
+        default=0.0,
+        min=0,
+        panel="Painting",
     )
 
 
@@ -348,12 +368,15 @@ class Guide(
     Device,
     Seed,
     Overwrite,
+    Development,
+    Captioners,
+    Generator,
     Decoder,
     Size,
-    InferenceSteps,
+    StepsAndDuration,
     Cutouts,
     Targets,
-    AllowPrivate,
+    InitImage,
     panel="Guidance",
 ):
     """Options of `guide`."""
@@ -386,8 +409,29 @@ class Guide(
     range_scale: float = option(
         "Weight of latents beyond three standard deviations.", "W", default=0.0, min=0
     )
+    skip_timesteps: int = option(
+        "Denoising steps to skip, of --num-inference-steps: with more of them more of --init-image "
+        "is left.",
+        default=0,
+        min=0,
+    )
+    init_scale: float = option(
+        "Weight of the perceptual distance (LPIPS) from --init-image; needs the extra perceptual.",
+        "W",
+        default=0.0,
+        min=0,
+    )
+    unconditional: Path | None = option(
+        "Checkpoint of an unconditional diffusion model of pixels in the layout of OpenAI's "
+        "256x256_diffusion_uncond.pt, in place of the decoder; needs --clip.",
+        "FILE",
+        panel="Models",
+    )
     condition: Literal["targets", "none"] = option(
-        "What the decoder is conditioned on beside: the mean of the targets, or nothing.",
+        "What the decoder or generator is conditioned on beside: the mean of the targets, or "
+        "nothing.",
         default="targets",
     )
-    batches: int = option("Images to generate, with seeds from --seed on.", default=1, min=1)
+    batches: int = option(
+        "Images or audio files to generate, with seeds from --seed on.", default=1, min=1
+    )

@@ -1,0 +1,86 @@
+"""Guidance of the audio generator by similarity, with the demo models."""
+
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clip2clap import ClapEncoder, ImageToAudioPipeline
+from clip2clap.core.errors import UserError
+from clip2clap.inference.audio_guidance import AudioSimilarityGuidance
+from clip2clap.inference.painting.paint import Target
+from clip2clap.inference.similarity_guidance import GuidanceOptions
+
+SEEDS = list(range(8))
+
+
+@pytest.fixture(scope="module")
+def pipe() -> ImageToAudioPipeline:
+    made = ImageToAudioPipeline.from_pretrained("demo", torch_dtype=None)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def clap() -> ClapEncoder:
+    return ClapEncoder.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def embeds(clap) -> dict[str, Tensor]:
+    words = ["dog", "rain"]
+    found = clap.encode_text([f"the sound of a {word}" for word in words])
+    return dict(zip(words, found, strict=True))
+
+
+def guidance(pipe, clap, *targets: Target, **options) -> AudioSimilarityGuidance:
+    settings = GuidanceOptions(**{"iterations": 1, "cutouts": 1, **options})
+    return AudioSimilarityGuidance(clap, pipe.sampling_rate, targets, settings)
+
+
+def generate(pipe, embeds, guide: AudioSimilarityGuidance | None, seeds=SEEDS) -> np.ndarray:
+    condition = torch.nn.functional.normalize(embeds["dog"] + embeds["rain"], dim=0)
+    return pipe(
+        prompt_embeds=condition.expand(len(seeds), -1),
+        guidance=guide,
+        generator=list(seeds),
+        num_inference_steps=4,
+        num_candidates=1,
+        audio_length_in_s=1.0,
+    ).audios
+
+
+def similarity(pipe, clap, waveforms: np.ndarray, target: Tensor) -> float:
+    heard = clap.encode_audio([(waveform, pipe.sampling_rate) for waveform in waveforms])
+    return median((heard @ target).tolist())
+
+
+def test_strength_0_is_the_plain_sampler_to_the_last_bit(pipe, clap, embeds):
+    off = guidance(pipe, clap, Target(embeds["dog"]), strength=0)
+    plain = generate(pipe, embeds, None, [3])
+    assert np.array_equal(plain, generate(pipe, embeds, off, [3]))
+
+
+def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, clap, embeds):
+    target = embeds["dog"]
+    found = {}
+    for name, strength, weight in (("weak", 0.5, 1), ("strong", 2, 1), ("away", 2, -1)):
+        own = guidance(pipe, clap, Target(target, weight), strength=strength)
+        found[name] = similarity(pipe, clap, generate(pipe, embeds, own), target)
+    plain = similarity(pipe, clap, generate(pipe, embeds, None), target)
+    assert found["away"] < plain < found["weak"] < found["strong"]
+
+
+def test_another_target_does_not_help_this_one(pipe, clap, embeds):
+    dog = generate(pipe, embeds, guidance(pipe, clap, Target(embeds["dog"]), cutouts=2))
+    rain = generate(pipe, embeds, guidance(pipe, clap, Target(embeds["rain"]), cutouts=2))
+    for own, other, name in ((dog, rain, "dog"), (rain, dog, "rain")):
+        target = embeds[name]
+        assert similarity(pipe, clap, own, target) > similarity(pipe, clap, other, target)
+
+
+def test_the_call_takes_nothing_else_as_guidance(pipe, embeds):
+    with pytest.raises(UserError, match="an AudioSimilarityGuidance"):
+        pipe(prompt_embeds=embeds["dog"][None], guidance=3.0)
