@@ -165,6 +165,12 @@ class Guidance(ABC):
                     beyond = latents.abs().sub(3).clamp(min=0)
                     loss = loss + options.range_scale * beyond.square().mean()
                 (slope,) = torch.autograd.grad(loss, latents)
+            if not slope.isfinite().all():
+                raise UserError(
+                    "The gradient of the similarity is not finite. Use a number format of more "
+                    "precision, such as torch_dtype=None.",
+                    param="guidance",
+                )
             size = slope.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
             # Where nothing is to be gained, as for saturated pixels, nothing is moved.
             step = _STEP * options.strength * slope / size.clamp(min=1e-12)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clip2clap.core.errors import UserError, expect, is_integer, is_number
+from clip2clap.core.errors import expect, is_integer, is_number
 from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors
 from clip2clap.inference.loading.guided_diffusion import load_guided_diffusion
 from clip2clap.inference.similarity_guidance import SimilarityGuidance
@@ -108,14 +108,7 @@ class UnconditionalDiffusion(LatentDiffusion):
             UserError: If an argument is invalid.
         """
         height, width = height or self.size, width or self.size
-        for name, side in (("height", height), ("width", width)):
-            expect(side % self.multiple == 0, name, f"a multiple of {self.multiple} pixels", side)
-        is_steps = is_integer(num_inference_steps) and 1 <= num_inference_steps <= 1000
-        expect(is_steps, "num_inference_steps", "from 1 to 1000", num_inference_steps)
-        for name, value in (("strength", strength), ("eta", eta)):
-            expect(is_number(value) and 0 <= value <= 1, name, "from 0 to 1", value)
-        if not generator:
-            raise UserError("Expected a generator or seed per image, got none.", param="generator")
+        self._check(height, width, num_inference_steps, strength=strength, eta=eta)
         own = [
             each if isinstance(each, torch.Generator) else torch.Generator().manual_seed(each)
             for each in generator
@@ -142,3 +135,11 @@ class UnconditionalDiffusion(LatentDiffusion):
             return {}
 
         return to_images(self.to_pixels(self.generate(request, step)).cpu())
+
+    def _check(self, height: int, width: int, steps: int, **shares: float) -> None:
+        for name, side in (("height", height), ("width", width)):
+            expect(side % self.multiple == 0, name, f"a multiple of {self.multiple} pixels", side)
+        is_steps = is_integer(steps) and 1 <= steps <= 1000
+        expect(is_steps, "num_inference_steps", "from 1 to 1000", steps)
+        for name, value in shares.items():
+            expect(is_number(value) and 0 <= value <= 1, name, "from 0 to 1", value)

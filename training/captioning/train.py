@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from clip2clap.captioning.captioner import Captioner
 from clip2clap.captioning.language_model import load_language_model
 from clip2clap.core.output_folder import sole_run
 from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.training.accelerating import Processes, has_processes, start_accelerator
 from clip2clap.training.captioning.config import CaptionerConfig
 from clip2clap.training.captioning.data import CaptionedVectors, read_captions
 from clip2clap.training.captioning.trainer import CaptionTrainer, OnProgress
-from clip2clap.training.checkpoint import train_resumably
+from clip2clap.training.checkpoint import load_checkpoint, train_resumably
 from clip2clap.training.report import EpochRecord, EpochReport
 from clip2clap.training.run_folder import REPORT_FILE, RunFolder
 from clip2clap.training.splits import split_pairs
@@ -74,7 +77,7 @@ def train_captioner(
     """Train a captioner, save it, and report.
 
     A run that was killed resumes from its last checkpoint and ends with the same weights; a
-    finished run is not repeated.
+    finished run is not repeated. `accelerate launch` spreads training over processes.
 
     Args:
         table: Embedding table with captions, its folder, or embeddings with captions.
@@ -102,33 +105,64 @@ def train_captioner(
         >>> len(report.history)
         1
     """
-    config = config or CaptionerConfig()
+    config, folder = config or CaptionerConfig(), None if output is None else Path(output)
     data = table if isinstance(table, CaptionedVectors) else read_captions(table, config)
-    folder = None if output is None else Path(output)
     fingerprint = f"{data.pairs.fingerprint()}-{_digest(data.captions)}"
-    with nullcontext() if folder is None else sole_run(folder):
+    processes, place = _place(device)
+    with sole_run(folder) if folder is not None and processes.is_main else nullcontext():
         runs = None
         if folder is not None:
-            runs = RunFolder(folder, config, fingerprint, overwrite=overwrite)
+            runs = _open_folder(folder, config, fingerprint, overwrite, processes)
             if runs.is_finished:
-                report = CaptionerReport.read(folder / REPORT_FILE)
-                return Captioner.from_pretrained(folder), report
-        trainer = _new_trainer(data, config, device, runs, on_progress)
-        checkpoint = None if runs is None else runs.checkpoint
-        train_resumably(trainer, checkpoint, save_every_s=checkpoint_seconds)
+                kept = CaptionerReport.read(folder / REPORT_FILE)
+                return Captioner.from_pretrained(folder), kept
+        trainer = _new_trainer(data, config, place, runs, on_progress, processes)
+        _train(trainer, None if runs is None else runs.checkpoint, checkpoint_seconds)
         captioner = trainer.best_captioner()
         report = _report(trainer, captioner, config, fingerprint, folder)
-        if runs is not None:
+        if runs is not None and processes.is_main:
             runs.publish_with(captioner.save_pretrained, report.to_dict())
+        processes.wait()
         return captioner, report
+
+
+def _place(device: str | None) -> tuple[Processes, torch.device]:
+    """Return the processes that train together, and the device of this one."""
+    if not has_processes():
+        return Processes(), choose_device(device)
+    accelerator = start_accelerator(device, None)
+    return Processes(accelerator), accelerator.device
+
+
+def _open_folder(
+    folder: Path, config: CaptionerConfig, data: str, overwrite: bool, processes: Processes
+) -> RunFolder:
+    """Open the output folder, in the main process first, which removes what is replaced."""
+    accelerator = processes.accelerator
+    with nullcontext() if accelerator is None else accelerator.main_process_first():
+        runs = RunFolder(folder, config, data, overwrite=overwrite and processes.is_main)
+    processes.wait()
+    return runs
+
+
+def _train(trainer: CaptionTrainer, checkpoint: Path | None, save_every_s: float) -> None:
+    """Train to the end; the main process writes the checkpoints that all resume from."""
+    processes = trainer.processes
+    if not processes.is_main and checkpoint is not None and checkpoint.is_file():
+        trainer.restore(*load_checkpoint(checkpoint))
+    # The main process resumes, too, and then writes another one.
+    processes.wait()
+    own = checkpoint if processes.is_main else None
+    train_resumably(trainer, own, save_every_s=save_every_s)
 
 
 def _new_trainer(
     data: CaptionedVectors,
     config: CaptionerConfig,
-    device: str | None,
+    device: torch.device,
     runs: RunFolder | None,
     on_progress: OnProgress | None,
+    processes: Processes,
 ) -> CaptionTrainer:
     space = data.pairs.source_space
     return CaptionTrainer(
@@ -136,9 +170,10 @@ def _new_trainer(
         split_pairs(data.pairs, validation=config.validation, seed=config.seed),
         config.resolved(None if space is None else space.modality),
         *load_language_model(config.language_model),
-        choose_device(device),
+        device,
         run=None if runs is None else runs.identity,
         on_progress=on_progress,
+        processes=processes,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from clip2clap.captioning.captioner import Captioner
 from clip2clap.captioning.mapper import PrefixMapper
 from clip2clap.core.math import unit_norm
+from clip2clap.training.accelerating import Processes
 from clip2clap.training.batches import generator_for
 from clip2clap.training.captioning.config import CaptionerConfig
 from clip2clap.training.captioning.data import CaptionedVectors
@@ -33,7 +34,8 @@ _VALIDATION_ROWS = 2_000
 class CaptionTrainer(EpochTrainer):
     """Resumable training of one captioner; see `clip2clap.training.checkpoint.Resumable`.
 
-    The language model is frozen unless the settings tune it.
+    The language model is frozen unless the settings tune it. Several processes train as one does,
+    up to rounding and dropout: each has a part of every batch.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class CaptionTrainer(EpochTrainer):
         *,
         run: dict[str, Any] | None = None,
         on_progress: OnProgress | None = None,
+        processes: Processes | None = None,
     ):
         self.data, self.split, self.config, self.device = data, split, config, device
+        self.processes = processes or Processes()
         self.run, self.on_progress = run, on_progress
         space = data.pairs.source_space
         self.modality = next(iter(data.means))
@@ -113,18 +117,36 @@ class CaptionTrainer(EpochTrainer):
                 group["lr"] = rate
             if config.noise:
                 embeds = add_noise(embeds, config.noise, noise)
-            loss = self._loss(embeds, captions)
             self.optimizer.zero_grad()
-            loss.backward()
+            loss = self._backward(embeds, captions)
             torch.nn.utils.clip_grad_norm_(self.trained.values(), _LARGEST_NORM)
             self.optimizer.step()
-            total += loss.detach() * len(embeds)
+            total += loss * len(embeds)
             if self.on_progress is not None:
                 last, best = (self.progress.history or [None])[-1], self.progress.best
                 self.on_progress(
                     TrainingProgress(number, config.epochs, step, self.steps, last, best)
                 )
         return total.item() / len(rows)
+
+    def _backward(self, embeds: Tensor, captions: list[str]) -> Tensor:
+        """Compute the gradients of a batch's loss, and return it."""
+        processes = self.processes
+        if processes.accelerator is None:
+            loss = self._loss(embeds, captions)
+            loss.backward()
+            return loss.detach()
+        # The loss is a mean over tokens, of which each process has some.
+        tokens = self.captioner.tokenize(captions, most_tokens=self.config.max_tokens)
+        counts = tokens["attention_mask"].sum(dim=1)
+        loss = torch.zeros((), device=self.device)
+        if own := processes.own(captions):
+            share = (processes.own(counts).sum() / counts.sum()).to(self.device)
+            part = self._loss(processes.own(embeds), own) * share
+            part.backward()
+            loss = part.detach()
+        processes.sum_gradients(list(self.trained.values()))  # pyright: ignore[reportArgumentType]
+        return processes.sum(loss)
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, dict[str, float]]:

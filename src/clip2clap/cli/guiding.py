@@ -114,12 +114,8 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
     image = options.init_image
     if image is not None:
         image = load_named_image(image, allow_private=options.allow_private)
-    perceptual = None
-    if options.init_scale:
-        from clip2clap.metrics.perceptual import load_perceptual_distance
-
-        perceptual = load_perceptual_distance(device=device)
     settings = _guidance_options(options, options.cut_size or default_cut_size(clip))
+    perceptual = _load_perceptual(options, device)
     guidance = SimilarityGuidance(clip, found, settings, init=image, perceptual=perceptual)
     is_unconditional = options.unconditional is not None
     size = model.size if is_unconditional else model.decoder.size
@@ -159,6 +155,12 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
         audio=next(first, None),
         settings={name: call[name] for name in ("width", "height", "num_inference_steps")},
     )
+
+
+def _load_perceptual(options: Guide, device: Any) -> Any:
+    from clip2clap.metrics.perceptual import load_perceptual_distance
+
+    return load_perceptual_distance(device=device) if options.init_scale else None
 
 
 def _load_image_models(options: Guide, has_audio: bool, device: Any) -> tuple[Any, Any, Any]:

@@ -118,6 +118,13 @@ class RunReport:
             raise typer.Exit(1)
 
 
+def is_main_process() -> bool:
+    """Return True in the one of accelerate's processes that reports."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
 def json_document(**entries: Any) -> str:
     """Return a JSON document with the versions of its schema and of clip2clap.
 

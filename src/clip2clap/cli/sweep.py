@@ -7,7 +7,7 @@ from rich.table import Table
 
 from clip2clap.cli.checks import check_device, check_exists, check_model_folder, choose_device
 from clip2clap.cli.options.training import PairsAndMonitor, Sweep
-from clip2clap.cli.progress import RunReport, plain_table, share_bar
+from clip2clap.cli.progress import RunReport, is_main_process, plain_table, share_bar
 from clip2clap.cli.train import config_settings
 from clip2clap.core.errors import UserError
 
@@ -53,7 +53,7 @@ def sweep(options: Sweep) -> None:
                 state.done, f"{state.training} of {state.models} models"
             ),
         )
-    if not _is_main_process():
+    if not is_main_process():
         return
     table, notes = _table(results, base.monitor)
     report.show(table, *notes, f"Report: {output / 'report.html'}")
@@ -85,12 +85,6 @@ def _grid_values(options: Sweep) -> dict[str, tuple[Any, ...]]:
             what = "no, yes or no,yes" if name == "center" else "numbers separated by commas"
             raise UserError(f"expected {what}, got {given!r}.", param=name) from error
     return values
-
-
-def _is_main_process() -> bool:
-    from accelerate import PartialState
-
-    return PartialState().is_main_process
 
 
 def _table(results: list[Any], monitor: str) -> tuple[Table, list[str]]:

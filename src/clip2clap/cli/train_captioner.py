@@ -7,7 +7,7 @@ from typing import Any
 from clip2clap.cli.checks import check_device, check_exists, check_model_folder, choose_device
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.training import TrainCaptioner
-from clip2clap.cli.progress import RunReport, share_bar
+from clip2clap.cli.progress import RunReport, is_main_process, share_bar
 
 
 def train_captioner(options: TrainCaptioner) -> None:
@@ -18,6 +18,7 @@ def train_captioner(options: TrainCaptioner) -> None:
     embeddings of images or audio of the same model, paired or not, supplies their mean.
 
     A run that was stopped continues where it stopped if it is started again in the same way.
+    `accelerate launch -m clip2clap train-captioner ...` spreads it over processes or GPUs.
     """
     check_exists(options.table, "table")
     check_device(options.device, None)
@@ -36,6 +37,8 @@ def train_captioner(options: TrainCaptioner) -> None:
     check_model_folder(output)
     report = RunReport(options)
     training = _train(options, output, config)
+    if not is_main_process():
+        return
     for each in training.examples:
         report.show(f"{each['caption']}\n  {each['generated']}")
     best = training.best

@@ -119,7 +119,7 @@ class SpectralVocoder(ModelMixin, ConfigMixin):
             before = rebuilt
             own = ahead.abs().clamp(min=1e-9)
             # The geometric mean of the magnitudes that the phases allow, and of the predicted.
-            spectra = ahead * (self._gains(targets, own) * predicted / own).sqrt()
+            spectra = ahead * _root(self._gains(targets, own) * predicted / own)
         waveforms = self.istft(spectra, overlaps)
         return waveforms if spectrogram.ndim == 3 else waveforms[0]
 
@@ -168,6 +168,14 @@ def framed_spectra(waveforms: Tensor, window: Tensor, hop_length: int) -> Tensor
         padded, len(window), hop_length, window=window, center=False, return_complex=True
     )
     return spectra.transpose(1, 2)
+
+
+def _root(values: Tensor) -> Tensor:
+    """Compute square roots, whose gradient is 0 at 0, where it is infinite."""
+    if not values.requires_grad:
+        return values.sqrt()
+    above = values > 0
+    return torch.where(above, values, 1).sqrt() * above
 
 
 def _overlap_add(pieces: Tensor, hop: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from clip2clap.captioning.captioner import Captioner
-from clip2clap.metrics.captions import cider
+from clip2clap.metrics.captions import PUBLISHED, measure_captions
 from clip2clap.training.recipes.captioner.data import CaptionerData, Media
 from clip2clap.training.recipes.captioner.texts import clean, names_class
 from clip2clap.training.recipes.demo.data import DemoData
@@ -30,8 +30,8 @@ def naming(captioner: Captioner, media: Media, modality: str) -> dict[str, float
 
 def reconstruction(
     captioner: Captioner, data: CaptionerData, *, clips: int | None = None
-) -> dict[str, float]:
-    """Return CIDEr of AudioCaps' test captions from the embedding of one, and of baselines.
+) -> dict[str, dict[str, float]]:
+    """Return metrics of AudioCaps' test captions from the embedding of one, and of baselines.
 
     The references are all captions of a clip; the source is the embedding of its first caption. The
     baselines are the caption of the training set nearest to it, the most frequent one, and another
@@ -58,7 +58,7 @@ def reconstruction(
         "another clip's caption": others,
     }
     truth = [references[each] for each in ids]
-    return {name: cider(texts, truth) for name, texts in rows.items()}
+    return {name: measure_captions(texts, truth)[0] for name, texts in rows.items()}
 
 
 def evaluate(data: DemoData, folder: Path, models: Path, report: Callable[[str], Any]) -> None:
@@ -74,5 +74,8 @@ def evaluate(data: DemoData, folder: Path, models: Path, report: Callable[[str],
         worst: Sequence[str] = sorted(shares, key=lambda label: shares[label])[:5]
         listed = ", ".join(f"{label} {shares[label]:.0%}" for label in worst)
         report(f"{modality}: {shares['all']:.1%} name their class; least often {listed}")
-    for name, value in reconstruction(captioners["clap"], cache).items():
-        report(f"CIDEr, {name}: {value:.3f}")
+    for name, found in reconstruction(captioners["clap"], cache).items():
+        report(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in found.items()))
+    for name, data_set, scores, source in PUBLISHED:
+        listed = ", ".join(f"{metric} {value:.3f}" for metric, value in scores.items())
+        report(f"{name}, published, of {data_set}'s recordings: {listed} ({source})")
