@@ -56,13 +56,14 @@ class TextToImage:
             ModelNotFoundError: If there is none, or the hub cannot be reached.
         """
         from diffusers import AutoPipelineForText2Image
-        from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+        from diffusers.pipelines import auto_pipeline
 
         given = os.fspath(pretrained_model_name_or_path)
         name = resolve(given, "text_model")
         dtype: Any = fastest_dtype() if torch_dtype == "auto" else torch_dtype or torch.float32
         index = read_index(fetch_folder(name, kind="text_model", **access))
-        if index.get("_class_name") not in _names(AUTO_TEXT2IMAGE_PIPELINES_MAPPING):
+        known: Mapping[str, Any] = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+        if index.get("_class_name") not in [each.__name__ for each in known.values()]:
             raise CheckpointError(
                 f"{given} holds a {index.get('_class_name')}, which is no text-to-image pipeline "
                 "of diffusers. Name one, such as stable-diffusion-1-5."
@@ -164,10 +165,6 @@ class TextToImage:
 
 
 _SIZE = ("width", "height")
-
-
-def _names(mapping: Mapping[str, Any]) -> set[str]:
-    return {each.__name__ for each in mapping.values()}
 
 
 def _is_component(value: Any) -> bool:

@@ -92,7 +92,7 @@ class WordsRoute:
         if callback_on_step_end is not None:
             shared["callback_on_step_end"] = callback_on_step_end
         own = spread_generators(generator, len(prompts), num_candidates)
-        start = None if image is None else [image] * len(own)
+        start: Any = None if image is None else [image] * len(own)
         if self.model is None or self.mixed:
             second = second_generators(own)
             decoded = self.pipeline(

@@ -340,7 +340,7 @@ def write_text_to_image(folder: Path, *, seed: int = 0) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
-    tokenizer = clip_tokenizer()
+    tokenizer: Any = clip_tokenizer()
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             hidden_size=16,
@@ -371,7 +371,7 @@ def write_text_to_image(folder: Path, *, seed: int = 0) -> Path:
         text_encoder.eval(),
         tokenizer,
         _loud(unet),  # pyright: ignore[reportArgumentType]
-        ddim_scheduler(),
+        ddim_scheduler(),  # pyright: ignore[reportArgumentType]
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,

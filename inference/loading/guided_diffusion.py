@@ -54,7 +54,7 @@ def load_guided_diffusion(path: str | os.PathLike[str]) -> Any:
     """
     from diffusers import UNet2DModel
 
-    weights = {name: value.float() for name, value in _read(as_path(path)).items()}
+    weights = {name: value.float() for name, value in _read(as_path(os.fspath(path))).items()}
     config = _config(weights, str(path))
     with quiet():
         model = UNet2DModel(**config)

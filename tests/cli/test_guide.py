@@ -65,7 +65,9 @@ def test_frames_a_film_and_a_zip_are_written(run, noise, tmp_path):
 
 def test_skipped_steps_leave_more_of_the_initial_image(run, tmp_path):
     start = tmp_path / "start.png"
-    Image.fromarray(np.tile(np.arange(0, 256, 4, np.uint8), (64, 1))).convert("RGB").save(start)
+    Image.fromarray(np.tile(np.arange(0, 256, 4).astype(np.uint8), (64, 1))).convert("RGB").save(
+        start
+    )
     distances = []
     for skipped in (0, 3):
         out = tmp_path / f"{skipped}.png"

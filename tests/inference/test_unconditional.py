@@ -199,13 +199,13 @@ class Redness:
 
 def test_guidance_steers_it_and_strength_0_does_not(file):
     model = UnconditionalDiffusion.from_pretrained(file)
-    target, settings = Target(torch.tensor([1.0, 0.0, 0.0])), {"iterations": 1, "cutouts": 1}
-    options = {"num_inference_steps": 4, "height": 16, "width": 16}
+    target = Target(torch.tensor([1.0, 0.0, 0.0]))
+    options: Any = {"num_inference_steps": 4, "height": 16, "width": 16}
 
     def make(strength: float | None) -> np.ndarray:
         guidance = None
         if strength is not None:
-            own = GuidanceOptions(strength=strength, **settings)
+            own = GuidanceOptions(strength=strength, iterations=1, cutouts=1)
             guidance = SimilarityGuidance(Redness(), [target], own)
         return np.asarray(model([3], guidance=guidance, **options)[0]).astype(float)
 
@@ -221,7 +221,7 @@ def test_guidance_steers_it_and_strength_0_does_not(file):
 def test_an_image_is_started_from(file):
     model = UnconditionalDiffusion.from_pretrained(file)
     start = Image.new("RGB", (16, 16), (200, 30, 30))
-    options = {"num_inference_steps": 10, "height": 16, "width": 16, "image": start}
+    options: Any = {"num_inference_steps": 10, "height": 16, "width": 16, "image": start}
     (kept,) = model([0], strength=0, **options)
     assert np.abs(np.asarray(kept).astype(int) - np.asarray(start)).max() <= 1
     with pytest.raises(UserError, match="a multiple of 4 pixels"):

@@ -1,6 +1,7 @@
 """Prompts, text-to-image pipelines of diffusers, and images of audio by way of words."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,14 +70,14 @@ def test_other_templates_are_refused(template):
 
 
 def test_images_are_those_of_diffusers(text_to_image_folder, model):
-    plain = StableDiffusionPipeline.from_pretrained(text_to_image_folder)
+    plain: Any = StableDiffusionPipeline.from_pretrained(text_to_image_folder)
     plain.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    options: Any = {"num_inference_steps": 2, "guidance_scale": 3.0}
     expected = plain(["a dog", "a cat"], generator=seeds(1, 2), **options).images
     found = model(["a dog", "a cat"], generator=[1, 2], batch_size=1, **options)
     assert np.abs(arrays(found).astype(int) - arrays(expected)).max() <= 1
     start = Image.new("RGB", (40, 20), "red")
-    other = StableDiffusionImg2ImgPipeline(**plain.components, requires_safety_checker=False)
+    other: Any = StableDiffusionImg2ImgPipeline(**plain.components, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     fitted = Image.new("RGB", (16, 16), "red")
     options = {"num_inference_steps": 4, "strength": 0.5}
@@ -137,12 +138,13 @@ def test_the_words_route_makes_the_prompts_images_and_ranks_them_by_the_audio(pi
     assert torch.allclose(found.image_embeds, expected, atol=1e-6)
     embeds = pipe.clip.encode_image(found.images).view(2, 2, -1)
     similar = (embeds * expected[:, None]).sum(-1)
+    assert found.similarities is not None
     assert torch.allclose(found.similarities, similar, atol=1e-5)
 
 
 def test_mixed_routes_start_from_the_decoders_image(pipe, model, noise):
     decoded = pipe(noise, generator=seeds(1, 2), num_inference_steps=2)
-    own = {"num_inference_steps": 4, "width": 64, "height": 64}
+    own: Any = {"num_inference_steps": 4, "width": 64, "height": 64}
     route = WordsRoute(pipe, say("a dog", "a cat"), model, mixed=True, **own)
     kept = route(noise, generator=seeds(1, 2), num_inference_steps=2, strength=0)
     assert np.array_equal(arrays(kept.images), arrays(decoded.images))

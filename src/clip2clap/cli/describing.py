@@ -74,7 +74,7 @@ def load_prompter(options: Any, modality: Literal["image", "audio"], pipeline: A
 
     device = choose_device("cpu" if options.low_memory else options.device)
     family = "clip" if modality == "image" else "clap"
-    encoder = getattr(pipeline, family)
+    encoders: dict[str, Any] = {family: getattr(pipeline, family)}
     template = PromptTemplate(options.prompt_template or _DEFAULTS[modality])
     facts: dict[str, Any] = {"template": template.template}
     captioner = keywords = None
@@ -86,13 +86,13 @@ def load_prompter(options: Any, modality: Literal["image", "audio"], pipeline: A
         facts["captioner"] = [
             fingerprint_tensors(each.state_dict().values()) for each in own or captioners
         ]
-        captioner = FileCaptioner(own or captioners, **{family: encoder}, translator=translator)
+        captioner = FileCaptioner(own or captioners, **encoders, translator=translator)
     if template.has_keywords:
-        if "text" not in encoder.modalities:
+        if "text" not in encoders[family].modalities:
             # The generator needs no text encoder of its CLIP.
-            name = encoder.space(modality).model_id
-            encoder = ClipEncoder.from_pretrained(name, device=device)
-        keywords = KeywordExtractor(options.vocabulary, **{family: encoder})
+            name = encoders[family].space(modality).model_id
+            encoders[family] = ClipEncoder.from_pretrained(name, device=device)
+        keywords = KeywordExtractor(options.vocabulary, **encoders)
         facts |= {"vocabulary": options.vocabulary, "keywords": options.prompt_keywords}
     describer = Describer(captioner, keywords, num_keywords=options.prompt_keywords)
     return Prompter(modality, describer, template, facts)

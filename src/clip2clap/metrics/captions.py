@@ -110,7 +110,9 @@ def fense(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float
     """
     _keyed(captions, references)
     try:
-        from aac_metrics.functional import fense as compute
+        from aac_metrics.functional import (  # pyright: ignore[reportMissingImports]
+            fense as compute,
+        )
     except ImportError as error:
         raise MissingExtraError("FENSE needs aac-metrics: pip install aac-metrics.") from error
     try:
