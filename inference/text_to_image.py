@@ -62,7 +62,7 @@ class TextToImage:
         name = resolve(given, "text_model")
         dtype: Any = fastest_dtype() if torch_dtype == "auto" else torch_dtype or torch.float32
         index = read_index(fetch_folder(name, kind="text_model", **access))
-        known: Mapping[str, Any] = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+        known: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
         if index.get("_class_name") not in [each.__name__ for each in known.values()]:
             raise CheckpointError(
                 f"{given} holds a {index.get('_class_name')}, which is no text-to-image pipeline "
