@@ -47,8 +47,8 @@ def audio_to_image(options: AudioToImage) -> None:
 
     The initial noise of the input at position i, from 0, depends on the seed plus i alone.
 
-    With --describe the image is made of words: a caption and keywords of the audio become a prompt,
-    for the decoder beside the audio, or for a --text-model. The images' metadata have the prompt.
+    With --describe a caption and keywords of the audio become a prompt, for the decoder beside the
+    audio, or for a --text-model. The images' metadata have the prompt.
 
     Audio that cannot be read, or is silent, is skipped; the exit code is then 1.
     """
@@ -64,16 +64,14 @@ def audio_to_image(options: AudioToImage) -> None:
     destination = None
     if not options.film:
         destination = choose_destination("image", options, count, default=_FOLDER)
-    report = RunReport(options)
-    image = _init_image(options)
+    report, image = RunReport(options), _init_image(options)
     with Console(stderr=True).status("Loading the models"):
         pipeline, speech = _load(options)
         route = load_words_route(options, pipeline) if options.describe else pipeline
     report.lap("load")
     calls = _call_arguments(pipeline, options)
     report.settings |= calls | pipeline_settings(pipeline)
-    if image is not None:
-        calls["image"] = image
+    calls["image"] = image
     if destination is None:
         make_films(pipeline, plan, options, report, calls, speech=speech)
         return

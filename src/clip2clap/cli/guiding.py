@@ -107,9 +107,6 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
 
     device = choose_device(options.device)
     model, clip, encoder = _load_image_models(options, bool(targets["audio"]), device)
-    if options.speech:
-        space = clip.space(clip.modalities[0])
-        encoder.speech = load_speech_encoder(options, device, space)
     found = encoder.targets(targets, options.break_audio)
     image = options.init_image
     if image is not None:
@@ -174,6 +171,7 @@ def _load_image_models(options: Guide, has_audio: bool, device: Any) -> tuple[An
             raise UserError(f"{options.decoder} has no CLIP. Name one.", param="clip")
         own = TargetEncoder(pipeline.clip, pipeline.clap, pipeline.translator)
         own.allow_private = options.allow_private
+        _load_speech(options, own, device)
         return pipeline, pipeline.clip, own
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
@@ -191,8 +189,15 @@ def _load_image_models(options: Guide, has_audio: bool, device: Any) -> tuple[An
         encoder.clap = ClapEncoder.from_pretrained(clap, device=device, modalities=["audio"])
         encoder.translator.check_source(encoder.clap.space("audio"))
         encoder.translator.check_target(clip.space("image"))
+    _load_speech(options, encoder, device)
     model = UnconditionalDiffusion.from_pretrained(options.unconditional, device=device)
     return model, clip, encoder
+
+
+def _load_speech(options: Guide, encoder: TargetEncoder, device: Any) -> None:
+    if options.speech:
+        space = encoder.clip.space(encoder.clip.modalities[0])
+        encoder.speech = load_speech_encoder(options, device, space)
 
 
 def _image_condition(pipeline: Any, targets: Sequence[Any], options: Guide) -> dict[str, Any]:
