@@ -12,7 +12,13 @@ DEMO_FOLDER = Path(__file__).parents[1] / "demo_models"
 """Folder of the demo models."""
 
 Kind = Literal[
-    *("clip", "clap", "generator", "decoder", "captioner", "language_model", "speech_encoder"),
+    "clip",
+    "clap",
+    "generator",
+    "decoder",
+    "captioner",
+    "language_model",
+    "speech_encoder",
     "text_model",
 ]
 
