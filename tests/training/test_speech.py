@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import AcceleratorState
 from transformers import ASTConfig, ASTModel, WhisperConfig, WhisperModel
 
 from clip2clap.core.errors import ModelNotFoundError, UserError
@@ -166,6 +168,36 @@ def test_a_killed_run_ends_with_the_same_weights(spoken, clip, tmp_path, start_f
     assert report.resumed_after == 1
     for name, value in whole.backend.state_dict().items():
         assert torch.allclose(value, resumed.backend.state_dict()[name], atol=1e-6), name
+
+
+def train_as(rank: int, port: int, spoken: Path, clip: ClipEncoder, output: Path) -> None:
+    """Train in this process, one of the two that `accelerate launch --cpu` starts."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    # What earlier tests of this process set up is for one process.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # The last batch of 32 captions has one caption: the second process has none of it.
+    config = SpeechTrainingConfig(**{**vars(QUICK), "epochs": 2, "batch_size": 31})
+    _, report = train_speech_encoder(spoken, output, clip, config, device="cpu")
+    assert AcceleratorState().num_processes == 2
+    assert [record.epoch for record in report.history] == [1, 2]
+
+
+def test_two_processes_share_each_batch(spoken, clip, tmp_path, start_fork):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output = tmp_path / "out"
+    both = [start_fork(train_as, rank, port, spoken, clip, output) for rank in (0, 1)]
+    assert [os.waitpid(child, 0)[1] for child in both] == [0, 0]
+    config = SpeechTrainingConfig(**{**vars(QUICK), "epochs": 2, "batch_size": 31})
+    _, alone = train_speech_encoder(spoken, None, clip, config, device="cpu")
+    spread = SpeechReport.read(output / "training.json")
+    losses = [[record.train_loss for record in each.history] for each in (alone, spread)]
+    # The masks of features and the means over shares differ a little.
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    SpeechEncoder.from_pretrained(output)
 
 
 def test_images_are_targets_too_and_rows_may_lack_either(clip, spoken, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 from clip2clap.cli.checks import check_device, check_exists, check_model_folder, require
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.training import TrainSpeech
-from clip2clap.cli.progress import RunReport, share_bar
+from clip2clap.cli.progress import RunReport, is_main_process, share_bar
 from clip2clap.cli.train import config_settings
 
 _FOLDER = "clip2clap-train-speech"
@@ -44,6 +44,8 @@ def train_speech(options: TrainSpeech) -> None:
         options.data, image_dir=options.image_dir, partial=options.partial
     )
     training = _train(options, captions, output, config)
+    if not is_main_process():
+        return
     for source, reason in training.unreadable.items():
         report.skip(source, reason)
     best = training.best
