@@ -63,6 +63,8 @@ def compare_results(
 ) -> list[Difference]:
     """Compare translators that were measured on the same rows, by the paired bootstrap.
 
+    The words route, if it was measured, is compared as a translator is.
+
     Both are measured on the same draws of items (Koehn 2004), so that the difficulty of a row
     cancels out.
 
@@ -142,7 +144,9 @@ def _metrics(
 ) -> dict[str, dict[str, tuple[float, np.ndarray]]]:
     """Return the value and the draws of every metric, by translator."""
     found: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
-    for entry in results.metrics[level]["translators"]:
+    part = results.metrics[level]
+    words = part.get("words_route")
+    for entry in [*part["translators"], *([] if words is None else [words])]:
         name = entry["scores"]["name"]
         known = {key: results.per_row.get(f"{level}/{name}/{key}") for key in (*_SIDES, *_MEANS)}
         for key, values in known.items():

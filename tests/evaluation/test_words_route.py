@@ -16,11 +16,13 @@ from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.space import SpaceMismatchError
 from clip2clap.evaluation.cache import PROMPTS_FILE, GenerationConfig
+from clip2clap.evaluation.comparison import compare_results
 from clip2clap.evaluation.datasets import read_image_dataset
 from clip2clap.evaluation.generation.audio import evaluate_audio
 from clip2clap.evaluation.generation.base import generation_results
 from clip2clap.evaluation.generation.words import WordsRoute
 from clip2clap.evaluation.report.tables import generation_rows
+from clip2clap.evaluation.results import join_results
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.text_to_image import TextToImage
 from clip2clap.media.audio import load_audio
@@ -94,6 +96,9 @@ def test_audio_of_the_words_route_is_that_of_the_captions(
     names = [name for name, *_ in generation_rows(part, "audio")]
     assert names == ["real audio", "one", "wrong source", "words route", "wrong source"]
     assert len(per_row["audio/words route/clap_score"]) == 4
+    differences = compare_results(join_results(seed=0, audio=(part, per_row)))
+    assert {(each.one, each.other) for each in differences} == {("one", "words route")}
+    assert "clap_score" in {each.metric for each in differences}
 
 
 def test_images_of_the_words_route_are_the_text_models_or_the_decoders(
