@@ -179,8 +179,8 @@ def test_nothing_is_painted_of_a_mix_that_lacks_an_ingredient(paint, sounds, tmp
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("-o out", "INPUT: give audio, or --mix"),
-        ("bark.wav --mix bark.wav:1 -o out", "INPUT: give audio, or --mix"),
+        ("-o out", "INPUT: give audio, or --speech, or --mix"),
+        ("bark.wav --mix bark.wav:1 -o out", "INPUT: give audio, or --speech, or --mix"),
         ("--mix bark.wav:loud -o out", "--mix: expected FILE:WEIGHT such as dog.wav:0.7"),
         ("bark.wav -o out --start-s -1", "--start-s: expected at least 0, got -1."),
         (
