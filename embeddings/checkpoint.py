@@ -20,7 +20,7 @@ from clip2clap.core.files import as_path
 from clip2clap.core.hub import Listing, fetch, list_hub_files
 from clip2clap.core.presets import DEMO_FOLDER, PRESETS, resolve, suggestion
 
-Library = Literal["transformers", "open_clip", "laion_clap"]
+Library = Literal["transformers", "open_clip", "laion_clap", "audioclip"]
 EncoderKind = Literal["clip", "clap", "speech_encoder"]
 
 _KIND_NAMES = {"clip": "CLIP", "clap": "CLAP", "speech_encoder": "speech encoder"}
@@ -40,7 +40,15 @@ _OPEN_CLIP_WEIGHTS = (
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 NOTE_FILE = "space.json"
 _OPEN_CLIP_PREFIX = "open_clip:"
-_LAION_CLAP_PREFIX = "laion_clap:"
+# Single files, by the prefix that names their library: the kinds they are, and where they are from.
+_FILES: dict[str, tuple[Library, tuple[EncoderKind, ...], str]] = {
+    "laion_clap:": ("laion_clap", ("clap",), "https://huggingface.co/lukewys/laion_clap"),
+    "audioclip:": (
+        "audioclip",
+        ("clip", "clap"),
+        "https://github.com/AndreyGuzhov/AudioCLIP/releases",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,10 @@ def find_checkpoint(
 ) -> Checkpoint:
     """Find the files of a model, and download missing ones from the hub.
 
-    The name is a preset, hub id, folder, `open_clip:ARCH/TAG_OR_FILE` or `laion_clap:FILE`. For
-    CLAP it may also be an AudioLDM or MusicLDM pipeline (its text encoder and tokenizer), for CLIP
-    a pipeline with an image encoder such as stable unCLIP, for both a pipeline of clip2clap.
+    The name is a preset, hub id, folder, `open_clip:ARCH/TAG_OR_FILE`, `laion_clap:FILE` or
+    `audioclip:FILE`. For CLAP it may also be an AudioLDM or MusicLDM pipeline (its text encoder and
+    tokenizer), for CLIP a pipeline with an image encoder such as stable unCLIP, for both a pipeline
+    of clip2clap.
     Downloads go to `cache_dir`, if given, in place of the hub's own cache.
 
     Raises:
@@ -101,24 +110,33 @@ def find_checkpoint(
     access |= {"cache_dir": cache_dir}
     if not name:
         raise UserError(f"The {_KIND_NAMES[kind]}'s name is empty. {suggestion(name, kind)}")
-    for prefix, owner in ((_OPEN_CLIP_PREFIX, "clip"), (_LAION_CLAP_PREFIX, "clap")):
-        if name.startswith(prefix) and kind != owner:
-            raise UserError(f"{name!r} is a {owner.upper()}; expected a {_KIND_NAMES[kind]}.")
     if name.startswith(_OPEN_CLIP_PREFIX):
+        _check_kind(name, ("clip",), kind)
         return _find_open_clip(name, access)
-    if name.startswith(_LAION_CLAP_PREFIX):
-        file = as_path(name.removeprefix(_LAION_CLAP_PREFIX))
-        if file.is_file():
-            return Checkpoint(name, "laion_clap", (file,))
-        raise ModelNotFoundError(
-            f"There is no file {str(file)!r}. Expected laion_clap:FILE, a checkpoint of "
-            "https://huggingface.co/lukewys/laion_clap."
-        )
+    for prefix, (library, kinds, origin) in _FILES.items():
+        if name.startswith(prefix):
+            _check_kind(name, kinds, kind)
+            return _find_file(name, prefix, library, origin)
     location = resolve(name, kind)
     if location == name and kind != "speech_encoder":
         # A generator's checkpoint holds a CLAP, and an image decoder's may hold a CLIP.
         location = resolve(name, "generator" if kind == "clap" else "decoder")
     return _in_folder(_Source(location, name, kind, access))
+
+
+def _check_kind(name: str, kinds: tuple[EncoderKind, ...], kind: EncoderKind) -> None:
+    if kind not in kinds:
+        names = " or ".join(_KIND_NAMES[each] for each in kinds)
+        raise UserError(f"{name!r} is a {names}; expected a {_KIND_NAMES[kind]}.")
+
+
+def _find_file(name: str, prefix: str, library: Library, origin: str) -> Checkpoint:
+    file = as_path(name.removeprefix(prefix))
+    if file.is_file():
+        return Checkpoint(name, library, (file,))
+    raise ModelNotFoundError(
+        f"There is no file {str(file)!r}. Expected {prefix}FILE, a checkpoint of {origin}."
+    )
 
 
 @dataclass

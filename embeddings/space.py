@@ -70,12 +70,11 @@ class EmbeddingSpace:
         return cls(**{name: values[name] for name in names})
 
     def same_model_as(self, other: "EmbeddingSpace") -> bool:
-        """Return True if both spaces belong to one model, whose modalities share a joint space."""
-        return (self.family, self.dim, self.fingerprint) == (
-            other.family,
-            other.dim,
-            other.fingerprint,
-        )
+        """Return True if both spaces belong to one model, whose modalities share a joint space.
+
+        A model of images, audio and texts, such as AudioCLIP, is one model as a CLIP and as a CLAP.
+        """
+        return (self.dim, self.fingerprint) == (other.dim, other.fingerprint)
 
     def in_modality(self, modality: Modality) -> "EmbeddingSpace":
         """Return the space of another modality of the same model."""

@@ -17,13 +17,13 @@ from clip2clap.embeddings.fingerprint import describe_tokenizer
 from clip2clap.embeddings.space import Family, Modality
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "pure_fp16", torch.bfloat16: "pure_bf16"}
-# open_clip's defaults, which a checkpoint's config may override.
-_PREPROCESSING = {
+PREPROCESSING: dict[str, Any] = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
+"""open_clip's default image preprocessing, which a checkpoint's config may override."""
 
 
 class OpenClipSpec(CheckpointSpec):
@@ -63,14 +63,14 @@ class OpenClipSpec(CheckpointSpec):
             )
         if weights.get("quick_gelu"):
             model["quick_gelu"] = True
-        preprocessing = {key: weights[key] for key in _PREPROCESSING if key in weights}
+        preprocessing = {key: weights[key] for key in PREPROCESSING if key in weights}
         return {"model_cfg": model, "preprocess_cfg": preprocessing}
 
     def describe(self) -> dict[str, Any]:
         model = self.config["model_cfg"]
         given = self.config.get("preprocess_cfg", {})
         return {
-            "image": {key: given.get(key, default) for key, default in _PREPROCESSING.items()},
+            "image": {key: given.get(key, default) for key, default in PREPROCESSING.items()},
             "image_size": model.get("vision_cfg", {}).get("image_size", 224),
             "quick_gelu": bool(model.get("quick_gelu")),
             "text": describe_tokenizer(lambda texts: self.tokenizer(texts).tolist()),
@@ -101,7 +101,7 @@ class OpenClipSpec(CheckpointSpec):
 class OpenClipBackend(Backend):
     """Model of open_clip with its own transform and tokenizer."""
 
-    def __init__(self, model: Any, transform: Callable[[Image.Image], Tensor], spec: OpenClipSpec):
+    def __init__(self, model: Any, transform: Callable[[Image.Image], Tensor], spec: Any):
         super().__init__()
         self.model: Any = model
         self.transform = transform
@@ -113,7 +113,7 @@ class OpenClipBackend(Backend):
 
     @property
     def pixel_transform(self) -> PixelTransform:
-        preprocessing = {**_PREPROCESSING, **self.config.get("preprocess_cfg", {})}
+        preprocessing = {**PREPROCESSING, **self.config.get("preprocess_cfg", {})}
         mode, interpolation = preprocessing["resize_mode"], preprocessing["interpolation"]
         if mode not in ("shortest", "squash") or interpolation not in ("bilinear", "bicubic"):
             raise UserError(

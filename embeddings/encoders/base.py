@@ -69,6 +69,8 @@ def _read_spec(checkpoint: Checkpoint, kind: EncoderKind) -> CheckpointSpec:
         from clip2clap.embeddings.backends.open_clip import OpenClipSpec as Spec
     elif checkpoint.library == "laion_clap":
         from clip2clap.embeddings.backends.laion_clap import LaionClapSpec as Spec
+    elif checkpoint.library == "audioclip":
+        from clip2clap.embeddings.backends.audioclip import AudioClipSpec as Spec
     else:
         from clip2clap.embeddings.backends.transformers import TransformersSpec as Spec
     return Spec(checkpoint, kind)
@@ -112,8 +114,9 @@ class Encoder(nn.Module):
 
         Args:
             pretrained_model_name_or_path: A preset (`"demo"` is one), a hub id, a local folder in
-                transformers' or open_clip's format, `open_clip:ARCH/TAG_OR_FILE` for CLIP, or
-                `laion_clap:FILE` or an AudioLDM or MusicLDM pipeline for CLAP.
+                transformers' or open_clip's format, `open_clip:ARCH/TAG_OR_FILE` for CLIP,
+                `laion_clap:FILE` or an AudioLDM or MusicLDM pipeline for CLAP, or
+                `audioclip:FILE` for both.
             device: Device of the model; the CPU by default.
             torch_dtype: Dtype of the weights; float32 by default. Embeddings are always float32.
             modalities: Modalities whose weights are kept in memory; all by default.

@@ -84,7 +84,7 @@ COMPANIONS: dict[str, dict[str, str]] = {
 
 # A CLAP may be the one in a generator's checkpoint, a CLIP the one in a decoder's.
 _CONTAINERS: dict[Kind, Kind] = {"clap": "generator", "clip": "decoder"}
-_OTHER_LIBRARIES = ("open_clip:", "laion_clap:")
+_OTHER_LIBRARIES = ("open_clip:", "laion_clap:", "audioclip:")
 
 
 def resolve(name: str, kind: Kind) -> str:

@@ -96,7 +96,7 @@ class QueryEncoder:
         return self._translate(known[key], own, column)
 
     def _encode_anew(self, term: Term, family: Family) -> Tensor:
-        encoder = self._encoder(family)
+        encoder = self.encoder(family)
         if term.modality == "text":
             return encoder.encode_text([term.value])
         if term.modality == "image":
@@ -128,13 +128,18 @@ class QueryEncoder:
     @torch.no_grad()
     def _translate(self, embeds: Tensor, source: Family, column: str) -> Tensor:
         """Carry embeddings into the space of a column, (n, dim); there they stay as they are."""
-        if source == _family(column):
+        if source == _family(column) or self._is_joint(source, column):
             return embeds
         translator = self._translator(source, column)
         return unit_norm(translator(embeds.to(translator.device))).cpu()
 
+    def _is_joint(self, source: Family, column: str) -> bool:
+        """Return True if the CLIP and the CLAP are one model, such as AudioCLIP."""
+        own = self.encoder(source)
+        return own.space(own.modalities[0]).same_model_as(self._spaces[column])
+
     def _translator(self, source: Family, column: str) -> Translator:
-        own = self._encoder(source)
+        own = self.encoder(source)
         space, target = own.space(own.modalities[0]), self._spaces[column]
         if source not in self._translators:
             translator = AutoTranslator.from_pretrained(_DEMO[source])
@@ -150,7 +155,8 @@ class QueryEncoder:
         translator.check_target(target)
         return translator
 
-    def _encoder(self, family: Family) -> Any:
+    def encoder(self, family: Family) -> Any:
+        """Return the encoder of a family, loaded and checked against the index."""
         encoder = self._encoders[family]
         if isinstance(encoder, str):
             loader = ClipEncoder if family == "clip" else ClapEncoder
