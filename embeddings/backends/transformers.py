@@ -24,7 +24,8 @@ from clip2clap.embeddings.fingerprint import describe_processor, describe_tokeni
 from clip2clap.embeddings.space import Family, Modality
 from clip2clap.embeddings.weights import check_weights
 
-_CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "yamnet_clap"}
+_PE_AUDIO_TYPES = {"pe_audio", "pe_audio_video"}
+_CLAP_TYPES = {"clap", "clap_text_model", "clap_audio_model", "yamnet_clap", *_PE_AUDIO_TYPES}
 # AutoModel would build these encoders without their projection into the joint space.
 _SINGLE_ENCODERS = (
     "CLIPTextModelWithProjection",
@@ -108,6 +109,8 @@ class TransformersSpec(CheckpointSpec):
         self.dim = getattr(self.config, "projection_dim", 0)
         if self.config.model_type.startswith("siglip"):
             self.dim = getattr(self.config, "vision_config", self.config).hidden_size
+        if self.config.model_type in _PE_AUDIO_TYPES:
+            self.dim = self.config.text_config.hidden_size
         if not self.dim:
             raise CheckpointError(
                 f"{checkpoint.name} ({self.config.model_type}) has no projection into a joint "
@@ -121,13 +124,19 @@ class TransformersSpec(CheckpointSpec):
         }
 
     def build(self, dtype: torch.dtype) -> "TransformersBackend":
-        model = load_strictly(self.checkpoint, self.config, dtype)
-        backend = TransformersBackend(model, self.processors)
+        if self.config.model_type in _PE_AUDIO_TYPES:
+            from clip2clap.embeddings.backends.pe_audio import load_pe_audio
+
+            backend: Any = load_pe_audio(self, dtype)
+        else:
+            model = load_strictly(self.checkpoint, self.config, dtype)
+            backend = TransformersBackend(model, self.processors)
         backend.keep(self.checkpoint.note.get("modalities", backend.modalities))
         if not backend.modalities:
             raise CheckpointError(
-                f"{self.checkpoint.name} holds a {type(model).__name__} but no preprocessing for "
-                "it: expected a preprocessor_config.json or a tokenizer beside the weights."
+                f"{self.checkpoint.name} holds a {type(backend.model).__name__} but no "
+                "preprocessing for it: expected a preprocessor_config.json or a tokenizer beside "
+                "the weights."
             )
         return backend
 
@@ -189,8 +198,11 @@ class TransformersBackend(Backend):
     def preprocess_images(self, images: Sequence[Image.Image]) -> Inputs:
         # Rescales and normalizes in one step; transformers' processor needs several passes.
         processor = self.processors["image"]
-        if not (processor.do_rescale and processor.do_normalize):
-            return {"pixel_values": processor(list(images), return_tensors="pt")["pixel_values"]}
+        # SigLIP 2 with flexible resolution reads patches, their number and their grid.
+        names: list[str] = processor.model_input_names
+        if len(names) > 1 or not (processor.do_rescale and processor.do_normalize):
+            outputs = processor(list(images), return_tensors="pt")
+            return {name: torch.as_tensor(outputs[name]) for name in names}
         outputs = processor(list(images), do_rescale=False, do_normalize=False, return_tensors="pt")
         mean, std = (
             torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
@@ -206,16 +218,17 @@ class TransformersBackend(Backend):
         size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
         short_side = getattr(size, "shortest_edge", None)
         seen = crop or size
+        height, width = getattr(seen, "height", None), getattr(seen, "width", None)
         plain = processor.do_resize and processor.do_rescale and processor.do_normalize
-        if not plain or interpolation is None or not (seen.height and seen.width):
+        if not plain or interpolation is None or not (height and width):
             raise UserError(
                 "The image preprocessing of this CLIP has no differentiable form here: "
                 "expected it to resize (bilinear or bicubic), rescale and normalize."
             )
         scale = 255 * processor.rescale_factor
         return PixelTransform(
-            height=seen.height,
-            width=seen.width,
+            height=height,
+            width=width,
             short_side=short_side,
             interpolation=interpolation,
             mean=tuple(value / scale for value in processor.image_mean),
@@ -307,8 +320,17 @@ def _modules_outside(modalities: Sequence[Modality]) -> list[str]:
     return [name for other in _MODULES if other not in modalities for name in _MODULES[other]]
 
 
-def load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module:
-    """Load a model with exactly the weights of its checkpoint, of any dtype; else raise."""
+def load_strictly(
+    checkpoint: Checkpoint,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    is_own: Callable[[str], bool] = lambda name: True,
+) -> nn.Module:
+    """Load a model with exactly the weights of its checkpoint, of any dtype; else raise.
+
+    Further weights are no fault if `is_own` says of their names that they are another model's.
+    """
     import transformers
 
     names = [name for name in config.architectures or [] if name in _SINGLE_ENCODERS]
@@ -340,7 +362,7 @@ def load_strictly(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn
     check_weights(
         f"{checkpoint.name} ({type(model).__name__})",
         missing=missing,
-        unexpected=report["unexpected_keys"],
+        unexpected=filter(is_own, report["unexpected_keys"]),
         mismatched=mismatched,
     )
     return model

@@ -19,6 +19,9 @@ from transformers import (
     CLIPModel,
     EfficientNetConfig,
     EfficientNetImageProcessorPil,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -229,6 +232,34 @@ def test_siglip_sees_texts_padded_to_the_length_it_was_trained_on(tmp_path):
         images = unit(model.get_image_features(**pixels))
     assert torch.allclose(encoder.encode_text(["a dog", "rain"]), texts, atol=1e-5)
     assert torch.allclose(encoder.encode_image(photographs(3)), images, atol=1e-5)
+
+
+def test_siglip_2_of_flexible_resolution_reads_each_image_in_its_own_proportions(tmp_path):
+    torch.manual_seed(0)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "rain", "on"]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 9}
+    vision = {**TOWER, "num_patches": 16, "patch_size": 8}
+    model = Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    processor.save_pretrained(tmp_path)
+    encoder = ClipEncoder.from_pretrained(tmp_path)
+    wide = photographs(1)[0].resize((90, 30))
+    images = [*photographs(2), wide, wide.resize((64, 64))]
+    pixels = processor(images=images, return_tensors="pt")
+    tokens = tokenizer(["a dog"], padding="max_length", max_length=9, return_tensors="pt")
+    with torch.no_grad():
+        expected = unit(model.get_image_features(**pixels))
+        texts = unit(model.get_text_features(input_ids=tokens["input_ids"]))
+    found = encoder.encode_image(images, batch_size=2)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(encoder.encode_text(["a dog"]), texts, atol=1e-5)
+    assert not torch.allclose(found[-1], found[-2], atol=1e-3)
+    assert encoder.logit_bias is not None
+    with pytest.raises(UserError, match="has no differentiable form"):
+        encoder.encode_pixels(torch.rand(1, 3, 32, 32))
 
 
 def test_a_vision_tower_alone_embeds_images_only(clip_folder):
