@@ -38,6 +38,9 @@ from .builders import (
     tiny_language_model as build_language_model,
 )
 
+ROOT = Path(__file__).parents[1]
+ROOT_ENTRIES = set(os.listdir(ROOT))
+
 # Tests run in several processes side by side: one thread each, and each that they start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -63,6 +66,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if option.dist == "no":
         option.dist = "loadfile"
         option.loadscopereorder = False
+
+
+@pytest.fixture(autouse=True)
+def clean_repository() -> Iterator[None]:
+    """Fail a test that leaves something in the root of the repository."""
+    yield
+    left = {name for name in os.listdir(ROOT) if not name.startswith((".", "__"))} - ROOT_ENTRIES
+    ROOT_ENTRIES.update(left)
+    assert not left, f"{', '.join(sorted(left))} left in {ROOT}: give the test its own folder"
 
 
 @pytest.fixture(autouse=True)

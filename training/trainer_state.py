@@ -1,7 +1,7 @@
 """State of one model's training: metrics so far, best weights, and when to stop."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -14,8 +14,8 @@ from clip2clap.training.report import EpochRecord
 Weights = dict[str, Tensor]
 
 
-class Schedulable(Protocol):
-    """Settings of a run that its learning rate and its end depend on."""
+class Stoppable(Protocol):
+    """Settings of a run that its end depends on."""
 
     @property
     def epochs(self) -> int:
@@ -31,6 +31,10 @@ class Schedulable(Protocol):
     def learning_rate(self) -> float | None:
         """Peak learning rate."""
         ...
+
+
+class Schedulable(Stoppable, Protocol):
+    """Settings of a run that its learning rate and its end depend on."""
 
     @property
     def schedule(self) -> str:
@@ -51,16 +55,28 @@ class Schedulable(Protocol):
 class TrainerState:
     """Metrics of every epoch, and the weights of the best.
 
-    The best has the highest `monitor`, or with `select_by_loss` the lowest validation loss.
+    The best has the highest `monitor`, which is the config's if not given, or with `select_by_loss`
+    the lowest validation loss.
     """
 
-    def __init__(self, config: Schedulable, *, select_by_loss: bool = False):
+    def __init__(
+        self, config: Stoppable, *, monitor: str | None = None, select_by_loss: bool = False
+    ):
         self.config, self.select_by_loss = config, select_by_loss
-        self._monitor: str = getattr(config, "monitor", "")
+        self._monitor: str = monitor or getattr(config, "monitor", "")
+        self.before: EpochRecord | None = None
+        """Metrics before the first epoch, of a run that may make a model worse."""
         self.history: list[EpochRecord] = []
         self.best_epoch: int | None = None
         self.best_weights: Weights = {}
         self.seconds = 0.0
+
+    def start(
+        self, validation: dict[str, float], weights: Callable[[], Mapping[str, Tensor]]
+    ) -> None:
+        """Note the metrics before the first epoch, the best until one is better."""
+        self.before = EpochRecord(0, math.nan, math.nan, validation)
+        self.best_epoch, self.best_weights = 0, copied(weights())
 
     def add(self, train_loss: float, validation_loss: float, validation: dict[str, float]) -> None:
         """Add the metrics of an epoch.
@@ -77,19 +93,16 @@ class TrainerState:
             )
         self.history.append(EpochRecord(number, train_loss, validation_loss, validation))
 
-    def keep_if_best(self, weights: Callable[[], Weights]) -> None:
+    def keep_if_best(self, weights: Callable[[], Mapping[str, Tensor]]) -> None:
         """Copy the weights if the last epoch is the best so far."""
         best, last = self.best, self.history[-1]
         if best is None or self._score(last) > self._score(best):
-            self.best_epoch = last.epoch
-            self.best_weights = {
-                name: weight.detach().cpu().clone() for name, weight in weights().items()
-            }
+            self.best_epoch, self.best_weights = last.epoch, copied(weights())
 
     @property
     def best(self) -> EpochRecord | None:
         """Metrics of the best epoch."""
-        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
+        return self.history[self.best_epoch - 1] if self.best_epoch else self.before
 
     @property
     def is_over(self) -> bool:
@@ -101,6 +114,7 @@ class TrainerState:
     def state(self) -> dict[str, Any]:
         """Return everything but the weights as plain values, for a checkpoint."""
         return {
+            "before": None if self.before is None else asdict(self.before),
             "history": [asdict(record) for record in self.history],
             "best_epoch": self.best_epoch,
             "seconds": self.seconds,
@@ -108,6 +122,8 @@ class TrainerState:
 
     def restore(self, values: dict[str, Any], best_weights: Weights) -> None:
         """Load what `state` returned."""
+        before = values.get("before")
+        self.before = None if before is None else EpochRecord(**before)
         self.history = [EpochRecord(**record) for record in values["history"]]
         self.best_epoch, self.seconds = values["best_epoch"], values["seconds"]
         self.best_weights = best_weights
@@ -117,6 +133,11 @@ class TrainerState:
             return -record.validation_loss, 0.0
         # Retrieval among few or easy pairs is soon perfect; the loss then still ranks the epochs.
         return record.validation[self._monitor], -record.validation_loss
+
+
+def copied(weights: Mapping[str, Tensor]) -> Weights:
+    """Return copies of weights on the CPU, without gradients."""
+    return {name: weight.detach().cpu().clone() for name, weight in weights.items()}
 
 
 def learning_rate_at(config: Schedulable, step: int, steps: int) -> float:

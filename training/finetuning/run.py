@@ -3,12 +3,13 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ from clip2clap.training.finetuning.files import (
     mix,
 )
 from clip2clap.training.finetuning.parts import choose_weights, merge_adapters
+from clip2clap.training.trainer_state import TrainerState, copied
 
 REPORT_FILE, CHECKPOINT_FILE = "finetuning.json", "checkpoint.safetensors"
-_MOMENTUM = 0.9
+_MOMENTUM, _MONITOR = 0.9, "accuracy"
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,16 @@ def finetune(
         while not run.is_over:
             run.advance()
             if on_progress is not None:
-                on_progress(run.epoch, run.best)
+                on_progress(run.epoch, run.accuracies[1])
         run.load_best()
+        before, best = run.accuracies
         report = FineTuning(
             files={"train": len(run.train), "held out": len(run.held_out)},
             weights=sum(weight.numel() for weight in run.weights.values()),
-            before=run.before,
-            best=run.best,
-            best_epoch=run.best_epoch,
-            history=run.history,
+            before=before,
+            best=best,
+            best_epoch=run.progress.best_epoch or 0,
+            history=[{"loss": each.train_loss, **each.validation} for each in run.progress.history],
             unreadable=run.unreadable,
             fingerprint_before=encoder.space(files.modality).fingerprint,
             fingerprint=_publish(encoder, files, folder, config),
@@ -169,18 +172,30 @@ class _Run:
             if config.optimizer == "adamw"
             else torch.optim.SGD(weights, momentum=_MOMENTUM, nesterov=True, **options)
         )
-        self.epoch, self.best_epoch, self.history = 0, 0, list[dict[str, float]]()
+        resolved = replace(config, learning_rate=config.rate)
+        self.progress = TrainerState(resolved, monitor=_MONITOR)
         if checkpoint.is_file():
             self._restore()
         else:
-            self.before = self.best = self._accuracy()
-            self._best = self._copy()
+            self.progress.start({_MONITOR: self._accuracy()}, lambda: self.weights)
+
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.progress.history)
 
     @property
     def is_over(self) -> bool:
-        patience = self._config.patience
-        is_late = patience is not None and self.epoch - self.best_epoch >= patience
-        return self.epoch >= self._config.epochs or is_late
+        """True when the epochs or the patience have run out."""
+        return self.progress.is_over
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Accuracies before the run and in its best epoch."""
+        before, best = self.progress.before, self.progress.best
+        assert before is not None
+        assert best is not None
+        return before.validation[_MONITOR], best.validation[_MONITOR]
 
     def advance(self) -> None:
         """Train for one epoch, and write the checkpoint."""
@@ -199,17 +214,14 @@ class _Run:
             if config.mixup:
                 inputs, wanted = mix(inputs, wanted, config.mixup, rng)
             losses.append(self._step(inputs, wanted))
-        self.epoch += 1
-        accuracy = self._accuracy()
-        self.history.append({"loss": float(np.mean(losses)), "accuracy": accuracy})
-        if accuracy > self.best:
-            self.best, self.best_epoch, self._best = accuracy, self.epoch, self._copy()
+        self.progress.add(float(np.mean(losses)), math.nan, {_MONITOR: self._accuracy()})
+        self.progress.keep_if_best(lambda: self.weights)
         self._save()
 
     def load_best(self) -> None:
         """Load the weights of the best epoch into the encoder."""
         for name, weight in self.weights.items():
-            weight.data.copy_(self._best[name])
+            weight.data.copy_(self.progress.best_weights[name])
 
     def _step(self, inputs: dict[str, Tensor], wanted: Tensor) -> float:
         embeds = unit_norm(self._encoder(self._files.modality, inputs).float())
@@ -279,19 +291,15 @@ class _Run:
             raise UserError("No held-out file can be read.", param="data")
         return balanced_accuracy(torch.tensor(names), torch.tensor(targets))
 
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: weight.detach().cpu().clone() for name, weight in self.weights.items()}
-
     def _save(self) -> None:
         tensors = flatten(
             {
-                "weights": self._copy(),
-                "best": self._best,
+                "weights": copied(self.weights),
+                "best": self.progress.best_weights,
                 "optimizer": optimizer_tensors(self._optimizer),
             }
         )
-        names = ("epoch", "best_epoch", "before", "best", "history", "unreadable")
-        values = {name: getattr(self, name) for name in names}
+        values = {**self.progress.state(), "unreadable": self.unreadable}
         save_checkpoint(self._checkpoint, tensors, {"run": self._identity, **values})
 
     def _restore(self) -> None:
@@ -305,9 +313,8 @@ class _Run:
                 f"{' and '.join(changed)}. Continue it as it was, or name another folder.",
                 param="output",
             )
-        for name in ("epoch", "best_epoch", "before", "best", "history", "unreadable"):
-            setattr(self, name, values[name])
-        self._best = part_of(tensors, "best")
+        self.unreadable = values["unreadable"]
+        self.progress.restore(values, part_of(tensors, "best"))
         for name, values_of in part_of(tensors, "weights").items():
             self.weights[name].data.copy_(values_of)
         restore_optimizer(self._optimizer, part_of(tensors, "optimizer"))

@@ -1,23 +1,20 @@
 """The verb `classify`."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, require
-from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.naming import (
-    TIMELINE_WINDOW_S,
     SegmentPrinter,
     check_timeline,
     find_files,
     load_encoders,
+    name_files,
     noting_interruption,
-    with_bar,
 )
 from clip2clap.cli.options.search import Classify
 from clip2clap.cli.outputs import make_folder
@@ -140,14 +137,9 @@ def _classified(
     with Console(stderr=True).status("Loading the models"):
         classifier = _load(options, labels, sources)
     report.lap("load")
-    files = classifier(
-        sources,
-        k=None if options.timeline else options.top_k,
-        window_s=options.window_s or (TIMELINE_WINDOW_S if options.timeline else None),
-        batch_size=options.batch_size,
-        load=partial(load_named_image, allow_private=options.allow_private),
+    yield from name_files(
+        classifier, options, sources, top=options.top_k, description="Classifying"
     )
-    yield from with_bar(files, len(sources), "Classifying")
 
 
 def _printer(options: Classify, report: RunReport) -> SegmentPrinter:

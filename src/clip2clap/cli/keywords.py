@@ -1,20 +1,16 @@
 """The verb `keywords`."""
 
-from functools import partial
-
 import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, require
-from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.naming import (
-    TIMELINE_WINDOW_S,
     SegmentPrinter,
     check_timeline,
     find_files,
     load_encoders,
-    with_bar,
+    name_files,
 )
 from clip2clap.cli.options.search import Keywords
 from clip2clap.cli.progress import RunReport
@@ -69,12 +65,6 @@ def keywords(options: Keywords) -> None:
         as_csv=options.as_csv,
         timeline=options.timeline,
     )
-    files = extractor(
-        sources,
-        k=None if options.timeline else options.top,
-        window_s=options.window_s or (TIMELINE_WINDOW_S if options.timeline else None),
-        batch_size=options.batch_size,
-        load=partial(load_named_image, allow_private=options.allow_private),
-    )
-    printer.print_all(with_bar(files, len(sources), "Extracting keywords"))
+    top, description = options.top, "Extracting keywords"
+    printer.print_all(name_files(extractor, options, sources, top=top, description=description))
     report.end()

@@ -4,10 +4,12 @@ import csv
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clip2clap.cli.checks import choose_device, require
+from clip2clap.cli.inputs import load_named_image
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.files import expand_inputs, is_url
@@ -75,6 +77,23 @@ def with_bar(files: Iterable[Any], total: int, description: str) -> Iterator[Any
         for file in files:
             yield file
             progress.advance(task)
+
+
+def name_files(
+    namer: Any, options: Any, sources: list[str], *, top: int, description: str
+) -> Iterator[Any]:
+    """Yield files with their labels over a verb's windows, under a progress bar.
+
+    All labels are kept for a time line, else the `top` ones.
+    """
+    files = namer(
+        sources,
+        k=None if options.timeline else top,
+        window_s=options.window_s or (TIMELINE_WINDOW_S if options.timeline else None),
+        batch_size=options.batch_size,
+        load=partial(load_named_image, allow_private=options.allow_private),
+    )
+    return with_bar(files, len(sources), description)
 
 
 @contextmanager
