@@ -23,10 +23,10 @@ class Accuracy:
     """Accuracy of a method, overall and by official fold."""
 
     method: str
-    """`zero-shot` or `linear probe`."""
+    """`zero-shot`, `linear probe` or `fine-tuned`."""
 
     protocol: str
-    """Protocol of zero-shot prompts, or folds of a probe."""
+    """Protocol of zero-shot prompts, or folds of a probe or of fine-tuning."""
 
     accuracy: Estimate
     """Share of clips that are right, with its 95 % interval over recordings."""
@@ -112,8 +112,15 @@ class Classification:
             **settings: Entries of `Accuracy.settings`.
         """
         scores = unit_norm(embeds) @ unit_norm(label_embeds).T
+        return self.scored("zero-shot", protocol, scores, **settings)
+
+    def scored(self, method: str, protocol: str, scores: Tensor, **settings: Any) -> Accuracy:
+        """Name each clip by the label with the highest score, shape (n, labels).
+
+        The control, the method, the protocol and the settings are as in `zero_shot`.
+        """
         shuffled = scores.argmax(1) == self._shuffled
-        return self._accuracy("zero-shot", protocol, scores, shuffled, settings)
+        return self._accuracy(method, protocol, scores, shuffled, settings)
 
     def linear_probe(self, embeds: Tensor, **settings: Any) -> Accuracy:
         """Fit a logistic regression on all folds but one, and name the clips of that one.

@@ -54,18 +54,18 @@ class Benchmark:
         return sorted({clip.fold for clip in self.clips})
 
 
-def check_folds(folds: Iterable[int]) -> list[int]:
-    """Return the folds of a linear probe's clips, in ascending order.
+def check_folds(folds: Iterable[int], *, param: str = "linear_probe") -> list[int]:
+    """Return the folds of clips to train and to test on, in ascending order.
 
     Raises:
-        UserError: If there are fewer than three.
+        UserError: If there are fewer than three; of the parameter that asks for training.
     """
     names = sorted(set(folds))
     if len(names) < 3:
         raise UserError(
-            f"A linear probe needs three folds or more, to train, choose and test on; there are "
+            f"Training needs three folds or more, to train, choose and test on; there are "
             f"{len(names)}.",
-            param="linear_probe",
+            param=param,
         )
     return names
 

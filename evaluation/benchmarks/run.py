@@ -17,9 +17,11 @@ from clip2clap.core.version import __version__
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.evaluation.benchmarks.classification import Accuracy, Classification
 from clip2clap.evaluation.benchmarks.encoding import encode_clips
+from clip2clap.evaluation.benchmarks.fine_tuning import fine_tuned_scores
 from clip2clap.evaluation.benchmarks.folders import Benchmark, Clip
 from clip2clap.evaluation.benchmarks.protocols import PUBLISHED, TRAINED_ON, Protocol
 from clip2clap.evaluation.benchmarks.retrieval import measure_caption_retrieval
+from clip2clap.training.finetuning.config import FineTuningConfig
 
 RESULTS_FILE, PREDICTIONS_FILE = "benchmark.json", "predictions.csv"
 
@@ -36,6 +38,9 @@ class BenchmarkConfig:
 
     linear_probe: bool = False
     """Whether to fit a linear probe too, of data sets with labels."""
+
+    fine_tuning: FineTuningConfig | None = None
+    """Settings to fine-tune the encoder by folds with, too; None does not."""
 
     partial: bool = False
     """Whether to leave out clips that cannot be read."""
@@ -175,7 +180,34 @@ class _Runner:
             )
             probe = self._measure(clips).linear_probe(embeds, description=described)
             found.append((clips, probe))
+        if config.fine_tuning is not None:
+            found.append(self._fine_tune(config.fine_tuning))
         return found
+
+    def _fine_tune(self, config: FineTuningConfig) -> tuple[list[Clip], Accuracy]:
+        clips, _ = self.encode()
+        scores, epochs = fine_tuned_scores(
+            self._clap,
+            clips,
+            self._benchmark.labels,
+            self._folder / "fine-tuned",
+            config,
+            batch_size=self._config.batch_size,
+            on_progress=self._on_progress,
+        )
+        held_out = f"{100 * config.validation:g} %"
+        accuracy = self._measure(clips).scored(
+            "fine-tuned",
+            f"{len(epochs)} folds",
+            scores,
+            description=(
+                f"{config.part} tuned on the other official folds, the epoch chosen on {held_out} "
+                "of their clips"
+            ),
+            fine_tuning=asdict(config),
+            best_epochs={str(fold): epoch for fold, epoch in epochs.items()},
+        )
+        return clips, accuracy
 
     def _measure(self, clips: Sequence[Clip]) -> Classification:
         return Classification(

@@ -19,10 +19,12 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.evaluation.benchmarks import folders
 from clip2clap.evaluation.benchmarks.classification import Classification
+from clip2clap.evaluation.benchmarks.fine_tuning import fine_tuned_scores
 from clip2clap.evaluation.benchmarks.folders import Clip, read_benchmark
 from clip2clap.evaluation.benchmarks.protocols import PROTOCOLS, PUBLISHED, choose_protocols
 from clip2clap.evaluation.benchmarks.retrieval import measure_caption_retrieval
 from clip2clap.evaluation.benchmarks.run import BenchmarkConfig, run_benchmark
+from clip2clap.training.finetuning.config import FineTuningConfig
 
 RATE = 16_000
 ESC50 = ("dog", "sea_waves")
@@ -217,6 +219,48 @@ def test_a_linear_probe_never_sees_the_labels_of_its_test_fold():
     tested = np.array(folds) == 2
     assert (one.predicted[tested] == other.predicted[tested]).mean() > 0.98
     assert other.folds[2] < 0.1
+
+
+def test_fine_tuning_by_folds_never_sees_the_labels_of_its_test_fold(clap, tmp_path):
+    clips = []
+    for fold in (1, 2, 3):
+        for number in range(6):
+            path = tmp_path / f"{fold}-{number}.wav"
+            write_clip(path, number % 2, 10 * fold + number)
+            clips.append(Clip(path.name, path, f"{fold}{number}", fold, number % 2))
+    # Labels that the encoder does not know, so that it has to learn them.
+    labels, config = (
+        ("alpha", "omega"),
+        FineTuningConfig(epochs=3, learning_rate=3e-3, batch_size=4),
+    )
+    before = clap.space("audio")
+    scores, epochs = fine_tuned_scores(clap, clips, labels, tmp_path / "one", config)
+    assert clap.space("audio") == before
+    assert sorted(epochs) == [1, 2, 3]
+    targets = torch.tensor([clip.label for clip in clips])
+    assert (scores.argmax(1) == targets).float().mean() > 0.8
+    # With other labels in fold 1, its own scores are the same, and those of the others are not.
+    wrong = [replace(clip, label=1 - clip.label) if clip.fold == 1 else clip for clip in clips]
+    changed, _ = fine_tuned_scores(clap, wrong, labels, tmp_path / "other", config)
+    torch.testing.assert_close(changed[:6], scores[:6])
+    assert not torch.allclose(changed[6:], scores[6:], atol=1e-3)
+    # Finished folds are read again, and those of other settings refused.
+    again, _ = fine_tuned_scores(clap, clips, labels, tmp_path / "one", config)
+    torch.testing.assert_close(again, scores)
+    with pytest.raises(UserError, match="with other settings"):
+        fine_tuned_scores(clap, clips, labels, tmp_path / "one", replace(config, epochs=2))
+
+
+def test_the_command_fine_tunes_by_folds(run, esc50, tmp_path):
+    output = tmp_path / "report"
+    options = ("--fine-tune", "head", "--epochs", 1, "--json")
+    code, out, error = run("benchmark", "esc50", esc50, *options, "-o", output)
+    assert code == 0, error
+    tuned = json.loads(out)["results"]["results"][-1]
+    assert (tuned["method"], tuned["protocol"]) == ("fine-tuned", "5 folds")
+    assert tuned["settings"]["fine_tuning"]["part"] == "head"
+    names = sorted(path.name for path in (output / "fine-tuned").iterdir())
+    assert names == [f"fold-{fold}" for fold in range(1, 6)]
 
 
 def test_zero_shot_counts_top_5_confusions_and_recordings():

@@ -22,8 +22,8 @@ def benchmark(options: Benchmark) -> None:
     """Measure a CLAP on a published benchmark, beside published results.
 
     ESC-50, UrbanSound8K and VGGSound are classified zero-shot, under protocols by name, and the
-    first two by a linear probe; AudioCaps and Clotho are retrieved, text to audio and audio to
-    text.
+    first two by a linear probe and by fine-tuning; AudioCaps and Clotho are retrieved, text to
+    audio and audio to text.
 
     Of Flickr8k Audio, SpokenCOCO and Places Audio, images are retrieved by speech and speech by
     images, beside the CLIP's text encoder on transcripts (--asr) and on the captions as written.
@@ -41,15 +41,16 @@ def benchmark(options: Benchmark) -> None:
         return
     require(options.asr is None, "asr", f"{options.dataset} has no spoken captions.")
     has_labels = options.dataset in ("esc50", "us8k", "vggsound")
-    for param in ("protocol", "linear_probe"):
+    for param in ("protocol", "linear_probe", "fine_tune"):
         reason = f"{options.dataset} is retrieved by its captions and has no labels."
         require(has_labels or not getattr(options, param), param, reason)
 
     from clip2clap.evaluation.benchmarks.folders import check_folds, read_benchmark
 
     data = read_benchmark(options.dataset, options.folder, partial=options.partial)
-    if options.linear_probe:
-        check_folds(data.folds)
+    for param in ("linear_probe", "fine_tune"):
+        if getattr(options, param):
+            check_folds(data.folds, param=param)
     report = RunReport(options)
     output = options.output or Path(f"clip2clap-benchmark-{options.dataset}")
     keep_others_out(output)
@@ -62,6 +63,7 @@ def benchmark(options: Benchmark) -> None:
     config = BenchmarkConfig(
         protocols=protocols,
         linear_probe=options.linear_probe,
+        fine_tuning=_fine_tuning(options),
         partial=options.partial,
         batch_size=options.batch_size or _DEFAULT_BATCH_SIZE,
         resamples=options.resamples,
@@ -82,6 +84,18 @@ def _shown(results: dict[str, Any]) -> list[Any]:
     """Return a title, the table and notes."""
     title = f"{results['title']}, {results['clips']} of {results['expected']} clips"
     return [title, _table(results), *_notes(results)]
+
+
+def _fine_tuning(options: Benchmark) -> Any:
+    """Return the settings of fine-tuning, None without."""
+    from clip2clap.training.finetuning.config import FineTuningConfig
+
+    given: dict[str, Any] = {"seed": options.seed}
+    if options.epochs is not None:
+        given["epochs"] = options.epochs
+    if options.fine_tune in (None, "audioclip"):
+        return FineTuningConfig.audioclip(**given) if options.fine_tune else None
+    return FineTuningConfig(part=options.fine_tune, **given)
 
 
 def _table(results: dict[str, Any]) -> Table:

@@ -16,6 +16,7 @@ from clip2clap.cli.options.common import (
     Seed,
     SpeechEncoderName,
 )
+from clip2clap.cli.options.training import Epochs
 
 DatasetName = Literal[
     "esc50",
@@ -38,6 +39,7 @@ class Benchmark(
     Partial,
     ImageDir,
     Clip,
+    Epochs,
     SpeechEncoderName,
     EncoderName,
     panel="Protocol",
@@ -59,4 +61,8 @@ class Benchmark(
     )
     linear_probe: bool = option(
         "Also fit a linear probe, trained on the other official folds.", default=False
+    )
+    fine_tune: Literal["head", "partial", "lora", "all", "audioclip"] | None = option(
+        "Also tune the encoder by folds, these weights of it as finetune does, or by its preset "
+        "audioclip, and measure each fold with the encoder that was tuned on the others."
     )

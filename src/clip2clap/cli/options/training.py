@@ -45,10 +45,17 @@ class Stopping(HeldOut, panel="Training"):
     )
 
 
-class Length(Options, panel="Training"):
+class Epochs(Options, panel="Training"):
+    """Number of epochs."""
+
+    epochs: int | None = option(
+        "Maximum number of epochs. Default 20, for train-captioner 10, for the preset audioclip 50."
+    )
+
+
+class Length(Epochs, panel="Training"):
     """Epochs and learning rate."""
 
-    epochs: int | None = option("Maximum number of epochs. Default 20, for train-captioner 10.")
     learning_rate: float | None = option(
         "Highest learning rate of Adam; by default it depends on the batch size, for "
         "train-captioner and train-speech 1e-3, for finetune on --part.",
