@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import quadratic_assignment
-from sklearn.cluster import k_means
 from torch import Tensor
 
 from clip2clap.core.errors import UserError
@@ -144,6 +142,8 @@ def _seed(random: torch.Generator) -> int:
 
 def _centers(rows: Tensor, clusters: int, seed: int, **options: Any) -> Tensor:
     """Return the centers of clusters of rows, shape (clusters, d)."""
+    from sklearn.cluster import k_means
+
     options = {"n_init": 1, "random_state": seed, **options}
     return torch.from_numpy(k_means(rows.numpy(), clusters, **options)[0])
 
@@ -152,6 +152,8 @@ def _matched_centers(
     x: Tensor, y: Tensor, clusters: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return cluster centers of both clouds in the order that makes their similarities agree."""
+    from scipy.optimize import quadratic_assignment
+
     sides = [_centers(side, clusters, _seed(random)) for side in (x, y)]
     similarities = []
     for centers in sides:
