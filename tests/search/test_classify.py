@@ -144,6 +144,7 @@ def test_label_files_and_sets(tmp_path, monkeypatch):
     assert len(read_labels("demo")) == 23
     assert len(read_labels("audioset")) == len(set(read_labels("audioset"))) == 527
     assert len(read_labels("fsd50k")) == len(set(read_labels("fsd50k"))) == 200
+    assert len(set(read_labels("imagehear"))) == 30
     (tmp_path / "esc50").write_text("dog\nrain\n")
     monkeypatch.chdir(tmp_path)
     assert read_labels(Path("esc50")) == ["dog", "rain"]

@@ -15,6 +15,7 @@ from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.embeddings.table.writer import TableWriter
+from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.search import Index, nearest
 from clip2clap.search.index import NEAR_DUPLICATE
 from clip2clap.search.nearest import Vectors, renew_nearest
@@ -219,6 +220,31 @@ def test_filters_by_type_folder_pattern_and_time(media, library, update):
     assert {hit.mtime for hit in hits} == {1002, 1003, 1004}
     best = Index(library).search("rain", find="image", k=20)
     assert [h for h in best if h.mtime in (1002, 1003, 1004)] == hits
+
+
+def test_filters_by_label_and_word(media, library, update, models):
+    (media / "notes.txt").write_text("A Dog barks\nrain on a doghouse\n")
+    update([media, media / "notes.txt"], library)
+    index, labels = Index(library), ["dog", "rain"]
+    found = {
+        label: [Path(hit.path) for hit in index.search("a", label=label, labels=labels, k=20)]
+        for label in labels
+    }
+    assert not index.search("a", label="DOG", labels=labels, find="image", since=9e9)
+    for encoder, folder, encode in (
+        (ClipEncoder.from_pretrained(models["clip"]), "photos", "encode_image"),
+        (ClapEncoder.from_pretrained(models["clap"]), "sounds", "encode_audio"),
+    ):
+        files = sorted((media / folder).iterdir())
+        classifier = ZeroShotClassifier(encoder, labels)
+        named = classifier(files, getattr(encoder, encode)(files))
+        for label in labels:
+            expected = {file for file, own in zip(files, named, strict=True) if own == label}
+            assert {path for path in found[label] if path.parent.name == folder} == expected
+    texts = [hit.text for hit in index.search("a", find="text", label="dog", labels=labels)]
+    assert texts == ["A Dog barks"]
+    with pytest.raises(UserError, match="There is no label 'cat' among 2, such as dog, rain"):
+        index.search("a", label="cat", labels=labels)
 
 
 def test_copies_are_listed_and_distinct_leaves_near_duplicates_out(media, library, update, models):

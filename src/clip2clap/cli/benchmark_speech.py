@@ -24,7 +24,7 @@ def measure_speech(options: Benchmark, show: Any) -> None:
         options: Options of the verb.
         show: Returns what is printed of the results.
     """
-    for param in ("protocol", "linear_probe", "encoder"):
+    for param in ("protocol", "linear_probe", "fine_tune", "encoder"):
         reason = f"{options.dataset} has spoken captions. It goes with a CLAP's benchmarks."
         require(not getattr(options, param), param, reason)
     check_models(options)

@@ -39,6 +39,8 @@ def search(options: Search) -> None:
         "within": options.within,
         "since": _parse_date(options.since, "since"),
         "until": _parse_date(options.until, "until"),
+        "label": options.label,
+        "labels": options.labels,
     }
     _check(options)
     report = RunReport(options)

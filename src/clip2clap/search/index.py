@@ -1,7 +1,9 @@
 """Index of images, audio and texts: any of them finds any of them."""
 
+import difflib
 import fnmatch
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,10 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.embeddings.space import Modality
 from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.metrics.retrieval import crowding
 from clip2clap.search.files import is_inside
+from clip2clap.search.labels import Vocabulary, read_vocabulary
 from clip2clap.search.nearest import Vectors
 from clip2clap.search.query import Query, parse_query
 from clip2clap.search.query_vectors import Known, QueryEncoder
@@ -39,6 +43,8 @@ _REFERENCES = 4096
 _NEIGHBORS = 10
 # Results among which CSLS or `distinct` choose, for each one that is wanted.
 _CHOICE, _LEAST_CHOICE = 20, 1000
+# Vectors that are named at once.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,8 @@ class Index:
         within: str | Path | None = None,
         since: float | None = None,
         until: float | None = None,
+        label: str | None = None,
+        labels: str | Path | Sequence[str] = "demo",
         exact: bool = False,
     ) -> list[Hit]:
         """Find the files and lines nearest to a query.
@@ -148,6 +156,8 @@ class Index:
             within: Folder of the results, or a pattern of their paths such as `*/dogs/*.wav`.
             since: Earliest time of the files' last change, in s since 1970.
             until: Latest time.
+            label: Likeliest one of `labels` for an image or audio; a word of a text.
+            labels: Labels to choose from, as for `read_vocabulary`.
             exact: Compare with every vector, also where fast search is at hand.
 
         Returns:
@@ -161,6 +171,7 @@ class Index:
         expect(find in ("all", *COLUMNS), "find", f"one of all, {', '.join(COLUMNS)}", find)
         expect(is_integer(k) and k > 0, "k", "at least 1", k)
         parsed = query if isinstance(query, Query) else parse_query(query)
+        words = None if label is None else _words(label, labels)
         hits: list[Hit] = []
         known: Known = {}
         for modality in MODALITIES:
@@ -168,17 +179,51 @@ class Index:
             if find not in ("all", modality) or part is None:
                 continue
             chosen = part.choose(within, since, until)
-            if chosen is not None and not chosen.any():
-                continue
-            column = self._queries.column(parsed, modality)
-            vector = self._combine(parsed, part, column, known)
-            finder = _Finder(part, column, vector, chosen, k)
-            if csls:
-                scores, rows = finder.by_csls(self._references(parsed, part, column), exact)
-            else:
-                scores, rows = finder.by_cosine(distinct, exact)
-            hits += finder.hits(scores, rows, distinct)
+            if words is not None:
+                named = self._named(part, *words)
+                chosen = named if chosen is None else chosen & named
+            if chosen is None or chosen.any():
+                hits += self._search_part(part, parsed, chosen, k, csls, distinct, exact, known)
         return hits
+
+    def _search_part(
+        self,
+        part: "_Part",
+        query: Query,
+        chosen: np.ndarray | None,
+        k: int,
+        csls: bool,
+        distinct: bool,
+        exact: bool,
+        known: Known,
+    ) -> list[Hit]:
+        """Find the chosen entries of one modality, None for all, that are nearest to a query."""
+        column = self._queries.column(query, part.modality)
+        vector = self._combine(query, part, column, known)
+        finder = _Finder(part, column, vector, chosen, k)
+        if csls:
+            scores, rows = finder.by_csls(self._references(query, part, column), exact)
+        else:
+            scores, rows = finder.by_cosine(distinct, exact)
+        return finder.hits(scores, rows, distinct)
+
+    def _named(self, part: "_Part", label: str, words: Vocabulary) -> np.ndarray:
+        """Return which of the entries have a label of a vocabulary, shape (n,), bool."""
+        if part.modality == "text":
+            pattern = "|".join(re.escape(text) for text in (label, *words[label]))
+            wanted = re.compile(rf"\b({pattern})\b", re.IGNORECASE)
+            texts = part.table.data["text"]
+            found = [row for row in part.live if wanted.search(texts[int(row)].as_py())]
+            return np.isin(part.rows, found)
+        column, family = next(iter(COLUMNS[part.modality].items()))
+        classifier = ZeroShotClassifier(self._queries.encoder(family), words)
+        place, vectors = classifier.labels.index(label), part.vectors(column)
+        blocks = np.array_split(part.live, -(-len(part.live) // _BLOCK))
+        named = [
+            rows[(classifier.probabilities(vectors.at(rows)).argmax(1) == place).numpy()]
+            for rows in blocks
+        ]
+        return np.isin(part.rows, np.concatenate(named))
 
     def _combine(
         self, query: Query, part: "_Part", column: str, known: Known | None = None
@@ -207,6 +252,19 @@ class Index:
         if own is None or len(own.rows) < _NEIGHBORS:
             return part.sample(column)
         return self._queries.carry(own.sample, modality, column)
+
+
+def _words(label: str, labels: str | Path | Sequence[str]) -> tuple[str, Vocabulary]:
+    """Return a label as its vocabulary writes it, and the vocabulary."""
+    vocabulary = read_vocabulary(labels)
+    found = next((each for each in vocabulary if each.casefold() == label.casefold()), None)
+    if found is None:
+        close = difflib.get_close_matches(label, vocabulary, n=3) or list(vocabulary)[:5]
+        raise UserError(
+            f"There is no label {label!r} among {len(vocabulary)}, such as {', '.join(close)}.",
+            param="label",
+        )
+    return found, vocabulary
 
 
 def _open(folder: str | Path) -> "tuple[Store, dict[Modality, _Part]]":

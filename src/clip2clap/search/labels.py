@@ -17,12 +17,15 @@ washing machine, vacuum cleaner, clock alarm, clock tick, glass breaking, helico
 siren, car horn, engine, train, church bells, airplane, fireworks, hand saw"""
 _US8K = """air conditioner, car horn, children playing, dog bark, drilling, engine idling, gun shot,
 jackhammer, siren, street music"""
+_IMAGEHEAR = """accordion, bass, bells, bird, bongo, car, cat, chicken, cow, cricket, dog, drums,
+duck, flute, frog, guitar, gun, harmonica, horse, lion, motorcycle, people, piano, police, rain,
+saxophone, sheep, train, trumpet, waterfall"""
 
 _FOLDER = Path(__file__).parent / "label_sets"
 _SEPARATOR = "|"
 _FILES = ("audioset", "fsd50k", "objectnet")
 
-LABEL_SETS = ("demo", "esc50", "us8k", "audioset", "fsd50k", "imagenet", "objectnet")
+LABEL_SETS = ("demo", "esc50", "us8k", "audioset", "fsd50k", "imagenet", "imagehear", "objectnet")
 """Names of the label sets."""
 
 Vocabulary = dict[str, list[str]]
@@ -56,9 +59,9 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
             (UrbanSound8K, Salamon et al. 2014), `"audioset"` (the 527 classes of Gemmeke et al.
             2017) or `"fsd50k"` (the 200 of Fonseca et al. 2022), both with synonyms; `"imagenet"`
             (the 998 distinct names of the 1,000 classes in Radford et al. 2021, which need the
-            `open-clip` extra); `"objectnet"` (the 313 of Barbu et al. 2019); a text file with one
-            label per line, which texts that stand for it may follow, each after a `|`; labels
-            separated by commas; or a list of labels.
+            `open-clip` extra); `"imagehear"` (the 30 of Sheffer and Adi 2023); `"objectnet"` (the
+            313 of Barbu et al. 2019); a text file with one label per line, which texts that stand
+            for it may follow, each after a `|`; labels separated by commas; or a list of labels.
 
     Raises:
         UserError: If there are no labels, or a file cannot be read.
@@ -79,7 +82,7 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
         return _vocabulary(_imagenet())
     # A path is that of a file, whatever its name.
     words = labels if isinstance(labels, str) else ""
-    text = {"esc50": _ESC50, "us8k": _US8K}.get(words)
+    text = {"esc50": _ESC50, "us8k": _US8K, "imagehear": _IMAGEHEAR}.get(words)
     path = _FOLDER / f"{words}.txt" if words in _FILES else as_path(labels)
     if text is None and path.is_file():
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()

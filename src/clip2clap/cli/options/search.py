@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from clip2clap.cli.command import argument, option
+from clip2clap.cli.command import Options, argument, option
 from clip2clap.cli.options.common import (
     AllowPrivate,
     Back,
@@ -18,6 +18,17 @@ from clip2clap.cli.options.common import (
     WindowLength,
 )
 from clip2clap.cli.options.words import Captioners, Vocabulary
+
+
+class LabelChoice(Options, panel="Labels"):
+    """Labels to choose from."""
+
+    labels: str = option(
+        "Labels to choose from: separated by commas, a file with one per line, or demo, esc50, "
+        "us8k, audioset, fsd50k, imagenet, imagehear, objectnet.",
+        "LABELS",
+        default="demo",
+    )
 
 
 class MediaFiles(AllowPrivate, Device, BatchSize, Translator, Encoders):
@@ -62,7 +73,7 @@ class IndexOptions(Output, Device, BatchSize, Encoders, panel="Files"):
     forget: list[str] | None = option("Input of an earlier run to leave out from now on.", "PATH")
 
 
-class Search(Device, Json, Back, Translator, Encoders, Speech, panel="Search"):
+class Search(Device, Json, Back, Translator, Encoders, Speech, LabelChoice, panel="Search"):
     """Options of `search`."""
 
     index: Path = argument("Folder of an index, as index writes it.", "LIBRARY", required=True)
@@ -89,20 +100,19 @@ class Search(Device, Json, Back, Translator, Encoders, Speech, panel="Search"):
         "Files changed since this date (2026-05-31, or 7d for seven days).", "DATE", panel="Filters"
     )
     until: str | None = option("Files changed before this date.", "DATE", panel="Filters")
+    label: str | None = option(
+        "Images and audio whose likeliest label of --labels is this one, and texts with the word.",
+        "LABEL",
+        panel="Filters",
+    )
     html: Path | None = option(
         "Also write the results as a page of images and players.", "FILE", panel="Files"
     )
 
 
-class Classify(Output, NamedFiles, Speech, panel="Labels"):
+class Classify(Output, NamedFiles, Speech, LabelChoice, panel="Labels"):
     """Options of `classify`."""
 
-    labels: str = option(
-        "Labels to choose from: separated by commas, a file with one per line, or demo, esc50, "
-        "us8k, audioset, fsd50k, imagenet, objectnet.",
-        "LABELS",
-        default="demo",
-    )
     spoken_labels: str | None = option(
         "Name images by the nearest spoken name: folder with a subfolder of audio per name, or "
         "with dog_1.wav, dog_2.wav, ...; or objectnet, 313 names spoken by the synthesizer that is "

@@ -19,8 +19,8 @@ class Vocabulary(Options, panel="Labels"):
     """Words that keywords are chosen from."""
 
     vocabulary: str = option(
-        "Words to choose from: audioset, fsd50k, esc50, us8k, demo, imagenet, objectnet, a file "
-        "with one per line, or words separated by commas.",
+        "Words to choose from: audioset, fsd50k, esc50, us8k, demo, imagenet, imagehear, "
+        "objectnet, a file with one per line, or words separated by commas.",
         "WORDS",
         default="audioset",
         api="labels",
