@@ -97,7 +97,10 @@ def show_meant_images(options: Any, sources: Sequence[str], report: RunReport) -
             }
             for place in order
         ]
-        listed = ", ".join(f"{each['image']} {each['probability']:.2f}" for each in found)
+        listed = ", ".join(
+            f"{each['image']} {each['probability']:.2f} (similarity {each['similarity']:.2f})"
+            for each in found
+        )
         report.show(f"{file}: {listed}")
         report.results.append({"speech": file, "images": found})
     report.lap("generate")
