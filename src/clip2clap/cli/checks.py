@@ -194,3 +194,16 @@ def choose_dtype(name: DtypeName | None, device: Any) -> Any:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return "auto" if device.type == "cpu" else torch.float32
+
+
+def check_index(folder: Path) -> None:
+    """Check that a folder holds an index.
+
+    Raises:
+        UserError: With the parameter, if it does not.
+    """
+    path = as_path(folder)
+    require(path.exists(), "index", f"{folder} does not exist.")
+    fix = "Make one with clip2clap index."
+    holds = (path / "index.json").is_file()
+    require(holds, "index", f"{folder} holds no index (no index.json). {fix}")

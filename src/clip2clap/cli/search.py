@@ -10,14 +10,13 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from clip2clap.cli.checks import check_device, check_translator, choose_device, require
+from clip2clap.cli.checks import check_device, check_index, check_translator, choose_device, require
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.search import Search
 from clip2clap.cli.outputs import make_folder
 from clip2clap.cli.progress import RunReport, plain_table
 from clip2clap.cli.spoken import parse_speech
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import as_path
 from clip2clap.search.query import Query, parse_query
 
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
@@ -62,11 +61,7 @@ def search(options: Search) -> None:
 
 
 def _check(options: Search) -> None:
-    folder = as_path(options.index)
-    require(folder.exists(), "index", f"{options.index} does not exist.")
-    holds = (folder / "index.json").is_file()
-    fix = "Make one with clip2clap index."
-    require(holds, "index", f"{options.index} holds no index (no index.json). {fix}")
+    check_index(options.index)
     if options.html is not None:
         require(options.html.suffix.lower() == ".html", "html", "expected a name in .html.")
         make_folder(options.html.parent)
@@ -77,7 +72,6 @@ def _check(options: Search) -> None:
 
 def _search(options: Search, query: Query, filters: Any) -> list[Any]:
     from clip2clap.search.index import Index
-    from clip2clap.search.query_vectors import MissingTranslatorError
     from clip2clap.translator.auto import AutoTranslator
 
     device = choose_device(options.device)
@@ -95,23 +89,17 @@ def _search(options: Search, query: Query, filters: Any) -> list[Any]:
         m for m, count in index.counts.items() if count and options.find in ("all", m)
     ]
     require(wanted, "find", f"{options.index} holds no {options.find}.")
-    hits, missing = [], []
-    for modality in wanted:
-        try:
-            hits += index.search(
-                query,
-                find=modality,
-                k=options.top,
-                csls=options.csls,
-                distinct=options.distinct,
-                exact=options.exact,
-                **filters,
-            )
-        except MissingTranslatorError as error:
-            if len(missing) + 1 == len(wanted):
-                raise
-            missing.append(error)
-            typer.echo(f"note: no {modality} is searched. {error}", err=True)
+    hits, missing = index.search_each(
+        query,
+        wanted,
+        k=options.top,
+        csls=options.csls,
+        distinct=options.distinct,
+        exact=options.exact,
+        **filters,
+    )
+    for modality, error in missing.items():
+        typer.echo(f"note: no {modality} is searched. {error}", err=True)
     return hits
 
 

@@ -36,7 +36,12 @@ class SilentAudioError(UnreadableAudioError):
 
 
 def load_audio(
-    source: Any, *, start: float = 0.0, seconds: float | None = None, name: str = "the audio"
+    source: Any,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    longest_s: float | None = None,
+    name: str = "the audio",
 ) -> tuple[np.ndarray, int]:
     """Load audio, or a part of it, as a mono waveform.
 
@@ -51,6 +56,8 @@ def load_audio(
             channels.
         start: Start of the part, in s.
         seconds: Length of the part, in s; to the end if None. Audio that ends earlier gives less.
+        longest_s: Length of a part to the end, in s, from which on it is refused, after no more was
+            decoded: what a file says of its length may be wrong.
         name: Name of a source without a path, for messages.
 
     Returns:
@@ -59,7 +66,8 @@ def load_audio(
 
     Raises:
         UnreadableAudioError: If the file is missing, is no audio, is damaged or truncated, holds
-            no samples or non-finite ones, ends before `start`, or is longer than `MAX_SECONDS`.
+            no samples or non-finite ones, ends before `start`, or is longer than `longest_s` or
+            `MAX_SECONDS`.
         UserError: If the source is of another type, or an array is no waveform.
 
     Examples:
@@ -69,6 +77,11 @@ def load_audio(
     """
     _check_part(start, seconds)
     source, name = _file_or_waveform(source, name)
+    if seconds is None and longest_s is not None:
+        waveform, rate = load_audio(source, start=start, seconds=longest_s + 1, name=name)
+        if len(waveform) > longest_s * rate:
+            raise UnreadableAudioError(f"{name} is longer than {longest_s:g} s. Cut it first.")
+        return waveform, rate
     if isinstance(source, tuple):
         waveform, rate = source
         first = round(start * rate)

@@ -95,6 +95,7 @@ class FileCaptioner:
         *,
         batch_size: int | None = None,
         load: Callable[[str], Any] = load_image,
+        longest_s: float | None = None,
         **options: Any,
     ) -> Iterator[CaptionedFile]:
         """Caption files, in the order given.
@@ -103,6 +104,7 @@ class FileCaptioner:
             files: Images, http(s) URLs of images, and audio files.
             batch_size: Files per batch; 16 by default.
             load: Reads an image; by default as `load_image` does.
+            longest_s: Length of audio files, in s, from which on they are refused.
             **options: `num_captions`, `num_beams`, `top_p`, `temperature`, `max_new_tokens` and
                 `generator`, as for `Captioner.generate`.
 
@@ -110,7 +112,7 @@ class FileCaptioner:
             Captions of each file, or the reason why it has none.
         """
         for batch in batched(map(str, files), batch_size or _BATCH_SIZE):
-            read = [self._read(source, load) for source in batch]
+            read = [self._read(source, load, longest_s) for source in batch]
             found: dict[int, list[str]] = {}
             for modality in _MODALITIES:
                 places = [
@@ -127,7 +129,7 @@ class FileCaptioner:
                 reason = read[place] if isinstance(read[place], Exception) else None
                 yield CaptionedFile(source, found.get(place, []), reason)
 
-    def _read(self, source: str, load: Callable[[str], Any]) -> Any:
+    def _read(self, source: str, load: Callable[[str], Any], longest_s: float | None) -> Any:
         """Return a file's preprocessed inputs, None of silence, or the reason of a failure."""
         modality = modality_of(source)
         encoder = self._encoders[modality]
@@ -140,7 +142,8 @@ class FileCaptioner:
                     f"{source} is {modality}, and the captioner reads {known}: a translator is "
                     "needed."
                 )
-            item = load(source) if modality == "image" else load_audio(source)
+            is_image = modality == "image"
+            item = load(source) if is_image else load_audio(source, longest_s=longest_s)
             if modality == "audio" and is_silent(item[0]):
                 return None
             return encoder.preprocess(modality, [item])[0]

@@ -142,6 +142,7 @@ class FileClassifier:
         window_s: float | None = None,
         batch_size: int | None = None,
         load: Callable[[str], Any] = load_image,
+        longest_s: float | None = None,
     ) -> Iterator[ClassifiedFile]:
         """Classify files, in the order given, while threads read the next ones.
 
@@ -151,6 +152,7 @@ class FileClassifier:
             window_s: Length of the windows, in s, that audio is classified in; as a whole if None.
             batch_size: Images or windows per batch; by default 64 images or 16 windows.
             load: Reads an image; by default as `load_image` does.
+            longest_s: Length of whole audio files, in s, from which on they are refused.
 
         Yields:
             Labels of each file, or the reason why it was not classified.
@@ -164,7 +166,7 @@ class FileClassifier:
         with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
             for modality, run in groupby(map(str, files), modality_of):
                 size = batch_size or _BATCH_SIZES[modality]
-                prepare = partial(self._prepare, modality, load)
+                prepare = partial(self._prepare, modality, load, longest_s)
                 parts = map_ahead(
                     prepare, self._parts(modality, run, window_s), pool, ahead=2 * size
                 )
@@ -202,7 +204,7 @@ class FileClassifier:
             yield _Part(source, reason=reason)
 
     def _prepare(
-        self, modality: Any, load: Callable[[str], Any], part: "_Part"
+        self, modality: Any, load: Callable[[str], Any], longest_s: float | None, part: "_Part"
     ) -> tuple["_Part", Any]:
         """Return a part with its preprocessed input, None if it is silent or cannot be read."""
         encoder, content = self._encoders[modality], part.content
@@ -212,7 +214,7 @@ class FileClassifier:
             if content is not None and modality == "image":
                 content = load(content)
             elif isinstance(content, str):
-                content = load_audio(content)
+                content = load_audio(content, longest_s=longest_s)
             is_empty = content is None or (modality == "audio" and is_silent(content[0]))
             return part, None if is_empty else encoder.preprocess(modality, [content])[0]
         except (UserError, OSError) as error:

@@ -105,7 +105,7 @@ def _hit(hit: Hit, rank: int, page: Path) -> str:
         rank=rank,
         shown=shown,
         href=escape(_link(hit.path, page)),
-        path=_text(hit.path),
+        path=_text(_within(hit.path, page)),
         name=_text(name),
         score=f"{hit.score:.3f}",
         changed=datetime.fromtimestamp(hit.mtime).strftime("%Y-%m-%d"),
@@ -138,6 +138,12 @@ def _thumbnail(source: str) -> Image.Image:
     image = load_image(source)
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), reducing_gap=2.0)
     return image
+
+
+def _within(path: str, page: Path) -> str:
+    """Return a path, relative to a page's folder if it is in there."""
+    folder = f"{page.absolute().parent}{os.sep}"
+    return path.removeprefix(folder)
 
 
 def _link(source: str, page: Path) -> str:

@@ -27,7 +27,7 @@ from clip2clap.search.files import is_inside
 from clip2clap.search.labels import Vocabulary, read_vocabulary
 from clip2clap.search.nearest import Vectors
 from clip2clap.search.query import Query, parse_query
-from clip2clap.search.query_vectors import Known, QueryEncoder
+from clip2clap.search.query_vectors import Known, MissingTranslatorError, QueryEncoder
 from clip2clap.search.store import COLUMNS, MODALITIES, Store
 from clip2clap.translator.base import Translator
 
@@ -81,6 +81,7 @@ class Index:
             audio that finds images; by default the demo translators where they fit.
         device: Device of encoders that are loaded.
         speech_encoder: Speech encoder for spoken terms, or its name; by default the demo's.
+        longest_s: Length of audio in a query, in s, from which on it is refused.
 
     Raises:
         UserError: If the folder holds no index, or it is damaged.
@@ -104,6 +105,7 @@ class Index:
         translators: Sequence[Translator] = (),
         device: torch.device | str | None = None,
         speech_encoder: SpeechEncoder | str | None = None,
+        longest_s: float | None = None,
     ):
         # A run that updates the index may replace files between the reading of two of them.
         try:
@@ -113,8 +115,16 @@ class Index:
         spaces = {c: s for part in self._parts.values() for c, s in part.table.spaces.items()}
         models = store.settings.models
         self._queries = QueryEncoder(
-            models, spaces, clip, clap, translators, device, speech_encoder
+            models, spaces, clip, clap, translators, device, speech_encoder, longest_s
         )
+
+    def share(
+        self,
+        encoders: "Sequence[ClipEncoder | ClapEncoder]" = (),
+        translators: Sequence[Translator] = (),
+    ) -> None:
+        """Use models that are loaded already for queries, of these the ones that fit the index."""
+        self._queries.share(encoders, translators)
 
     def __len__(self) -> int:
         """Return the number of files and lines that can be found."""
@@ -224,6 +234,33 @@ class Index:
             for rows in blocks
         ]
         return np.isin(part.rows, np.concatenate(named))
+
+    def search_each(
+        self, query: Query, modalities: Sequence[Modality], **options: Any
+    ) -> tuple[list[Hit], dict[Modality, MissingTranslatorError]]:
+        """Find the files nearest to a query in some modalities, those it can be compared with.
+
+        Args:
+            query: Query.
+            modalities: Modalities to find.
+            **options: As for `search`.
+
+        Returns:
+            Results of one modality after the other, and the reasons why others were not searched.
+
+        Raises:
+            UserError: As for `search`; for a missing translator, if nothing can be searched.
+        """
+        hits: list[Hit] = []
+        missing: dict[Modality, MissingTranslatorError] = {}
+        for modality in modalities:
+            try:
+                hits += self.search(query, find=modality, **options)
+            except MissingTranslatorError as error:
+                missing[modality] = error
+                if len(missing) == len(modalities):
+                    raise
+        return hits, missing
 
     def _combine(
         self, query: Query, part: "_Part", column: str, known: Known | None = None

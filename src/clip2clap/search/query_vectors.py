@@ -46,6 +46,7 @@ class QueryEncoder:
         translators: Translators between them; by default the demo translators, where they fit.
         device: Device of encoders that are loaded.
         speech_encoder: Speech encoder or its name; by default the demo's.
+        longest_s: Length of audio, in s, from which on it is refused.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class QueryEncoder:
         translators: Sequence[Translator],
         device: torch.device | str | None,
         speech_encoder: SpeechEncoder | str | None = None,
+        longest_s: float | None = None,
     ):
         self._spaces = spaces
         self._speech = speech_encoder
@@ -67,7 +69,23 @@ class QueryEncoder:
         for each in translators:
             space = each.source_space
             self._translators["clip" if space is None else space.family] = each
-        self._device = device
+        self._device, self._longest_s = device, longest_s
+
+    def share(
+        self, encoders: Sequence[ClipEncoder | ClapEncoder], translators: Sequence[Translator]
+    ) -> None:
+        """Use models that are loaded already, of these the ones that fit the index."""
+        known = {space.family: space for space in self._spaces.values()}
+        for encoder in encoders:
+            space = encoder.space(encoder.modalities[0])
+            if known.setdefault(encoder.family, space).same_model_as(space):
+                self._encoders[encoder.family] = encoder
+        for each in translators:
+            source, target = each.source_space, each.target_space
+            if source is None or target is None:
+                continue
+            if all(_fits(known.get(end.family), end) for end in (source, target)):
+                self._translators[source.family] = each
 
     def column(self, query: Query, modality: Modality) -> str:
         """Return the column in which entries of a modality are compared with a query."""
@@ -102,7 +120,7 @@ class QueryEncoder:
         if term.modality == "image":
             is_local = is_local_url(term.value)
             return encoder.encode_image([load_image(term.value, allow_private=is_local)])
-        audio = load_audio(term.value)
+        audio = load_audio(term.value, longest_s=self._longest_s)
         require_audible(audio[0], term.value)
         if term.modality == "speech":
             encoder = self._speech_encoder(encoder)
