@@ -1,6 +1,5 @@
 """Films: `audio-to-image --film`."""
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,8 +10,6 @@ from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import choose_destination
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError
-
-_SMALLEST_SIDE = 256
 
 
 def check_film(options: AudioToImage) -> None:
@@ -65,12 +62,21 @@ def make_films(
         calls: Arguments of the pipeline's call.
         speech: Speech encoder, if the inputs are speech: each is encoded as a whole.
     """
+    from clip2clap.inference.film.from_pipeline import pipeline_frames
+
     per_image = ("num_candidates", "batch_size")
     calls = {name: value for name, value in calls.items() if name not in per_image}
     settings = _settings(options, calls["height"], calls["width"])
     for seed, (path, sources) in enumerate(plan, options.seed):
         try:
-            frames = _frames(pipeline, options, settings, calls, seed)
+            frames = pipeline_frames(
+                pipeline,
+                settings,
+                seed=seed,
+                walk_in_s=options.walk,
+                paint_on=options.paint_on,
+                calls=calls,
+            )
             made = _make_film(pipeline, path, sources, settings, frames, speech)
         except UserError as error:
             report.skip(sources, error)
@@ -88,13 +94,13 @@ def make_films(
 
 def _settings(options: AudioToImage, height: int, width: int) -> Any:
     """Return the film's settings for frames of a size; small frames are enlarged."""
+    from clip2clap.inference.film.from_pipeline import film_size
     from clip2clap.inference.film.options import FilmOptions
 
     if options.film_size is not None:
         width, height = parse_size(options.film_size, "film_size")
     else:
-        times = max(1, math.ceil(_SMALLEST_SIDE / min(height, width)))
-        width, height = (side * times + side * times % 2 for side in (width, height))
+        width, height = film_size(height, width)
     return FilmOptions(
         fps=Fraction(options.fps).limit_denominator(1001),
         width=width,
@@ -109,32 +115,6 @@ def _settings(options: AudioToImage, height: int, width: int) -> Any:
     )
 
 
-def _frames(
-    pipeline: Any, options: AudioToImage, settings: Any, calls: dict[str, Any], seed: int
-) -> Any:
-    """Return the frame generator: the decoder, or optimization of each frame from the last."""
-    import torch
-
-    from clip2clap.inference.film.frames import DecodedFrames, PaintedFrames
-    from clip2clap.inference.painting.canvas import Canvas
-    from clip2clap.inference.painting.paint import PaintingOptions, default_cut_size
-
-    if not options.paint_on:
-        return DecodedFrames(pipeline, settings, seed=seed, walk_in_s=options.walk, calls=calls)
-    clip = pipeline.clip
-    require(clip is not None, "paint_on", "painting needs the decoder's CLIP. Name it with --clip.")
-    canvas = Canvas(pipeline.vae)
-    generator = torch.Generator().manual_seed(seed)
-    return PaintedFrames(
-        canvas,
-        clip,
-        settings,
-        painting=PaintingOptions(iterations=options.paint_on, cut_size=default_cut_size(clip)),
-        latent=canvas.noise(calls["height"], calls["width"], generator),
-        seed=seed,
-    )
-
-
 def _make_film(
     pipeline: Any, path: Path, sources: Sequence[str], settings: Any, frames: Any, speech: Any
 ) -> Any:
@@ -143,22 +123,15 @@ def _make_film(
     Raises:
         UserError: If an input cannot be read, or all is silent.
     """
+    from clip2clap.inference.film.from_pipeline import pipeline_embed
     from clip2clap.inference.film.make import make_film
-    from clip2clap.media.video import FILM_RATE
-
-    def embed(waveforms: Sequence[Any]) -> Any:
-        if speech is not None:
-            return speech.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
-        # Parts of a film may be silent, which the pipeline's own encode_audio refuses.
-        embeds = pipeline.clap.encode_audio([(waveform, FILM_RATE) for waveform in waveforms])
-        return pipeline.translate(embeds)
 
     with progress_bar("Making frames") as progress:
         task = progress.add_task("", total=None)
         return make_film(
             path,
             sources,
-            embed=embed,
+            embed=pipeline_embed(pipeline, speech),
             make_frames=frames,
             options=settings,
             whole=speech is not None,
