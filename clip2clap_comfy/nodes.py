@@ -6,17 +6,14 @@ and its sample_rate. Models are loaded once for each set of names.
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from clip2clap import AudioToImagePipeline, ImageToAudioPipeline, write_audio
 
 _GENERATOR, _DECODER, _EMBEDS = "CLIP2CLAP_GENERATOR", "CLIP2CLAP_DECODER", "CLIP2CLAP_EMBEDS"
-_CATEGORY = "clip2clap"
 _LARGEST_SEED = 2**63 - 1
-
-Inputs = dict[str, dict[str, tuple[Any, ...]]]
 
 
 def _text(default: str = "", tooltip: str = "") -> tuple[Any, ...]:
@@ -59,18 +56,28 @@ def _watched(pipeline: Any, batches: int = 1) -> Any:
     return on_step
 
 
-class LoadGenerator:
+class _Node:
+    """Node in this pack's category, whose inputs stand in `inputs`."""
+
+    CATEGORY = "clip2clap"
+    RETURN_TYPES: tuple[str, ...] = ()
+    inputs: ClassVar[dict[str, tuple[Any, ...]]]
+    """Required inputs, by name, with their types and options."""
+    optional: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, tuple[Any, ...]]]:
+        """Return the inputs."""
+        return {"required": dict(cls.inputs), "optional": dict(cls.optional)}
+
+
+class LoadGenerator(_Node):
     """Node that loads an image-to-audio pipeline."""
 
     RETURN_TYPES = (_GENERATOR,)
     FUNCTION = "load"
-    CATEGORY = _CATEGORY
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        """Return the inputs."""
-        name = _text("demo", "demo, a preset, a hub id or a folder.")
-        return {"required": {"name": name}, "optional": {"translator": _text()}}
+    inputs: ClassVar = {"name": _text("demo", "demo, a preset, a hub id or a folder.")}
+    optional: ClassVar = {"translator": _text()}
 
     def load(self, name: str, translator: str = "") -> tuple[Any]:
         """Load the pipeline."""
@@ -87,27 +94,20 @@ class LoadDecoder(LoadGenerator):
         return (_load(AudioToImagePipeline, name, translator),)
 
 
-class ImageToSound:
+class ImageToSound(_Node):
     """Node that generates audio for each image, its variations side by side, the best first."""
 
     RETURN_TYPES = ("AUDIO",)
     FUNCTION = "generate"
-    CATEGORY = _CATEGORY
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        """Return the inputs."""
-        return {
-            "required": {
-                "generator": (_GENERATOR,),
-                "image": ("IMAGE",),
-                "seconds": ("FLOAT", {"default": 5.0, "min": 0.1, "max": 60.0, "step": 0.1}),
-                "variations": _whole(1, 1, 16),
-                "seed": _SEED,
-                "steps": _STEPS,
-            },
-            "optional": {"negative": _text(tooltip="What it should not sound like.")},
-        }
+    inputs: ClassVar = {
+        "generator": (_GENERATOR,),
+        "image": ("IMAGE",),
+        "seconds": ("FLOAT", {"default": 5.0, "min": 0.1, "max": 60.0, "step": 0.1}),
+        "variations": _whole(1, 1, 16),
+        "seed": _SEED,
+        "steps": _STEPS,
+    }
+    optional: ClassVar = {"negative": _text(tooltip="What it should not sound like.")}
 
     def generate(
         self,
@@ -135,25 +135,18 @@ class ImageToSound:
         return ({"waveform": output.audios[:, None], "sample_rate": output.sampling_rate},)
 
 
-class SoundToImage:
+class SoundToImage(_Node):
     """Node that generates images of each audio."""
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "generate"
-    CATEGORY = _CATEGORY
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        """Return the inputs."""
-        return {
-            "required": {
-                "decoder": (_DECODER,),
-                "audio": ("AUDIO",),
-                "count": _whole(1, 1, 16),
-                "seed": _SEED,
-                "steps": _STEPS,
-            }
-        }
+    inputs: ClassVar = {
+        "decoder": (_DECODER,),
+        "audio": ("AUDIO",),
+        "count": _whole(1, 1, 16),
+        "seed": _SEED,
+        "steps": _STEPS,
+    }
 
     def generate(
         self, decoder: Any, audio: dict[str, Any], count: int, seed: int, steps: int
@@ -171,17 +164,12 @@ class SoundToImage:
         return (output.images.permute(0, 2, 3, 1).float().cpu(),)
 
 
-class Translate:
+class Translate(_Node):
     """Node that translates images into the generator's CLAP space."""
 
     RETURN_TYPES = (_EMBEDS,)
     FUNCTION = "translate"
-    CATEGORY = _CATEGORY
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        """Return the inputs."""
-        return {"required": {"generator": (_GENERATOR,), "image": ("IMAGE",)}}
+    inputs: ClassVar = {"generator": (_GENERATOR,), "image": ("IMAGE",)}
 
     def translate(self, generator: Any, image: torch.Tensor) -> tuple[torch.Tensor]:
         """Return embeddings, shape (n, d)."""
@@ -189,18 +177,13 @@ class Translate:
         return (generator.translate(embeds),)
 
 
-class Rank:
+class Rank(_Node):
     """Node that sorts audio by its similarity to one translated image, the most similar first."""
 
     RETURN_TYPES = ("AUDIO", "STRING")
     RETURN_NAMES = ("audio", "similarities")
     FUNCTION = "rank"
-    CATEGORY = _CATEGORY
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        """Return the inputs."""
-        return {"required": {"generator": (_GENERATOR,), "audio": ("AUDIO",), "embeds": (_EMBEDS,)}}
+    inputs: ClassVar = {"generator": (_GENERATOR,), "audio": ("AUDIO",), "embeds": (_EMBEDS,)}
 
     def rank(
         self, generator: Any, audio: dict[str, Any], embeds: torch.Tensor
@@ -214,25 +197,17 @@ class Rank:
         return {**audio, "waveform": audio["waveform"][order]}, text
 
 
-class SaveSound:
+class SaveSound(_Node):
     """Node that writes audio into ComfyUI's output folder."""
 
     RETURN_TYPES = ()
     FUNCTION = "save"
-    CATEGORY = _CATEGORY
     OUTPUT_NODE = True
-
-    @classmethod
-    def INPUT_TYPES(cls) -> Inputs:
-        """Return the inputs."""
-        formats = ["flac", "wav", "ogg", "mp3", "opus"]
-        return {
-            "required": {
-                "audio": ("AUDIO",),
-                "filename_prefix": _text("clip2clap"),
-                "format": (formats,),
-            }
-        }
+    inputs: ClassVar = {
+        "audio": ("AUDIO",),
+        "filename_prefix": _text("clip2clap"),
+        "format": (["flac", "wav", "ogg", "mp3", "opus"],),
+    }
 
     def save(self, audio: dict[str, Any], filename_prefix: str, format: str) -> dict[str, Any]:
         """Write the files, and return what ComfyUI shows."""

@@ -95,13 +95,14 @@ def comfy(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def nodes(comfy):
-    """Load the pack as ComfyUI does: from its folder's `__init__.py`."""
-    spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py")
+def nodes(comfy, monkeypatch):
+    """Load the pack as ComfyUI does: its folder's `__init__.py`, by a name with the whole path."""
+    name = str(PACK).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["pack"] = module
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     assert module.NODE_CLASS_MAPPINGS.keys() == module.NODE_DISPLAY_NAME_MAPPINGS.keys()
     own = {"LoadImage": LoadImage, "LoadAudio": LoadAudio, "SaveImage": SaveImage}
