@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from importlib import resources
 from importlib.util import find_spec
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from clip2clap.cli.app import main
+from clip2clap.media.audio import load_audio
 
 
 def run(capsys, *arguments):
@@ -38,6 +40,12 @@ def test_without_the_extra_it_says_what_to_install(capsys, monkeypatch):
         (["--translator", "none/at/all"], "--translator"),
         (["--decoder-translator", "none/at/all"], "--decoder-translator"),
         (["--device", "abacus"], "--device"),
+        (["--compare", "none/at/all"], "--compare: There is no folder none/at/all"),
+        (["--votes", "votes.csv"], "--votes: there is nothing to vote on"),
+        (["--compare", "demo", "--votes", "none/votes.csv"], "none does not exist"),
+        (["--compare", "demo", "--votes", "pyproject.toml"], "is no file of votes"),
+        (["--index", "none"], "--index: none does not exist"),
+        (["--index", "."], "--index: . holds no index"),
     ],
 )
 def test_mistakes_are_told_before_models_are_loaded(capsys, monkeypatch, arguments, message):
@@ -82,13 +90,21 @@ def test_a_server_is_killed_in_a_run_begins_again_and_ends_without_a_trace(tmp_p
 
     process, url = start()
     photograph = (resources.files("skimage.data") / "chelsea.png").read_bytes()
-    image = httpx.post(f"{url}/gradio_api/upload", files={"files": photograph})
+    image = httpx.post(f"{url}/gradio_api/upload", files={"files": ("chelsea.png", photograph)})
     sent = {"path": image.json()[0], "meta": {"_type": "gradio.FileData"}}
-    call = [sent, None, 5.0, 1, None, 0, 100]
+    call = [sent, None, 5.0, 4, None, 0, 5]
     httpx.post(f"{url}/gradio_api/call/image_to_audio", json={"data": call})
+    end = time.monotonic() + 120
+    while not any(path.stem.startswith("chelsea") for path in tmp_path.rglob("*.wav")):
+        assert time.monotonic() < end, "nothing was generated"
+        time.sleep(0.001)
     process.kill()
     process.wait()
     (left,) = folders()
+    # What has its final name is whole.
+    for path in left.rglob("*.wav"):
+        waveform, rate = load_audio(path)
+        assert len(waveform) / rate == pytest.approx(5.0, abs=0.2)
     process, url = start()
     try:
         assert httpx.get(f"{url}/healthz").json()["status"] == "ok"

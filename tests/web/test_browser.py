@@ -13,6 +13,8 @@ from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
 
 playwright = pytest.importorskip("playwright.sync_api")
+# Not for how fast it is, which depends on what else the machine does.
+playwright.expect.set_options(timeout=30_000)
 CHROMIUM = shutil.which("chromium")
 AXE = os.environ.get("AXE_CORE", "")
 """Path of axe.min.js of the npm package axe-core."""
@@ -27,6 +29,8 @@ FLAGS = [
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 ]
+TABS = ("Image to sound", "Sound to image", "Describe", "Search", "Compare translators", "About",
+        "Name it")  # fmt: skip
 MEASURE = """async (address) => {
   const bytes = await (await fetch(address)).arrayBuffer();
   const audio = await new AudioContext().decodeAudioData(bytes);
@@ -79,7 +83,9 @@ class Page:
         field.press("Tab")
 
     def send(self, path, number=0):
-        self.page.locator("input[type=file]").nth(number).set_input_files(path)
+        """Give a file to one of the tab's inputs."""
+        panel = self.page.get_by_role("tabpanel").locator("visible=true")
+        panel.locator("input[type=file]").nth(number).set_input_files(path)
 
     def uploaded(self):
         """Wait until a file is there."""
@@ -159,8 +165,27 @@ def test_a_run_is_cancelled_and_another_one_can_begin(page, photograph):
     page.click("Cancel")
     page.wait("Cancelled")
     page.slide("number input for Denoising steps", 1)
-    # gradio ignores clicks until the page has heard that the cancelled run ended.
-    page.page.wait_for_timeout(2000)
+    page.click("Generate")
+    page.wait("Done")
+    # Nothing is left to cancel, and a mistake is told.
+    page.click("Cancel")
+    page.wait("Done")
+    page.page.get_by_role("button", name="Remove Image").click()
+    page.click("Generate")
+    page.wait("Not done.")
+
+
+def test_a_click_right_after_cancelling_is_not_lost(page, photograph):
+    page.send(photograph)
+    page.uploaded()
+    page.slide("number input for Length", 3)
+    page.page.get_by_text("More", exact=True).locator("visible=true").click()
+    page.slide("number input for Denoising steps", 100)
+    for _ in range(3):
+        page.click("Generate")
+        page.wait("Step")
+        page.click("Cancel")
+    page.slide("number input for Denoising steps", 1)
     page.click("Generate")
     page.wait("Done")
 
@@ -184,16 +209,136 @@ def test_two_browsers_at_once_get_their_own_results(browser, server, page, photo
 def test_sound_becomes_images_by_decoder_and_by_painting(page, recording):
     page.tab("Sound to image")
     page.audit()
-    page.send(recording, 1)
+    page.send(recording)
     page.uploaded()
     page.click("Generate")
     page.wait("Done: 2 images")
     page.audit()
     page.page.get_by_label("Painting").check()
-    page.page.get_by_text("More", exact=True).locator("visible=true").click()
     page.slide("number input for Iterations", 2)
     page.click("Generate")
     page.wait("similarity to the audio")
+    page.page.reload()
+    page.tab("Sound to image")
+    shown = page.page.get_by_role("tabpanel").locator("img[src*=bark]").first
+    playwright.expect(shown).to_be_visible()
+
+
+def test_several_sounds_become_a_film_that_plays_and_is_downloaded(page, recording, tmp_path):
+    page.tab("Sound to image")
+    page.page.get_by_label("Film", exact=True).check()
+    files = page.page.get_by_role("tabpanel").locator("visible=true").locator("input[type=file]")
+    playwright.expect(files).to_have_count(1)
+    page.send([recording, recording])
+    page.uploaded()
+    page.slide("number input for Frames per second", 2)
+    page.slide("number input for Crossfade", 0.5)
+    page.click("Generate")
+    page.wait("Done: 3 frames, 1.5 s")
+    film = page.page.locator("video >> visible=true")
+    play = "(video) => video.play().then(() => [video.duration, video.videoWidth])"
+    duration, width = film.evaluate(play)
+    assert duration == pytest.approx(1.5, abs=0.1)
+    assert width == 256
+    page.audit()
+    with page.page.expect_download() as started:
+        panel = page.page.get_by_role("tabpanel").locator("visible=true")
+        panel.locator("a[download$='.mp4']").click()
+    started.value.save_as(tmp_path / "film.mp4")
+    waveform, rate = load_audio(tmp_path / "film.mp4")
+    assert len(waveform) / rate == pytest.approx(1.5, abs=0.05)
+    page.shoot("serve-film.webp")
+    page.page.get_by_text("The same on the command line").locator("visible=true").click()
+    playwright.expect(page.page.get_by_text("--film").first).to_be_visible()
+
+    page.page.reload()
+    page.tab("Sound to image")
+    playwright.expect(film).to_be_visible()
+
+
+def test_images_and_sounds_are_found_by_words_an_image_and_the_microphone(page, photograph):
+    page.tab("Search")
+    page.audit()
+    page.page.get_by_label("Words", exact=True).fill("a cat")
+    page.page.get_by_label("Words", exact=True).press("Tab")
+    page.click("Search")
+    page.wait("Done: 5 files")
+    frame = page.page.frame_locator("iframe.result >> visible=true")
+    playwright.expect(frame.get_by_role("heading", name="Images")).to_be_visible()
+    playwright.expect(frame.locator("#image-1 a")).to_have_text("a-chelsea.jpg")
+    page.audit()
+
+    page.send(photograph)
+    page.uploaded()
+    page.click("Search")
+    playwright.expect(frame.get_by_role("heading", level=1)).to_contain_text("a-cat.jpg")
+    playwright.expect(frame.locator("#image-1 a")).to_have_text("a-chelsea.jpg")
+    player = frame.locator("#audio-1 audio")
+    duration = player.evaluate("(audio) => audio.play().then(() => audio.duration)")
+    assert duration == pytest.approx(1.0, abs=0.01)
+    page.shoot("serve-search.webp")
+    page.page.get_by_role("button", name="Remove Image").click()
+
+    page.page.get_by_label("Record audio").locator("visible=true").click()
+    page.page.get_by_role("button", name="Record", exact=True).click()
+    page.page.wait_for_timeout(1500)
+    page.page.get_by_role("button", name="Stop", exact=True).click()
+    playing = page.page.get_by_role("button", name="Play", exact=True)
+    playwright.expect(playing.locator("visible=true")).to_be_visible()
+    page.page.get_by_label("Audio", exact=True).locator("visible=true").check()
+    page.click("Search")
+    page.wait("Done: 2 files")
+    page.page.get_by_text("The same on the command line").locator("visible=true").click()
+    playwright.expect(page.page.get_by_text("clip2clap search").first).to_be_visible()
+
+    page.page.reload()
+    page.tab("Search")
+    playwright.expect(frame.locator("#audio-2")).to_be_visible()
+
+
+def test_two_translators_are_compared_blind_and_named_after_the_vote(page, server, photograph):
+    page.tab("Compare translators")
+    page.audit()
+    better = page.page.get_by_role("button", name="Left is better")
+    playwright.expect(better).to_be_disabled()
+    page.send(photograph)
+    page.uploaded()
+    page.slide("number input for Length", 1)
+    page.click("Compare")
+    page.wait("Done. Listen to both")
+    panel = page.page.get_by_role("tabpanel").locator("visible=true")
+    names = panel.get_by_text("noisy/")
+    # Only the table of votes names them, not who is where.
+    playwright.expect(names).to_have_count(1)
+    links = panel.locator("a[download][href*='gradio_api/file']")
+    addresses = [each.get_attribute("href") for each in links.all()]
+    assert [each.rsplit("/")[-1] for each in addresses] == ["left.wav", "right.wav"]
+    for address in addresses:
+        duration, rms = page.page.evaluate(MEASURE, address)
+        assert duration == pytest.approx(1.0, abs=0.01)
+        assert rms > 0.001
+    page.audit()
+    better.click()
+    page.wait("Your vote: Left is better. Left was")
+    playwright.expect(better).to_be_disabled()
+    (left, right), first = next(
+        (each.sides, server.service.contest.pair[0])
+        for each in server.service.contest._comparisons.values()
+        if each.choice == "left"
+    )
+    page.wait(f"Left was {left.name}, right was {right.name}")
+    row = panel.get_by_role("row", name=re.compile("^Blind"))
+    cells = ["1", "0", "0", "1"] if left is first else ["0", "1", "0", "1"]
+    playwright.expect(row.get_by_role("cell")).to_have_text(cells)
+    panel.get_by_text("The same on the command line").click()
+    playwright.expect(panel.get_by_text("--translator noisy/").first).to_be_visible()
+    page.audit()
+    page.shoot("serve-compare.webp")
+
+    page.page.reload()
+    page.tab("Compare translators")
+    playwright.expect(better).to_be_disabled()
+    playwright.expect(links).to_have_count(2)
 
 
 def test_the_microphone_is_recorded(page):
@@ -223,7 +368,7 @@ def test_files_are_named_in_a_window_of_375_pixels_in_the_dark(
     browser, server, photograph, recording
 ):
     page = Page(browser, server, viewport={"width": 375, "height": 800}, color_scheme="dark")
-    for tab in ("Image to sound", "Sound to image", "Describe", "About", "Name it"):
+    for tab in TABS:
         page.tab(tab)
         page.audit()
         assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -238,6 +383,18 @@ def test_files_are_named_in_a_window_of_375_pixels_in_the_dark(
     ).to_be_visible()
     page.audit()
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.tab("Describe")
+    files.set_input_files([photograph, recording])
+    page.uploaded()
+    page.click("Describe")
+    page.wait("Done. The score of a keyword is how often such a keyword is right.")
+    playwright.expect(
+        page.page.get_by_role("cell", name=re.compile("cat")).locator("visible=true").first
+    ).to_be_visible()
+    playwright.expect(page.page.get_by_role("columnheader", name="Caption")).to_be_visible()
+    page.audit()
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.shoot("serve-describe-narrow.webp")
     page.page.context.close()
 
 

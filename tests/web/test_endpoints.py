@@ -1,19 +1,31 @@
 """Endpoints for programs, by gradio_client and plain requests; the same by command and code."""
 
+import ast
 import json
 import shlex
 from pathlib import Path
 
+import av
 import httpx
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from clip2clap.cli.app import main
+from clip2clap.core.errors import InterruptedCallError
 from clip2clap.media.audio import load_audio, read_tags
 from clip2clap.media.images import load_image
+from clip2clap.web.filming import FilmOrder, make_film
 from clip2clap.web.making import AudioOrder, ImageOrder, PaintingOrder, make_painting
-from clip2clap.web.recipes import audio_recipes, image_recipes, painting_recipes
+from clip2clap.web.recipes import (
+    audio_recipes,
+    describing_recipes,
+    film_recipes,
+    image_recipes,
+    naming_recipes,
+    painting_recipes,
+)
 from clip2clap.web.runs import Run
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -105,6 +117,72 @@ def test_a_painting_is_that_of_the_command(models, recording, run_here, tmp_path
     assert load_image("painting.png").size == Image.open(made["files"][0]).size
 
 
+def frames_of(path):
+    with av.open(str(path)) as film:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+
+
+def test_a_film_of_two_files_is_that_of_the_command_and_of_the_python_code(
+    client, recording, run_here, tmp_path
+):
+    film = client.predict(
+        audios=[handle_file(recording), handle_file(recording)],
+        fps=2,
+        crossfade=0.5,
+        title="A bark",
+        seed=1,
+        steps=2,
+        api_name="/film",
+    )
+    served = frames_of(film)
+    # Two seconds of title, and one and a half of audio.
+    assert len(served) == 7
+    waveform, rate = load_audio(film)
+    assert len(waveform) / rate == pytest.approx(3.5, abs=0.05)
+    (tmp_path / "bark.wav").write_bytes(recording.read_bytes())
+    names = ("bark.wav", "bark.wav")
+    order = FilmOrder(names, (), fps=2, crossfade_s=0.5, title="A bark", seed=1, steps=2)
+    command, python = film_recipes(order, {})
+    run_here(command)
+    np.testing.assert_allclose(frames_of("film.mp4"), served, atol=8)
+    Path("film.mp4").unlink()
+    exec(compile(python, "python", "exec"), {})
+    np.testing.assert_allclose(frames_of("film.mp4"), served, atol=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"audios": []}, "Upload 1 to 20 audio files"),
+        ({"fps": 0}, "Expected fps to be from 1 to 24"),
+        ({"crossfade": 60}, "Expected crossfade"),
+        ({"title": "x" * 101}, "at most 100 characters"),
+        ({"paint_on": 10**6}, "Expected paint_on"),
+        ({"times": 6}, "longer than 5 s together"),
+    ],
+)
+def test_films_that_cannot_be_are_refused_in_one_line(client, recording, arguments, message):
+    audios = [handle_file(recording)] * arguments.pop("times", 1)
+    with pytest.raises(AppError, match=message):
+        client.predict(**{"audios": audios, **arguments}, api_name="/film")
+
+
+def test_a_film_that_is_cancelled_leaves_no_file(models, recording, tmp_path):
+    run, order = Run(), FilmOrder(("a.wav",), (recording,), fps=24, steps=1)
+    watch = run.advance
+
+    def cancel_midway(share, note):
+        if 0 < share < 1:
+            run.cancel()
+        watch(share, note)
+
+    run.advance = cancel_midway
+    with pytest.raises(InterruptedCallError):
+        make_film(models, tmp_path, order, run, longest_s=5)
+    assert run.preview is not None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_recipes_name_models_that_are_not_the_demo_s():
     names = {"generator": "audioldm-s-full-v2", "translator": "my translator/"}
     command, python = audio_recipes(AudioOrder("a.jpg", None, 5.12), names)
@@ -186,14 +264,87 @@ def test_health_is_told(server):
     assert answer["waiting"] == 0
 
 
-def test_files_are_described_by_the_keywords_of_a_label_set(client, photograph, recording):
+def test_metrics_count_what_ended_and_how(client, server, photograph):
+    def value(name, **labels):
+        text = httpx.get(f"{server.url}/metrics").text
+        wanted = ",".join(f'{key}="{each}"' for key, each in sorted(labels.items()))
+        line = f"{name}{{{wanted}}} " if labels else f"{name} "
+        found = [each for each in text.splitlines() if each.startswith(line)]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    def runs(outcome):
+        return value("clip2clap_runs_total", task="classify", outcome=outcome)
+
+    before = runs("done"), value("clip2clap_run_seconds_count", task="classify")
+    client.predict(files=[handle_file(photograph)], labels="cat, dog", api_name="/classify")
+    assert (runs("done"), value("clip2clap_run_seconds_count", task="classify")) == (
+        before[0] + 1,
+        before[1] + 1,
+    )
+    assert value("clip2clap_stored_bytes") >= photograph.stat().st_size
+    assert value("clip2clap_runs_waiting") == 0
+    assert value("process_resident_memory_bytes") > 0
+
+
+def test_files_are_described_by_captions_and_keywords_as_on_the_command_line(
+    client, photograph, recording, run_here, tmp_path, capsys
+):
     named = client.predict(
         files=[handle_file(photograph), handle_file(recording)],
         vocabulary="esc50",
-        api_name="/keywords",
+        api_name="/describe",
     )
     assert [len(each["labels"]) for each in named] == [5, 5]
     assert named[0]["labels"][0][0] == "cat"
+    assert "cat" in named[0]["caption"]
+    (tmp_path / "a-cat.jpg").write_bytes(photograph.read_bytes())
+    (tmp_path / "bark.wav").write_bytes(recording.read_bytes())
+    commands, python = describing_recipes(["a-cat.jpg", "bark.wav"], "esc50", {})
+    keywords, caption = commands.splitlines()
+    capsys.readouterr()
+    run_here(f"{keywords} --json")
+    for each, result in zip(named, json.loads(capsys.readouterr().out)["results"], strict=True):
+        assert [label for label, _ in each["labels"]] == [
+            found["keyword"] for found in result["segments"][0]["keywords"]
+        ]
+    run_here(caption)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [f"{each['file']}: {each['caption']}" for each in named]
+    exec(compile(python, "python", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [f"{each['file']} {[each['caption']]}" for each in named]
+
+
+def test_files_are_named_as_on_the_command_line_and_in_python(
+    client, photograph, run_here, tmp_path, capsys
+):
+    labels = ["dog", "cat"]
+    (named,) = client.predict(
+        files=[handle_file(photograph)], labels=",".join(labels), api_name="/classify"
+    )
+    (tmp_path / "a-cat.jpg").write_bytes(photograph.read_bytes())
+    command, python = naming_recipes(["a-cat.jpg"], labels, {})
+    exec(compile(python, "python", "exec"), {})
+    printed = capsys.readouterr().out
+    name, found = printed.split(" ", 1)
+    assert name == named["file"]
+    assert [label for label, _ in ast.literal_eval(found)] == ["cat", "dog"]
+    assert ast.literal_eval(found)[0][1] == pytest.approx(named["labels"][0][1], abs=1e-4)
+    run_here(command)
+    assert "cat" in capsys.readouterr().out.split()
+
+
+def test_silence_and_what_is_no_file_have_no_caption_but_a_reason(client, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 8000)
+    (tmp_path / "no.png").write_bytes(b"nothing")
+    named = client.predict(
+        files=[handle_file(tmp_path / "silent.wav"), handle_file(tmp_path / "no.png")],
+        vocabulary="esc50",
+        api_name="/describe",
+    )
+    assert [each["caption"] for each in named] == [None, None]
+    assert named[0]["reason"] == "silent.wav is silent."
+    assert "no.png is not an image" in named[1]["reason"]
 
 
 def test_no_file_is_a_vocabulary(client, photograph, tmp_path):
@@ -201,4 +352,4 @@ def test_no_file_is_a_vocabulary(client, photograph, tmp_path):
     secret.write_text("password one\npassword two\n")
     for name in (str(secret), "a, b", "", None, ["esc50"]):
         with pytest.raises(AppError, match="Expected vocabulary to be one of demo, esc50"):
-            client.predict(files=[handle_file(photograph)], vocabulary=name, api_name="/keywords")
+            client.predict(files=[handle_file(photograph)], vocabulary=name, api_name="/describe")

@@ -50,7 +50,7 @@ def test_files_are_found_in_folders_and_nowhere_else(folders, tmp_path):
     for name in ("link", ".hidden", "none", "../loose", "", ".", "a.wav/x", "\x00", "x" * 5000):
         with pytest.raises(UserError, match="no such file"):
             folders.file(f"{folder.name}/{name}")
-    for path in (outside, "/etc/passwd", "loose", "../../etc/passwd"):
+    for path in (outside, "/etc/passwd", "loose", "../../etc/passwd", "", ".", "/", folders.root):
         with pytest.raises(UserError, match="no such file"):
             folders.file(path)
 

@@ -184,6 +184,112 @@ def test_an_upload_that_is_no_audio_costs_its_own_run(http, content, reason):
     assert reason in call(http, "classify", [[file_data(path)], "a, b"])[1]
 
 
+def flac(seconds, rate=8000):
+    """Return silence, which is a file of few bytes however long it is."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(seconds * rate, np.int16), rate, "PCM_16", format="FLAC")
+    return file.getvalue()
+
+
+def gif(width, height):
+    return b"GIF89a" + struct.pack("<HH", width, height) + b"\xf0\x00\x00" + bytes(6) + (
+        b"," + struct.pack("<HHHH", 0, 0, width, height) + b"\x00\x02\x02\x4c\x01\x00;"
+    )  # fmt: skip
+
+
+def text_bomb():
+    """Return a PNG whose text is a thousand times larger than the file."""
+    image = png(8, 8, bytes(72))
+    body = b"Comment\0\0" + zlib.compress(bytes(50_000_000), 9)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body
+    chunk += struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    return image[:33] + chunk + image[33:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("long.flac", flac(600)),
+        ("declared.wav", wav(1)[:40] + b"\xff\xff\xff\x7f" + wav(1)[44:]),
+        ("canvas.gif", gif(65_535, 65_535)),
+        ("text.png", text_bomb()),
+        ("archive.zip", b"PK\x03\x04" + bytes(100)),
+        ("page.html", b"<script>alert(1)</script>"),
+        ("image.svg", b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>'),
+        ("list.m3u8", b"#EXTM3U\nhttp://127.0.0.1:1/x.ts\n"),
+        ("link.mp4", b"\x00\x00\x00\x18ftypqt  " + b"\xff" * 400),
+        ("noise.mp3", random.Random(1).randbytes(20_000)),
+        ("noise.webp", b"RIFF\x10\x00\x00\x00WEBPVP8 " + random.Random(2).randbytes(2000)),
+    ],
+)
+def test_a_bomb_or_a_file_of_another_type_costs_its_own_run_in_every_tab(http, name, content):
+    path = upload(http, content, name).json()[0]
+    file = file_data(path)
+    for function, data in (
+        ("image_to_audio", [file, None, 1.0, 1, None, 0, 1]),
+        ("audio_to_image", [file, 1, 0, 1]),
+        ("film", [[file], 2, 0.0, None, 0, 0, 1]),
+        ("search", [None, None, file, None, "all", 1, False]),
+        ("search", [None, None, None, file, "all", 1, False]),
+        ("classify", [[file], "a, b"]),
+        ("describe", [[file], "esc50"]),
+    ):
+        status, text = call(http, function, data)
+        assert status == 200
+        assert "event: " in text
+        assert "clip2clap-serve" not in text.replace(path, ""), function
+        assert "Traceback" not in text
+        if function in ("image_to_audio", "audio_to_image", "film"):
+            assert "event: error" in text, (function, text)
+            # A client is told what is wrong, not only that something is.
+            assert len(json.loads(text.split("data: ")[-1].split("\n")[0])["error"]) > 20
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1/x.png",
+        "http://127.1/x.png",
+        "http://2130706433/x.png",
+        "http://0x7f000001/x.png",
+        "http://0177.0.0.1/x.png",
+        "http://0.0.0.0/x.png",
+        "http://localhost/x.png",
+        "http://[::1]/x.png",
+        "http://[::]/x.png",
+        "http://[::ffff:127.0.0.1]/x.png",
+        "http://[fe80::1]/x.png",
+        "http://[fd00::1]/x.png",
+        "http://10.0.0.1/x.png",
+        "http://172.16.0.1/x.png",
+        "http://192.168.0.1/x.png",
+        "http://100.64.0.1/x.png",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://224.0.0.1/x.png",
+        "http://user:password@127.0.0.1/x.png",
+        "http://127.0.0.1:7860/metrics",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x.png",
+        "gopher://127.0.0.1:70/x",
+        "data:image/png;base64,AAAA",
+        "javascript:alert(1)",
+        "http://",
+        "https:///etc/passwd",
+        "http://a b/x.png",
+        "http://\u2028/x.png",
+        "http://" + "a" * 300 + "/x.png",
+        "http://" + "a" * 5000,
+        "/etc/passwd",
+    ],
+)
+def test_addresses_that_are_not_public_are_never_asked(http, address):
+    text = call(http, "image_to_audio", [None, address, 1.0, 1, None, 0, 1])[1]
+    assert "event: error" in text
+    assert "root:" not in text
+    assert "Traceback" not in text
+    assert len(json.loads(text.split("data: ")[-1].split("\n")[0])["error"]) > 20
+
+
 def test_a_silent_upload_is_said_to_be_so(http):
     file = io.BytesIO()
     soundfile.write(file, np.zeros(8000), 8000, format="WAV")

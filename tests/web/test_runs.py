@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from clip2clap.core.errors import InterruptedCallError
+from clip2clap.core.errors import InterruptedCallError, UserError
 from clip2clap.web.runs import Workers
 
 
@@ -86,6 +86,31 @@ def test_closing_cancels_what_runs_and_waits_for_it(workers):
     assert started.wait(5)
     workers.close()
     assert ended.is_set()
+
+
+def test_each_run_that_began_is_observed_once_with_how_it_ended():
+    seen = []
+    workers = Workers(1, lambda *facts: seen.append(facts))
+    error = UserError("a mistake")
+
+    def fail(run):
+        raise error
+
+    result_of(workers.follow(lambda run: 3, "good"))
+    with pytest.raises(UserError):
+        result_of(workers.follow(fail, "bad"))
+    started, ended = threading.Event(), threading.Event()
+    cancelled = workers.follow(endless(started, ended), "long")
+    next(cancelled)
+    assert started.wait(5)
+    cancelled.close()
+    workers.close()
+    assert [(task, type(raised)) for task, _, raised in seen] == [
+        ("good", type(None)),
+        ("bad", UserError),
+        ("long", InterruptedCallError),
+    ]
+    assert all(seconds >= 0 for _, seconds, _ in seen)
 
 
 def test_progress_counts_steps_of_all_rounds_and_estimates_the_time_left(workers):

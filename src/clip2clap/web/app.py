@@ -73,7 +73,7 @@ def create_app(service: Service) -> Any:
 def _create_blocks(service: Service) -> Any:
     import gradio as gr
 
-    from clip2clap.web import describe_tab, image_tab, name_tab, sound_tab
+    from clip2clap.web import compare_tab, describe_tab, image_tab, name_tab, search_tab, sound_tab
     from clip2clap.web.about_tab import add_about_tab
 
     with gr.Blocks(title=_TITLE, analytics_enabled=False) as blocks:
@@ -83,10 +83,17 @@ def _create_blocks(service: Service) -> Any:
             sound = sound_tab.SoundTab(service)
             name_tab.add_name_tab(service)
             describe_tab.add_describe_tab(service)
+            search = search_tab.SearchTab(service)
+            compare = compare_tab.CompareTab(service)
             add_about_tab(service)
-        for each in (image_tab, sound_tab, name_tab, describe_tab):
+        for each in (image_tab, sound_tab, name_tab, describe_tab, search_tab):
             each.add_endpoint(service)
-        for tab in (image, sound):
+        keeping: list[Any] = [image, sound]
+        keeping += [search] if service.models.index is not None else []
+        keeping += [compare] if service.contest is not None else []
+        for tab in keeping:
+            # Beside the tabs: what is in a tab is read only once the tab is opened.
+            tab.kept.render()
             blocks.load(
                 tab.restore,
                 tab.kept,
@@ -106,11 +113,17 @@ def _add_routes(app: Any, service: Service, blocks: Any) -> None:
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     folders, limits = service.folders, service.limits
+    service.metrics.watch("runs_waiting", lambda: len(blocks._queue))
 
     @app.get("/healthz")
     def report_health() -> dict[str, Any]:
         waiting = len(blocks._queue)
         return {"status": "ok", "version": __version__, "waiting": waiting}
+
+    @app.get("/metrics")
+    def report_metrics() -> Response:
+        metrics = service.metrics
+        return Response(metrics.text(), media_type=metrics.media_type)
 
     @app.api_route("/results/{path:path}", methods=["GET", "HEAD"])
     def send_result(path: str) -> FileResponse:

@@ -5,9 +5,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from clip2clap.core.errors import UserError
@@ -31,6 +33,7 @@ class Folders:
         """Temporary folder of this server."""
         self._limits = limits
         self._used: dict[Path, float] = {}
+        self._linked: dict[Path, set[Path]] = {}
         self._lock, self._closed = threading.Lock(), threading.Event()
         threading.Thread(target=self._sweep, name="clip2clap-sweeping", daemon=True).start()
 
@@ -40,7 +43,7 @@ class Folders:
         Raises:
             UserError: If the folders of all users together are full.
         """
-        if _size(self.root) > self._limits.stored_bytes:
+        if self.size() > self._limits.stored_bytes:
             raise UserError("The server has no room for more files. Try again in an hour.")
         folder = self.root / secrets.token_urlsafe(24)
         with self._lock:
@@ -48,23 +51,48 @@ class Folders:
             self._used[folder] = time.monotonic()
         return folder
 
+    def link(self, folder: Path, name: str, file: Path) -> Path:
+        """Let who knows a folder read one file from elsewhere, and return its path in the folder.
+
+        Raises:
+            OSError: If the file is gone, or the folder was removed.
+        """
+        target, path = file.resolve(strict=True), folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(target)
+        with self._lock:
+            self._linked.setdefault(folder, set()).add(target)
+        return path
+
     def file(self, path: str | Path) -> Path:
-        """Return the resolved path of a regular file in one of the folders.
+        """Return the resolved path of a regular file in one of the folders, or linked from it.
 
         Raises:
             UserError: If it is no such file.
         """
-        wanted = self.root / path
+        wanted = Path(os.path.normpath(self.root / path))
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             found = wanted.resolve(strict=True)
             inside = found.is_relative_to(self.root) and found.parent != self.root
-            if inside and found.is_file() and not found.name.startswith("."):
-                with self._lock:
-                    folder = self.root / found.relative_to(self.root).parts[0]
+            own = found if inside else wanted
+            folder = self.root.joinpath(*own.relative_to(self.root).parts[:1])
+            is_open = inside and not found.name.startswith(".")
+            with self._lock:
+                is_open = is_open or found in self._linked.get(folder, ())
+                if is_open and found.is_file():
                     if folder in self._used:
                         self._used[folder] = time.monotonic()
-                return found
+                    return found
         raise UserError("There is no such file. Uploads and results are kept for an hour.")
+
+    def size(self) -> int:
+        """Return the bytes of all files, without those that are linked."""
+        total = 0
+        for path in self.root.rglob("*"):
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return total
 
     def remove_old(self, now: float) -> None:
         """Remove the folders that were not used for too long at a time of the monotonic clock."""
@@ -72,6 +100,7 @@ class Folders:
             old = [path for path, used in self._used.items() if now - used > self._limits.kept_s]
             for path in old:
                 del self._used[path]
+                self._linked.pop(path, None)
         for path in old:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -102,12 +131,12 @@ def safe_name(name: str, *, default: str = "file") -> str:
     return f"{stem}.{suffix}" if suffix else stem
 
 
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
+def named_error(error: UserError, names: Mapping[str, str]) -> UserError:
+    """Return an error that says the names of uploads in place of their paths, which are keys."""
+    message = str(error)
+    for path, name in names.items():
+        message = message.replace(path, name)
+    return UserError(message)
 
 
 def _remove_abandoned(kept_s: float) -> None:

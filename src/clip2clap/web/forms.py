@@ -42,6 +42,19 @@ def uploaded(value: Any, folders: Folders, *, what: str) -> tuple[str, Path]:
     return safe_name(found.name), found
 
 
+def uploads(value: Any, folders: Folders, most: int, *, what: str) -> list[tuple[str, Path]]:
+    """Return the names and the paths of uploaded files.
+
+    Raises:
+        UserError: If there are none, or too many.
+    """
+    given = value if isinstance(value, list) else []
+    files = [uploaded(each, folders, what="file") for each in given]
+    if not 0 < len(files) <= most:
+        raise UserError(f"Upload 1 to {most} {what}.")
+    return files
+
+
 def image_source(upload: Any, address: Any, folders: Folders) -> tuple[str, bytes | None]:
     """Return the name and bytes of an uploaded image, or an address and None.
 

@@ -16,7 +16,7 @@ _JSON_BYTES = 262_144
 _LONGEST_PATH = 2000
 # gradio's routes that the pages and `gradio_client` use, and those of the app.
 _READ = re.compile(
-    r"/|/(healthz|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login_check)/?"
+    r"/|/(healthz|metrics|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login_check)/?"
     r"|/(assets|static|svelte|results)/.+"
     r"|/gradio_api/(info|openapi\.json|startup-events|theme\.css|app_id|queue/data|queue/status)/?"
     r"|/gradio_api/(heartbeat|file=|call)/?.+|/gradio_api/upload_progress"

@@ -10,20 +10,14 @@ from gradio.data_classes import FileData
 
 from clip2clap.core.errors import UserError
 from clip2clap.web import forms
-from clip2clap.web.layout import Recipes, add_api, add_run, status_line
+from clip2clap.web.image_input import ImageInput, audio_order
+from clip2clap.web.layout import Recipes, add_api, add_run, result_frame, status_line
 from clip2clap.web.making import AudioOrder, make_audio, trim
 from clip2clap.web.models import Service
 from clip2clap.web.recipes import audio_recipes
 from clip2clap.web.runs import Run
 
 _OPTIONS = ("generator", "clip", "translator")
-# The page of a result is as high as its content.
-_FRAME = """\
-<iframe class="result" title="Generated audio" src="results/{token}/index.html"
- onload="const fit = () => {{ this.style.height = this.contentDocument.documentElement.scrollHeight
- + 8 + 'px'; }}; fit(); new ResizeObserver(fit).observe(this.contentDocument.body);"></iframe>
-<p><a href="results/{token}/index.html" target="_blank">Open in a window of its own</a></p>
-"""
 
 
 class ImageTab:
@@ -32,28 +26,12 @@ class ImageTab:
     def __init__(self, service: Service):
         self._service = service
         limits = service.limits
-        default = min(service.models.image_to_audio.default_audio_length_in_s, limits.output_s)
         with gr.Tab("Image to sound", id="image"), gr.Row():
             with gr.Column():
-                self.image = gr.Image(
-                    sources=["upload", "webcam", "clipboard"],
-                    type="filepath",
-                    label="Image",
-                    buttons=["fullscreen"],
-                )
-                self.address = gr.Textbox(label="Or the address of an image", max_lines=1)
-                paths = [[str(path)] for path in service.examples.values()]
-                gr.Examples(paths, [self.image], example_labels=list(service.examples))
-                self.seconds = gr.Slider(
-                    0.5, limits.output_s, round(default, 1), step=0.1, label="Length in seconds"
-                )
+                self.input = ImageInput(service)
                 self.variations = gr.Slider(1, limits.variations, 2, step=1, label="Variations")
                 self.negative = gr.Textbox(label="Negative words: what it should not sound like")
-                with gr.Accordion("More", open=False):
-                    self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-                    self.steps = gr.Slider(
-                        1, limits.steps, _steps(service), step=1, label="Denoising steps"
-                    )
+                self.input.add_more()
                 with gr.Row():
                     self.start = gr.Button("Generate", variant="primary")
                     self.cancel = gr.Button("Cancel", variant="stop")
@@ -62,7 +40,9 @@ class ImageTab:
                 self.page = gr.HTML()
                 self.recipes = Recipes()
                 self._add_trimming()
-                self.kept = gr.BrowserState(None, storage_key="clip2clap-image-to-sound")
+                self.kept = gr.BrowserState(
+                    None, storage_key="clip2clap-image-to-sound", render=False
+                )
         self._add_events()
 
     def _add_trimming(self) -> None:
@@ -75,12 +55,12 @@ class ImageTab:
             self.trimmed = gr.Audio(label="Trimmed", interactive=False, buttons=["download"])
 
     def _add_events(self) -> None:
-        inputs = {self.image, self.address, self.seconds, self.variations, self.negative}
+        inputs = self.input.blocks | {self.variations, self.negative}
         shown = [self.status, self.page, self.file, self.kept, *self.recipes.blocks]
         add_run(
             self._service,
             self._generate,
-            inputs | {self.seed, self.steps},
+            inputs,
             shown,
             start=self.start,
             cancel=self.cancel,
@@ -113,22 +93,17 @@ class ImageTab:
         files = sorted(each.name for each in folder.glob("*.wav"))
         paths = [(name, f"{folder.name}/{name}") for name in files]
         return {
-            self.page: _FRAME.format(token=escape(folder.name)),
+            self.page: result_frame(folder.name, "Generated audio"),
             self.file: gr.Dropdown(paths, value=paths[0][1] if paths else None),
             **self.recipes.shown(command, python),
         }
 
     def _generate(self, values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
-        names = {
-            "image": self.image,
-            "address": self.address,
-            "seconds": self.seconds,
-            "variations": self.variations,
-            "negative_prompt": self.negative,
-            "seed": self.seed,
-            "steps": self.steps,
+        sent = {
+            **self.input.sent(values),
+            "variations": values[self.variations],
+            "negative_prompt": values[self.negative],
         }
-        sent = {name: values[component] for name, component in names.items()}
         folder, order, entry = yield from forms.followed(
             follow(self._service, sent), lambda run: {self.status: forms.status(run)}
         )
@@ -156,11 +131,13 @@ def follow(
         gr.Error: If a value is wrong, or the run fails.
     """
     try:
-        order = _order(service, sent)
+        order = audio_order(service, sent)
         folder = service.folders.create()
     except UserError as error:
         raise forms.refusal(error) from error
-    run = service.workers.follow(lambda run: make_audio(service.models, folder, order, run))
+    run = service.workers.follow(
+        lambda run: make_audio(service.models, folder, order, run), "image_to_audio"
+    )
     entry = yield from forms.explained(run)
     return folder, order, entry
 
@@ -195,30 +172,6 @@ def add_endpoint(service: Service) -> None:
 def file_data(path: Path) -> dict[str, Any]:
     """Return a file as clients of the interface download it."""
     return FileData(path=str(path), orig_name=path.name).model_dump()
-
-
-def _order(service: Service, sent: Mapping[str, Any]) -> AudioOrder:
-    limits, pipeline = service.limits, service.models.image_to_audio
-    name, content = forms.image_source(sent["image"], sent["address"], service.folders)
-    seconds = sent["seconds"]
-    if seconds is None:
-        seconds = min(pipeline.default_audio_length_in_s, limits.output_s)
-    variations = forms.integer(sent["variations"], "variations", 1, limits.variations)
-    steps = sent["steps"]
-    return AudioOrder(
-        name,
-        content,
-        seconds=forms.number(seconds, "seconds", 0.1, limits.output_s),
-        variations=variations,
-        candidates=max(variations, int(pipeline.config["default_num_candidates"])),
-        negative_prompt=forms.text(sent["negative_prompt"], "negative_prompt"),
-        seed=forms.integer(sent["seed"], "seed"),
-        steps=None if steps is None else forms.integer(steps, "steps", 1, limits.steps),
-    )
-
-
-def _steps(service: Service) -> int:
-    return int(service.models.image_to_audio.config["default_num_inference_steps"])
 
 
 def _summary(entry: Mapping[str, Any]) -> str:

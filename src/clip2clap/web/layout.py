@@ -1,6 +1,7 @@
 """Parts of pages that several tabs have."""
 
 from collections.abc import Callable
+from html import escape
 from importlib import resources
 from typing import Any
 
@@ -10,6 +11,34 @@ from clip2clap.web.models import Service
 
 RUNS = "runs"
 """Queue of everything that a worker computes."""
+
+
+# The page of a result is as high as its content.
+_FRAME = """\
+<iframe class="result" title="{title}" src="results/{token}/index.html"
+ onload="const fit = () => {{ this.style.height = this.contentDocument.documentElement.scrollHeight
+ + 8 + 'px'; }}; fit(); new ResizeObserver(fit).observe(this.contentDocument.body);"></iframe>
+<p><a href="results/{token}/index.html" target="_blank">Open in a window of its own</a></p>
+"""
+
+
+# gradio passes over clicks until a cancelled run has ended, so the button is off until then.
+_WAITING = "() => { window.isCancelled = false; return 'Waiting.'; }"
+_CANCELLING = """(text) => {
+  window.isCancelled = /^Waiting|<progress/.test(text);
+  const off = { __type__: "update", interactive: false };
+  return window.isCancelled ? ["Cancelling.", off] : [text, { __type__: "update" }];
+}"""
+_ENDED = """(text) => {
+  const isOpen = /^Waiting|^Cancelling|<progress/.test(text);
+  const ended = window.isCancelled ? "Cancelled." : "Not done.";
+  return [isOpen ? ended : text, { __type__: "update", interactive: true }];
+}"""
+
+
+def result_frame(token: str, title: str) -> str:
+    """Return HTML that shows the page of a result by the name of its folder."""
+    return _FRAME.format(token=escape(token), title=escape(title))
 
 
 def read_static(name: str) -> str:
@@ -41,10 +70,9 @@ class Recipes:
 
     def __init__(self) -> None:
         with gr.Accordion("The same on the command line and in Python", open=False):
-            self._command = gr.Code(
-                label="On the command line", language="shell", interactive=False
-            )
-            self._python = gr.Code(label="In Python", language="python", interactive=False)
+            # The colors of a language contrast too little.
+            self._command = gr.Code(label="On the command line", language=None, interactive=False)
+            self._python = gr.Code(label="In Python", language=None, interactive=False)
         self.blocks = (self._command, self._python)
         """Components that `shown` sets."""
 
@@ -64,6 +92,7 @@ def add_run(
     status: gr.HTML,
 ) -> None:
     """Run a function in the queue on a click, until it ends or is cancelled."""
+    start.click(None, None, status, js=_WAITING, show_progress="hidden", api_visibility="private")
     started = start.click(
         function,
         inputs,
@@ -74,7 +103,11 @@ def add_run(
         show_progress_on=status,
         api_visibility="private",
     )
-    cancel.click(lambda: "Cancelled.", None, status, cancels=[started], api_visibility="private")
+    both: dict[str, Any] = {"outputs": [status, start], "show_progress": "hidden"}
+    cancel.click(None, status, js=_CANCELLING, cancels=[started], api_visibility="private", **both)
+    # `then` is for runs that were done or cancelled.
+    for ended in (started.then, started.failure):
+        ended(None, status, js=_ENDED, api_visibility="private", **both)
 
 
 def add_api(service: Service, function: Callable[..., Any], returns: Any) -> None:

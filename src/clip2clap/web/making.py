@@ -213,10 +213,6 @@ def read_audio(path: Path, name: str, longest_s: float) -> tuple[np.ndarray, int
     Raises:
         UserError: If it cannot be read, is silent or too long.
     """
-    content: Any = path.read_bytes()
-    # A second more is read, no more: what a file says of its length may be wrong.
-    waveform, rate = load_audio(content, seconds=longest_s + 1, name=name)
-    if len(waveform) > longest_s * rate:
-        raise UserError(f"{name} is longer than {longest_s:g} s. Cut it first.")
+    waveform, rate = load_audio(path.read_bytes(), longest_s=longest_s, name=name)
     require_audible(waveform, name)
     return waveform, rate

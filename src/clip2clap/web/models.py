@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from clip2clap.web.folders import Folders
 from clip2clap.web.limits import Limits
+from clip2clap.web.metrics import Metrics
 from clip2clap.web.runs import Workers
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
     from clip2clap.inference.painting.canvas import Canvas
+    from clip2clap.search.caption import FileCaptioner
+    from clip2clap.search.index import Index
     from clip2clap.search.keywords import KeywordExtractor
+    from clip2clap.web.comparing import Contest
 
 _EXAMPLES = {"A cat": "chelsea.png", "A rocket": "rocket.jpg"}
 
@@ -34,6 +38,10 @@ class Models:
     """CLAP that names audio."""
     canvas: "Canvas"
     """Autoencoder that images are painted with."""
+    captioner: "FileCaptioner | None" = None
+    """Captioner of images, audio or both."""
+    index: "Index | None" = None
+    """Index to search in."""
     names: dict[str, str] = field(default_factory=dict)
     """Names of models that are not the demo's, by the option of the command line that sets them."""
 
@@ -45,9 +53,12 @@ class Models:
 class Service:
     """Everything that the pages of a server share; `close` ends all runs and removes all files."""
 
-    def __init__(self, models: Models, limits: Limits):
-        self.models, self.limits = models, limits
-        self.folders, self.workers = Folders(limits), Workers(limits.workers)
+    def __init__(self, models: Models, limits: Limits, contest: "Contest | None" = None):
+        self.models, self.limits, self.contest = models, limits, contest
+        self.metrics = Metrics()
+        self.folders, self.workers = Folders(limits), Workers(limits.workers, self.metrics.observe)
+        self.metrics.watch("runs_running", lambda: self.workers.running)
+        self.metrics.watch("stored_bytes", self.folders.size)
         self._extractors: dict[str, KeywordExtractor] = {}
         self._lock = Lock()
 

@@ -3,29 +3,33 @@
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from html import escape
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.data_classes import FileData
 
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError
 from clip2clap.search.classify import FileClassifier
-from clip2clap.search.files import modality_of
-from clip2clap.search.keywords import KeywordExtractor
 from clip2clap.search.labels import read_labels
 from clip2clap.web import forms
-from clip2clap.web.layout import add_api, add_run, status_line
-from clip2clap.web.making import read_audio
+from clip2clap.web.layout import Recipes, add_api, add_run, status_line
 from clip2clap.web.models import Service
+from clip2clap.web.naming import NamedFile, name_files
+from clip2clap.web.recipes import naming_recipes
 from clip2clap.web.runs import Run
 
 _MOST_LABELS = 600
 _LONGEST_LABELS = 20_000
-_SHOWN = 5
 
-Named = list[tuple[str, list[tuple[str, float]], str | None]]
-"""Name of each file, its labels with their probabilities, and the reason if it has none."""
+
+class Named(NamedTuple):
+    """Files with their names, and what a page says of them."""
+
+    files: list[NamedFile]
+    note: str
+    """Text on the scores."""
+    recipes: tuple[str, str]
+    """The same on the command line and in Python."""
 
 
 def add_name_tab(service: Service) -> None:
@@ -49,21 +53,36 @@ def add_endpoint(service: Service) -> None:
         Returns the labels of each file with their probabilities, the most likely first.
         """
         named = yield from forms.followed(_follow(service, files, labels), lambda _: [])
-        yield documents_of(named)
+        yield documents_of(named.files)
 
     add_api(service, classify, list[dict[str, Any]])
 
 
-def _follow(service: Service, uploads: Any, texts: Any) -> Generator[Run, None, Named]:
+def _follow(service: Service, sent: Any, texts: Any) -> Generator[Run, None, Named]:
     try:
         # Never by `read_labels`, which also reads files.
         labels = forms.texts(texts, "labels", longest=_LONGEST_LABELS, most=_MOST_LABELS)
+        files = uploads(service, sent)
     except UserError as error:
         raise forms.refusal(error) from error
-    models = service.models
-    return follow(
-        service, uploads, lambda: FileClassifier(labels, clip=models.clip, clap=models.clap)
+    models, longest_s = service.models, service.limits.input_s
+    load = partial(FileClassifier, labels, clip=models.clip, clap=models.clap)
+    runs = service.workers.follow(
+        lambda run: name_files(files, load, run, longest_s=longest_s), "classify"
     )
+    named = yield from forms.explained(runs)
+    names = [name for name, _ in files]
+    return Named(named, "", naming_recipes(names, labels, models.options("clip", "clap")))
+
+
+def uploads(service: Service, sent: Any) -> list[Any]:
+    """Return the names and paths of uploads.
+
+    Raises:
+        UserError: If there are none, or too many.
+    """
+    what = "images or audio files"
+    return forms.uploads(sent, service.folders, service.limits.files, what=what)
 
 
 def add_naming(
@@ -91,80 +110,44 @@ def add_naming(
     with gr.Column():
         status = status_line()
         table = gr.HTML()
+        recipes = Recipes()
 
-    def name(uploads: Any, chosen: Any) -> Generator[dict[Any, Any], None, None]:
+    def name(sent: Any, chosen: Any) -> Generator[dict[Any, Any], None, None]:
         named = yield from forms.followed(
-            follow(uploads, chosen), lambda run: {status: forms.status(run)}
+            follow(sent, chosen), lambda run: {status: forms.status(run)}
         )
-        yield {status: "Done.", table: table_of(named)}
+        shown = recipes.shown(*named.recipes)
+        yield {status: f"Done. {escape(named.note)}", table: table_of(named.files), **shown}
 
-    inputs, outputs = [files, option], [status, table]
+    inputs, outputs = [files, option], [status, table, *recipes.blocks]
     add_run(service, name, inputs, outputs, start=start, cancel=cancel, status=status)
 
 
-def follow(
-    service: Service, uploads: Any, load: Callable[[], FileClassifier | KeywordExtractor]
-) -> Generator[Run, None, Named]:
-    """Name uploaded files by what `load` returns in a worker.
-
-    Raises:
-        gr.Error: If there are none, or too many.
-    """
-    most = service.limits.files
-    try:
-        given = uploads if isinstance(uploads, list) else []
-        files = [forms.uploaded(each, service.folders, what="file") for each in given]
-        if not 0 < len(files) <= most:
-            raise UserError(f"Upload 1 to {most} images or audio files.")
-    except UserError as error:
-        raise forms.refusal(error) from error
-    runs = service.workers.follow(lambda run: _name(service, files, load, run))
-    return (yield from forms.explained(runs))
-
-
-def _name(
-    service: Service,
-    files: Sequence[tuple[str, Path]],
-    load: Callable[[], FileClassifier | KeywordExtractor],
-    run: Run,
-) -> Named:
-    run.advance(0.0, "Encoding the labels")
-    classifier = load()
-    named: Named = []
-    for number, (name, path) in enumerate(files, 1):
-        run.advance((number - 1) / len(files), f"File {number} of {len(files)}")
-        try:
-            if modality_of(str(path)) == "audio":
-                read_audio(path, name, service.limits.input_s)
-            (file,) = classifier([path], k=_SHOWN)
-            if file.reason is not None:
-                raise file.reason
-            named.append((name, file.segments[0].labels, None))
-        except (UserError, OSError) as error:
-            reason = one_line(error).replace(str(path), name)
-            named.append((name, [], reason))
-    return named
-
-
-def documents_of(named: Named) -> list[dict[str, Any]]:
+def documents_of(files: Sequence[NamedFile]) -> list[dict[str, Any]]:
     """Return the labels of files as clients get them."""
     return [
-        {"file": name, "labels": [list(each) for each in found], "reason": reason}
-        for name, found, reason in named
+        {
+            "file": each.name,
+            "labels": [list(pair) for pair in each.labels],
+            "caption": each.caption,
+            "reason": each.reason,
+        }
+        for each in files
     ]
 
 
-def table_of(named: Named) -> str:
-    """Return an HTML table of files and their labels."""
-    rows = "".join(
-        f"<tr><th scope='row'>{escape(name)}</th><td>{_cell(found, reason)}</td></tr>"
-        for name, found, reason in named
-    )
-    head = "<tr><th scope='col'>File</th><th scope='col'>Labels</th></tr>"
-    return f"<table class='labels'>{head}{rows}</table>"
+def table_of(files: Sequence[NamedFile]) -> str:
+    """Return an HTML table of files, their captions and their labels."""
+    has_captions = any(each.caption is not None for each in files)
+    heads = ["File", "Caption", "Keywords"] if has_captions else ["File", "Labels"]
+    head = "".join(f"<th scope='col'>{each}</th>" for each in heads)
+    rows = "".join(_row(each, has_captions=has_captions) for each in files)
+    return f"<table class='labels'><tr>{head}</tr>{rows}</table>"
 
 
-def _cell(found: Sequence[tuple[str, float]], reason: str | None) -> str:
-    if reason is not None:
-        return escape(reason)
-    return ", ".join(f"{escape(label)} {probability:.0%}" for label, probability in found)
+def _row(file: NamedFile, *, has_captions: bool) -> str:
+    labels = ", ".join(f"{escape(label)} {score:.0%}" for label, score in file.labels)
+    cells = [escape(file.caption or "")] if has_captions else []
+    cells.append(escape(file.reason) if file.reason is not None else labels)
+    inside = "".join(f"<td>{each}</td>" for each in cells)
+    return f"<tr><th scope='row'>{escape(file.name)}</th>{inside}</tr>"

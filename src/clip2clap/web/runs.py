@@ -77,20 +77,39 @@ class Run:
 
 
 class Workers:
-    """Threads that compute runs, as many at a time as there are workers."""
+    """Threads that compute runs, as many at a time as there are workers.
 
-    def __init__(self, count: int):
+    Args:
+        count: Number of threads.
+        observe: Called with the task of each run that a worker began, the seconds that it took,
+            and its error.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        observe: Callable[[str, float, BaseException | None], None] = lambda *_: None,
+    ):
+        self._observe = observe
         self._pool = ThreadPoolExecutor(count, "clip2clap-worker")
         self._runs: set[Run] = set()
         self._lock = Lock()
 
-    def follow(self, work: Callable[[Run], Result]) -> Generator[Run, None, Result]:
+    @property
+    def running(self) -> int:
+        """Number of runs that are followed."""
+        return len(self._runs)
+
+    def follow(
+        self, work: Callable[[Run], Result], task: str = "run"
+    ) -> Generator[Run, None, Result]:
         """Compute a run in a worker, and yield its state now and then.
 
         The run is cancelled when the generator is closed, as it is when its user goes away.
 
         Args:
             work: Function of the state to report to.
+            task: Name of what the run does.
 
         Returns:
             Result of the function, or raises its error.
@@ -99,7 +118,7 @@ class Workers:
         with self._lock:
             self._runs.add(run)
         try:
-            future = self._pool.submit(self._compute, work, run)
+            future = self._pool.submit(self._compute, work, run, task)
             while not wait([future], _POLL_S).done:
                 yield run
             return future.result()
@@ -116,7 +135,13 @@ class Workers:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._runs.clear()
 
-    @staticmethod
-    def _compute(work: Callable[[Run], Result], run: Run) -> Result:
+    def _compute(self, work: Callable[[Run], Result], run: Run, task: str) -> Result:
         run.check()
-        return work(run)
+        begun, error = time.monotonic(), None
+        try:
+            return work(run)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._observe(task, time.monotonic() - begun, error)

@@ -39,6 +39,16 @@ class MediaFiles(AllowPrivate, Device, BatchSize, Translator, Encoders):
     )
 
 
+class Captioners(Options, panel="Models"):
+    """Captioners."""
+
+    captioner: list[str] | None = option(
+        "Captioner: folder, hub id, demo (reads the demo CLIP) or demo-clap; may be given twice, "
+        "for images and for audio. By default the demo ones.",
+        "NAME",
+    )
+
+
 class NamedFiles(MediaFiles, WindowLength, panel="Labels"):
     """Files to name, and how over time."""
 

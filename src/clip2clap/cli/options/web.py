@@ -1,7 +1,10 @@
 """Options of `serve`."""
 
+from pathlib import Path
+
 from clip2clap.cli.command import Options, option
 from clip2clap.cli.options.common import Decoder, Device, Generator
+from clip2clap.cli.options.search import Captioners
 
 
 class Server(Options, panel="Server"):
@@ -18,9 +21,24 @@ class Server(Options, panel="Server"):
     workers: int = option("Runs that are computed at the same time.", default=1, min=1)
 
 
-class Serve(Server, Device, Decoder, Generator):
+class Serve(Server, Device, Captioners, Decoder, Generator):
     """Options of `serve`."""
 
+    index: Path | None = option(
+        "Folder of an index, as index writes it, to search in.", "LIBRARY", panel="Files"
+    )
+    compare: str | None = option(
+        "Second translator of the same CLIP into the generator's CLAP, hub id or folder, for users "
+        "to compare with the first.",
+        "TRANSLATOR",
+        panel="Models",
+    )
+    votes: Path | None = option(
+        "CSV file to append the votes on the two translators to; without one they end with the "
+        "server.",
+        "FILE",
+        panel="Files",
+    )
     decoder_translator: str | None = option(
         "Translator from the decoder's CLAP into its CLIP: hub id or folder. By default the "
         "decoder's own.",
