@@ -19,7 +19,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class NamedFile:
-    """What a file was named or described by."""
+    """Labels and caption of a file."""
 
     name: str
     """Name of the file."""
