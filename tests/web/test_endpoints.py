@@ -104,9 +104,13 @@ def test_images_of_audio_are_those_of_the_command_and_of_the_python_code(
         assert min(np.abs(image - other).max() for other in unsorted) <= 2
 
 
-def test_a_painting_is_that_of_the_command(models, recording, run_here, tmp_path):
+@pytest.mark.parametrize("brisque", [0.0, 0.01])
+def test_a_painting_is_that_of_the_command(models, recording, run_here, tmp_path, brisque):
+    if brisque:
+        pytest.importorskip("piq")
+        pytest.importorskip("brisque")
     (tmp_path / "served").mkdir()
-    order = PaintingOrder("bark.wav", recording, iterations=2, cutouts=2, seed=1)
+    order = PaintingOrder("bark.wav", recording, iterations=2, cutouts=2, brisque=brisque, seed=1)
     made = make_painting(models, tmp_path / "served", order, Run(), longest_s=5)
     (tmp_path / "bark.wav").write_bytes(recording.read_bytes())
     command, python = painting_recipes(order, {})

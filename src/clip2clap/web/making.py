@@ -55,6 +55,7 @@ class PaintingOrder:
     step_size: float = 0.1
     cutouts: int = 8
     parts: int = 2
+    brisque: float = 0.0
     seed: int = 0
 
 
@@ -179,6 +180,7 @@ def make_painting(
             step_size=order.step_size,
             cutouts=order.cutouts,
             cut_size=default_cut_size(clip),
+            brisque=order.brisque,
         ),
         generator=generator,
         on_step=on_step,

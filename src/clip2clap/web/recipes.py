@@ -84,12 +84,16 @@ def painting_recipes(order: PaintingOrder, names: Mapping[str, str]) -> tuple[st
         step_size=order.step_size,
         cutouts=order.cutouts,
         break_audio=order.parts,
+        brisque=order.brisque or None,
         seed=order.seed,
         **names,
         output="painting.png",
     )
     options = _arguments(
-        iterations=order.iterations, step_size=order.step_size, cutouts=order.cutouts
+        iterations=order.iterations,
+        step_size=order.step_size,
+        cutouts=order.cutouts,
+        brisque=order.brisque or None,
     ).removeprefix(", ")
     decoder, parts = names.get("decoder", "demo"), _parts(names, "decoder")
     return command, (

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from clip2clap.core.errors import UserError, expect
+from clip2clap.metrics.image_quality import require_brisque
 from clip2clap.web import forms
 from clip2clap.web.filming import FilmOrder, make_film
 from clip2clap.web.image_tab import file_data
@@ -79,6 +80,9 @@ class SoundTab:
             blocks["step_size"] = gr.Slider(0.01, 1.0, 0.1, step=0.01, label="Step size")
             blocks["cutouts"] = gr.Slider(1, 32, 8, step=1, label="Cutouts")
             blocks["parts"] = gr.Slider(1, 8, 2, step=1, label="Break audio into parts")
+            blocks["brisque"] = gr.Slider(
+                0, 0.01, 0, step=0.001, label="Weight of BRISQUE, against distortion"
+            )
         with self._groups[_FILM]:
             blocks["fps"] = gr.Slider(1, _FASTEST_FPS, 8, step=1, label="Frames per second")
             blocks["crossfade"] = gr.Slider(
@@ -244,12 +248,16 @@ def _image_order(service: Service, sent: Mapping[str, Any]) -> ImageOrder:
 
 
 def _painting_order(service: Service, sent: Mapping[str, Any]) -> PaintingOrder:
+    brisque = forms.number(sent["brisque"], "brisque", 0, 1)
+    if brisque:
+        require_brisque()
     return PaintingOrder(
         *forms.uploaded(sent["audio"], service.folders, what="audio"),
         iterations=forms.integer(sent["iterations"], "iterations", 1, service.limits.iterations),
         step_size=forms.number(sent["step_size"], "step_size", 0.001, 10.0),
         cutouts=forms.integer(sent["cutouts"], "cutouts", 1, 32),
         parts=forms.integer(sent["parts"], "parts", 1, 8),
+        brisque=brisque,
         seed=forms.integer(sent["seed"], "seed"),
     )
 

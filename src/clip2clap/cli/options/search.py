@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from clip2clap.cli.command import Options, argument, option
+from clip2clap.cli.command import argument, option
 from clip2clap.cli.options.common import (
     AllowPrivate,
     Back,
@@ -36,16 +36,6 @@ class MediaFiles(AllowPrivate, Device, BatchSize, Translator, Encoders):
 
     inputs: list[str] = argument(
         "Images and audio: files, folders, http(s) URLs of images.", "INPUT", required=True
-    )
-
-
-class Captioners(Options, panel="Models"):
-    """Captioners."""
-
-    captioner: list[str] | None = option(
-        "Captioner: folder, hub id, demo (reads the demo CLIP) or demo-clap; may be given twice, "
-        "for images and for audio. By default the demo ones.",
-        "NAME",
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from clip2clap.cli.command import Options, option
 from clip2clap.cli.options.common import Decoder, Device, Generator
-from clip2clap.cli.options.search import Captioners
+from clip2clap.cli.options.words import Captioners
 
 
 class Server(Options, panel="Server"):
