@@ -81,9 +81,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Heard:
+    """Stand-in of a speech encoder, which hears the same words in all speech."""
+
+    def __init__(self, clip: ClipEncoder, words: str):
+        self._embeds = clip.encode_text([words])
+
+    def encode_audio(self, audio: list[Any]) -> torch.Tensor:
+        return self._embeds.expand(len(audio), -1)
+
+
 @pytest.fixture(scope="session")
 def models(library: Path) -> Models:
-    """The demo models, with an index."""
+    """The demo models, with an index, and speech that always means a cat."""
     image_to_audio = ImageToAudioPipeline.from_pretrained("demo")
     image_to_audio.set_progress_bar_config(disable=True)
     audio_to_image = AudioToImagePipeline.from_pretrained("demo")
@@ -93,6 +103,7 @@ def models(library: Path) -> Models:
     translators = (image_to_audio.translator, audio_to_image.translator)
     index.share((clip, clap), [each for each in translators if each is not None])
     canvas = Canvas.from_pretrained("demo")
+    speech: Any = Heard(clip, "a photo of a cat")
     captioners = [Captioner.from_pretrained(name) for name in ("demo", "demo-clap")]
     return Models(
         image_to_audio,
@@ -101,6 +112,7 @@ def models(library: Path) -> Models:
         clap=clap,
         canvas=canvas,
         captioner=FileCaptioner(captioners, clip=clip, clap=clap),
+        speech=speech,
         index=index,
     )
 

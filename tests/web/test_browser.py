@@ -372,8 +372,7 @@ def test_files_are_named_in_a_window_of_375_pixels_in_the_dark(
         page.tab(tab)
         page.audit()
         assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
-    files = page.page.get_by_role("tabpanel").locator("visible=true").locator("input[type=file]")
-    files.set_input_files([photograph, recording])
+    page.send([photograph, recording])
     page.uploaded()
     playwright.expect(page.page.get_by_text("bark").first).to_be_visible()
     page.click("Name")
@@ -384,7 +383,7 @@ def test_files_are_named_in_a_window_of_375_pixels_in_the_dark(
     page.audit()
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
     page.tab("Describe")
-    files.set_input_files([photograph, recording])
+    page.send([photograph, recording])
     page.uploaded()
     page.click("Describe")
     page.wait("Done. The score of a keyword is how often such a keyword is right.")
@@ -396,6 +395,33 @@ def test_files_are_named_in_a_window_of_375_pixels_in_the_dark(
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 375
     page.shoot("serve-describe-narrow.webp")
     page.page.context.close()
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_an_image_is_named_aloud_and_chosen_by_speech(page, photograph, library):
+    page.tab("Name it")
+    page.send([library / "a coffee.jpg", photograph])
+    page.uploaded()
+    page.page.get_by_label("Speak the answer").check()
+    page.click("Name")
+    page.wait("Done")
+    panel = page.page.get_by_role("tabpanel").locator("visible=true")
+    answer = panel.locator("a[download='answer.wav']")
+    duration, rms = page.page.evaluate(MEASURE, answer.get_attribute("href"))
+    assert duration > 1
+    assert rms > 0.001
+    page.audit()
+    page.page.get_by_label("Record audio").locator("visible=true").click()
+    page.page.get_by_role("button", name="Record", exact=True).click()
+    page.page.wait_for_timeout(1500)
+    page.page.get_by_role("button", name="Stop", exact=True).click()
+    playing = page.page.get_by_role("button", name="Play", exact=True)
+    playwright.expect(playing.locator("visible=true").first).to_be_visible()
+    page.click("Name")
+    page.wait("The likeliest image stands first")
+    playwright.expect(panel.get_by_role("rowheader").first).to_have_text("a-cat.jpg")
+    page.audit()
+    page.shoot("serve-speech.webp")
 
 
 def test_the_keyboard_alone_is_enough(page):

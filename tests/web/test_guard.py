@@ -210,6 +210,7 @@ def text_bomb():
     ("name", "content"),
     [
         ("long.flac", flac(600)),
+        # A player plays these two, as far as they go.
         ("declared.wav", wav(1)[:40] + b"\xff\xff\xff\x7f" + wav(1)[44:]),
         ("canvas.gif", gif(65_535, 65_535)),
         ("text.png", text_bomb()),
@@ -236,13 +237,13 @@ def test_a_bomb_or_a_file_of_another_type_costs_its_own_run_in_every_tab(http, n
     ):
         status, text = call(http, function, data)
         assert status == 200
-        assert "event: " in text
-        assert "clip2clap-serve" not in text.replace(path, ""), function
         assert "Traceback" not in text
-        if function in ("image_to_audio", "audio_to_image", "film"):
-            assert "event: error" in text, (function, text)
+        if "event: error" in text:
+            assert "clip2clap-serve" not in text, function
             # A client is told what is wrong, not only that something is.
             assert len(json.loads(text.split("data: ")[-1].split("\n")[0])["error"]) > 20
+        elif function in ("image_to_audio", "audio_to_image", "film"):
+            assert name in ("declared.wav", "text.png"), function
 
 
 @pytest.mark.parametrize(

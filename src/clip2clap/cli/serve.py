@@ -24,6 +24,7 @@ from clip2clap.cli.checks import (
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.web import Serve
 from clip2clap.core.errors import MissingExtraError, UserError
+from clip2clap.core.presets import resolve
 from clip2clap.web.server import create_server
 from clip2clap.web.votes import Votes
 
@@ -91,6 +92,7 @@ def _load(options: Serve) -> Any:
     parts: dict[str, Any] = {"clip": options.clip, "translator": options.translator}
     names = {**parts, "clap": options.clap, "decoder_translator": options.decoder_translator}
     names |= {"generator": options.generator, "decoder": options.decoder}
+    names |= {"speech_encoder": options.speech_encoder}
     names |= {"captioner": shlex.join(options.captioner or ()) or None}
     clip = ClipEncoder.from_pretrained(options.clip or "demo", device=device)
     clap = ClapEncoder.from_pretrained(options.clap or "demo", device=device)
@@ -101,9 +103,26 @@ def _load(options: Serve) -> Any:
         clap=clap,
         canvas=Canvas.from_pretrained(options.decoder, device=device),
         captioner=_captioner(options.captioner, {"clip": clip, "clap": clap}, device),
+        speech=_speech(options.speech_encoder, clip, device),
         names={name: value for name, value in names.items() if value not in (None, "demo")},
     )
     return models if options.index is None else _with_index(models, options.index, device)
+
+
+def _speech(name: str | None, clip: Any, device: Any) -> Any:
+    """Return the speech encoder of a name, or the demo's if it is there and reads for the CLIP."""
+    from clip2clap.embeddings.encoders.speech import SpeechEncoder
+
+    if name is None and not Path(resolve("demo", "speech_encoder")).is_dir():
+        return None
+    encoder, space = (
+        SpeechEncoder.from_pretrained(name or "demo", device=device),
+        clip.space("image"),
+    )
+    if name is None and not encoder.space("audio").same_model_as(space):
+        return None
+    encoder.check_clip(space)
+    return encoder
 
 
 def _captioner(names: list[str] | None, encoders: dict[str, Any], device: Any) -> Any:
@@ -142,10 +161,14 @@ def _with_index(models: Any, folder: Path, device: Any) -> Any:
 
 def _check_contest(options: Serve) -> Votes:
     """Return the votes of a server, which are read before models are loaded."""
-    check_translator(options.compare, "compare")
+    check_translator(options.second_translator, "second_translator")
     if options.votes is None:
         return Votes()
-    require(options.compare, "votes", "there is nothing to vote on. Name a translator to compare.")
+    require(
+        options.second_translator,
+        "votes",
+        "there is nothing to vote on. Name a translator to compare.",
+    )
     check_exists(options.votes.absolute().parent, "votes")
     return Votes(options.votes)
 
@@ -156,18 +179,25 @@ def _contest(models: Any, options: Serve, votes: Votes) -> Any:
     from clip2clap.translator.auto import AutoTranslator
     from clip2clap.web.comparing import Contest, Contestant
 
-    if options.compare is None:
+    if options.second_translator is None:
         return None
     pipeline = models.image_to_audio
-    translator = AutoTranslator.from_pretrained(options.compare).to(pipeline.device)
+    translator = AutoTranslator.from_pretrained(options.second_translator).to(pipeline.device)
     try:
         other = type(pipeline).from_pipe(pipeline, translator=translator)
     except SpaceMismatchError as error:
-        raise UserError(str(error), param="compare") from error
+        raise UserError(str(error), param="second_translator") from error
     other.set_progress_bar_config(disable=True)
-    pair = Contestant.of(options.translator, pipeline), Contestant.of(options.compare, other)
+    pair = (
+        Contestant.of(options.translator, pipeline),
+        Contestant.of(options.second_translator, other),
+    )
     differ = pair[0].fingerprint != pair[1].fingerprint
-    require(differ, "compare", f"{options.compare} is the translator that it is compared with.")
+    require(
+        differ,
+        "second_translator",
+        f"{options.second_translator} is the translator that it is compared with.",
+    )
     return Contest(*pair, votes)
 
 

@@ -23,7 +23,7 @@ There is one translator here. Name a second one of the same CLIP into the genera
 file to write votes to:
 
 ```bash
-clip2clap serve --translator first/ --compare second/ --votes votes.csv
+clip2clap serve --translator first/ --second-translator second/ --votes votes.csv
 ```
 """
 _BUTTONS: dict[Choice, str] = {

@@ -39,7 +39,7 @@ def add_describe_tab(service: Service) -> None:
         if service.models.captioner is None:
             gr.Markdown(_NO_CAPTIONS)
         with gr.Row():
-            add_naming(service, label, vocabulary, "Describe", partial(_follow, service))
+            add_naming(service, label, [vocabulary], "Describe", partial(_follow, service))
 
 
 def add_endpoint(service: Service) -> None:

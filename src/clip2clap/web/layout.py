@@ -72,7 +72,9 @@ class Recipes:
         with gr.Accordion("The same on the command line and in Python", open=False):
             # The colors of a language contrast too little.
             self._command = gr.Code(label="On the command line", language=None, interactive=False)
-            self._python = gr.Code(label="In Python", language=None, interactive=False)
+            self._python = gr.Code(
+                label="In Python", language=None, interactive=False, wrap_lines=True
+            )
         self.blocks = (self._command, self._python)
         """Components that `shown` sets."""
 

@@ -15,6 +15,7 @@ from clip2clap.web.runs import Workers
 if TYPE_CHECKING:
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.embeddings.encoders.speech import SpeechEncoder
     from clip2clap.inference.audio_to_image import AudioToImagePipeline
     from clip2clap.inference.image_to_audio import ImageToAudioPipeline
     from clip2clap.inference.painting.canvas import Canvas
@@ -40,6 +41,8 @@ class Models:
     """Autoencoder that images are painted with."""
     captioner: "FileCaptioner | None" = None
     """Captioner of images, audio or both."""
+    speech: "SpeechEncoder | None" = None
+    """Encoder of speech into the space of `clip`."""
     index: "Index | None" = None
     """Index to search in."""
     names: dict[str, str] = field(default_factory=dict)

@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.media.images import load_image
+from clip2clap.media.synthesis import speak
+from clip2clap.media.writing import write_audio
+from clip2clap.search.files import modality_of
+from clip2clap.web.making import read_audio
 from clip2clap.web.runs import Run
 
 if TYPE_CHECKING:
     from clip2clap.search.caption import FileCaptioner
     from clip2clap.search.classify import FileClassifier
     from clip2clap.search.keywords import KeywordExtractor
+    from clip2clap.web.models import Models
 
 SHOWN = 5
 """Labels of a file."""
+_LONGEST_ANSWER = 400
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,74 @@ def name_files(
             found = replace(found, caption=file.captions[0] if file.captions else None)
         named.append(found)
     return named
+
+
+def choose_images(
+    files: Sequence[tuple[str, Path]],
+    speech: tuple[str, Path],
+    models: "Models",
+    run: Run,
+    *,
+    longest_s: float,
+) -> list[NamedFile]:
+    """Rank images by the probability that they are meant by what is said.
+
+    Args:
+        files: Names and paths of images.
+        speech: Name and path of the speech.
+        models: Models, with a speech encoder.
+        run: Run to report to.
+        longest_s: Length of speech from which on it is refused.
+
+    Returns:
+        Images, the most likely first, and then files that are none, with the reason.
+
+    Raises:
+        UserError: If the speech cannot be read, or is silent.
+        InterruptedCallError: If the run is cancelled.
+    """
+    from clip2clap.search.spoken import rank_images
+
+    assert models.speech is not None
+    run.advance(0.0, "Listening")
+    name, path = speech
+    speech_embeds = models.speech.encode_audio([read_audio(path, name, longest_s)])
+    images, others = [], []
+    for shown, image in files:
+        try:
+            images.append((shown, load_image(image)))
+        except (UserError, OSError) as error:
+            others.append(NamedFile(shown, [], one_line(error).replace(str(image), shown)))
+    run.advance(0.5, "Looking")
+    if not images:
+        return others
+    image_embeds = models.clip.encode_image([image for _, image in images])
+    (shares,) = rank_images(speech_embeds, image_embeds, scale=models.clip.logit_scale).tolist()
+    found = [
+        NamedFile(shown, [("meant", share)])
+        for (shown, _), share in zip(images, shares, strict=True)
+    ]
+    return sorted(found, key=lambda each: -each.labels[0][1]) + others
+
+
+def speak_answer(folder: Path, files: Sequence[NamedFile]) -> Path | None:
+    """Write what files were named by as speech, and return its path; None if none has a name.
+
+    Raises:
+        MissingExtraError: If no synthesizer is installed.
+    """
+    said = [
+        f"A photo of a {each.labels[0][0]}."
+        if modality_of(each.name) == "image"
+        else f"The sound of a {each.labels[0][0]}."
+        for each in files[:SHOWN]
+        if each.labels
+    ]
+    if not said:
+        return None
+    path = folder / "answer.wav"
+    write_audio(path, *speak(" ".join(said)[:_LONGEST_ANSWER]))
+    return path
 
 
 def _name(classified: Iterator[Any], name: str, path: Path) -> NamedFile:

@@ -197,6 +197,23 @@ def naming_recipes(
     )
 
 
+def choosing_recipes(
+    files: Sequence[str], speech: str, names: Mapping[str, str]
+) -> tuple[str, str]:
+    """Return the command and the Python code that choose images by speech."""
+    return _command("classify", *files, speech=speech, top_k=len(files), **names), (
+        "from clip2clap import ClipEncoder\n"
+        "from clip2clap.embeddings.encoders.speech import SpeechEncoder\n"
+        "from clip2clap.search.spoken import rank_images\n\n"
+        f"clip = ClipEncoder.from_pretrained({names.get('clip', 'demo')!r})\n"
+        f"speech = SpeechEncoder.from_pretrained({names.get('speech_encoder', 'demo')!r})\n"
+        f"files = {list(files)!r}\n"
+        f"said = speech.encode_audio([{speech!r}])\n"
+        "shares = rank_images(said, clip.encode_image(files), scale=clip.logit_scale)[0]\n"
+        "print(sorted(zip(shares.tolist(), files), reverse=True))\n"
+    )
+
+
 def describing_recipes(
     files: Sequence[str], vocabulary: str, names: Mapping[str, str]
 ) -> tuple[str, str]:

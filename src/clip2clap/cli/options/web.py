@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from clip2clap.cli.command import Options, option
-from clip2clap.cli.options.common import Decoder, Device, Generator
+from clip2clap.cli.options.common import Decoder, Device, Generator, SpeechEncoderName
 from clip2clap.cli.options.words import Captioners
 
 
@@ -21,13 +21,13 @@ class Server(Options, panel="Server"):
     workers: int = option("Runs that are computed at the same time.", default=1, min=1)
 
 
-class Serve(Server, Device, Captioners, Decoder, Generator):
+class Serve(Server, Device, SpeechEncoderName, Captioners, Decoder, Generator):
     """Options of `serve`."""
 
     index: Path | None = option(
         "Folder of an index, as index writes it, to search in.", "LIBRARY", panel="Files"
     )
-    compare: str | None = option(
+    second_translator: str | None = option(
         "Second translator of the same CLIP into the generator's CLAP, hub id or folder, for users "
         "to compare with the first.",
         "TRANSLATOR",
