@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from clip2clap.cli.command import argument, option
+from clip2clap.cli.command import Options, argument, option
 from clip2clap.cli.options.common import (
     AllowPrivate,
     Back,
