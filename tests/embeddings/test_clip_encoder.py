@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
+    AutoTokenizer,
     BertConfig,
     BertTokenizer,
     CLIPImageProcessorPil,
@@ -249,6 +250,8 @@ def test_siglip_2_of_flexible_resolution_reads_each_image_in_its_own_proportions
     wide = photographs(1)[0].resize((90, 30))
     images = [*photographs(2), wide, wide.resize((64, 64))]
     pixels = processor(images=images, return_tensors="pt")
+    # Of transformers' own class, whatever was saved.
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokens = tokenizer(["a dog"], padding="max_length", max_length=9, return_tensors="pt")
     with torch.no_grad():
         expected = unit(model.get_image_features(**pixels))

@@ -94,6 +94,17 @@ def test_features_are_torchvisions_resnext_times_attention():
     torch.testing.assert_close(network(waveforms), expected, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_near_the_full_one(dtype: torch.dtype):
+    network = disturb(ESResNeXt(16, (1, 1, 1, 1), 8, 2, 4, frequencies=33, win_length=48))
+    # Where the splines are of order zero, as at first, the guards matter most.
+    network.get_parameter("fbsp.m").zero_()
+    waveforms = 0.1 * torch.randn(2, 6000, generator=torch.Generator().manual_seed(1))
+    whole, half = network(waveforms), network.to(dtype)(waveforms.to(dtype)).float()
+    assert F.cosine_similarity(whole, half).min() > 0.99
+
+
 def test_sizes_are_read_from_the_weights():
     network = ESResNeXt(12, (1, 1, 2, 1), 8, 2, 4, frequencies=33, win_length=48)
     again = ESResNeXt.of(network.state_dict())

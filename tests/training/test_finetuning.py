@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from clip2clap import AutoTranslator, ClapEncoder, ClipEncoder
@@ -137,6 +139,37 @@ def test_labels_are_drawn_equally_often(sounds, tmp_path, monkeypatch):
     tuned(sounds, tmp_path / "tuned", epochs=6, validation=0.1)
     # 9 of the one label and 1 of the other.
     assert 0.3 < np.mean(drawn) < 0.7
+
+
+def tune_as(rank: int, port: int, sounds: Path, output: Path) -> None:
+    """Tune in this process, one of the two that `accelerate launch --cpu` starts."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    tuned(sounds, output, batch_size=3, mixup=0.2)
+    assert AcceleratorState().num_processes == 2
+
+
+def test_two_processes_tune_as_one_does(sounds, tmp_path, start_fork):
+    # Batches of 3 of 11 training files: two processes share them unequally.
+    whole = tuned(sounds, tmp_path / "whole", batch_size=3, mixup=0.2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output = tmp_path / "spread"
+    children = [start_fork(tune_as, rank, port, sounds, output) for rank in (0, 1)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    spread = json.loads((output / "finetuning.json").read_text())
+    losses = [[one["loss"] for one in history] for history in (whole.history, spread["history"])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    audio = sorted((sounds / "hiss").iterdir())[:3]
+    one, other = (
+        ClapEncoder.from_pretrained(folder).encode_audio(audio)
+        for folder in (tmp_path / "whole", output)
+    )
+    assert torch.allclose(one, other, atol=1e-3)
+    assert not (output / "checkpoint.safetensors").exists()
 
 
 def test_a_killed_run_continues_as_if_it_had_not_stopped(

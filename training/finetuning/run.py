@@ -28,6 +28,7 @@ from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.embeddings.zero_shot import ZeroShotClassifier
 from clip2clap.media.audio import load_audio
 from clip2clap.metrics.classification import balanced_accuracy
+from clip2clap.training.accelerating import Processes, has_processes, start_accelerator
 from clip2clap.training.checkpoint import (
     flatten,
     load_checkpoint,
@@ -83,7 +84,8 @@ def finetune(
     The text encoder stays as it is, so the tuned encoder takes any texts. The loss is the cross
     entropy of the encoder's own softmax over the labels' prompts. Labels are drawn equally often.
     Normalization layers keep their statistics. The weights of the best epoch are saved; if none
-    is better than the encoder was, those are saved.
+    is better than the encoder was, those are saved. `accelerate launch` spreads the computation of
+    each batch over processes, which train as one does, up to rounding.
 
     Args:
         encoder: CLIP or CLAP in transformers' format, with a text encoder; it is changed.
@@ -101,33 +103,51 @@ def finetune(
             written to or has an unfinished run with other settings.
     """
     config, folder = config or FineTuningConfig(), as_path(output)
-    began = time.perf_counter()
-    with sole_run(folder):
-        run = _Run(encoder, files, config, folder / CHECKPOINT_FILE)
+    began, processes = time.perf_counter(), Processes()
+    if has_processes():
+        accelerator = start_accelerator(encoder.device.type, None)
+        processes = Processes(accelerator)
+        encoder.to(accelerator.device)
+    with sole_run(folder) if processes.is_main else contextlib.nullcontext():
+        run = _Run(encoder, files, config, folder / CHECKPOINT_FILE, processes)
         while not run.is_over:
             run.advance()
             if on_progress is not None:
                 on_progress(run.epoch, run.accuracies[1])
         run.load_best()
-        before, best = run.accuracies
-        report = FineTuning(
-            files={"train": len(run.train), "held out": len(run.held_out)},
-            weights=sum(weight.numel() for weight in run.weights.values()),
-            before=before,
-            best=best,
-            best_epoch=run.progress.best_epoch or 0,
-            history=[{"loss": each.train_loss, **each.validation} for each in run.progress.history],
-            unreadable=run.unreadable,
-            fingerprint_before=encoder.space(files.modality).fingerprint,
-            fingerprint=_publish(encoder, files, folder, config),
-            seconds=round(time.perf_counter() - began, 1),
-            settings=asdict(config),
-        )
-        with writing_to(folder):
-            text = json.dumps(asdict(report), indent=2) + "\n"
-            (folder / REPORT_FILE).write_text(text, encoding="utf-8")
-        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    return report
+        if processes.is_main:
+            _finish(run, encoder, files, folder, config, began)
+        processes.wait()
+    return FineTuning(**json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
+
+
+def _finish(
+    run: "_Run",
+    encoder: Encoder,
+    files: LabeledFiles,
+    folder: Path,
+    config: FineTuningConfig,
+    began: float,
+) -> None:
+    """Save the encoder and the report, and only then remove the checkpoint."""
+    before, best = run.accuracies
+    report = FineTuning(
+        files={"train": len(run.train), "held out": len(run.held_out)},
+        weights=sum(weight.numel() for weight in run.weights.values()),
+        before=before,
+        best=best,
+        best_epoch=run.progress.best_epoch or 0,
+        history=[{"loss": each.train_loss, **each.validation} for each in run.progress.history],
+        unreadable=run.unreadable,
+        fingerprint_before=encoder.space(files.modality).fingerprint,
+        fingerprint=_publish(encoder, files, folder, config),
+        seconds=round(time.perf_counter() - began, 1),
+        settings=asdict(config),
+    )
+    with writing_to(folder):
+        text = json.dumps(asdict(report), indent=2) + "\n"
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _publish(encoder: Encoder, files: LabeledFiles, folder: Path, config: FineTuningConfig) -> str:
@@ -149,10 +169,15 @@ class _Run:
     """State of a run, in a checkpoint after every epoch."""
 
     def __init__(
-        self, encoder: Encoder, files: LabeledFiles, config: FineTuningConfig, checkpoint: Path
+        self,
+        encoder: Encoder,
+        files: LabeledFiles,
+        config: FineTuningConfig,
+        checkpoint: Path,
+        processes: Processes,
     ):
         self._encoder, self._files, self._config = encoder, files, config
-        self._checkpoint = checkpoint
+        self._checkpoint, self._processes = checkpoint, processes
         self._classifier = ZeroShotClassifier(encoder, files.labels)
         self._identity = {
             "settings": asdict(config),
@@ -216,7 +241,8 @@ class _Run:
             losses.append(self._step(inputs, wanted))
         self.progress.add(float(np.mean(losses)), math.nan, {_MONITOR: self._accuracy()})
         self.progress.keep_if_best(lambda: self.weights)
-        self._save()
+        if self._processes.is_main:
+            self._save()
 
     def load_best(self) -> None:
         """Load the weights of the best epoch into the encoder."""
@@ -224,14 +250,22 @@ class _Run:
             weight.data.copy_(self.progress.best_weights[name])
 
     def _step(self, inputs: dict[str, Tensor], wanted: Tensor) -> float:
-        embeds = unit_norm(self._encoder(self._files.modality, inputs).float())
-        label_embeds = self._classifier.label_embeds.to(embeds.device)
-        logits = self._encoder.logit_scale * embeds @ label_embeds.T
-        loss = F.cross_entropy(logits, wanted.to(embeds.device))
+        """Step on a batch, of which this process computes its share; return the loss."""
+        processes, rows = self._processes, len(wanted)
+        inputs = {name: processes.own(values) for name, values in inputs.items()}
+        wanted = processes.own(wanted)
         self._optimizer.zero_grad()
-        loss.backward()
+        total = torch.zeros((), device=self._encoder.device)
+        if len(wanted):
+            embeds = unit_norm(self._encoder(self._files.modality, inputs).float())
+            label_embeds = self._classifier.label_embeds.to(embeds.device)
+            logits = self._encoder.logit_scale * embeds @ label_embeds.T
+            loss = F.cross_entropy(logits, wanted.to(embeds.device), reduction="sum") / rows
+            loss.backward()
+            total = loss.detach()
+        processes.sum_gradients(list(self.weights.values()))
         self._optimizer.step()
-        return float(loss.detach())
+        return float(processes.sum(total))
 
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         """Yield the rows that can be read, and one window of each as the model's input."""

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from clip2clap.cli.checks import check_device, check_model_folder, choose_device, require
 from clip2clap.cli.options.finetune import Finetune
-from clip2clap.cli.progress import RunReport, share_bar
+from clip2clap.cli.progress import RunReport, is_main_process, share_bar
 from clip2clap.cli.train import config_settings
 from clip2clap.core.presets import check_name
 
@@ -23,6 +23,7 @@ def finetune(options: Finetune) -> None:
     fingerprint of its own, so translators of the former encoder refuse it.
 
     A run that was stopped continues where it stopped if it is started again in the same way.
+    `accelerate launch -m clip2clap finetune ...` spreads it over processes or GPUs.
     """
     require(options.data.is_dir(), "data", f"{options.data} is not a folder.")
     expected = f"expected clap or clip, got {options.encoder!r}."
@@ -63,14 +64,20 @@ def finetune(options: Finetune) -> None:
 
         tuned = tune(encoder, files, output, config, on_progress=on_progress)
     report.lap("train")
+    if not is_main_process():
+        return
     for reason in tuned.unreadable.values():
         report.skip(None, reason)
-    report.show(
-        f"{output}: {config.part} of {name} tuned on {tuned.files['train']} files of "
-        f"{len(files.labels)} labels, epoch {tuned.best_epoch} of {len(tuned.history)} kept "
-        f"({tuned.seconds:.1f} s).",
+    report.show(*_lines(tuned, f"{config.part} of {name}", output, len(files.labels)))
+    report.show(f"Next: clip2clap classify FILES --{kind} {output}")
+    report.end(asdict(tuned))
+
+
+def _lines(tuned: Any, what: str, output: Path, labels: int) -> tuple[str, str]:
+    """Return what was tuned, and the accuracies."""
+    return (
+        f"{output}: {what} tuned on {tuned.files['train']} files of {labels} labels, epoch "
+        f"{tuned.best_epoch} of {len(tuned.history)} kept ({tuned.seconds:.1f} s).",
         f"Accuracy on {tuned.files['held out']} held-out files: {100 * tuned.before:.1f} % before, "
         f"{100 * tuned.best:.1f} % after.",
-        f"Next: clip2clap classify FILES --{kind} {output}",
     )
-    report.end(asdict(tuned))

@@ -109,11 +109,12 @@ class ESResNeXt(nn.Module):
     def decibels(self, waveforms: Tensor) -> Tensor:
         """Return the power of the spectrogram, shape (n, 3, frequencies // 3, frames), in dB."""
         # The network was trained on 16-bit samples, of which -32,768 and 32,767 are -1 and 1.
-        samples = (waveforms * 32768 + 32768) * 2 / 65535 - 1
+        samples = (waveforms.float() * 32768 + 32768) * 2 / 65535 - 1
         spectrum = self.fbsp(self._frames(samples)).transpose(1, 2)  # (n, frequencies, frames)
         rows = spectrum.shape[1] // _BANDS
         power = spectrum[:, : rows * _BANDS].unflatten(1, (_BANDS, rows))
-        return 10 * torch.where(power > 0, power, _LEAST_POWER).log10()
+        decibels = 10 * torch.where(power > 0, power, _LEAST_POWER).log10()
+        return decibels.to(self.conv1.weight.dtype)
 
     def _frames(self, samples: Tensor) -> Tensor:
         """Cut samples into windowed frames, shape (n, frames, fft size)."""
@@ -121,7 +122,7 @@ class ESResNeXt(nn.Module):
         count = 1 + max(0, math.ceil((samples.shape[-1] - length) / HOP_LENGTH))
         missing = (count - 1) * HOP_LENGTH + length - samples.shape[-1]
         samples = F.pad(samples, (missing // 2, missing - missing // 2))
-        frames = samples.unfold(-1, length, HOP_LENGTH) * self.window
+        frames = samples.unfold(-1, length, HOP_LENGTH) * self.window.float()
         margin = max(0, size - length)
         return F.pad(frames, (margin // 2, margin - margin // 2))
 
@@ -148,10 +149,13 @@ class FrequencyBSpline(nn.Module):
         return sum(F.linear(frames, part).square() for part in wavelets)  # pyright: ignore[reportReturnType]
 
     def wavelets(self, samples: int) -> tuple[Tensor, Tensor]:
-        """Return the real and imaginary parts of the wavelets, each (frequencies, samples)."""
-        line = torch.linspace(-1, 1, samples, dtype=self.m.dtype, device=self.m.device)
+        """Return the real and imaginary parts of the wavelets, each (frequencies, samples).
+
+        They are in float32 whatever the weights' dtype, in which the guards would vanish.
+        """
+        line = torch.linspace(-1, 1, samples, dtype=torch.float32, device=self.m.device)
         t = math.pi * line + _EPS
-        m, fb, fc = (each[:, None] for each in (self.m, self.fb, self.fc))
+        m, fb, fc = (each.float()[:, None] for each in (self.m, self.fb, self.fc))
         spline = torch.sinc(fb * t / (m + _EPS) / math.pi)
         # A negative value to the power of m is complex.
         size, angle = spline.abs().pow(m), m * math.pi * (spline < 0)
