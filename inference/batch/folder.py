@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from clip2clap.core.output_folder import check_unused
-from clip2clap.inference.batch.manifest import check_manifest
-from clip2clap.report.audio_page import AudioPage
 
 PAGE_FILE = "index.html"
 
@@ -16,6 +14,10 @@ def check_folder(folder: Path) -> None:
         UserError: If another run is writing to it, or it has a manifest or a page that another
             program wrote.
     """
+    # The command's help, which imports this module, does without imaging libraries.
+    from clip2clap.inference.batch.manifest import check_manifest
+    from clip2clap.report.audio_page import AudioPage
+
     check_unused(folder)
     check_manifest(folder)
     AudioPage(folder / PAGE_FILE, title="")

@@ -24,7 +24,6 @@ from clip2clap.cli.painter import Painter, load_painter, parse_targets
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import replacing
-from clip2clap.metrics.image_quality import require_brisque
 
 _FOLDER = "clip2clap-paint"
 
@@ -46,7 +45,7 @@ def paint(options: Paint) -> None:
     check_device(options.device, None)
     check_image(options.init_image, "init_image")
     if options.brisque:
-        require_brisque()
+        _require_brisque()
     sources = find_inputs(options.inputs) if options.inputs else [None]
     destination = choose_destination("image", options, len(sources), default=_FOLDER, sole=True)
     report = RunReport(options)
@@ -89,6 +88,13 @@ def paint(options: Paint) -> None:
     report.show(*extras.values())
     report.lap("paint")
     report.end()
+
+
+def _require_brisque() -> None:
+    """Import what scores images only where it is used: help does without."""
+    from clip2clap.metrics.image_quality import require_brisque
+
+    require_brisque()
 
 
 def _start(
