@@ -54,7 +54,11 @@ def add_name_tab(service: Service) -> None:
     if service.models.speech is not None:
         sources: Any = ["microphone", "upload"]
         label = "Or say in English what one of the images shows"
-        options.append(gr.Audio(sources=sources, type="filepath", label=label, render=False))
+        options.append(
+            gr.Audio(
+                sources=sources, type="filepath", label=label, buttons=["download"], render=False
+            )
+        )
     if _can_speak():
         options.append(gr.Checkbox(False, label="Speak the answer", render=False))
     with gr.Tab("Name it", id="name"):
@@ -161,7 +165,13 @@ def add_naming(
     with gr.Column():
         status = status_line()
         table = gr.HTML()
-        answer = gr.Audio(label="The answer", interactive=False, visible=False, autoplay=True)
+        answer = gr.Audio(
+            label="The answer",
+            interactive=False,
+            visible=False,
+            autoplay=True,
+            buttons=["download"],
+        )
         recipes = Recipes()
 
     def name(sent: Any, *chosen: Any) -> Generator[dict[Any, Any], None, None]:

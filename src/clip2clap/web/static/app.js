@@ -7,6 +7,7 @@
       const label = `${node.textContent.trim()} playback speed`;
       if (node.getAttribute("aria-label") !== label) node.setAttribute("aria-label", label);
     }
+    for (const node of document.querySelectorAll(".cm-scroller[tabindex='-1']")) node.setAttribute("tabindex", "0");
     for (const node of document.querySelectorAll("button input[type=file]")) node.setAttribute("tabindex", "-1");
   };
   const start = () => new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
