@@ -18,8 +18,9 @@ class Metrics:
     Examples:
         >>> metrics = Metrics()
         >>> metrics.observe("image_to_audio", 1.5, None)
-        >>> print(metrics.text().decode().split("clip2clap_runs_total")[-1].split()[-1])
-        1.0
+        >>> lines = metrics.text().decode().splitlines()
+        >>> [line.split()[-1] for line in lines if line.startswith("clip2clap_runs_total")]
+        ['1.0']
     """
 
     def __init__(self) -> None:
