@@ -71,7 +71,9 @@ class Recipes:
     def __init__(self) -> None:
         with gr.Accordion("The same on the command line and in Python", open=False):
             # The colors of a language contrast too little.
-            self._command = gr.Code(label="On the command line", language=None, interactive=False)
+            self._command = gr.Code(
+                label="On the command line", language=None, interactive=False, wrap_lines=True
+            )
             self._python = gr.Code(
                 label="In Python", language=None, interactive=False, wrap_lines=True
             )
