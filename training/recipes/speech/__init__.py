@@ -1,0 +1,1 @@
+"""Recipe of the demo speech encoder: synthesized speech distilled into the demo CLIP's space."""

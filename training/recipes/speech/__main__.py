@@ -1,0 +1,49 @@
+"""Command of the recipe: `python -m clip2clap.training.recipes.speech --data DATA`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clip2clap.core.allocator import keep_freed_memory
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    data: Annotated[Path, typer.Option(help="Data folder; docs/demo-models.md has its layout.")],
+    whisper: Annotated[
+        Path, typer.Option(help="Folder of Whisper tiny.en in the format of CTranslate2.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for speech, frames and checkpoints.")] = Path(
+        "runs/speech"
+    ),
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    evaluate_only: Annotated[bool, typer.Option(help="Measure the encoder in MODEL.")] = False,
+    model: Annotated[Path | None, typer.Option(help="Folder of the speech encoder.")] = None,
+    transcripts: Annotated[bool, typer.Option(help="Measure Whisper's transcripts too.")] = True,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Train the demo speech encoder, and measure it; a killed run resumes where it stopped."""
+    import torch
+
+    from clip2clap.core.presets import DEMO_FOLDER
+    from clip2clap.embeddings.encoders.speech import SpeechEncoder
+    from clip2clap.training.recipes.demo.data import DemoData
+    from clip2clap.training.recipes.speech.evaluate import SpeechEvaluation, whisper_transcriber
+    from clip2clap.training.recipes.speech.recipe import SpeechRecipe, package
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    target = model or DEMO_FOLDER / "speech"
+    source = DemoData(data)
+    if not evaluate_only:
+        package(SpeechRecipe(source, out, whisper / "model.bin", steps=steps), target)
+    transcribe = whisper_transcriber(whisper) if transcripts else None
+    encoder = SpeechEncoder.from_pretrained(str(target))
+    SpeechEvaluation(source, out / "evaluation", encoder, transcribe).run(typer.echo)
+
+
+if __name__ == "__main__":
+    app()

