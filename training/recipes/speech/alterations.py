@@ -37,7 +37,7 @@ def add_noise(waveform: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray
 def _noise(size: int, noises: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     kind = rng.random()
     if kind < 0.5 and noises:
-        recording = noises[rng.integers(len(noises))]
+        recording = noises[int(rng.integers(len(noises)))]
         start = rng.integers(recording.size)
         return np.take(recording, np.arange(start, start + size), mode="wrap")
     return colored_noise(size, rng.uniform(0, 1), rng)

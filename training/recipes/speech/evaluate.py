@@ -1,5 +1,6 @@
 """Evaluation of the demo speech encoder, by voices and phrases that training does not have."""
 
+import importlib
 import random
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -130,9 +131,8 @@ class SpeechEvaluation:
 
 def whisper_transcriber(folder: Path) -> Transcribe:
     """Return speech recognition by a Whisper of CTranslate2 (package faster-whisper)."""
-    from faster_whisper import WhisperModel
-
-    model = WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=2)
+    package: Any = importlib.import_module("faster_whisper")
+    model = package.WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=2)
 
     def transcribe(waveform: np.ndarray) -> str:
         segments, _ = model.transcribe(waveform, language="en", beam_size=1)

