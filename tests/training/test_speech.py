@@ -260,6 +260,10 @@ def test_noise_has_its_level_and_reverberation_keeps_the_power():
     noisy = add_noise(waveform, 10.0, random)
     ratio = np.mean(waveform**2) / np.mean((noisy - waveform) ** 2)
     assert 10 * np.log10(ratio) == pytest.approx(10.0, abs=0.01)
+    recording = np.arange(7, dtype=np.float32)
+    added = add_noise(waveform, 0.0, random, recording=recording) - waveform
+    assert np.mean(added**2) == pytest.approx(np.mean(waveform**2), rel=1e-3)
+    assert np.allclose(added[7:14], added[:7], atol=1e-5)
     wet = reverberate(waveform, RATE, 0.3, random)
     assert np.mean(wet**2) == pytest.approx(np.mean(waveform**2), rel=1e-4)
     assert np.abs(wet - waveform).max() > 0.01

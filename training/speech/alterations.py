@@ -55,14 +55,25 @@ def reverberate(
     return (wet * np.sqrt(power / own) if own > 0 else wet).astype(np.float32)
 
 
-def add_noise(waveform: np.ndarray, level_db: float, rng: np.random.Generator) -> np.ndarray:
+def add_noise(
+    waveform: np.ndarray,
+    level_db: float,
+    rng: np.random.Generator,
+    *,
+    recording: np.ndarray | None = None,
+) -> np.ndarray:
     """Add noise at a ratio of the waveform's power to the noise's, in dB.
 
-    Its power falls with frequency by a random exponent from 0 (white) to 2 (brown).
+    It is a random part of `recording`, if given. Otherwise its power falls with frequency by a
+    random exponent from 0 (white) to 2 (brown).
     """
-    spectrum = np.fft.rfft(rng.standard_normal(len(waveform)))
-    frequencies = np.maximum(np.arange(len(spectrum)), 1)
-    noise = np.fft.irfft(spectrum * frequencies ** (-rng.uniform(0, 2) / 2), len(waveform))
+    if recording is None:
+        spectrum = np.fft.rfft(rng.standard_normal(len(waveform)))
+        frequencies = np.maximum(np.arange(len(spectrum)), 1)
+        noise = np.fft.irfft(spectrum * frequencies ** (-rng.uniform(0, 2) / 2), len(waveform))
+    else:
+        start = rng.integers(len(recording))
+        noise = np.take(recording, np.arange(start, start + len(waveform)), mode="wrap")
     power = np.mean(noise**2)
     if power <= 0:
         return waveform

@@ -16,14 +16,14 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.training.recipes.demo.data import DemoData
 from clip2clap.training.recipes.demo.words import CLASSES
-from clip2clap.training.recipes.speech.alterations import add_noise, colored_noise
 from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
 from clip2clap.training.recipes.speech.recipe import name_embeds
 from clip2clap.training.recipes.speech.texts import EVALUATION_PHRASES, Sentence, phrase
 from clip2clap.training.recipes.speech.voices import EVALUATION_VOICES, RATE
+from clip2clap.training.speech.alterations import add_noise
 
 NAMES = 200
-NOISE_SNR = 10.0
+NOISE_DB = 10.0
 
 Transcribe = Callable[[np.ndarray], str]
 
@@ -108,10 +108,7 @@ class SpeechEvaluation:
         waveforms = list(bank)
         if noisy:
             rng = np.random.default_rng(3)
-            waveforms = [
-                add_noise(each, colored_noise(each.size, 0.5, rng), NOISE_SNR).astype(np.float32)
-                for each in waveforms
-            ]
+            waveforms = [add_noise(each, NOISE_DB, rng) for each in waveforms]
         meant = torch.tensor([list(candidates).index(each.meaning) for each in sentences])
         queries = {"speech": self.encoder.encode_audio([(each, RATE) for each in waveforms])}
         if self.transcribe is not None:
