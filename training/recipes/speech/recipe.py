@@ -34,7 +34,7 @@ from clip2clap.training.recipes.speech.texts import (
 )
 from clip2clap.training.recipes.speech.whisper import whisper_encoder
 
-SCHEDULE = Schedule(5_000, 2e-3, weight_decay=0.05, ema_decay=0.998)
+SCHEDULE = Schedule(3_500, 2e-3, weight_decay=0.05, ema_decay=0.998)
 LAYERS, POSITIONS, WINDOW_S = 3, 200, 4.0
 BATCH = 64
 # Scale of cosine similarities in the softmax over all meanings, of teacher and student alike.
