@@ -32,6 +32,8 @@ DEMO_FILES = (
     "audio_to_image/model_index.json",
     "image_to_audio/model_index.json",
     "clap/config.json",
+    "captioner/clip/config.json",
+    "speech/config.json",
     "kinds.json",
     "kinds.safetensors",
 )

@@ -161,9 +161,10 @@ def test_the_mask_of_training_hides_one_stretch_and_never_all():
 def test_the_loss_is_least_at_the_teachers_own_embedding():
     generator = torch.Generator().manual_seed(0)
     targets = unit_norm(torch.randn(20, 8, generator=generator))
-    meant = torch.arange(20)
-    assert distillation_loss(targets, targets, meant) == pytest.approx(0, abs=1e-5)
-    assert distillation_loss(targets.roll(1, 0), targets, meant) > 1
+    images = unit_norm(torch.randn(30, 8, generator=generator))
+    assert distillation_loss(targets, targets, [targets, images]) == pytest.approx(0, abs=1e-5)
+    alone = distillation_loss(targets.roll(1, 0), targets, [targets])
+    assert distillation_loss(targets.roll(1, 0), targets, [targets, images]) > alone > 1
 
 
 class Pretended(SpeechBank):
@@ -185,6 +186,7 @@ def test_the_recipe_trains_the_pooling_alone_and_packages_an_encoder(tmp_path, m
     sentences = [Sentence(name, name) for name in ("dog", "cat", "train")]
     recipe.bank = Pretended(tmp_path / "speech", draw_utterances(sentences, seed=0))
     recipe.captions, recipe.noises = ["train"], []
+    recipe.images = unit_norm(torch.randn(5, 512))
     recipe.clip = SimpleNamespace(
         encode_text=lambda texts: unit_norm(torch.randn(len(texts), 512)),
         space=lambda modality: read_space("demo", family="clip", modality=modality),

@@ -50,35 +50,37 @@ class SpeechEvaluation:
         return ClipEncoder.from_pretrained("demo")
 
     def run(self, report: Callable[[str], Any]) -> None:
-        """Report one line for each way that names are meant."""
+        """Report one line for each way that names are meant, and each way to encode them."""
         classes = list(CLASSES)
         phrases = [
             Sentence(phrase(template, name), name)
             for name in classes
             for template in EVALUATION_PHRASES
-            for _ in range(2)
         ]
         synonyms = [
             Sentence(text, name)
             for name, entry in CLASSES.items()
             for text in (*entry["names"][1:4], *entry["unseen"])
         ]
-        candidates = name_embeds(self.clip, classes)
-        self._report(report, "classes", phrases, classes, candidates, seed=11)
-        self._report(report, "classes, noise", phrases, classes, candidates, seed=11, noisy=True)
+        labels = name_embeds(self.clip, classes)
+        queries = self._encode(phrases, seed=11)
+        _report(report, "classes", queries, phrases, classes, labels)
         shuffled = random.Random(0).sample(classes, len(classes))
         control = [Sentence(each.text, shuffled[classes.index(each.meaning)]) for each in phrases]
-        self._report(report, "classes, shuffled", control, classes, candidates, seed=11)
-        self._report(report, "synonyms", synonyms, classes, candidates, seed=13)
+        _report(report, "classes, shuffled", queries, control, classes, labels)
+        queries = self._encode(phrases, seed=11, noisy=True)
+        _report(report, f"classes, noise at {NOISE_DB:g} dB", queries, phrases, classes, labels)
+        queries = self._encode(synonyms, seed=13)
+        _report(report, "synonyms", queries, synonyms, classes, labels)
         names, images = self._photographs()
         rng = random.Random(5)
         spoken = [
             Sentence(phrase(rng.choice(["{}", "{a}", *EVALUATION_PHRASES]), name), name)
             for name in names
-            for _ in range(2)
         ]
-        self._report(report, "names", spoken, names, name_embeds(self.clip, names), seed=12)
-        self._report(report, "images by name", spoken, names, images, seed=12)
+        queries = self._encode(spoken, seed=12)
+        _report(report, "names", queries, spoken, names, name_embeds(self.clip, names))
+        _report(report, "images by name", queries, spoken, names, images)
 
     def _photographs(self) -> tuple[list[str], Tensor]:
         """Return names with a full-size photograph each, those of the test split first."""
@@ -90,18 +92,10 @@ class SpeechEvaluation:
         embeds = self.clip.encode_image([image.load() for image in chosen])
         return [image.category for image in chosen], embeds
 
-    def _report(
-        self,
-        report: Callable[[str], Any],
-        name: str,
-        sentences: Sequence[Sentence],
-        candidates: Sequence[str],
-        embeds: Tensor,
-        *,
-        seed: int,
-        noisy: bool = False,
-    ) -> None:
-        """Report shares among the first one and ten, for speech, its transcript and its text."""
+    def _encode(
+        self, sentences: Sequence[Sentence], *, seed: int, noisy: bool = False
+    ) -> dict[str, Tensor]:
+        """Return embeddings of the sentences as speech, as its transcript, and as text."""
         utterances = draw_utterances(sentences, seed=seed, voices=EVALUATION_VOICES)
         bank = SpeechBank(self.folder / f"{len(sentences)}-{seed}", utterances)
         bank.synthesize()
@@ -109,21 +103,33 @@ class SpeechEvaluation:
         if noisy:
             rng = np.random.default_rng(3)
             waveforms = [add_noise(each, NOISE_DB, rng) for each in waveforms]
-        meant = torch.tensor([list(candidates).index(each.meaning) for each in sentences])
         queries = {"speech": self.encoder.encode_audio([(each, RATE) for each in waveforms])}
         if self.transcribe is not None:
             texts = [self.transcribe(waveform) or "silence" for waveform in waveforms]
             queries["transcript"] = self.clip.encode_text(texts)
         queries["text"] = self.clip.encode_text([each.text for each in sentences])
-        for kind, query in queries.items():
-            ranks = (query @ embeds.T).argsort(dim=1, descending=True)
-            places = (ranks == meant.unsqueeze(1)).int().argmax(dim=1)
-            hits = int((places == 0).sum())
-            low, high = binomtest(hits, len(meant)).proportion_ci(method="wilson")
-            report(
-                f"{name}, {kind}: {hits / len(meant):.1%} of {len(meant)} ({low:.0%} to {high:.0%})"
-                f", among ten {(places < 10).float().mean():.1%}"
-            )
+        return queries
+
+
+def _report(
+    report: Callable[[str], Any],
+    name: str,
+    queries: dict[str, Tensor],
+    sentences: Sequence[Sentence],
+    candidates: Sequence[str],
+    embeds: Tensor,
+) -> None:
+    """Report how often what is meant is the nearest candidate, and among the nearest ten."""
+    meant = torch.tensor([list(candidates).index(each.meaning) for each in sentences])
+    for kind, query in queries.items():
+        ranks = (query @ embeds.T).argsort(dim=1, descending=True)
+        places = (ranks == meant.unsqueeze(1)).int().argmax(dim=1)
+        hits = int((places == 0).sum())
+        low, high = binomtest(hits, len(meant)).proportion_ci(method="wilson")
+        report(
+            f"{name}, {kind}: {hits / len(meant):.1%} of {len(meant)} ({low:.0%} to {high:.0%}), "
+            f"among ten {(places < 10).float().mean():.1%}"
+        )
 
 
 def whisper_transcriber(folder: Path) -> Transcribe:

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,8 +37,10 @@ from clip2clap.training.recipes.speech.whisper import whisper_encoder
 SCHEDULE = Schedule(3_500, 2e-3, weight_decay=0.05, ema_decay=0.998)
 LAYERS, POSITIONS, WINDOW_S = 3, 200, 4.0
 BATCH = 64
-# Scale of cosine similarities in the softmax over all meanings, of teacher and student alike.
-LOGIT_SCALE = 30.0
+# Scale of cosine similarities in the softmax over meanings and images, of teacher and student.
+LOGIT_SCALE = 60.0
+# Training images of each category that speech is compared with.
+IMAGES = 5
 # Utterances of each of ImageNet's names, each synonym of a demo class, and each frequent word.
 PER_NAME, PER_SYNONYM, PER_WORD = 12, 30, 2
 WORDS, CAPTIONS = 5_000, 4_000
@@ -126,6 +128,15 @@ class SpeechRecipe:
         return numbers, torch.cat(embeds)
 
     @cached_property
+    def images(self) -> Tensor:
+        """CLIP embeddings of some training images of each category, unit norm."""
+        found: dict[str, list[Any]] = {}
+        for image in self.data.images:
+            if image.split == "train" and len(found.setdefault(image.category, [])) < IMAGES:
+                found[image.category].append(image)
+        return self.clip.encode_image([each.load() for own in found.values() for each in own])
+
+    @cached_property
     def noises(self) -> list[np.ndarray]:
         """Recordings that noise is drawn from, none of the test split."""
         found = [audio for audio in self.data.audio if audio.split == "train"][::6]
@@ -169,7 +180,7 @@ class SpeechRecipe:
             rows = torch.randint(len(frames), (BATCH,), generator=generator)
             mask = training_mask(lengths[rows], generator)
             embeds = pooled(model, frames[rows].float(), mask)
-            return distillation_loss(embeds, targets, meant[rows])
+            return distillation_loss(embeds, targets[meant[rows]], (targets, self.images))
 
         space = self.clip.space("text").in_modality("audio").to_dict()
         build: Callable[[], nn.Module] = partial(build_model, self.backbone, space)
@@ -221,22 +232,24 @@ def training_mask(lengths: Tensor, generator: torch.Generator) -> Tensor:
     return (places < lengths.unsqueeze(1)) & ~hidden
 
 
-def distillation_loss(embeds: Tensor, targets: Tensor, meant: Tensor) -> Tensor:
-    """Compare speech with all meanings as the text encoder compares them, and with its own.
+def distillation_loss(embeds: Tensor, targets: Tensor, banks: Sequence[Tensor]) -> Tensor:
+    """Compare speech with all meanings, and with images, as the text encoder compares them.
 
     Args:
         embeds: Speech embeddings, shape (n, d), unit norm.
-        targets: Text embeddings of all meanings, shape (m, d), unit norm.
-        meant: Number of what is meant, shape (n,).
+        targets: Text embeddings of what is meant, shape (n, d), unit norm.
+        banks: Embeddings that both are compared with, shapes (m, d), unit norm.
 
     Returns:
-        The divergence of the softmax over meanings from the teacher's, in which synonyms share,
+        The divergences of the softmax over each bank from the teacher's, in which synonyms share,
         plus the cosine distance.
     """
-    teacher = (targets[meant] @ targets.T * LOGIT_SCALE).softmax(dim=-1)
-    student = F.log_softmax(embeds @ targets.T * LOGIT_SCALE, dim=-1)
-    divergence = F.kl_div(student, teacher, reduction="batchmean")
-    return divergence + (1 - (embeds * targets[meant]).sum(dim=-1)).mean()
+    loss = (1 - (embeds * targets).sum(dim=-1)).mean()
+    for bank in banks:
+        teacher = (targets @ bank.T * LOGIT_SCALE).softmax(dim=-1)
+        student = F.log_softmax(embeds @ bank.T * LOGIT_SCALE, dim=-1)
+        loss = loss + F.kl_div(student, teacher, reduction="batchmean")
+    return loss
 
 
 def package(recipe: SpeechRecipe, target: Path) -> None:
