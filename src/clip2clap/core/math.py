@@ -20,3 +20,28 @@ def unit_norm(embeds: Tensor) -> Tensor:
                 [0.0000, 0.0000]])
     """
     return F.normalize(embeds.float(), dim=-1)
+
+
+def recall(embeds: Tensor, known: Tensor, *, beta: float, mix: float) -> Tensor:
+    """Pull embeddings towards the stored ones that they are most similar to.
+
+    The update of a modern Hopfield network (Ramsauer et al. 2020, https://arxiv.org/abs/2008.02217):
+    `normalize((1 - mix) * x + mix * normalize(softmax(beta * x @ known.T) @ known))`.
+
+    Args:
+        embeds: Embeddings, shape (n, d).
+        known: Stored embeddings, shape (count, d), unit norm.
+        beta: Inverse temperature of the softmax.
+        mix: Weight of the retrieved embedding, from 0 (input unchanged) to 1 (input replaced).
+
+    Returns:
+        Embeddings, shape (n, d), float32, unit norm.
+
+    Examples:
+        >>> import torch
+        >>> recall(torch.tensor([[0.9, 0.1]]), torch.eye(2), beta=20.0, mix=1.0).round()
+        tensor([[1., 0.]])
+    """
+    vectors, known = unit_norm(embeds), known.float()
+    attention = (beta * vectors @ known.T).softmax(dim=-1)  # (n, count)
+    return unit_norm((1 - mix) * vectors + mix * unit_norm(attention @ known))

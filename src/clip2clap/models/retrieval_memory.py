@@ -8,7 +8,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from clip2clap.core.errors import UserError, expect, is_integer
-from clip2clap.core.math import unit_norm
+from clip2clap.core.math import recall, unit_norm
 
 # Config keys of earlier versions.
 _RENAMED = {"sharpness": "beta", "share": "mix"}
@@ -18,8 +18,8 @@ class RetrievalMemory(ModelMixin, ConfigMixin):
     """Retrieval memory: pull a condition towards the training embeddings it is most similar to.
 
     A generator trained on little data follows embeddings close to its training data and ignores
-    outliers. The update is that of a modern Hopfield network (Ramsauer et al. 2020, arXiv
-    2008.02217): `normalize((1 - mix) * x + mix * normalize(softmax(beta * x @ known.T) @ known))`.
+    outliers. The update is `core.math.recall`, that of a modern Hopfield network (Ramsauer
+    et al. 2020, arXiv 2008.02217).
 
     Args:
         dim: Embedding dimension.
@@ -70,11 +70,9 @@ class RetrievalMemory(ModelMixin, ConfigMixin):
 
     def forward(self, embeds: Tensor) -> Tensor:
         """Pull embeddings (n, d) towards the stored ones; float32, unit norm, same device."""
-        mix = self.config["mix"]
-        known, vectors = self.known.float(), unit_norm(embeds.to(self.known.device))
-        attention = (self.config["beta"] * vectors @ known.T).softmax(dim=-1)  # (n, count)
-        mixed = (1 - mix) * vectors + mix * unit_norm(attention @ known)
-        return unit_norm(mixed).to(embeds.device)
+        beta, mix = self.config["beta"], self.config["mix"]
+        pulled = recall(embeds.to(self.known.device), self.known, beta=beta, mix=mix)
+        return pulled.to(embeds.device)
 
 
 EmbeddingMemory = RetrievalMemory

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.math import recall
 
 _AST = "audio-spectrogram-transformer"
 BACKBONES = (_AST, "wav2vec2", "hubert", "whisper", "moonshine")
@@ -32,6 +33,8 @@ class SpeechConfig(PreTrainedConfig):
         projection_dim: Dimension of the embeddings.
         window_s: Length of a window in s, which shorter audio is padded to.
         sampling_rate: Sampling rate of the audio, in Hz.
+        memory: `count` of texts' embeddings that embeddings are pulled towards, `beta` and `mix`
+            as in `clip2clap.core.math.recall`; none if None.
         space: `EmbeddingSpace` of the embeddings as plain values: a CLIP's, of modality `"audio"`.
     """
 
@@ -46,6 +49,7 @@ class SpeechConfig(PreTrainedConfig):
         projection_dim: int = 512,
         window_s: float = 4.0,
         sampling_rate: int = 16_000,
+        memory: dict[str, Any] | None = None,
         space: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -58,6 +62,7 @@ class SpeechConfig(PreTrainedConfig):
         self.projection_dim = projection_dim
         self.window_s = window_s
         self.sampling_rate = sampling_rate
+        self.memory = memory
         self.space = space
         super().__init__(**kwargs)
 
@@ -150,6 +155,8 @@ class SpeechModel(PreTrainedModel):
             if config.pooling == "attention"
             else MeanPooling(width, dim)
         )
+        if config.memory is not None:
+            self.memory = nn.Parameter(torch.zeros(config.memory["count"], dim))
         self.post_init()
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> BaseModelOutputWithPooling:
@@ -161,9 +168,10 @@ class SpeechModel(PreTrainedModel):
         """
         frames = self.backbone(inputs, **self._attention_mask(inputs, lengths)).last_hidden_state
         embeds = self.pooling(frames, self._frame_mask(frames, lengths))
-        return BaseModelOutputWithPooling(
-            last_hidden_state=frames, pooler_output=F.normalize(embeds, dim=-1)
-        )
+        embeds, memory = F.normalize(embeds, dim=-1), self.config.memory
+        if memory is not None:
+            embeds = recall(embeds, self.memory, beta=memory["beta"], mix=memory["mix"])
+        return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=embeds)
 
     def _attention_mask(self, inputs: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Return the mask of the samples that hold audio, for backbones trained with one."""

@@ -187,6 +187,7 @@ def test_the_recipe_trains_the_pooling_alone_and_packages_an_encoder(tmp_path, m
     recipe.bank = Pretended(tmp_path / "speech", draw_utterances(sentences, seed=0))
     recipe.captions, recipe.noises = ["train"], []
     recipe.images = unit_norm(torch.randn(5, 512))
+    recipe.names = ["dog", "cat"]
     recipe.clip = SimpleNamespace(
         encode_text=lambda texts: unit_norm(torch.randn(len(texts), 512)),
         space=lambda modality: read_space("demo", family="clip", modality=modality),
@@ -198,3 +199,4 @@ def test_the_recipe_trains_the_pooling_alone_and_packages_an_encoder(tmp_path, m
     weight = kept.model.backbone.layers[0].fc1.weight
     torch.testing.assert_close(weight, backbone()["layers.0.fc1.weight"], rtol=2**-4, atol=2**-9)
     assert recipe.frames[0].shape == (3, 200, 384)
+    assert kept.model.memory.shape == (2, 512)

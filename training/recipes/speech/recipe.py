@@ -23,6 +23,7 @@ from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.models.speech import SpeechConfig, SpeechModel
 from clip2clap.training.recipes.demo.data import DemoData, read_audio
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
+from clip2clap.training.recipes.demo.words import CLASSES
 from clip2clap.training.recipes.speech.alterations import altered
 from clip2clap.training.recipes.speech.bank import PART, SpeechBank, draw_utterances
 from clip2clap.training.recipes.speech.texts import (
@@ -38,7 +39,11 @@ SCHEDULE = Schedule(3_500, 2e-3, weight_decay=0.05, ema_decay=0.998)
 LAYERS, POSITIONS, WINDOW_S = 3, 200, 4.0
 BATCH = 64
 # Scale of cosine similarities in the softmax over meanings and images, of teacher and student.
-LOGIT_SCALE = 60.0
+LOGIT_SCALE = 30.0
+# Memory of the names, whose embeddings are nearer to those of images than what is heard.
+MEMORY = {"beta": 30.0, "mix": 0.8}
+# Weight of the cosine distance beside the divergences.
+COSINE_WEIGHT = 10.0
 # Training images of each category that speech is compared with.
 IMAGES = 5
 # Utterances of each of ImageNet's names, each synonym of a demo class, and each frequent word.
@@ -93,6 +98,12 @@ class SpeechRecipe:
     def clip(self) -> ClipEncoder:
         """Demo CLIP, whose text encoder is the teacher."""
         return ClipEncoder.from_pretrained("demo")
+
+    @cached_property
+    def names(self) -> list[str]:
+        """ImageNet's names and those of the demo classes."""
+        of_classes = (name for entry in CLASSES.values() for name in entry["names"])
+        return list(dict.fromkeys([*self.data.imagenet_names, *of_classes]))
 
     @cached_property
     def captions(self) -> list[str]:
@@ -244,7 +255,7 @@ def distillation_loss(embeds: Tensor, targets: Tensor, banks: Sequence[Tensor]) 
         The divergences of the softmax over each bank from the teacher's, in which synonyms share,
         plus the cosine distance.
     """
-    loss = (1 - (embeds * targets).sum(dim=-1)).mean()
+    loss = COSINE_WEIGHT * (1 - (embeds * targets).sum(dim=-1)).mean()
     for bank in banks:
         teacher = (targets @ bank.T * LOGIT_SCALE).softmax(dim=-1)
         student = F.log_softmax(embeds @ bank.T * LOGIT_SCALE, dim=-1)
@@ -255,7 +266,10 @@ def distillation_loss(embeds: Tensor, targets: Tensor, banks: Sequence[Tensor]) 
 def package(recipe: SpeechRecipe, target: Path) -> None:
     """Write the speech encoder, matrices in 8 bits (e4m3) and all else in half precision."""
     facts = {"recipe": {"method": __name__.rpartition(".")[0], "steps": recipe.schedule.steps}}
-    SpeechEncoder.of(recipe.model, feature_extractor()).save_pretrained(target, facts=facts)
+    model, known = recipe.model, name_embeds(recipe.clip, recipe.names)
+    model.config.memory = {"count": len(known), **MEMORY}
+    model.memory = nn.Parameter(known)
+    SpeechEncoder.of(model, feature_extractor()).save_pretrained(target, facts=facts)
     path = target / "model.safetensors"
     small = {
         name: value.to(torch.float8_e4m3fn if value.dim() > 1 else torch.float16)
