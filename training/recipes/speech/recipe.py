@@ -41,7 +41,7 @@ BATCH = 64
 # Scale of cosine similarities in the softmax over meanings and images, of teacher and student.
 LOGIT_SCALE = 30.0
 # Memory of the names, whose embeddings are nearer to those of images than what is heard.
-MEMORY = {"beta": 30.0, "mix": 0.8}
+MEMORY = {"beta": 60.0, "mix": 0.5}
 # Weight of the cosine distance beside the divergences.
 COSINE_WEIGHT = 10.0
 # Training images of each category that speech is compared with.
