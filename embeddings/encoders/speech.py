@@ -20,6 +20,7 @@ class SpeechEncoder(Encoder):
     CLIP's embeddings are refused.
 
     Examples:
+        >>> from clip2clap import ClipEncoder, SpeechEncoder
         >>> speech = SpeechEncoder.from_pretrained("demo")
         >>> speech_embeds = speech.encode_audio(["say.wav"])
         >>> clip = ClipEncoder.from_pretrained("demo")

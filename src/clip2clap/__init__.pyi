@@ -1,6 +1,7 @@
 from .core.allocator import keep_freed_memory
 from .core.errors import InterruptedCallError, UserError
 from .embeddings import ClapEncoder, ClipEncoder, EmbeddingSpace, EmbeddingTable, extract
+from .embeddings.encoders.speech import SpeechEncoder
 from .evaluation import evaluate
 from .inference import AudioToImagePipeline, ImageToAudioPipeline
 from .media import AudioFileOptions, load_audio, read_tags, write_audio
@@ -30,6 +31,7 @@ __all__ = [
     "MLPTranslator",
     "PriorTranslator",
     "ResidualTranslator",
+    "SpeechEncoder",
     "TrainingConfig",
     "Translator",
     "UserError",

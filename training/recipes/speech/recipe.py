@@ -35,15 +35,13 @@ from clip2clap.training.recipes.speech.texts import (
 )
 from clip2clap.training.recipes.speech.whisper import whisper_encoder
 
-SCHEDULE = Schedule(3_500, 2e-3, weight_decay=0.05, ema_decay=0.998)
+SCHEDULE = Schedule(5_000, 2e-3, weight_decay=0.05, ema_decay=0.998)
 LAYERS, POSITIONS, WINDOW_S = 3, 200, 4.0
 BATCH = 64
 # Scale of cosine similarities in the softmax over meanings and images, of teacher and student.
-LOGIT_SCALE = 30.0
+LOGIT_SCALE = 60.0
 # Memory of the names, whose embeddings are nearer to those of images than what is heard.
 MEMORY = {"beta": 60.0, "mix": 0.5}
-# Weight of the cosine distance beside the divergences.
-COSINE_WEIGHT = 10.0
 # Training images of each category that speech is compared with.
 IMAGES = 5
 # Utterances of each of ImageNet's names, each synonym of a demo class, and each frequent word.
@@ -255,7 +253,7 @@ def distillation_loss(embeds: Tensor, targets: Tensor, banks: Sequence[Tensor]) 
         The divergences of the softmax over each bank from the teacher's, in which synonyms share,
         plus the cosine distance.
     """
-    loss = COSINE_WEIGHT * (1 - (embeds * targets).sum(dim=-1)).mean()
+    loss = (1 - (embeds * targets).sum(dim=-1)).mean()
     for bank in banks:
         teacher = (targets @ bank.T * LOGIT_SCALE).softmax(dim=-1)
         student = F.log_softmax(embeds @ bank.T * LOGIT_SCALE, dim=-1)
