@@ -42,7 +42,8 @@ def fit(options: Fit) -> None:
 
     from clip2clap.training.config import TrainingConfig
 
-    config = TrainingConfig(seed=options.seed, architecture=options.architecture or "mlp")
+    architecture: Any = options.architecture or "mlp"
+    config = TrainingConfig(seed=options.seed, architecture=architecture)
     report = RunReport(options)
     rows = open_rows(published, [options.dataset], options, plan.wanted)
     table = output.with_name(f"{output.name}-table")
