@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from clip2clap.training.config import upgrade_settings
 
@@ -39,7 +39,7 @@ class TrainingProgress:
 
 
 class EpochReport:
-    """Part of a report about its epochs, for dataclasses with `history` and `best_epoch`."""
+    """Report of a run of epochs, for dataclasses with `history` and `best_epoch`."""
 
     history: list[EpochRecord]
     best_epoch: int | None
@@ -48,6 +48,24 @@ class EpochReport:
     def best(self) -> EpochRecord | None:
         """Metrics of the best epoch."""
         return None if self.best_epoch is None else self.history[self.best_epoch - 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        own: Any = self
+        return asdict(own)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a report from its JSON file."""
+        values = cls._upgraded(json.loads(path.read_text(encoding="utf-8")))
+        values["history"] = [EpochRecord(**record) for record in values["history"]]
+        made: Any = cls
+        return made(**values)
+
+    @classmethod
+    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of a file in today's form."""
+        return values
 
 
 @dataclass(frozen=True)
@@ -104,17 +122,9 @@ class TrainingReport(EpochReport):
         """Number of finished epochs."""
         return len(self.history)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, for JSON."""
-        return asdict(self)
-
     @classmethod
-    def read(cls, path: Path) -> "TrainingReport":
-        """Read a report from its JSON file."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["settings"] = upgrade_settings(values["settings"])
-        values["history"] = [EpochRecord(**record) for record in values["history"]]
-        return cls(**values)
+    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "settings": upgrade_settings(values["settings"])}
 
 
 @dataclass(frozen=True)

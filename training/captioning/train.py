@@ -1,7 +1,6 @@
 """Training of one captioner, from a table to a folder."""
 
 import hashlib
-import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,17 +50,6 @@ class CaptionerReport(EpochReport):
     resumed_after: int | None
     seconds: float
     examples: list[dict[str, str]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, path: Path) -> "CaptionerReport":
-        """Read a report from its JSON file."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        history = [EpochRecord(**record) for record in values["history"]]
-        return cls(**{**values, "history": history})
 
 
 def train_captioner(

@@ -1,6 +1,5 @@
 """Training of one speech encoder, from spoken captions to a folder."""
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -66,17 +65,6 @@ class SpeechReport(EpochReport):
     metrics: dict[str, dict[str, float]]
     shuffled: dict[str, dict[str, float]]
     unreadable: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, path: Path) -> "SpeechReport":
-        """Read a report from its JSON file."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        history = [EpochRecord(**record) for record in values["history"]]
-        return cls(**{**values, "history": history})
 
 
 def train_speech_encoder(
