@@ -1,9 +1,13 @@
 """Strict check of a checkpoint's weights against its model."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from clip2clap.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Constant buffers that older versions of transformers saved with the weights.
 _CONSTANT_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
@@ -32,6 +36,33 @@ def check_weights(
         raise CheckpointError(
             f"{what}: the weights do not fit the config: {'; '.join(faults)}. {remedy}"
         )
+
+
+def check_shapes(
+    what: str,
+    found: "Mapping[str, Tensor]",
+    expected: Mapping[str, Sequence[int]],
+    *,
+    mismatched: Iterable[str] = (),
+    **options: Any,
+) -> None:
+    """Raise a `CheckpointError` unless weights have exactly the expected names and shapes.
+
+    Further faults are named beside those of other shapes as `mismatched`; `options` are those of
+    `check_weights`.
+    """
+    others = [
+        f"{name} {tuple(found[name].shape)} where {tuple(shape)} is expected"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name].shape) != tuple(shape)
+    ]
+    check_weights(
+        what,
+        missing=expected.keys() - found.keys(),
+        unexpected=found.keys() - expected.keys(),
+        mismatched=[*others, *mismatched],
+        **options,
+    )
 
 
 def _listing(keys: Collection[str], limit: int = 4) -> str:

@@ -11,7 +11,7 @@ from clip2clap.core.hub import fetch
 from clip2clap.core.presets import DEMO_FOLDER, is_hub_id
 from clip2clap.embeddings.checkpoint import read_json
 from clip2clap.embeddings.space import EmbeddingSpace
-from clip2clap.embeddings.weights import check_weights
+from clip2clap.embeddings.weights import check_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,16 +183,11 @@ def load_weights(
         found = {renamed.get(key, key): weight for key, weight in load_file(path).items()}
     except SafetensorError as error:
         raise CheckpointError(f"{path} can't be read: {one_line(error)}. {REMEDY}") from error
-    check_weights(
+    check_shapes(
         str(path),
-        missing=expected.keys() - found.keys(),
-        unexpected=found.keys() - expected.keys(),
+        found,
+        expected,
         mismatched=[
-            f"{key} {tuple(found[key].shape)} where {shape} is expected"
-            for key, shape in expected.items()
-            if key in found and tuple(found[key].shape) != shape
-        ]
-        + [
             f"{key} of {weight.dtype} where floating point is expected"
             for key, weight in found.items()
             if not weight.is_floating_point()

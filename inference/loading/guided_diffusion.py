@@ -12,7 +12,7 @@ from torch import Tensor
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, one_line
 from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
-from clip2clap.embeddings.weights import check_weights
+from clip2clap.embeddings.weights import check_shapes
 
 # Channels of an attention head, and groups of a normalization, in all published checkpoints.
 _HEAD_CHANNELS, _GROUPS = 64, 32
@@ -59,17 +59,8 @@ def load_guided_diffusion(path: str | os.PathLike[str]) -> Any:
     with quiet():
         model = UNet2DModel(**config)
     converted = dict(_convert(weights, config))
-    expected = model.state_dict()
-    check_weights(
-        str(path),
-        missing=expected.keys() - converted.keys(),
-        unexpected=converted.keys() - expected.keys(),
-        mismatched=[
-            f"{name} {tuple(converted[name].shape)} where {tuple(value.shape)} is expected"
-            for name, value in expected.items()
-            if name in converted and converted[name].shape != value.shape
-        ],
-    )
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    check_shapes(str(path), converted, expected)
     model.load_state_dict(converted)
     return model.eval()
 

@@ -13,7 +13,7 @@ from clip2clap.core.files import as_path
 from clip2clap.core.hub import fetch
 from clip2clap.core.presets import is_hub_id, resolve
 from clip2clap.embeddings.checkpoint import read_json
-from clip2clap.embeddings.weights import check_weights
+from clip2clap.embeddings.weights import check_shapes
 
 _HINT = (
     "Give a folder written by `clip2clap train-captioner`, a hub id (owner/name), 'demo' or "
@@ -80,15 +80,5 @@ def read_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
         found = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} can't be read: {one_line(error)}. {_REMEDY}") from error
-    check_weights(
-        str(path),
-        missing=shapes.keys() - found.keys(),
-        unexpected=found.keys() - shapes.keys(),
-        mismatched=[
-            f"{name} {tuple(found[name].shape)} where {shape} is expected"
-            for name, shape in shapes.items()
-            if name in found and tuple(found[name].shape) != shape
-        ],
-        remedy=_REMEDY,
-    )
+    check_shapes(str(path), found, shapes, remedy=_REMEDY)
     return found
