@@ -20,15 +20,10 @@ if TYPE_CHECKING:
     from clip2clap.inference.painting.paint import Target
 
 
-@dataclass
-class TargetEncoder:
-    """Encoder of targets; CLAP, translator and speech encoder are None without such targets."""
+class _TargetEncoder:
+    """Encoder of targets into the space that its subclass encodes into."""
 
-    clip: "ClipEncoder"
-    clap: Any = None
-    translator: Any = None
-    speech: Any = None
-    allow_private: bool = False
+    allow_private: bool
 
     def load_image(self, source: str) -> Any:
         """Load an image from a file or URL."""
@@ -50,10 +45,9 @@ class TargetEncoder:
 
         found = []
         for text, weight in weighted.get("text", ()):
-            found.append(Target(self.clip.encode_text([text])[0], weight, text))
+            found.append(Target(self._encode_text(text), weight, text))
         for path, weight in weighted.get("image", ()):
-            embed = self.clip.encode_image([self.load_image(path)])[0]
-            found.append(Target(embed, weight, path))
+            found.append(Target(self._encode_image(self.load_image(path)), weight, path))
         encoders = {"audio": self._encode_audio, "speech": self._encode_speech}
         for kind, encode in encoders.items():
             for source, weight in weighted.get(kind, ()):
@@ -62,6 +56,38 @@ class TargetEncoder:
                     waveform, rate, encode, name=source, weight=weight, parts=parts
                 )
         return found
+
+    def _encode_text(self, text: str) -> "Tensor":
+        raise NotImplementedError
+
+    def _encode_image(self, image: Any) -> "Tensor":
+        raise NotImplementedError
+
+    def _encode_audio(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
+        raise NotImplementedError
+
+    def _encode_speech(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
+        raise NotImplementedError
+
+
+@dataclass
+class TargetEncoder(_TargetEncoder):
+    """Encoder of targets into a CLIP's space.
+
+    CLAP, translator and speech encoder are None without such targets.
+    """
+
+    clip: "ClipEncoder"
+    clap: Any = None
+    translator: Any = None
+    speech: Any = None
+    allow_private: bool = False
+
+    def _encode_text(self, text: str) -> "Tensor":
+        return self.clip.encode_text([text])[0]
+
+    def _encode_image(self, image: Any) -> "Tensor":
+        return self.clip.encode_image([image])[0]
 
     def _encode_speech(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
         return self.speech.encode_audio(audio)
@@ -72,7 +98,7 @@ class TargetEncoder:
 
 
 @dataclass
-class AudioTargetEncoder:
+class AudioTargetEncoder(_TargetEncoder):
     """Encoder of targets into a CLAP's space; images are translated by an image-to-audio pipeline.
 
     The CLAP is that of the pipeline's generator.
@@ -82,26 +108,14 @@ class AudioTargetEncoder:
     pipeline: Any
     allow_private: bool = False
 
-    def targets(
-        self, weighted: Mapping[str, Sequence[tuple[str, float]]], parts: int
-    ) -> "list[Target]":
-        """Return targets as `TargetEncoder.targets` does; its errors are those of it."""
-        from clip2clap.inference.painting.paint import Target
-        from clip2clap.inference.painting.targets import audio_targets
+    def _encode_text(self, text: str) -> "Tensor":
+        return self.pipeline.encode_text([text])[0]
 
-        found = []
-        for text, weight in weighted.get("text", ()):
-            found.append(Target(self.pipeline.encode_text([text])[0], weight, text))
-        for path, weight in weighted.get("image", ()):
-            image = load_named_image(path, allow_private=self.allow_private)
-            embed = self.pipeline.translate(self.pipeline.encode_image([image]))[0]
-            found.append(Target(embed, weight, path))
-        for source, weight in weighted.get("audio", ()):
-            waveform, rate = load_audible(source)
-            found += audio_targets(
-                waveform, rate, self.clap.encode_audio, name=source, weight=weight, parts=parts
-            )
-        return found
+    def _encode_image(self, image: Any) -> "Tensor":
+        return self.pipeline.translate(self.pipeline.encode_image([image]))[0]
+
+    def _encode_audio(self, audio: "Sequence[tuple[np.ndarray, int]]") -> "Tensor":
+        return self.clap.encode_audio(audio)
 
 
 @dataclass
