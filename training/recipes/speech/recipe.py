@@ -75,7 +75,6 @@ class SpeechRecipe:
         folder: Folder of speech, frames and checkpoints.
         whisper: `model.bin` of Whisper tiny.en in the format of CTranslate2.
         steps: Training steps, where they differ from `SCHEDULE`'s.
-        share: Share of the utterances, for a trial.
     """
 
     def __init__(
@@ -85,12 +84,10 @@ class SpeechRecipe:
         whisper: Path,
         *,
         steps: int | None = None,
-        share: float = 1.0,
     ):
         self.data, self.folder = data, folder
         self.backbone = whisper_encoder(whisper, layers=LAYERS, positions=POSITIONS)
         self.schedule = SCHEDULE if steps is None else replace(SCHEDULE, steps=steps)
-        self.share = share
 
     @cached_property
     def clip(self) -> ClipEncoder:
@@ -119,10 +116,7 @@ class SpeechRecipe:
             *(Sentence(caption, caption) for caption in self.captions),
         ]
         random.Random(1).shuffle(sentences)
-        bank = SpeechBank(
-            self.folder / "speech",
-            draw_utterances(sentences[: round(self.share * len(sentences))], seed=2),
-        )
+        bank = SpeechBank(self.folder / "speech", draw_utterances(sentences, seed=2))
         bank.synthesize()
         return bank
 
