@@ -11,7 +11,7 @@ from gradio.data_classes import FileData
 from clip2clap.core.errors import UserError
 from clip2clap.web import forms
 from clip2clap.web.image_input import ImageInput, audio_order
-from clip2clap.web.layout import Recipes, add_api, add_run, result_frame, status_line
+from clip2clap.web.layout import PageTab, Recipes, add_api, add_run, result_frame, status_line
 from clip2clap.web.making import AudioOrder, make_audio, trim
 from clip2clap.web.models import Service
 from clip2clap.web.recipes import audio_recipes
@@ -20,7 +20,7 @@ from clip2clap.web.runs import Run
 _OPTIONS = ("generator", "clip", "translator")
 
 
-class ImageTab:
+class ImageTab(PageTab):
     """Tab that generates audio from an image."""
 
     def __init__(self, service: Service):
@@ -75,27 +75,17 @@ class ImageTab:
             api_visibility="private",
         )
 
-    def restore(self, kept: Any) -> dict[Any, Any]:
-        """Return what a page that is loaded again shows of the last result, if it is kept."""
-        token = kept.get("token") if isinstance(kept, Mapping) else None
-        try:
-            folder = self._service.folders.file(f"{token}/index.html").parent
-        except UserError:
-            return gr.skip()
-        return self._shown(folder, str(kept.get("command")), str(kept.get("python")))
-
     @property
     def restored(self) -> list[Any]:
         """Components that `restore` sets."""
         return [self.page, self.file, *self.recipes.blocks]
 
-    def _shown(self, folder: Path, command: str, python: str) -> dict[Any, Any]:
+    def _shown(self, folder: Path) -> dict[Any, Any]:
         files = sorted(each.name for each in folder.glob("*.wav"))
         paths = [(name, f"{folder.name}/{name}") for name in files]
         return {
             self.page: result_frame(folder.name, "Generated audio"),
             self.file: gr.Dropdown(paths, value=paths[0][1] if paths else None),
-            **self.recipes.shown(command, python),
         }
 
     def _generate(self, values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
@@ -109,7 +99,7 @@ class ImageTab:
         )
         command, python = audio_recipes(order, self._service.models.options(*_OPTIONS))
         kept = {"token": folder.name, "command": command, "python": python}
-        shown = self._shown(folder, command, python)
+        shown = self.show(folder, command, python)
         yield {**shown, self.status: _summary(entry), self.kept: kept}
 
     def _trim(self, file: Any, start: Any, end: Any) -> str:

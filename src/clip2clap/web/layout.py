@@ -1,12 +1,14 @@
 """Parts of pages that several tabs have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from clip2clap.core.errors import UserError
 from clip2clap.web.models import Service
 
 RUNS = "runs"
@@ -83,6 +85,30 @@ class Recipes:
     def shown(self, command: str, python: str) -> dict[Any, Any]:
         """Return the values of the components."""
         return {self._command: command, self._python: python}
+
+
+class PageTab:
+    """Tab whose result is a page in a folder of the session, kept in the browser by its token."""
+
+    _service: Service
+    recipes: Recipes
+
+    def restore(self, kept: Any) -> dict[Any, Any]:
+        """Return what a page that is loaded again shows of the last result, if it is kept."""
+        token = kept.get("token") if isinstance(kept, Mapping) else None
+        try:
+            folder = self._service.folders.file(f"{token}/index.html").parent
+        except UserError:
+            return gr.skip()
+        return self.show(folder, str(kept.get("command")), str(kept.get("python")))
+
+    def show(self, folder: Path, command: str, python: str) -> dict[Any, Any]:
+        """Return what shows the page in a folder, and the recipes beside it."""
+        return {**self._shown(folder), **self.recipes.shown(command, python)}
+
+    def _shown(self, folder: Path) -> dict[Any, Any]:
+        """Return what shows the page in a folder."""
+        raise NotImplementedError
 
 
 def add_run(

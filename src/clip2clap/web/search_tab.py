@@ -11,7 +11,7 @@ from gradio.data_classes import FileData
 from clip2clap.core.errors import UserError, expect
 from clip2clap.search.query import Term
 from clip2clap.web import forms
-from clip2clap.web.layout import Recipes, add_api, add_run, result_frame, status_line
+from clip2clap.web.layout import PageTab, Recipes, add_api, add_run, result_frame, status_line
 from clip2clap.web.models import Service
 from clip2clap.web.recipes import search_recipes
 from clip2clap.web.runs import Run
@@ -31,7 +31,7 @@ clip2clap serve --index library
 _MODELS = ("index", "clip", "clap")
 
 
-class SearchTab:
+class SearchTab(PageTab):
     """Tab that finds files of an index."""
 
     def __init__(self, service: Service):
@@ -90,18 +90,8 @@ class SearchTab:
         """Components that `restore` sets."""
         return [self.page, *self.recipes.blocks]
 
-    def restore(self, kept: Any) -> dict[Any, Any]:
-        """Return what a page that is loaded again shows of the last result, if it is kept."""
-        token = kept.get("token") if isinstance(kept, Mapping) else None
-        try:
-            folder = self._service.folders.file(f"{token}/index.html").parent
-        except UserError:
-            return gr.skip()
-        return self._shown(folder, str(kept.get("command")), str(kept.get("python")))
-
-    def _shown(self, folder: Path, command: str, python: str) -> dict[Any, Any]:
-        page = result_frame(folder.name, "Images and audio that were found")
-        return {self.page: page, **self.recipes.shown(command, python)}
+    def _shown(self, folder: Path) -> dict[Any, Any]:
+        return {self.page: result_frame(folder.name, "Images and audio that were found")}
 
     def _search(self, values: dict[Any, Any]) -> Generator[dict[Any, Any], None, None]:
         names = {"words": self.words, "unwanted": self.unwanted, "image": self.image}
@@ -116,7 +106,7 @@ class SearchTab:
         yield {
             self.status: escape(" ".join([f"Done: {count}.", *notes])),
             self.kept: {"token": folder.name, "command": command, "python": python},
-            **self._shown(folder, command, python),
+            **self.show(folder, command, python),
         }
 
 
