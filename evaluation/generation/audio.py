@@ -14,7 +14,7 @@ from clip2clap.evaluation.classifiers import Audio, Classifier
 from clip2clap.evaluation.datasets import DatasetItem, ImageDataset
 from clip2clap.evaluation.encoding import translate
 from clip2clap.evaluation.generation.base import GenerationEvaluation, GenerationEvaluator
-from clip2clap.evaluation.generation.words import WordsRoute, check_sources
+from clip2clap.evaluation.generation.words import WordsBaseline, check_sources
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.translator.base import Translator
@@ -33,7 +33,7 @@ def evaluate_audio(
     classifier: Classifier | None = None,
     back: Translator | None = None,
     round_trip: AudioToImagePipeline | None = None,
-    words: WordsRoute | None = None,
+    words: WordsBaseline | None = None,
     config: GenerationConfig | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> GenerationEvaluation:

@@ -21,7 +21,7 @@ from clip2clap.evaluation.classifiers import Classifier
 from clip2clap.evaluation.cycle import RoundTrip, generate_back, measure_round_trip
 from clip2clap.evaluation.datasets import EvaluationDataset
 from clip2clap.evaluation.encoding import encode_batches, encode_files, translate
-from clip2clap.evaluation.generation.words import WORDS_ROUTE, WordsRoute
+from clip2clap.evaluation.generation.words import WORDS_ROUTE, WordsBaseline
 from clip2clap.evaluation.results import Part, rows_of_level
 from clip2clap.evaluation.translation import other_rows
 from clip2clap.media.images import load_image
@@ -211,11 +211,11 @@ class GenerationEvaluator(ABC):
         *,
         round_trip: Pipeline | None,
         on_progress: Callable[[float], None] | None,
-        words: WordsRoute | None = None,
+        words: WordsBaseline | None = None,
     ) -> GenerationEvaluation:
         """Generate a file from each input by each route, and measure them."""
         stages = 1 if round_trip is None else 2
-        routes: dict[str, Translator | WordsRoute] = {**translators}
+        routes: dict[str, Translator | WordsBaseline] = {**translators}
         if words is not None:
             routes[WORDS_ROUTE] = words
         results = []
@@ -227,7 +227,7 @@ class GenerationEvaluator(ABC):
 
             start = time.perf_counter()
             prompts, embeds = None, None
-            if isinstance(route, WordsRoute):
+            if isinstance(route, WordsBaseline):
                 prompts = route.prompts(self.source_embeds, self.source_modality)
                 embeds = self.pipeline.encode_text(prompts)
             else:

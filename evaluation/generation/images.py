@@ -21,7 +21,7 @@ from clip2clap.evaluation.generation.base import (
     GenerationEvaluation,
     GenerationEvaluator,
 )
-from clip2clap.evaluation.generation.words import WordsRoute, check_sources
+from clip2clap.evaluation.generation.words import WordsBaseline, check_sources
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.media.audio import load_audio, require_audible
@@ -38,7 +38,7 @@ def evaluate_images(
     clip: ClipEncoder,
     classifier: Classifier | None = None,
     round_trip: ImageToAudioPipeline | None = None,
-    words: WordsRoute | None = None,
+    words: WordsBaseline | None = None,
     config: GenerationConfig | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> GenerationEvaluation:

@@ -15,13 +15,13 @@ WORDS_ROUTE = "words route"
 
 
 @dataclass(frozen=True)
-class WordsRoute:
+class WordsBaseline:
     """Generation from captions of the inputs, in place of translated embeddings.
 
     Examples:
         >>> from clip2clap.captioning import Captioner
-        >>> from clip2clap.evaluation.generation.words import WordsRoute
-        >>> route = WordsRoute(Captioner.from_pretrained("demo"))
+        >>> from clip2clap.evaluation.generation.words import WordsBaseline
+        >>> route = WordsBaseline(Captioner.from_pretrained("demo"))
         >>> route.model is None
         True
     """
@@ -44,7 +44,7 @@ class WordsRoute:
 
 
 def check_sources(
-    translators: Mapping[str, Translator], words: WordsRoute | None, space: EmbeddingSpace | None
+    translators: Mapping[str, Translator], words: WordsBaseline | None, space: EmbeddingSpace | None
 ) -> None:
     """Raise a `SpaceMismatchError` if a translator or the captioner reads another space."""
     for route in (*translators.values(), *([] if words is None else [words])):

@@ -20,7 +20,7 @@ from clip2clap.evaluation.comparison import compare_results
 from clip2clap.evaluation.datasets import read_image_dataset
 from clip2clap.evaluation.generation.audio import evaluate_audio
 from clip2clap.evaluation.generation.base import generation_results
-from clip2clap.evaluation.generation.words import WordsRoute
+from clip2clap.evaluation.generation.words import WordsBaseline
 from clip2clap.evaluation.report.tables import generation_rows
 from clip2clap.evaluation.results import join_results
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
@@ -75,7 +75,7 @@ def test_audio_of_the_words_route_is_that_of_the_captions(
         tmp_path / "out",
         clap=clap,
         config=CONFIG,
-        words=WordsRoute(captioner),
+        words=WordsBaseline(captioner),
     )
     assert captioner.modality == "image"
     words = found.words_route
@@ -105,7 +105,7 @@ def test_images_of_the_words_route_are_the_text_models_or_the_decoders(
     pipeline, folder, text_to_image_folder
 ) -> None:
     captioner: Any = Says("a dog")
-    own = measure(pipeline, folder, words=WordsRoute(captioner))
+    own = measure(pipeline, folder, words=WordsBaseline(captioner))
     embed = pipeline.encode_text(["a dog"])
     expected = pipeline(image_embeds=embed, generator=[2], num_inference_steps=2).images[0]
     assert own.words_route is not None
@@ -113,7 +113,7 @@ def test_images_of_the_words_route_are_the_text_models_or_the_decoders(
     made = np.asarray(Image.open(own.words_route.files[2])).astype(int)
     assert np.abs(made - np.asarray(expected)).max() <= 2
     model = TextToImage.from_pretrained(text_to_image_folder, torch_dtype=None)
-    other = measure(pipeline, folder, words=WordsRoute(captioner, model))
+    other = measure(pipeline, folder, words=WordsBaseline(captioner, model))
     assert other.words_route is not None
     expected = model(["a dog"], generator=[2], num_inference_steps=2)[0]
     made = np.asarray(Image.open(other.words_route.files[2])).astype(int)
@@ -124,4 +124,4 @@ def test_a_captioner_of_another_space_is_refused(pipeline, folder, tiny_language
     space = pipeline.clip.space("image")
     captioner = Captioner(PrefixMapper(space.dim, 16, 2), *tiny_language_model(), space=space)
     with pytest.raises(SpaceMismatchError):
-        measure(pipeline, folder, words=WordsRoute(captioner))
+        measure(pipeline, folder, words=WordsBaseline(captioner))

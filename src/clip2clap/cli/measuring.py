@@ -177,7 +177,7 @@ def _words_route(options: Evaluate, pipeline: Any, level: str, dataset: Any, acc
     """Return the baseline by words; None if no captioner is named, and no demo one fits."""
     from clip2clap.captioning.captioner import Captioner
     from clip2clap.embeddings.space import SpaceMismatchError
-    from clip2clap.evaluation.generation.words import WordsRoute
+    from clip2clap.evaluation.generation.words import WordsBaseline
     from clip2clap.inference.text_to_image import TextToImage
 
     is_audio, table = level == "audio", getattr(dataset, "embeddings", None)
@@ -187,7 +187,7 @@ def _words_route(options: Evaluate, pipeline: Any, level: str, dataset: Any, acc
     own = [each for each in captioners if each.space is None or each.space.family == family]
     require(own, "captioner", f"the words route needs one that reads a {family.upper()}.")
     space = getattr(pipeline, family).space(modality) if table is None else table.source_space
-    route = WordsRoute(own[0].to(access["device"]))
+    route = WordsBaseline(own[0].to(access["device"]))
     if options.captioner is None:
         fits = pipeline.generator_clap.is_local if is_audio else _reads_text(pipeline.clip)
         try:
