@@ -138,7 +138,8 @@ def whisper_transcriber(folder: Path) -> Transcribe:
     model = package.WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=2)
 
     def transcribe(waveform: np.ndarray) -> str:
-        segments, _ = model.transcribe(waveform, language="en", beam_size=1)
+        # One pass: sampling anew where it is unsure takes minutes, and differs from run to run.
+        segments, _ = model.transcribe(waveform, language="en", beam_size=1, temperature=0.0)
         return " ".join(segment.text.strip() for segment in segments).strip(" .")
 
     return transcribe
