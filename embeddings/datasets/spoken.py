@@ -1,7 +1,7 @@
 """Spoken captions of images: published layouts, and any table of audio, captions and images."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -52,6 +52,9 @@ class SpokenCaptions:
     lacking: str = ""
     """Files that are missing, in words; empty if all are there."""
 
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Reason why a row of a table was left out, by its id."""
+
     def of_split(self, split: str) -> "SpokenCaptions":
         """Return the rows of a split: `train`, `validation` or `test`.
 
@@ -77,23 +80,24 @@ def read_spoken_captions(
     Args:
         path: Folder of the Flickr8k Audio Caption Corpus, SpokenCOCO, Spoken ObjectNet or Places
             Audio as published; or a CSV, TSV, JSON lines or Parquet file with the columns `audio`,
-            and `caption` or `image` or both, perhaps `split`.
+            and `caption` or `image` or both, perhaps `split`. A broken row of such a file, or one
+            whose files are missing, is left out, and stands in `unreadable`.
         image_dir: Folder of the images; by default the usual ones beside the audio.
-        partial: Leave out rows whose files are missing.
+        partial: Leave out captions of a published layout whose files are missing.
 
     Returns:
         The captions, in the order of the files.
 
     Raises:
-        UserError: If the folder has none of the layouts, or files are missing; the message names
-            what was expected.
+        UserError: If the folder has none of the layouts, files of it are missing, or a table has no
+            row that can be read; the message names what was expected.
     """
     folder = as_path(path)
     images = None if image_dir is None else as_path(image_dir)
     if images is not None and not images.is_dir():
         raise UserError(f"{image_dir} is not a folder.", param="image_dir")
     if folder.is_file() and is_table(folder):
-        return _checked("spoken-table", folder, _read_table(folder, images), partial)
+        return _read_table(folder, images)
     if not folder.is_dir():
         raise UserError(f"{path} is neither a folder nor a table.", param="data")
     for layout, find in _FINDERS.items():
@@ -127,10 +131,9 @@ def _checked(
     if not found:
         raise UserError(f"{folder} has no spoken captions.", param="data")
     if lacking and (not partial or not there):
-        page = f" Get them from {_PAGES[layout]}." if layout in _PAGES else ""
         raise UserError(
-            f"{folder} is not complete: {lacking}.{page} Give image_dir=... if the images are "
-            "elsewhere, or partial=True to leave these rows out.",
+            f"{folder} is not complete: {lacking}. Get them from {_PAGES[layout]}. Give "
+            "image_dir=... if the images are elsewhere, or partial=True to leave these rows out.",
             param="data",
         )
     return SpokenCaptions(layout, tuple(there), lacking)
@@ -290,52 +293,70 @@ def _entries(file: Path, expected: Sequence[str]) -> Iterator[dict[str, Any]]:
     yield from data or []
 
 
-def _read_table(file: Path, images: Path | None) -> Iterator[SpokenCaption]:
+def _read_table(file: Path, images: Path | None) -> SpokenCaptions:
     columns, records = read_table(file)
     names = {name.strip().lower(): name for name in columns}
-    audio = next((names[n] for n in ("audio", "wav", "audio_path", "path") if n in names), None)
-    caption = next((names[n] for n in ("caption", "text", "sentence") if n in names), None)
-    image = next((names[n] for n in ("image", "image_path") if n in names), None)
-    if audio is None or (caption is None and image is None):
+    kinds = {
+        "audio": ("audio", "wav", "audio_path", "path"),
+        "caption": ("caption", "text", "sentence"),
+        "image": ("image", "image_path"),
+        "item": ("item",),
+        "split": ("split",),
+    }
+    known = {
+        kind: next((names[name] for name in own if name in names), None)
+        for kind, own in kinds.items()
+    }
+    if known["audio"] is None or (known["caption"] is None and known["image"] is None):
         raise UserError(
             f"{file} has the columns {one_line(', '.join(columns))}: expected audio, and caption "
             "or image or both.",
             param="data",
         )
-    item = names.get("item")
+    rows: list[SpokenCaption] = []
+    unreadable: dict[str, str] = {}
     for number, record in enumerate(records, start=1):
+        row_id = f"{file.stem}:{number}"
         try:
             if PROBLEM in record:
                 raise UserError(str(record[PROBLEM]))
-            sound = _local(file_of(record[audio], file.parent))
-            text = None if caption is None else caption_of(record[caption])
-            seen = None if image is None else file_of(record[image], images or file.parent)
-            seen = None if seen is None else _local(seen)
-            if sound is None:
-                raise UserError("no audio")
-            if seen is None and not (text or "").strip():
-                raise UserError("neither a caption nor an image")
+            cells = {kind: record.get(name) for kind, name in known.items() if name is not None}
+            rows.append(_table_row(row_id, cells, file.parent, images))
         except UserError as error:
-            raise UserError(f"Row {number} of {file}: {error}", param="data") from error
-        own = record.get(item) if item else None
-        split = str(record.get(names.get("split", ""), "") or "").lower()
-        yield SpokenCaption(
-            id=f"{file.stem}:{number}",
-            audio=sound,
-            caption=text or None,
-            image=seen,
-            split=_table_split(split, number, file),
-            item=str(own or seen if isinstance(own or seen, Path | str) else text or number),
-        )
+            unreadable[row_id] = f"Row {number} of {file}: {error}"
+    if not rows:
+        first = next(iter(unreadable.values()), "it has no rows.")
+        raise UserError(f"{file} has no spoken captions: {first}", param="data")
+    return SpokenCaptions("spoken-table", tuple(rows), unreadable=unreadable)
 
 
-def _table_split(split: str, number: int, file: Path) -> str | None:
+def _table_row(
+    row_id: str, cells: Mapping[str, Any], folder: Path, images: Path | None
+) -> SpokenCaption:
+    """Return the caption of a table's row from its cells by kind."""
+    audio = _local(file_of(cells["audio"], folder))
+    image = _local(file_of(cells.get("image"), images or folder))
+    text = caption_of(cells.get("caption"))
+    if audio is None:
+        raise UserError("no audio")
+    if image is None and not (text or "").strip():
+        raise UserError("neither a caption nor an image")
+    item = cells.get("item") or image
+    return SpokenCaption(
+        id=row_id,
+        audio=audio,
+        caption=text or None,
+        image=image,
+        split=_table_split((caption_of(cells.get("split")) or "").lower()),
+        item=str(item if isinstance(item, Path | str) else text or row_id),
+    )
+
+
+def _table_split(split: str) -> str | None:
     known = {**_SPLITS, "validation": "validation", "": None}
     if split not in known:
         raise UserError(
-            f"Row {number} of {file}: expected the split to be train, validation or test, got "
-            f"{split!r}.",
-            param="data",
+            f"expected the split to be train, validation or test, got {one_line(split)!r}"
         )
     return known[split]
 
@@ -343,6 +364,8 @@ def _table_split(split: str, number: int, file: Path) -> str | None:
 def _local(file: Any) -> Any:
     if isinstance(file, Url):
         raise UserError(f"{file} is an address; download it, and name the file.")
+    if isinstance(file, Path) and not file.is_file():
+        raise UserError(f"{file} is missing")
     return file
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip2clap.core.concurrency import batched, map_ahead
-from clip2clap.core.errors import UserError, expect, is_integer
+from clip2clap.core.errors import UserError, expect, is_integer, one_line
 from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
@@ -285,6 +285,39 @@ class Encoder(nn.Module):
             embeds = outputs[torch.tensor(order, dtype=torch.long).argsort()]
             return unit_norm(embeds) if normalize else embeds
         return self._encode(modality, cast(Sequence[Inputs], preprocessed), batch_size, normalize)
+
+    def encode_readable(
+        self, modality: Modality, items: Sequence[Any], *, batch_size: int = 64
+    ) -> tuple[Tensor, dict[int, str]]:
+        """Encode the images or audio that can be read.
+
+        Args:
+            modality: `"image"` or `"audio"`.
+            items: As in `encode_image` and `encode_audio`.
+            batch_size: Images, or windows of audio, per batch.
+
+        Returns:
+            Embeddings, shape (n, d), unit norm, zero where an item cannot be read; and the reasons
+            by position.
+        """
+        self._check(items, modality, batch_size)
+        with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
+            found = list(pool.map(self._try_item, enumerate(items)))
+        reasons = {place: each for place, each in enumerate(found) if isinstance(each, str)}
+        embeds = torch.zeros(len(found), self._space.dim)
+        read = [(place, each) for place, each in enumerate(found) if not isinstance(each, str)]
+        if read:
+            inputs = [each for _, each in read]
+            places = torch.tensor([place for place, _ in read])
+            embeds[places] = self.encode_preprocessed(modality, inputs, batch_size=batch_size)
+        return embeds, reasons
+
+    def _try_item(self, numbered: tuple[int, Any]) -> Inputs | str:
+        """Return an item's preprocessed input, or the reason why it cannot be read."""
+        try:
+            return self._preprocess_item(numbered)
+        except (UserError, OSError) as error:
+            return one_line(error, limit=None)
 
     def _encode(
         self, modality: Modality, inputs: Iterable[Inputs], batch_size: int, normalize: bool

@@ -171,6 +171,7 @@ def run_speech_benchmark(
     *,
     transcriber: Transcriber | None = None,
     batch_size: int = 16,
+    partial: bool = False,
     resamples: int = 1000,
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
@@ -187,6 +188,7 @@ def run_speech_benchmark(
         folder: Folder of the results, and of embeddings and transcripts so far.
         transcriber: Recognizer of the baseline.
         batch_size: Captions per batch; it does not change the embeddings.
+        partial: Leave out captions whose audio or image cannot be read.
         resamples: Bootstrap draws, over images.
         seed: Seed of the draws and of the control.
         on_progress: Called with the share of the encoding that is done.
@@ -196,22 +198,31 @@ def run_speech_benchmark(
 
     Raises:
         SpaceMismatchError: If the speech encoder is another CLIP's.
-        UserError: If audio or an image cannot be read, or the folder cannot be written to or holds
-            embeddings of other captions.
+        UserError: If audio or an image cannot be read and `partial` is False, or the folder cannot
+            be written to or holds embeddings of other captions.
     """
     speech.check_clip(clip.space("image"))
     folder = as_path(folder)
     with writing_to(folder):
-        images, rows = _embed(benchmark, speech, clip, folder, transcriber, batch_size, on_progress)
+        shares = _Shares(on_progress, parts=2 if transcriber is None else 3)
+        part = _read(benchmark, speech, clip, folder, batch_size, shares)
+        if part.unreadable and not partial:
+            first = next(iter(part.unreadable.values()))
+            raise UserError(
+                f"{len(part.unreadable)} spoken captions or their images cannot be read: {first} "
+                "Get them again, or give partial=True to leave them out.",
+                param="folder",
+            )
+        rows = _embed(part, speech, clip, folder, transcriber, batch_size, shares)
         name = benchmark.protocol.name
         draws = {"resamples": resamples, "seed": seed}
         results = {
-            **_facts(benchmark, speech),
+            **_facts(benchmark, part, speech),
             **draws,
             "results": [
                 {"method": method, **asdict(one)}
                 for method, embeds in rows.items()
-                for one in _measure(images, embeds, benchmark.owners, draws)
+                for one in _measure(part.images, embeds, part.owners, draws)
             ],
             "published": [asdict(row) for row in PUBLISHED_RECALLS.get(name, ())],
         }
@@ -220,22 +231,62 @@ def run_speech_benchmark(
     return results
 
 
-def _embed(
+@dataclass(frozen=True)
+class _Readable:
+    """Captions that can be read, with their embeddings and those of their images."""
+
+    rows: list[SpokenCaption]
+    spoken: Tensor
+    images: Tensor
+    owners: list[int]
+    unreadable: dict[str, str]
+
+
+def _read(
     benchmark: SpeechBenchmark,
+    speech: SpeechEncoder,
+    clip: ClipEncoder,
+    folder: Path,
+    batch_size: int,
+    shares: "_Shares",
+) -> _Readable:
+    """Encode speech and images; captions of which either cannot be read are left out."""
+    embeds, unreadable = _encode_speech(benchmark, speech, folder, batch_size, shares)
+    images, reasons = _encode_images(benchmark.images, clip, shares)
+    owned = zip(benchmark.rows, benchmark.owners, strict=True)
+    unreadable |= {row.id: reasons[owner] for row, owner in owned if owner in reasons}
+    kept = [
+        (row, owner)
+        for row, owner in zip(benchmark.rows, benchmark.owners, strict=True)
+        if row.id not in unreadable
+    ]
+    if not kept:
+        raise UserError(
+            f"No spoken caption can be read: {next(iter(unreadable.values()))}", param="folder"
+        )
+    places = {owner: place for place, owner in enumerate(dict.fromkeys(o for _, o in kept))}
+    return _Readable(
+        rows=[row for row, _ in kept],
+        spoken=torch.stack([embeds[row.id] for row, _ in kept]),
+        images=images[list(places)],
+        owners=[places[owner] for _, owner in kept],
+        unreadable=unreadable,
+    )
+
+
+def _embed(
+    part: _Readable,
     speech: SpeechEncoder,
     clip: ClipEncoder,
     folder: Path,
     transcriber: Transcriber | None,
     batch_size: int,
-    on_progress: Callable[[float], None] | None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the embeddings of images, and by method those of spoken captions."""
-    shares = _Shares(on_progress, parts=2 if transcriber is None else 3)
-    spoken = _encode_speech(benchmark, speech, folder, batch_size, shares)
-    images = _encode_images(benchmark.images, clip, shares)
-    rows = {f"speech encoder {speech.fingerprint}": spoken}
+    shares: "_Shares",
+) -> dict[str, Tensor]:
+    """Return by method the embeddings of spoken captions."""
+    rows = {f"speech encoder {speech.fingerprint}": part.spoken}
     if transcriber is not None:
-        audio = {row.id: row.audio for row in benchmark.rows}
+        audio = {row.id: row.audio for row in part.rows}
         texts = transcribe(
             transcriber,
             audio,
@@ -245,13 +296,13 @@ def _embed(
         )
         method = f"{transcriber.name}, CLIP text encoder"
         rows[method] = clip.encode_text([texts[key] for key in audio])
-    words = [row.caption for row in benchmark.rows if row.caption]
-    if len(words) == len(benchmark.rows):
+    words = [row.caption for row in part.rows if row.caption]
+    if len(words) == len(part.rows):
         rows["captions as written, CLIP text encoder"] = clip.encode_text(words)
-    return images, rows
+    return rows
 
 
-def _facts(benchmark: SpeechBenchmark, speech: SpeechEncoder) -> dict[str, Any]:
+def _facts(benchmark: SpeechBenchmark, part: _Readable, speech: SpeechEncoder) -> dict[str, Any]:
     """Return what is measured, for `benchmark.json`."""
     protocol = benchmark.protocol
     return {
@@ -261,13 +312,13 @@ def _facts(benchmark: SpeechBenchmark, speech: SpeechEncoder) -> dict[str, Any]:
         "title": protocol.title,
         "encoder": speech.space("audio").model_id,
         "fingerprint": speech.fingerprint,
-        "clips": len(benchmark.rows),
+        "clips": len(part.rows),
         "expected": protocol.captions,
         "lacking": benchmark.lacking,
-        "unreadable": {},
+        "unreadable": part.unreadable,
         "trained_on": [],
         "labels": [],
-        "protocol": f"{len(benchmark.images)} images; {protocol.source}",
+        "protocol": f"{len(part.images)} images; {protocol.source}",
     }
 
 
@@ -301,9 +352,10 @@ def _encode_speech(
     folder: Path,
     batch_size: int,
     shares: _Shares,
-) -> Tensor:
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return embeddings by caption, and the reasons of those that cannot be read."""
     clips = [Clip(row.id, _path(row), str(row.item)) for row in benchmark.rows]
-    embeds, unreadable = encode_clips(
+    return encode_clips(
         speech,
         clips,
         folder / "embeddings",
@@ -315,13 +367,6 @@ def _encode_speech(
         batch_size=batch_size,
         on_progress=shares.next(),
     )
-    if unreadable:
-        raise UserError(
-            f"{len(unreadable)} spoken captions cannot be read: "
-            f"{next(iter(unreadable.values()))} Get them again.",
-            param="folder",
-        )
-    return torch.stack([embeds[clip.id] for clip in clips])
 
 
 def _path(row: SpokenCaption) -> Path:
@@ -329,10 +374,17 @@ def _path(row: SpokenCaption) -> Path:
     return row.audio
 
 
-def _encode_images(images: Sequence[Any], clip: ClipEncoder, shares: _Shares) -> Tensor:
-    advance, parts, done = shares.next(), [], 0
+def _encode_images(
+    images: Sequence[Any], clip: ClipEncoder, shares: _Shares
+) -> tuple[Tensor, dict[int, str]]:
+    """Return embeddings of images, and by place the reasons of those that cannot be read."""
+    advance, done = shares.next(), 0
+    parts: list[Tensor] = []
+    reasons: dict[int, str] = {}
     for part in batched(images, _IMAGES):
-        parts.append(clip.encode_image(part))
+        embeds, unreadable = clip.encode_readable("image", part)
+        parts.append(embeds)
+        reasons |= {done + place: reason for place, reason in unreadable.items()}
         done += len(part)
         advance(done / len(images))
-    return torch.cat(parts)
+    return torch.cat(parts), reasons

@@ -101,6 +101,23 @@ def test_an_image_gets_the_nearest_spoken_name_of_several_utterances(
     assert labels == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_broken_utterance_costs_itself_and_is_named(run, photos, tmp_path, models):
+    folder = tmp_path / "names"
+    write_tone(folder / "dog_1.wav", 300)
+    (folder / "dog_2.wav").write_bytes(b"no audio")
+    soundfile.write(folder / "sea.wav", np.zeros(RATE), RATE)
+    names = ("--spoken-labels", folder)
+    status, said, skipped = run("classify", photos / "cat.png", *names, *models)
+    assert status == 1
+    assert "dog 1.00" in said
+    assert "sea.wav is silent" in skipped
+    assert "dog_2.wav" in skipped
+    (folder / "dog_1.wav").unlink()
+    status, _, said = run("classify", photos / "cat.png", *names, *models)
+    assert status == 2
+    assert "No spoken name can be read" in said
+
+
 def test_the_answer_is_spoken(run, photos, tmp_path, models, monkeypatch):
     pytest.importorskip("clip2clap.media.synthesis")
     monkeypatch.setattr("clip2clap.media.synthesis.find_synthesizer", lambda: "espeak-ng")
@@ -172,7 +189,7 @@ def test_an_image_is_generated_from_speech(
         image_embeds=speech.encode_audio([say]), generator=[torch.Generator().manual_seed(0)]
     )
     difference = np.asarray(Image.open(out)).astype(int) - np.asarray(expected.images[0])
-    assert np.abs(difference).max() <= 1
+    assert np.abs(difference).max() <= 2
 
 
 def test_speech_and_audio_are_mixed(run, say, tmp_path, painter_folder, speech_folder, speech):
@@ -187,7 +204,7 @@ def test_speech_and_audio_are_mixed(run, say, tmp_path, painter_folder, speech_f
     embeds = mix_embeds([part[0] for part in parts], [0.7, 0.3])[None]
     expected = pipeline(image_embeds=embeds, generator=[torch.Generator().manual_seed(0)])
     difference = np.asarray(Image.open(out)).astype(int) - np.asarray(expected.images[0])
-    assert np.abs(difference).max() <= 1
+    assert np.abs(difference).max() <= 2
     status, _, said = run("audio-to-image", bark, "--speech", say, *few)
     assert status == 2
     assert "give audio, or --speech, or --mix" in said

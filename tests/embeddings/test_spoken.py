@@ -126,6 +126,18 @@ def test_a_table_that_is_none_is_explained(tmp_path, text, message):
         read_spoken_captions(tmp_path / "data.csv")
 
 
+def test_a_broken_row_of_a_table_costs_that_row_and_is_named(tmp_path):
+    lines = ["audio,caption,split", "1.wav,a dog,train", "absent.wav,a cat,train", ",a cow,train"]
+    lines += ["1.wav,,train", "1.wav,a pig,holdout", "1.wav,a sheep,test"]
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    touch(tmp_path / "1.wav")
+    found = read_spoken_captions(tmp_path / "data.csv")
+    assert [row.caption for row in found.rows] == ["a dog", "a sheep"]
+    assert list(found.unreadable) == ["data:2", "data:3", "data:4", "data:5"]
+    assert "absent.wav is missing" in found.unreadable["data:2"]
+    assert found.unreadable["data:3"].endswith("Row 3 of " + str(tmp_path / "data.csv: no audio"))
+
+
 def test_a_folder_of_no_layout_names_those_it_could_have(tmp_path):
     with pytest.raises(UserError, match=r"flickr8k-audio, spoken-coco, .* as published"):
         read_spoken_captions(tmp_path)

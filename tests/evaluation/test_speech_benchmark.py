@@ -1,6 +1,7 @@
 """Retrieval between speech and images in published layouts."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,34 @@ def test_an_interrupted_run_transcribes_only_what_is_left(
     other.name = "another"
     with pytest.raises(UserError, match="not of 'another'"):
         run_speech_benchmark(data, speech, clip, tmp_path, transcriber=other, resamples=100)
+
+
+def test_captions_that_cannot_be_read_are_left_out_and_named_if_that_is_wanted(
+    flickr, clip, speech, tmp_path
+):
+    folder = tmp_path / "flickr"
+    shutil.copytree(flickr, folder)
+    (folder / "flickr_audio" / "wavs" / "0_1.wav").write_bytes(b"no audio")
+    (folder / "Images" / "3.jpg").write_bytes(b"no image")
+    data = read_speech_benchmark("flickr8k-audio", folder, partial=True)
+    with pytest.raises(UserError, match="3 spoken captions or their images cannot be read"):
+        run_speech_benchmark(data, speech, clip, tmp_path / "out", resamples=100)
+    results = run_speech_benchmark(
+        data, speech, clip, tmp_path / "out", partial=True, resamples=100
+    )
+    assert set(results["unreadable"]) == {"0_1.wav", "3_0.wav", "3_1.wav"}
+    assert results["clips"] == 9
+    rows = [row for row in data.rows if row.id not in results["unreadable"]]
+    spoken = speech.encode_audio([row.audio for row in rows])
+    images = clip.encode_image([folder / "Images" / f"{n}.jpg" for n in (0, 1, 2, 4, 5)])
+    places = {"0": 0, "1": 1, "2": 2, "4": 3, "5": 4}
+    expected = recall_at_1(spoken, images, [{places[row.id[0]]} for row in rows])
+    (found,) = [
+        one
+        for one in results["results"]
+        if one["method"].startswith("speech") and one["direction"] == "speech to image"
+    ]
+    assert found["metrics"]["recall_at_1"]["value"] == expected
 
 
 def test_the_command_shows_published_rows_and_asks_for_a_baseline(

@@ -215,6 +215,13 @@ def test_images_are_targets_too_and_rows_may_lack_either(clip, spoken, tmp_path)
     )
     _, report = train_speech_encoder(tmp_path / "data.csv", None, clip, config, device="cpu")
     assert {"mrr", "text_mrr"} <= set(report.history[0].validation)
+    (tmp_path / "1.png").write_bytes(b"no image")
+    lines += ["absent.wav,a dog,2.png"]
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
+    _, report = train_speech_encoder(tmp_path / "data.csv", None, clip, config, device="cpu")
+    # Row 6, whose word is the second, has no image.
+    assert set(report.unreadable) == {"data:2", "data:10", "data:13"}
+    assert "1.png" in report.unreadable["data:2"]
     none = SpeechTrainingConfig(**{**vars(QUICK), "text_weight": 0.0})
     with pytest.raises(UserError, match="whose weight is 0") as error:
         train_speech_encoder(spoken, None, clip, none, device="cpu")

@@ -51,6 +51,8 @@ class SpeechData:
     split: Split
     targets: dict[str, Targets]
     weights: dict[str, float]
+    unreadable: dict[str, str]
+    """Reason why a caption, or its image, was left out, by the caption's id."""
 
     @property
     def kind(self) -> str:
@@ -94,8 +96,8 @@ def read_data(
         on_progress: Called with the share of the targets that is encoded.
 
     Raises:
-        UserError: If there is no target of a weight above 0, the captions cannot be split, or an
-            image cannot be read.
+        UserError: If there is no target of a weight above 0, the captions cannot be split, or
+            there are only images, and none can be read.
     """
     rows = captions.rows
     splits = [row.split or "" for row in rows]
@@ -125,12 +127,24 @@ def read_data(
         found = _encode(distinct, clip, on_progress)
         if cache is not None:
             save_checkpoint(cache, found, {"data": fingerprint})
-    targets = {}
+    targets, unreadable = {}, dict(captions.unreadable)
     for kind in wanted:
-        at = {key: place for place, key in enumerate(distinct[kind])}
+        is_read = found[kind].any(dim=1)
+        read = [key for key, own in zip(distinct[kind], is_read.tolist(), strict=True) if own]
+        at = {key: place for place, key in enumerate(read)}
         places = torch.tensor([at.get(key, -1) for key in keys[kind]])
-        targets[kind] = Targets(found[kind], places)
-    return SpeechData(rows, split, targets, weights)
+        if read:
+            targets[kind] = Targets(found[kind][is_read], places)
+        broken = [
+            (row.id, key)
+            for row, key in zip(rows, keys[kind], strict=True)
+            if key and key not in at
+        ]
+        _, reasons = clip.encode_readable("image", [key for _, key in broken])
+        unreadable |= {broken[place][0]: reason for place, reason in reasons.items()}
+    if not targets:
+        raise UserError(f"No image can be read: {next(iter(unreadable.values()))}", param="data")
+    return SpeechData(rows, split, targets, weights, unreadable)
 
 
 def _cached(
@@ -150,13 +164,14 @@ def _encode(
     clip: ClipEncoder,
     on_progress: Callable[[float], None] | None,
 ) -> dict[str, Tensor]:
+    """Return embeddings of texts and images, zeros of images that cannot be read."""
     total, done = sum(map(len, distinct.values())), 0
     found: dict[str, Tensor] = {}
     for kind, keys in distinct.items():
-        encode = clip.encode_text if kind == "text" else clip.encode_image
         parts = []
         for part in batched(keys, _ITEMS):
-            parts.append(encode(part))
+            is_text = kind == "text"
+            parts.append(clip.encode_text(part) if is_text else clip.encode_readable(kind, part)[0])
             done += len(part)
             if on_progress is not None:
                 on_progress(done / total)

@@ -48,7 +48,7 @@ class SpeechReport(EpochReport):
         measured_on: Split of the metrics below.
         metrics: Retrieval metrics of speech to `text` and to `image`.
         shuffled: Control: the same with each caption's target replaced by another's.
-        unreadable: Reason why a spoken caption was left out, by its id.
+        unreadable: Reason why a spoken caption, or its image, was left out, by its id.
     """
 
     output: str | None

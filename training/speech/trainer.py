@@ -77,7 +77,7 @@ class SpeechTrainer(EpochTrainer):
         }
         self.progress = TrainerState(config)
         self.steps = -(-len(data.split.train) // config.batch_size)
-        self.unreadable: dict[str, str] = {}
+        self.unreadable = dict(data.unreadable)
         self.resumed_after: int | None = None
 
     def advance(self) -> None:
@@ -100,7 +100,7 @@ class SpeechTrainer(EpochTrainer):
         self.model.load_state_dict(part_of(tensors, "network"))
         restore_optimizer(self.optimizer, part_of(tensors, "adam"))
         self.progress.restore(values, part_of(tensors, "best"))
-        self.unreadable = dict(values["unreadable"])
+        self.unreadable |= values["unreadable"]
         self.resumed_after = len(self.progress.history)
 
     def best_encoder(self) -> SpeechEncoder:

@@ -57,6 +57,7 @@ def measure_speech(options: Benchmark, show: Any) -> None:
             output,
             transcriber=transcriber,
             batch_size=options.batch_size or _DEFAULT_BATCH_SIZE,
+            partial=options.partial,
             resamples=options.resamples,
             seed=options.seed,
             on_progress=advance,
@@ -65,4 +66,6 @@ def measure_speech(options: Benchmark, show: Any) -> None:
     page = write_benchmark_page(results, output)
     missing = [] if transcriber else ["No baseline by recognition: add --asr NAME for one."]
     report.show(*show(results), *missing, f"Report: {page}")
+    for source, reason in results["unreadable"].items():
+        report.skip(source, reason)
     report.end(results)

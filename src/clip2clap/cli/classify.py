@@ -135,7 +135,7 @@ def _classified(
 ) -> Iterator[Any]:
     """Yield classified files under a progress bar."""
     with Console(stderr=True).status("Loading the models"):
-        classifier = _load(options, labels, sources)
+        classifier = _load(options, labels, sources, report)
     report.lap("load")
     yield from name_files(
         classifier, options, sources, top=options.top_k, description="Classifying"
@@ -168,13 +168,13 @@ def _check(options: Classify, sources: list[str]) -> None:
     check_device(options.device, None)
 
 
-def _load(options: Classify, labels: Vocabulary, sources: list[str]) -> Any:
+def _load(options: Classify, labels: Vocabulary, sources: list[str], report: RunReport) -> Any:
     from clip2clap.search.classify import FileClassifier
 
     encoders = load_encoders(options, sources)
     spoken = None
     if options.spoken_labels is not None:
-        spoken = load_spoken_labels(options, encoders["clip"])
+        spoken = load_spoken_labels(options, encoders["clip"], report)
     return FileClassifier(
         labels,
         **encoders,

@@ -106,8 +106,11 @@ def show_meant_images(options: Any, sources: Sequence[str], report: RunReport) -
     report.lap("generate")
 
 
-def load_spoken_labels(options: Any, clip: Any) -> Any:
-    """Return the classifier of images by the spoken names that the options name."""
+def load_spoken_labels(options: Any, clip: Any, report: RunReport) -> Any:
+    """Return the classifier of images by the spoken names that the options name.
+
+    Utterances that cannot be read are reported as skipped.
+    """
     from clip2clap.search.labels import read_labels
     from clip2clap.search.spoken import SpokenLabels, read_spoken_labels, speak_labels
 
@@ -117,7 +120,10 @@ def load_spoken_labels(options: Any, clip: Any) -> Any:
         else read_spoken_labels(options.spoken_labels)
     )
     speech = load_speech_encoder(options, choose_device(options.device))
-    return SpokenLabels(speech, clip, utterances, temperature=options.temperature)
+    labels = SpokenLabels(speech, clip, utterances, temperature=options.temperature)
+    for source, reason in labels.unreadable.items():
+        report.skip(source, reason)
+    return labels
 
 
 def check_spoken(options: Any, sources: Sequence[str]) -> None:

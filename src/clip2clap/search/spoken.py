@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError, expect, is_number
+from clip2clap.core.errors import UserError, expect, is_number, one_line
 from clip2clap.core.files import as_path, visible_files
 from clip2clap.core.labels import check_labels
 from clip2clap.embeddings.zero_shot import ZeroShotClassifier
@@ -34,9 +34,13 @@ class SpokenLabels(ZeroShotClassifier):
         utterances: Audio of each name, one or several, as `load_audio` reads it.
         temperature: Divisor of the cosine similarities in the softmax; by default the CLIP's own.
 
+    Attributes:
+        unreadable: Reason by utterance that cannot be read, or is silent, and is left out; a name
+            without any other is left out, too.
+
     Raises:
         SpaceMismatchError: If the speech encoder is another CLIP's.
-        UserError: If there are no names, or an utterance cannot be read or is silent.
+        UserError: If there are no names, or none has an utterance that can be read.
 
     Examples:
         >>> from clip2clap import ClipEncoder
@@ -60,15 +64,16 @@ class SpokenLabels(ZeroShotClassifier):
         if temperature is not None:
             positive = is_number(temperature) and temperature > 0
             expect(positive, "temperature", "above 0", temperature)
-        self.labels = check_labels(list(utterances))
+        check_labels(list(utterances))
         self.encoder = clip
         silent = [name for name, own in utterances.items() if not own]
         if silent:
             raise UserError(f"The name {silent[0]!r} has no utterance.", param="spoken_labels")
-        audio = [load_utterance(each) for own in utterances.values() for each in own]
-        self.label_embeds = speech.encode_audio(audio)
+        found, self.unreadable = _load_utterances(utterances)
+        self.labels = list(found)
+        self.label_embeds = speech.encode_audio([each for own in found.values() for each in own])
         """Embeddings of the utterances, shape (utterances, d), float32, unit norm."""
-        counts = torch.tensor([len(own) for own in utterances.values()])
+        counts = torch.tensor([len(own) for own in found.values()])
         self._owners = torch.arange(len(counts)).repeat_interleave(counts)
         self._scale = clip.logit_scale if temperature is None else 1 / temperature
 
@@ -76,6 +81,28 @@ class SpokenLabels(ZeroShotClassifier):
         found = super()._similarities(embeds)  # (n, utterances)
         nearest = torch.full((len(found), len(self.labels)), -torch.inf)
         return nearest.scatter_reduce(1, self._owners.expand_as(found), found, "amax")
+
+
+def _load_utterances(
+    utterances: Mapping[str, Sequence[Any]],
+) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """Return the utterances of each name that can be read, and the reasons of the others."""
+    found: dict[str, list[Any]] = {}
+    unreadable: dict[str, str] = {}
+    for name, own in utterances.items():
+        for number, each in enumerate(own, start=1):
+            try:
+                found.setdefault(name, []).append(load_utterance(each))
+            except (UserError, OSError) as error:
+                source = str(each) if isinstance(each, str | Path) else f"{name}, {number}"
+                unreadable[source] = one_line(error, limit=None)
+    found = {name: own for name, own in found.items() if own}
+    if not found:
+        raise UserError(
+            f"No spoken name can be read: {next(iter(unreadable.values()), 'there is none.')}",
+            param="spoken_labels",
+        )
+    return found, unreadable
 
 
 def load_utterance(source: Any) -> Any:
