@@ -205,16 +205,8 @@ def run_speech_benchmark(
     folder = as_path(folder)
     with writing_to(folder):
         shares = _Shares(on_progress, parts=2 if transcriber is None else 3)
-        part = _read(benchmark, speech, clip, folder, batch_size, shares)
-        if part.unreadable and not partial:
-            first = next(iter(part.unreadable.values()))
-            raise UserError(
-                f"{len(part.unreadable)} spoken captions or their images cannot be read: {first} "
-                "Get them again, or give partial=True to leave them out.",
-                param="folder",
-            )
+        part = _read(benchmark, speech, clip, folder, batch_size, partial, shares)
         rows = _embed(part, speech, clip, folder, transcriber, batch_size, shares)
-        name = benchmark.protocol.name
         draws = {"resamples": resamples, "seed": seed}
         results = {
             **_facts(benchmark, part, speech),
@@ -224,7 +216,9 @@ def run_speech_benchmark(
                 for method, embeds in rows.items()
                 for one in _measure(part.images, embeds, part.owners, draws)
             ],
-            "published": [asdict(row) for row in PUBLISHED_RECALLS.get(name, ())],
+            "published": [
+                asdict(row) for row in PUBLISHED_RECALLS.get(benchmark.protocol.name, ())
+            ],
         }
         with replacing(folder / RESULTS_FILE) as path:
             path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -248,6 +242,7 @@ def _read(
     clip: ClipEncoder,
     folder: Path,
     batch_size: int,
+    partial: bool,
     shares: "_Shares",
 ) -> _Readable:
     """Encode speech and images; captions of which either cannot be read are left out."""
@@ -255,6 +250,13 @@ def _read(
     images, reasons = _encode_images(benchmark.images, clip, shares)
     owned = zip(benchmark.rows, benchmark.owners, strict=True)
     unreadable |= {row.id: reasons[owner] for row, owner in owned if owner in reasons}
+    if unreadable and not partial:
+        raise UserError(
+            f"{len(unreadable)} spoken captions or their images cannot be read: "
+            f"{next(iter(unreadable.values()))} Get them again, or give partial=True to leave them "
+            "out.",
+            param="folder",
+        )
     kept = [
         (row, owner)
         for row, owner in zip(benchmark.rows, benchmark.owners, strict=True)

@@ -127,24 +127,32 @@ def read_data(
         found = _encode(distinct, clip, on_progress)
         if cache is not None:
             save_checkpoint(cache, found, {"data": fingerprint})
-    targets, unreadable = {}, dict(captions.unreadable)
-    for kind in wanted:
-        is_read = found[kind].any(dim=1)
-        read = [key for key, own in zip(distinct[kind], is_read.tolist(), strict=True) if own]
-        at = {key: place for place, key in enumerate(read)}
-        places = torch.tensor([at.get(key, -1) for key in keys[kind]])
-        if read:
-            targets[kind] = Targets(found[kind][is_read], places)
-        broken = [
-            (row.id, key)
-            for row, key in zip(rows, keys[kind], strict=True)
-            if key and key not in at
-        ]
-        _, reasons = clip.encode_readable("image", [key for _, key in broken])
-        unreadable |= {broken[place][0]: reason for place, reason in reasons.items()}
+    targets = {kind: _targets(keys[kind], distinct[kind], found[kind]) for kind in wanted}
+    unreadable = dict(captions.unreadable)
+    if "image" in targets:
+        unreadable |= _unreadable_images(rows, targets["image"], clip)
+    targets = {kind: each for kind, each in targets.items() if len(each.embeds)}
     if not targets:
         raise UserError(f"No image can be read: {next(iter(unreadable.values()))}", param="data")
     return SpeechData(rows, split, targets, weights, unreadable)
+
+
+def _unreadable_images(
+    rows: Sequence[SpokenCaption], targets: Targets, clip: ClipEncoder
+) -> dict[str, str]:
+    """Return by caption the reason why its image, which is not among the targets, is not read."""
+    places = zip(rows, targets.places.tolist(), strict=True)
+    broken = [row for row, place in places if row.image is not None and place < 0]
+    _, reasons = clip.encode_readable("image", [row.image for row in broken])
+    return {broken[place].id: reason for place, reason in reasons.items()}
+
+
+def _targets(keys: Sequence[Any], distinct: Sequence[Any], embeds: Tensor) -> Targets:
+    """Return the targets of captions with these keys; an embedding of zeros is none."""
+    is_read = embeds.any(dim=1)
+    read = [key for key, own in zip(distinct, is_read.tolist(), strict=True) if own]
+    at = {key: place for place, key in enumerate(read)}
+    return Targets(embeds[is_read], torch.tensor([at.get(key, -1) for key in keys]))
 
 
 def _cached(
@@ -171,7 +179,9 @@ def _encode(
         parts = []
         for part in batched(keys, _ITEMS):
             is_text = kind == "text"
-            parts.append(clip.encode_text(part) if is_text else clip.encode_readable(kind, part)[0])
+            parts.append(
+                clip.encode_text(part) if is_text else clip.encode_readable("image", part)[0]
+            )
             done += len(part)
             if on_progress is not None:
                 on_progress(done / total)
