@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,13 @@ class SpeechData:
 
     @property
     def kind(self) -> str:
-        """Kind of target that picks the best epoch: the one with the greater weight."""
-        return max(self.targets, key=lambda kind: self.weights[kind])
+        """Kind of target that picks the best epoch.
+
+        The one with the greater weight of those that held-out captions have.
+        """
+        held_out = self.split.validation
+        there = [kind for kind, own in self.targets.items() if (own.places[held_out] >= 0).any()]
+        return max(there, key=lambda kind: self.weights[kind])
 
 
 def fingerprint_of(rows: Sequence[SpokenCaption], clip: ClipEncoder) -> str:
@@ -100,14 +105,6 @@ def read_data(
             there are only images, and none can be read.
     """
     rows = captions.rows
-    splits = [row.split or "" for row in rows]
-    pairs = Pairs(
-        torch.ones(len(rows), 1),
-        torch.ones(len(rows), 1),
-        items=[row.item for row in rows],
-        splits=splits if all(splits) else None,
-    )
-    split = split_pairs(pairs, validation=config.validation, seed=config.seed)
     weights = {"text": config.text_weight, "image": config.image_weight}
     keys: dict[str, list[Any]] = {
         "text": [row.caption for row in rows],
@@ -134,7 +131,21 @@ def read_data(
     targets = {kind: each for kind, each in targets.items() if len(each.embeds)}
     if not targets:
         raise UserError(f"No image can be read: {next(iter(unreadable.values()))}", param="data")
-    return SpeechData(rows, split, targets, weights, unreadable)
+    kept = torch.stack([each.places >= 0 for each in targets.values()]).any(dim=0)
+    rows = [row for row, is_kept in zip(rows, kept.tolist(), strict=True) if is_kept]
+    targets = {kind: replace(each, places=each.places[kept]) for kind, each in targets.items()}
+    return SpeechData(rows, _split(rows, config), targets, weights, unreadable)
+
+
+def _split(rows: Sequence[SpokenCaption], config: SpeechTrainingConfig) -> Split:
+    splits = [row.split or "" for row in rows]
+    pairs = Pairs(
+        torch.ones(len(rows), 1),
+        torch.ones(len(rows), 1),
+        items=[row.item for row in rows],
+        splits=splits if all(splits) else None,
+    )
+    return split_pairs(pairs, validation=config.validation, seed=config.seed)
 
 
 def _unreadable_images(
