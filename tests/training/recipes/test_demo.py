@@ -18,7 +18,7 @@ from clip2clap.models.yamnet_clap import (
     YamnetFeatureExtractor,
     YamnetModel,
 )
-from clip2clap.training.recipes.demo import image_decoder
+from clip2clap.training.recipes.demo import audioset, image_decoder
 from clip2clap.training.recipes.demo.audio_bank import HOP, log_mel
 from clip2clap.training.recipes.demo.data import DemoData, fit_length, split_rows
 from clip2clap.training.recipes.demo.diffusion import (
@@ -316,10 +316,16 @@ def test_features_peak_at_the_pitch_of_a_tone():
     assert int(features[0, 50].argmax()) == round(65 * (pitch - low) / (high - low)) - 1
 
 
-def test_yamnet_is_read_from_tensorflows_layout(tmp_path):
+@pytest.fixture
+def random_yamnet(tmp_path):
+    """Write a random YAMNet as TensorFlow's variables; returns it and its last layer."""
     torch.manual_seed(0)
     model = YamnetModel(YamnetClapConfig()).eval()
-    arrays: dict[str, Any] = {}
+    classifier = torch.nn.Linear(1024, 521)
+    arrays: dict[str, Any] = {
+        "layer_with_weights-54/kernel": classifier.weight.detach().T.numpy(),
+        "layer_with_weights-54/bias": classifier.bias.detach().numpy(),
+    }
     for number, layer in enumerate([model.network.conv_stem, *model.network.layer]):
         norm = layer.normalization
         for tensor in (norm.bias.data, norm.running_mean, norm.running_var):
@@ -333,8 +339,36 @@ def test_yamnet_is_read_from_tensorflows_layout(tmp_path):
             arrays[f"layer_with_weights-{2 * number + 1}/{name}"] = tensor.numpy()
     (tmp_path / "pretrained").mkdir()
     np.savez(tmp_path / "pretrained/yamnet_weights.npz", **arrays)
+    return model, classifier
+
+
+def test_yamnet_is_read_from_tensorflows_layout(tmp_path, random_yamnet):
     window = torch.randn(1, 200, 64)
+    model, _ = random_yamnet
     torch.testing.assert_close(yamnet(tmp_path)(window), model(window))
+
+
+@torch.no_grad()
+def test_yamnets_scores_are_means_of_its_patches(tmp_path, random_yamnet):
+    model, classifier = random_yamnet
+    waveform = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    window = YamnetFeatureExtractor()(waveform)["input_features"]
+    patches = [window[:, start : start + 96] for start in range(0, window.shape[1] - 95, 48)]
+    maps = [model.network(patch.unsqueeze(1)).last_hidden_state for patch in patches]
+    expected = [classifier(each.mean(dim=(2, 3))).sigmoid() for each in maps]
+    scores = audioset.yamnet_scores(tmp_path, [waveform])
+    assert scores.shape == (1, 521)
+    torch.testing.assert_close(scores[0], torch.cat(expected).mean(dim=0), rtol=1e-4, atol=1e-5)
+
+
+def test_names_of_audioset_are_ranked_by_their_recordings():
+    names = audioset.names_of(["hen", "rooster", "can_opening", "hen"])
+    described = {name: rows.tolist() for name, (_, rows) in names.items()}
+    assert described["Chicken, rooster"] == [True, True, False, True]
+    assert described["Cluck"] == [True, False, False, True]
+    truth = torch.stack([rows for _, rows in names.values()], dim=1)
+    assert audioset.mean_average_precision(truth.float(), truth) == 1
+    assert audioset.mean_average_precision(-truth.float(), truth) < 0.7
 
 
 def test_the_audio_projection_maps_features_of_a_label_to_its_vector():

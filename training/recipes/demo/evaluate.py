@@ -27,6 +27,7 @@ from clip2clap.metrics.classification import (
 from clip2clap.metrics.distribution import frechet_distance
 from clip2clap.models.yamnet_clap import YamnetFeatureExtractor
 from clip2clap.report import charts
+from clip2clap.training.recipes.demo import audioset
 from clip2clap.training.recipes.demo.alterations import AUDIO_ALTERATIONS, IMAGE_ALTERATIONS
 from clip2clap.training.recipes.demo.audio_bank import (
     CLIP_SAMPLES,
@@ -36,7 +37,13 @@ from clip2clap.training.recipes.demo.audio_bank import (
     log_mel,
 )
 from clip2clap.training.recipes.demo.classifiers import AudioClassifier
-from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoImage, Split, read_audio
+from clip2clap.training.recipes.demo.data import (
+    SAMPLING_RATE,
+    DemoAudio,
+    DemoImage,
+    Split,
+    read_audio,
+)
 from clip2clap.training.recipes.demo.features import random_window
 from clip2clap.training.recipes.demo.pretrained import yamnet
 from clip2clap.training.recipes.demo.similarity import similarity_to_training
@@ -74,6 +81,7 @@ def evaluate_demo(
         evaluation.clip_accuracy,
         evaluation.text_accuracy,
         evaluation.clap_accuracy,
+        evaluation.audioset_precision,
         evaluation.altered_accuracy,
         evaluation.audio_to_image,
         evaluation.image_to_audio,
@@ -112,6 +120,16 @@ class _Evaluation:
     def small_embeds(self) -> Tensor:
         """CLIP embeddings of the small images."""
         return self.clip.encode_image([image.load() for image in self.small])
+
+    @cached_property
+    def recordings(self) -> list[DemoAudio]:
+        """All recordings of the split, those of no demo class too."""
+        return [audio for audio in self.data.audio if audio.split == self.split]
+
+    @cached_property
+    def recording_embeds(self) -> Tensor:
+        """CLAP embeddings of the recordings."""
+        return self.clap.encode_audio([(read_audio(one), SAMPLING_RATE) for one in self.recordings])
 
     @cached_property
     def bank(self) -> AudioBank:
@@ -183,8 +201,7 @@ class _Evaluation:
 
     def clap_accuracy(self) -> dict[str, float]:
         """Classify audio by texts, and find the audio nearest to translated images."""
-        audio = [audio for audio in self.data.audio if audio.split == self.split]
-        embeds = self.clap.encode_audio([(read_audio(one), SAMPLING_RATE) for one in audio])
+        audio, embeds = self.recordings, self.recording_embeds
         all_names = audio_classes(self.data)
         labels = torch.tensor([audio_class_index(one, all_names) for one in audio])
 
@@ -208,6 +225,12 @@ class _Evaluation:
                 nearest, self.labels(self.small)
             ),
         }
+
+    def audioset_precision(self) -> dict[str, float]:
+        """Rank recordings by AudioSet's names, with the CLAP and with YAMNet's own outputs."""
+        return audioset.compare_precision(
+            self.data.folder, self.recordings, self.recording_embeds, self.clap.encode_text
+        )
 
     def altered_accuracy(self) -> dict[str, float]:
         """Classify images and audio whose size, coding or level is another."""

@@ -133,6 +133,17 @@ def yamnet(data: Path) -> YamnetModel:
     return model.eval()
 
 
+def yamnet_classifier(data: Path) -> nn.Linear:
+    """Load YAMNet's last layer, from its 1,024 mean activations to AudioSet's classes."""
+    arrays = np.load(data / "pretrained/yamnet_weights.npz")
+    kernel, bias = (arrays[f"layer_with_weights-54/{name}"] for name in ("kernel", "bias"))
+    classifier = nn.Linear(*kernel.shape)
+    classifier.load_state_dict(
+        {"weight": torch.as_tensor(kernel.T.copy()), "bias": torch.as_tensor(bias)}
+    )
+    return classifier.eval()
+
+
 def minilm() -> tuple[BertModel, BertTokenizer]:
     """Load all-MiniLM-L6-v2: the BERT and its tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
