@@ -19,7 +19,9 @@ from clip2clap.embeddings.space import Modality
 
 _MISSING: dict[Modality, str] = {"text": "no caption", "image": "no image", "audio": "no audio"}
 # What pandas and others write for a missing value.
-_NOTHING = {"nan", "NaN", "None", "null", "NULL", "<NA>"}
+_NOTHING = {"nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A"}
+# Between texts, as NumPy prints them.
+_GAP = re.compile(r"(?<=['\"])\s+(?=['\"])")
 # No path is this long without a dot, which base64 has not.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{200,}={0,2}\s*")
 
@@ -102,20 +104,26 @@ def caption_of(value: Any) -> str | None:
     if value is None or value != value:  # NaN
         return None
     if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
+        return value.decode("utf-8-sig", "surrogateescape")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"expected a caption as text, got a {type(value).__name__}")
     return str(value)
 
 
 def _listed(text: str) -> Any:
-    """Return the captions that a text lists, as JSON or as Python prints them; others as it is."""
-    if not (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+    """Return the captions that a text lists, as JSON, Python or NumPy print them; others as it is.
+
+    A text of dictionaries is returned as these.
+    """
+    stripped = text.strip()
+    if stripped[:1] + stripped[-1:] not in ("[]", "{}"):
         return text
     for parse in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            found = parse(text.strip())
-            if isinstance(found, list) and all(isinstance(each, str) for each in found):
+            # Python joins texts that have nothing but a gap in between.
+            found = parse(stripped if parse is json.loads else _GAP.sub(",", stripped))
+            kind = str if found and isinstance(found, list) and isinstance(found[0], str) else dict
+            if isinstance(found, dict) or all(isinstance(each, kind) for each in found):
                 return found
     return text
 

@@ -14,7 +14,7 @@ from clip2clap.media import images as image_files
 _SUFFIXES: dict[Modality, frozenset[str]] = {
     "image": image_files.SUFFIXES,
     "audio": audio_files.SUFFIXES,
-    "text": frozenset({".txt"}),
+    "text": frozenset({".txt", ".caption"}),
 }
 
 
@@ -44,6 +44,7 @@ class Folder(Source):
     def __iter__(self) -> Iterator[Row]:
         first: Modality = "image" if "image" in self.wanted else "audio"
         others = sorted(self.wanted - {first})
+        is_empty = True
         for files in walk(self.folder):
             companions: dict[str, dict[str, Path]] = {}
             for path in files:
@@ -52,7 +53,11 @@ class Folder(Source):
                         companions.setdefault(path.stem, {}).setdefault(modality, path)
             for path in files:
                 if path.suffix.lower() in _SUFFIXES[first]:
+                    is_empty = False
                     yield self._row(path, first, others, companions.get(path.stem, {}))
+        if is_empty:
+            suffixes = ", ".join(sorted(_SUFFIXES[first]))
+            raise UserError(f"{self.folder} holds no {first} ({suffixes}). Check the path.")
 
     def _row(
         self,
@@ -73,7 +78,7 @@ class Folder(Source):
                 problem = f"no {column.removesuffix('_file')} of that name beside it"
             elif modality == "text":
                 try:
-                    content["text"] = file.read_text("utf-8", errors="surrogateescape").strip()
+                    content["text"] = file.read_text("utf-8-sig", errors="surrogateescape").strip()
                     columns["caption"] = content["text"]
                 except OSError as error:
                     problem = f"{file.name} can't be read: {error.strerror or error}"

@@ -157,7 +157,7 @@ def _detect_folder(path: Path, wanted: frozenset[Modality]) -> Format:
         return "datasets"
     if any(file.name.lower().endswith(SHARD_SUFFIXES) for file in path.iterdir()):
         return "webdataset"
-    has_parquet = False
+    has_table = False
     for files in walk(path):
         if "text" in wanted and any(map(_is_metadata, files)):
             return "table"
@@ -165,5 +165,5 @@ def _detect_folder(path: Path, wanted: frozenset[Modality]) -> Format:
             file.suffix.lower() in image_files.SUFFIXES | audio_files.SUFFIXES for file in files
         ):
             return "folder"
-        has_parquet |= any(file.suffix.lower() == ".parquet" for file in files)
-    return "table" if has_parquet else "folder"
+        has_table |= any(map(is_table, files))
+    return "table" if has_table else "folder"

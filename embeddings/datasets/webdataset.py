@@ -22,16 +22,16 @@ _FILE_SUFFIXES: dict[Modality, list[str]] = {
 }
 # Larger members are not read into memory.
 _MAX_BYTES = 2**28
-# Keys of a JSON file with the caption: img2dataset's and laion_clap's.
-_CAPTION_KEYS = ("caption", "text")
+# Keys of a JSON file with the caption, in any case: img2dataset's and laion_clap's.
+_CAPTION_KEYS = ("caption", "text", "captions")
 
 
 @dataclass(frozen=True)
 class WebDataset(Source):
     """Tar shards as `img2dataset` and `laion_clap` write them: files of one name are one row.
 
-    A caption is the `txt` file, or the value of "caption" or "text" in the `json` file, of several
-    the first one.
+    A caption is the `txt` file, or the value of "caption", "text" or "captions" in the `json` file,
+    of several the first one.
     """
 
     format = "webdataset"
@@ -91,6 +91,7 @@ class WebDataset(Source):
         try:
             values = json.loads(members.get(".json") or b"{}")
             if isinstance(values, dict):
+                values = {key.lower(): value for key, value in values.items()}
                 url = values["url"] if isinstance(values.get("url"), str) else None
                 given = (values[key] for key in _CAPTION_KEYS if values.get(key) is not None)
                 caption = caption_of(next(given, None))
@@ -101,7 +102,7 @@ class WebDataset(Source):
         except (ValueError, RecursionError) as error:
             problem = str(error) if isinstance(error, UserError) else "its json is damaged"
         if members.get(".txt") is not None:
-            caption = members[".txt"].decode("utf-8", errors="surrogateescape").strip()
+            caption = members[".txt"].decode("utf-8-sig", errors="surrogateescape").strip()
         # Without a wanted caption, nothing is wanted of the JSON file.
         problem = None if caption is not None or "text" not in self.wanted else problem
         content: dict[Modality, Any] = {"text": caption} if "text" in self.wanted else {}

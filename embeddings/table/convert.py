@@ -230,6 +230,8 @@ def _rows_beside(folder: Path) -> Path:
 def _read_rows(files: Sequence[Path]) -> pa.Table | None:
     try:
         tables = [pq.read_table(file) for file in files]
+        for table in tables:
+            table.validate(full=True)
         return pa.concat_tables(tables, promote_options="default") if tables else None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{files[0]} can't be read ({one_line(error)}).") from error

@@ -291,12 +291,13 @@ def test_what_can_not_be_opened_is_reported_in_one_line(tmp_path):
     text: frozenset[Modality] = frozenset({"text"})
     (tmp_path / "notes.docx").write_bytes(b"x")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty").mkdir()
     for locations, message in (
         ([tmp_path / "notes.docx"], "no folder, tar, CSV, TSV, JSON lines or Parquet file"),
         ([tmp_path / "nowhere.csv"], "There is no file"),
         ([tmp_path / "*.tar"], "No file matches"),
         ([tmp_path / "other.csv"], "has the columns a, b, not caption or text"),
-        ([tmp_path], "captions alone are read from a CSV"),
+        ([tmp_path / "empty"], "captions alone are read from a CSV"),
     ):
         with pytest.raises(UserError, match=message):
             open_source(locations, wanted=text)

@@ -175,3 +175,14 @@ def test_damaged_and_foreign_files_are_reported_in_one_line(table, tmp_path):
         export_table(table, tmp_path / "no", "pickle")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="has no CLIP column 'clip_image'"):
         export_table(table, tmp_path / "no", "csv", clip="clip_image")
+
+
+def test_rows_whose_text_is_not_utf8_are_reported_in_one_line(table, tmp_path):
+    folder = export_table(table, tmp_path / "out", "csv")
+    (file,) = tmp_path.glob("**/*rows.parquet")
+    rows = pq.read_table(file)
+    damaged = pa.array([b"\xff"] * len(rows)).view(pa.string())
+    pq.write_table(rows.set_column(1, "caption", damaged), file)
+    with pytest.raises(UserError, match=r"rows\.parquet can't be read") as error:
+        import_table(folder, tmp_path / "again")
+    assert "\n" not in str(error.value)

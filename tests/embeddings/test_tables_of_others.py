@@ -46,7 +46,12 @@ def captions(rows: list[Row]) -> list[str | None]:
         ([1.5, float("nan")], ["1.5", "no caption"]),
         ([True], ["expected a caption as text, got a bool"]),
         ([b"a dog", b"caf\xe9"], ["a dog", "its caption is not valid UTF-8"]),
-        (["nan", " None", "[]", "[a dog barks]"], ["no caption"] * 3 + ["[a dog barks]"]),
+        (["nan", " None", "[]", "N/A"], ["no caption"] * 4),
+        (["[a dog barks]", "{a dog barks}"], ["[a dog barks]", "{a dog barks}"]),
+        (["['a dog' 'the dog']", "['it is' \"a dog's\"]"], ["a dog", "it is"]),
+        (["{'en': 'a dog'}", '{"en": 1}'], ["expected a caption as text, got a dict"] * 2),
+        (["[{'raw': 'a dog'}]"], ["expected captions as text, got a list of dict"]),
+        ([b"\xef\xbb\xbfa dog"], ["a dog"]),
         (["['a dog', \"it's\"]", '["a cat"]', "[1, 2]"], ["a dog", "a cat", "[1, 2]"]),
     ],
 )
@@ -204,6 +209,27 @@ def test_an_imagefolder_has_its_captions_in_its_metadata(tmp_path, name, content
     assert row.content == {"image": inside / "0.jpg"}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_folder_of_tables_is_read_table_by_table(tmp_path, suffix):
+    content = {".csv": "caption\n{}\n", ".jsonl": '{{"caption": "{}"}}\n'}[suffix]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}{suffix}").write_text(content.format(name))
+    assert captions(rows_of(tmp_path)) == ["a", "b"]
+
+
+def test_a_folder_without_images_says_what_they_are(tmp_path):
+    (tmp_path / "notes.doc").write_text("a dog")
+    with pytest.raises(UserError, match=r"holds no image \(.*\.jpg.*\)"):
+        rows_of(tmp_path, wanted=IMAGE)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".caption"])
+def test_captions_beside_images_may_begin_with_a_byte_order_mark(tmp_path, suffix):
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    (tmp_path / f"a{suffix}").write_text("a dog\n", "utf-8-sig")
+    assert captions(rows_of(tmp_path, wanted=IMAGE)) == ["a dog"]
+
+
 def test_folders_linked_in_a_circle_and_hidden_files_are_left_out(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("a.jpg", "._a.jpg", "sub/b.jpg"):
@@ -224,11 +250,11 @@ def test_a_tars_json_costs_one_row_if_it_is_no_object_with_a_caption(tmp_path):
         "c": b"[" * 100_000,
         "d": b'{"caption": {"a": 1}}',
         "e": b'{"caption": NaN}',
-        "f": b'{"text": "rain", "url": "http://a.org/f.jpg"}',
+        "f": b'{"TEXT": "rain", "url": "http://a.org/f.jpg"}',
         "g": b'{"caption": "\\ud800x"}',
     }
     members = [(f"{key}.json", body) for key, body in contents.items()]
-    write_shard(tmp_path / "a.tar", [*members, ("h.json", b"7"), ("h.txt", b"wind")])
+    write_shard(tmp_path / "a.tar", [*members, ("h.json", b"7"), ("h.txt", b"\xef\xbb\xbfwind")])
     read = rows_of(tmp_path / "a.tar")
     assert captions(read) == [
         "a dog",

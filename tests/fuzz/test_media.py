@@ -27,9 +27,9 @@ def image_files() -> dict[str, bytes]:
     exif[0x0112] = 6
     exif[0x010E] = "a description"
     files = {}
-    for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"):
+    for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM"):
         file = io.BytesIO()
-        options: dict[str, Any] = {} if format in ("GIF", "BMP") else {"exif": exif}
+        options: dict[str, Any] = {} if format in ("GIF", "BMP", "JPEG2000", "PPM") else {"exif": exif}
         Image.fromarray(noise).save(file, format, **options)
         files[format] = file.getvalue()
     file = io.BytesIO()

@@ -258,6 +258,35 @@ def test_a_caf_that_does_not_say_how_long_it_is_is_read_to_its_end():
         load_audio(content[: len(content) // 2])
 
 
+@pytest.mark.parametrize("frames", [0x3F800000, 0x7FFFFFFF])
+def test_an_aiff_that_does_not_say_how_long_it_is_is_read_to_its_end(frames):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(RATE) + 0.1, RATE, format="AIFF", subtype="PCM_16")
+    content = file.getvalue()
+    place = content.index(b"COMM") + 10
+    endless = content[:place] + frames.to_bytes(4, "big") + content[place + 4 :]
+    assert seconds_of(endless) == pytest.approx(1.0, abs=0.001)
+
+
+def test_audio_whose_tags_are_not_utf8_is_read():
+    content = wav_with_size(48_000)
+    place = content.index(b"data")
+    tags = b"LIST" + (24).to_bytes(4, "little") + b"INFOIART" + (12).to_bytes(4, "little")
+    assert seconds_of(content[:place] + tags + b"Caf\xe9 del mar" + content[place:]) == 0.5
+
+
+def test_dolby_digital_is_read():
+    assert seconds_of(encoded("ac3", "ac3", 48_000, 1.0)) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_video_with_a_packet_of_more_than_there_is_of_memory_is_damaged():
+    content = bytearray(encoded("aac", "mp4", 16_000, 1.0))
+    content[content.index(b"stsz") + 8] = 0x2C
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated") as refusal:
+        load_audio(bytes(content))
+    assert isinstance(refusal.value.__cause__, MemoryError)
+
+
 def test_an_mp3_without_a_header_is_read_whole():
     # Silence and noise differ in bit rate, from which libsndfile would estimate the length.
     content = encoded("libmp3lame", "mp3", 16_000, 2.0, write_xing="0", id3v2_version="0")

@@ -52,6 +52,9 @@ def png_header(width: int, height: int) -> bytes:
         (".tiff", {}),
         (".gif", {}),
         (".bmp", {}),
+        (".jp2", {}),
+        (".ppm", {}),
+        (".ico", {"sizes": [(8, 4)]}),
         (".jfif", {"quality": 100, "subsampling": 0}),
         (".avif", {"quality": 100, "subsampling": "4:4:4"}),
         (".jpg", {"quality": 100, "subsampling": 0}),
@@ -186,6 +189,15 @@ def test_a_heic_is_read_where_its_package_is_installed(tmp_path):
     assert np.abs(difference).mean() < 8
 
 
+@pytest.mark.parametrize("kind", [b"pHYs", b"gAMA", b"eXIf", b"cHRM", b"tEXt", b"prVW"])
+def test_a_png_is_an_image_whose_damaged_chunk_holds_no_pixels(kind):
+    file = io.BytesIO()
+    two_halves().save(file, "PNG")
+    content = file.getvalue()
+    damaged = content[:33] + struct.pack(">I", 3) + kind + b"abcd\0\0\0" + content[33:]
+    assert np.array_equal(np.asarray(load_image(damaged)), np.asarray(two_halves()))
+
+
 def test_a_png_with_a_large_color_profile_is_an_image():
     file = io.BytesIO()
     two_halves().save(file, "PNG", icc_profile=bytes(3_000_000))
@@ -239,6 +251,20 @@ def test_one_pixel_that_is_no_number_leaves_the_others(tmp_path):
     pixels = np.asarray(load_image(tmp_path / "nan.tif"))[..., 0].astype(int)
     difference = np.abs(pixels - RAMP * 255)
     assert np.sort(difference.flatten())[-3] <= 1
+
+
+@pytest.mark.parametrize("missing", [-9999, -3.4e38, 3.4e38, 1e20])
+@pytest.mark.parametrize("scale", [1, 255, 1000])
+def test_a_value_that_stands_for_missing_pixels_leaves_the_others(missing, scale):
+    gray = (RAMP * scale).astype(np.float32)
+    gray[3, 3] = missing
+    pixels = np.asarray(load_image(Image.fromarray(gray)))[..., 0].astype(int)
+    assert np.sort(np.abs(pixels - RAMP * 255).flatten())[-2] <= 6
+
+
+def test_an_image_without_a_finite_pixel_is_refused():
+    with pytest.raises(UnreadableImageError, match="no pixel is a finite number"):
+        load_image(Image.fromarray(np.full((8, 8), np.nan, np.float32)))
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "RGBA", "I;16", "F", "CMYK", "JPEG"])
@@ -380,10 +406,14 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load_image(tmp_path)
 
 
-def test_other_formats_are_not_opened(tmp_path):
-    two_halves().save(tmp_path / "picture.eps")
-    with pytest.raises(UnreadableImageError, match="not an image"):
-        load_image(tmp_path / "picture.eps")
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [(".eps", "a PostScript document"), (".dds", "a DDS texture"), (".pdf", "a PDF document")],
+)
+def test_other_formats_are_named_and_not_opened(tmp_path, suffix, message):
+    two_halves().save(tmp_path / f"picture{suffix}")
+    with pytest.raises(UnreadableImageError, match=f"picture{suffix} is {message}"):
+        load_image(tmp_path / f"picture{suffix}")
 
 
 agents: list[str] = []

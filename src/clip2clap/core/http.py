@@ -118,7 +118,7 @@ class Client:
             reason = one_line(error, limit=200)
             raise BusyError(f"the connection broke off ({reason})") from error
         except httpx.HTTPError as error:
-            raise FetchError(f"can't be fetched ({one_line(error, limit=200)})") from error
+            raise FetchError(one_line(error, limit=200)) from error
 
     async def follow(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 
 from clip2clap.core.errors import UserError
 from clip2clap.media.headers import (
-    is_endless_caf,
+    is_endless,
     is_media,
     is_truncated_wav,
     is_whole_mpeg_frame,
@@ -33,8 +33,13 @@ _PLANES = 8
 # from files of unknown origin.
 _CONTAINERS = (
     "mov,matroska,aac,mp3,ogg,wav,flac,aiff,au,w64,caf,asf,avi,mpegts,mpeg,flv,amr,wv,tta,voc,"
-    "nistsphere,ircam,iff"
+    "nistsphere,ircam,iff,ac3,eac3"
 )
+# Tags may be in any encoding.
+_OPTIONS: dict[str, Any] = {
+    "options": {"format_whitelist": _CONTAINERS},
+    "metadata_errors": "replace",
+}
 # These store the duration of each track, and a position in them is found exactly.
 _INDEXED = {"mov", "matroska", "wav", "flac", "aiff", "au", "w64", "caf"}
 # These store a duration that FFmpeg does not estimate from the bit rate, most of them to a sample.
@@ -115,7 +120,7 @@ def read_metadata(file: BinaryIO, name: str) -> dict[str, str]:
 
     file.seek(0)
     try:
-        with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
+        with av.open(file, **_OPTIONS) as container:
             tracks = [track.metadata for track in container.streams.audio]
             found = [container.metadata, *tracks]
     except av.FFmpegError as error:
@@ -126,7 +131,7 @@ def read_metadata(file: BinaryIO, name: str) -> dict[str, str]:
 class _Track:
     """Default audio track of an open container, and what its packets show of its end."""
 
-    def __init__(self, container: Any, file: BinaryIO, name: str, *, is_endless: bool):
+    def __init__(self, container: Any, file: BinaryIO, name: str, *, has_end: bool):
         audio = container.streams.audio
         if not audio:
             raise UnreadableAudioError(f"{name} is a video without an audio track.")
@@ -139,15 +144,16 @@ class _Track:
             )
         self.rate = self._stream.rate
         duration = self._stream.duration
-        self._duration = float(duration * self._stream.time_base) if duration else None
+        is_known = duration and has_end
+        self._duration = float(duration * self._stream.time_base) if is_known else None
         self._container, self._file, self._name = container, file, name
         self._format = container.format.name.split(",")[0]
         self.length = self._duration if self._format in _INDEXED else None
         self._is_mpeg = codec.name.startswith(("mp3", "mp2", "mp1"))
         self._origin = float((self._stream.start_time or 0) * self._stream.time_base)
         self._is_sought = self._is_corrupt = False
-        # Headers tell better whether a WAV is whole, and nothing tells it of an endless CAF.
-        self._is_marked = self._format != "wav" and not is_endless
+        # Headers tell better whether a WAV is whole, and nothing tells it of an endless file.
+        self._is_marked = self._format != "wav" and has_end
         self._last_packet = b""
         self._packets_end = 0.0
 
@@ -306,7 +312,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
         starts, is_whole = read_ogg(file)
         if not is_whole:
             raise UnreadableAudioError(damaged(name))
-        is_endless = is_endless_caf(file)
+        has_end = not is_endless(file)
         file.seek(0)
         if starts:
             with contextlib.ExitStack() as opened:
@@ -314,12 +320,14 @@ def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
                 sounds = [opened.enter_context(soundfile.SoundFile(part)) for part in parts]
                 yield _VorbisTrack(sounds)
             return
-        with av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
+        with av.open(file, **_OPTIONS) as container:
             is_audio = True
-            yield _Track(container, file, name, is_endless=is_endless)
-    except (UserError, MemoryError):
+            yield _Track(container, file, name, has_end=has_end)
+    except UserError:
         raise
     except Exception as error:  # a damaged file can make a decoder raise almost anything
+        if isinstance(error, MemoryError) and not isinstance(error, av.FFmpegError):
+            raise
         if is_audio:
             raise UnreadableAudioError(damaged(name)) from error
         raise UnreadableAudioError(not_audio(name)) from error

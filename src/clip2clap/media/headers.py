@@ -2,11 +2,14 @@
 
 import io
 import math
+import struct
 from typing import BinaryIO
 
 # Sizes of a WAV of unknown length are at the limit of 31 or 32 bits, less a header or a buffer.
 _UNKNOWN_SIZES = (2**31, 2**32)
 _UNKNOWN_MARGIN = 0x1000
+# SoX writes this into an AIFF, less what is no whole sample.
+_SOX_UNKNOWN_SIZE = 0x7F000000
 # Bytes that some writers count as samples, or that tag editors strip without correcting the count.
 _MISCOUNTED = 128
 _OGG_BEGIN_FLAG = 2
@@ -67,16 +70,35 @@ def read_ogg(file: BinaryIO) -> tuple[list[int], bool]:
         place = end
 
 
-def is_endless_caf(file: BinaryIO) -> bool:
-    """Return True if a CAF does not say how long its samples are, as streamed ones do not."""
+def is_endless(file: BinaryIO) -> bool:
+    """Return True if a CAF or AIFF does not say how long its samples are, as streamed ones don't."""
     file.seek(0)
-    if file.read(8)[:4] != b"caff":
+    head = file.read(12)
+    if head[:4] == b"FORM":
+        return _is_endless_aiff(file)
+    if head[:4] != b"caff":
         return False
+    file.seek(8)
     while len(head := file.read(12)) == 12:
         length = int.from_bytes(head[4:], "big", signed=True)
         if head[:4] == b"data" or length < 0:
             return length == -1
         file.seek(length, io.SEEK_CUR)
+    return False
+
+
+def _is_endless_aiff(file: BinaryIO) -> bool:
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[4:], "big")
+        if head[:4] == b"COMM":
+            channels, frames, bits = struct.unpack(">HIH", file.read(8).ljust(8, b"\0"))
+            size = frames * channels * ((bits + 7) // 8)
+            return any(
+                limit - _UNKNOWN_MARGIN <= count < limit + _UNKNOWN_MARGIN
+                for limit in (_SOX_UNKNOWN_SIZE, *_UNKNOWN_SIZES)
+                for count in (frames, size)
+            )
+        file.seek(length + length % 2, io.SEEK_CUR)
     return False
 
 

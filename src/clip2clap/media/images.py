@@ -6,6 +6,7 @@ import io
 import math
 import os
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,15 +40,34 @@ DOWNLOAD_SECONDS = 30.0
 SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
-        *(".heic", ".heif"),
+        *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
 """Suffixes of the files that are read from a folder."""
 
-_READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
+_READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-# Their sizes are limited by PIL, and no pixel depends on them here.
-_SIDE_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+# Beginnings of files of other formats.
+_OTHER_FORMATS = {
+    b"8BPS": "a Photoshop document",
+    b"\xff\x0a": "a JPEG XL image",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML document or SVG drawing",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"%PDF": "a PDF document",
+    b"%!PS": "a PostScript document",
+    b"DDS ": "a DDS texture",
+    b"qoif": "a QOI image",
+    b"v/1\x01": "an OpenEXR image",
+    b"#?RADIANCE": "a Radiance HDR image",
+    b"\x1f\x8b": "a gzip archive",
+    b"PK\x03\x04": "a zip archive",
+}
+# PIL refuses other chunks that are large or damaged, and no pixel depends on them here.
+_TRANSPARENCY_CHUNK = b"tRNS"
+_ORIENTATION_CHUNKS = (b"eXIf", b"iTXt")
 _ORIENTATION_TAG = 0x0112
 _SAMPLE_FORMAT_TAG = 339
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
@@ -67,6 +87,8 @@ _TURNS = dict(
 )
 # Full scales of grays of 1 (floats), 8, 12 and 16 bits.
 _FULL_SCALES = (1.0, 255.0, 4095.0, 65_535.0)
+# Share of the values, in percent, that may lie so many times the others' range away from them.
+_TAIL, _FAR = 5.0, 2.0
 _WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 _WRITE_OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
@@ -78,8 +100,8 @@ class UnreadableImageError(UserError):
 def load_image(source: Any, *, allow_private: bool = False, name: str = "the image") -> Image.Image:
     """Load an image as 8-bit RGB, upright by its EXIF tag, on white where it is transparent.
 
-    Reads JPEG, PNG, WebP, GIF (the first frame), TIFF, BMP and AVIF, palettes and grays of up to 32
-    bits included, and HEIC where `pillow-heif` is installed.
+    Reads JPEG, PNG, WebP, GIF (the first frame), TIFF, BMP, AVIF, JPEG 2000, PPM and ICO, palettes
+    and grays of up to 32 bits included, and HEIC where `pillow-heif` is installed.
 
     Args:
         source: A path, an http(s) URL, an opened image, a file's bytes, an opened file, an item of
@@ -208,8 +230,8 @@ def _decode(file: IO[bytes] | bytes, name: str) -> Image.Image:
     # Naming the formats keeps PIL's rarer readers away from files of unknown origin.
     Image.init()
     formats = [known for known in _READ_FORMATS if known in Image.OPEN]
-    with _explained(name, is_tiff=head[:4] in _TIFF_BEGINNINGS):
-        file = _without_text(file) if head.startswith(b"\x89PNG") else file
+    with _explained(name, head):
+        file = _without_side_chunks(file) if head.startswith(b"\x89PNG") else file
         with Image.open(file, formats=formats) as image:
             return _to_rgb(image, name, is_file=True)
 
@@ -224,25 +246,29 @@ def _register_heif(name: str) -> None:
     register_heif_opener()
 
 
-def _without_text(file: IO[bytes]) -> IO[bytes]:
-    """Return a PNG without its text and color profile, which PIL refuses when they are large.
+def _without_side_chunks(file: IO[bytes]) -> IO[bytes]:
+    """Return a PNG without what no pixel depends on, which PIL refuses when large or damaged.
 
-    Workflows and profiles of printers are. The text that may hold the orientation is kept, if it is
-    not compressed.
+    Workflows and profiles of printers are large. What may hold the orientation is kept, if it is
+    whole and not compressed.
     """
     kept = [file.read(8)]
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         body = file.read(length + 4)
-        is_small = length < 2**16 and kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0")
-        if kind not in _SIDE_CHUNKS or is_small:
+        is_critical = kind[:1].isupper()
+        if kind in _ORIENTATION_CHUNKS and length < 2**16:
+            is_xmp = kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0")
+            is_whole = zlib.crc32(kind + body[:-4]) == int.from_bytes(body[-4:], "big")
+            is_critical = is_whole and (is_xmp or kind == b"eXIf")
+        if is_critical or kind == _TRANSPARENCY_CHUNK:
             kept += [head, body]
     return io.BytesIO(b"".join(kept))
 
 
 @contextlib.contextmanager
-def _explained(name: str, *, is_tiff: bool = False) -> Iterator[None]:
-    """Turn any error of PIL into one line that names the image."""
+def _explained(name: str, head: bytes = b"") -> Iterator[None]:
+    """Turn any error of PIL into one line that names the image, whose file begins with `head`."""
     try:
         with warnings.catch_warnings():
             # Our own limit is stricter than the one that PIL warns at.
@@ -252,7 +278,10 @@ def _explained(name: str, *, is_tiff: bool = False) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         why = "is not an image that can be read. Give a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF."
-        if is_tiff:
+        other = next((kind for start, kind in _OTHER_FORMATS.items() if _starts(head, start)), None)
+        if other is not None:
+            why = f"is {other}, which can't be read. Save it as a JPEG, PNG, WebP or TIFF."
+        if head[:4] in _TIFF_BEGINNINGS:
             why = "is a TIFF of a kind that PIL can't read. Save it with 8 bits per channel."
         raise UnreadableImageError(f"{name} {why}") from error
     except Image.DecompressionBombError as error:
@@ -262,6 +291,10 @@ def _explained(name: str, *, is_tiff: bool = False) -> Iterator[None]:
             f"{name} is damaged or truncated ({one_line(error, limit=120)}). Fetch or save it "
             "again."
         ) from error
+
+
+def _starts(head: bytes, start: bytes) -> bool:
+    return head.lstrip().lower().startswith(start.lower())
 
 
 def _too_large() -> str:
@@ -332,7 +365,8 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
 
     Neither floats nor integers state their full scale: it is the smallest usual one that holds the
     values. Others, such as elevations, are stretched from the least to the largest, and so are
-    floats and 32-bit integers that use less than half of a scale above 255.
+    floats and 32-bit integers that use less than half of a scale above 255. The values that stand
+    for missing ones, far from all others, are not among these.
     """
     step = _factor(image)
     gray = np.asarray(image)[::step, ::step]
@@ -340,7 +374,9 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
         gray = gray.view(np.uint32)
     values = gray.astype(np.float64)
     seen = values[np.isfinite(values)]
-    least, most = seen.min(initial=np.inf), seen.max(initial=-np.inf)
+    if not len(seen):
+        raise ValueError("no pixel is a finite number")
+    least, most = _range(seen)
     scales = _FULL_SCALES if image.mode == "F" else _FULL_SCALES[1:]
     # Sharpening and resizing overshoot a little, most in floats.
     margin = 0.1 if image.mode == "F" else 0.0
@@ -350,6 +386,16 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
         values, full = values - least, max(most - least, 1e-30)
     values = np.nan_to_num(values / full * 255, nan=0.0, posinf=255.0, neginf=0.0)
     return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Return the least and the largest value; none far from the others if no usual scale fits."""
+    if values.min() < 0 or values.max() > _FULL_SCALES[-1]:
+        low, high = np.percentile(values, (_TAIL, 100 - _TAIL))
+        reach = _FAR * (high - low)
+        near = values[(values >= low - reach) & (values <= high + reach)]
+        values = near if reach else values
+    return float(values.min()), float(values.max())
 
 
 def download_image(url: str, allow_private: bool) -> bytes:
