@@ -1,5 +1,6 @@
 """Unconditional diffusion of pixels, and checkpoints of OpenAI's layout."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,25 @@ def test_an_image_is_started_from(file):
         model([0], height=18)
     with pytest.raises(UserError, match="strength"):
         model([0], strength=2)
+
+
+def test_the_verb_guides_it_by_words_and_strength_0_is_its_plain_sampler(run, file, tmp_path):
+    quick = ("--steps", 2, "--gradient-steps", 1, "--cutouts", 1, "--cut-size", 64, "--seed", 3)
+    own = ("--unconditional", file, "--clip", "demo", "--device", "cpu", *quick)
+    for strength in (0, 2):
+        out = tmp_path / f"{strength}.png"
+        status, _, said = run(
+            "guide", "--target-text", "fire", *own, "--guidance-strength", strength, "-o", out
+        )
+        assert status == 0, said
+    entry = json.loads((tmp_path / "2.json").read_text())
+    (similarity,) = entry["similarities"]
+    assert similarity["target"] == "fire"
+    model = UnconditionalDiffusion.from_pretrained(file)
+    plain = model([torch.Generator().manual_seed(3)], num_inference_steps=2)[0]
+    found = [np.asarray(Image.open(tmp_path / f"{strength}.png")) for strength in (0, 2)]
+    assert np.array_equal(found[0], np.asarray(plain))
+    assert not np.array_equal(found[1], found[0])
+    status, _, said = run("guide", "--target-text", "fire", *own, "-o", tmp_path / "a.wav")
+    assert status == 2
+    assert "--unconditional" in said
