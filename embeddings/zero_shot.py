@@ -100,6 +100,10 @@ class ZeroShotClassifier:
         """Return the cosine similarity of each label to unit vectors (n, d), shape (n, labels)."""
         return embeds @ self.label_embeds.T
 
+    def fits(self, embeds: Tensor) -> list[float | None]:
+        """Return the probability that the most likely label fits at all, None where unknown."""
+        return [None] * len(embeds)
+
     def nearest(self, embeds: Tensor, k: int | None = None) -> list[list[tuple[str, float]]]:
         """Return the most likely labels of each embedding with their probabilities.
 

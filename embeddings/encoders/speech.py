@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from clip2clap.core.errors import expect
@@ -11,6 +12,12 @@ from clip2clap.embeddings.backends.base import Inputs
 from clip2clap.embeddings.encoders.base import Encoder
 from clip2clap.embeddings.encoders.clap import preprocess_windows
 from clip2clap.embeddings.space import EmbeddingSpace, require_same_model
+from clip2clap.metrics.calibration import Calibration
+
+FITS = 0.25
+"""Probability that an image is meant below which none fits well.
+
+It is less than even, since small and unusual images have low ones, too."""
 
 
 class SpeechEncoder(Encoder):
@@ -60,6 +67,25 @@ class SpeechEncoder(Encoder):
         """
         if space is not None:
             require_same_model(space, self.space("audio"), what="The speech encoder's CLIP")
+
+    def fit_probability(self, similarities: Tensor) -> Tensor | None:
+        """Return the probability that speech means the image that it is most similar to.
+
+        It is low where what is said shows in none of the images, or nothing is said, as in music.
+
+        Args:
+            similarities: Highest cosine similarity of each utterance to an image, or of each image
+                to an utterance, shape (n,).
+
+        Returns:
+            Shape (n,), calibrated on held-out speech; None if this encoder was not calibrated.
+        """
+        backend: Any = self.backend
+        values = backend.model.config.calibration
+        if values is None:
+            return None
+        calibrated = Calibration.from_dict(values)(similarity_share(similarities).numpy())
+        return torch.from_numpy(calibrated)
 
     def encode_audio(
         self,
@@ -118,3 +144,8 @@ class SpeechEncoder(Encoder):
 
     def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
         return preprocess_windows(self.backend, *numbered)
+
+
+def similarity_share(similarities: Tensor) -> Tensor:
+    """Return cosine similarities as shares from 0 to 1, whose log odds a `Calibration` maps."""
+    return ((1 + similarities.double()) / 2).clamp(0, 1)

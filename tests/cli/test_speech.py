@@ -1,6 +1,7 @@
 """Speech in verbs: classify, audio-to-image, paint and search."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,28 @@ def test_an_image_gets_the_nearest_spoken_name_of_several_utterances(
     expected = dict(zip(nearest, logits.softmax(0).tolist(), strict=True))
     labels = {each["label"]: each["probability"] for each in found["segments"][0]["labels"]}
     assert labels == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(("intercept", "fits"), [(-9, False), (9, True)])
+def test_a_calibrated_encoder_says_if_no_image_and_no_spoken_name_fits(
+    run, photos, say, tmp_path, models, speech_folder, intercept, fits
+):
+    folder = tmp_path / "speech"
+    shutil.copytree(speech_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["calibration"] = {"method": "logistic", "values": [1.0, intercept], "knots": []}
+    (folder / "config.json").write_text(json.dumps(config))
+    models = (*models[:2], "--speech-encoder", folder, "--device", "cpu")
+    (tmp_path / "names").mkdir()
+    shutil.copy(say, tmp_path / "names" / "dog.wav")
+    for spoken, what in (("--speech", "image"), ("--spoken-labels", "spoken name")):
+        source = say if what == "image" else tmp_path / "names"
+        status, _, said = run("classify", photos / "dog.jpg", spoken, source, *models)
+        assert status == 0
+        assert (f"no {what} fits well" in said) is not fits
+        (found,) = results_of(run, "classify", photos / "dog.jpg", spoken, source, *models)
+        value = found["fits"] if what == "image" else found["segments"][0]["fits"]
+        assert (value >= 0.25) is fits
 
 
 def test_a_broken_utterance_costs_itself_and_is_named(run, photos, tmp_path, models):

@@ -140,6 +140,7 @@ class SegmentPrinter:
             {
                 "start_s": None if each.start_s is None else round(each.start_s, 3),
                 "end_s": None if each.end_s is None else round(each.end_s, 3),
+                **({} if each.fits is None else {"fits": round(each.fits, 4)}),
                 self.key: [
                     {name: label, score: round(value, 4)}
                     for label, value in each.labels[: self.top_k]
@@ -169,6 +170,7 @@ class SegmentPrinter:
             span = "" if start is None else f" {start:g} to {end:g} s"
             named = ", ".join(f"{each[name]} {each[score]:.2f}" for each in labels)
             self.report.show(f"{file.source}{span}: {named or 'silent'}")
+            self.report.warn_of_misfit(file.source, segment.get("fits"), "spoken name")
         self.report.results.append({"input": file.source, "segments": segments})
         if self.timeline is not None:
             from clip2clap.search.timeline import write_timeline

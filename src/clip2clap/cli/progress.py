@@ -64,6 +64,20 @@ class RunReport:
         self.skipped.append({"input": source, "reason": line})
         typer.echo(f"skipped: {line}", err=True)
 
+    def warn_of_misfit(self, source: str, fits: float | None, what: str) -> None:
+        """Print a warning if nothing fits an input, unless the report is printed as JSON.
+
+        Args:
+            source: Input.
+            fits: Probability that what was found fits, None if it is not known.
+            what: Name of what was looked for.
+        """
+        from clip2clap.embeddings.encoders.speech import FITS
+
+        if fits is not None and fits < FITS and not self._as_json:
+            line = f"{source}: warning: no {what} fits well (probability {fits:.2f})"
+            typer.echo(printable(line), err=True)
+
     def show(self, *lines: Any) -> None:
         """Print text or tables on stdout, unless the report is printed as JSON."""
         if not self._as_json:

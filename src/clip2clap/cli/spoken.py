@@ -86,14 +86,15 @@ def show_meant_images(options: Any, sources: Sequence[str], report: RunReport) -
             continue
         if image_embeds is None:
             continue
-        similarities = (speech_embeds @ image_embeds.T)[0].tolist()
+        similarities = (speech_embeds @ image_embeds.T)[0]
+        fit = speech.fit_probability(similarities.max()[None])
         shares = rank_images(speech_embeds, image_embeds, scale=scale)[0].tolist()
         order = sorted(range(len(names)), key=lambda place: -shares[place])[: options.top_k]
         found = [
             {
                 "image": names[place],
                 "probability": round(shares[place], 4),
-                "similarity": round(similarities[place], 4),
+                "similarity": round(float(similarities[place]), 4),
             }
             for place in order
         ]
@@ -102,7 +103,11 @@ def show_meant_images(options: Any, sources: Sequence[str], report: RunReport) -
             for each in found
         )
         report.show(f"{file}: {listed}")
-        report.results.append({"speech": file, "images": found})
+        entry: dict[str, Any] = {"speech": file, "images": found}
+        if fit is not None:
+            entry["fits"] = round(float(fit), 4)
+        report.warn_of_misfit(file, entry.get("fits"), "image")
+        report.results.append(entry)
     report.lap("generate")
 
 

@@ -35,6 +35,7 @@ class SpeechConfig(PreTrainedConfig):
         sampling_rate: Sampling rate of the audio, in Hz.
         memory: `count` of texts' embeddings that embeddings are pulled towards, `beta` and `mix`
             as in `clip2clap.core.math.recall`; none if None.
+        calibration: `Calibration` of `SpeechEncoder.fit_probability` as plain values; none if None.
         space: `EmbeddingSpace` of the embeddings as plain values: a CLIP's, of modality `"audio"`.
     """
 
@@ -50,6 +51,7 @@ class SpeechConfig(PreTrainedConfig):
         window_s: float = 4.0,
         sampling_rate: int = 16_000,
         memory: dict[str, Any] | None = None,
+        calibration: dict[str, Any] | None = None,
         space: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -63,6 +65,7 @@ class SpeechConfig(PreTrainedConfig):
         self.window_s = window_s
         self.sampling_rate = sampling_rate
         self.memory = memory
+        self.calibration = calibration
         self.space = space
         super().__init__(**kwargs)
 

@@ -42,6 +42,8 @@ class Segment:
     labels: list[tuple[str, float]]
     start_s: float | None = None
     end_s: float | None = None
+    fits: float | None = None
+    """Probability that the first label fits at all, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -227,15 +229,18 @@ class FileClassifier:
         reason = None
         for batch in batches:
             inputs = [found for _, found in batch if found is not None]
-            labels = iter(())
+            found_labels: Iterator[Any] = iter(())
             if inputs:
                 encoder = self._encoders[modality]
                 embeds = encoder.encode_preprocessed(modality, inputs, batch_size=size)
-                labels = iter(self.classify_embeds(modality, embeds, k))
+                labels = self.classify_embeds(modality, embeds, k)
+                fits = self._classifiers[modality].fits(self._translated(modality, embeds))
+                found_labels = zip(labels, fits, strict=True)
             for part, found in batch:
                 reason = reason or part.reason
                 if part.content is not None:
-                    segments.append(Segment([] if found is None else next(labels), *part.span))
+                    own, fit = ([], None) if found is None else next(found_labels)
+                    segments.append(Segment(own, *part.span, fits=fit))
                 if part.is_last:
                     yield ClassifiedFile(part.source, [] if reason else segments, reason)
                     segments, reason = [], None

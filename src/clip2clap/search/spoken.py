@@ -76,6 +76,12 @@ class SpokenLabels(ZeroShotClassifier):
         counts = torch.tensor([len(own) for own in found.values()])
         self._owners = torch.arange(len(counts)).repeat_interleave(counts)
         self._scale = clip.logit_scale if temperature is None else 1 / temperature
+        self._speech = speech
+
+    def fits(self, embeds: Tensor) -> list[float | None]:
+        """Return the probability that the nearest name is right, None without calibration."""
+        found = self._speech.fit_probability(self._similarities(embeds).amax(dim=1))
+        return [None] * len(embeds) if found is None else found.tolist()
 
     def _similarities(self, embeds: Tensor) -> Tensor:
         found = super()._similarities(embeds)  # (n, utterances)

@@ -1,5 +1,6 @@
 """Texts, alterations, weights and training of the speech encoder's recipe."""
 
+import random
 import struct
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,13 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
+from clip2clap.metrics.calibration import Calibration
+from clip2clap.training.recipes.demo.words import CLASSES
 from clip2clap.training.recipes.speech import recipe as module
 from clip2clap.training.recipes.speech.alterations import altered
 from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
+from clip2clap.training.recipes.speech.calibration import choose
+from clip2clap.training.recipes.speech.evaluate import SpeechEvaluation
 from clip2clap.training.recipes.speech.recipe import (
     SpeechRecipe,
     build_model,
@@ -192,6 +197,9 @@ def test_the_recipe_trains_the_pooling_alone_and_packages_an_encoder(tmp_path, m
         encode_text=lambda texts: unit_norm(torch.randn(len(texts), 512)),
         space=lambda modality: read_space("demo", family="clip", modality=modality),
     )
+    recipe.data = None
+    calibration = Calibration("logistic", (2.0, 0.5))
+    monkeypatch.setattr(module, "calibrate", lambda *_: calibration)
     package(recipe, tmp_path / "speech-encoder")
     encoder = SpeechEncoder.from_pretrained(str(tmp_path / "speech-encoder"))
     assert encoder.space("audio").same_model_as(read_space("demo", family="clip", modality="image"))
@@ -200,3 +208,34 @@ def test_the_recipe_trains_the_pooling_alone_and_packages_an_encoder(tmp_path, m
     torch.testing.assert_close(weight, backbone()["layers.0.fc1.weight"], rtol=2**-4, atol=2**-9)
     assert recipe.frames[0].shape == (3, 200, 384)
     assert kept.model.memory.shape == (2, 512)
+    fits = encoder.fit_probability(torch.tensor([0.4]))
+    assert fits is not None
+    assert fits.numpy() == pytest.approx(calibration(np.array([0.7])))
+
+
+def test_images_of_speech_are_classified_beside_those_of_the_same_text(monkeypatch):
+    classes = list(CLASSES)
+    right = torch.eye(len(classes)).repeat_interleave(len(EVALUATION_PHRASES), dim=0)
+    queries = {"speech": right.roll(4 * len(EVALUATION_PHRASES), dims=0), "text": right}
+    unused: Any = None
+    evaluation: Any = SpeechEvaluation(unused, unused, unused, None)
+    monkeypatch.setattr(evaluation, "encode", lambda phrases, **_: queries)
+    said: list[str] = []
+    evaluation.generate_images(
+        lambda image_embeds, **_: SimpleNamespace(images=list(image_embeds)),
+        lambda images: torch.stack(images).argmax(dim=1),
+        said.append,
+    )
+    assert [each.split(" (")[0] for each in said] == [
+        "images generated, speech: 0.0% of 184",
+        "images generated, text: 100.0% of 184",
+    ]
+
+
+def test_speech_chooses_among_images_of_which_one_or_none_is_meant():
+    labels, images = ["dog", "cat", "cow", "pig", "sea"], torch.eye(5)
+    embed = unit_norm(torch.tensor([[2.0, 1.0, 1.0, 1.0, 1.0]]))[0]
+    for is_meant in (True, False):
+        best, right = choose(embed, "dog", labels, images, random.Random(0), is_meant=is_meant)
+        assert right is is_meant
+        assert best == pytest.approx(float(embed[0 if is_meant else 1]))

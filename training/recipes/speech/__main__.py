@@ -23,6 +23,9 @@ def main(
     evaluate_only: Annotated[bool, typer.Option(help="Measure the encoder in MODEL.")] = False,
     model: Annotated[Path | None, typer.Option(help="Folder of the speech encoder.")] = None,
     transcripts: Annotated[bool, typer.Option(help="Measure Whisper's transcripts too.")] = True,
+    generated: Annotated[
+        bool, typer.Option(help="Measure images generated from speech too.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
     """Train the demo speech encoder, and measure it; a killed run resumes where it stopped."""
@@ -42,7 +45,16 @@ def main(
         package(SpeechRecipe(source, out, whisper / "model.bin", steps=steps), target)
     transcribe = whisper_transcriber(whisper) if transcripts else None
     encoder = SpeechEncoder.from_pretrained(str(target))
-    SpeechEvaluation(source, out / "evaluation", encoder, transcribe).run(typer.echo)
+    evaluation = SpeechEvaluation(source, out / "evaluation", encoder, transcribe)
+    evaluation.run(typer.echo)
+    if generated:
+        from clip2clap.inference.audio_to_image import AudioToImagePipeline
+        from clip2clap.training.recipes.demo.recipe import Recipe
+
+        pipeline = AudioToImagePipeline.from_pretrained("demo")
+        pipeline.set_progress_bar_config(disable=True)
+        classifier = Recipe(source, out / "classifier").image_classifier
+        evaluation.generate_images(pipeline, classifier.predict, typer.echo)
 
 
 if __name__ == "__main__":

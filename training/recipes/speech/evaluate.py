@@ -9,20 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor
 
 from clip2clap.embeddings.encoders.clip import ClipEncoder
-from clip2clap.embeddings.encoders.speech import SpeechEncoder
-from clip2clap.training.recipes.demo.data import DemoData
+from clip2clap.embeddings.encoders.speech import FITS, SpeechEncoder
+from clip2clap.training.recipes.demo.data import DemoData, read_audio
 from clip2clap.training.recipes.demo.words import CLASSES
 from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
+from clip2clap.training.recipes.speech.calibration import choose, draw_images
 from clip2clap.training.recipes.speech.recipe import name_embeds
 from clip2clap.training.recipes.speech.texts import EVALUATION_PHRASES, Sentence, phrase
 from clip2clap.training.recipes.speech.voices import EVALUATION_VOICES, RATE
 from clip2clap.training.speech.alterations import add_noise
 
 NAMES = 200
+PHRASES_SEED = 11
 NOISE_DB = 10.0
 
 Transcribe = Callable[[np.ndarray], str]
@@ -51,26 +54,22 @@ class SpeechEvaluation:
 
     def run(self, report: Callable[[str], Any]) -> None:
         """Report one line for each way that names are meant, and each way to encode them."""
-        classes = list(CLASSES)
-        phrases = [
-            Sentence(phrase(template, name), name)
-            for name in classes
-            for template in EVALUATION_PHRASES
-        ]
+        classes, phrases = list(CLASSES), class_phrases()
         synonyms = [
             Sentence(text, name)
             for name, entry in CLASSES.items()
             for text in (*entry["names"][1:4], *entry["unseen"])
         ]
         labels = name_embeds(self.clip, classes)
-        queries = self._encode(phrases, seed=11)
+        queries = self.encode(phrases, seed=PHRASES_SEED)
         _report(report, "classes", queries, phrases, classes, labels)
+        self._report_fits(queries["speech"], phrases, report)
         shuffled = random.Random(0).sample(classes, len(classes))
         control = [Sentence(each.text, shuffled[classes.index(each.meaning)]) for each in phrases]
         _report(report, "classes, shuffled", queries, control, classes, labels)
-        queries = self._encode(phrases, seed=11, noisy=True)
+        queries = self.encode(phrases, seed=PHRASES_SEED, noisy=True)
         _report(report, f"classes, noise at {NOISE_DB:g} dB", queries, phrases, classes, labels)
-        queries = self._encode(synonyms, seed=13)
+        queries = self.encode(synonyms, seed=13)
         _report(report, "synonyms", queries, synonyms, classes, labels)
         names, images = self._photographs()
         rng = random.Random(5)
@@ -78,9 +77,57 @@ class SpeechEvaluation:
             Sentence(phrase(rng.choice(["{}", "{a}", *EVALUATION_PHRASES]), name), name)
             for name in names
         ]
-        queries = self._encode(spoken, seed=12)
+        queries = self.encode(spoken, seed=12)
         _report(report, "names", queries, spoken, names, name_embeds(self.clip, names))
         _report(report, "images by name", queries, spoken, names, images)
+
+    def _report_fits(
+        self, spoken: Tensor, phrases: Sequence[Sentence], report: Callable[[str], Any]
+    ) -> None:
+        """Report how often phrases fit an image among four, if one is of the class and if none."""
+        labels, images = draw_images(self.clip, self.data, "test")
+        others = [read_audio(each) for each in self.data.audio if each.split == "test"]
+        noises = self.encoder.encode_audio([(each, RATE) for each in others if each.any()])
+        meanings = [each.meaning for each in phrases]
+        for name, embeds, meant, is_meant in (
+            ("of the class", spoken, meanings, True),
+            ("of other classes", spoken, meanings, False),
+            ("and a recording instead of speech", noises, [""] * len(noises), False),
+        ):
+            rng = random.Random(4)
+            best = [
+                choose(embed, each, labels, images, rng, is_meant=is_meant)[0]
+                for embed, each in zip(embeds, meant, strict=True)
+            ]
+            fits = self.encoder.fit_probability(torch.tensor(best))
+            if fits is not None:
+                report(f"fits an image {name}: {_share(int((fits >= FITS).sum()), len(fits))}")
+
+    def generate_images(
+        self,
+        pipeline: Callable[..., Any],
+        classify: Callable[[list[Image.Image]], Tensor],
+        report: Callable[[str], Any],
+    ) -> None:
+        """Report how often images generated from spoken class names show the class.
+
+        Beside them stand images from the same phrases typed, with the same noise in each batch.
+
+        Args:
+            pipeline: `AudioToImagePipeline` of the demo CLIP.
+            classify: Independent classifier of images, which returns places in `CLASSES`.
+            report: Takes one line for each way to encode the phrases.
+        """
+        phrases = class_phrases()
+        for kind, embeds in self.encode(phrases, seed=PHRASES_SEED).items():
+            images: list[Image.Image] = []
+            for part in embeds.split(len(CLASSES)):
+                generator = torch.Generator().manual_seed(0)
+                images += pipeline(image_embeds=part, generator=generator).images
+            found = classify(images).tolist()
+            names = [list(CLASSES)[place] for place in found]
+            hits = [name == each.meaning for name, each in zip(names, phrases, strict=True)]
+            report(f"images generated, {kind}: {_share(sum(hits), len(hits))}")
 
     def _photographs(self) -> tuple[list[str], Tensor]:
         """Return names with a full-size photograph each, those of the test split first."""
@@ -92,7 +139,7 @@ class SpeechEvaluation:
         embeds = self.clip.encode_image([image.load() for image in chosen])
         return [image.category for image in chosen], embeds
 
-    def _encode(
+    def encode(
         self, sentences: Sequence[Sentence], *, seed: int, noisy: bool = False
     ) -> dict[str, Tensor]:
         """Return embeddings of the sentences as speech, as its transcript, and as text."""
@@ -125,11 +172,23 @@ def _report(
         ranks = (query @ embeds.T).argsort(dim=1, descending=True)
         places = (ranks == meant.unsqueeze(1)).int().argmax(dim=1)
         hits = int((places == 0).sum())
-        low, high = binomtest(hits, len(meant)).proportion_ci(method="wilson")
-        report(
-            f"{name}, {kind}: {hits / len(meant):.1%} of {len(meant)} ({low:.0%} to {high:.0%}), "
-            f"among ten {(places < 10).float().mean():.1%}"
-        )
+        among_ten = (places < 10).float().mean()
+        report(f"{name}, {kind}: {_share(hits, len(meant))}, among ten {among_ten:.1%}")
+
+
+def _share(hits: int, count: int) -> str:
+    """Return a share with its interval of 95 %."""
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
+    return f"{hits / count:.1%} of {count} ({low:.0%} to {high:.0%})"
+
+
+def class_phrases() -> list[Sentence]:
+    """Return the phrases of evaluation for each demo class."""
+    return [
+        Sentence(phrase(template, name), name)
+        for name in CLASSES
+        for template in EVALUATION_PHRASES
+    ]
 
 
 def whisper_transcriber(folder: Path) -> Transcribe:

@@ -26,6 +26,7 @@ from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.words import CLASSES
 from clip2clap.training.recipes.speech.alterations import altered
 from clip2clap.training.recipes.speech.bank import PART, SpeechBank, draw_utterances
+from clip2clap.training.recipes.speech.calibration import calibrate
 from clip2clap.training.recipes.speech.texts import (
     TEMPLATES,
     Sentence,
@@ -261,7 +262,10 @@ def package(recipe: SpeechRecipe, target: Path) -> None:
     model, known = recipe.model, name_embeds(recipe.clip, recipe.names)
     model.config.memory = {"count": len(known), **MEMORY}
     model.memory = nn.Parameter(known)
-    SpeechEncoder.of(model, feature_extractor()).save_pretrained(target, facts=facts)
+    encoder = SpeechEncoder.of(model, feature_extractor())
+    found = calibrate(encoder, recipe.clip, recipe.data, recipe.folder / "calibration")
+    model.config.calibration = found.to_dict()
+    encoder.save_pretrained(target, facts=facts)
     path = target / "model.safetensors"
     small = {
         name: value.to(torch.float8_e4m3fn if value.dim() > 1 else torch.float16)
