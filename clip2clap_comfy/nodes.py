@@ -75,6 +75,7 @@ class LoadGenerator(_Node):
     """Node that loads an image-to-audio pipeline."""
 
     RETURN_TYPES = (_GENERATOR,)
+    RETURN_NAMES = ("generator",)
     FUNCTION = "load"
     inputs: ClassVar = {"name": _text("demo", "demo, a preset, a hub id or a folder.")}
     optional: ClassVar = {"translator": _text()}
@@ -88,6 +89,7 @@ class LoadDecoder(LoadGenerator):
     """Node that loads an audio-to-image pipeline."""
 
     RETURN_TYPES = (_DECODER,)
+    RETURN_NAMES = ("decoder",)
 
     def load(self, name: str, translator: str = "") -> tuple[Any]:
         """Load the pipeline."""
@@ -168,6 +170,7 @@ class Translate(_Node):
     """Node that translates images into the generator's CLAP space."""
 
     RETURN_TYPES = (_EMBEDS,)
+    RETURN_NAMES = ("embeds",)
     FUNCTION = "translate"
     inputs: ClassVar = {"generator": (_GENERATOR,), "image": ("IMAGE",)}
 

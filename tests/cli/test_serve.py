@@ -35,6 +35,8 @@ def test_without_the_extra_it_says_what_to_install(capsys, monkeypatch):
         (["--port", "99999"], "--port"),
         (["--max-users", "0"], "--max-users"),
         (["--workers", "0"], "--workers"),
+        (["--max-upload-mb", "0"], "--max-upload-mb"),
+        (["--max-audio-s", "1201"], "--max-audio-s"),
         (["--host", "not an address"], "--port: not an address at port 7860 cannot be"),
         (["--generator", "none"], "--generator: there is no generator preset or folder 'none'"),
         (["--translator", "none/at/all"], "--translator"),

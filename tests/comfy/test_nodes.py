@@ -49,6 +49,19 @@ class LoadAudio:
         return ({"waveform": torch.stack([tone, 0.5 * tone])[None], "sample_rate": 44_100},)
 
 
+class PreviewAudio:
+    RETURN_TYPES = ()
+    FUNCTION = "play"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"audio": ("AUDIO",)}}
+
+    def play(self, audio):
+        return {"ui": {"audio": audio}}
+
+
 class SaveImage:
     RETURN_TYPES = ()
     FUNCTION = "save"
@@ -105,7 +118,7 @@ def nodes(comfy, monkeypatch):
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     assert module.NODE_CLASS_MAPPINGS.keys() == module.NODE_DISPLAY_NAME_MAPPINGS.keys()
-    own = {"LoadImage": LoadImage, "LoadAudio": LoadAudio, "SaveImage": SaveImage}
+    own = {each.__name__: each for each in (LoadImage, LoadAudio, PreviewAudio, SaveImage)}
     return own | module.NODE_CLASS_MAPPINGS
 
 

@@ -106,7 +106,9 @@ def _load(options: Serve) -> Any:
         speech=_speech(options.speech_encoder, clip, device),
         names={name: value for name, value in names.items() if value not in (None, "demo")},
     )
-    return models if options.index is None else _with_index(models, options.index, device)
+    if options.index is None:
+        return models
+    return _with_index(models, options.index, device, longest_s=options.max_audio_s)
 
 
 def _speech(name: str | None, clip: Any, device: Any) -> Any:
@@ -145,12 +147,11 @@ def _reads(captioner: Any, space: Any) -> bool:
     return captioner.space is not None and captioner.space.same_model_as(space)
 
 
-def _with_index(models: Any, folder: Path, device: Any) -> Any:
+def _with_index(models: Any, folder: Path, device: Any, *, longest_s: float) -> Any:
     """Return the models with an index, which shares those that it was made with."""
     from clip2clap.search.index import Index
-    from clip2clap.web.limits import Limits
 
-    index = Index(folder, device=device, longest_s=Limits.input_s)
+    index = Index(folder, device=device, longest_s=longest_s)
     require(len(index), "index", f"{folder} has no entries. Index some files first.")
     pipelines = (models.image_to_audio, models.audio_to_image)
     index.share(
@@ -206,5 +207,10 @@ def _create(models: Any, options: Serve, votes: Votes) -> Any:
     from clip2clap.web.limits import Limits
     from clip2clap.web.models import Service
 
-    limits = Limits(max_users=options.max_users, workers=options.workers)
+    limits = Limits(
+        max_users=options.max_users,
+        workers=options.workers,
+        upload_bytes=1_000_000 * options.max_upload_mb,
+        input_s=options.max_audio_s,
+    )
     return create_app(Service(models, limits, _contest(models, options, votes)))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +20,8 @@ _RESULT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, max-age=3600",
 }
+# Where gradio says no more than the status.
+_REFUSALS = {403: "This file is not open.", 404: "There is no such page or file."}
 
 
 def create_app(service: Service) -> Any:
@@ -52,7 +55,7 @@ def create_app(service: Service) -> Any:
     _add_routes(app, service, blocks)
     app.state.blocks = blocks
     app.add_middleware(Guard, service=service, blocks=blocks)
-    return gr.mount_gradio_app(
+    served = gr.mount_gradio_app(
         app,
         blocks,
         path="/",
@@ -68,6 +71,31 @@ def create_app(service: Service) -> Any:
         css=read_static("app.css"),
         head=f"<script>{read_static('app.js')}</script>",
     )
+    _explain_refusals(served)
+    return served
+
+
+def _explain_refusals(app: Any) -> None:
+    """Let gradio's routes answer what they refuse in one line."""
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse
+    from starlette.routing import Mount
+
+    async def refuse(_: Any, error: HTTPException) -> JSONResponse:
+        detail = str(error.detail)
+        if detail == HTTPStatus(error.status_code).phrase:
+            detail = _REFUSALS.get(error.status_code, f"The request is refused: {detail}.")
+        return JSONResponse({"detail": detail}, error.status_code, error.headers)
+
+    async def refuse_call(_: Any, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = " ".join(map(str, first["loc"]))
+        return JSONResponse({"detail": f"The call is not valid: {where}: {first['msg']}."}, 422)
+
+    (mounted,) = (route.app for route in app.routes if isinstance(route, Mount))
+    mounted.add_exception_handler(HTTPException, refuse)
+    mounted.add_exception_handler(RequestValidationError, refuse_call)
 
 
 def _create_blocks(service: Service) -> Any:

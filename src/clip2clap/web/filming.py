@@ -94,7 +94,8 @@ def _seconds(order: FilmOrder, longest_s: float) -> float:
     """Return the length of all audio together, each file of which is read no further than that."""
     seconds = 0.0
     for name, path in zip(order.names, order.paths, strict=True):
-        waveform, rate = load_audio(path.read_bytes(), longest_s=longest_s, name=name)
+        with path.open("rb") as file:
+            waveform, rate = load_audio(file, longest_s=longest_s, name=name)
         seconds += len(waveform) / rate
     if seconds > longest_s:
         raise UserError(

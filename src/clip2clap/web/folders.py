@@ -9,7 +9,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clip2clap.core.errors import UserError
@@ -19,6 +19,8 @@ _PREFIX = "clip2clap-serve-"
 _SWEEP_S = 60.0
 # No server works for so long without touching its folder.
 _ABANDONED_S = 600.0
+_CHECKED_BYTES = 2**24
+_FULL = "The server has no room for more files. Try again in an hour."
 
 
 class Folders:
@@ -34,6 +36,7 @@ class Folders:
         self._limits = limits
         self._used: dict[Path, float] = {}
         self._linked: dict[Path, set[Path]] = {}
+        self._receiving = 0
         self._lock, self._closed = threading.Lock(), threading.Event()
         threading.Thread(target=self._sweep, name="clip2clap-sweeping", daemon=True).start()
 
@@ -44,12 +47,36 @@ class Folders:
             UserError: If the folders of all users together are full.
         """
         if self.size() > self._limits.stored_bytes:
-            raise UserError("The server has no room for more files. Try again in an hour.")
+            raise UserError(_FULL)
         folder = self.root / secrets.token_urlsafe(24)
         with self._lock:
             folder.mkdir()
             self._used[folder] = time.monotonic()
         return folder
+
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[Callable[[int], None]]:
+        """Count what comes of an upload as stored until the block ends.
+
+        Yields:
+            Function of the number of bytes that came, which raises `UserError` if the folders of
+            all users together are full. It is called by one thread.
+        """
+        received, unchecked = 0, _CHECKED_BYTES
+
+        def count(size: int) -> None:
+            nonlocal received, unchecked
+            received, unchecked = received + size, unchecked + size
+            self._receiving += size
+            if unchecked >= _CHECKED_BYTES:
+                unchecked = 0
+                if self.size() + self._receiving > self._limits.stored_bytes:
+                    raise UserError(_FULL)
+
+        try:
+            yield count
+        finally:
+            self._receiving -= received
 
     def link(self, folder: Path, name: str, file: Path) -> Path:
         """Let who knows a folder read one file from elsewhere, and return its path in the folder.

@@ -1,8 +1,9 @@
 """Guard before gradio's routes: what is not needed is closed, and what is sent is bounded."""
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -44,16 +45,17 @@ class Guard:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["type"] == "http":
-            try:
-                receive = await self._checked(scope, receive)
-            except HTTPException as error:
-                body = {"detail": error.detail, "error": error.detail}
-                await JSONResponse(body, error.status_code)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        with contextlib.ExitStack() as request:
+            if scope["type"] == "http":
+                try:
+                    receive = await self._checked(scope, receive, request)
+                except HTTPException as error:
+                    body = {"detail": error.detail, "error": error.detail}
+                    await JSONResponse(body, error.status_code)(scope, receive, send)
+                    return
+            await self._app(scope, receive, send)
 
-    async def _checked(self, scope: Any, receive: Any) -> Any:
+    async def _checked(self, scope: Any, receive: Any, request: contextlib.ExitStack) -> Any:
         """Return the function that receives the body, or raise what answers the request."""
         path, method = scope["path"], scope["method"]
         if len(path) > _LONGEST_PATH:
@@ -63,7 +65,8 @@ class Guard:
                 self._check_file(path.removeprefix(_FILE), 403)
             return receive
         if method == "POST" and path == _UPLOAD:
-            return _bounded(scope, receive, self._service.limits.upload_bytes)
+            count = request.enter_context(self._service.folders.receiving())
+            return _bounded(scope, receive, self._service.limits.upload_bytes, count)
         if method == "POST" and _SENT_JSON.fullmatch(path):
             body = await _read(_bounded(scope, receive, _JSON_BYTES))
             self._check_call(path, body)
@@ -124,8 +127,10 @@ def _files(value: Any) -> Iterator[Any]:
             pending += each
 
 
-def _bounded(scope: Any, receive: Any, most: int) -> Any:
-    """Return a function that receives a body of limited size."""
+def _bounded(
+    scope: Any, receive: Any, most: int, count: Callable[[int], None] = lambda _: None
+) -> Any:
+    """Return a function that receives a body of limited size, and counts its bytes."""
     large = HTTPException(413, f"Expected at most {most:,} bytes.")
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     if not declared.isdigit() or int(declared) > most:
@@ -135,9 +140,14 @@ def _bounded(scope: Any, receive: Any, most: int) -> Any:
     async def limited() -> Any:
         nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
+        came = len(message.get("body", b""))
+        received += came
         if received > most:
             raise large
+        try:
+            count(came)
+        except UserError as error:
+            raise HTTPException(507, str(error)) from error
         return message
 
     return limited

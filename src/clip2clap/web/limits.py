@@ -13,7 +13,7 @@ class Limits:
     workers: int = 1
     """Runs that are computed at the same time."""
 
-    upload_bytes: int = 50_000_000
+    upload_bytes: int = 200_000_000
     """Bytes of one upload, of all its files."""
 
     stored_bytes: int = 4_000_000_000

@@ -215,6 +215,7 @@ def read_audio(path: Path, name: str, longest_s: float) -> tuple[np.ndarray, int
     Raises:
         UserError: If it cannot be read, is silent or too long.
     """
-    waveform, rate = load_audio(path.read_bytes(), longest_s=longest_s, name=name)
+    with path.open("rb") as file:
+        waveform, rate = load_audio(file, longest_s=longest_s, name=name)
     require_audible(waveform, name)
     return waveform, rate

@@ -19,6 +19,16 @@ class Server(Options, panel="Server"):
         "Users whose runs wait or are computed at the same time; each has one.", default=20, min=1
     )
     workers: int = option("Runs that are computed at the same time.", default=1, min=1)
+    max_upload_mb: int = option(
+        "Size of an upload, of all its files together, in MB.", default=200, min=1
+    )
+    max_audio_s: float = option(
+        "Length of uploaded audio, of a film's files together, in seconds.",
+        "S",
+        default=300.0,
+        min=1,
+        max=1200,
+    )
 
 
 class Serve(Server, Device, SpeechEncoderName, Captioners, Decoder, Generator):
