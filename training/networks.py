@@ -15,6 +15,7 @@ from clip2clap.training.batches import Batches
 from clip2clap.training.config import TrainingConfig
 from clip2clap.training.pairs import Pairs
 from clip2clap.training.splits import TrainingData, thin_out
+from clip2clap.training.unpaired import MOST_ROWS
 from clip2clap.training.validation import predict
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
@@ -25,9 +26,6 @@ from clip2clap.translator.unpaired import fit_unpaired
 # predicts little but the mean above the last.
 _ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
 _ROWS = 8_192
-
-# Rows per side of an unpaired fit, all in memory.
-_MOST_UNPAIRED = 60_000
 
 NETWORKS = {"mlp": "MLPTranslator", "residual": "ResidualTranslator", "prior": "PriorTranslator"}
 """Class of each architecture that is trained step by step."""
@@ -95,7 +93,7 @@ def _unpaired_sides(data: TrainingData, seed: int) -> tuple[Tensor, Tensor]:
     first = {names[index] for index in order[: len(names) // 2]}
     is_first = torch.tensor([item in first for item in items])
     sides = ((data.pairs.source, rows[is_first]), (data.pairs.target, rows[~is_first]))
-    source, target = (side[thin_out(part, most=_MOST_UNPAIRED)] for side, part in sides)
+    source, target = (side[thin_out(part, most=MOST_ROWS)] for side, part in sides)
     return source, target
 
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip2clap.core.errors import UserError
@@ -18,7 +18,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Clip:
-    """Audio file of a benchmark."""
+    """Audio file of a benchmark, or image."""
 
     id: str
     path: Path
@@ -229,7 +229,50 @@ class VggSoundLayout:
         return rows
 
 
-LAYOUTS: dict[str, FoldLayout | CaptionLayout | VggSoundLayout] = {
+_IMAGEHEAR = {
+    **dict.fromkeys(("frog", "harmonica", "police"), 2),
+    **dict.fromkeys(("accordion", "bass", "bells", "bird", "cat", "chicken", "cow", "cricket",
+                     "dog", "flute", "gun", "lion", "piano", "sheep", "train", "trumpet",
+                     "waterfall"), 3),
+    **dict.fromkeys(("bongo", "car", "drums", "duck", "horse", "motorcycle", "people", "rain",
+                     "saxophone"), 4),
+    "guitar": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageHearLayout:
+    """Published layout of ImageHear: images in one folder, named by their label and a number."""
+
+    name: str = "imagehear"
+    title: str = "ImageHear"
+    images: Mapping[str, int] = field(default_factory=_IMAGEHEAR.copy)
+    """Images of each label."""
+
+    url: str = "https://github.com/RoySheffer/im2wav"
+
+    def read(self, folder: Path, *, partial: bool = False) -> Benchmark:
+        """Read a folder; as for `read_benchmark`."""
+        labels = sorted(self.images)
+        every = [
+            Clip(f"{label}{number}.jpg", folder / f"{label}{number}.jpg", label, 1, place)
+            for place, label in enumerate(labels)
+            for number in range(1, self.images[label] + 1)
+        ]
+        clips = tuple(clip for clip in every if clip.path.is_file())
+        if not clips:
+            raise UserError(
+                f"{folder} is no {self.title} as published: expected images such as {every[0].id}. "
+                f"Get it from {self.url}, and name its folder Data/ImageHear.",
+                param="folder",
+            )
+        missing = [clip.id for clip in every if clip not in clips]
+        lacking = _lacking([], missing, what="images")
+        _require(self.title, folder, lacking, clips, partial, self.url)
+        return Benchmark(self.name, self.title, clips, tuple(labels), len(every), lacking)
+
+
+LAYOUTS: dict[str, FoldLayout | CaptionLayout | VggSoundLayout | ImageHearLayout] = {
     each.name: each
     for each in (
         FoldLayout(
@@ -253,6 +296,7 @@ LAYOUTS: dict[str, FoldLayout | CaptionLayout | VggSoundLayout] = {
             url="https://urbansounddataset.weebly.com/urbansound8k.html",
         ),
         VggSoundLayout(),
+        ImageHearLayout(),
         CaptionLayout(
             name="audiocaps",
             title="AudioCaps",
@@ -313,12 +357,12 @@ def _find_clips(layout: "CaptionLayout | VggSoundLayout", folder: Path, what: st
     return found
 
 
-def _lacking(short: Sequence[str], missing: Sequence[str]) -> str:
+def _lacking(short: Sequence[str], missing: Sequence[str], *, what: str = "audio files") -> str:
     """Describe the rows and files that are not there."""
     parts = list(short)
     if missing:
         named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-        parts.append(f"{len(missing)} audio files are missing: {named}")
+        parts.append(f"{len(missing)} {what} are missing: {named}")
     return "; ".join(parts)
 
 

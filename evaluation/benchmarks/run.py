@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,23 +86,46 @@ def run_benchmark(
     folder = as_path(folder)
     runner = _Runner(benchmark, clap, folder, config, on_progress)
     found = runner.classify() if benchmark.labels else []
-    measured = [_plain(one) for _, one in found] if benchmark.labels else runner.retrieve()
+    retrieved = [] if benchmark.labels else runner.retrieve()
+    about: dict[str, Any] = {
+        "encoder": space.model_id,
+        "fingerprint": space.fingerprint,
+        "unreadable": runner.unreadable,
+        "resamples": config.resamples,
+        "seed": config.seed,
+        "trained_on": list(runner.seen_folds),
+    }
+    return write_results(folder, benchmark, found, about, retrieved=retrieved)
+
+
+def write_results(
+    folder: Path,
+    benchmark: Benchmark,
+    found: Sequence[tuple[list[Clip], Accuracy]],
+    about: Mapping[str, Any],
+    *,
+    retrieved: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Write `benchmark.json`, and `predictions.csv` for labels, and return the former's content.
+
+    Args:
+        folder: Folder of the results.
+        benchmark: Benchmark.
+        found: Accuracies, each with the clips that it is of.
+        about: Encoder, draws, and clips that could not be read, with the reason.
+        retrieved: Metrics of retrieval, of data sets without labels.
+    """
     results: dict[str, Any] = {
         "format": FORMAT,
         "clip2clap": __version__,
         "benchmark": benchmark.name,
         "title": benchmark.title,
-        "encoder": space.model_id,
-        "fingerprint": space.fingerprint,
-        "clips": len(benchmark.clips) - len(runner.unreadable),
+        **about,
+        "clips": len(benchmark.clips) - len(about["unreadable"]),
         "expected": benchmark.expected,
         "lacking": benchmark.lacking,
-        "unreadable": runner.unreadable,
-        "resamples": config.resamples,
-        "seed": config.seed,
-        "trained_on": list(runner.seen_folds),
         "labels": list(benchmark.labels),
-        "results": measured,
+        "results": [_plain(one) for _, one in found] or list(retrieved),
         "published": [asdict(row) for row in PUBLISHED.get(benchmark.name, ())],
     }
     with writing_to(folder):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 from clip2clap import ClapEncoder
 from clip2clap.core.errors import UserError
@@ -362,12 +363,47 @@ def test_vggsounds_test_split_is_measured(run, tmp_path, monkeypatch):
         read_benchmark("vggsound", tmp_path)
 
 
+def test_imagehears_images_are_named_by_what_they_show_and_would_sound_like(
+    run, tmp_path, monkeypatch
+):
+    layout = folders.ImageHearLayout(images={"dog": 2, "rain": 1})
+    assert sum(folders.LAYOUTS["imagehear"].images.values()) == 101
+    assert len(folders.LAYOUTS["imagehear"].images) == 30
+    monkeypatch.setitem(folders.LAYOUTS, "imagehear", layout)
+    images = tmp_path / "ImageHear"
+    images.mkdir()
+    with pytest.raises(UserError, match=r"expected images such as dog1.jpg"):
+        read_benchmark("imagehear", images)
+    for name, color in (("dog1", "brown"), ("rain1", "blue")):
+        Image.new("RGB", (32, 32), color).save(images / f"{name}.jpg")
+    with pytest.raises(UserError, match=r"1 images are missing: dog2.jpg"):
+        read_benchmark("imagehear", images)
+    (images / "dog2.jpg").write_bytes((images / "dog1.jpg").read_bytes())
+    assert [each.label for each in read_benchmark("imagehear", images).clips] == [0, 0, 1]
+    code, out, error = run("benchmark", "imagehear", images, "-o", tmp_path / "report")
+    assert code == 0, error
+    assert "3 of 3 images" in out
+    assert "zero-shot, translated" in out
+    # A translator into the wrong space is refused, and a broken image named.
+    code, _, error = run("benchmark", "imagehear", images, "--translator", "demo-back")
+    assert code == 2
+    (images / "dog2.jpg").write_bytes(b"no image")
+    code, _, error = run("benchmark", "imagehear", images, "-o", tmp_path / "broken")
+    assert code == 2
+    assert "dog2.jpg" in error
+    code, out, _ = run("benchmark", "imagehear", images, "-o", tmp_path / "part", "--partial")
+    assert code == 1
+    assert "2 of 3 images" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["esc50", "absent"], "FOLDER: absent is not a folder"),
         (["esc50", ".", "--protocol", "laoin"], "--protocol: expected all or one of clip2clap"),
         (["clotho", ".", "--linear-probe"], "--linear-probe: clotho is retrieved"),
+        (["clotho", ".", "--translator", "demo"], "--translator: clotho has no images"),
+        (["imagehear", ".", "--linear-probe"], "--linear-probe: imagehear has images"),
         (["us8k", "."], r"metadata/UrbanSound8K.csv is missing"),
         (["esc50", ".", "--encoder", "clap-htsat-unfussed"], "--encoder: There is no clap preset"),
         (["esc51", "."], "esc51"),

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from clip2clap.cli.benchmark_images import IMAGE_DATASETS, measure_images
 from clip2clap.cli.benchmark_speech import SPEECH_DATASETS, measure_speech
 from clip2clap.cli.checks import check_device, choose_device, require
 from clip2clap.cli.options.benchmark import Benchmark
@@ -19,11 +20,14 @@ _DEFAULT_BATCH_SIZE = 16
 
 
 def benchmark(options: Benchmark) -> None:
-    """Measure a CLAP on a published benchmark, beside published results.
+    """Measure a CLAP, a translator or a speech encoder on a published benchmark.
 
     ESC-50, UrbanSound8K and VGGSound are classified zero-shot, under protocols by name, and the
     first two by a linear probe and by fine-tuning; AudioCaps and Clotho are retrieved, text to
     audio and audio to text.
+
+    The images of ImageHear are named by what they show and, translated, by what they would sound
+    like.
 
     Of Flickr8k Audio, SpokenCOCO and Places Audio, images are retrieved by speech and speech by
     images, beside the CLIP's text encoder on transcripts (--asr) and on the captions as written.
@@ -40,6 +44,10 @@ def benchmark(options: Benchmark) -> None:
         measure_speech(options, _shown)
         return
     require(options.asr is None, "asr", f"{options.dataset} has no spoken captions.")
+    if options.dataset in IMAGE_DATASETS:
+        measure_images(options, protocols, _shown)
+        return
+    require(options.translator is None, "translator", f"{options.dataset} has no images.")
     has_labels = options.dataset in ("esc50", "us8k", "vggsound")
     for param in ("protocol", "linear_probe", "fine_tune"):
         reason = f"{options.dataset} is retrieved by its captions and has no labels."
@@ -82,7 +90,8 @@ def benchmark(options: Benchmark) -> None:
 
 def _shown(results: dict[str, Any]) -> list[Any]:
     """Return a title, the table and notes."""
-    title = f"{results['title']}, {results['clips']} of {results['expected']} clips"
+    items = "images" if results["benchmark"] in IMAGE_DATASETS else "clips"
+    title = f"{results['title']}, {results['clips']} of {results['expected']} {items}"
     return [title, _table(results), *_notes(results)]
 
 

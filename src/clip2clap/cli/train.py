@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from clip2clap.cli.checks import (
@@ -13,6 +14,7 @@ from clip2clap.cli.checks import (
     check_model_folder,
     check_translator,
     choose_device,
+    require,
 )
 from clip2clap.cli.options.training import Train
 from clip2clap.cli.progress import RunReport, plain_table, share_bar
@@ -37,6 +39,10 @@ def train(options: Train) -> None:
     check_exists(options.table, "table")
     check_device(options.device, None)
     check_translator(options.init_from, "init_from")
+    if options.target_table is not None:
+        check_exists(options.target_table, "target_table")
+        wrong = "it is for --architecture unpaired; others are trained on the pairs of one table."
+        require(options.architecture == "unpaired", "target_table", wrong)
 
     from clip2clap.training.config import TrainingConfig
 
@@ -50,9 +56,29 @@ def train(options: Train) -> None:
     output = options.output or table.with_name(f"{table.name}-translator")
     check_model_folder(output)
     report = RunReport(options)
+    if options.target_table is not None:
+        _fit_unpaired(options, output, config, report)
+        return
     training = train_with_bar(options.table, output, config, options)
     report.show(*training_lines(training), f"Next: {_next_command(output)}")
     report.end(training.to_dict())
+
+
+def _fit_unpaired(options: Train, output: Path, config: Any, report: RunReport) -> None:
+    """Fit a translator to the rows of two tables, and report."""
+    from clip2clap.training.unpaired import train_unpaired
+
+    with Console(stderr=True).status("Fitting"):
+        fitted = train_unpaired(
+            options.table, options.target_table, output, config, overwrite=options.overwrite
+        )
+    report.show(
+        f"{output}: {fitted.source_column} -> {fitted.target_column}, {fitted.source_rows} and "
+        f"{fitted.target_rows} rows without pairs, fitted in {fitted.seconds:.1f} s.",
+        f"Consistency {fitted.consistency:.3f}, 1 for clouds of equal shape. Measure it on pairs: "
+        f"clip2clap evaluate {shlex.quote(str(output))} --table TABLE",
+    )
+    report.end(fitted.to_dict())
 
 
 def config_settings(options: Any, names_from: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from clip2clap.cli.options.common import (
     Resamples,
     Seed,
     SpeechEncoderName,
+    Translator,
 )
 from clip2clap.cli.options.training import Epochs
 
@@ -22,6 +23,7 @@ DatasetName = Literal[
     "esc50",
     "us8k",
     "vggsound",
+    "imagehear",
     "audiocaps",
     "clotho",
     "flickr8k-audio",
@@ -41,6 +43,7 @@ class Benchmark(
     Clip,
     Epochs,
     SpeechEncoderName,
+    Translator,
     EncoderName,
     panel="Protocol",
 ):

@@ -184,6 +184,12 @@ class Train(
         default="fast",
     )
     learn_temperature: bool = option("Learn the temperature.", default=False)
+    target_table: Path | None = option(
+        "Table of other items with the targets, for --architecture unpaired; by default TABLE, "
+        "whose items are then split in halves.",
+        "TABLE",
+        panel="Columns",
+    )
     init: Init | None = option(
         "Initialization of an mlp: the linear map that ridge fits, or random weights. By default "
         "ridge, with --recipe reference random.",
