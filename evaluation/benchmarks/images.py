@@ -1,6 +1,6 @@
 """Zero-shot classification of a benchmark's images, as they are and translated into CLAP space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,7 @@ def run_image_benchmark(
     translator.check_source(spaces[0])
     translator.check_target(spaces[1])
     clips, embeds, unreadable = _encode(benchmark, clip, config, on_progress)
-    labels = Classification(
-        torch.tensor([each.label for each in clips]),
-        [each.fold for each in clips],
-        [each.id for each in clips],
-        num_labels=len(benchmark.labels),
-        resamples=config.resamples,
-        seed=config.seed,
-    )
+    labels = _classification(benchmark, clips, config)
     words = [label.replace("_", " ") for label in benchmark.labels]
     prompts = clip.encode_text([IMAGE_PROMPT.replace("{}", each) for each in words])
     described = f'prompt "{IMAGE_PROMPT}", images and words by {spaces[0].model_id}'
@@ -88,6 +81,19 @@ def run_image_benchmark(
         "trained_on": [],
     }
     return write_results(as_path(folder), benchmark, found, about)
+
+
+def _classification(
+    benchmark: Benchmark, images: Sequence[Clip], config: BenchmarkConfig
+) -> Classification:
+    return Classification(
+        torch.tensor([each.label for each in images]),
+        [each.fold for each in images],
+        [each.id for each in images],
+        num_labels=len(benchmark.labels),
+        resamples=config.resamples,
+        seed=config.seed,
+    )
 
 
 def _encode(

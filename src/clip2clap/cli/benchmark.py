@@ -41,17 +41,10 @@ def benchmark(options: Benchmark) -> None:
     check_device(options.device, None)
     require(options.folder.is_dir(), "folder", f"{options.folder} is not a folder.")
     if options.dataset in SPEECH_DATASETS:
-        measure_speech(options, _shown)
-        return
-    require(options.asr is None, "asr", f"{options.dataset} has no spoken captions.")
+        return measure_speech(options, _shown)
     if options.dataset in IMAGE_DATASETS:
-        measure_images(options, protocols, _shown)
-        return
-    require(options.translator is None, "translator", f"{options.dataset} has no images.")
-    has_labels = options.dataset in ("esc50", "us8k", "vggsound")
-    for param in ("protocol", "linear_probe", "fine_tune"):
-        reason = f"{options.dataset} is retrieved by its captions and has no labels."
-        require(has_labels or not getattr(options, param), param, reason)
+        return measure_images(options, protocols, _shown)
+    _check_audio_options(options)
 
     from clip2clap.evaluation.benchmarks.folders import check_folds, read_benchmark
 
@@ -86,6 +79,16 @@ def benchmark(options: Benchmark) -> None:
     for source, reason in results["unreadable"].items():
         report.skip(source, reason)
     report.end(results)
+
+
+def _check_audio_options(options: Benchmark) -> None:
+    """Raise `UserError` for options that are not for a benchmark of a CLAP."""
+    require(options.asr is None, "asr", f"{options.dataset} has no spoken captions.")
+    require(options.translator is None, "translator", f"{options.dataset} has no images.")
+    has_labels = options.dataset in ("esc50", "us8k", "vggsound")
+    for param in ("protocol", "linear_probe", "fine_tune"):
+        reason = f"{options.dataset} is retrieved by its captions and has no labels."
+        require(has_labels or not getattr(options, param), param, reason)
 
 
 def _shown(results: dict[str, Any]) -> list[Any]:

@@ -23,8 +23,8 @@ def measure_images(options: Benchmark, protocols: Any, show: Any) -> None:
         protocols: Protocols of the words in CLAP space.
         show: Returns what is printed of the results.
     """
-    for param in ("linear_probe", "fine_tune"):
-        reason = f"{options.dataset} has images and no folds to train on."
+    for param in ("linear_probe", "fine_tune", "asr"):
+        reason = f"{options.dataset} has images, and neither speech nor folds to train on."
         require(not getattr(options, param), param, reason)
     check_name(options.clip or "demo", "clip", param="clip")
     check_translator(options.translator)
