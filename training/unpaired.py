@@ -74,19 +74,23 @@ def train_unpaired(
     target, target_space, target_column = _side(target_table, config.target or "clap", "target")
     translator = fit_unpaired(source, target, seed=config.seed)
     recipe = dict(translator.provenance.recipe or {})
-    columns = {"source_column": source_column, "target_column": target_column}
-    rows = {"source_rows": len(source), "target_rows": len(target)}
-    translator.record(
-        source_space=source_space, target_space=target_space, recipe={**recipe, **columns, **rows}
-    )
-    translator.save_pretrained(folder)
-    return UnpairedReport(
+    report = UnpairedReport(
         str(folder),
-        **columns,
-        **rows,
+        source_column,
+        target_column,
+        len(source),
+        len(target),
         consistency=recipe["consistency"],
         seconds=time.monotonic() - started,
     )
+    sides = ("source_column", "target_column", "source_rows", "target_rows")
+    translator.record(
+        source_space=source_space,
+        target_space=target_space,
+        recipe={**recipe, **{name: getattr(report, name) for name in sides}},
+    )
+    translator.save_pretrained(folder)
+    return report
 
 
 def _side(

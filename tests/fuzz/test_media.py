@@ -29,7 +29,9 @@ def image_files() -> dict[str, bytes]:
     files = {}
     for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM"):
         file = io.BytesIO()
-        options: dict[str, Any] = {} if format in ("GIF", "BMP", "JPEG2000", "PPM") else {"exif": exif}
+        options: dict[str, Any] = (
+            {} if format in ("GIF", "BMP", "JPEG2000", "PPM") else {"exif": exif}
+        )
         Image.fromarray(noise).save(file, format, **options)
         files[format] = file.getvalue()
     file = io.BytesIO()

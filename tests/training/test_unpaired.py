@@ -1,5 +1,7 @@
 """Unpaired fits to two tables, by the library and by `train --target-table`."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -46,9 +48,11 @@ def test_a_fit_to_two_tables_is_that_to_their_training_rows(tables):
     fitted = AutoTranslator.from_pretrained(folder / "out")
     expected = fit_unpaired(images, audio[:110], runs=1, iterations=1, seed=3)
     torch.testing.assert_close(fitted(images), expected(images))
-    assert fitted.provenance.source_space.model_id == "tiny-clip"
-    assert fitted.provenance.target_space.model_id == "tiny-clap"
-    assert report.consistency == fitted.provenance.recipe["consistency"]
+    provenance: Any = fitted.provenance
+    assert provenance.source_space.model_id == "tiny-clip"
+    assert provenance.target_space.model_id == "tiny-clap"
+    assert provenance.recipe["consistency"] == report.consistency
+    assert provenance.recipe["target_rows"] == 110
 
 
 def test_what_cannot_be_fitted_is_refused(tables):

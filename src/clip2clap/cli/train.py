@@ -57,20 +57,22 @@ def train(options: Train) -> None:
     check_model_folder(output)
     report = RunReport(options)
     if options.target_table is not None:
-        _fit_unpaired(options, output, config, report)
+        _fit_unpaired(options, options.target_table, output, config, report)
         return
     training = train_with_bar(options.table, output, config, options)
     report.show(*training_lines(training), f"Next: {_next_command(output)}")
     report.end(training.to_dict())
 
 
-def _fit_unpaired(options: Train, output: Path, config: Any, report: RunReport) -> None:
+def _fit_unpaired(
+    options: Train, target_table: Path, output: Path, config: Any, report: RunReport
+) -> None:
     """Fit a translator to the rows of two tables, and report."""
     from clip2clap.training.unpaired import train_unpaired
 
     with Console(stderr=True).status("Fitting"):
         fitted = train_unpaired(
-            options.table, options.target_table, output, config, overwrite=options.overwrite
+            options.table, target_table, output, config, overwrite=options.overwrite
         )
     report.show(
         f"{output}: {fitted.source_column} -> {fitted.target_column}, {fitted.source_rows} and "

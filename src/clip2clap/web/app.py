@@ -93,7 +93,7 @@ def _explain_refusals(app: Any) -> None:
         where = " ".join(map(str, first["loc"]))
         return JSONResponse({"detail": f"The call is not valid: {where}: {first['msg']}."}, 422)
 
-    (mounted,) = (route.app for route in app.routes if isinstance(route, Mount))
+    mounted: Any = next(route.app for route in app.routes if isinstance(route, Mount))
     mounted.add_exception_handler(HTTPException, refuse)
     mounted.add_exception_handler(RequestValidationError, refuse_call)
 
