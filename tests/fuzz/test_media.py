@@ -29,9 +29,8 @@ def image_files() -> dict[str, bytes]:
     files = {}
     for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM"):
         file = io.BytesIO()
-        options: dict[str, Any] = (
-            {} if format in ("GIF", "BMP", "JPEG2000", "PPM") else {"exif": exif}
-        )
+        has_exif = format not in ("GIF", "BMP", "JPEG2000", "PPM")
+        options: dict[str, Any] = {"exif": exif} if has_exif else {}
         Image.fromarray(noise).save(file, format, **options)
         files[format] = file.getvalue()
     file = io.BytesIO()

@@ -40,7 +40,7 @@ COMMANDS = {
     "sweep": (
         "sweep table --plus table2 --hidden-size 8 --loss cosine,mse --epochs 3 -o out/sweep"
     ),
-    "fit": ("fit --captions val.csv --generator demo --clip demo --epochs 2 -o out/mine"),
+    "fit": "fit --captions val.csv --generator demo --clip demo --epochs 2 -o out/mine",
     "evaluate": "evaluate ridge --table table --split all -o out/report",
     "image-to-audio": (
         "image-to-audio image.png --num-inference-steps 1 --num-candidates 1 --duration-s 1 "

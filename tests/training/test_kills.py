@@ -53,9 +53,8 @@ def run_sweep(out: Path, inputs: Path) -> None:
 
 def run_finetune(out: Path, inputs: Path) -> None:
     config = FineTuningConfig(epochs=3, batch_size=8, validation=0.3, patience=None)
-    finetune(
-        ClapEncoder.from_pretrained("demo"), read_labeled_files(inputs / "labels"), out, config
-    )
+    clap = ClapEncoder.from_pretrained("demo")
+    finetune(clap, read_labeled_files(inputs / "labels"), out, config)
 
 
 def run_captioner(out: Path, inputs: Path) -> None:

@@ -7,12 +7,13 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -207,11 +208,17 @@ def fetch(
         return pool.submit(asyncio.run, run()).result()
 
 
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """Return the context of all clients: reading the certificates takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
 class _CheckedTransport(httpx.AsyncHTTPTransport):
     """httpx's own transport, over connections to checked addresses."""
 
     def __init__(self, connections: int, allow_private: bool):
-        context = httpx.create_ssl_context()
+        context = _ssl_context()
         super().__init__(verify=context)
         # httpx has no parameter for a network backend, but its pool does.
         self._pool = httpcore.AsyncConnectionPool(

@@ -71,7 +71,7 @@ def read_ogg(file: BinaryIO) -> tuple[list[int], bool]:
 
 
 def is_endless(file: BinaryIO) -> bool:
-    """Return True if a CAF or AIFF does not say how long its samples are, as streamed ones don't."""
+    """Return True if a CAF or AIFF of a stream does not say how long its samples are."""
     file.seek(0)
     head = file.read(12)
     if head[:4] == b"FORM":

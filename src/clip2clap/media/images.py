@@ -46,17 +46,8 @@ SUFFIXES = frozenset(
 """Suffixes of the files that are read from a folder."""
 
 _READ_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "TIFF",
-    "BMP",
-    "AVIF",
-    "HEIF",
-    "JPEG2000",
-    "PPM",
-    "ICO",
+    *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF"),
+    *("JPEG2000", "PPM", "ICO"),
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 # Beginnings of files of other formats.
