@@ -283,7 +283,7 @@ def _explained(name: str, head: bytes = b"") -> Iterator[None]:
         why = "is not an image that can be read. Give a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF."
         other = next((kind for start, kind in _OTHER_FORMATS.items() if _starts(head, start)), None)
         if other is not None:
-            why = f"is {other}, which can't be read. Save it as a JPEG, PNG, WebP or TIFF."
+            why = f"is {other}, not an image that can be read. Save it as a JPEG, PNG or WebP."
         if head[:4] in _TIFF_BEGINNINGS:
             why = "is a TIFF of a kind that PIL can't read. Save it with 8 bits per channel."
         raise UnreadableImageError(f"{name} {why}") from error
