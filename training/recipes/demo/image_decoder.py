@@ -127,8 +127,9 @@ class TuningLoss:
         """Compute the loss of one batch."""
         assert isinstance(model, TunedDecoder)
         rows, embeds = _draw_conditions(self.images, TUNING_BATCH, generator)
-        embeds = F.normalize(embeds, dim=-1)
         conditions = model.unet.drop_condition(embeds, CONDITION_DROPOUT, generator)
+        # Equal to the conditions to the last bit, which a second normalization would change.
+        embeds = F.normalize(embeds, dim=-1)
         latents = self.images.latents[rows]
         predicted = predict_clean(model.unet.unet, latents, conditions, generator)
         real = self.pixels[rows].float() / 127.5 - 1
