@@ -11,6 +11,7 @@ import torch
 from clip2clap.captioning.captioner import Captioner
 from clip2clap.captioning.mapper import PrefixMapper
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError
+from clip2clap.core.math import recall, unit_norm
 from clip2clap.embeddings.space import SpaceMismatchError
 
 from .builders import SPACE, WIDTH
@@ -139,6 +140,23 @@ def test_embeddings_are_shifted_by_the_mean_of_their_modality(captioner):
     assert not torch.allclose(made.mapper(embeds, "text"), made.mapper(embeds, "audio"), atol=1e-3)
 
 
+def test_one_modality_is_pulled_towards_its_memory(tmp_path, tiny_language_model):
+    known = unit_norm(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)))
+    memory = {"modality": "image", "count": 3, "beta": 5.0, "mix": 0.4}
+    plain = PrefixMapper(8, WIDTH, 2, modalities=("text", "image"))
+    pulled = PrefixMapper(8, WIDTH, 2, modalities=("text", "image"), memory=memory)
+    pulled.load_state_dict({**plain.state_dict(), "memory": known})
+    embeds = torch.randn(4, 8)
+    expected = plain(recall(embeds, known, beta=5.0, mix=0.4), "image")
+    assert torch.allclose(pulled(embeds, "image"), expected, atol=1e-6)
+    assert torch.equal(pulled(embeds, "text"), plain(embeds, "text"))
+    made = Captioner(pulled, *tiny_language_model())
+    made.save_pretrained(tmp_path)
+    read = Captioner.from_pretrained(tmp_path).mapper
+    assert torch.equal(read.memory, known)
+    assert torch.allclose(read(embeds, "image"), expected, atol=1e-6)
+
+
 def test_another_space_is_refused(captioner):
     made = captioner()
     made.check_source(SPACE.in_modality("audio"))
@@ -220,6 +238,8 @@ def test_a_missing_captioner_is_named(name):
         ({"architecture": "tree"}, "linear, mlp, transformer"),
         ({"prefix_length": 0}, "prefix_length"),
         ({"target_dim": 12, "architecture": "transformer"}, "a multiple of 8"),
+        ({"memory": {"modality": "image"}}, "beta, count, mix, modality"),
+        ({"memory": {"modality": "image", "count": 1, "beta": 1.0, "mix": 2}}, "mix"),
     ],
 )
 def test_a_senseless_mapper_is_refused(options, message):

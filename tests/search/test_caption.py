@@ -62,6 +62,20 @@ def test_files_are_captioned_by_their_own_captioner_in_the_order_given(captioner
     assert silence.captions == []
 
 
+def test_of_several_candidates_the_nearest_to_the_file_is_its_caption(captioners, files):
+    clip = ClipEncoder.from_pretrained("demo")
+    describe = FileCaptioner([captioners["clip"]], clip=clip)
+    (found,) = describe([files[1]], num_candidates=5, num_captions=2, max_new_tokens=4)
+    embeds = clip.encode_image([files[1]])
+    options = {"num_captions": 5, "num_beams": 5, "max_new_tokens": 4}
+    (texts,) = captioners["clip"].generate(embeds, modality="image", **options)
+    similarities = (clip.encode_text(texts) @ embeds[0]).tolist()
+    ranked = sorted(zip(similarities, texts, strict=True), key=lambda each: -each[0])
+    assert found.captions == [text for _, text in ranked[:2]]
+    with pytest.raises(UserError, match="at least num_captions=2"):
+        list(describe([files[1]], num_candidates=1, num_captions=2))
+
+
 def test_what_no_captioner_reads_is_translated(captioners, encoders, files):
     clip, clap = encoders["clip"].space("image"), encoders["clap"].space("audio")
     provenance = Provenance(source_space=clap, target_space=clip)
@@ -103,6 +117,10 @@ def test_the_command_prints_captions_and_json(run, captioners, files, tmp_path):
     results = json.loads(out)["results"]
     assert code == 0
     assert [len(each["captions"]) for each in results] == [2, 2, 0]
+    quick = ["--num-candidates", 2, "--max-tokens", 3, "--json"]
+    code, out, _ = run("caption", *files[:2], *names, *quick)
+    assert code == 0
+    assert [len(each["captions"]) for each in json.loads(out)["results"]] == [1, 1]
     code, out, _ = run("caption", files[2], *names)
     assert (code, out.strip()) == (0, f"{files[2]}: silent")
     sample = ["--top-p", 0.9, "--seed", 3, "--json"]
@@ -118,6 +136,7 @@ def test_the_command_prints_captions_and_json(run, captioners, files, tmp_path):
         (["--captioner", "nowhere"], "no captioner preset or folder 'nowhere'"),
         (["--top-p", "1.5"], "--top-p: expected at most 1"),
         (["--temperature", "0.5"], "--temperature: it goes with --top-p"),
+        (["--num-captions", "3", "--num-candidates", "2"], "--num-candidates: expected from --num"),
         (["--num-captions", "0"], "--num-captions: expected 1 to 100, got 0"),
     ],
 )

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from clip2clap.core.errors import CheckpointError, UserError, expect, is_integer
 from clip2clap.core.files import replacing
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
+
+if TYPE_CHECKING:
+    from clip2clap.embeddings.encoders.base import Encoder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 LANGUAGE_MODEL = "language_model"
@@ -280,6 +283,46 @@ class Captioner(nn.Module):
                 found += self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         captions = [" ".join(each.split()) for each in found]
         return [captions[row : row + num_captions] for row in range(0, len(captions), num_captions)]
+
+    def generate_nearest(
+        self,
+        embeds: Tensor,
+        encoder: "Encoder",
+        *,
+        num_candidates: int,
+        num_captions: int = 1,
+        **options: Any,
+    ) -> list[list[str]]:
+        """Caption embeddings by the candidates whose own embeddings are the most similar.
+
+        Args:
+            embeds: Embeddings in the captioner's space, shape (n, d).
+            encoder: Encoder of that space with a text encoder, which candidates are embedded by.
+            num_candidates: Candidates per embedding, and beams of the search, at least as many as
+                captions.
+            num_captions: Captions per embedding, the most similar first.
+            **options: As for `generate`, but for `num_beams`.
+
+        Raises:
+            UserError: As for `generate`, or if the encoder has no text encoder.
+            SpaceMismatchError: If the encoder is another than the captioner's.
+        """
+        expect(
+            is_integer(num_candidates) and num_candidates >= num_captions,
+            "num_candidates",
+            f"at least num_captions={num_captions}",
+            num_candidates,
+        )
+        if self.space is not None:
+            self.check_source(encoder.space(self.space.modality))
+        options |= {"num_captions": num_candidates, "num_beams": num_candidates}
+        found = self.generate(embeds, **options)
+        texts = encoder.encode_text([text for own in found for text in own])
+        similarities = texts.view(len(found), num_candidates, -1) @ embeds.float().cpu().unsqueeze(
+            -1
+        )
+        order = similarities.squeeze(-1).argsort(dim=1, descending=True)[:, :num_captions]
+        return [[own[n] for n in row] for own, row in zip(found, order.tolist(), strict=True)]
 
     @property
     def _inputs(self) -> Any:

@@ -1,12 +1,14 @@
 """Mapper from an embedding to the prefix of a language model's input."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from clip2clap.core.errors import expect, is_integer
+from clip2clap.core.errors import expect, is_integer, is_number
+from clip2clap.core.math import recall
 
 MapperArchitecture = Literal["linear", "mlp", "transformer"]
 
@@ -29,6 +31,8 @@ class PrefixMapper(nn.Module):
         hidden_size: Width of the hidden layer of an `mlp`.
         layers: Layers of a `transformer`, of eight heads.
         modalities: Modalities whose means are subtracted; another one is shifted by the first.
+        memory: Embeddings that those of one modality are pulled towards before: `modality`, `count`
+            of them, and `beta` and `mix` as in `clip2clap.core.math.recall`; none if None.
 
     Raises:
         UserError: If a size is not a positive whole number, or `target_dim` of a transformer no
@@ -41,6 +45,8 @@ class PrefixMapper(nn.Module):
         torch.Size([3, 4, 64])
     """
 
+    memory: Tensor
+
     def __init__(
         self,
         source_dim: int = 512,
@@ -50,6 +56,7 @@ class PrefixMapper(nn.Module):
         hidden_size: int = 512,
         layers: int = 4,
         modalities: tuple[str, ...] | list[str] = (),
+        memory: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         known = get_args(MapperArchitecture)
@@ -64,6 +71,9 @@ class PrefixMapper(nn.Module):
         self.source_dim, self.target_dim, self.prefix_length = source_dim, target_dim, prefix_length
         for modality in modalities:
             self.register_buffer(f"mean_{modality}", torch.zeros(source_dim))
+        self.config["memory"] = None if memory is None else _checked_memory(memory)
+        if memory is not None:
+            self.register_buffer("memory", torch.zeros(memory["count"], source_dim))
         outputs = prefix_length * target_dim
         if architecture == "mlp":
             hidden, last = nn.Linear(source_dim, hidden_size), nn.Linear(hidden_size, outputs)
@@ -82,6 +92,9 @@ class PrefixMapper(nn.Module):
     def forward(self, embeds: Tensor, modality: str | None = None) -> Tensor:
         """Map embeddings, shape (n, source_dim), to prefixes (n, prefix_length, target_dim)."""
         units = nn.functional.normalize(embeds.float(), dim=-1)
+        memory = self.config["memory"]
+        if memory is not None and modality == memory["modality"]:
+            units = recall(units, self.memory, beta=memory["beta"], mix=memory["mix"])
         centered = units - self.mean(modality)
         scaled = (math.sqrt(self.source_dim) * centered).to(self.dtype)
         prefix = self.layers(scaled).view(-1, self.prefix_length, self.target_dim)
@@ -102,3 +115,16 @@ class PrefixMapper(nn.Module):
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
         return next(self.parameters()).dtype
+
+
+def _checked_memory(memory: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a memory as plain values."""
+    names = {"modality", "count", "beta", "mix"}
+    expect(set(memory) == names, "memory", f"with {', '.join(sorted(names))}", sorted(memory))
+    is_size = is_integer(memory["count"]) and 1 <= memory["count"] <= _LARGEST
+    expect(is_size, "count", f"a positive whole number up to {_LARGEST:,}", memory["count"])
+    is_rate = is_number(memory["beta"]) and memory["beta"] > 0
+    expect(is_rate, "beta", "above 0", memory["beta"])
+    is_share = is_number(memory["mix"]) and 0 <= memory["mix"] <= 1
+    expect(is_share, "mix", "from 0 to 1", memory["mix"])
+    return dict(memory)

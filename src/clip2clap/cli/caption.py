@@ -28,6 +28,9 @@ def caption(options: Caption) -> None:
         "temperature",
         "it goes with --top-p.",
     )
+    candidates = options.num_candidates
+    enough = candidates is None or options.num_captions <= candidates <= 100
+    require(enough, "num_candidates", "expected from --num-captions to 100.")
     check_models(options)
     check_device(options.device, None)
     report = RunReport(options)
@@ -61,6 +64,8 @@ def _decoding(options: Caption) -> dict[str, Any]:
 
     given = {"num_captions": options.num_captions, "num_beams": options.num_beams}
     given |= {"top_p": options.top_p, "temperature": options.temperature or 1.0}
+    if options.num_candidates is not None:
+        given["num_candidates"] = options.num_candidates
     if options.max_tokens is not None:
         given["max_new_tokens"] = options.max_tokens
     return {**given, "generator": torch.Generator().manual_seed(options.seed)}
@@ -82,16 +87,19 @@ def _load(options: Caption, sources: list[str]) -> Any:
     names = options.captioner or _demo_captioners(needed, translator)
     captioners = [Captioner.from_pretrained(name).to(device) for name in names]
     models = {each.space.family: each.space.model_id for each in captioners if each.space}
+    compares = options.num_candidates is not None
+    if compares:
+        needed |= {"image" if family == "clip" else "audio" for family in models}
     if translator is not None and translator.source_space is not None:
         space = translator.source_space
         models.setdefault(space.family, space.model_id)
     encoders: dict[str, Any] = {"clip": None, "clap": None}
-    if "image" in needed:
-        name = options.clip or models.get("clip", "demo")
-        encoders["clip"] = ClipEncoder.from_pretrained(name, device=device, modalities=["image"])
-    if "audio" in needed:
-        name = options.clap or models.get("clap", "demo")
-        encoders["clap"] = ClapEncoder.from_pretrained(name, device=device, modalities=["audio"])
+    kinds: Any = {"image": ("clip", ClipEncoder), "audio": ("clap", ClapEncoder)}
+    for modality in needed:
+        family, kind = kinds[modality]
+        name = getattr(options, family) or models.get(family, "demo")
+        parts = [modality, "text"] if compares else [modality]
+        encoders[family] = kind.from_pretrained(name, device=device, modalities=parts)
     return FileCaptioner(captioners, **encoders, translator=translator)
 
 

@@ -106,7 +106,8 @@ class FileCaptioner:
             load: Reads an image; by default as `load_image` does.
             longest_s: Length of audio files, in s, from which on they are refused.
             **options: `num_captions`, `num_beams`, `top_p`, `temperature`, `max_new_tokens` and
-                `generator`, as for `Captioner.generate`.
+                `generator`, as for `Captioner.generate`; and `num_candidates`, of which those are
+                kept that the encoder finds the most similar to the file.
 
         Yields:
             Captions of each file, or the reason why it has none.
@@ -156,7 +157,7 @@ class FileCaptioner:
     ) -> list[list[str]]:
         """Caption embeddings of the modality's encoder, shape (n, d), translated if need be.
 
-        Options are those of `Captioner.generate`.
+        Options are those of a call.
 
         Raises:
             UserError: If no captioner reads them, and there is no translator.
@@ -164,13 +165,33 @@ class FileCaptioner:
         encoder = self._encoders[modality]
         own = self._captioners.get("clip" if modality == "image" else "clap")
         if own is not None:
-            return own.generate(embeds, modality=modality, **options)
+            return self._generate(own, embeds, modality=modality, **options)
         if encoder is None or self._translator is None:
             raise UserError(f"No captioner reads embeddings of {modality}: a translator is needed.")
         translator: Any = self._translator
         (other,) = self._captioners.values()
         target = translator.target_space
         translated = translator(embeds.to(translator.device)).float().cpu()
-        return other.generate(
-            translated, modality=None if target is None else target.modality, **options
-        )
+        target_modality = None if target is None else target.modality
+        return self._generate(other, translated, modality=target_modality, **options)
+
+    def _generate(
+        self,
+        captioner: "Captioner",
+        embeds: Tensor,
+        *,
+        num_candidates: int | None = None,
+        **options: Any,
+    ) -> list[list[str]]:
+        if num_candidates is None:
+            return captioner.generate(embeds, **options)
+        family = "clip" if captioner.space is None else captioner.space.family
+        encoder = self._encoders["image" if family == "clip" else "audio"]
+        if encoder is None:
+            raise UserError(
+                f"Candidates are compared by the text encoder of the {family.upper()}, which is "
+                "not loaded.",
+                param="num_candidates",
+            )
+        options.pop("num_beams", None)
+        return captioner.generate_nearest(embeds, encoder, num_candidates=num_candidates, **options)

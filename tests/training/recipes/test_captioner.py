@@ -72,6 +72,10 @@ def test_the_recipe_trains_both_captioners_and_writes_them(tmp_path, monkeypatch
         made.check_source(read_space("demo", family=family, modality=modality))
         assert made.mapper.config["modalities"] == ["text", modality]
         assert made.facts["recipe"]["steps"] == 2
+    mapper = Captioner.from_pretrained(tmp_path / "models" / "clip").mapper
+    means = torch.stack([media.embeds[[n, n + 2]].mean(dim=0) for n in range(2)])
+    assert torch.allclose(mapper.memory, torch.nn.functional.normalize(means, dim=1), atol=1e-3)
+    assert mapper.config["memory"]["modality"] == "image"
 
 
 @pytest.mark.parametrize(("family", "modality"), [("clip", "image"), ("clap", "audio")])

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from clip2clap.captioning.captioner import Captioner
+from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.metrics.captions import PUBLISHED, measure_captions
 from clip2clap.training.recipes.captioner.data import CaptionerData, Media
 from clip2clap.training.recipes.captioner.texts import clean, names_class
 from clip2clap.training.recipes.demo.data import DemoData
 
 _TOKENS = 28
+CANDIDATES = 16
 
 
 def naming(captioner: Captioner, media: Media, modality: str) -> dict[str, float]:
@@ -45,7 +47,10 @@ def reconstruction(
         first.setdefault(row["youtube_id"], place)
     ids = list(references)[:clips]
     source = embeds[[first[each] for each in ids]]
-    said = captioner.generate(source, modality="text", max_new_tokens=_TOKENS)
+    options: dict[str, Any] = {"modality": "text", "max_new_tokens": _TOKENS}
+    said = captioner.generate(source, **options)
+    encoder = ClapEncoder.from_pretrained("demo")
+    nearest_said = captioner.generate_nearest(source, encoder, num_candidates=CANDIDATES, **options)
     known = data.captions("train")
     nearest = [known[row] for part in source.split(256) for row in (part @ train.T).argmax(1)]
     (most, _), *_ = Counter(known).most_common(1)
@@ -53,6 +58,7 @@ def reconstruction(
     others = [references[rng.choice([e for e in ids if e != each])][0] for each in ids]
     rows = {
         "captioner": [text for (text,) in said],
+        f"captioner, nearest of {CANDIDATES} candidates": [text for (text,) in nearest_said],
         "nearest training caption": nearest,
         "most frequent caption": [most] * len(ids),
         "another clip's caption": others,

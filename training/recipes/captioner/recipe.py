@@ -35,6 +35,8 @@ BATCHES = {"clap_text": 24, "clip_text": 8, "clap_audio": 8, "clip_image": 8}
 NOISE = 0.03
 # Share of natural captions among those of a class's audio.
 NATURAL = 0.3
+# Pull of images towards the mean embedding of their class.
+MEMORY = {"beta": 30.0, "mix": 0.3}
 END = "<|end|>"
 
 
@@ -133,6 +135,17 @@ class CaptionerRecipe:
         return train_tokenizer(texts)
 
     @cached_property
+    def class_means(self) -> Tensor:
+        """Mean embeddings of the training images of each demo class, (classes, d), unit norm."""
+        media = self._media["clip_image"]
+        rows = media.rows("train", labeled=True)
+        of_classes = [
+            media.embeds[[row for row in rows if media.labels[row] == name]].mean(dim=0)
+            for name in self.data.data.class_names
+        ]
+        return unit_norm(torch.stack(of_classes))
+
+    @cached_property
     def captioners(self) -> dict[str, Captioner]:
         """Trained captioners of the demo CLIP and CLAP, which share their language model."""
         sources = self._sources
@@ -166,8 +179,12 @@ class CaptionerRecipe:
             "clap": read_space("demo", family="clap", modality="audio"),
         }
         language_model, tokenizer = trained.language_model, self.tokenizer
+        mappers = {
+            "clip": with_memory(trained.mappers["clip"], self.class_means, **MEMORY),
+            "clap": trained.mappers["clap"],
+        }
         return {
-            family: Captioner(trained.mappers[family], language_model, tokenizer, space=each).eval()
+            family: Captioner(mappers[family], language_model, tokenizer, space=each).eval()
             for family, each in spaces.items()
         }
 
@@ -233,6 +250,14 @@ class CaptionerRecipe:
             space, _, modality = name.partition("_")
             sources[name] = Source(space, modality, embeds, tokens([captions[p] for p in order]))
         return sources
+
+
+def with_memory(mapper: PrefixMapper, known: Tensor, *, beta: float, mix: float) -> PrefixMapper:
+    """Return a mapper that pulls images towards known embeddings (count, d) before."""
+    memory = {"modality": "image", "count": len(known), "beta": beta, "mix": mix}
+    found = PrefixMapper(**{**mapper.config, "memory": memory})
+    found.load_state_dict({**mapper.state_dict(), "memory": known})
+    return found
 
 
 def _balanced(labels: list[str]) -> list[int]:

@@ -53,8 +53,8 @@ class Sampling(StepsAndDuration, Prompts, Seed, panel="Sampling"):
         "Solver; default is the model's own, a DPM-Solver++ for few steps.", default="default"
     )
     num_candidates: int | None = option(
-        "Candidates per input; those closest to the condition are kept. By default the pipeline's "
-        "own number, for images --num-images.",
+        "Candidates per input; those closest to the condition, or for caption to the file, are "
+        "kept. By default the pipeline's own number, for images --num-images, for caption none.",
         was="--candidates",
         min=1,
     )
