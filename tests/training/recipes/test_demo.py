@@ -18,17 +18,23 @@ from clip2clap.models.yamnet_clap import (
     YamnetFeatureExtractor,
     YamnetModel,
 )
-from clip2clap.training.recipes.demo import audioset, image_decoder
+from clip2clap.training.recipes.demo import audioset, generator, image_decoder
 from clip2clap.training.recipes.demo.audio_bank import HOP, log_mel
 from clip2clap.training.recipes.demo.data import DemoData, fit_length, split_rows
 from clip2clap.training.recipes.demo.diffusion import (
     ConditionalUNet,
+    ConditionedLatents,
     build_scheduler,
     diffusion_loss,
     predict_clean,
 )
 from clip2clap.training.recipes.demo.features import save_tensors
-from clip2clap.training.recipes.demo.generator import build_unet
+from clip2clap.training.recipes.demo.generator import (
+    IMAGES,
+    add_images,
+    build_unet,
+    train_generator,
+)
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.pretrained import yamnet
 from clip2clap.training.recipes.demo.similarity import max_cross_correlation
@@ -161,6 +167,20 @@ def test_the_diffusion_loss_is_least_for_the_true_velocities():
     assert losses[0] < 1e-4 < 0.1 < losses[1]
 
 
+@pytest.mark.parametrize("start", [0, 900])
+def test_errors_at_the_highest_and_the_lowest_noise_levels_weigh_alike(start):
+    latents, vectors = torch.full((2000, 2, 2, 2), 0.5), torch.zeros(2000, 4)
+
+    def wrong(noisy, timesteps, **named):
+        (velocities,) = Truth()(noisy, timesteps, **named)
+        error = (start <= timesteps) & (timesteps < start + 100)
+        return (velocities + error.view(-1, 1, 1, 1),)
+
+    unet: Any = wrong
+    loss = diffusion_loss(unet, latents, vectors, torch.Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(0.1, abs=0.03)
+
+
 def test_true_velocities_predict_the_clean_latents_at_any_noise_level():
     latents = torch.full((64, 2, 8, 8), 0.5)
     truth: Any = Truth()
@@ -181,6 +201,33 @@ def test_a_share_of_the_conditions_is_left_out():
     assert 60 < left_out.sum() < 140
     # To the last bit, by which the tuning loss tells them from those that are left out.
     assert torch.equal(kept[~left_out], F.normalize(vectors, dim=1)[~left_out])
+
+
+def test_the_generator_is_tuned_on_images_of_the_audios_class_and_more_on_hard_classes():
+    labels = torch.tensor([0, 0, 1])
+    clips = ConditionedLatents(
+        torch.zeros(3, 1, 1, 1, 1), torch.zeros(3, 2, 4), torch.zeros(3, 4), torch.ones(3)
+    )
+    images = torch.stack([torch.full((4,), value) for value in (1.0, 1.0, 2.0, 2.0)])
+    tuned = add_images(clips, labels, (images, torch.tensor([0, 0, 1, 1])), ["dog", "sea"])
+    added = tuned.embeds[:, 2:].mean(dim=(1, 2))
+    assert tuned.embeds.shape[1] == 2 + IMAGES
+    assert added.tolist() == [1, 1, 2]
+    assert tuned.weights[:2].sum() < tuned.weights[2]
+
+
+def test_tuning_starts_from_the_trained_generator_and_leaves_it_as_it_was(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(generator, "BATCH", 2)
+    start = ConditionalUNet(build_unet(), 512)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    clips = ConditionedLatents(
+        torch.randn(2, 1, 24, 64, 8), torch.randn(2, 1, 512), torch.randn(2, 512), torch.ones(2)
+    )
+    stage = Stage("tuned", tmp_path, Schedule(1, 1e-6, ema_decay=0.5))
+    tuned = train_generator(clips, stage, start=start).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
+    assert all(torch.allclose(value, before[name], atol=1e-4) for name, value in tuned.items())
 
 
 def test_a_new_unet_projects_unit_norm_conditions_to_unit_scale():

@@ -19,6 +19,7 @@ STAGES = (
     "vocoder",
     "latents",
     "generator",
+    "tuned_generator",
     "pixels",
     "decoder",
     "tuned_decoder",

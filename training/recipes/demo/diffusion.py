@@ -104,15 +104,12 @@ def build_scheduler() -> DDPMScheduler:
 
 
 def train_unet(
-    unet: Callable[[], UNet2DConditionModel],
-    draw_batch: DrawBatch,
-    embed_dim: int,
-    stage: Stage,
+    build: Callable[[], ConditionalUNet], draw_batch: DrawBatch, stage: Stage
 ) -> ConditionalUNet:
     """Train a `ConditionalUNet` to denoise.
 
-    `unet` builds the UNet, `draw_batch` draws latents (n, channels, height, width) and their
-    conditions (n, embed_dim).
+    `build` builds it, `draw_batch` draws latents (n, channels, height, width) and their conditions
+    (n, d).
     """
 
     def batch_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
@@ -121,19 +118,17 @@ def train_unet(
         embeds = model.drop_condition(embeds, CONDITION_DROPOUT, generator)
         return diffusion_loss(model.unet, latents, embeds, generator)
 
-    def build() -> nn.Module:
-        return ConditionalUNet(unet(), embed_dim).to(memory_format=torch.channels_last)
-
-    return stage.train(build, batch_loss)
+    return stage.train(lambda: build().to(memory_format=torch.channels_last), batch_loss)
 
 
 def diffusion_loss(
     unet: UNet2DConditionModel, latents: Tensor, embeds: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Compute the squared error of predicted velocities, with min-SNR weights.
+    """Compute the squared error of predicted velocities.
 
-    Velocities: Salimans and Ho 2022, https://arxiv.org/abs/2202.00512. Weights: Hang et al. 2023,
-    https://arxiv.org/abs/2303.09556. Latents are clean, of unit scale, (n, channels, height,
+    Velocities: Salimans and Ho 2022, https://arxiv.org/abs/2202.00512. All noise levels weigh
+    alike: with min-SNR weights (https://arxiv.org/abs/2303.09556) the highest, which decide the
+    content, would hardly be trained. Latents are clean, of unit scale, (n, channels, height,
     width); their conditions (n, d).
     """
     scheduler: Any = build_scheduler()
@@ -142,9 +137,7 @@ def diffusion_loss(
     timesteps = torch.randint(levels, (len(latents),), generator=generator)
     velocity = scheduler.get_velocity(latents, noise, timesteps)
     _, predicted = _predict_velocity(unet, latents, noise, timesteps, embeds)
-    error = (predicted - velocity).square().mean(dim=(1, 2, 3))
-    snr = (scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod))[timesteps]
-    return (error * snr.clamp(max=5.0) / (snr + 1)).mean() * 2
+    return F.mse_loss(predicted, velocity)
 
 
 def predict_clean(

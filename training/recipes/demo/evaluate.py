@@ -266,7 +266,7 @@ class _Evaluation:
         waveforms = every[torch.arange(len(labels)) * CANDIDATES + similarities.argmax(1)]
         classifier, each = self.recipe.audio_classifier, labels.repeat_interleave(CANDIDATES)
         predicted, predicted_each = classifier.predict(waveforms), classifier.predict(every)
-        counts = confusion_matrix(predicted, labels, len(names)).tolist()
+        counts = confusion_matrix(predicted_each, each, len(names)).tolist()
         (self.recipe.folder / "confusion.png").write_bytes(charts.confusion_matrix(names, counts))
         by_class = torch.stack(
             [(predicted_each[each == n] == n).float().mean() for n in range(len(names))]

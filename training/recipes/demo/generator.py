@@ -4,6 +4,9 @@ Liu et al., "AudioLDM: Text-to-Audio Generation with Latent Diffusion Models", I
 (https://arxiv.org/abs/2301.12503), at a size that two cores can train.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,12 +26,17 @@ from clip2clap.training.recipes.demo.diffusion import (
 )
 from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import Stage
+from clip2clap.training.recipes.demo.spaces import class_weights
 
 PATCH, CHANNELS = 8, 24
 # Waveforms whose principal components make the autoencoder.
 AUTOENCODER_ROWS = 1000
 BATCH = 16
 CROPS = 6
+# Translated images for each row of audio that the generator is tuned on.
+IMAGES = 5
+# Classes that are drawn more often in tuning: those that were recognized least on validation.
+HARD_CLASSES = {"sea": 3.0, "wind": 3.0, "cow": 3.0, "airplane": 2.5}
 
 
 def build_autoencoder(bank: AudioBank) -> PatchAutoencoder:
@@ -77,11 +85,41 @@ def condition_latents(
     return ConditionedLatents(latents, copies, means[bank.labels], bank.weights)
 
 
-def train_generator(clips: ConditionedLatents, stage: Stage) -> ConditionalUNet:
-    """Train a `ConditionalUNet` to generate audio.
+def add_images(
+    clips: ConditionedLatents,
+    labels: Tensor,
+    images: tuple[Tensor, Tensor],
+    class_names: Sequence[str],
+) -> ConditionedLatents:
+    """Add translated images of their classes to the conditions that latents are paired with.
 
-    The condition is a random mix of a clip's CLAP embedding and its class mean: translated images
-    are near the mean, embeddings of real audio further away.
+    All classes are drawn equally often, those of `HARD_CLASSES` as many times as often.
+
+    Args:
+        clips: Latents and conditions of n files.
+        labels: Class numbers of the files, shape (n,).
+        images: CLAP embeddings (m, 512) of translated images, and their class numbers (m,).
+        class_names: Names of the classes.
+    """
+    draws = torch.Generator().manual_seed(0)
+    embeds, image_labels = images
+    shares = (labels.unsqueeze(1) == image_labels).float()
+    drawn = embeds[torch.multinomial(shares, IMAGES, replacement=True, generator=draws)]
+    often = torch.tensor([HARD_CLASSES.get(name, 1.0) for name in class_names])
+    return replace(
+        clips,
+        embeds=torch.cat([clips.embeds, drawn], dim=1),
+        weights=class_weights(labels) * often[labels],
+    )
+
+
+def train_generator(
+    clips: ConditionedLatents, stage: Stage, *, start: ConditionalUNet | None = None
+) -> ConditionalUNet:
+    """Train a `ConditionalUNet` to generate audio, from a trained one if there is a `start`.
+
+    The condition is a random mix of one of a clip's CLAP embeddings and its class mean: translated
+    images are near the mean, embeddings of real audio further away.
     """
 
     def draw_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -96,7 +134,12 @@ def train_generator(clips: ConditionedLatents, stage: Stage) -> ConditionalUNet:
         embeds = embeds + 0.01 * torch.randn(embeds.shape, generator=generator)
         return torch.stack(shifted), embeds
 
-    return train_unet(build_unet, draw_batch, clips.embeds.shape[-1], stage)
+    def build() -> ConditionalUNet:
+        if start is not None:
+            return deepcopy(start)
+        return ConditionalUNet(build_unet(), clips.embeds.shape[-1])
+
+    return train_unet(build, draw_batch, stage)
 
 
 def _pick(values: Tensor, generator: torch.Generator) -> Tensor:

@@ -82,7 +82,8 @@ def train_decoder(images: ConditionedLatents, stage: Stage) -> ConditionalUNet:
         rows, embeds = _draw_conditions(images, BATCH, generator)
         return images.latents[rows], embeds
 
-    return train_unet(build_unet, draw_batch, images.embeds.shape[-1], stage)
+    embed_dim = images.embeds.shape[-1]
+    return train_unet(lambda: ConditionalUNet(build_unet(), embed_dim), draw_batch, stage)
 
 
 class TunedDecoder(nn.Module):

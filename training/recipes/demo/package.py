@@ -23,20 +23,15 @@ from clip2clap.metrics.classification import AUDIO_PROMPT
 from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
 from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetClapModel, YamnetFeatureExtractor
-from clip2clap.training.config import TrainingConfig
 from clip2clap.training.recipes.demo import features, image_decoder, spaces
-from clip2clap.training.recipes.demo.data import SPLITS
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, build_scheduler
 from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0, yamnet
-from clip2clap.training.recipes.demo.recipe import Recipe
+from clip2clap.training.recipes.demo.recipe import TRANSLATOR, Recipe
 from clip2clap.training.recipes.demo.text import Head, TextEncoders
 from clip2clap.training.train import train
 from clip2clap.translator.auto import AutoTranslator
 from clip2clap.translator.base import Translator
 
-TRANSLATOR = TrainingConfig.reference(
-    loss="cosine", hidden_size=512, epochs=10, batch_size=256, patience=10
-)
 MODEL_ID = "demo"
 GUIDANCE_SCALE = 8.0
 GUIDANCE_INTERVAL = (0.0, 0.5)
@@ -83,12 +78,12 @@ def _image_to_audio(
     return ImageToAudioPipeline(
         clip=clip,
         translator=_train_translator(table, folder, "clip_image", "clap_audio"),
-        unet=compact(recipe.generator.unet),
+        unet=compact(recipe.tuned_generator.unet),
         vae=compact(recipe.autoencoder),
         vocoder=compact(recipe.vocoder),
         # Stochastic sampling restores the texture of noisy audio that the UNet smooths away.
         scheduler=few_step_scheduler(build_scheduler().config, algorithm_type="sde-dpmsolver++"),
-        negative_embedding=_negative(recipe.generator),
+        negative_embedding=_negative(recipe.tuned_generator),
         retrieval_memory=RetrievalMemory.from_embeds(recipe.audio_means, **AUDIO_MEMORY).half(),
         clap_id=MODEL_ID,
         clap_space=space.to_dict(),
@@ -193,25 +188,12 @@ def _train_translator(table: Path, folder: Path, source: str, target: str) -> Tr
 
 
 def _write_pairs(recipe: Recipe, table: Path, table_spaces: dict[str, EmbeddingSpace]) -> None:
-    """Pair training images with random training audio of their classes, all equally often."""
     shutil.rmtree(table, ignore_errors=True)
-    generator = torch.Generator().manual_seed(0)
-    images, audio = recipe.image_features, recipe.audio_features
-    split = SPLITS.index("train")
-    rows = torch.where((images["split"] == split) & (images["label"] >= 0))[0]
-    weights = spaces.class_weights(images["label"][rows])
-    rows = rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]
-    labels = images["label"][rows]
-    partners = torch.empty_like(rows)
-    for label in labels.unique():
-        choices = torch.where((audio["split"] == split) & (audio["label"] == label))[0]
-        places = torch.where(labels == label)[0]
-        drawn = torch.randint(len(choices), (len(places),), generator=generator)
-        partners[places] = choices[drawn]
+    images, (rows, partners) = recipe.image_features, recipe.pairs
     embeds = {"clip_image": recipe.image_embeds[rows], "clap_audio": recipe.audio_embeds[partners]}
     columns = {
         "item": [f"photo-{index}" for index in images["index"][rows].tolist()],
-        "label": [recipe.data.class_names[label] for label in labels.tolist()],
+        "label": [recipe.data.class_names[label] for label in images["label"][rows].tolist()],
     }
     with TableWriter(table, table_spaces) as writer:
         writer.append([f"pair-{number}" for number in range(len(rows))], columns, embeds)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.models.spectral_vocoder import SpectralVocoder
+from clip2clap.training.config import TrainingConfig
+from clip2clap.training.pairs import Pairs
 from clip2clap.training.recipes.demo import (
     classifiers,
     features,
@@ -29,6 +31,8 @@ from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, Condition
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.perceptual import PerceptualFeatures
 from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0
+from clip2clap.training.train import train
+from clip2clap.translator.auto import AutoTranslator
 
 SCHEDULES = {
     "text_student": Schedule(1500, 5e-4, ema_decay=0.995),
@@ -37,9 +41,13 @@ SCHEDULES = {
     "clip_words": Schedule(400, 1e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
     "vocoder": Schedule(2500, 1e-3, ema_decay=0.998),
     "generator": Schedule(7500, 4e-4, warmup=300),
+    "tuned_generator": Schedule(2600, 2e-4, weight_decay=0.0, ema_decay=0.998),
     "decoder": Schedule(3000, 8e-4, warmup=300),
     "tuned_decoder": Schedule(5450, 3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998),
 }
+TRANSLATOR = TrainingConfig.reference(
+    loss="cosine", hidden_size=512, epochs=10, batch_size=256, patience=10
+)
 
 
 class Recipe:
@@ -120,13 +128,29 @@ class Recipe:
         return generator.encode_latents(self.bank("train"), self.autoencoder, path)
 
     @cached_property
-    def generator(self) -> ConditionalUNet:
-        """UNet of the generator, with its negative embedding."""
+    def generator_inputs(self) -> ConditionedLatents:
+        """Training data of the generator."""
         index, embeds = self.audio_features["index"], self.audio_embeds
-        clips = generator.condition_latents(
+        return generator.condition_latents(
             self.bank("train"), self.latents, index, embeds, self.audio_means
         )
-        return generator.train_generator(clips, self.stage("generator"))
+
+    @cached_property
+    def generator(self) -> ConditionalUNet:
+        """UNet of the generator, with its negative embedding, before tuning."""
+        return generator.train_generator(self.generator_inputs, self.stage("generator"))
+
+    @cached_property
+    def tuned_generator(self) -> ConditionalUNet:
+        """UNet of the generator, with its negative embedding, tuned on translated images."""
+        clips = generator.add_images(
+            self.generator_inputs,
+            self.bank("train").labels,
+            self.translated_images,
+            self.data.class_names,
+        )
+        stage = self.stage("tuned_generator")
+        return generator.train_generator(clips, stage, start=self.generator)
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -218,6 +242,24 @@ class Recipe:
     def audio_means(self) -> Tensor:
         """Mean CLAP embedding of each class's training audio, unit norm."""
         return self._class_means(self.audio_features, self.audio_embeds)
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Rows of training images and of training audio that are pairs of one class."""
+        return spaces.draw_pairs(self.image_features, self.audio_features)
+
+    @cached_property
+    def translated_images(self) -> tuple[Tensor, Tensor]:
+        """CLAP embeddings that the training images are translated to, and their class numbers.
+
+        The translator is trained as the packaged one, which is bound to the packaged encoders.
+        """
+        images, audio = self.pairs
+        folder, embeds = self.folder / "tuning_translator", self.image_embeds[images]
+        train(Pairs(embeds, self.audio_embeds[audio]), folder, TRANSLATOR)
+        with torch.inference_mode():
+            translated = AutoTranslator.from_pretrained(folder)(embeds).clone()
+        return translated, self.image_features["label"][images]
 
     @property
     def _train_rows(self) -> Tensor:

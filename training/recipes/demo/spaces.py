@@ -350,6 +350,27 @@ def class_weights(labels: Tensor) -> Tensor:
     return 1 / torch.bincount(labels)[labels].float()
 
 
+def draw_pairs(images: dict[str, Tensor], audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Pair training images with random training audio of their classes, all equally often.
+
+    Returns:
+        Rows of the images' and of the audio's features.
+    """
+    generator = torch.Generator().manual_seed(0)
+    split = SPLITS.index("train")
+    rows = torch.where((images["split"] == split) & (images["label"] >= 0))[0]
+    weights = class_weights(images["label"][rows])
+    rows = rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]
+    labels = images["label"][rows]
+    partners = torch.empty_like(rows)
+    for label in labels.unique():
+        choices = torch.where((audio["split"] == split) & (audio["label"] == label))[0]
+        places = torch.where(labels == label)[0]
+        drawn = torch.randint(len(choices), (len(places),), generator=generator)
+        partners[places] = choices[drawn]
+    return rows, partners
+
+
 def mixup_weights(count: int, generator: torch.Generator) -> Tensor:
     """Draw weights (count,) in (0.5, 1] for mixup (https://arxiv.org/abs/1710.09412)."""
     return 1 - 0.5 * torch.rand(count, generator=generator).square()
