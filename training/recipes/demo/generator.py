@@ -142,6 +142,21 @@ def train_generator(
     return train_unet(build, draw_batch, stage)
 
 
+def tune_generator(
+    clips: ConditionedLatents, start: ConditionalUNet, stage: Stage
+) -> ConditionalUNet:
+    """Tune a trained `ConditionalUNet`, and average its weights with those before.
+
+    The average forgets less of what the tuning seldom draws (Wortsman et al. 2022,
+    https://arxiv.org/abs/2109.01903).
+    """
+    tuned = train_generator(clips, stage, start=start)
+    with torch.no_grad():
+        for after, before in zip(tuned.parameters(), start.parameters(), strict=True):
+            after.lerp_(before, 0.5)
+    return tuned
+
+
 def _pick(values: Tensor, generator: torch.Generator) -> Tensor:
     """Pick one entry of the second dimension for each row."""
     places = torch.randint(values.shape[1], (len(values),), generator=generator)

@@ -41,7 +41,7 @@ SCHEDULES = {
     "clip_words": Schedule(400, 1e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
     "vocoder": Schedule(2500, 1e-3, ema_decay=0.998),
     "generator": Schedule(7500, 4e-4, warmup=300),
-    "tuned_generator": Schedule(2600, 2e-4, weight_decay=0.0, ema_decay=0.998),
+    "tuned_generator": Schedule(1150, 2e-4, weight_decay=0.0, ema_decay=0.99),
     "decoder": Schedule(3000, 8e-4, warmup=300),
     "tuned_decoder": Schedule(5450, 3e-4, weight_decay=0.0, betas=(0.5, 0.99), ema_decay=0.998),
 }
@@ -149,8 +149,7 @@ class Recipe:
             self.translated_images,
             self.data.class_names,
         )
-        stage = self.stage("tuned_generator")
-        return generator.train_generator(clips, stage, start=self.generator)
+        return generator.tune_generator(clips, self.generator, self.stage("tuned_generator"))
 
     @cached_property
     def pixels(self) -> Tensor:
