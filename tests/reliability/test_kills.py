@@ -40,7 +40,6 @@ COMMANDS = {
     "sweep": (
         "sweep table --plus table2 --hidden-size 8 --loss cosine,mse --epochs 3 -o out/sweep"
     ),
-    "fit": "fit --captions val.csv --generator demo --clip demo --epochs 2 -o out/mine",
     "evaluate": "evaluate ridge --table table --split all -o out/report",
     "image-to-audio": (
         "image-to-audio image.png --num-inference-steps 1 --num-candidates 1 --duration-s 1 "
@@ -98,9 +97,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(folder / "noise.wav", 0.1 * random_state.standard_normal(16_000), 16_000)
     lines = [f"{row},a dog number {row}" for row in range(24)]
     (folder / "captions.csv").write_text("\n".join(["id,caption", *lines, ""]))
-    clips = [f"{row},clip{row // 2},30,a dog barks {row} times" for row in range(60)]
-    header = "audiocap_id,youtube_id,start_time,caption"
-    (folder / "val.csv").write_text("\n".join([header, *clips, ""]))
     generator = torch.Generator().manual_seed(0)
     spaces = {
         f"{family}_text": EmbeddingSpace(family, f"a/{family}", "text", 8, True, family)
