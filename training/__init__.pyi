@@ -6,7 +6,6 @@ from .splits import split_pairs
 from .sweep.grid import SweepGrid
 from .sweep.run import sweep
 from .train import train, train_translator
-from .unpaired import train_unpaired
 
 __all__ = [
     "Pairs",
@@ -21,5 +20,4 @@ __all__ = [
     "sweep",
     "train",
     "train_translator",
-    "train_unpaired",
 ]

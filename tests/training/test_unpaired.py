@@ -8,7 +8,8 @@ import torch
 from clip2clap import EmbeddingSpace
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings import TableWriter
-from clip2clap.training import TrainingConfig, train_unpaired
+from clip2clap.training import TrainingConfig
+from clip2clap.training.unpaired import train_unpaired
 from clip2clap.translator import AutoTranslator
 from clip2clap.translator.unpaired import fit_unpaired
 
