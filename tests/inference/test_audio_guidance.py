@@ -66,7 +66,7 @@ def test_strength_0_is_the_plain_sampler_to_the_last_bit(pipe, clap, embeds):
 def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, clap, embeds):
     target = embeds["dog"]
     found = {}
-    for name, strength, weight in (("weak", 0.5, 1), ("strong", 3, 1), ("away", 3, -1)):
+    for name, strength, weight in (("weak", 0.5, 1), ("strong", 10, 1), ("away", 3, -1)):
         own = guidance(pipe, clap, Target(target, weight), strength=strength)
         found[name] = similarity(pipe, clap, generate(pipe, embeds, own), target)
     plain = similarity(pipe, clap, generate(pipe, embeds, None), target)

@@ -84,7 +84,7 @@ def test_a_seed_gives_the_same_image_in_any_batch(pipe, embeds):
     other, both = generate(pipe, embeds, own, [1, 2])
     (alone,) = generate(pipe, embeds, own, [2])
     # Gradients of cutouts amplify what kernels round differently in a batch, at single pixels.
-    assert (both - alone).abs().mean() < 0.01 * (other - alone).abs().mean()
+    assert (both - alone).abs().mean() < 0.05 * (other - alone).abs().mean()
 
 
 def test_guidance_outside_its_range_of_steps_changes_nothing(pipe, embeds):

@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     partial = path.with_name(f".{digest}-{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with _locked(partial):
+        with locked(partial):
             yield partial
             os.replace(partial, path)
     except UserError:  # of what the block reads, not of writing
@@ -75,12 +75,12 @@ def _write_error(partial: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Lock a file while it is written; a killed process loses its lock."""
+def locked(path: Path) -> Iterator[None]:
+    """Lock a file, which is created, while it is written; a killed process loses its lock."""
     if fcntl is None:
         yield
         return
-    descriptor = os.open(partial, os.O_CREAT | os.O_RDWR, 0o666)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)

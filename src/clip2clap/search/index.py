@@ -41,6 +41,8 @@ NEAR_DUPLICATE = 0.95
 # Contents whose spread makes the terms of a query comparable, and references of CSLS.
 _REFERENCES = 4096
 _NEIGHBORS = 10
+# Norm of a sum of terms, relative to their weights, at which rounding is all that is left.
+_CANCELLED = 1e-4
 # Results among which CSLS or `distinct` choose, for each one that is wanted.
 _CHOICE, _LEAST_CHOICE = 20, 1000
 # Vectors that are named at once.
@@ -273,7 +275,7 @@ class Index:
             weights = weights / spread.clamp(min=1e-6) if bool((spread > 1e-6).all()) else weights
         vector = weights @ terms
         norm = float(vector.norm())
-        if norm < 1e-6:
+        if norm < _CANCELLED * float(weights.abs().sum()):
             raise UserError("The terms of the query cancel each other.", param="query")
         return vector / norm
 

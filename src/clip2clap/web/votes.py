@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Literal, get_args
 
 from clip2clap.core.errors import UserError
+from clip2clap.core.files import locked
 
 Choice = Literal["left", "right", "same"]
 
@@ -129,14 +130,14 @@ def _read(path: Path) -> Iterator[Vote]:
 def _append(path: Path, vote: Vote) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    with contextlib.closing(_Descriptor(path)) as file:
+    # The size of a file that another server writes to may be that of a part of its row.
+    with locked(path), contextlib.closing(_Descriptor(path)) as file:
         size = os.fstat(file.number).st_size
         if not size:
             writer.writerow(_COLUMNS)
         elif os.pread(file.number, 1, size - 1) != b"\n":
             text.write("\n")
         writer.writerow(astuple(vote))
-        # One write at the end of the file is whole, also beside those of another server.
         row = text.getvalue().encode()
         if os.write(file.number, row) != len(row):
             raise OSError("the disk is full")
