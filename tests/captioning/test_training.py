@@ -114,7 +114,7 @@ def train_as(rank: int, port: int, config: CaptionerConfig, out: Path) -> None:
 
 def test_two_processes_train_as_one_does(quick, tmp_path, start_fork):
     # The last batch of 160 - 16 captions has 11, which two processes share unequally.
-    config = replace(quick, epochs=2, batch_size=19, tune_language_model=False)
+    config = replace(quick, epochs=2, batch_size=19, tune_language_model=False, precision="fp32")
     whole, report = train_captioner(vectors(), None, config)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -123,8 +123,7 @@ def test_two_processes_train_as_one_does(quick, tmp_path, start_fork):
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     spread = Captioner.from_pretrained(tmp_path / "out").mapper.state_dict()
     for name, value in whole.mapper.state_dict().items():
-        # Adam amplifies what sums in another order round differently; a step is up to 0.02.
-        assert torch.allclose(value, spread[name], atol=5e-3), name
+        assert torch.allclose(value, spread[name], atol=1e-4), name
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     kept = json.loads((tmp_path / "out" / "training.json").read_text())
