@@ -340,6 +340,10 @@ def _read_numpy(
         columns.append([own] if own.is_file() else _numbered(folder, stem, ".npy"))
         if not columns[-1]:
             raise UserError(f"{folder} holds neither {column}.npy nor {stem}/{stem}_0.npy.")
+    counts = {column: len(files) for column, files in zip(spaces, columns, strict=True)}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} of {column}" for column, count in counts.items())
+        raise UserError(f"{folder} holds {listed}: a file of some is missing.")
     try:
         for files in zip(*columns, strict=True):
             arrays = [np.load(file, mmap_mode="r") for file in files]

@@ -158,6 +158,9 @@ def test_embeddings_of_clip_retrieval_become_a_table(table, tmp_path, prefix):
     audio = {"clap_audio": SPACES["clap_text"].in_modality("audio")}
     with pytest.raises(UserError, match=r"neither clap_audio\.npy nor audio_emb/audio_emb_0\.npy"):
         import_table(folder, tmp_path / "none", spaces=audio)
+    (folder / prefix.format("text_emb") / "text_emb_10.npy").unlink()
+    with pytest.raises(UserError, match="holds 2 of clip_image, 1 of clap_text: a file"):
+        import_table(folder, tmp_path / "part", spaces=spaces)
 
 
 def test_damaged_and_foreign_files_are_reported_in_one_line(table, tmp_path):
