@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
@@ -15,6 +16,10 @@ from clip2clap.translator.saving import Provenance
 
 SECONDS = 0.064
 FAST = {"audio_length_in_s": SECONDS, "num_inference_steps": 3, "output_type": "pt"}
+needs_bfloat16_attention = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT" and torch.cpu._is_avx512_bf16_supported(),
+    reason="torch's bfloat16 attention fails where kernels are set below the CPU's",
+)
 COLORS = ("red", "blue", "white", "black", "green")
 
 

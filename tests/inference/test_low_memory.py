@@ -13,7 +13,7 @@ from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.loading.streaming import stored_tensors
 
-from .builders import FAST, colored_images, seeded
+from .builders import FAST, colored_images, needs_bfloat16_attention, seeded
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,7 @@ def test_low_memory_gives_the_same_images(painter_folder, decoder):
     torch.testing.assert_close(light(**call).images, decoder(**call).images, atol=1e-5, rtol=1e-5)
 
 
+@needs_bfloat16_attention
 def test_low_memory_casts_to_the_dtype_of_the_computation(saved, light):
     half: Any = ImageToAudioPipeline.from_pretrained(
         saved, torch_dtype=torch.bfloat16, low_memory=True

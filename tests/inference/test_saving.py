@@ -17,7 +17,7 @@ from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.inference.loading.components import part_dtypes
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 
-from .builders import FAST, SECONDS, colored_images, seeded
+from .builders import FAST, SECONDS, colored_images, needs_bfloat16_attention, seeded
 
 
 def test_a_saved_pipeline_gives_exactly_the_same_audio(saved, tmp_path):
@@ -174,10 +174,7 @@ def test_of_a_hub_checkpoint_only_the_generator_is_fetched_in_one_format(
     }
 
 
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT" and torch.cpu._is_avx512_bf16_supported(),
-    reason="torch's bfloat16 attention fails where kernels are set below the CPU's",
-)
+@needs_bfloat16_attention
 def test_dtype_goes_to_the_generator_and_leaves_embeddings_in_float32(pipe, saved):
     dtype = {"default": torch.bfloat16, "vocoder": torch.float32}
     half: Any = ImageToAudioPipeline.from_pretrained(saved, torch_dtype=dtype)
