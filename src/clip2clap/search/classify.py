@@ -233,8 +233,9 @@ class FileClassifier:
             if inputs:
                 encoder = self._encoders[modality]
                 embeds = encoder.encode_preprocessed(modality, inputs, batch_size=size)
-                labels = self.classify_embeds(modality, embeds, k)
-                fits = self._classifiers[modality].fits(self._translated(modality, embeds))
+                translated = self._translated(modality, embeds)
+                classifier = self._classifiers[modality]
+                labels, fits = classifier.nearest(translated, k), classifier.fits(translated)
                 found_labels = zip(labels, fits, strict=True)
             for part, found in batch:
                 reason = reason or part.reason
