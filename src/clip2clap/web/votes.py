@@ -1,6 +1,5 @@
 """Votes on audio of two translators, in a CSV file, and what they say."""
 
-import contextlib
 import csv
 import io
 import os
@@ -131,24 +130,14 @@ def _append(path: Path, vote: Vote) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     # The size of a file that another server writes to may be that of a part of its row.
-    with locked(path), contextlib.closing(_Descriptor(path)) as file:
-        size = os.fstat(file.number).st_size
+    with locked(path), path.open("a+b", buffering=0) as file:
+        size = file.tell()
         if not size:
             writer.writerow(_COLUMNS)
-        elif os.pread(file.number, 1, size - 1) != b"\n":
+        elif os.pread(file.fileno(), 1, size - 1) != b"\n":
             text.write("\n")
         writer.writerow(astuple(vote))
         row = text.getvalue().encode()
-        if os.write(file.number, row) != len(row):
+        if file.write(row) != len(row):
             raise OSError("the disk is full")
-        os.fsync(file.number)
-
-
-class _Descriptor:
-    """File opened to append to."""
-
-    def __init__(self, path: Path):
-        self.number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-
-    def close(self) -> None:
-        os.close(self.number)
+        os.fsync(file.fileno())
