@@ -1,8 +1,8 @@
-"""Ranking of recordings by AudioSet's names: of the demo CLAP by text, and of YAMNet itself.
+"""YAMNet as a judge: its embeddings, and ranking of recordings by AudioSet's names.
 
-Both are measured on recordings whose class is known, by the names that describe a class
-(`audioset.toml`), as the mean of the names' average precisions (Gemmeke et al. 2017,
-https://doi.org/10.1109/ICASSP.2017.7952261).
+The demo CLAP, by text, and YAMNet itself are measured on recordings whose class is known, by the
+names that describe a class (`audioset.toml`), as the mean of the names' average precisions
+(Gemmeke et al. 2017, https://doi.org/10.1109/ICASSP.2017.7952261).
 """
 
 import tomllib
@@ -16,32 +16,31 @@ from torch import Tensor
 from clip2clap.metrics.classification import AUDIO_PROMPT
 from clip2clap.models.yamnet_clap import YamnetFeatureExtractor
 from clip2clap.training.recipes.demo import pretrained
-from clip2clap.training.recipes.demo.data import DemoAudio, read_audio
 
+_WIDTH = 1024
 _NAMES: dict[str, list[tuple[int, str]]] = tomllib.loads(
     Path(__file__).with_name("audioset.toml").read_text(encoding="utf-8")
 )
 
 
 def compare_precision(
-    data: Path,
-    recordings: Sequence[DemoAudio],
+    categories: Sequence[str],
+    scores: Tensor,
     embeds: Tensor,
     encode_text: Callable[[list[str]], Tensor],
 ) -> dict[str, float]:
     """Compare a CLAP with YAMNet in ranking recordings by AudioSet's names.
 
     Args:
-        data: The data folder, which has YAMNet's weights.
-        recordings: Recordings of known category.
+        categories: Category of each recording, of ESC-50 or of the Animal Sound Dataset.
+        scores: YAMNet's scores of them, shape (n, 521).
         embeds: Their CLAP embeddings, shape (n, d), unit norm.
         encode_text: Encodes texts into the CLAP's space.
     """
-    names = names_of([recording.category for recording in recordings])
+    names = names_of(categories)
     texts = encode_text([AUDIO_PROMPT.format(name) for name in names])
     numbers, described = zip(*names.values(), strict=True)
     truth = torch.stack(described, dim=1)
-    scores = yamnet_scores(data, [read_audio(recording) for recording in recordings])
     return {
         "AudioSet names": len(names),
         "CLAP mean average precision, AudioSet names": mean_average_precision(
@@ -91,6 +90,17 @@ def yamnet_scores(data: Path, waveforms: Sequence[np.ndarray]) -> Tensor:
         roots = network(patches.transpose(1, 2))[:, -classifier.in_features :]
         scores.append(classifier(roots.square()).sigmoid().mean(dim=0))
     return torch.stack(scores)
+
+
+@torch.inference_mode()
+def yamnet_embeds(data: Path, waveforms: Tensor) -> Tensor:
+    """Compute YAMNet's embeddings (n, 1024) of waveforms (n, samples), averaged over time."""
+    network, extractor = pretrained.yamnet(data), YamnetFeatureExtractor()
+    parts = [
+        network(extractor(list(part.numpy()))["input_features"]) for part in waveforms.split(16)
+    ]
+    # The last of its layers, whose outputs are side by side.
+    return torch.cat(parts)[:, -_WIDTH:]
 
 
 def mean_average_precision(scores: Tensor, described: Tensor) -> float:

@@ -1,7 +1,7 @@
 """Evaluation of the demo models on images and audio that training never used."""
 
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ from clip2clap.metrics.classification import (
     confusion_matrix,
 )
 from clip2clap.metrics.distribution import frechet_distance
-from clip2clap.models.yamnet_clap import YamnetFeatureExtractor
 from clip2clap.report import charts
 from clip2clap.training.recipes.demo import audioset
 from clip2clap.training.recipes.demo.alterations import AUDIO_ALTERATIONS, IMAGE_ALTERATIONS
@@ -45,7 +44,6 @@ from clip2clap.training.recipes.demo.data import (
     read_audio,
 )
 from clip2clap.training.recipes.demo.features import random_window
-from clip2clap.training.recipes.demo.pretrained import yamnet
 from clip2clap.training.recipes.demo.similarity import similarity_to_training
 from clip2clap.training.recipes.demo.spaces import audio_class_index, audio_classes
 from clip2clap.training.recipes.demo.words import CLASSES
@@ -55,7 +53,6 @@ if TYPE_CHECKING:
 
 PER_CLASS, CANDIDATES, SEEDS = 8, 4, 8
 WINDOWS = 4
-YAMNET_WIDTH = 1024
 # Recordings of each class on either side of a Fréchet distance, and its principal components.
 FRECHET_ROWS, COMPONENTS = 4, 64
 
@@ -127,9 +124,14 @@ class _Evaluation:
         return [audio for audio in self.data.audio if audio.split == self.split]
 
     @cached_property
+    def waveforms(self) -> list[np.ndarray]:
+        """Waveforms of the recordings."""
+        return [read_audio(one) for one in self.recordings]
+
+    @cached_property
     def recording_embeds(self) -> Tensor:
         """CLAP embeddings of the recordings."""
-        return self.clap.encode_audio([(read_audio(one), SAMPLING_RATE) for one in self.recordings])
+        return self.clap.encode_audio([(waveform, SAMPLING_RATE) for waveform in self.waveforms])
 
     @cached_property
     def bank(self) -> AudioBank:
@@ -228,8 +230,10 @@ class _Evaluation:
 
     def audioset_precision(self) -> dict[str, float]:
         """Rank recordings by AudioSet's names, with the CLAP and with YAMNet's own outputs."""
+        categories = [recording.category for recording in self.recordings]
+        scores = audioset.yamnet_scores(self.data.folder, self.waveforms)
         return audioset.compare_precision(
-            self.data.folder, self.recordings, self.recording_embeds, self.clap.encode_text
+            categories, scores, self.recording_embeds, self.clap.encode_text
         )
 
     def altered_accuracy(self) -> dict[str, float]:
@@ -304,7 +308,7 @@ class _Evaluation:
         sets = [made, real[sides[0]], real[sides[1]]]
         results: dict[str, float] = {"audio per side of a Fréchet distance": len(sides[0])}
         for name, encode in (
-            ("YAMNet", self._yamnet_embeds),
+            ("YAMNet", partial(audioset.yamnet_embeds, self.data.folder)),
             ("aiSFX", self.recipe.audio_classifier.encode),
         ):
             generated, reference, other = (encode(waveforms).double() for waveforms in sets)
@@ -316,17 +320,6 @@ class _Evaluation:
             ratio = frechet_distance(parts[0], base) / frechet_distance(parts[1], base)
             results[f"Fréchet distance, relative to other real audio, {name}"] = ratio
         return results
-
-    def _yamnet_embeds(self, waveforms: Tensor) -> Tensor:
-        """Compute YAMNet's embeddings (n, 1024), averaged over time."""
-        network, extractor = yamnet(self.data.folder), YamnetFeatureExtractor()
-        with torch.inference_mode():
-            parts = [
-                network(extractor(list(part.numpy()))["input_features"])
-                for part in waveforms.split(16)
-            ]
-        # The last of its layers, whose outputs are side by side.
-        return torch.cat(parts)[:, -YAMNET_WIDTH:]
 
     def generator(self) -> dict[str, float]:
         """Classify audio generated from recordings' own embeddings."""
