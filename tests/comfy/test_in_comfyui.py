@@ -3,13 +3,11 @@
 Skips unless COMFYUI names ComfyUI's folder, and its requirements are installed beside clip2clap.
 """
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,7 +18,8 @@ from PIL import Image
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
 
-PACK = Path(__file__).parents[2] / "clip2clap_comfy"
+from .builders import PACK, workflow
+
 COMFYUI = os.environ.get("COMFYUI", "")
 """Folder of ComfyUI."""
 
@@ -69,14 +68,6 @@ def answers(client):
         return client.get("/system_stats").is_success
     except httpx.TransportError:
         return False
-
-
-def workflow(name, **changes):
-    """Return an example with other inputs, so that it is fast."""
-    steps = json.loads((PACK / "workflows" / f"{name}.json").read_text())
-    for step in steps.values():
-        step["inputs"] |= {k: v for k, v in changes.items() if k in step["inputs"]}
-    return steps
 
 
 def run(comfyui, steps):

@@ -1,9 +1,7 @@
 """The node pack in a stand-in of ComfyUI: its loader, its types, and its runs of a workflow."""
 
 import importlib.util
-import json
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +11,8 @@ import torch
 
 from clip2clap.media.audio import load_audio
 
-PACK = Path(__file__).parents[2] / "clip2clap_comfy"
+from .builders import PACK, workflow
+
 BUILT_IN = {"STRING", "INT", "FLOAT", "BOOLEAN", "IMAGE", "AUDIO"}
 
 
@@ -120,14 +119,6 @@ def nodes(comfy, monkeypatch):
     assert module.NODE_CLASS_MAPPINGS.keys() == module.NODE_DISPLAY_NAME_MAPPINGS.keys()
     own = {each.__name__: each for each in (LoadImage, LoadAudio, PreviewAudio, SaveImage)}
     return own | module.NODE_CLASS_MAPPINGS
-
-
-def workflow(name, **changes):
-    """Return an example with other inputs, so that it is fast."""
-    steps = json.loads((PACK / "workflows" / f"{name}.json").read_text())
-    for step in steps.values():
-        step["inputs"] |= {k: v for k, v in changes.items() if k in step["inputs"]}
-    return steps
 
 
 def run(nodes, steps):
