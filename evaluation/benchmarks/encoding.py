@@ -15,6 +15,7 @@ from torch import Tensor
 from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.embeddings.encoders.clap import ClapEncoder
+from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.embeddings.table.reader import EmbeddingTable
 from clip2clap.embeddings.table.writer import TableWriter
@@ -23,6 +24,38 @@ from clip2clap.media.audio import load_audio
 
 # A killed run loses fewer clips than these.
 _CLIPS_PER_SHARD = 256
+# Images between two reports of progress.
+_IMAGES = 256
+
+
+def encode_images(
+    clip: ClipEncoder,
+    images: Sequence[Any],
+    *,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[Tensor, dict[int, str]]:
+    """Encode images.
+
+    Args:
+        clip: CLIP.
+        images: As for `ClipEncoder.encode_image`.
+        on_progress: Called with the share that is done.
+
+    Returns:
+        Embeddings, shape (n, d), float32, unit norm, zero where an image cannot be read; and by
+        place the reasons.
+    """
+    done = 0
+    parts: list[Tensor] = []
+    reasons: dict[int, str] = {}
+    for part in batched(images, _IMAGES):
+        embeds, unreadable = clip.encode_readable("image", part)
+        parts.append(embeds)
+        reasons |= {done + place: reason for place, reason in unreadable.items()}
+        done += len(part)
+        if on_progress is not None:
+            on_progress(done / len(images))
+    return torch.cat(parts), reasons
 
 
 def encode_clips(

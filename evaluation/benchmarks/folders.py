@@ -255,9 +255,9 @@ class ImageHearLayout:
         """Read a folder; as for `read_benchmark`."""
         labels = sorted(self.images)
         every = [
-            Clip(f"{label}{number}.jpg", folder / f"{label}{number}.jpg", label, 1, place)
+            Clip(name, folder / name, name, 1, place)
             for place, label in enumerate(labels)
-            for number in range(1, self.images[label] + 1)
+            for name in (f"{label}{number}.jpg" for number in range(1, self.images[label] + 1))
         ]
         clips = tuple(clip for clip in every if clip.path.is_file())
         if not clips:

@@ -1,22 +1,25 @@
 """Zero-shot classification of a benchmark's images, as they are and translated into CLAP space."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError
 from clip2clap.core.files import as_path
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.fingerprint import fingerprint_tensors
-from clip2clap.evaluation.benchmarks.classification import Accuracy, Classification
+from clip2clap.evaluation.benchmarks.classification import Accuracy
+from clip2clap.evaluation.benchmarks.encoding import encode_images
 from clip2clap.evaluation.benchmarks.folders import Benchmark, Clip
-from clip2clap.evaluation.benchmarks.run import BenchmarkConfig, write_results
-from clip2clap.media.images import load_image
+from clip2clap.evaluation.benchmarks.run import (
+    BenchmarkConfig,
+    classification_of,
+    write_results,
+)
 from clip2clap.metrics.classification import IMAGE_PROMPT
 from clip2clap.translator.base import Translator
 
@@ -56,7 +59,7 @@ def run_image_benchmark(
     translator.check_source(spaces[0])
     translator.check_target(spaces[1])
     clips, embeds, unreadable = _encode(benchmark, clip, config, on_progress)
-    labels = _classification(benchmark, clips, config)
+    labels = classification_of(benchmark, clips, config)
     words = [label.replace("_", " ") for label in benchmark.labels]
     prompts = clip.encode_text([IMAGE_PROMPT.replace("{}", each) for each in words])
     described = f'prompt "{IMAGE_PROMPT}", images and words by {spaces[0].model_id}'
@@ -83,19 +86,6 @@ def run_image_benchmark(
     return write_results(as_path(folder), benchmark, found, about)
 
 
-def _classification(
-    benchmark: Benchmark, images: Sequence[Clip], config: BenchmarkConfig
-) -> Classification:
-    return Classification(
-        torch.tensor([each.label for each in images]),
-        [each.fold for each in images],
-        [each.id for each in images],
-        num_labels=len(benchmark.labels),
-        resamples=config.resamples,
-        seed=config.seed,
-    )
-
-
 def _encode(
     benchmark: Benchmark,
     clip: ClipEncoder,
@@ -103,19 +93,14 @@ def _encode(
     on_progress: Callable[[float], None] | None,
 ) -> tuple[list[Clip], Tensor, dict[str, str]]:
     """Return the images that can be read, their embeddings, shape (n, d), and why others cannot."""
-    clips, parts, unreadable = list[Clip](), list[Tensor](), dict[str, str]()
-    for number, each in enumerate(benchmark.clips, 1):
-        try:
-            parts.append(clip.encode_image([load_image(each.path)]))
-            clips.append(each)
-        except (UserError, OSError) as error:
-            unreadable[each.id] = one_line(error, limit=None)
-        if on_progress is not None:
-            on_progress(number / len(benchmark.clips))
-    if not clips or (unreadable and not config.partial):
+    images = [each.path for each in benchmark.clips]
+    embeds, reasons = encode_images(clip, images, on_progress=on_progress)
+    unreadable = {benchmark.clips[place].id: reason for place, reason in reasons.items()}
+    if len(unreadable) == len(images) or (unreadable and not config.partial):
         raise UserError(
             f"{len(unreadable)} images cannot be read: {next(iter(unreadable.values()))} Get them "
             "again, or give partial=True to leave them out.",
             param="folder",
         )
-    return clips, torch.cat(parts), unreadable
+    read = [place for place in range(len(images)) if place not in reasons]
+    return [benchmark.clips[place] for place in read], embeds[read], unreadable

@@ -233,14 +233,7 @@ class _Runner:
         return clips, accuracy
 
     def _measure(self, clips: Sequence[Clip]) -> Classification:
-        return Classification(
-            torch.tensor([clip.label for clip in clips]),
-            [clip.fold for clip in clips],
-            [clip.item for clip in clips],
-            num_labels=len(self._benchmark.labels),
-            seen_folds=self.seen_folds,
-            **self._draws,
-        )
+        return classification_of(self._benchmark, clips, self._config, self.seen_folds)
 
     def retrieve(self) -> list[dict[str, Any]]:
         """Return the metrics of both directions."""
@@ -250,6 +243,24 @@ class _Runner:
         owners = [place for place, _ in captions]
         found = measure_caption_retrieval(embeds, texts, owners, **self._draws)
         return [asdict(one) for one in found]
+
+
+def classification_of(
+    benchmark: Benchmark,
+    clips: Sequence[Clip],
+    config: BenchmarkConfig,
+    seen_folds: Sequence[int] = (),
+) -> Classification:
+    """Return what measures the labels of a benchmark's clips that can be read."""
+    return Classification(
+        torch.tensor([clip.label for clip in clips]),
+        [clip.fold for clip in clips],
+        [clip.item for clip in clips],
+        num_labels=len(benchmark.labels),
+        seen_folds=seen_folds,
+        resamples=config.resamples,
+        seed=config.seed,
+    )
 
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import as_path, replacing
 from clip2clap.core.output_folder import writing_to
@@ -17,14 +16,13 @@ from clip2clap.core.version import __version__
 from clip2clap.embeddings.datasets.spoken import SpokenCaption, read_spoken_captions
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
-from clip2clap.evaluation.benchmarks.encoding import encode_clips
+from clip2clap.evaluation.benchmarks.encoding import encode_clips, encode_images
 from clip2clap.evaluation.benchmarks.folders import Clip
 from clip2clap.evaluation.benchmarks.retrieval import Retrieval, measure_caption_retrieval
 from clip2clap.evaluation.benchmarks.run import FORMAT, RESULTS_FILE
 from clip2clap.evaluation.benchmarks.transcripts import Transcriber, transcribe
 
 DIRECTIONS = ("speech to image", "image to speech")
-_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -247,7 +245,7 @@ def _read(
 ) -> _Readable:
     """Encode speech and images; captions of which either cannot be read are left out."""
     embeds, unreadable = _encode_speech(benchmark, speech, folder, batch_size, shares)
-    images, reasons = _encode_images(benchmark.images, clip, shares)
+    images, reasons = encode_images(clip, benchmark.images, on_progress=shares.next())
     owned = zip(benchmark.rows, benchmark.owners, strict=True)
     unreadable |= {row.id: reasons[owner] for row, owner in owned if owner in reasons}
     if unreadable and not partial:
@@ -374,19 +372,3 @@ def _encode_speech(
 def _path(row: SpokenCaption) -> Path:
     assert isinstance(row.audio, Path)
     return row.audio
-
-
-def _encode_images(
-    images: Sequence[Any], clip: ClipEncoder, shares: _Shares
-) -> tuple[Tensor, dict[int, str]]:
-    """Return embeddings of images, and by place the reasons of those that cannot be read."""
-    advance, done = shares.next(), 0
-    parts: list[Tensor] = []
-    reasons: dict[int, str] = {}
-    for part in batched(images, _IMAGES):
-        embeds, unreadable = clip.encode_readable("image", part)
-        parts.append(embeds)
-        reasons |= {done + place: reason for place, reason in unreadable.items()}
-        done += len(part)
-        advance(done / len(images))
-    return torch.cat(parts), reasons

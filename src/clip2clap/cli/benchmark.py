@@ -1,17 +1,15 @@
 """The verb `benchmark`."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from clip2clap.cli.benchmark_images import IMAGE_DATASETS, measure_images
+from clip2clap.cli.benchmark_images import measure_images
+from clip2clap.cli.benchmark_results import IMAGE_DATASETS, begin_report, end_report
 from clip2clap.cli.benchmark_speech import SPEECH_DATASETS, measure_speech
 from clip2clap.cli.checks import check_device, choose_device, require
 from clip2clap.cli.options.benchmark import Benchmark
-from clip2clap.cli.outputs import keep_others_out
-from clip2clap.cli.progress import RunReport, plain_table, share_bar
+from clip2clap.cli.progress import share_bar
 from clip2clap.core.presets import check_name
 from clip2clap.evaluation.benchmarks.protocols import choose_protocols
 
@@ -41,9 +39,9 @@ def benchmark(options: Benchmark) -> None:
     check_device(options.device, None)
     require(options.folder.is_dir(), "folder", f"{options.folder} is not a folder.")
     if options.dataset in SPEECH_DATASETS:
-        return measure_speech(options, _shown)
+        return measure_speech(options)
     if options.dataset in IMAGE_DATASETS:
-        return measure_images(options, protocols, _shown)
+        return measure_images(options, protocols)
     _check_audio_options(options)
 
     from clip2clap.evaluation.benchmarks.folders import check_folds, read_benchmark
@@ -52,13 +50,10 @@ def benchmark(options: Benchmark) -> None:
     for param in ("linear_probe", "fine_tune"):
         if getattr(options, param):
             check_folds(data.folds, param=param)
-    report = RunReport(options)
-    output = options.output or Path(f"clip2clap-benchmark-{options.dataset}")
-    keep_others_out(output)
+    report, output = begin_report(options)
     with Console(stderr=True).status("Loading the models"):
         from clip2clap.embeddings.encoders.clap import ClapEncoder
         from clip2clap.evaluation.benchmarks.run import BenchmarkConfig, run_benchmark
-        from clip2clap.evaluation.report.benchmark import write_benchmark_page
 
         clap = ClapEncoder.from_pretrained(encoder, device=choose_device(options.device))
     config = BenchmarkConfig(
@@ -73,12 +68,7 @@ def benchmark(options: Benchmark) -> None:
     report.lap("load")
     with share_bar("Encoding") as advance:
         results = run_benchmark(data, clap, output, config, on_progress=advance)
-    report.lap("measure")
-    page = write_benchmark_page(results, output)
-    report.show(*_shown(results), f"Report: {page}")
-    for source, reason in results["unreadable"].items():
-        report.skip(source, reason)
-    report.end(results)
+    end_report(report, results, output)
 
 
 def _check_audio_options(options: Benchmark) -> None:
@@ -91,13 +81,6 @@ def _check_audio_options(options: Benchmark) -> None:
         require(has_labels or not getattr(options, param), param, reason)
 
 
-def _shown(results: dict[str, Any]) -> list[Any]:
-    """Return a title, the table and notes."""
-    items = "images" if results["benchmark"] in IMAGE_DATASETS else "clips"
-    title = f"{results['title']}, {results['clips']} of {results['expected']} {items}"
-    return [title, _table(results), *_notes(results)]
-
-
 def _fine_tuning(options: Benchmark) -> Any:
     """Return the settings of fine-tuning, None without."""
     from clip2clap.training.finetuning.config import FineTuningConfig
@@ -108,48 +91,3 @@ def _fine_tuning(options: Benchmark) -> Any:
     if options.fine_tune in (None, "audioclip"):
         return FineTuningConfig.audioclip(**given) if options.fine_tune else None
     return FineTuningConfig(part=options.fine_tune, **given)
-
-
-def _table(results: dict[str, Any]) -> Table:
-    """Return measured rows, and published ones below."""
-    from clip2clap.evaluation.report.benchmark import percent, retrievals
-
-    if not results["labels"]:
-        table = plain_table("", "recall at 1", "at 5", "at 10", "mAP@10")
-        for name, found in retrievals(results):
-            table.add_row(name, *map(percent, found.values()))
-        for one in results["published"]:
-            if "recall_at_1" in one:
-                name = f"{one['model']}, {one['direction']} ({one['source']})"
-                table.add_row(name, f"{one['recall_at_1']:.1f} %")
-        return table
-    titles = ("method", "protocol", "accuracy", "unseen folds", "folds", "shuffled", "source")
-    table = plain_table("model", *titles)
-    for one in results["results"]:
-        folds = f"{100 * one['mean_of_folds']:.1f} ± {100 * one['standard_deviation_of_folds']:.1f}"
-        unseen = "" if one["unseen"] is None else percent(one["unseen"])
-        cells = [one["method"], one["protocol"], percent(one["accuracy"]), unseen, folds]
-        table.add_row(results["encoder"], *cells, percent(one["shuffled"]), "here")
-    for one in results["published"]:
-        cells = [one["method"], one["protocol"], f"{one['accuracy']:.2f} %", "", "", ""]
-        table.add_row(one["model"], *cells, one["source"])
-    for column in table.columns[1:]:
-        column.justify = "left"
-    return table
-
-
-def _notes(results: dict[str, Any]) -> list[str]:
-    from clip2clap.evaluation.report.benchmark import trained_on
-
-    notes = [
-        f"{one['protocol']}: {one['settings']['description']}."
-        for one in results["results"]
-        if "settings" in one
-    ]
-    if results["trained_on"]:
-        notes.append(trained_on(results))
-    if results["lacking"]:
-        notes.append(
-            f"Not complete, so not comparable with published numbers: {results['lacking']}."
-        )
-    return notes

@@ -1,15 +1,12 @@
 """Retrieval between speech and images: a part of the verb `benchmark`."""
 
-from pathlib import Path
-from typing import Any
-
 from rich.console import Console
 
+from clip2clap.cli.benchmark_results import begin_report, end_report
 from clip2clap.cli.checks import choose_device, require
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.benchmark import Benchmark
-from clip2clap.cli.outputs import keep_others_out
-from clip2clap.cli.progress import RunReport, share_bar
+from clip2clap.cli.progress import share_bar
 
 SPEECH_DATASETS = ("flickr8k-audio", "spoken-coco", "places-audio")
 """Data sets of spoken captions."""
@@ -17,12 +14,11 @@ SPEECH_DATASETS = ("flickr8k-audio", "spoken-coco", "places-audio")
 _DEFAULT_BATCH_SIZE = 16
 
 
-def measure_speech(options: Benchmark, show: Any) -> None:
+def measure_speech(options: Benchmark) -> None:
     """Measure a speech encoder on spoken captions, as `benchmark` does.
 
     Args:
         options: Options of the verb.
-        show: Returns what is printed of the results.
     """
     for param in ("protocol", "linear_probe", "fine_tune", "encoder"):
         reason = f"{options.dataset} has spoken captions. It goes with a CLAP's benchmarks."
@@ -34,15 +30,12 @@ def measure_speech(options: Benchmark, show: Any) -> None:
     data = read_speech_benchmark(
         options.dataset, options.folder, image_dir=options.image_dir, partial=options.partial
     )
-    report = RunReport(options)
-    output = options.output or Path(f"clip2clap-benchmark-{options.dataset}")
-    keep_others_out(output)
+    report, output = begin_report(options)
     with Console(stderr=True).status("Loading the models"):
         from clip2clap.embeddings.encoders.clip import ClipEncoder
         from clip2clap.embeddings.encoders.speech import SpeechEncoder
         from clip2clap.evaluation.benchmarks.speech import run_speech_benchmark
         from clip2clap.evaluation.benchmarks.transcripts import Transcriber
-        from clip2clap.evaluation.report.benchmark import write_benchmark_page
 
         device = choose_device(options.device)
         clip = ClipEncoder.from_pretrained(options.clip or "demo", device=device)
@@ -62,10 +55,5 @@ def measure_speech(options: Benchmark, show: Any) -> None:
             seed=options.seed,
             on_progress=advance,
         )
-    report.lap("measure")
-    page = write_benchmark_page(results, output)
     missing = [] if transcriber else ["No baseline by recognition: add --asr NAME for one."]
-    report.show(*show(results), *missing, f"Report: {page}")
-    for source, reason in results["unreadable"].items():
-        report.skip(source, reason)
-    report.end(results)
+    end_report(report, results, output, *missing)
