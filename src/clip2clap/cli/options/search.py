@@ -143,7 +143,12 @@ class Caption(Seed, Json, Captioners, MediaFiles, panel="Captions"):
     """Options of `caption`."""
 
     num_captions: int = option("Captions per file.", default=1, min=1, max=100)
-    num_beams: int = option("Beams of the search; 1 is greedy.", default=4, min=1, max=100)
+    num_beams: int = option(
+        "Beams of the search; 1 is greedy. With --num-candidates as many as these.",
+        default=4,
+        min=1,
+        max=100,
+    )
     num_candidates: int | None = option(
         "Candidates per input; those closest to the condition, or for caption to the file, are "
         "kept. By default the pipeline's own number, for images --num-images, for caption none.",
