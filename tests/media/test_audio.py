@@ -155,10 +155,17 @@ def test_a_wav_that_lacks_what_its_header_counts_is_refused():
 
 
 def write_track(
-    path: Path, seconds: float, *, video: float, fps: int = 8, late: float = 0, second: float = 0
+    path: Path,
+    seconds: float,
+    *,
+    video: float,
+    fps: int = 8,
+    late: float = 0,
+    second: float = 0,
+    **options: str,
 ) -> None:
     """Write tracks of their own lengths in s; of two audio tracks the second is the default."""
-    with av.open(path, "w") as container:
+    with av.open(path, "w", container_options=options) as container:
         tracks: list[Any] = []
         codec = "libvpx" if path.suffix == ".webm" else "mpeg4"
         picture: Any = container.add_stream(codec, rate=fps)
@@ -195,6 +202,18 @@ def test_a_video_is_read_whose_audio_ends_or_begins_elsewhere(tmp_path, suffix, 
     assert seconds_of(path) == pytest.approx(sound, abs=0.03)
     with pytest.raises(UnreadableAudioError, match="Start earlier"):
         load_audio(path, start=sound + 0.5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"movflags": "frag_keyframe+empty_moov"}, {"use_editlist": "0"}], ids=str
+)
+def test_a_pause_before_the_audio_is_not_missed_at_its_end(tmp_path, options):
+    path = tmp_path / "video.mp4"
+    write_track(path, 1.0, video=3, late=1.2, **options)
+    assert seconds_of(path) == pytest.approx(1.0, abs=0.03)
+    content = path.read_bytes()
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(content[: len(content) * 6 // 10])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

@@ -243,6 +243,15 @@ def test_grays_of_any_range_are_neither_black_nor_white(tmp_path, gray):
     assert np.abs(pixels - RAMP * 255).max() <= 6
 
 
+@pytest.mark.parametrize(
+    "gray", [(RAMP * 65_535).astype(np.uint16), (RAMP * 4095).astype(np.uint16), np.float32(RAMP)]
+)
+def test_grays_of_a_tiff_whose_zero_is_white_are_inverted(tmp_path, gray):
+    Image.fromarray(gray).save(tmp_path / "gray.tif", tiffinfo={262: 0})
+    pixels = np.asarray(load_image(tmp_path / "gray.tif"))[..., 0].astype(int)
+    assert np.abs(pixels - (1 - RAMP) * 255).max() <= 1
+
+
 def test_one_pixel_that_is_no_number_leaves_the_others(tmp_path):
     gray = (RAMP * 255).astype(np.float32)
     gray[3, 3] = np.nan

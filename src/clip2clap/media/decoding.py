@@ -219,6 +219,9 @@ class _Track:
                 declared = self._duration
         elif self._format in _MEASURED:
             declared = self._duration
+            if self._format == "mov":
+                # Without an edit list, a pause before the audio is a packet that lasts longer.
+                seconds = max(seconds, self._packets_end - self._origin)
         is_exact = self._format in _MEASURED - {"mov"}
         tolerance = 0.01 if is_exact else _TOLERANCE_SECONDS
         return declared is not None and seconds < declared - tolerance

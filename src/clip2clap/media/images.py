@@ -73,6 +73,8 @@ _TRANSPARENCY_CHUNK = b"tRNS"
 _ORIENTATION_CHUNKS = (b"eXIf", b"iTXt")
 _ORIENTATION_TAG = 0x0112
 _SAMPLE_FORMAT_TAG = 339
+_PHOTOMETRIC_TAG = 262
+_WHITE_IS_ZERO = 0
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 _TURNS = dict(
     enumerate(
@@ -373,7 +375,8 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
     """
     step = _factor(image)
     gray = np.asarray(image)[::step, ::step]
-    if image.mode == "I" and getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT_TAG, (2,)) == (1,):
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(_SAMPLE_FORMAT_TAG, (2,)) == (1,):
         gray = gray.view(np.uint32)
     values = gray.astype(np.float64)
     seen = values[np.isfinite(values)]
@@ -387,6 +390,8 @@ def _gray_to_8_bit(image: Image.Image) -> Image.Image:
     is_unusual = image.mode in ("F", "I") and full is not None and full > max(2 * most, 255)
     if full is None or is_unusual or least < -margin * max(most, 0):
         values, full = values - least, max(most - least, 1e-30)
+    if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # PIL inverts 8 bits alone
+        values = full - values
     values = np.nan_to_num(values / full * 255, nan=0.0, posinf=255.0, neginf=0.0)
     return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
 
