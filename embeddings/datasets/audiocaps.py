@@ -25,10 +25,14 @@ _NAMES = (
     "Y{video}_{start:g}_{end:g}",
     "{video}_{start_ms:.0f}_{end_ms:.0f}",
     "Y{video}_{start_ms:.0f}_{end_ms:.0f}",
+    "{video}_{start_ms:.0f}",
+    "Y{video}_{start_ms:.0f}",
     "{id}",
     "{video}",
     "Y{video}",
 )
+# A name without its end, which is earlier where the video is over, and the id in yt-dlp's names.
+_SHORTER = re.compile(r"(.+_\d+)_\d+|.+(?:\[|-)([\w-]{11})\]?")
 _TIME = re.compile(r"(?<=_)0*(\d+)(?:\.(\d*?)0*)?(?=_|$)")
 
 
@@ -93,6 +97,7 @@ class AudioCaps(Source):
 
 def _names(audiocap_id: str, video: str, start_time: str) -> list[str]:
     """Return the names that a clip's files may have."""
+    audiocap_id = audiocap_id.removesuffix(".0")  # as pandas writes numbers of incomplete columns
     try:
         start = float(start_time)
     except ValueError:
@@ -112,7 +117,8 @@ def _by_clip(folder: Path, suffixes: frozenset[str]) -> dict[str, list[Path]]:
             if path.suffix.lower() in suffixes:
                 for name in {path.stem, path.parent.name} - {folder.name}:
                     found.setdefault(_key(name), []).append(path)
-    return found
+    shorter = ((_SHORTER.fullmatch(key), paths) for key, paths in found.items())
+    return {match[1] or match[2]: paths for match, paths in shorter if match} | found
 
 
 def _key(name: str) -> str:

@@ -4,6 +4,8 @@ import ast
 import base64
 import contextlib
 import json
+import math
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -19,7 +21,14 @@ from clip2clap.embeddings.space import Modality
 
 _MISSING: dict[Modality, str] = {"text": "no caption", "image": "no image", "audio": "no audio"}
 # What pandas and others write for a missing value.
-_NOTHING = {"nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A"}
+_NOTHING = {
+    *("nan", "NaN", "-nan", "-NaN", "NaT", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a"),
+    *("#N/A", "#NA", r"\N"),
+}
+# How NumPy and Python print arrays and bytes.
+_ARRAY = re.compile(r"array\((\[.*\])(?:, dtype=\S+)?\)", re.DOTALL)
+_BYTES = re.compile(r"b(['\"]).*\1", re.DOTALL)
+_INVISIBLE = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
 # Between texts, as NumPy prints them.
 _GAP = re.compile(r"(?<=['\"])\s+(?=['\"])")
 # No path is this long without a dot, which base64 has not.
@@ -78,7 +87,7 @@ def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:
         return row.problem
     for modality in wanted:
         value = row.content.get(modality)
-        if modality == "text" and value is not None and not value.strip():
+        if modality == "text" and value is not None and _INVISIBLE.fullmatch(value):
             return "empty caption"
         if value is None or value in ("", b""):
             return _MISSING[modality]
@@ -100,8 +109,8 @@ def caption_of(value: Any) -> str | None:
         texts = [text for text in value if isinstance(text, str)]
         if value and not texts:
             raise UserError(f"expected captions as text, got a list of {type(value[0]).__name__}")
-        return next((text for text in texts if text.strip()), None)
-    if value is None or value != value:  # NaN
+        return next((text for text in texts if text.strip() not in {"", *_NOTHING}), None)
+    if value is None or value != value or value in (math.inf, -math.inf):  # or NaN
         return None
     if isinstance(value, bytes):
         return value.decode("utf-8-sig", "surrogateescape")
@@ -113,17 +122,19 @@ def caption_of(value: Any) -> str | None:
 def _listed(text: str) -> Any:
     """Return the captions that a text lists, as JSON, Python or NumPy print them; others as it is.
 
-    A text of dictionaries is returned as these.
+    A text of dictionaries, of a set or of bytes is returned as these.
     """
-    stripped = text.strip()
-    if stripped[:1] + stripped[-1:] not in ("[]", "{}"):
+    stripped = _ARRAY.sub(r"\1", text.strip())
+    if stripped[:1] + stripped[-1:] not in ("[]", "{}", "()") and not _BYTES.fullmatch(stripped):
         return text
     for parse in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             # Python joins texts that have nothing but a gap in between.
             found = parse(stripped if parse is json.loads else _GAP.sub(",", stripped))
-            kind = str if found and isinstance(found, list) and isinstance(found[0], str) else dict
-            if isinstance(found, dict) or all(isinstance(each, kind) for each in found):
+            if isinstance(found, dict | set | bytes):
+                return found
+            kind = str if found and isinstance(next(iter(found)), str) else dict
+            if isinstance(found, list | tuple) and all(isinstance(each, kind) for each in found):
                 return found
     return text
 
@@ -143,6 +154,8 @@ def file_of(value: Any, base: Path) -> Path | Url | bytes | None:
     if not isinstance(value, str):
         raise UserError(f"expected a path, an address or bytes, got a {type(value).__name__}")
     text = value.strip()
+    if text in _NOTHING:
+        return None
     try:
         if text.startswith("data:"):
             kind, _, body = text.partition(",")
@@ -152,7 +165,11 @@ def file_of(value: Any, base: Path) -> Path | Url | bytes | None:
             return base64.b64decode(text)
     except ValueError as error:
         raise UserError(f"its base64 is damaged ({error})") from error
-    return Url(text) if is_url(text) else base / value
+    if is_url(text):
+        return Url(text)
+    if "\\" in value and not os.path.exists(base / value):  # written on Windows
+        value = value.replace("\\", "/")
+    return base / value
 
 
 def file_stem(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Conceptual Captions: captions and image URLs."""
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from clip2clap.embeddings.space import Modality
 class ConceptualCaptions(Source):
     """Conceptual Captions (Sharma et al., 2018): caption and URL, separated by a tab, no header.
 
+    A CSV file has a comma in between, and quotes.
     Conceptual 12M (Changpinyo et al., 2021) has the URL first, which its first line shows.
     """
 
@@ -28,8 +30,9 @@ class ConceptualCaptions(Source):
         for path in self.files:
             is_url_first = None
             with open_text(path, newline="\n") as file:
-                for number, line in enumerate(file):
-                    caption, *rest = line.rstrip("\r\n").split("\t")
+                is_csv = ".csv" in path.suffixes
+                for number, line in enumerate(line.rstrip("\r\n") for line in file):
+                    caption, *rest = next(csv.reader([line]), [""]) if is_csv else line.split("\t")
                     url = rest[0].strip() if len(rest) == 1 else ""
                     if is_url_first is None:
                         is_url_first = is_url(caption) and not is_url(url)
@@ -38,6 +41,6 @@ class ConceptualCaptions(Source):
                     columns = {"caption": caption, "url": url, **splits.get(path, {})}
                     problem = None
                     if len(rest) != 1:
-                        problem = f"expected a caption, a tab and an address, got {len(rest)} tabs"
+                        problem = f"expected a caption and an address, got {1 + len(rest)} cells"
                     content: dict[Modality, Any] = {"text": caption, "image": Url(url)}
                     yield Row(f"{stems[path]}:{number}", columns, content, problem)

@@ -11,10 +11,13 @@ from clip2clap.embeddings.space import Modality
 from clip2clap.media import audio as audio_files
 from clip2clap.media import images as image_files
 
+CAPTION_SUFFIXES = frozenset({".txt", ".caption"})
+"""Suffixes of the files with captions."""
+
 _SUFFIXES: dict[Modality, frozenset[str]] = {
     "image": image_files.SUFFIXES,
-    "audio": audio_files.SUFFIXES,
-    "text": frozenset({".txt", ".caption"}),
+    "audio": audio_files.SUFFIXES | audio_files.VIDEO_SUFFIXES,
+    "text": CAPTION_SUFFIXES,
 }
 
 

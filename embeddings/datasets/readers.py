@@ -28,6 +28,8 @@ _MAX_CELL = 2**24
 _BATCH_ROWS = 256
 # Records whose keys are the columns of a JSON lines file.
 _JSON_HEAD = 100
+# First cells of rows rather than of a caption's further lines: numbers, addresses, names of files.
+_ROW_START = re.compile(r"\s*(?:\d+|https?://\S+|[^\s\"]+\.\w{2,5})\s*")
 
 Records = Iterator[Mapping[str, Any]]
 
@@ -61,13 +63,15 @@ def published_records(path: Path, expected: Sequence[str], dataset: str) -> Reco
 
 @contextlib.contextmanager
 def open_text(path: Path, *, newline: str) -> Iterator[IO[str]]:
-    """Open a text file, gzipped or not, in UTF-8 or UTF-16; other bytes become surrogates."""
+    """Open a text file, gzipped or not, in UTF-8, -16 or -32; other bytes become surrogates."""
     with explain_read_errors(path), path.open("rb") as raw:
         file = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw)
         start = file.read(4)
         file.seek(0)
         encoding = "utf-8-sig"
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+            encoding = "utf-32"
+        elif start[:2] in (b"\xff\xfe", b"\xfe\xff"):
             encoding = "utf-16"
         elif b"\0" in start:
             encoding = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
@@ -138,24 +142,25 @@ class _Lines:
         """Yield the cells of each record.
 
         A quote that is never closed, or within a cell, is a character: where quotes do not give a
-        record, its first line is one. So it is in a TSV file where all lines of a quoted cell are
-        records themselves.
+        record, its first line is one. So it is where all lines of a quoted cell are records
+        themselves, and in other files than TSV begin as such.
         """
         while (line := self.next()) is not None:
             plain = line.rstrip("\r\n").split(delimiter)
             if '"' in line:
                 taken = [line]
                 cells = self._quoted(taken, delimiter)
-                is_swallowing = delimiter == "\t" and len(taken) > 1 and width is not None
-                if is_swallowing and all(each.count("\t") + 1 == width for each in taken):
-                    cells = None
+                if len(taken) > 1 and all(each.count(delimiter) + 1 == width for each in taken):
+                    starts = [each.split(delimiter, 1)[0] for each in taken]
+                    is_swallowing = delimiter == "\t" or all(map(_ROW_START.fullmatch, starts))
+                    cells = None if is_swallowing else cells
                 if cells is None or (width is not None and len(cells) != width):
                     self.push(*taken[1:])
                     lenient = next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
                     fits = delimiter != "\t" and len(lenient) == width
                     cells = lenient if fits else plain
                 yield cells
-            elif plain != [""]:
+            elif line.strip(" \r\n"):
                 yield plain
 
     def _quoted(self, taken: list[str], delimiter: str) -> list[str] | None:
@@ -176,14 +181,7 @@ class _Lines:
 def _read_json(path: Path) -> tuple[list[str], Records]:
     def records() -> Records:
         with open_text(path, newline="\n") as file:
-            start = file.read(1)
-            values: Iterator[Any] = chain([start + next(file, "")], file)
-            if start == "[":  # one list of records
-                values = iter(_parse("".join(values)) or [None])
-            for value in values:
-                if isinstance(value, str) and not value.strip():
-                    continue
-                value = _parse(value) if isinstance(value, str) else value
+            for value in _json_values(file):
                 if isinstance(value, dict):
                     # Numbers of one key may be of several types.
                     yield {
@@ -196,6 +194,29 @@ def _read_json(path: Path) -> tuple[list[str], Records]:
 
     head = chain.from_iterable(islice(records(), _JSON_HEAD))
     return [name for name in dict.fromkeys(head) if name != PROBLEM], records()
+
+
+def _json_values(file: IO[str]) -> Iterator[Any]:
+    """Yield the values of JSON lines, or the records of one document; None for what is none."""
+    read = (line for line in file if line.strip())
+    first, second = next(read, ""), next(read, None)
+    lines = chain([first] if second is None else [first, second], read)
+    is_lines = second is not None and isinstance(_parse_line(first), dict)
+    if not is_lines and first.lstrip()[:1] in ("[", "{"):
+        whole = list(lines)
+        document = _parse("".join(whole))
+        # WavCaps, and pandas with its schema, have the records as their data.
+        if isinstance(document, dict):
+            document = document["data"] if isinstance(document.get("data"), list) else [document]
+        if document is not None or first.lstrip()[:1] == "[":
+            yield from document or [None]
+            return
+        lines = iter(whole)
+    yield from map(_parse_line, lines)
+
+
+def _parse_line(line: str) -> Any:
+    return _parse(line.rstrip().removesuffix(","))
 
 
 def _parse(text: str) -> Any:

@@ -1,6 +1,7 @@
 """Data sets by format: detection of the format, and opening as a source of rows."""
 
 import glob
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ from clip2clap.core.presets import is_hub_id
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
 from clip2clap.embeddings.datasets.base import Source, walk
 from clip2clap.embeddings.datasets.conceptual_captions import ConceptualCaptions
-from clip2clap.embeddings.datasets.folder import Folder
+from clip2clap.embeddings.datasets.folder import CAPTION_SUFFIXES, Folder
 from clip2clap.embeddings.datasets.hub import HubDataset
 from clip2clap.embeddings.datasets.readers import is_table, read_table
 from clip2clap.embeddings.datasets.tables import ColumnNames, TableFiles
@@ -25,6 +26,11 @@ from clip2clap.media import images as image_files
 Format = Literal[
     "auto", "audiocaps", "conceptual-captions", "wit", "folder", "table", "datasets", "webdataset"
 ]
+
+# Lists and ranges of numbers, as shells and WebDataset expand them.
+_BRACES = re.compile(r"\{(?:([0-9]{1,9})\.\.([0-9]{1,9})|([^{}]*,[^{}]*))\}")
+_MAX_SHARDS = 100_000
+_MEDIA_SUFFIXES = image_files.SUFFIXES | audio_files.SUFFIXES | audio_files.VIDEO_SUFFIXES
 
 
 def open_source(
@@ -48,7 +54,8 @@ def open_source(
         ['dog.jpg', 'sea.jpg', 'train.jpg']
 
     Args:
-        locations: File, folder or hub id; or several files, or a pattern such as `shards/*.tar`.
+        locations: File, folder or hub id; or several files, or a pattern such as `shards/*.tar`
+            or `shards/{000..123}.tar`.
         wanted: Modalities to embed.
         format: Format of the data set; "auto" detects it.
         columns: Column names of a table or a `datasets` data set.
@@ -66,9 +73,8 @@ def open_source(
     names = [name for location in locations for name in _expand(str(location))]
     if not names:
         raise UserError("Expected a file, a folder or a hub id to read from, got none.")
-    if format == "auto":
-        format = _detect_format(names[0], wanted)
-    files, columns = tuple(_files_of(names, format)), columns or ColumnNames()
+    files, format = _find_files(names, format, wanted)
+    columns = columns or ColumnNames()
     openers: dict[str, Callable[[], Source]] = {
         "audiocaps": lambda: AudioCaps(files[0], audio, frames),
         "conceptual-captions": lambda: ConceptualCaptions(files),
@@ -86,6 +92,21 @@ def open_source(
             f"{' and '.join(sorted(lacking))}."
         )
     return source
+
+
+def _find_files(
+    names: Sequence[str], format: Format, wanted: frozenset[Modality]
+) -> tuple[tuple[Path, ...], Format]:
+    """Return the files of a data set, and its format."""
+    if format == "auto":
+        format = _detect_format(names[0], wanted)
+        files = _files_of(names, format)
+        format = _detect_table(files[0]) if format == "table" else format
+    else:
+        files = _files_of(names, format)
+    if format in ("audiocaps", "folder", "datasets") and len(files) > 1:
+        raise UserError(f"Expected one {format} to read from, got {len(files)}: {files[0]}, ...")
+    return tuple(files), format
 
 
 def _files_of(names: Sequence[str], format: Format) -> list[Path]:
@@ -106,8 +127,6 @@ def _files_of(names: Sequence[str], format: Format) -> list[Path]:
             found += [file for file in tables if _is_metadata(file)] or parquet or tables
     if not found:
         raise UserError(f"{names[0]} holds no {format} files.")
-    if format in ("audiocaps", "folder", "datasets") and len(found) > 1:
-        raise UserError(f"Expected one {format} to read from, got {len(found)}: {names[0]}, ...")
     return found
 
 
@@ -117,16 +136,28 @@ def _is_metadata(file: Path) -> bool:
 
 
 def _expand(name: str) -> list[str]:
-    if not glob.has_magic(name) or as_path(name).exists():
+    """Return the names that a pattern with *, ?, [], ** or {} stands for."""
+    braces = _BRACES.search(name)
+    if not (braces or glob.has_magic(name)) or as_path(name).exists():
         return [name]
-    found = sorted(glob.glob(name))
-    if not found:
-        raise UserError(f"No file matches {name}.")
+    if braces is None:
+        matching = sorted(glob.glob(name, recursive=True))
+        if not matching:
+            raise UserError(f"No file matches {name}.")
+        return matching
+    first, last, listed = braces.groups()
+    numbers = () if listed else range(int(first), int(last) + 1)
+    parts = listed.split(",") if listed else (f"{number:0{len(first)}}" for number in numbers)
+    found: list[str] = []
+    for part in parts:
+        found += _expand(f"{name[: braces.start()]}{part}{name[braces.end() :]}")
+        if len(found) > _MAX_SHARDS:
+            raise UserError(f"{name} stands for more than {_MAX_SHARDS:,} files.")
     return found
 
 
 def _detect_format(name: str, wanted: frozenset[Modality]) -> Format:
-    """Return the format of a file or folder by its name, or of a table by its header."""
+    """Return the format of a file or folder by its name; that of a table is seen in its header."""
     path = as_path(name)
     if path.is_dir():
         return _detect_folder(path, wanted)
@@ -142,6 +173,11 @@ def _detect_format(name: str, wanted: frozenset[Modality]) -> Format:
         return "datasets"
     if not path.exists():
         raise UserError(f"There is no file {name}. Check the path.")
+    return "table"
+
+
+def _detect_table(path: Path) -> Format:
+    """Return the format of a table file by its header."""
     columns, _ = read_table(path)
     if "audiocap_id" in columns:
         return "audiocaps"
@@ -157,13 +193,16 @@ def _detect_folder(path: Path, wanted: frozenset[Modality]) -> Format:
         return "datasets"
     if any(file.name.lower().endswith(SHARD_SUFFIXES) for file in path.iterdir()):
         return "webdataset"
-    has_table = False
+    has_media = has_parquet = has_table = False
     for files in walk(path):
         if "text" in wanted and any(map(_is_metadata, files)):
             return "table"
-        if any(
-            file.suffix.lower() in image_files.SUFFIXES | audio_files.SUFFIXES for file in files
-        ):
+        media = {file.stem for file in files if file.suffix.lower() in _MEDIA_SUFFIXES}
+        captions = {file.stem for file in files if file.suffix.lower() in CAPTION_SUFFIXES}
+        if media and ("text" not in wanted or media & captions):
             return "folder"
+        has_media |= bool(media)
+        has_parquet |= any(file.suffix.lower() == ".parquet" for file in files)
         has_table |= any(map(is_table, files))
-    return "table" if has_table else "folder"
+    # Images without captions beside Parquet files are those of a data set's page.
+    return "table" if has_parquet or (has_table and not has_media) else "folder"

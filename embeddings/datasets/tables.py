@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import is_url
 from clip2clap.embeddings.datasets.base import (
     Row,
     Source,
@@ -23,8 +24,10 @@ from clip2clap.embeddings.space import Modality
 _USUAL_NAMES = {
     "id": "id key",
     "caption": "caption text captions",
-    "image": "image jpg jpeg png webp image_path file_name filename file path url image_url",
-    "audio": "audio flac wav mp3 ogg opus m4a audio_path sound file_name filename file path",
+    "image": "image jpg jpeg png webp image_bytes image_path image_file_name file_name filename "
+    "file path url image_url",
+    "audio": "audio flac wav mp3 ogg opus m4a audio_bytes audio_path audio_file_name sound "
+    "file_name filename file path",
 }
 _ATTRIBUTES = {"id": "id", "text": "caption", "image": "image", "audio": "audio"}
 
@@ -59,12 +62,20 @@ class ColumnNames:
             elif given or key != "id":
                 names = [given] if given else _USUAL_NAMES[attribute].split()[:2]
                 if not any(columns):
-                    raise UserError(f"{where} is empty. Check the path.")
+                    raise UserError(f"{where} is empty, or holds no records. Check the path.")
+                if any(map(is_url, columns)):
+                    raise UserError(
+                        f"{where} begins with an address, not with a line of column names. Begin "
+                        "it with such a line, as url,caption."
+                    )
                 raise UserError(
                     f"{where} has the columns {one_line(', '.join(columns))}, not "
                     f"{' or '.join(names)}. Name the {attribute} column.",
                     param=f"{attribute}_column",
                 )
+        for name in [*found.values(), *self.keep]:
+            if columns.count(name) > 1:
+                raise UserError(f"{where} has {columns.count(name)} columns {name}. Rename one.")
         missing = [name for name in self.keep if name not in columns]
         if missing:
             raise UserError(f"{where} has no column {', '.join(missing)} to keep.", param="keep")

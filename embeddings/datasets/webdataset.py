@@ -17,8 +17,8 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _FILE_SUFFIXES: dict[Modality, list[str]] = {
     "image": sorted(image_files.SUFFIXES),
-    "audio": sorted(audio_files.SUFFIXES),
-    "text": [".json", ".txt"],
+    "audio": [*sorted(audio_files.SUFFIXES), *sorted(audio_files.VIDEO_SUFFIXES)],
+    "text": [".txt", ".caption"],
 }
 # Larger members are not read into memory.
 _MAX_BYTES = 2**28
@@ -30,8 +30,8 @@ _CAPTION_KEYS = ("caption", "text", "captions")
 class WebDataset(Source):
     """Tar shards as `img2dataset` and `laion_clap` write them: files of one name are one row.
 
-    A caption is the `txt` file, or the value of "caption", "text" or "captions" in the `json` file,
-    of several the first one.
+    A caption is the `txt` or `caption` file, or the value of "caption", "text" or "captions" in the
+    `json` file, of several the first one.
     """
 
     format = "webdataset"
@@ -101,8 +101,9 @@ class WebDataset(Source):
                 )
         except (ValueError, RecursionError) as error:
             problem = str(error) if isinstance(error, UserError) else "its json is damaged"
-        if members.get(".txt") is not None:
-            caption = members[".txt"].decode("utf-8-sig", errors="surrogateescape").strip()
+        text = next((members[s] for s in _FILE_SUFFIXES["text"] if members.get(s)), b"")
+        if text.strip():
+            caption = text.decode("utf-8-sig", errors="surrogateescape").strip()
         # Without a wanted caption, nothing is wanted of the JSON file.
         problem = None if caption is not None or "text" not in self.wanted else problem
         content: dict[Modality, Any] = {"text": caption} if "text" in self.wanted else {}

@@ -69,6 +69,7 @@ def write_audiocaps(path: Path, captions: Sequence[str]) -> Path:
 
 
 def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
         for name, body in members:
             info = tarfile.TarInfo(name)

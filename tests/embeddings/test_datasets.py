@@ -150,7 +150,7 @@ def test_conceptual_captions_are_downloaded_and_embedded(server, plan, clip, tmp
     assert close(table.tensor("clip_image"), images)
     reasons = list(table.failures().values())
     assert "404" in reasons[0]
-    assert "a caption, a tab and an address" in reasons[1]
+    assert "expected a caption and an address, got" in reasons[1]
     assert reasons[2] == "empty caption"
 
 

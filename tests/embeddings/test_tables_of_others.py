@@ -46,7 +46,13 @@ def captions(rows: list[Row]) -> list[str | None]:
         ([1.5, float("nan")], ["1.5", "no caption"]),
         ([True], ["expected a caption as text, got a bool"]),
         ([b"a dog", b"caf\xe9"], ["a dog", "its caption is not valid UTF-8"]),
-        (["nan", " None", "[]", "N/A"], ["no caption"] * 4),
+        (["nan", " None", "[]", "N/A", "NaT", r"\N"], ["no caption"] * 6),
+        ([["nan", "a dog"], ["NA"]], ["a dog", "no caption"]),
+        (["\u200b", "\u00a0 \ufeff"], ["empty caption"] * 2),
+        ([float("inf"), -float("inf")], ["no caption"] * 2),
+        (["('a dog', 'dogs')", "('a dog',)", "(a dog)"], ["a dog", "a dog", "(a dog)"]),
+        (["array(['a dog',\n 'dogs'], dtype=object)", "b'a dog'", "b'a"], ["a dog"] * 2 + ["b'a"]),
+        (["{'a dog', 'dogs'}"], ["expected a caption as text, got a set"]),
         (["[a dog barks]", "{a dog barks}"], ["[a dog barks]", "{a dog barks}"]),
         (["['a dog' 'the dog']", "['it is' \"a dog's\"]"], ["a dog", "it is"]),
         (["{'en': 'a dog'}", '{"en": 1}'], ["expected a caption as text, got a dict"] * 2),
@@ -86,6 +92,8 @@ def test_class_labels_are_their_names(tmp_path):
         ("a.tsv", ['"two\nlines, ""quoted"""', "rain"], ['two\nlines, "quoted"', "rain"]),
         ("a.csv", ['"Sunset over the hills', "a dog"], ["Sunset over the hills", "a dog"]),
         ("a.csv", ['"two\nlines, ""quoted"""', "rain"], ['two\nlines, "quoted"', "rain"]),
+        ("a.csv", ['"Sunset', "a dog", 'over hills"'], ["Sunset", "a dog", 'over hills"']),
+        ("a.csv", ['"Sunset,\nover hills"', "rain"], ["Sunset,\nover hills", "rain"]),
         ("a.csv", ["a dog, a cat", "rain"], ["expected 2 cells in its line, got 3", "rain"]),
     ],
 )
@@ -98,7 +106,9 @@ def test_quotes_never_swallow_rows(tmp_path, name, lines, expected):
     assert [row.id for row in read] == [str(n) for n in range(len(lines))]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_delimiters_and_encodings_are_found(tmp_path, encoding, delimiter):
     text = delimiter.join(["Image Path", " Caption "]) + "\r\n"
@@ -111,6 +121,46 @@ def test_delimiters_and_encodings_are_found(tmp_path, encoding, delimiter):
 def test_the_line_that_excel_writes_names_the_delimiter(tmp_path):
     (tmp_path / "a.csv").write_text("sep=;\nid;caption\n7;a, b\n")
     assert captions(rows_of(tmp_path / "a.csv")) == ["a, b"]
+
+
+@pytest.mark.parametrize("name", ["caption", "id", "n"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path, name):
+    (tmp_path / "a.csv").write_text(f"caption,id,n,x,x,{name}\na,b,c,d,e,f\n")
+    with pytest.raises(UserError, match=f"has 2 columns {name}. Rename one"):
+        rows_of(tmp_path / "a.csv", columns=ColumnNames(keep=("n",)))
+    pq.write_table(pa.table([["a"], ["b"]], names=["caption"] * 2), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="has 2 columns caption"):
+        rows_of(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("cells", ["http://a.org/a.jpg,a,b", "http://a.org/a.jpg"])
+def test_a_table_without_a_header_says_so(tmp_path, cells):
+    (tmp_path / "a.csv").write_text(f"{cells}\n" * 2)
+    with pytest.raises(UserError, match="begins with an address, not with a line of column names"):
+        rows_of(tmp_path / "a.csv", wanted=IMAGE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\n  [{"caption": "a dog"}, {"caption": "rain"}]',
+        '[\n  {\n    "caption": "a dog"\n  },\n  {\n    "caption": "rain"\n  }\n]\n',
+        '{"caption": "a dog"},\n{"caption": "rain"},\n',
+        '{"num_captions_per_audio": 1, "data": [{"caption": "a dog"}, {"caption": "rain"}]}',
+        '{\n  "data": [\n {"caption": "a dog"},\n {"caption": "rain"}]\n}\n',
+    ],
+)
+def test_json_documents_give_their_records(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    assert captions(rows_of(tmp_path / "a.json")) == ["a dog", "rain"]
+
+
+def test_json_that_is_no_record_says_so(tmp_path):
+    (tmp_path / "a.json").write_text('{\n  "caption": "a dog"\n}\n')
+    assert captions(rows_of(tmp_path / "a.json")) == ["a dog"]
+    (tmp_path / "a.json").write_text("[1,\n")
+    with pytest.raises(UserError, match="is empty, or holds no records"):
+        rows_of(tmp_path / "a.json")
 
 
 def test_json_lines_cost_one_row_each_if_they_are_damaged(tmp_path):
@@ -172,7 +222,57 @@ def test_base64_and_data_uris_are_files(tmp_path):
     assert [row.columns["file"] for row in read[:3]] == ["a:0", "a:1", "a:2"]
 
 
+@pytest.mark.parametrize("column", ["image_file_name", "image_bytes", "file_name"])
+def test_paths_written_on_windows_and_missing_ones_are_found(tmp_path, column):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.jpg").write_bytes(b"image")
+    (tmp_path / r"b\0.jpg").write_bytes(b"image")
+    cells = [r"a\0.jpg", r"b\0.jpg", "nan", ""]
+    lines = [f"{cell},a dog" for cell in cells]
+    (tmp_path / "a.csv").write_text("\n".join([f"{column},text", *lines]))
+    read = rows_of(tmp_path / "a.csv", wanted=IMAGE)
+    images = [row.content["image"] for row in read]
+    assert images == [tmp_path / "a" / "0.jpg", tmp_path / r"b\0.jpg", None, None]
+
+
 # Several files, and folders
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a/{009..011}.tar", ["9", "10", "11"]),
+        ("a/{010,009}.tar", ["10", "9"]),
+        ("a/0{0,1}{0..1}.tar", None),
+        ("{a,b}/{009..009}.tar", None),
+        ("**/*.tar", ["9", "10", "11"]),
+    ],
+)
+def test_patterns_of_shells_and_webdataset_name_many_files(tmp_path, pattern, expected):
+    for number in range(9, 12):
+        write_shard(tmp_path / "a" / f"{number:03}.tar", [("0.txt", str(number).encode())])
+    if expected is None:
+        with pytest.raises(UserError, match=r"There is no file or folder .*(000|b/009)\.tar"):
+            rows_of(str(tmp_path / pattern))
+    else:
+        assert captions(rows_of(str(tmp_path / pattern))) == expected
+    with pytest.raises(UserError, match="stands for more than"):
+        rows_of("{0..999999999}.tar")
+
+
+def test_parquet_files_come_before_the_images_of_their_page(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "logo.png").write_bytes(b"image")
+    pq.write_table(
+        pa.table({"caption": ["a dog"], "image": [b"x"]}), tmp_path / "data" / "a.parquet"
+    )
+    assert captions(rows_of(tmp_path, wanted=IMAGE)) == ["a dog"]
+    (tmp_path / "data" / "0.jpg").write_bytes(b"image")
+    (tmp_path / "data" / "0.txt").write_text("rain")
+    assert captions(rows_of(tmp_path, wanted=IMAGE)) == [
+        "no caption of that name beside it",
+        "rain",
+    ]
 
 
 def test_many_parquet_files_are_read_in_order(tmp_path):
@@ -296,6 +396,25 @@ def test_names_with_dots_in_a_tar_are_whole(tmp_path):
     assert captions(read) == ["a dog", "a cat", "rain"]
 
 
+def test_captions_and_audio_in_a_tar_have_the_suffixes_of_a_folders(tmp_path):
+    members = [("a.mp4", b"video"), ("a.caption", b"a dog")]
+    members += [
+        ("b.wav", b"sound"),
+        ("b.mp4", b"video"),
+        ("b.txt", b" "),
+        ("b.json", b'{"text":"x"}'),
+    ]
+    write_shard(tmp_path / "shards" / "a.tar", members)
+    (tmp_path / "folder").mkdir()
+    for name, body in members[:2]:
+        (tmp_path / "folder" / name).write_bytes(body)
+    first, second = rows_of(tmp_path / "shards", wanted=AUDIO)
+    assert first.content == {"text": "a dog", "audio": b"video"}
+    assert second.content == {"text": "x", "audio": b"sound"}
+    (row,) = rows_of(tmp_path / "folder", wanted=AUDIO)
+    assert row.content == {"text": "a dog", "audio": tmp_path / "folder" / "a.mp4"}
+
+
 def test_large_and_unwanted_members_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("clip2clap.embeddings.datasets.webdataset._MAX_BYTES", 100)
     write_shard(tmp_path / "a.tar", [("a.txt", b"dog"), ("a.wav", b"x" * 101), ("a.mp4", b"y" * 9)])
@@ -317,10 +436,16 @@ def test_an_address_that_is_missing_is_no_image(tmp_path):
 def test_conceptual_12m_has_the_address_first(tmp_path):
     lines = ["http://a.org/a.jpg\ta dog", "http://a.org/b.jpg\ta cat"]
     (tmp_path / "cc12m.tsv").write_text("\n".join(lines))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "cc.tsv").write_text("\n".join(lines))
+    (tmp_path / "cc.csv").write_text(
+        "\n".join(lines).replace("\t", ",").replace("a cat", '"a cat"')
+    )
     for options in ({}, {"format": "conceptual-captions"}):
-        read = rows_of(tmp_path / "cc12m.tsv", wanted=IMAGE, **options)
-        assert captions(read) == ["a dog", "a cat"]
-        assert read[0].content["image"] == "http://a.org/a.jpg"
+        for name in ("cc12m.tsv", "cc.csv", "folder" if not options else "folder/cc.tsv"):
+            read = rows_of(tmp_path / name, wanted=IMAGE, **options)
+            assert captions(read) == ["a dog", "a cat"]
+            assert read[0].content["image"] == "http://a.org/a.jpg"
 
 
 @pytest.mark.parametrize(
@@ -336,6 +461,8 @@ def test_conceptual_12m_has_the_address_first(tmp_path):
         "Yclip0_30.0.wav",
         "clip0_000030.wav",
         "clip0_000030_000040.m4a",
+        "clip0_30_37.wav",
+        "clip0_30000_37000.wav",
     ],
 )
 def test_clips_of_audiocaps_are_found_by_their_usual_names(tmp_path, name):
@@ -348,3 +475,14 @@ def test_clips_of_audiocaps_are_found_by_their_usual_names(tmp_path, name):
         (row,) = rows_of(tmp_path / captions_file, wanted=AUDIO, audio=tmp_path / "audio")
         assert row.content["audio"] == tmp_path / "audio" / name
         assert row.columns["item"] == "clip0_30"
+
+
+def test_clips_of_audiocaps_are_found_by_yt_dlps_names_and_pandas_ids(tmp_path):
+    lines = ["audiocap_id,youtube_id,start_time,caption", "900.0,r1nicOVtvkQ,30,a", "901.0,x,30,b"]
+    (tmp_path / "a.csv").write_text("\n".join([*lines, "902,-2nicOVtvkQ,30,c"]))
+    names = ["Dogs [r1nicOVtvkQ].webm", "901.wav", "Cats--2nicOVtvkQ.m4a"]
+    (tmp_path / "audio").mkdir()
+    for name in names:
+        (tmp_path / "audio" / name).write_bytes(b"sound")
+    read = rows_of(tmp_path / "a.csv", wanted=AUDIO, audio=tmp_path / "audio")
+    assert [row.content["audio"] for row in read] == [tmp_path / "audio" / name for name in names]
