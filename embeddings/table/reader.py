@@ -1,6 +1,7 @@
 """Embedding tables on disk, memory-mapped."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -179,13 +180,11 @@ class EmbeddingTable:
             raise TableError(f"Expected rows within 0 and {len(self)}, got {start} to {stop}.")
         return self.data.slice(start, stop - start)
 
-    def failures(self) -> dict[str, str]:
-        """Return the reason of failure by id for the rows that could not be embedded."""
-        return {
-            row_id: reason
-            for batch in read_failures(self._state.failures)
-            for row_id, reason in zip(*(c.to_pylist() for c in batch.columns), strict=True)
-        }
+    def failures(self, limit: int | None = None) -> dict[str, str]:
+        """Return the reason of failure by id for the rows that failed, or for the first ones."""
+        batches = read_failures(self._state.failures)
+        rows = (zip(*(c.to_pylist() for c in batch.columns), strict=True) for batch in batches)
+        return dict(islice(chain.from_iterable(rows), limit))
 
     def to_parquet(self, path: str | Path) -> None:
         """Export everything but the failures to one Parquet file, with the spaces."""

@@ -105,6 +105,21 @@ def test_a_second_run_on_a_folder_in_use_is_refused(
     assert len(complaint.splitlines()) == 1
 
 
+def test_rows_that_fail_are_counted_and_cost_no_others(run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "captions.csv"
+    table.write_text("id,caption\n1,a dog\n2,\n3,\n")
+    line = ["extract", table, "--pair", "caption-caption", "--demo"]
+    status, shown, complaint = run(*line, "-o", tmp_path / "out")
+    assert status == 0
+    assert "1 rows, 2 failed" in shown
+    warning = "warning: 2 of 3 rows failed, the first one, 2: empty caption. All reasons: "
+    assert complaint == f"{warning}{tmp_path / 'out'}/failures.parquet\n"
+    table.write_text("id,caption\n2,\n")
+    status, _, complaint = run(*line, "-o", tmp_path / "none")
+    assert status == 1
+    assert "1 of 1 rows failed" in complaint
+
+
 @pytest.mark.parametrize("verb", ["norms absent", "train absent", "image-to-audio absent.png"])
 def test_an_error_is_a_json_document_too(run: Run, verb: str) -> None:
     status, shown, complaint = run(*verb.split(), "--json")

@@ -98,9 +98,9 @@ def clip2clap(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    The exit code is 0 if all was done, 1 if some of it failed, 2 with one line on stderr for a
-    user's mistake (and with `--json` a document with the error), and 130 if the run was
-    interrupted by Ctrl-C or SIGTERM.
+    The exit code is 0 if all was done, 1 if some of it failed (of a data set, all of it), 2 with
+    one line on stderr for a user's mistake (and with `--json` a document with the error), and 130
+    if the run was interrupted by Ctrl-C or SIGTERM.
 
     Args:
         arguments: Arguments after `clip2clap`; by default those of the process.

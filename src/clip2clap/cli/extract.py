@@ -19,6 +19,7 @@ from clip2clap.cli.checks import (
 )
 from clip2clap.cli.options.data import Data, Extract, PairName
 from clip2clap.cli.progress import RunReport, progress_bar
+from clip2clap.core.errors import printable
 from clip2clap.core.files import as_path
 from clip2clap.core.presets import DEFAULT_CLIP, DEFAULT_GENERATOR, check_name
 
@@ -34,7 +35,8 @@ def extract(options: Extract) -> None:
     """Embed a data set with CLIP and CLAP into a table of pairs.
 
     A run that was stopped continues where it stopped if it is started again in the same way. Rows
-    that cannot be embedded are listed in the table's failures.parquet with the reason.
+    that cannot be embedded are listed in the table's failures.parquet with the reason, and counted
+    on stderr; the exit code is 1 if there are no others, since most data sets have dead links.
     """
     clip = "demo" if options.demo else options.clip or DEFAULT_CLIP
     clap = "demo" if options.demo else options.clap or DEFAULT_GENERATOR
@@ -74,7 +76,7 @@ def extract(options: Extract) -> None:
         ),
         ray=ray,
     )
-    report.show(*extraction_lines(table))
+    show_extraction(table, report)
     if table.rows:
         report.show(f"Next: clip2clap norms {shlex.quote(str(table.folder))}")
     report.end(asdict(table))
@@ -139,13 +141,19 @@ def embed_with_bar(
             ) from error
 
 
-def extraction_lines(table: Any) -> list[str]:
-    """Return an extraction's report as lines of text."""
+def show_extraction(table: Any, report: RunReport) -> None:
+    """Print an extraction's report, and on stderr the number of failures and the first reason."""
+    from clip2clap.embeddings.table.reader import EmbeddingTable
+
     counts = f"{table.rows} rows, {table.failures} failed, {table.new_rows} rows in"
-    lines = [f"{table.folder}: {counts} {table.seconds:.1f} s."]
+    report.show(f"{table.folder}: {counts} {table.seconds:.1f} s.")
     if table.failures:
-        lines.append(f"Reasons of failures: {table.folder}/failures.parquet")
-    return lines
+        row_id, reason = next(iter(EmbeddingTable.open(table.folder).failures(1).items()))
+        line = (
+            f"warning: {table.failures} of {table.rows + table.failures} rows failed, the first "
+            f"one, {row_id}: {reason}. All reasons: {table.folder}/failures.parquet"
+        )
+        typer.echo(printable(line), err=True)
 
 
 def open_rows(published: str | None, source: Sequence[str], options: Data, wanted: Any) -> Any:

@@ -9,10 +9,10 @@ from clip2clap.cli.checks import check_device, check_model_folder
 from clip2clap.cli.evaluate import measure
 from clip2clap.cli.extract import (
     embed_with_bar,
-    extraction_lines,
     make_plan,
     open_rows,
     published_name,
+    show_extraction,
 )
 from clip2clap.cli.options.data import Evaluate, Fit
 from clip2clap.cli.progress import RunReport
@@ -48,7 +48,7 @@ def fit(options: Fit) -> None:
     rows = open_rows(published, [options.dataset], options, plan.wanted)
     table = output.with_name(f"{output.name}-table")
     extraction = embed_with_bar(rows, table, plan, limit=options.limit)
-    report.show(*extraction_lines(extraction))
+    show_extraction(extraction, report)
     if not extraction.rows:
         raise UserError(
             f"No row of {options.dataset} could be embedded; {table}/failures.parquet has the "
