@@ -419,7 +419,12 @@ def test_a_file_that_lacks_its_last_moment_is_refused(format):
 class Decoder:
     """As torchcodec's AudioDecoder."""
 
+    def __init__(self, error: Exception | None = None):
+        self.error = error
+
     def get_all_samples(self) -> Any:
+        if self.error:
+            raise self.error
         return SimpleNamespace(data=torch.full((2, 800), 0.25), sample_rate=8000)
 
 
@@ -443,6 +448,7 @@ SAMPLES = np.linspace(-0.5, 0.5, 800, dtype=np.float32)
         (SAMPLES.repeat(2).reshape(-1, 2), 8000),
         (torch.from_numpy(SAMPLES).bfloat16(), 8000),
         (torch.from_numpy(SAMPLES).requires_grad_(), 8000),
+        (torch.from_numpy(SAMPLES).to_sparse(), 8000),
         (SAMPLES.tolist(), 8000),
         {"array": SAMPLES, "sampling_rate": 8000, "path": None},
         {"array": SAMPLES.tolist(), "sampling_rate": 8000.0},
@@ -504,6 +510,8 @@ def test_files_are_taken_as_the_field_passes_them(media, kind):
         ((SAMPLES * np.nan, 8000), "not finite"),
         (["a.wav", "b.wav"], r"got list of \(str, str\)"),
         (io.StringIO(), "opened as text"),
+        (Decoder(error=RuntimeError("no frames")), r"the audio can't be decoded \(no frames\)"),
+        ((torch.empty(9, device="meta"), 8000), "NumPy can hold, got torch.float32 on meta"),
         (io.BytesIO(), "is empty"),
     ],
 )
@@ -512,13 +520,31 @@ def test_what_is_no_audio_says_what_to_give(source, words):
         load_audio(source)
 
 
-@pytest.mark.parametrize("part", [{"start": -1}, {"start": float("nan")}, {"start": "1"}])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *({"start": start} for start in (-1, float("nan"), "1", 10**400)),
+        *({"longest_s": longest} for longest in (-1, "1", float("nan"), 10**400)),
+    ],
+    ids=lambda part: f"{part!s:.30}",
+)
 def test_a_part_before_the_beginning_is_refused(media, part):
     for source in (media / "r.wav", (SAMPLES, 8000)):
-        with pytest.raises(UserError, match="start to be 0 s or later"):
+        with pytest.raises(UserError, match=r"start to be 0 s or later|longest_s to be above 0"):
             load_audio(source, **part)
         with pytest.raises(UserError, match="seconds to be above 0"):
             load_audio(source, seconds=-1)
+
+
+def test_a_file_that_gives_no_bytes_is_refused(media):
+    refused = pytest.raises(UserError, match="opened with mode 'rb', got a SoundFile")
+    with soundfile.SoundFile(media / "r.wav") as file, refused:
+        load_audio(file)
+
+
+def test_a_part_has_at_least_one_sample(media):
+    for source in (media / "r.wav", (SAMPLES, 8000)):
+        assert load_audio(source, seconds=1e-9)[0].shape == (1,)
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "r.m4a", "r.mp3", "r.flac"])

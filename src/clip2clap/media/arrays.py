@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from clip2clap.core.errors import UserError, is_number
+from clip2clap.core.errors import UserError, is_number, one_line
 from clip2clap.core.files import as_path
 from clip2clap.media.decoding import UnreadableAudioError, check_sampling_rate, not_finite
 
@@ -24,6 +24,8 @@ _INTEGER_PEAK = 1000.0
 # Resizing overshoots a little.
 _OVERSHOOT = 0.05
 _CHANNELS = (1, 3, 4)
+# Full scales of 8, 12 and 16 bits.
+_FULL_SCALES = (255, 4095, 65_535)
 
 
 def to_file(source: Any, name: str) -> Any:
@@ -52,8 +54,12 @@ def to_file(source: Any, name: str) -> Any:
         source = ""
     else:
         source.seek(0)
-    if isinstance(source, str):
+    content = source if isinstance(source, str | bytes) else source.read(0)
+    if isinstance(content, str):
         raise UserError(f"{name} is a file opened as text. Open it with mode 'rb'.")
+    if not isinstance(content, bytes):
+        kind = type(source).__name__
+        raise UserError(f"Expected {name} as a file opened with mode 'rb', got a {kind}.")
     return source
 
 
@@ -78,10 +84,15 @@ def open_file(name: str, error_class: type[UserError]) -> Iterator[BinaryIO]:
 def to_array(value: Any) -> np.ndarray | None:
     """Return an array, tensor or list of numbers as a NumPy array; None for anything else."""
     if hasattr(value, "detach") and hasattr(value, "is_floating_point"):
-        value = value.detach().cpu()
-        # NumPy has no bfloat16.
-        value = value.float() if value.is_floating_point() else value
-        return value.numpy()
+        try:
+            dense = value.detach().to_dense().cpu()
+            # NumPy has no bfloat16.
+            return (dense.float() if dense.is_floating_point() else dense).numpy()
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            raise UserError(
+                f"Expected a tensor with values that NumPy can hold, got {value.dtype} on "
+                f"{value.device} ({one_line(error, limit=80)})."
+            ) from error
     if isinstance(value, list) or (hasattr(value, "__array__") and hasattr(value, "dtype")):
         try:
             value = np.asarray(value)
@@ -99,7 +110,12 @@ def to_waveform(source: Any, name: str) -> tuple[np.ndarray, int] | None:
     anything else.
     """
     if hasattr(source, "get_all_samples"):
-        decoded = source.get_all_samples()
+        try:
+            decoded = source.get_all_samples()
+        except Exception as error:  # a damaged file can make a decoder raise almost anything
+            raise UnreadableAudioError(
+                f"{name} can't be decoded ({one_line(error, limit=120)}). Fetch or save it again."
+            ) from error
         channels = to_array(decoded.data)
         if channels is not None and channels.ndim == 2:
             channels = mix_down(channels)
@@ -165,7 +181,7 @@ def to_image(array: np.ndarray, name: str, *, channels_first: bool) -> Image.Ima
 
     Pixels have shape (height, width), (height, width, channels) or (channels, height, width), which
     a shape that may be both is with `channels_first`, and 1, 3 or 4 channels: integers from 0 to
-    255, 16-bit unsigned integers of the full range, truth values, or floats in [0, 1].
+    255, 16-bit unsigned integers of 8, 12 or 16 bits, truth values, or floats in [0, 1].
     """
     expected = (
         f"Expected pixels of {name} with shape (height, width, channels) or (channels, height, "
@@ -192,7 +208,8 @@ def to_image(array: np.ndarray, name: str, *, channels_first: bool) -> Image.Ima
     elif array.dtype == bool:
         array = array * 255
     elif array.dtype == np.uint16:
-        array = np.rint(array / 257)
+        full = next(scale for scale in _FULL_SCALES if most <= scale)
+        array = np.rint(array * (255 / full))
     elif least < 0 or most > 255:
         raise UserError(
             f"Expected integers from 0 to 255 as pixels of {name}, got {least} to {most}."

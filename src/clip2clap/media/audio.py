@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO
@@ -78,6 +79,8 @@ def load_audio(
     _check_part(start, seconds)
     source, name = _file_or_waveform(source, name)
     if seconds is None and longest_s is not None:
+        is_length = is_number(longest_s) and 0 < longest_s < MAX_SECONDS
+        expect(is_length, "longest_s", f"above 0 and below {MAX_SECONDS}", longest_s)
         waveform, rate = load_audio(source, start=start, seconds=longest_s + 1, name=name)
         if len(waveform) > longest_s * rate:
             raise UnreadableAudioError(f"{name} is longer than {longest_s:g} s. Cut it first.")
@@ -87,7 +90,7 @@ def load_audio(
         first = round(start * rate)
         if first >= len(waveform):
             raise UnreadableAudioError(too_short(name, len(waveform) / rate, start))
-        end = None if seconds is None else first + round(seconds * rate)
+        end = None if seconds is None else first + max(1, round(seconds * rate))
         return waveform[first:end], rate
     with _opened(source, name) as file:
         part = partial(decode_audio, file, name, start=start, seconds=seconds, most=MAX_SECONDS)
@@ -196,7 +199,8 @@ def require_audible(waveform: np.ndarray, name: str) -> None:
 
 
 def _check_part(start: Any, seconds: Any) -> None:
-    expect(is_number(start) and start >= 0, "start", "0 s or later", start)
+    is_time = is_number(start) and 0 <= start <= sys.float_info.max
+    expect(is_time, "start", "0 s or later", start)
     fits = seconds is None or (is_number(seconds) and 0 < seconds <= MAX_SECONDS)
     expect(fits, "seconds", f"above 0 and up to {MAX_SECONDS}", seconds)
 

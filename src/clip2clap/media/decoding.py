@@ -88,7 +88,7 @@ def decode_audio(
             raise UnreadableAudioError(too_long(name, length - start))
         track.seek(start)
         position, first = 0, round(start * rate)
-        end = None if seconds is None else first + round(seconds * rate)
+        end = None if seconds is None else first + max(1, round(seconds * rate))
         for position, block in _blocks(track.frames(), rate, layout):
             kept = block[:, max(0, first - position) :]
             if end is not None:
