@@ -101,9 +101,17 @@ def test_the_loss_is_the_cross_entropy_of_the_captions_tokens(identity):
     assert loss == pytest.approx((total / count).detach().item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["linear", "mlp", "transformer"])
-def test_a_saved_captioner_says_the_same(captioner, tmp_path, architecture):
-    made = captioner(architecture=architecture)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"architecture": "linear"},
+        {"architecture": "mlp"},
+        {"architecture": "transformer"},
+        {"common": {"modality": "text", "count": 2}},
+    ],
+)
+def test_a_saved_captioner_says_the_same(captioner, tmp_path, options):
+    made = captioner(**options)
     with torch.no_grad():
         for value in made.parameters():
             value.add_(0.05 * torch.randn_like(value))
@@ -155,6 +163,39 @@ def test_one_modality_is_pulled_towards_its_memory(tmp_path, tiny_language_model
     read = Captioner.from_pretrained(tmp_path).mapper
     assert torch.equal(read.memory, known)
     assert torch.allclose(read(embeds, "image"), expected, atol=1e-6)
+
+
+def test_candidates_are_compared_without_the_directions_that_texts_share(captioner):
+    made = captioner(common={"modality": "text", "count": 1})
+    made.mapper.mean_text.copy_(0.3 * torch.eye(8)[1])
+    made.mapper.common.copy_(torch.eye(8)[:1])
+    # Of the candidates, one shares the large first component of the source, one its fourth.
+    source = unit_norm(torch.tensor([[0.9, 0.3, 0, 0.3, 0, 0, 0, 0]]))
+    same = unit_norm(torch.tensor([[0.9, 0.3, 0.3, 0, 0, 0, 0, 0]]))
+    other = unit_norm(torch.tensor([[-0.9, 0.3, 0, 0.3, 0, 0, 0, 0]]))
+    embeds = torch.cat([same, other])
+
+    class Encoder:
+        def space(self, modality):
+            return SPACE
+
+        def encode_text(self, texts):
+            return embeds
+
+    def first(modality: str) -> str:
+        options: Any = {"num_candidates": 2, "max_new_tokens": 4, "modality": modality}
+        ((found,),) = made.generate_nearest(source, Encoder(), **options)
+        return found
+
+    ((one, two),) = made.generate(
+        source, modality="text", num_captions=2, num_beams=2, max_new_tokens=4
+    )
+    assert one != two
+    assert first("text") == two
+    ((one, _),) = made.generate(
+        source, modality="audio", num_captions=2, num_beams=2, max_new_tokens=4
+    )
+    assert first("audio") == one
 
 
 def test_another_space_is_refused(captioner):
@@ -240,6 +281,8 @@ def test_a_missing_captioner_is_named(name):
         ({"target_dim": 12, "architecture": "transformer"}, "a multiple of 8"),
         ({"memory": {"modality": "image"}}, "beta, count, mix, modality"),
         ({"memory": {"modality": "image", "count": 1, "beta": 1.0, "mix": 2}}, "mix"),
+        ({"common": {"modality": "text"}}, "common.*count, modality"),
+        ({"common": {"modality": "text", "count": 0}}, "count"),
     ],
 )
 def test_a_senseless_mapper_is_refused(options, message):

@@ -295,6 +295,8 @@ class Captioner(nn.Module):
     ) -> list[list[str]]:
         """Caption embeddings by the candidates whose own embeddings are the most similar.
 
+        Similarities are cosines of what `PrefixMapper.distinct` makes of the embeddings.
+
         Args:
             embeds: Embeddings in the captioner's space, shape (n, d).
             encoder: Encoder of that space with a text encoder, which candidates are embedded by.
@@ -317,10 +319,11 @@ class Captioner(nn.Module):
             self.check_source(encoder.space(self.space.modality))
         options |= {"num_captions": num_candidates, "num_beams": num_candidates}
         found = self.generate(embeds, **options)
-        texts = encoder.encode_text([text for own in found for text in own])
-        similarities = texts.view(len(found), num_candidates, -1) @ embeds.float().cpu().unsqueeze(
-            -1
-        )
+        texts = encoder.encode_text([text for own in found for text in own]).to(self.device)
+        modality = options.get("modality")
+        source = self.mapper.distinct(embeds.to(self.device), modality)
+        known = self.mapper.distinct(texts, modality).view(len(found), num_candidates, -1)
+        similarities = known @ source.unsqueeze(-1)
         order = similarities.squeeze(-1).argsort(dim=1, descending=True)[:, :num_captions]
         return [[own[n] for n in row] for own, row in zip(found, order.tolist(), strict=True)]
 

@@ -33,6 +33,8 @@ class PrefixMapper(nn.Module):
         modalities: Modalities whose means are subtracted; another one is shifted by the first.
         memory: Embeddings that those of one modality are pulled towards before: `modality`, `count`
             of them, and `beta` and `mix` as in `clip2clap.core.math.recall`; none if None.
+        common: Directions in which embeddings of one modality vary the most, which `distinct`
+            shrinks: `modality` and `count` of them; none if None.
 
     Raises:
         UserError: If a size is not a positive whole number, or `target_dim` of a transformer no
@@ -46,6 +48,7 @@ class PrefixMapper(nn.Module):
     """
 
     memory: Tensor
+    common: Tensor
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class PrefixMapper(nn.Module):
         layers: int = 4,
         modalities: tuple[str, ...] | list[str] = (),
         memory: Mapping[str, Any] | None = None,
+        common: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         known = get_args(MapperArchitecture)
@@ -74,6 +78,9 @@ class PrefixMapper(nn.Module):
         self.config["memory"] = None if memory is None else _checked_memory(memory)
         if memory is not None:
             self.register_buffer("memory", torch.zeros(memory["count"], source_dim))
+        self.config["common"] = None if common is None else _checked_common(common)
+        if common is not None:
+            self.register_buffer("common", torch.zeros(common["count"], source_dim))
         outputs = prefix_length * target_dim
         if architecture == "mlp":
             hidden, last = nn.Linear(source_dim, hidden_size), nn.Linear(hidden_size, outputs)
@@ -111,6 +118,19 @@ class PrefixMapper(nn.Module):
             return 0.0
         return getattr(self, f"mean_{modality if modality in known else known[0]}").float()
 
+    def distinct(self, embeds: Tensor, modality: str | None = None) -> Tensor:
+        """Return unit vectors (n, source_dim) that tell apart embeddings of similar content.
+
+        Their modality's mean and most of what is in the `common` directions are taken away, as in
+        Mu and Viswanath 2018 (https://arxiv.org/abs/1702.01417); without such directions the
+        embeddings are only normalized.
+        """
+        units = nn.functional.normalize(embeds.float(), dim=-1)
+        if self.config["common"] is None or modality != self.config["common"]["modality"]:
+            return units
+        centered, common = units - self.mean(modality), self.common.float()
+        return nn.functional.normalize(centered - centered @ common.T @ common, dim=-1)
+
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
@@ -119,12 +139,21 @@ class PrefixMapper(nn.Module):
 
 def _checked_memory(memory: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a memory as plain values."""
-    names = {"modality", "count", "beta", "mix"}
-    expect(set(memory) == names, "memory", f"with {', '.join(sorted(names))}", sorted(memory))
-    is_size = is_integer(memory["count"]) and 1 <= memory["count"] <= _LARGEST
-    expect(is_size, "count", f"a positive whole number up to {_LARGEST:,}", memory["count"])
+    _check_buffer("memory", memory, {"modality", "count", "beta", "mix"})
     is_rate = is_number(memory["beta"]) and memory["beta"] > 0
     expect(is_rate, "beta", "above 0", memory["beta"])
     is_share = is_number(memory["mix"]) and 0 <= memory["mix"] <= 1
     expect(is_share, "mix", "from 0 to 1", memory["mix"])
     return dict(memory)
+
+
+def _checked_common(common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of common directions as plain values."""
+    _check_buffer("common", common, {"modality", "count"})
+    return dict(common)
+
+
+def _check_buffer(param: str, settings: Mapping[str, Any], names: set[str]) -> None:
+    expect(set(settings) == names, param, f"with {', '.join(sorted(names))}", sorted(settings))
+    is_size = is_integer(settings["count"]) and 1 <= settings["count"] <= _LARGEST
+    expect(is_size, "count", f"a positive whole number up to {_LARGEST:,}", settings["count"])

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from clip2clap.captioning.captioner import Captioner
+from clip2clap.captioning.mapper import PrefixMapper
 from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.space import Family, Modality
 from clip2clap.training.recipes.captioner import recipe as module
 from clip2clap.training.recipes.captioner.data import Media
-from clip2clap.training.recipes.captioner.recipe import CaptionerRecipe, package
+from clip2clap.training.recipes.captioner.recipe import CaptionerRecipe, package, with_common
 from clip2clap.training.recipes.captioner.texts import (
     audio_sentences,
     clean,
@@ -72,10 +73,29 @@ def test_the_recipe_trains_both_captioners_and_writes_them(tmp_path, monkeypatch
         made.check_source(read_space("demo", family=family, modality=modality))
         assert made.mapper.config["modalities"] == ["text", modality]
         assert made.facts["recipe"]["steps"] == 2
+    mapper = Captioner.from_pretrained(tmp_path / "models" / "clap").mapper
+    assert mapper.config["common"]["modality"] == "text"
+    assert mapper.common.any()
     mapper = Captioner.from_pretrained(tmp_path / "models" / "clip").mapper
     means = torch.stack([media.embeds[[n, n + 2]].mean(dim=0) for n in range(2)])
     assert torch.allclose(mapper.memory, torch.nn.functional.normalize(means, dim=1), atol=1e-3)
     assert mapper.config["memory"]["modality"] == "image"
+
+
+def test_common_directions_are_those_in_which_texts_vary_the_most(monkeypatch):
+    monkeypatch.setattr(module, "COMMON", 4)
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0] * 4 + [0.01] * 12)
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
+    texts = (scales * torch.randn(400, 16, generator=generator)) @ rotation
+    mapper = with_common(PrefixMapper(16, 8, 2, modalities=("text", "audio")), texts)
+    found = mapper.distinct(texts, "text")
+    assert torch.allclose(found.norm(dim=1), torch.ones(400), atol=1e-5)
+    shares = found @ torch.linalg.eigh(texts.T.cov()).eigenvectors
+    large, small = shares[:, -4:].square().mean(), shares[:, :-4].square().mean()
+    assert large < 2 * small
+    units = torch.nn.functional.normalize(texts, dim=1)
+    assert torch.equal(mapper.distinct(texts, "audio"), units)
 
 
 @pytest.mark.parametrize(("family", "modality"), [("clip", "image"), ("clap", "audio")])

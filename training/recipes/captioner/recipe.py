@@ -37,6 +37,8 @@ NOISE = 0.03
 NATURAL = 0.3
 # Pull of images towards the mean embedding of their class.
 MEMORY = {"beta": 30.0, "mix": 0.3}
+# Directions that texts' embeddings share, and the variance that others are taken to have.
+COMMON, COMMON_FLOOR = 64, 1e-4
 END = "<|end|>"
 
 
@@ -181,7 +183,7 @@ class CaptionerRecipe:
         language_model, tokenizer = trained.language_model, self.tokenizer
         mappers = {
             "clip": with_memory(trained.mappers["clip"], self.class_means, **MEMORY),
-            "clap": trained.mappers["clap"],
+            "clap": with_common(trained.mappers["clap"], sources["clap_text"].embeds),
         }
         return {
             family: Captioner(mappers[family], language_model, tokenizer, space=each).eval()
@@ -257,6 +259,20 @@ def with_memory(mapper: PrefixMapper, known: Tensor, *, beta: float, mix: float)
     memory = {"modality": "image", "count": len(known), "beta": beta, "mix": mix}
     found = PrefixMapper(**{**mapper.config, "memory": memory})
     found.load_state_dict({**mapper.state_dict(), "memory": known})
+    return found
+
+
+def with_common(mapper: PrefixMapper, embeds: Tensor) -> PrefixMapper:
+    """Return a mapper with the directions in which texts' embeddings (n, d) vary the most.
+
+    `PrefixMapper.distinct` shrinks them as whitening does, to the spread of the others.
+    """
+    variances, directions = torch.linalg.eigh(embeds.double().T.cov(correction=0))
+    kept = (COMMON_FLOOR / (variances.clamp(min=0) + COMMON_FLOOR)).sqrt()
+    common = ((1 - kept).sqrt() * directions).T[-COMMON:].float()
+    settings = {"modality": "text", "count": len(common)}
+    found = PrefixMapper(**{**mapper.config, "common": settings})
+    found.load_state_dict({**mapper.state_dict(), "common": common})
     return found
 
 
