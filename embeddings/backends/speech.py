@@ -86,6 +86,7 @@ def _describe(config: SpeechConfig, extractor: Any) -> dict[str, Any]:
     return {
         "audio": describe_processor(extractor),
         "window": config.window,
+        "speeds": config.speeds,
         "space": (config.space or {}).get("fingerprint"),
     }
 

@@ -89,12 +89,21 @@ class ClapEncoder(Encoder):
         return average_windows(self("audio", inputs), list(map(len, parts)), normalize=True)
 
 
-def preprocess_windows(backend: Backend, position: int, audio: Any) -> Inputs:
-    """Preprocess audio, given with its position: resample it, and split it into windows."""
+def preprocess_windows(
+    backend: Backend, position: int, audio: Any, *, speeds: Sequence[float] = (1.0,)
+) -> Inputs:
+    """Preprocess audio, given with its position: resample it, and split it into windows.
+
+    Copies of different speed and pitch are split one after the other.
+    """
     waveform, sampling_rate = load_audio(audio, name=f"audio {position}")
-    if sampling_rate != backend.sampling_rate:
-        waveform = soxr.resample(waveform, sampling_rate, backend.sampling_rate)
-    return backend.preprocess_audio(split_windows(waveform, backend.window))
+    windows = []
+    for speed in speeds:
+        rate, copy = sampling_rate * speed, waveform
+        if rate != backend.sampling_rate:
+            copy = soxr.resample(waveform, rate, backend.sampling_rate)
+        windows += split_windows(copy, backend.window)
+    return backend.preprocess_audio(windows)
 
 
 def split_windows(waveform: Any, length: int) -> list[Any]:

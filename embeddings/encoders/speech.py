@@ -98,7 +98,8 @@ class SpeechEncoder(Encoder):
 
         Speech longer than the model's window is split into the fewest windows that cover it, spaced
         evenly from start to end, so that all have the same weight; their unit-norm embeddings are
-        averaged and normalized again. Shorter speech is padded, and the padding masked.
+        averaged and normalized again. Shorter speech is padded, and the padding masked. A model
+        with several `speeds` embeds a copy at each, and averages all windows.
 
         Args:
             audio: What `load_audio` reads: files, waveforms with their sampling rates, items of a
@@ -143,7 +144,8 @@ class SpeechEncoder(Encoder):
         write_card(self, folder, name or folder.resolve().name, facts or {})
 
     def _preprocess_item(self, numbered: tuple[int, Any]) -> Inputs:
-        return preprocess_windows(self.backend, *numbered)
+        backend: Any = self.backend
+        return preprocess_windows(backend, *numbered, speeds=backend.config.speeds)
 
 
 def similarity_share(similarities: Tensor) -> Tensor:

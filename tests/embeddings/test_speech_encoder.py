@@ -1,10 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -65,6 +67,36 @@ def test_an_embedding_is_the_models_for_whispers_own_features(speech, batch_size
     assert got.dtype == torch.float32
     assert torch.allclose(got.norm(dim=-1), torch.ones(3), atol=1e-6)
     assert (got[0] - got[1]).abs().max() > 1e-3
+
+
+def with_speeds(folder: Path, target: Path, speeds: list[float]) -> Path:
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "speeds": speeds}))
+    return target
+
+
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_copies_at_several_speeds_are_averaged(speech, folder, tmp_path, rate):
+    fast = SpeechEncoder.from_pretrained(with_speeds(folder, tmp_path / "fast", [0.8, 1.25]))
+    waveform = tone(0.7, rate=rate)
+    copies = [soxr.resample(waveform, rate * speed, RATE) for speed in (0.8, 1.25)]
+    embeds = speech.encode_audio([(copy, RATE) for copy in copies])
+    expected = F.normalize(embeds.mean(dim=0), dim=0)
+    torch.testing.assert_close(fast.encode_audio([(waveform, rate)])[0], expected)
+    assert (expected - speech.encode_audio([(waveform, rate)])[0]).abs().max() > 1e-4
+    assert fast.fingerprint != speech.fingerprint
+
+
+def test_one_sample_has_an_embedding_at_every_speed(folder, tmp_path):
+    fast = SpeechEncoder.from_pretrained(with_speeds(folder, tmp_path / "fast", [0.5, 1.0, 2.0]))
+    assert fast.encode_audio([(np.ones(1, np.float32), RATE)]).isfinite().all()
+
+
+@pytest.mark.parametrize("speeds", [[], [0.0], ["fast"], [float("nan")]])
+def test_speeds_that_are_none_are_refused(folder, tmp_path, speeds):
+    with pytest.raises(CheckpointError, match="numbers from"):
+        SpeechEncoder.from_pretrained(with_speeds(folder, tmp_path / "wrong", speeds))
 
 
 def test_the_space_is_the_clips_and_no_others(

@@ -4,7 +4,7 @@ Importing this module registers the classes with transformers' Auto classes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, expect, is_number
 from clip2clap.core.math import recall
 
 _AST = "audio-spectrogram-transformer"
@@ -35,6 +35,7 @@ class SpeechConfig(PreTrainedConfig):
         sampling_rate: Sampling rate of the audio, in Hz.
         memory: `count` of texts' embeddings that embeddings are pulled towards, `beta` and `mix`
             as in `clip2clap.core.math.recall`; none if None.
+        speeds: Speeds, with their pitch, of the copies of the audio whose embeddings are averaged.
         calibration: `Calibration` of `SpeechEncoder.fit_probability` as plain values; none if None.
         space: `EmbeddingSpace` of the embeddings as plain values: a CLIP's, of modality `"audio"`.
     """
@@ -51,6 +52,7 @@ class SpeechConfig(PreTrainedConfig):
         window_s: float = 4.0,
         sampling_rate: int = 16_000,
         memory: dict[str, Any] | None = None,
+        speeds: Sequence[float] = (1.0,),
         calibration: dict[str, Any] | None = None,
         space: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -65,6 +67,11 @@ class SpeechConfig(PreTrainedConfig):
         self.window_s = window_s
         self.sampling_rate = sampling_rate
         self.memory = memory
+        are_speeds = len(speeds) > 0 and all(
+            is_number(speed) and 0.5 <= speed <= 2 for speed in speeds
+        )
+        expect(are_speeds, "speeds", "numbers from 0.5 to 2, at least one", speeds)
+        self.speeds = list(speeds)
         self.calibration = calibration
         self.space = space
         super().__init__(**kwargs)

@@ -16,9 +16,11 @@ from clip2clap.embeddings.encoders.base import read_space
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.metrics.calibration import Calibration
 from clip2clap.training.recipes.demo.words import CLASSES
+from clip2clap.training.recipes.speech import evaluate
 from clip2clap.training.recipes.speech import recipe as module
 from clip2clap.training.recipes.speech.alterations import altered
 from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
+from clip2clap.training.recipes.speech.calibration import VOICES as CALIBRATION_VOICES
 from clip2clap.training.recipes.speech.calibration import choose
 from clip2clap.training.recipes.speech.evaluate import SpeechEvaluation
 from clip2clap.training.recipes.speech.recipe import (
@@ -40,9 +42,9 @@ from clip2clap.training.recipes.speech.texts import (
     word_sentences,
 )
 from clip2clap.training.recipes.speech.voices import (
-    ESPEAK_EVALUATION,
     ESPEAK_VARIANTS,
     EVALUATION_VOICES,
+    FURTHER_VOICES,
     TRAINING_VOICES,
     trimmed,
 )
@@ -61,8 +63,11 @@ def test_phrases_have_articles_and_plurals():
 
 def test_evaluation_shares_no_phrase_and_no_voice_with_training():
     assert not {*EVALUATION_PHRASES} & {*TRAINING_PHRASES}
-    assert not {*EVALUATION_VOICES} & {*TRAINING_VOICES}
-    assert not {name.split("+")[1] for name in ESPEAK_EVALUATION} & {*ESPEAK_VARIANTS}
+    voices = [*EVALUATION_VOICES, *FURTHER_VOICES]
+    assert not {*voices} & {*TRAINING_VOICES, *CALIBRATION_VOICES}
+    assert len({*voices}) == len(voices)
+    variants = {each.name.split("+")[1] for each in voices if each.engine == "espeak"}
+    assert not variants & {*ESPEAK_VARIANTS}
 
 
 def test_sentences_mean_the_name_within_them():
@@ -72,6 +77,8 @@ def test_sentences_mean_the_name_within_them():
     assert all(each.meaning[:2] in each.text for each in sentences)
     words = word_sentences(["the old wolf howls", "a wolf"], 1, seed=1, each=2)
     assert [each.meaning for each in words] == ["wolf", "wolf"]
+    tied = word_sentences(["zebra apple mango", "a fig"], 3, seed=1, each=1)
+    assert [each.meaning for each in tied] == ["apple", "fig", "mango"]
 
 
 def test_altered_speech_is_finite_and_within_full_scale():
@@ -208,6 +215,7 @@ def test_the_recipe_trains_the_pooling_alone_and_packages_an_encoder(tmp_path, m
     torch.testing.assert_close(weight, backbone()["layers.0.fc1.weight"], rtol=2**-4, atol=2**-9)
     assert recipe.frames[0].shape == (3, 200, 384)
     assert kept.model.memory.shape == (2, 512)
+    assert kept.config.speeds == list(module.SPEEDS)
     fits = encoder.fit_probability(torch.tensor([0.4]))
     assert fits is not None
     assert fits.numpy() == pytest.approx(calibration(np.array([0.7])))
@@ -229,6 +237,24 @@ def test_images_of_speech_are_classified_beside_those_of_the_same_text(monkeypat
     assert [each.split(" (")[0] for each in said] == [
         "images generated, speech: 0.0% of 184",
         "images generated, text: 100.0% of 184",
+    ]
+
+
+def test_images_painted_from_speech_are_named_beside_those_from_the_same_text(monkeypatch):
+    monkeypatch.setattr(evaluate, "name_embeds", lambda *_: torch.eye(len(CLASSES)))
+    right = torch.eye(len(CLASSES)).repeat_interleave(len(EVALUATION_PHRASES), dim=0)
+    wrong = right.roll(len(EVALUATION_PHRASES), dims=0)
+    unused: Any = None
+    evaluation: Any = SpeechEvaluation(unused, unused, unused, None)
+    evaluation.clip = SimpleNamespace(encode_image=lambda images: torch.stack(images))
+    monkeypatch.setattr(evaluation, "encode", lambda *_, **__: {"speech": wrong, "text": right})
+    said: list[str] = []
+    evaluation.paint_images(
+        lambda embed: embed, lambda images: torch.stack(images).argmax(dim=1), said.append
+    )
+    assert [each.split(" (")[0] for each in said] == [
+        "images painted, speech: similarity to the class 0.000, nearest to it 0.0% of 8",
+        "images painted, text: similarity to the class 1.000, nearest to it 100.0% of 8",
     ]
 
 

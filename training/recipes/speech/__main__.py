@@ -1,7 +1,8 @@
 """Command of the recipe: `python -m clip2clap.training.recipes.speech --data DATA`."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +25,7 @@ def main(
     model: Annotated[Path | None, typer.Option(help="Folder of the speech encoder.")] = None,
     transcripts: Annotated[bool, typer.Option(help="Measure Whisper's transcripts too.")] = True,
     generated: Annotated[
-        bool, typer.Option(help="Measure images generated from speech too.")
+        bool, typer.Option(help="Measure images generated and painted from speech too.")
     ] = False,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
@@ -55,6 +56,25 @@ def main(
         pipeline.set_progress_bar_config(disable=True)
         classifier = Recipe(source, out / "classifier").image_classifier
         evaluation.generate_images(pipeline, classifier.predict, typer.echo)
+        evaluation.paint_images(_painter(evaluation.clip), classifier.predict, typer.echo)
+
+
+def _painter(clip: Any) -> Callable[[Any], Any]:
+    """Return a function that paints an image of 64 pixels towards an embedding."""
+    import torch
+
+    from clip2clap.inference.painting.canvas import Canvas
+    from clip2clap.inference.painting.paint import PaintingOptions, Target, paint
+
+    canvas, options = Canvas.from_pretrained("demo"), PaintingOptions(iterations=20, cutouts=2)
+
+    def painted(embed: Any) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        latent, targets = canvas.noise(64, 64, generator), [Target(embed)]
+        found = paint(canvas, clip, targets, latent=latent, options=options, generator=generator)
+        return found.image
+
+    return painted
 
 
 if __name__ == "__main__":

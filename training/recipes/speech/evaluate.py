@@ -21,12 +21,14 @@ from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
 from clip2clap.training.recipes.speech.calibration import choose, draw_images
 from clip2clap.training.recipes.speech.recipe import name_embeds
 from clip2clap.training.recipes.speech.texts import EVALUATION_PHRASES, Sentence, phrase
-from clip2clap.training.recipes.speech.voices import EVALUATION_VOICES, RATE
+from clip2clap.training.recipes.speech.voices import EVALUATION_VOICES, FURTHER_VOICES, RATE, Voice
 from clip2clap.training.speech.alterations import add_noise
 
 NAMES = 200
 PHRASES_SEED = 11
 NOISE_DB = 10.0
+# Painting takes seconds, so that images are painted of each third class alone.
+PAINTED_EACH = 3
 
 Transcribe = Callable[[np.ndarray], str]
 
@@ -77,9 +79,14 @@ class SpeechEvaluation:
             Sentence(phrase(rng.choice(["{}", "{a}", *EVALUATION_PHRASES]), name), name)
             for name in names
         ]
-        queries = self.encode(spoken, seed=12)
-        _report(report, "names", queries, spoken, names, name_embeds(self.clip, names))
+        queries, name_labels = self.encode(spoken, seed=12), name_embeds(self.clip, names)
+        _report(report, "names", queries, spoken, names, name_labels)
         _report(report, "images by name", queries, spoken, names, images)
+        queries = self.encode(phrases, seed=21, voices=FURTHER_VOICES)
+        _report(report, "classes, further voices", queries, phrases, classes, labels)
+        queries = self.encode(spoken, seed=22, voices=FURTHER_VOICES)
+        _report(report, "names, further voices", queries, spoken, names, name_labels)
+        _report(report, "images by name, further voices", queries, spoken, names, images)
 
     def _report_fits(
         self, spoken: Tensor, phrases: Sequence[Sentence], report: Callable[[str], Any]
@@ -129,6 +136,36 @@ class SpeechEvaluation:
             hits = [name == each.meaning for name, each in zip(names, phrases, strict=True)]
             report(f"images generated, {kind}: {_share(sum(hits), len(hits))}")
 
+    def paint_images(
+        self,
+        paint: Callable[[Tensor], Image.Image],
+        classify: Callable[[list[Image.Image]], Tensor],
+        report: Callable[[str], Any],
+    ) -> None:
+        """Report how like their class images are that are painted from a phrase of some classes.
+
+        Beside them stand images painted from the same phrases typed.
+
+        Args:
+            paint: Paints an image towards an embedding, shape (d,), of the demo CLIP.
+            classify: Independent classifier of images, which returns places in `CLASSES`.
+            report: Takes one line for each way to encode the phrases.
+        """
+        phrases, labels = class_phrases(), name_embeds(self.clip, list(CLASSES))
+        some = slice(None, None, PAINTED_EACH * len(EVALUATION_PHRASES))
+        places = torch.arange(0, len(CLASSES), PAINTED_EACH)
+        for kind, embeds in self.encode(phrases, seed=PHRASES_SEED).items():
+            images = [paint(embed) for embed in embeds[some]]
+            similarities = self.clip.encode_image(images) @ labels.T
+            own = similarities.gather(1, places.unsqueeze(1)).mean()
+            named = int((similarities.argmax(dim=1) == places).sum())
+            classified = int((classify(images) == places).sum())
+            report(
+                f"images painted, {kind}: similarity to the class "
+                f"{own:.3f}, nearest to it "
+                f"{_share(named, len(places))}, image classifier {_share(classified, len(places))}"
+            )
+
     def _photographs(self) -> tuple[list[str], Tensor]:
         """Return names with a full-size photograph each, those of the test split first."""
         found = {}
@@ -140,10 +177,15 @@ class SpeechEvaluation:
         return [image.category for image in chosen], embeds
 
     def encode(
-        self, sentences: Sequence[Sentence], *, seed: int, noisy: bool = False
+        self,
+        sentences: Sequence[Sentence],
+        *,
+        seed: int,
+        voices: Sequence[Voice] = EVALUATION_VOICES,
+        noisy: bool = False,
     ) -> dict[str, Tensor]:
         """Return embeddings of the sentences as speech, as its transcript, and as text."""
-        utterances = draw_utterances(sentences, seed=seed, voices=EVALUATION_VOICES)
+        utterances = draw_utterances(sentences, seed=seed, voices=voices)
         bank = SpeechBank(self.folder / f"{len(sentences)}-{seed}", utterances)
         bank.synthesize()
         waveforms = list(bank)

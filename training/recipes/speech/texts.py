@@ -63,7 +63,9 @@ def word_sentences(captions: Sequence[str], count: int, *, seed: int, each: int)
     found = Counter(
         word for caption in captions for word in set(re.findall(r"[a-z]{3,}", caption.lower()))
     )
-    words = [word for word, _ in found.most_common() if word not in ENGLISH_STOP_WORDS][:count]
+    # Equally frequent words are in order, so that a resumed run draws the same ones.
+    ordered = sorted(found, key=lambda word: (-found[word], word))
+    words = [word for word in ordered if word not in ENGLISH_STOP_WORDS][:count]
     rng = random.Random(seed)
     return [
         Sentence(phrase(rng.choice(TRAINING_PHRASES) if rng.random() < 0.7 else "{}", word), word)

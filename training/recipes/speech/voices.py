@@ -109,6 +109,24 @@ EVALUATION_VOICES = [
 """Voices that training never hears: a neural one, two recorded ones, one of hidden Markov models,
 and five of eSpeak NG, of whose variants none is in training."""
 
+FURTHER_VOICES = [
+    Voice("festival", "kal_diphone"),
+    *(
+        Voice("espeak", name)
+        for name in (
+            "en-029+adam",
+            "en-gb-x-gbclan+steph2",
+            "en-us-nyc+pablo",
+            "en-gb-x-rp+Andy",
+            "en-gb-x-gbcwmd+benjamin",
+            "en-gb-scotland+caleb",
+            "en-us+david",
+        )
+    ),
+]
+"""More voices of evaluation, which nothing was chosen on: seven of eSpeak NG in other accents, and
+Festival's `kal`, whose speaker is a voice of training in another synthesizer."""
+
 
 def draw_voice(rng: random.Random) -> Voice:
     """Draw a voice of training: half of eSpeak NG, the others by what they sound like a person."""
