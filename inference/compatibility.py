@@ -83,10 +83,12 @@ def check_sizes(pipeline: Any, what: str, space: tuple[str, EmbeddingSpace | Non
     `what` names the generator in the message; `space` is the name and space of its encoder.
     """
     negative, memory = pipeline.negative_embedding, pipeline.retrieval_memory
+    filters = getattr(pipeline, "class_filters", None)
     sizes = {
         "the translator returns": pipeline.translator and pipeline.translator.target_dim,
         "the negative embedding has": negative and negative.config["dim"],
         "the retrieval memory has": memory and memory.config["dim"],
+        "the class filters have": filters and filters.config["dim"],
         space[0]: space[1] and space[1].dim,
     }
     dim = pipeline.embed_dim
@@ -100,4 +102,9 @@ def check_sizes(pipeline: Any, what: str, space: tuple[str, EmbeddingSpace | Non
     if channels != expected:
         raise UserError(
             f"The UNet generates latents of {channels} channels, the VAE expects {expected}."
+        )
+    if filters is not None and filters.config["channels"] != channels:
+        raise UserError(
+            f"The UNet generates latents of {channels} channels, the class filters expect "
+            f"{filters.config['channels']}."
         )

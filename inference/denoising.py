@@ -158,6 +158,7 @@ class LatentDiffusion(ABC):
                 negative, positive = predicted.chunk(2)
                 predicted = negative + request.call.guidance_scale * (positive - negative)
                 variance = variance.chunk(2)[1]
+            predicted = self._filter(predicted, scaled[-len(latents) :], timestep, tensors)
             if guidance is not None and index in guidance.steps(len(timesteps)):
                 cuts = step_generators(request.generators, index)
                 move = partial(guidance, decode=self.to_outputs, generators=cuts)
@@ -169,6 +170,17 @@ class LatentDiffusion(ABC):
             tensors["latents"] = step[0]
             tensors |= on_step(index, timestep, tensors)
         return tensors["latents"]
+
+    def _filter(
+        self, predicted: Tensor, noisy: Tensor, timestep: Tensor, tensors: Tensors
+    ) -> Tensor:
+        """Replace velocities by those of the pipeline's class filters, if it has any."""
+        filters, scheduler = getattr(self.parts, "class_filters", None), self.parts.scheduler
+        if filters is None or scheduler.config.get("prediction_type") != "v_prediction":
+            return predicted
+        level = round(float(timestep))
+        alpha_cumprod = scheduler.alphas_cumprod[level].to(predicted.device)
+        return filters(predicted, noisy, level, alpha_cumprod, tensors["prompt_embeds"])
 
     def _start(self, request: Request, scheduler: Any, timesteps: Tensor) -> Tensor:
         """Return the scaled noise or the noised image to start from, shape (n, channels, ...)."""

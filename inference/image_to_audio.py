@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from clip2clap.embeddings.encoders.clap import ClapEncoder
     from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.models.class_filters import ClassFilters
     from clip2clap.models.negative_embedding import LearnedNegativeEmbedding
     from clip2clap.models.retrieval_memory import RetrievalMemory
     from clip2clap.models.spectral_vocoder import SpectralVocoder
@@ -63,6 +64,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         negative_embedding: Embedding to guide away from, learned by the generator.
         retrieval_memory: Pulls conditions towards training embeddings; candidates are still
             ranked by the embeddings as they were.
+        class_filters: Fine texture of classes that are noises.
         ranker: CLAP with an audio encoder, to rank candidates.
         ranker_translator: Map from the CLIP's space to the ranker's, if it is not the generator's.
         clap_id: Preset, hub id or folder of the generator's own CLAP, for text prompts.
@@ -91,6 +93,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         "translator",
         "negative_embedding",
         "retrieval_memory",
+        "class_filters",
         "ranker",
         "ranker_translator",
     ]
@@ -126,6 +129,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         scheduler: "SchedulerMixin",
         negative_embedding: "LearnedNegativeEmbedding | None" = None,
         retrieval_memory: "RetrievalMemory | None" = None,
+        class_filters: "ClassFilters | None" = None,
         ranker: "ClapEncoder | None" = None,
         ranker_translator: "Translator | None" = None,
         clap_id: str | None = None,

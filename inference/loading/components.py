@@ -44,6 +44,7 @@ _CLASSES: dict[str, str | dict[str, str]] = {
     "image_normalizer": "diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer:"
     "StableUnCLIPImageNormalizer",
     "negative_embedding": "clip2clap.models.negative_embedding:LearnedNegativeEmbedding",
+    "class_filters": "clip2clap.models.class_filters:ClassFilters",
     "retrieval_memory": "clip2clap.models.retrieval_memory:RetrievalMemory",
 }
 

@@ -23,6 +23,7 @@ logging.getLogger("transformers.utils.import_utils").addFilter(
 
 # diffusers looks up the components of a saved pipeline by the names in its model_index.json.
 _COMPONENTS = {
+    "ClassFilters": "models.class_filters",
     "EmbeddingMemory": "models.retrieval_memory",
     "IPAdapterWeights": "inference.loading.ip_adapter",
     "LearnedNegativeEmbedding": "models.negative_embedding",
