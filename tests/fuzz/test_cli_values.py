@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip2clap.cli.app import VERBS, main
+from clip2clap.cli.app import VERBS, app, main
 from clip2clap.cli.command import KEY, declared_options, flag_of
 
 from .builders import bounded_time, few
@@ -50,6 +51,9 @@ def test_odd_values_end_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    # Declared once, since that takes longer than all else.
+    command = typer.main.get_command(app)
+    monkeypatch.setattr("typer.main.get_command", lambda _: command)
     options = [o for o in declared_options(VERBS_BY_NAME[name]).values() if o.name != "output"]
 
     @few(15)

@@ -5,6 +5,7 @@ By default few kills of the quickest commands; for a long run of all
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -55,9 +56,22 @@ COMMANDS = {
         "paint noise.wav --num-iterations 3 --cutouts 2 --width 16 --height 16 --overwrite -o out/p"
     ),
     "demo": "demo image.png -o out/demo",
+    "guide": (
+        "guide --target-text dog:1 --num-inference-steps 2 --height 32 --width 32 --cutouts 1 "
+        "--overwrite -o out/guided.png"
+    ),
+    "repeat": "repeat made.wav --overwrite -o out/again.wav",
+    "classify": "classify image.png noise.wav --labels dog,cat -o out/labels.jsonl",
+    "fit": "fit captions.csv --demo -o out/fitted",
+    "benchmark": "benchmark esc50 esc50 --partial --resamples 100 -o out/esc50",
     "index": "index . -o out/library",
 }
 QUICK = ("extract", "norms", "train")
+# Commands that write what others read.
+BEFORE = {
+    "evaluate": "train table --hidden-size 8 --epochs 1 -o ridge",
+    "repeat": "image-to-audio image.png --num-inference-steps 1 --duration-s 1 -o made.wav",
+}
 
 
 def _run(folder: Path, line: str) -> None:
@@ -102,6 +116,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{family}_text": EmbeddingSpace(family, f"a/{family}", "text", 8, True, family)
         for family in ("clip", "clap")
     }
+    (folder / "esc50" / "audio").mkdir(parents=True)
+    rows = ["filename,fold,target,category,esc10,src_file,take"]
+    for fold, label in itertools.product(range(1, 6), range(2)):
+        name = f"{fold}-{label}-A-{label}.wav"
+        soundfile.write(folder / "esc50" / "audio" / name, random_state.random(8000) - 0.5, 16_000)
+        rows.append(f"{name},{fold},{label},{('dog', 'rooster')[label]},True,{fold}{label},A")
+    (folder / "esc50" / "meta").mkdir()
+    (folder / "esc50" / "meta" / "esc50.csv").write_text("\n".join([*rows, ""]))
     for name in ("table", "table2"):
         embeds = torch.nn.functional.normalize(torch.randn(64, 8, generator=generator))
         ids = [f"{name}-{row}" for row in range(64)]
@@ -161,10 +183,11 @@ def test_a_killed_command_leaves_nothing_that_its_next_run_does_not_mend(
         (folder / "out").mkdir()
 
     fresh()
-    if name == "evaluate":
-        process = _start(processes, folder, "train table --hidden-size 8 --epochs 1 -o ridge")
+    if name in BEFORE:
+        process = _start(processes, inputs, BEFORE[name])
         process.join()
-        shutil.copytree(folder / "ridge", inputs / "ridge", dirs_exist_ok=True)
+        assert process.exitcode == 0
+        fresh()
     process = _start(processes, folder, line)
     start = time.perf_counter()
     changes = len(list(_changes(process, folder / "out")))
