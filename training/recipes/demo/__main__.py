@@ -11,6 +11,8 @@ STAGES = (
     "check_data",
     "image_features",
     "clip_space",
+    "image_activations",
+    "vision",
     "audio_features",
     "clap_space",
     "text_student",

@@ -1,7 +1,8 @@
 """Features of the frozen pretrained networks, computed once and saved."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0, yamne
 IMAGES_PER_CATEGORY = 40
 # Windows of each full-size training image, of which there are few.
 CROPS = 8
+# Shorter side of windows that are made small.
+SMALL_SIDE = 64
 # Altered copies of each training file: other start, other speed, added noise.
 ALTERED_COPIES = 4
 BATCH, PART = 64, 100
@@ -50,6 +53,41 @@ def image_processor(size: int = 224) -> CLIPImageProcessorPil:
     )
 
 
+@dataclass(frozen=True)
+class View:
+    """An image of `DemoData.images`, or one of its random windows, as it is or made small."""
+
+    index: int
+    window: int | None = None
+    is_small: bool = False
+
+    def load(self, data: DemoData) -> Image.Image:
+        """Return the image or the window, drawn by the view's numbers."""
+        image = data.images[self.index].load()
+        if self.window is not None:
+            image = random_window(image, np.random.default_rng([self.index, self.window]))
+        if self.is_small:
+            image = ImageOps.scale(image, min(1.0, SMALL_SIDE / min(image.size)))
+        return image
+
+
+def image_views(data: DemoData) -> list[View]:
+    """Return the images of the recipe, then the windows of full-size training images."""
+    chosen = _choose(data.images)
+    large = [n for n in chosen if data.images[n].full_size and data.images[n].split == "train"]
+    windows = [View(index, window) for window in range(CROPS) for index in large]
+    return [*map(View, chosen), *windows]
+
+
+def view_pixels(data: DemoData, views: Sequence[View]) -> Iterator[Tensor]:
+    """Yield batches (n, 3, 224, 224) of views as the demo CLIP reads them, with a progress bar."""
+    processor = image_processor()
+    for start in track(range(0, len(views), BATCH), description="images"):
+        loaded = [view.load(data) for view in views[start : start + BATCH]]
+        pixels = processor(loaded, return_tensors="pt")["pixel_values"]
+        yield pixels.contiguous(memory_format=torch.channels_last)
+
+
 def image_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     """Compute EfficientNet-Lite0's features of images, or read them from an earlier run's file.
 
@@ -63,27 +101,12 @@ def image_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     shorten(model)
     network: Any = model
     network.to(training_device())
-    processor = image_processor()
-    chosen = _choose(data.images)
-    crops = [
-        index
-        for index in chosen
-        if data.images[index].full_size and data.images[index].split == "train"
-    ] * CROPS
-    indices = [*chosen, *crops]
-    rng = np.random.default_rng(0)
+    views = image_views(data)
     features = []
-    for start in track(range(0, len(indices), BATCH), description="images"):
-        rows = range(start, min(start + BATCH, len(indices)))
-        loaded = [data.images[indices[row]].load() for row in rows]
-        loaded = [
-            image if row < len(chosen) else random_window(image, rng)
-            for row, image in zip(rows, loaded, strict=True)
-        ]
-        pixels = processor(loaded, return_tensors="pt")["pixel_values"]
-        with torch.inference_mode():
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for pixels in view_pixels(data, views):
             features.append(compute(model, pixels).pooler_output)
+    indices = [view.index for view in views]
     images = [data.images[index] for index in indices]
     numbers = {name: number for number, name in enumerate(data.imagenet_names)}
     tensors = {

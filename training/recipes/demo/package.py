@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from clip2clap.models.retrieval_memory import RetrievalMemory
 from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetClapModel, YamnetFeatureExtractor
 from clip2clap.training.recipes.demo import features, image_decoder, spaces
 from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, build_scheduler
-from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0, yamnet
+from clip2clap.training.recipes.demo.pretrained import yamnet
 from clip2clap.training.recipes.demo.recipe import TRANSLATOR, Recipe
 from clip2clap.training.recipes.demo.text import Head, TextEncoders
 from clip2clap.training.train import train
@@ -148,15 +149,14 @@ def _negative(model: ConditionalUNet) -> LearnedNegativeEmbedding:
 
 
 def _save_clip(recipe: Recipe, folder: Path) -> None:
-    network, _ = efficientnet_lite0()
-    text = recipe.text_encoders
+    vision, text = recipe.vision, recipe.text_encoders
     bert = BertModel(text.bert.config)
     bert.load_state_dict(_with_pooler(text, text.clip))
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
-        network.config, bert.config, projection_dim=spaces.EMBED_DIM
+        vision.network.config, bert.config, projection_dim=spaces.EMBED_DIM
     )
-    model = VisionTextDualEncoderModel(config, network, bert)
-    model.visual_projection.load_state_dict(recipe.clip_space.projection.state_dict())
+    model = VisionTextDualEncoderModel(config, deepcopy(vision.network), bert)
+    model.visual_projection.load_state_dict(vision.projection.state_dict())
     model.text_projection.load_state_dict(text.clip.projection.state_dict())
     with torch.no_grad():
         model.logit_scale.copy_(recipe.clip_space.logit_scale)

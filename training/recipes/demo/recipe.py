@@ -9,7 +9,9 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
@@ -23,6 +25,7 @@ from clip2clap.training.recipes.demo import (
     image_decoder,
     spaces,
     text,
+    vision,
     vocoder,
 )
 from clip2clap.training.recipes.demo.audio_bank import AudioBank
@@ -38,6 +41,7 @@ SCHEDULES = {
     "text_student": Schedule(1500, 5e-4, ema_decay=0.995),
     "text_encoders": Schedule(900, 5e-4, ema_decay=0.995),
     "clip_space": Schedule(600, 3e-3, warmup=50, weight_decay=0.0, ema_decay=0.98),
+    "vision": Schedule(500, 1.5e-4, warmup=30, ema_decay=0.99),
     "clip_words": Schedule(400, 1e-2, warmup=20, weight_decay=0.0, ema_decay=0.98),
     "vocoder": Schedule(2500, 1e-3, ema_decay=0.998),
     "generator": Schedule(7500, 4e-4, warmup=300),
@@ -106,6 +110,21 @@ class Recipe:
         return spaces.train_words(*inputs, space, self.stage("clip_words"))
 
     @cached_property
+    def image_activations(self) -> np.ndarray:
+        """Activations of images after the blocks of EfficientNet-Lite0 that are not tuned."""
+        network, _ = efficientnet_lite0()
+        path = self.folder / "image_activations.npy"
+        return vision.image_activations(self.data, network, path)
+
+    @cached_property
+    def vision(self) -> vision.ImageEncoder:
+        """Image encoder of the demo CLIP, tuned for small images."""
+        network, _ = efficientnet_lite0()
+        start = vision.ImageEncoder(network, self.clip_space.projection)
+        inputs = self.data, self.image_features, self.image_activations
+        return vision.tune_encoder(start, *inputs, self.clip_space, self.stage("vision"))
+
+    @cached_property
     def clap_space(self) -> spaces.Space:
         """Joint space of the demo CLAP."""
         return spaces.fit_clap_space(self.data, self.audio_features)
@@ -161,8 +180,7 @@ class Recipe:
     @cached_property
     def perceptual(self) -> PerceptualFeatures:
         """Perceptual features that the decoder is tuned with."""
-        network, _ = efficientnet_lite0()
-        return PerceptualFeatures(network)
+        return PerceptualFeatures(deepcopy(self.vision.network))
 
     @cached_property
     def image_autoencoder(self) -> PatchAutoencoder:
@@ -196,7 +214,7 @@ class Recipe:
             self.pixels,
             self.image_autoencoder,
             self.perceptual,
-            self.clip_space.projection,
+            self.vision.projection,
         )
         decoder = deepcopy(self.decoder)
         return image_decoder.tune_decoder(loss, decoder, self.stage("tuned_decoder"))
@@ -223,8 +241,12 @@ class Recipe:
     @cached_property
     def image_embeds(self) -> Tensor:
         """CLIP embeddings of the rows of `image_features`, unit norm."""
-        with torch.inference_mode():
-            return self.clip_space.embed(self.image_features["features"]).clone()
+        path = self.folder / "image_embeds.safetensors"
+        if not path.is_file():
+            activations = self.image_activations[: len(self.image_features["label"])]
+            tail = vision.Tail(self.vision.network, self.vision.projection)
+            features.save_tensors({"embeds": vision.embed(tail, activations)}, path)
+        return load_file(path)["embeds"]
 
     @cached_property
     def audio_embeds(self) -> Tensor:
