@@ -29,7 +29,7 @@ from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES
 from clip2clap.training.recipes.demo.data import DemoData, Split
 from clip2clap.training.recipes.demo.recipe import Recipe
 
-STEPS = (4, 6, 10, 15, 25, 50)
+STEPS = (4, 6, 8, 10, 15, 25, 50)
 SOLVERS = {
     "DPM++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "DDIM": ("DDIMScheduler", {}),
@@ -38,6 +38,8 @@ SOLVERS = {
 GUIDED = (0.0, 0.25, 1.0)
 CACHED = (2, 3)
 CANDIDATES = (1, 2, 4, 8, 16)
+# Candidates that are ranked by drafts.
+RANKED = 4
 # Of the demo models.
 USUAL_STEPS = 10
 
@@ -97,15 +99,12 @@ class Study:
 
     def generate(self, count: int = 1, **options: Any) -> tuple[Tensor, float]:
         """Return `count` waveforms per photograph, side by side, and the CPU seconds of one."""
+        # The first of several is the one that is generated alone.
+        seeds = [1000 * n + k for n in range(len(self.labels)) for k in range(count)]
+        options = {"num_candidates": 1, "generator": seeds, "output_type": "pt", **options}
+        embeds = self.embeds.repeat_interleave(count, 0)
         start = time.process_time()
-        waveforms = self.pipeline(
-            prompt_embeds=self.embeds.repeat_interleave(count, 0),
-            num_candidates=1,
-            # The first of several is the one that is generated alone.
-            generator=[1000 * n + k for n in range(len(self.labels)) for k in range(count)],
-            output_type="pt",
-            **options,
-        ).audios[:, :CLIP_SAMPLES]
+        waveforms = self.pipeline(prompt_embeds=embeds, **options).audios[:, :CLIP_SAMPLES]
         return waveforms, (time.process_time() - start) / len(waveforms)
 
     def run(self, name: str, **options: Any) -> None:
@@ -133,6 +132,15 @@ class Study:
         for count, name in names.items():
             best = waveforms[items + similarities[:, :count].argmax(1)]
             self.keep(name, {**self.score(best), "seconds": seconds * count})
+
+    def run_ranking(self, count: int) -> None:
+        """Score the best of some candidates as ranking finds it by drafts and by whole audio."""
+        for name, is_draft in {"drafts": True, "audio": False}.items():
+            # One seed an item, so that both rank the same candidates.
+            seeds = list(range(len(self.labels)))
+            self.run(
+                f"ranked {name}", num_candidates=count, draft_candidates=is_draft, generator=seeds
+            )
 
 
 def accuracy(right: Tensor) -> dict[str, Any]:
@@ -225,6 +233,7 @@ def main(
         study.run(f"guided {share:g}", num_inference_steps=USUAL_STEPS, **options)
     for name in SOLVERS:
         study.run_solver(name)
+    study.run_ranking(RANKED)
     study.run_candidates(tuple(count for count in CANDIDATES if count <= most_candidates))
     results = study.results
     (output / "quality.md").write_text(table(results, f"steps {USUAL_STEPS}"), encoding="utf-8")

@@ -247,32 +247,3 @@ def test_finished_stages_are_not_run_again(grown, data_folder):
     assert stage.audio_classifier is not None
     assert len(stage.latents)
     assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-def test_the_image_encoder_is_tuned_to_the_names_in_its_last_blocks_alone(
-    grown, data_folder, tmp_path
-):
-    data = DemoData(data_folder)
-    stages = recipe.Recipe(data, grown / "run", steps=dict.fromkeys(recipe.SCHEDULES, 1))
-    inputs = data, stages.image_features, stages.image_activations
-    start = vision.ImageEncoder(random_efficientnet()[0], stages.clip_space.projection)
-    before = {name: value.clone() for name, value in start.network.state_dict().items()}
-    tail = vision.Tail(start.network, start.projection)
-    loss = vision.TuningLoss(*inputs, tail, stages.clip_space)
-    windows, small = loss.parts[2][-len(loss.parts[3]) :], loss.parts[3]
-    assert torch.equal(loss.anchors[small], loss.anchors[windows])
-    batch = torch.Generator().manual_seed(0)
-    first = loss(tail, batch.manual_seed(0)).item()
-    stage = loop.Stage("tuning", tmp_path, loop.Schedule(8, 2e-5, warmup=1, ema_decay=0.5))
-    stage.folder.mkdir()
-    tuned = vision.tune_encoder(start, *inputs, stages.clip_space, stage)
-    assert loss(tail, batch.manual_seed(0)).item() < first
-    changed = {
-        name for name, value in tuned.network.state_dict().items() if (value != before[name]).any()
-    }
-    last = len(tuned.network.encoder.blocks) - vision.TUNED_BLOCKS
-    assert changed
-    assert all(
-        "top_" in name or int(name.split("blocks.")[1].split(".")[0]) >= last for name in changed
-    )
-    assert not any("depthwise_conv" in name or "running" in name for name in changed)

@@ -1,0 +1,107 @@
+"""Tuning of the demo CLIP's image encoder, on small random networks."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import EfficientNetConfig, EfficientNetModel
+
+from clip2clap.training.recipes.demo import spaces, vision
+from clip2clap.training.recipes.demo.loop import Schedule, Stage
+from clip2clap.training.recipes.demo.words import INNER_NAMES
+
+SMALL, OTHERS, WINDOWS = 12, 2, 2
+DATA: Any = SimpleNamespace(
+    classes=["dog", "sea"],
+    class_names=["dog", "sea"],
+    imagenet_names=[f"class {n}" for n in range(1000)],
+)
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    config = EfficientNetConfig(
+        image_size=64, width_coefficient=1.0, depth_coefficient=0.1, hidden_dim=1280
+    )
+    config.hidden_size = 1280
+    network = EfficientNetModel(config).train()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+            layer.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(8, 3, 64, 64))
+    return vision.ImageEncoder(network.eval(), nn.Linear(1280, 16, bias=False))
+
+
+@pytest.fixture
+def pixels():
+    """Return images of two classes, one with stripes, then others and their windows."""
+    images = torch.randn(SMALL + OTHERS + 3 * WINDOWS, 3, 64, 64)
+    images[: SMALL // 2, :, ::2] += 1
+    return images
+
+
+@pytest.fixture
+def inputs(encoder, pixels):
+    """Return the arguments of `TuningLoss`."""
+    with torch.inference_mode():
+        activations = vision.Trunk(encoder.network).eval()(pixels).half().numpy()
+    count = SMALL + OTHERS + 2 * WINDOWS
+    rows = {
+        "label": torch.tensor([0] * (SMALL // 2) + [1] * (SMALL // 2) + [-1] * (count - SMALL)),
+        "number": torch.full((count,), -1),
+        "full_size": torch.arange(count) >= SMALL + OTHERS,
+        "split": torch.zeros(count, dtype=torch.long),
+    }
+    vectors = torch.randn(2 + 1000 + len(INNER_NAMES), 16)
+    return DATA, rows, activations, spaces.Space(nn.Identity(), vectors, 3.0)
+
+
+@pytest.fixture
+def loss(encoder, inputs):
+    *images, space = inputs
+    return vision.TuningLoss(*images, vision.Tail(encoder.network, encoder.projection), space)
+
+
+def accuracy(encoder, inputs):
+    tail = vision.Tail(encoder.network, encoder.projection)
+    embeds = vision.embed(tail, inputs[2])[:SMALL]
+    named = (embeds @ inputs[3].targets()[:2].T).argmax(dim=1)
+    return (named == inputs[1]["label"][:SMALL]).float().mean().item()
+
+
+def test_trunk_and_tail_are_the_whole_image_encoder(encoder, pixels):
+    tail = vision.Tail(encoder.network, encoder.projection)
+    with torch.inference_mode():
+        whole = encoder.projection(encoder.network(pixels).pooler_output)
+        parts = tail(vision.Trunk(encoder.network)(pixels))
+    torch.testing.assert_close(parts, nn.functional.normalize(whole, dim=-1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_made_small_is_drawn_to_the_embedding_of_the_window(loss):
+    small, whole = loss.parts[3], loss.parts[2][-WINDOWS:]
+    assert torch.equal(loss.anchors[small], loss.anchors[whole])
+
+
+def test_small_images_are_named_after_tuning_and_only_the_last_blocks_change(
+    encoder, inputs, tmp_path
+):
+    data, rows, activations, space = inputs
+    before = {name: value.clone() for name, value in encoder.network.state_dict().items()}
+    assert accuracy(encoder, inputs) < 0.8
+    stage = Stage("vision", tmp_path, Schedule(60, 3e-3, warmup=5, ema_decay=0.9))
+    tuned = vision.tune_encoder(encoder, data, rows, activations, space, stage)
+    assert accuracy(tuned, inputs) > 0.9
+    after = tuned.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    first = len(tuned.network.encoder.blocks) - vision.TUNED_BLOCKS
+    kept = ("embeddings", *(f"encoder.blocks.{n}." for n in range(first)))
+    assert changed
+    assert not [name for name in changed if name.startswith(kept)]
+    assert not [name for name in changed if "depthwise_conv" in name or "running" in name]
