@@ -73,8 +73,8 @@ def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, e
 
 
 def test_another_target_does_not_help_this_one(pipe, embeds):
-    fire = generate(pipe, embeds, guidance(pipe, Target(embeds["fire"])))
-    dog = generate(pipe, embeds, guidance(pipe, Target(embeds["dog"])))
+    fire = generate(pipe, embeds, guidance(pipe, Target(embeds["fire"]), strength=2))
+    dog = generate(pipe, embeds, guidance(pipe, Target(embeds["dog"]), strength=2))
     for own, other, name in ((fire, dog, "fire"), (dog, fire, "dog")):
         assert similarity(pipe, own, embeds[name]) > similarity(pipe, other, embeds[name])
 
