@@ -227,8 +227,10 @@ def test_sound_becomes_images_by_decoder_and_by_painting(page, recording):
 def test_several_sounds_become_a_film_that_plays_and_is_downloaded(page, recording, tmp_path):
     page.tab("Sound to image")
     page.page.get_by_label("Film", exact=True).check()
-    files = page.page.get_by_role("tabpanel").locator("visible=true").locator("input[type=file]")
-    playwright.expect(files).to_have_count(1)
+    # The upload of one file gives way to that of several.
+    panel = page.page.get_by_role("tabpanel").locator("visible=true")
+    playwright.expect(panel.locator("input[type=file][multiple]")).to_have_count(1)
+    playwright.expect(panel.locator("input[type=file]:not([multiple])")).to_have_count(0)
     page.send([recording, recording])
     page.uploaded()
     page.slide("number input for Frames per second", 2)
@@ -242,7 +244,6 @@ def test_several_sounds_become_a_film_that_plays_and_is_downloaded(page, recordi
     assert width == 256
     page.audit()
     with page.page.expect_download() as started:
-        panel = page.page.get_by_role("tabpanel").locator("visible=true")
         panel.locator("a[download$='.mp4']").click()
     started.value.save_as(tmp_path / "film.mp4")
     waveform, rate = load_audio(tmp_path / "film.mp4")
