@@ -65,8 +65,9 @@ def inputs(encoder, pixels):
 
 @pytest.fixture
 def loss(encoder, inputs):
-    *images, space = inputs
-    return vision.TuningLoss(*images, vision.Tail(encoder.network, encoder.projection), space)
+    data, rows, activations, space = inputs
+    tail = vision.Tail(encoder.network, encoder.projection)
+    return vision.TuningLoss(data, rows, activations, tail, space)
 
 
 def accuracy(encoder, inputs):
