@@ -14,8 +14,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from torch import nn
-from transformers import BertConfig, BertModel, EfficientNetConfig, EfficientNetModel
+from transformers import BertConfig, BertModel
 
 from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
 from clip2clap.models.yamnet_clap import YamnetClapConfig, YamnetModel
@@ -37,6 +36,7 @@ from clip2clap.training.recipes.demo import (
 )
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoData
 
+from .networks import random_efficientnet
 from .pretended_gpu import GPU, PretendedGpu
 
 CLASSES = ("dog", "sea")
@@ -102,26 +102,6 @@ def data_folder(tmp_path_factory):
     return folder
 
 
-def random_efficientnet():
-    """Build a shallow EfficientNet with 1,280 features, as EfficientNet-Lite0 has."""
-    torch.manual_seed(0)
-    config = EfficientNetConfig(
-        image_size=224, width_coefficient=1.0, depth_coefficient=0.1, hidden_dim=1280
-    )
-    config.hidden_size = 1280
-    network = EfficientNetModel(config).train()
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.reset_parameters()
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.reset_parameters()
-            layer.momentum = 1.0
-    # Sets the batch statistics, so that features differ between images.
-    with torch.no_grad():
-        network(torch.randn(4, 3, 224, 224))
-    return network.eval(), nn.Linear(1280, 1000).eval()
-
-
 def random_minilm():
     torch.manual_seed(0)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -179,7 +159,6 @@ def grown(data_folder, tmp_path_factory):
                 loop,
                 features,
                 pretrained,
-                vision,
                 image_decoder,
                 aisfx,
                 classifiers,

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import EfficientNetConfig, EfficientNetModel
 
 from clip2clap.training.recipes.demo import spaces, vision
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
+from clip2clap.training.recipes.demo.pretrained import TAIL_BLOCKS, Trunk
 from clip2clap.training.recipes.demo.words import INNER_NAMES
+
+from .networks import random_efficientnet
 
 SMALL, OTHERS, WINDOWS = 12, 2, 2
 DATA: Any = SimpleNamespace(
@@ -20,23 +22,15 @@ DATA: Any = SimpleNamespace(
 )
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(vision, "BATCHES", (16, 4, 4, 4))
+
+
 @pytest.fixture
 def encoder():
-    torch.manual_seed(0)
-    config = EfficientNetConfig(
-        image_size=64, width_coefficient=1.0, depth_coefficient=0.1, hidden_dim=1280
-    )
-    config.hidden_size = 1280
-    network = EfficientNetModel(config).train()
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.reset_parameters()
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.reset_parameters()
-            layer.momentum = 1.0
-    with torch.no_grad():
-        network(torch.randn(8, 3, 64, 64))
-    return vision.ImageEncoder(network.eval(), nn.Linear(1280, 16, bias=False))
+    network, _ = random_efficientnet(64)
+    return vision.ImageEncoder(network, nn.Linear(1280, 16, bias=False))
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def pixels():
 def inputs(encoder, pixels):
     """Return the arguments of `TuningLoss`."""
     with torch.inference_mode():
-        activations = vision.Trunk(encoder.network).eval()(pixels).half().numpy()
+        activations = Trunk(encoder.network).eval()(pixels).half().numpy()
     count = SMALL + OTHERS + 2 * WINDOWS
     rows = {
         "label": torch.tensor([0] * (SMALL // 2) + [1] * (SMALL // 2) + [-1] * (count - SMALL)),
@@ -66,23 +60,21 @@ def inputs(encoder, pixels):
 @pytest.fixture
 def loss(encoder, inputs):
     data, rows, activations, space = inputs
-    tail = vision.Tail(encoder.network, encoder.projection)
-    return vision.TuningLoss(data, rows, activations, tail, space)
+    return vision.TuningLoss(data, rows, activations, encoder.tail(), space)
 
 
 def accuracy(encoder, inputs):
-    tail = vision.Tail(encoder.network, encoder.projection)
-    embeds = vision.embed(tail, inputs[2])[:SMALL]
+    embeds = vision.embed(encoder.tail(), inputs[2])[:SMALL]
     named = (embeds @ inputs[3].targets()[:2].T).argmax(dim=1)
     return (named == inputs[1]["label"][:SMALL]).float().mean().item()
 
 
 def test_trunk_and_tail_are_the_whole_image_encoder(encoder, pixels):
-    tail = vision.Tail(encoder.network, encoder.projection)
     with torch.inference_mode():
         whole = encoder.projection(encoder.network(pixels).pooler_output)
-        parts = tail(vision.Trunk(encoder.network)(pixels))
-    torch.testing.assert_close(parts, nn.functional.normalize(whole, dim=-1), atol=1e-4, rtol=1e-4)
+        parts = encoder.tail()(Trunk(encoder.network)(pixels))
+    whole, parts = (nn.functional.normalize(each, dim=-1) for each in (whole, parts))
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
 
 
 def test_a_window_made_small_is_drawn_to_the_embedding_of_the_window(loss):
@@ -101,7 +93,7 @@ def test_small_images_are_named_after_tuning_and_only_the_last_blocks_change(
     assert accuracy(tuned, inputs) > 0.9
     after = tuned.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    first = len(tuned.network.encoder.blocks) - vision.TUNED_BLOCKS
+    first = len(tuned.network.encoder.blocks) - TAIL_BLOCKS
     kept = ("embeddings", *(f"encoder.blocks.{n}." for n in range(first)))
     assert changed
     assert not [name for name in changed if name.startswith(kept)]

@@ -9,9 +9,9 @@ from clip2clap.core.allocator import keep_freed_memory
 
 STAGES = (
     "check_data",
+    "image_activations",
     "image_features",
     "clip_space",
-    "image_activations",
     "vision",
     "audio_features",
     "clap_space",

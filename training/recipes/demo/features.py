@@ -1,17 +1,17 @@
-"""Features of the frozen pretrained networks, computed once and saved."""
+"""Features of the pretrained networks, computed once and saved."""
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from rich.progress import track
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil
 
 from clip2clap.core.files import replacing
@@ -27,7 +27,7 @@ from clip2clap.training.recipes.demo.data import (
     read_audio,
 )
 from clip2clap.training.recipes.demo.loop import compute, training_device
-from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0, yamnet
+from clip2clap.training.recipes.demo.pretrained import Tail, Trunk, efficientnet_lite0, yamnet
 
 # Images per category and split, of the categories of no demo class.
 IMAGES_PER_CATEGORY = 40
@@ -88,8 +88,53 @@ def view_pixels(data: DemoData, views: Sequence[View]) -> Iterator[Tensor]:
         yield pixels.contiguous(memory_format=torch.channels_last)
 
 
-def image_features(data: DemoData, path: Path) -> dict[str, Tensor]:
+def image_activations(data: DemoData, path: Path) -> np.ndarray:
+    """Compute what EfficientNet-Lite0's first blocks make of images, or map an earlier run's file.
+
+    Returns:
+        Of `image_views`, then of their windows made small: (n, channels, 14, 14), float16.
+    """
+    if not path.is_file():
+        trunk = Trunk(efficientnet_lite0()[0]).eval()
+        shorten(trunk)
+        trunk.to(training_device())
+        views = image_views(data)
+        views += [View(x.index, x.window, is_small=True) for x in views if x.window is not None]
+        with replacing(path) as partial:
+            array, rows = None, 0
+            for pixels in view_pixels(data, views):
+                with torch.inference_mode():
+                    part = compute(trunk, pixels).half().numpy()
+                if array is None:
+                    shape = len(views), *part.shape[1:]
+                    array = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+                array[rows : rows + len(part)] = part
+                rows += len(part)
+    return np.load(path, mmap_mode="r")
+
+
+def read_rows(activations: np.ndarray, rows: Tensor) -> Tensor:
+    """Read some rows of a memory-mapped array, as float32."""
+    return torch.from_numpy(activations[rows.numpy()].astype(np.float32))
+
+
+def compute_rows(model: nn.Module, activations: np.ndarray) -> Tensor:
+    """Compute the outputs (n, d) of a `Tail`, or of a model that begins with one."""
+    model = deepcopy(model).eval().to(training_device())
+    shorten(model)
+    parts = torch.arange(len(activations)).split(BATCH)
+    with torch.inference_mode():
+        outputs = torch.cat([compute(model, read_rows(activations, rows)) for rows in parts])
+    return outputs.clone()
+
+
+def image_features(data: DemoData, activations: np.ndarray, path: Path) -> dict[str, Tensor]:
     """Compute EfficientNet-Lite0's features of images, or read them from an earlier run's file.
+
+    Args:
+        data: The data folder.
+        activations: `image_activations`.
+        path: File of the features.
 
     Returns:
         `features` (n, 1280), `label` (class number or -1), `number` (of the ImageNet class, or
@@ -97,20 +142,13 @@ def image_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     """
     if path.is_file():
         return load_file(path)
-    model, _ = efficientnet_lite0()
-    shorten(model)
-    network: Any = model
-    network.to(training_device())
     views = image_views(data)
-    features = []
-    with torch.inference_mode():
-        for pixels in view_pixels(data, views):
-            features.append(compute(model, pixels).pooler_output)
+    tail = Tail(efficientnet_lite0()[0])
     indices = [view.index for view in views]
     images = [data.images[index] for index in indices]
     numbers = {name: number for number, name in enumerate(data.imagenet_names)}
     tensors = {
-        "features": torch.cat(features),
+        "features": compute_rows(tail, activations[: len(views)]),
         "index": torch.tensor(indices),
         "full_size": torch.tensor([image.full_size for image in images]),
         "number": torch.tensor([numbers.get(image.category, -1) for image in images]),

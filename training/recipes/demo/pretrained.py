@@ -28,6 +28,8 @@ PACKAGES = (
 # A squeeze-and-excite gate with this bias is exactly 1 in float32: EfficientNet-Lite has no gates,
 # transformers' EfficientNet always has.
 OPEN_GATE = 20.0
+# Blocks after those whose activations are computed once.
+TAIL_BLOCKS = 5
 
 
 def efficientnet_lite0() -> tuple[EfficientNetModel, nn.Linear]:
@@ -83,6 +85,48 @@ def _efficientnet_lite(path: Path, **sizes: Any) -> tuple[EfficientNetModel, nn.
         state[name] = torch.full_like(model.state_dict()[name], value)
     model.load_state_dict(state, strict=True)
     return model.eval(), classifier.eval()
+
+
+class Trunk(nn.Module):
+    """First blocks of an EfficientNet, from pixels to activations."""
+
+    def __init__(self, network: EfficientNetModel):
+        super().__init__()
+        encoder: Any = network.encoder
+        self.embeddings = network.embeddings
+        self.blocks = nn.ModuleList(encoder.blocks[:-TAIL_BLOCKS])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Compute activations (n, channels, rows, columns) of pixels (n, 3, 224, 224)."""
+        hidden = self.embeddings(pixels)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+class Tail(nn.Module):
+    """Last blocks of an EfficientNet, from activations to features; `Trunk` has those before.
+
+    The network's modules are shared, so that it is tuned with the tail.
+    """
+
+    def __init__(self, network: EfficientNetModel):
+        super().__init__()
+        encoder: Any = network.encoder
+        self.blocks = nn.ModuleList(encoder.blocks[-TAIL_BLOCKS:])
+        self.top_conv, self.top_bn = encoder.top_conv, encoder.top_bn
+        self.activation = encoder.top_activation
+
+    def train(self, mode: bool = True) -> "Tail":
+        """Stay in evaluation mode: batch normalization keeps its statistics."""
+        return super().train(False)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Compute features (n, 1280), the network's `pooler_output`."""
+        hidden = activations.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.activation(self.top_bn(self.top_conv(hidden))).float().mean(dim=(2, 3))
 
 
 def aisfx() -> SfxNetwork:

@@ -76,9 +76,15 @@ class Recipe:
         return Stage(name, self.folder, replace(schedule, steps=steps))
 
     @cached_property
+    def image_activations(self) -> np.ndarray:
+        """Activations of images after the blocks of EfficientNet-Lite0 that are not tuned."""
+        return features.image_activations(self.data, self.folder / "image_activations.npy")
+
+    @cached_property
     def image_features(self) -> dict[str, Tensor]:
         """EfficientNet-Lite0 features of images."""
-        return features.image_features(self.data, self.folder / "image_features.safetensors")
+        path = self.folder / "image_features.safetensors"
+        return features.image_features(self.data, self.image_activations, path)
 
     @cached_property
     def audio_features(self) -> dict[str, Tensor]:
@@ -108,13 +114,6 @@ class Recipe:
         inputs = self.data, self.image_features, classifier
         space = spaces.train_clip_space(*inputs, self.stage("clip_space"))
         return spaces.train_words(*inputs, space, self.stage("clip_words"))
-
-    @cached_property
-    def image_activations(self) -> np.ndarray:
-        """Activations of images after the blocks of EfficientNet-Lite0 that are not tuned."""
-        network, _ = efficientnet_lite0()
-        path = self.folder / "image_activations.npy"
-        return vision.image_activations(self.data, network, path)
 
     @cached_property
     def vision(self) -> vision.ImageEncoder:
@@ -244,8 +243,8 @@ class Recipe:
         path = self.folder / "image_embeds.safetensors"
         if not path.is_file():
             activations = self.image_activations[: len(self.image_features["label"])]
-            tail = vision.Tail(self.vision.network, self.vision.projection)
-            features.save_tensors({"embeds": vision.embed(tail, activations)}, path)
+            embeds = vision.embed(self.vision.tail(), activations)
+            features.save_tensors({"embeds": embeds}, path)
         return load_file(path)["embeds"]
 
     @cached_property

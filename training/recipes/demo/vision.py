@@ -6,8 +6,6 @@ The first blocks of the network stay as they are: what they make of each image i
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import EfficientNetModel
 
-from clip2clap.core.files import replacing
 from clip2clap.models.efficientnet import shorten
 from clip2clap.training.recipes.demo.data import SPLITS, DemoData
-from clip2clap.training.recipes.demo.features import View, image_views, view_pixels
-from clip2clap.training.recipes.demo.loop import Stage, compute, training_device
+from clip2clap.training.recipes.demo.features import compute_rows, read_rows
+from clip2clap.training.recipes.demo.loop import Stage, compute
+from clip2clap.training.recipes.demo.pretrained import Tail
 from clip2clap.training.recipes.demo.spaces import Space, class_weights
 from clip2clap.training.recipes.demo.words import CLASSES, INNER_NAMES, members
 
-# Blocks that are tuned, the last ones.
-TUNED_BLOCKS = 5
 # Small images of the demo classes, other small ones, windows of full-size ones, and such windows
 # made small, of a step.
 BATCHES = (52, 13, 52, 13)
@@ -32,76 +28,18 @@ BATCHES = (52, 13, 52, 13)
 NAMED, ANCHORED = (1.0, 0.5, 0.5, 0.5), (0.4, 4.0, 16.0, 4.0)
 # Scale of similarities to the demo classes, and to ImageNet's names and its weight.
 SCALE, IMAGENET_SCALE, IMAGENET_WEIGHT = 20.0, 30.0, 3.0
-# Images that are embedded at a time.
-BATCH = 128
 
 
-class Trunk(nn.Module):
-    """First blocks of an EfficientNet, from pixels to activations."""
+@dataclass(frozen=True)
+class ImageEncoder:
+    """Network and projection of the demo CLIP's image encoder."""
 
-    def __init__(self, network: EfficientNetModel):
-        super().__init__()
-        encoder: Any = network.encoder
-        self.embeddings = network.embeddings
-        self.blocks = nn.ModuleList(encoder.blocks[:-TUNED_BLOCKS])
+    network: EfficientNetModel
+    projection: nn.Module
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Compute activations (n, channels, rows, columns) of pixels (n, 3, 224, 224)."""
-        hidden = self.embeddings(pixels)
-        for block in self.blocks:
-            hidden = block(hidden)
-        return hidden
-
-
-class Tail(nn.Module):
-    """Last blocks of an EfficientNet and the projection, from activations to embeddings.
-
-    The network's modules are shared, so that it is tuned with the tail.
-    """
-
-    def __init__(self, network: EfficientNetModel, projection: nn.Module):
-        super().__init__()
-        encoder: Any = network.encoder
-        self.blocks = nn.ModuleList(encoder.blocks[-TUNED_BLOCKS:])
-        self.top_conv, self.top_bn = encoder.top_conv, encoder.top_bn
-        self.activation, self.projection = encoder.top_activation, projection
-
-    def train(self, mode: bool = True) -> "Tail":
-        """Stay in evaluation mode: batch normalization keeps its statistics."""
-        return super().train(False)
-
-    def forward(self, activations: Tensor) -> Tensor:
-        """Compute embeddings (n, 512), unit norm."""
-        hidden = activations.contiguous(memory_format=torch.channels_last)
-        for block in self.blocks:
-            hidden = block(hidden)
-        hidden = self.activation(self.top_bn(self.top_conv(hidden)))
-        return F.normalize(self.projection(hidden.float().mean(dim=(2, 3))), dim=-1)
-
-
-def image_activations(data: DemoData, network: EfficientNetModel, path: Path) -> np.ndarray:
-    """Compute what the first blocks make of images, or map the file of an earlier run.
-
-    Returns:
-        Of `features.image_views`, then of their windows made small: (n, channels, 14, 14), float16.
-    """
-    if not path.is_file():
-        trunk = Trunk(network).eval()
-        shorten(trunk)
-        trunk.to(training_device())
-        views = image_views(data)
-        views += [View(x.index, x.window, is_small=True) for x in views if x.window is not None]
-        with replacing(path) as partial:
-            array, rows = None, 0
-            for pixels in view_pixels(data, views):
-                with torch.inference_mode():
-                    part = compute(trunk, pixels).half().numpy()
-                if array is None:
-                    shape = len(views), *part.shape[1:]
-                    array = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-                array[rows : rows + len(part)] = part
-                rows += len(part)
-    return np.load(path, mmap_mode="r")
+    def tail(self) -> nn.Sequential:
+        """Return what is tuned, from activations to embeddings before normalization."""
+        return nn.Sequential(Tail(self.network), self.projection)
 
 
 class TuningLoss:
@@ -110,8 +48,8 @@ class TuningLoss:
     Args:
         data: The data folder.
         images: `features.image_features`.
-        activations: `image_activations`.
-        before: Tail as it was, whose embeddings are the anchors.
+        activations: `features.image_activations`.
+        before: `ImageEncoder.tail` as it was, whose embeddings are the anchors.
         space: The CLIP's space, whose vectors are the names.
     """
 
@@ -120,7 +58,7 @@ class TuningLoss:
         data: DemoData,
         images: dict[str, Tensor],
         activations: np.ndarray,
-        before: Tail,
+        before: nn.Module,
         space: Space,
     ):
         count, total = len(images["label"]), len(activations)
@@ -157,7 +95,7 @@ class TuningLoss:
         inputs = read_rows(self.activations, rows)
         mirrored = torch.rand(len(rows), generator=generator) < 0.5
         inputs[mirrored] = inputs[mirrored].flip(3)
-        embeds = compute(model, inputs)
+        embeds = F.normalize(compute(model, inputs), dim=-1)
         anchors, classes = self.anchors[rows], self.classes[rows]
         known = classes >= 0
         named = F.cross_entropy(
@@ -175,14 +113,6 @@ class TuningLoss:
         return (named * weights).sum() / weights.sum() + moved + kept
 
 
-@dataclass(frozen=True)
-class ImageEncoder:
-    """Network and projection of the demo CLIP's image encoder."""
-
-    network: EfficientNetModel
-    projection: nn.Module
-
-
 def tune_encoder(
     start: ImageEncoder,
     data: DemoData,
@@ -197,11 +127,11 @@ def tune_encoder(
         start: Image encoder before, which is changed.
         data: The data folder.
         images: `features.image_features`.
-        activations: `image_activations`.
+        activations: `features.image_activations`.
         space: The CLIP's space, whose vectors are the names.
         stage: Schedule and checkpoints.
     """
-    before = Tail(start.network, start.projection)
+    before = start.tail()
 
     @cache
     def loss() -> TuningLoss:
@@ -220,19 +150,9 @@ def tune_encoder(
     return start
 
 
-def embed(tail: Tail, activations: np.ndarray) -> Tensor:
+def embed(encoder: nn.Module, activations: np.ndarray) -> Tensor:
     """Compute embeddings (n, 512) of activations, unit norm."""
-    model = deepcopy(tail).eval().to(training_device())
-    shorten(model)
-    parts = torch.arange(len(activations)).split(BATCH)
-    with torch.inference_mode():
-        embeds = torch.cat([compute(model, read_rows(activations, rows)) for rows in parts])
-    return embeds.clone()
-
-
-def read_rows(activations: np.ndarray, rows: Tensor) -> Tensor:
-    """Read some rows of a memory-mapped array, as float32."""
-    return torch.from_numpy(activations[rows.numpy()].astype(np.float32))
+    return F.normalize(compute_rows(encoder, activations), dim=-1)
 
 
 def _distilled(embeds: Tensor, before: Tensor, vectors: Tensor) -> Tensor:
