@@ -1,5 +1,6 @@
 """Fixtures of the verbs: a tiny pipeline on disk, photographs, a table of pairs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from clip2clap.core.presets import PRESETS
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.embeddings.table.writer import TableWriter
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
@@ -35,6 +38,39 @@ def samples(model: Path) -> int:
     """Length of the tiny model's sound."""
     pipeline = ImageToAudioPipeline.from_pretrained(model)
     return round(pipeline.default_audio_length_in_s * pipeline.sampling_rate)
+
+
+@pytest.fixture(scope="session")
+def ranking_model(
+    musicldm_folder: Path, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tiny pipeline whose generator has a CLAP that ranks."""
+    folder = tmp_path_factory.mktemp("ranking_model")
+    pipeline = ImageToAudioPipeline.from_audioldm(
+        musicldm_folder,
+        clip=clip_folder,
+        translator=write_translator(folder / "translator", clip_folder, musicldm_folder),
+    )
+    pipeline.register_to_config(default_num_inference_steps=2)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def demo_models(
+    ranking_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> torch.Tensor:
+    """Put the tiny model in the demo models' place; gives the three kinds' prompt vectors."""
+    folder = tmp_path / "demo_models"
+    folder.mkdir()
+    prompts = torch.nn.functional.normalize(
+        torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    )
+    (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
+    save_file({"clap_text": prompts}, folder / "kinds.safetensors")
+    monkeypatch.setattr("clip2clap.cli.demo.DEMO_FOLDER", folder)
+    monkeypatch.setitem(PRESETS["generator"], "demo", str(ranking_model))
+    return prompts
 
 
 @pytest.fixture

@@ -8,52 +8,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from skimage.data import chelsea
 
-from clip2clap.core.presets import PRESETS
 from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
 from clip2clap.media.audio import load_audio
 from clip2clap.media.writing import write_audio
 
-from .builders import write_translator
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def model(musicldm_folder: Path, clip_folder: Path, tmp_path: Path) -> Path:
-    """A tiny pipeline whose generator has a CLAP that ranks."""
-    folder = tmp_path / "model"
-    pipeline = ImageToAudioPipeline.from_audioldm(
-        musicldm_folder,
-        clip=clip_folder,
-        translator=write_translator(folder / "translator", clip_folder, musicldm_folder),
-    )
-    pipeline.register_to_config(default_num_inference_steps=2)
-    pipeline.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def demo_models(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """Put the tiny model in the demo models' place; gives the three kinds' prompt vectors."""
-    folder = tmp_path / "demo_models"
-    folder.mkdir()
-    prompts = torch.nn.functional.normalize(
-        torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-    )
-    (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
-    save_file({"clap_text": prompts}, folder / "kinds.safetensors")
-    monkeypatch.setattr("clip2clap.cli.demo.DEMO_FOLDER", folder)
-    monkeypatch.setitem(PRESETS["generator"], "demo", str(model))
-    return prompts
 
 
 def test_the_demo_writes_its_files_and_tells_the_nearest_classes(
     run: Run,
     demo_models: torch.Tensor,
-    model: Path,
+    ranking_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -70,7 +37,7 @@ def test_the_demo_writes_its_files_and_tells_the_nearest_classes(
         assert photograph.size == (451, 300)
     Image.fromarray(chelsea()).save("chelsea.png")
 
-    pipeline = ImageToAudioPipeline.from_pretrained(model)
+    pipeline = ImageToAudioPipeline.from_pretrained(ranking_model)
     result = pipeline(
         "chelsea.png",
         generator=[torch.Generator().manual_seed(4)],

@@ -59,7 +59,7 @@ def test_a_described_image_sounds_as_its_caption_does(run, tmp_path):
     for name, color in (("red", (200, 30, 30)), ("blue", (20, 60, 220))):
         Image.new("RGB", (48, 48), color).save(tmp_path / f"{name}.png")
     images = [tmp_path / "blue.png", tmp_path / "red.png"]
-    steps = ["--num-inference-steps", 1, "--num-candidates", 1, "--json"]
+    steps = ["--num-inference-steps", 1, "--num-candidates", 1, "--duration-s", 1, "--json"]
     arguments = ["image-to-audio", *images, "--describe", *steps, "-o", tmp_path / "out"]
     code, out, _ = run(*arguments)
     assert code == 0

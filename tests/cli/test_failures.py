@@ -21,12 +21,22 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def inputs(
-    run: Run, model: Path, painter_folder: Path, photos: Path, noise: Path, table: Path
+    request: pytest.FixtureRequest,
+    run: Run,
+    model: Path,
+    painter_folder: Path,
+    photos: Path,
+    noise: Path,
+    table: Path,
 ) -> dict[str, Path]:
     """Return what the commands read, by the name that stands for it in them."""
     captions = table.with_name("captions.csv")
     captions.write_text("id,caption\n1,a dog\n2,rain\n3,a cat\n")
-    run("train", table, "--architecture", "ridge", "-o", table.with_name("ridge"))
+    command = request.node.callspec.params["command"]
+    if command.startswith("demo"):
+        request.getfixturevalue("demo_models")
+    if "RIDGE" in command:
+        run("train", table, "--architecture", "ridge", "-o", table.with_name("ridge"))
     files = {"PHOTO": photos / "cat.png", "NOISE": noise, "CAPTIONS": captions}
     folders = {"MODEL": model, "PAINTER": painter_folder, "TABLE": table}
     return {**files, **folders, "RIDGE": table.with_name("ridge")}

@@ -6,6 +6,7 @@ help and mistakes are answered at once.
 
 import codecs
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -113,10 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory()
     _print_any_name()
     arguments = sys.argv[1:] if arguments is None else arguments
-    command: Any = typer.main.get_command(app)
     try:
         with _sigterm_as_ctrl_c():
-            status = command.main(arguments, prog_name="clip2clap", standalone_mode=False)
+            status = _command().main(arguments, prog_name="clip2clap", standalone_mode=False)
     except Interrupted:
         status = 130
         _print_error("Interrupted.", None, arguments)
@@ -127,6 +127,12 @@ def main(arguments: list[str] | None = None) -> None:
         status = 2
         _print_error(message, getattr(error, "param", None), arguments)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+@functools.cache
+def _command() -> Any:
+    """Build all verbs, once in a process."""
+    return typer.main.get_command(app)
 
 
 def _print_error(message: str, param: str | None, arguments: list[str]) -> None:
