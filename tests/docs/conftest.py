@@ -2,12 +2,28 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 from skimage import data
+
+from clip2clap.inference.base import TranslatorPipeline
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load pipelines with few steps as their default: blocks and examples are to run."""
+    load = TranslatorPipeline.from_pretrained.__func__  # pyright: ignore[reportFunctionMemberAccess]
+
+    def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
+        pipeline = load(cls, *arguments, **options)
+        pipeline.register_to_config(default_num_inference_steps=2)
+        return pipeline
+
+    monkeypatch.setattr(TranslatorPipeline, "from_pretrained", classmethod(from_pretrained))
 
 
 @pytest.fixture

@@ -1,16 +1,27 @@
 """A device that is the processor but minds, as a GPU does, what lies where."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 GPU = torch.device("cuda")
 
 # What a GPU takes from both sides: copies, and indices.
 _FROM_BOTH = ("aten.copy_", "aten.index")
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among arguments or results of an operator, which may be lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 class _Watch(TorchDispatchMode):
@@ -37,19 +48,20 @@ class _Watch(TorchDispatchMode):
         return made
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = list(_tensors(args))
+        if kwargs:
+            tensors += _tensors(kwargs.values())
         there = [self.holds(x) for x in tensors]
         # A single number may lie on either side.
         elsewhere = [x.ndim > 0 and not held for x, held in zip(tensors, there, strict=True)]
-        from_both = str(func).startswith(_FROM_BOTH)
+        from_both = any(there) and str(func).startswith(_FROM_BOTH)
         if any(there) and any(elsewhere) and not from_both:
             raise RuntimeError(f"{func}: expected all tensors to be on the same device")
         made = func(*args, **(kwargs or {}))
         if there[0] if from_both else any(there):
             self.computed += 1
-            for tensor in tree_leaves(made):
-                if isinstance(tensor, Tensor):
-                    self.add(tensor)
+            for tensor in _tensors((made,)):
+                self.add(tensor)
         return made
 
 

@@ -4,6 +4,7 @@ The pretrained networks are small and random, and every stage is trained for one
 """
 
 import csv
+import functools
 import io
 import json
 
@@ -122,6 +123,7 @@ def random_minilm():
 def grown(data_folder, tmp_path_factory):
     """Run all stages; returns the folder of the checkpoints (`run`) and the demo models."""
     folder = tmp_path_factory.mktemp("grown")
+    narrow = functools.partial(YamnetClapConfig, audio_width=0.25)
 
     def run(*stages):
         command.main(
@@ -138,7 +140,8 @@ def grown(data_folder, tmp_path_factory):
             if hasattr(module, "efficientnet_lite0"):
                 patch.setattr(module, "efficientnet_lite0", random_efficientnet)
             if hasattr(module, "yamnet"):
-                patch.setattr(module, "yamnet", lambda _: YamnetModel(YamnetClapConfig()).eval())
+                patch.setattr(module, "yamnet", lambda _: YamnetModel(narrow()).eval())
+        patch.setattr(package, "YamnetClapConfig", narrow)
         patch.setattr(classifiers, "efficientnet_lite2", lambda: random_efficientnet()[0])
         patch.setattr(classifiers, "aisfx", lambda: aisfx.SfxNetwork((4, 4)).eval())
         patch.setattr(text, "minilm", random_minilm)
