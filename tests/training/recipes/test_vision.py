@@ -24,19 +24,19 @@ DATA: Any = SimpleNamespace(
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(vision, "BATCHES", (16, 4, 4, 4))
+    monkeypatch.setattr(vision, "BATCHES", (12, 4, 4, 4))
 
 
 @pytest.fixture
 def encoder():
-    network, _ = random_efficientnet(64)
+    network, _ = random_efficientnet(32)
     return vision.ImageEncoder(network, nn.Linear(1280, 16, bias=False))
 
 
 @pytest.fixture
 def pixels():
     """Return images of two classes, one with stripes, then others and their windows."""
-    images = torch.randn(SMALL + OTHERS + 3 * WINDOWS, 3, 64, 64)
+    images = torch.randn(SMALL + OTHERS + 3 * WINDOWS, 3, 32, 32)
     images[: SMALL // 2, :, ::2] += 1
     return images
 
@@ -88,7 +88,7 @@ def test_small_images_are_named_after_tuning_and_only_the_last_blocks_change(
     data, rows, activations, space = inputs
     before = {name: value.clone() for name, value in encoder.network.state_dict().items()}
     assert accuracy(encoder, inputs) < 0.8
-    stage = Stage("vision", tmp_path, Schedule(60, 3e-3, warmup=5, ema_decay=0.9))
+    stage = Stage("vision", tmp_path, Schedule(40, 3e-3, warmup=5, ema_decay=0.9))
     tuned = vision.tune_encoder(encoder, data, rows, activations, space, stage)
     assert accuracy(tuned, inputs) > 0.9
     after = tuned.network.state_dict()
