@@ -1,5 +1,6 @@
 """Fixtures that several test files share: tiny models on disk, the command, forks, a server."""
 
+import gc
 import os
 import threading
 import traceback
@@ -66,6 +67,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if option.dist == "no":
         option.dist = "loadfile"
         option.loadscopereorder = False
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collection pass over the libraries, which stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -11,19 +11,22 @@ from PIL import Image
 from skimage import data
 
 from clip2clap.inference.base import TranslatorPipeline
+from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
 
 @pytest.fixture(autouse=True)
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load pipelines with few steps as their default: blocks and examples are to run."""
+def quick_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pipelines generate a second of audio, one candidate and few steps by default."""
     load = TranslatorPipeline.from_pretrained.__func__  # pyright: ignore[reportFunctionMemberAccess]
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
         pipeline = load(cls, *arguments, **options)
-        pipeline.register_to_config(default_num_inference_steps=2)
+        few = {"default_num_inference_steps": 2, "default_num_candidates": 1}
+        pipeline.register_to_config(**{key: few[key] for key in few if key in pipeline.config})
         return pipeline
 
     monkeypatch.setattr(TranslatorPipeline, "from_pretrained", classmethod(from_pretrained))
+    monkeypatch.setattr(ImageToAudioPipeline, "default_audio_length_in_s", 1.0)
 
 
 @pytest.fixture
