@@ -47,10 +47,12 @@ def sounds(tmp_path: Path) -> Path:
     return tmp_path / "sounds"
 
 
-def tuned(sounds: Path, output: Path, **settings: object) -> finetuning.FineTuning:
+def tuned(
+    sounds: Path, output: Path, encoder: str | Path = "demo", **settings: object
+) -> finetuning.FineTuning:
     options: dict = {"epochs": 3, "batch_size": 8, "validation": 0.3, "learning_rate": 1e-3}
     options |= settings
-    clap = ClapEncoder.from_pretrained("demo")
+    clap = ClapEncoder.from_pretrained(encoder)
     return finetune(clap, read_labeled_files(sounds), output, FineTuningConfig(**options))
 
 
@@ -125,7 +127,7 @@ def test_merged_adapters_give_the_output_that_they_gave_beside_the_weights():
     assert not any("lora" in name for name, _ in clap.named_parameters())
 
 
-def test_labels_are_drawn_equally_often(sounds, tmp_path, monkeypatch):
+def test_labels_are_drawn_equally_often(sounds, musicldm_folder, tmp_path, monkeypatch):
     drawn: list[int] = []
     step = finetuning._Run._step
 
@@ -136,29 +138,30 @@ def test_labels_are_drawn_equally_often(sounds, tmp_path, monkeypatch):
     monkeypatch.setattr(finetuning._Run, "_step", counted)
     for name in range(2, 6):
         (sounds / "hiss" / f"{name}.wav").unlink()
-    tuned(sounds, tmp_path / "tuned", epochs=6, validation=0.1)
+    tuned(sounds, tmp_path / "tuned", musicldm_folder, epochs=6, validation=0.1)
     # 9 of the one label and 1 of the other.
     assert 0.3 < np.mean(drawn) < 0.7
 
 
-def tune_as(rank: int, port: int, sounds: Path, output: Path) -> None:
+def tune_as(rank: int, port: int, sounds: Path, output: Path, encoder: Path) -> None:
     """Tune in this process, one of the two that `accelerate launch --cpu` starts."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["ACCELERATE_USE_CPU"] = "true"
     AcceleratorState._reset_state(reset_partial_state=True)
-    tuned(sounds, output, batch_size=3, mixup=0.2)
+    tuned(sounds, output, encoder, batch_size=3, mixup=0.2)
     assert AcceleratorState().num_processes == 2
 
 
-def test_two_processes_tune_as_one_does(sounds, tmp_path, start_fork):
+def test_two_processes_tune_as_one_does(sounds, musicldm_folder, tmp_path, start_fork):
     # Batches of 3 of 11 training files: two processes share them unequally.
-    whole = tuned(sounds, tmp_path / "whole", batch_size=3, mixup=0.2)
+    whole = tuned(sounds, tmp_path / "whole", musicldm_folder, batch_size=3, mixup=0.2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     output = tmp_path / "spread"
-    children = [start_fork(tune_as, rank, port, sounds, output) for rank in (0, 1)]
+    spreading = (port, sounds, output, musicldm_folder)
+    children = [start_fork(tune_as, rank, *spreading) for rank in (0, 1)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     spread = json.loads((output / "finetuning.json").read_text())
     losses = [[one["loss"] for one in history] for history in (whole.history, spread["history"])]
@@ -173,9 +176,9 @@ def test_two_processes_tune_as_one_does(sounds, tmp_path, start_fork):
 
 
 def test_a_killed_run_continues_as_if_it_had_not_stopped(
-    sounds, tmp_path, in_a_fork: Callable[..., int], monkeypatch
+    sounds, musicldm_folder, tmp_path, in_a_fork: Callable[..., int]
 ):
-    whole = tuned(sounds, tmp_path / "whole", patience=None)
+    whole = tuned(sounds, tmp_path / "whole", musicldm_folder, patience=None)
 
     def run_and_die() -> None:
         save = finetuning.save_checkpoint
@@ -185,19 +188,20 @@ def test_a_killed_run_continues_as_if_it_had_not_stopped(
             os.kill(os.getpid(), signal.SIGKILL)
 
         finetuning.save_checkpoint = dying
-        tuned(sounds, tmp_path / "killed", patience=None)
+        tuned(sounds, tmp_path / "killed", musicldm_folder, patience=None)
 
     assert os.WIFSIGNALED(in_a_fork(run_and_die))
     with pytest.raises(UserError, match="unfinished run with other settings"):
-        tuned(sounds, tmp_path / "killed", patience=None, seed=3)
-    resumed = tuned(sounds, tmp_path / "killed", patience=None)
+        tuned(sounds, tmp_path / "killed", musicldm_folder, patience=None, seed=3)
+    resumed = tuned(sounds, tmp_path / "killed", musicldm_folder, patience=None)
     losses = [[one["loss"] for one in run.history] for run in (whole, resumed)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert len(losses[1]) == 3
 
 
-def test_training_stops_early_and_keeps_the_best_weights(sounds, tmp_path):
-    report = tuned(sounds, tmp_path / "tuned", epochs=30, patience=2, learning_rate=1e-12)
+def test_training_stops_early_and_keeps_the_best_weights(sounds, musicldm_folder, tmp_path):
+    options = {"epochs": 30, "patience": 2, "learning_rate": 1e-12}
+    report = tuned(sounds, tmp_path / "tuned", musicldm_folder, **options)
     assert len(report.history) == 2
     assert (report.best_epoch, report.best) == (0, report.before)
 

@@ -53,7 +53,7 @@ def run_sweep(out: Path, inputs: Path) -> None:
 
 def run_finetune(out: Path, inputs: Path) -> None:
     config = FineTuningConfig(epochs=3, batch_size=8, validation=0.3, patience=None)
-    clap = ClapEncoder.from_pretrained("demo")
+    clap = ClapEncoder.from_pretrained(inputs / "musicldm")
     finetune(clap, read_labeled_files(inputs / "labels"), out, config)
 
 
@@ -80,11 +80,14 @@ def run_speech(out: Path, inputs: Path) -> None:
 
 
 @pytest.fixture
-def inputs(tmp_path: Path, tiny_language_model, monkeypatch: pytest.MonkeyPatch) -> Path:
+def inputs(
+    tmp_path: Path, tiny_language_model, musicldm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """Write what the runs read, and let speech encoders begin with a small random network."""
     folder, noise = tmp_path / "inputs", np.random.default_rng(0)
     for part in tiny_language_model():
         part.save_pretrained(folder / "language_model")
+    (folder / "musicldm").symlink_to(musicldm_folder)
     lines = ["audio,caption,item,split"]
     for row in range(24):
         file = folder / "labels" / ("hiss", "blip")[row % 2] / f"{row}.wav"
