@@ -2,8 +2,8 @@
 
 import contextlib
 import json
+import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clip2clap.cli.app import main
 from clip2clap.core.version import __version__
 from clip2clap.inference.batch.jobs import image_stem
 from clip2clap.inference.image_to_audio import ImageToAudioOutput, ImageToAudioPipeline
@@ -435,28 +436,40 @@ def test_images_come_from_the_web(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_is_finished(
-    model: Path, photos: Path, server: str, tmp_path: Path, samples: int, number: int
+    start_fork: Callable[..., int],
+    model: Path,
+    photos: Path,
+    server: str,
+    tmp_path: Path,
+    samples: int,
+    number: int,
 ) -> None:
     out = tmp_path / "out"
     # Each is given up after half a minute: on a busy machine one alone may be, before the signal.
     slow = [f"{server}/slow.png?{number}" for number in range(9)]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "clip2clap", "image-to-audio"),
-            *(photos / "cat.png", *slow, "-o", out, "--generator", model, "--allow-private"),
-            *("--batch-size", "1", "--json"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [
+        *("image-to-audio", photos / "cat.png", *slow, "-o", out, "--generator", model),
+        *("--allow-private", "--batch-size", "1", "--json"),
+    ]
+
+    def run_with_files() -> None:
+        with (
+            (tmp_path / "stdout").open("w") as sys.stdout,
+            (tmp_path / "stderr").open("w") as sys.stderr,
+            pytest.raises(SystemExit) as ended,
+        ):
+            main([str(word) for word in command])
+        os._exit(int(str(ended.value.code)))
+
+    process = start_fork(run_with_files)
     deadline = time.monotonic() + 300
-    while not (out / "cat.wav").exists() and process.poll() is None:
+    while not (out / "cat.wav").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(number)
-    shown, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130, complaint
+    os.kill(process, number)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    shown, complaint = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
+    assert status == 130, complaint
     assert "Traceback" not in complaint
     report = json.loads(shown)
     assert report["interrupted"]
