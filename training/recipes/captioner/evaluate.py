@@ -16,7 +16,7 @@ from clip2clap.training.recipes.captioner.texts import clean, names_class
 from clip2clap.training.recipes.demo.data import DemoData
 
 _TOKENS = 28
-CANDIDATES = 24
+CANDIDATES = 48
 
 
 def naming(captioner: Captioner, media: Media, modality: str) -> dict[str, float]:
