@@ -38,8 +38,13 @@ SOLVERS = {
 GUIDED = (0.0, 0.25, 1.0)
 CACHED = (2, 3)
 CANDIDATES = (1, 2, 4, 8, 16)
-# Candidates that are ranked by drafts.
+# Candidates that are ranked, and how.
 RANKED = 4
+RANKINGS: dict[str, dict[str, Any]] = {
+    "drafts": {"draft_candidates": True},
+    "audio": {"draft_candidates": False},
+    "drafts of 8 steps": {"draft_candidates": True, "num_inference_steps": 8},
+}
 # Of the demo models.
 USUAL_STEPS = 10
 
@@ -135,12 +140,10 @@ class Study:
 
     def run_ranking(self, count: int) -> None:
         """Score the best of some candidates as ranking finds it by drafts and by whole audio."""
-        for name, is_draft in {"drafts": True, "audio": False}.items():
-            # One seed an item, so that both rank the same candidates.
-            seeds = list(range(len(self.labels)))
-            self.run(
-                f"ranked {name}", num_candidates=count, draft_candidates=is_draft, generator=seeds
-            )
+        # One seed an item, so that all rank the same candidates.
+        usual = {"num_candidates": count, "generator": list(range(len(self.labels)))}
+        for name, options in RANKINGS.items():
+            self.run(f"ranked {name}", **usual, **options)
 
 
 def accuracy(right: Tensor) -> dict[str, Any]:

@@ -93,13 +93,15 @@ def check_generator_call(pipeline: Any, call: Any) -> int:
     _check_latents(call, (total, *pipeline.latent_shape(samples)), what)
     if call.num_candidates > 1:
         _check_ranking(pipeline, call)
+    if call.draft_candidates is None:
+        call.draft_candidates = pipeline.makes_drafts
     expect(
         isinstance(call.draft_candidates, bool),
         "draft_candidates",
         "True or False",
         call.draft_candidates,
     )
-    if call.draft_candidates and not hasattr(pipeline.vocoder, "draft_iterations"):
+    if call.draft_candidates and not pipeline.makes_drafts:
         name = type(pipeline.vocoder).__name__
         raise UserError(
             f"draft_candidates=True needs a vocoder that makes drafts, a SpectralVocoder, and this "

@@ -198,6 +198,11 @@ class ImageToAudioPipeline(TranslatorPipeline):
         return frames * self._hop_length / self.sampling_rate
 
     @property
+    def makes_drafts(self) -> bool:
+        """True if the vocoder makes drafts, which candidates are ranked by."""
+        return hasattr(self.vocoder, "draft_iterations")
+
+    @property
     def _hop_length(self) -> int:
         return math.prod(self.vocoder.config.upsample_rates)
 
@@ -222,7 +227,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         negative_prompt_embeds: Tensor | None = None,
         num_candidates: int | None = None,
         num_variations: int = 1,
-        draft_candidates: bool = False,
+        draft_candidates: bool | None = None,
         cache_interval: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
@@ -256,7 +261,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
             num_variations: Candidates to keep per item, the most similar first.
             draft_candidates: Rank quick drafts of a `SpectralVocoder`, and vocode in full only the
                 candidates that are kept; without effect where all are. Similarities are then those
-                of the drafts.
+                of the drafts. By default, where the vocoder is one.
             cache_interval: Number of steps from one update of the UNet's deep features to the next,
                 as in DeepCache (arXiv 2312.00858); 1 reuses none.
             eta: Noise that DDIM adds, from 0 to 1 (arXiv 2010.02502).
@@ -281,7 +286,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
         decoded = self._generate(request, self._decode_mels if drafting else self._decode)
         similarities = None
         if targets is not None:
-            audio = self._draft(decoded, call.batch_size) if drafting else decoded
+            audio = self._vocode_all(decoded, call.batch_size, draft=True) if drafting else decoded
             _, similarities = self.rank(audio[:, :samples], targets)
             best = similarities.argsort(dim=1, descending=True, stable=True)
             firsts = torch.arange(0, len(embeds), call.num_candidates).unsqueeze(1)
@@ -387,17 +392,15 @@ class ImageToAudioPipeline(TranslatorPipeline):
         scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
         return self.vae.decode(scaled, return_dict=False)[0].squeeze(1)
 
-    def _draft(self, mels: Tensor, batch_size: int) -> Tensor:
-        return self._vocode_all(mels, batch_size, iterations=self.vocoder.draft_iterations)
-
-    def _vocode_all(self, mels: Tensor, batch_size: int, **options: Any) -> Tensor:
+    def _vocode_all(self, mels: Tensor, batch_size: int, *, draft: bool = False) -> Tensor:
         parts = mels.to(self._execution_device).split(batch_size)
         with running("vocoder"):
-            return torch.cat([self._vocode(part, **options) for part in parts])
+            return torch.cat([self._vocode(part, draft=draft) for part in parts])
 
-    def _vocode(self, mels: Tensor, **options: Any) -> Tensor:
+    def _vocode(self, mels: Tensor, *, draft: bool = False) -> Tensor:
         """Convert log-mel spectrograms to waveforms, float32, on the CPU."""
         mels = mels.to(self.vocoder.dtype)
+        options = {"iterations": self.vocoder.draft_iterations} if draft else {}
         waveforms = self.vocoder(mels, **options).to("cpu", torch.float32)
         # An unbounded vocoder may exceed full scale, where a file's samples would be clipped.
         return waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1.0)
@@ -443,7 +446,5 @@ class _AudioDiffusion(LatentDiffusion):
 
     def to_outputs(self, latents: Tensor) -> Tensor:
         """Decode latents to waveforms (n, samples), as drafts of a vocoder that makes such."""
-        parts, options = self.parts, {}
-        if hasattr(parts.vocoder, "draft_iterations"):
-            options["iterations"] = parts.vocoder.draft_iterations
-        return parts._vocode(parts._decode_mels(latents), **options)
+        parts = self.parts
+        return parts._vocode(parts._decode_mels(latents), draft=parts.makes_drafts)

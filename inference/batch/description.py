@@ -33,6 +33,7 @@ def fill_call(pipeline: Any, call: Mapping[str, Any], options: BatchOptions) -> 
     filled = {name: value for name, value in call.items() if value is not None}
     for name in _DEFAULTS:
         filled.setdefault(name, pipeline.config[f"default_{name}"])
+    filled.setdefault("draft_candidates", pipeline.makes_drafts)
     # They can be kept only if they are made.
     filled["num_candidates"] = max(int(filled["num_candidates"]), options.num_variations)
     filled.setdefault("audio_length_in_s", pipeline.default_audio_length_in_s)

@@ -112,7 +112,9 @@ def repeat_audio(pipeline: Any, tags: Mapping[str, Any], value: Any) -> np.ndarr
     """
     settings, run = tags["settings"], tags["run"]
     kept = settings["num_candidates" if settings["keep_candidates"] else "num_variations"]
-    call = {name: settings[name] for name in CALL_SETTINGS if name in settings}
+    # Without the setting, a file is from before drafts were ranked by default.
+    call: dict[str, Any] = {"draft_candidates": False}
+    call |= {name: settings[name] for name in CALL_SETTINGS if name in settings}
     if tags["negative_prompt"] is not None:
         call["negative_prompt"] = [tags["negative_prompt"]] * run["items"]
     result = pipeline(
