@@ -155,6 +155,9 @@ def _by_embeds(
     settings["steps"] = steps
     if isinstance(pipeline, ImageToAudioPipeline):
         settings["seconds"] = config.audio_length_in_s or pipeline.default_audio_length_in_s
+    else:
+        names = ("size", "refine_strength", "clip_guidance_scale")
+        settings |= {name: pipeline.config[f"default_{name}"] for name in names}
 
     def make(batch: list[int]) -> tuple[Sequence[Any], Callable[[Path, Any], object]]:
         shared: dict[str, Any] = {

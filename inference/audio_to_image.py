@@ -21,7 +21,8 @@ from clip2clap.inference.inputs import AudioSource, ImageSource, embeds_on_cpu, 
 from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.outputs import AudioToImageOutput
-from clip2clap.inference.similarity_guidance import SimilarityGuidance
+from clip2clap.inference.painting.paint import default_cut_size
+from clip2clap.inference.similarity_guidance import GuidanceOptions, SimilarityGuidance
 from clip2clap.media.images import to_images, to_pixels
 from clip2clap.metrics.classification import IMAGE_PROMPT
 from clip2clap.models.autoencoders import Autoencoder
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from clip2clap.translator.base import Translator
 
 _DEFAULT_PROMPT_WEIGHT = 0.3
+# Cutouts of an image that is guided to its own embedding, one gradient step per denoising step.
+_CUTOUTS = 4
 # An embedding whose norm differs from 1 by less was scaled to unit norm.
 _UNIT_TOLERANCE = 1e-3
 
@@ -73,6 +76,9 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         embed_norm: L2 norm of the embeddings that the decoder was trained on, to which embeddings
             of unit norm are scaled.
         default_guidance_scale: Default of `guidance_scale`.
+        default_clip_guidance_scale: Default of `clip_guidance_scale`.
+        default_refine_strength: Default of `refine_strength`.
+        default_size: Default of `height` and `width`; None for the size that was trained on.
         default_num_inference_steps: Default of `num_inference_steps`.
 
     Raises:
@@ -137,6 +143,9 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         clip_id: str | None = None,
         embed_norm: float = 1.0,
         default_guidance_scale: float = 3.0,
+        default_clip_guidance_scale: float = 0.0,
+        default_refine_strength: float = 0.0,
+        default_size: int | None = None,
         default_num_inference_steps: int = 20,
     ) -> None:
         super().__init__()
@@ -197,11 +206,13 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         negative_image_embeds: Tensor | None = None,
         image: ImageSource | Sequence[ImageSource] | None = None,
         strength: float = 0.8,
+        refine_strength: float | None = None,
         noise_level: int = 0,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        clip_guidance_scale: float | None = None,
         guidance: SimilarityGuidance | None = None,
         num_candidates: int = 1,
         cache_interval: int = 1,
@@ -232,12 +243,14 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             negative_image_embeds: CLIP embeddings to guide away from, for the other decoders.
             image: Images to start from, one for all items or one for each; cropped to the size.
             strength: Fraction of `image` to replace, from 0 to 1.
+            refine_strength: The same of images generated at the training size and enlarged.
             noise_level: Noise that stable unCLIP adds to the embedding, as a timestep.
-            height: Height in pixels; by default the decoder's training size.
-            width: Width in pixels, likewise.
+            height: Height in pixels; by default, as the width, the decoder's.
+            width: Width in pixels.
             num_inference_steps: Number of denoising steps.
             guidance_scale: Strength of classifier-free guidance; disabled at 1 and below.
-            guidance: Targets that the sampler is guided to by their similarity.
+            clip_guidance_scale: Strength of guidance to the own embedding by CLIP; 0 is off.
+            guidance: Targets that the sampler is guided to by their similarity, in place of it.
             num_candidates: Images per item.
             cache_interval: Number of steps from one update of the UNet's deep features to the next,
                 as in DeepCache (arXiv 2312.00858); 1 reuses none.
@@ -260,15 +273,41 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             self.decoder.size if side is None else side for side in (height, width)
         )
         count = check_decoder_call(self, call)
-        start = None
-        if call.image is not None:
-            start = to_pixels(read_images(call.image), call.height, call.width)
+        start = self._start(call)
+        call.guidance = self._guidance(call, is_asked=clip_guidance_scale is not None)
         embeds = self._condition(call)
         decode = Tensor.cpu if output_type == "latent" else self.decoder.to_pixels
         pixels = self._generate(self._request(call, embeds, start, count), decode)
         images, similarities = self._convert(pixels, embeds, output_type)
         output = AudioToImageOutput(images, unit_norm(embeds), similarities)
         return self._finish(output, call)
+
+    def _start(self, call: Any) -> Tensor | None:
+        """Return the images to start from, and set the share of the denoising that is left."""
+        if call.image is not None:
+            call.start_strength = call.strength
+            return to_pixels(read_images(call.image), call.height, call.width)
+        is_larger = min(call.height, call.width) > self.decoder.trained_size
+        if call.refine_strength and is_larger and call.latents is None:
+            call.start_strength = call.refine_strength
+        return None
+
+    def _guidance(self, call: Any, *, is_asked: bool) -> SimilarityGuidance | None:
+        """Return the guidance of a call, by default that of each image to its own embedding."""
+        scale = call.clip_guidance_scale
+        if call.guidance is not None or not scale:
+            return call.guidance
+        if self.clip is None:
+            if not is_asked:
+                return None
+            raise UserError(
+                "Guidance by CLIP needs the decoder's own CLIP, and this pipeline has none: load "
+                "it with clip=..., or give clip_guidance_scale=0.",
+                param="clip_guidance_scale",
+            )
+        size = default_cut_size(self.clip)
+        options = GuidanceOptions(scale, iterations=1, cutouts=_CUTOUTS, cut_size=size)
+        return SimilarityGuidance(self.clip, options=options)
 
     def _apply_ip_adapter(self) -> None:
         if self.ip_adapter is not None:
@@ -316,6 +355,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             call,
             self.decoder.latent_shape(call.height, call.width),
             self._scale(embeds)[rows],
+            unit_norm(embeds)[rows],
             spread_generators(call.generator, count, call.num_candidates),
             latents=call.latents,
             negative_embeds=negatives,

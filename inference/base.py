@@ -393,7 +393,7 @@ class TranslatorPipeline(CardedPipeline):
         """Return a call's arguments, with defaults filled in and single items as lists."""
         batch_size = 1 if self._low_memory else _DEFAULT_BATCH_SIZE
         defaults = {"batch_size": batch_size, "image": None, "guidance_interval": (0.0, 1.0)}
-        defaults |= {"callback_on_step_end_tensor_inputs": ("latents",)}
+        defaults |= {"callback_on_step_end_tensor_inputs": ("latents",), "start_strength": None}
         call = {k: as_python(k, v) for k, v in arguments.items() if k not in ("self", "unknown")}
         refuse_unknown(arguments["unknown"], call, where=f"A call of {type(self).__name__}")
         call["generator"] = as_generators(call["generator"])

@@ -18,7 +18,7 @@ from clip2clap.inference.inputs import (
     embeds_on_cpu,
     is_count,
 )
-from clip2clap.inference.similarity_guidance import SimilarityGuidance
+from clip2clap.inference.similarity_guidance import MOST_STRENGTH, SimilarityGuidance
 
 # Beyond it any UNet's output overflows or is noise.
 _MAX_GUIDANCE = 10_000.0
@@ -127,7 +127,9 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
     check_number(call.audio_start_in_s, "audio_start_in_s")
     if call.audio_length_in_s is not None:
         check_number(call.audio_length_in_s, "audio_length_in_s")
-    check_number(call.strength, "strength", 1.0)
+    for name in ("strength", "refine_strength"):
+        check_number(getattr(call, name), name, 1.0)
+    check_number(call.clip_guidance_scale, "clip_guidance_scale", MOST_STRENGTH)
     _check_guidance(call, SimilarityGuidance)
     levels = decoder.noise_levels
     holds = is_integer(call.noise_level) and 0 <= call.noise_level < levels

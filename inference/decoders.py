@@ -1,10 +1,14 @@
 """Image decoders conditioned on CLIP image embeddings, one class per architecture."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
@@ -46,9 +50,14 @@ class ImageDecoder(LatentDiffusion):
         return self.factor
 
     @property
-    def size(self) -> int:
+    def trained_size(self) -> int:
         """Height and width in pixels that it was trained on."""
         return self.parts.unet.config["sample_size"] * self.factor
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels by default."""
+        return self.parts.config["default_size"] or self.trained_size
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return the shape of one image's latents: (channels, rows, columns)."""
@@ -62,6 +71,25 @@ class ImageDecoder(LatentDiffusion):
 
     def _embeds_input(self, embeds: Tensor) -> dict[str, Any]:
         return {"class_labels": embeds}
+
+    def generate_start(self, request: Request) -> Tensor:
+        """Generate images at the size that was trained on, and enlarge them.
+
+        Guidance to each image's own embedding is left to their refinement.
+        """
+        channels, *sides = request.shape
+        scale = self.trained_size / self.factor / min(sides)
+        rows, columns = (round(side * scale) for side in sides)
+        call = SimpleNamespace(**vars(request.call) | {"start_strength": None})
+        call.guidance = copy.copy(call.guidance)
+        if call.guidance is not None:
+            call.guidance.on_outputs = None
+            if call.guidance.targets is None:
+                call.guidance = None
+        small = replace(request, call=call, shape=(channels, rows, columns))
+        pixels = self.to_pixels(self.generate(small, lambda *_: {}))
+        size = [side * self.factor for side in sides]
+        return F.interpolate(pixels, size, mode="bicubic").clamp(0, 1)
 
     def to_latents(self, pixels: Tensor) -> Tensor:
         """Encode images.

@@ -35,12 +35,14 @@ class Request:
 
     `call` holds the arguments of the pipeline's call, `shape` is that of one output's latents, and
     `latents` is the starting noise in place of the generators'. Embeddings are of shape (n, d),
-    images to start from of shape (n, 3, height, width), in [0, 1].
+    those of `embeds` as the UNet gets them and those of `own_embeds` as they were before; images to
+    start from are of shape (n, 3, height, width), in [0, 1].
     """
 
     call: Any
     shape: tuple[int, int, int]
     embeds: Tensor
+    own_embeds: Tensor
     generators: Sequence[torch.Generator]
     latents: Tensor | None = None
     negative_embeds: Tensor | None = None
@@ -94,6 +96,10 @@ class LatentDiffusion(ABC):
         """Encode images (n, 3, height, width) in [0, 1], for models that can start from them."""
         raise NotImplementedError
 
+    def generate_start(self, request: Request) -> Tensor:
+        """Generate the images that are refined, for models that can start from them."""
+        raise NotImplementedError
+
     def to_pixels(self, latents: Tensor) -> Tensor:
         """Decode latents to images in [0, 1], with their gradient, for models of images."""
         raise NotImplementedError
@@ -111,9 +117,10 @@ class LatentDiffusion(ABC):
         steps = call.num_inference_steps
         with _explained(scheduler, steps):
             scheduler.set_timesteps(steps, device=device)
-        if call.image is None:
+        if call.start_strength is None:
             return scheduler, scheduler.timesteps
-        first = (steps - min(int(steps * call.strength), steps)) * getattr(scheduler, "order", 1)
+        kept = min(int(steps * call.start_strength), steps)
+        first = (steps - kept) * getattr(scheduler, "order", 1)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         return scheduler, scheduler.timesteps[first:]
@@ -125,6 +132,8 @@ class LatentDiffusion(ABC):
         After each step `on_step` gets `latents`, the conditional tensors under their names, and the
         unconditional ones under `negative_` and the name.
         """
+        if request.image is None and request.call.start_strength is not None:
+            request = replace(request, image=self.generate_start(request))
         unet, device = self.parts.unet, self.parts._execution_device
         conditional, unconditional = self.condition(request)
         scheduler, timesteps = self.schedule(request.call, device)
@@ -161,7 +170,8 @@ class LatentDiffusion(ABC):
             predicted = self._filter(predicted, scaled[-len(latents) :], timestep, tensors)
             if guidance is not None and index in guidance.steps(len(timesteps)):
                 cuts = step_generators(request.generators, index)
-                move = partial(guidance, decode=self.to_outputs, generators=cuts)
+                own = {"generators": cuts, "embeds": request.own_embeds}
+                move = partial(guidance, decode=self.to_outputs, **own)
                 predicted = guided_prediction(scheduler, predicted, timestep, latents, move)
             if scheduler.config.get("variance_type") in ("learned", "learned_range"):
                 predicted = torch.cat([predicted, variance], dim=1)

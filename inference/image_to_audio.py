@@ -314,12 +314,9 @@ class ImageToAudioPipeline(TranslatorPipeline):
 
     def latent_shape(self, samples: int) -> tuple[int, int, int]:
         """Return the shape of one item's latents: (channels, time, frequency)."""
+        factor, channels = self.vae_scale_factor, self.unet.config["in_channels"]
         frames = math.ceil(samples / self._hop_length)
-        return (
-            self.unet.config["in_channels"],
-            math.ceil(frames / self.vae_scale_factor),
-            self.vocoder.config.model_in_dim // self.vae_scale_factor,
-        )
+        return channels, math.ceil(frames / factor), self.vocoder.config.model_in_dim // factor
 
     def _condition(
         self, call: Any, count: int, samples: int
@@ -353,6 +350,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
             call,
             self.latent_shape(samples),
             self.retrieve(embeds),
+            embeds,
             generators,
             latents=call.latents,
             negative_embeds=negatives,

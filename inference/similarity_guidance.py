@@ -23,7 +23,8 @@ from clip2clap.media.images import to_pixels
 
 # Root mean square of a gradient step of strength 1, in standard deviations of the latents.
 _STEP = 0.04
-_MOST_STRENGTH = 100.0
+MOST_STRENGTH = 100.0
+"""Largest strength."""
 # Cosine similarity above which two targets are one.
 _SAME = 0.9999
 
@@ -72,7 +73,7 @@ class GuidanceOptions:
     """Weight of the perceptual distance from an initial image."""
 
     def __post_init__(self) -> None:
-        for name, most in (("strength", _MOST_STRENGTH), ("start", 1), ("end", 1)):
+        for name, most in (("strength", MOST_STRENGTH), ("start", 1), ("end", 1)):
             value = getattr(self, name)
             holds = is_number(value) and 0 <= value <= most
             expect(holds, name, f"from 0 to {most:g}", value)
@@ -96,7 +97,8 @@ class Guidance(ABC):
     scaled to the same length in each step, so that a strength means the same for all targets.
 
     Args:
-        targets: Targets; those of weight 0 are left out.
+        targets: Targets of all outputs, of which those of weight 0 are left out; None for each
+            output's own embedding.
         options: Options of guidance.
         on_outputs: Called after each guided step with the outputs of the moved latents.
 
@@ -107,18 +109,21 @@ class Guidance(ABC):
 
     def __init__(
         self,
-        targets: Sequence[Target],
+        targets: Sequence[Target] | None = None,
         options: GuidanceOptions | None = None,
         *,
         on_outputs: Callable[[Tensor], object] | None = None,
     ):
+        self.options, self.on_outputs = options or GuidanceOptions(), on_outputs
+        self.targets, self._vectors, self._weights = None, None, torch.ones(1)
+        if targets is None:
+            return
         kept = [target for target in targets if target.weight != 0]
         if not kept:
             raise UserError("Expected at least one target with a weight other than 0.")
         check_targets(kept, needs_positive=False)
         _check_contradictions(kept)
-        self.targets, self.options = kept, options or GuidanceOptions()
-        self.on_outputs = on_outputs
+        self.targets = kept
         self._vectors = torch.stack([target.embed.float() for target in kept])
         weights = torch.tensor([target.weight for target in kept], dtype=torch.float32)
         self._weights = weights / weights.abs().sum()
@@ -146,6 +151,7 @@ class Guidance(ABC):
         clean: Tensor,
         decode: Callable[[Tensor], Tensor],
         generators: Sequence[torch.Generator],
+        embeds: Tensor,
     ) -> Tensor:
         """Move predicted clean latents.
 
@@ -154,13 +160,15 @@ class Guidance(ABC):
             decode: Differentiable decoder to images (n, 3, height, width) in [0, 1], or waveforms
                 (n, samples).
             generators: Generator of each row's cutouts, on the CPU.
+            embeds: Each row's own embedding, shape (n, d).
         """
         moved, options = clean.detach(), self.options
         for _ in range(options.iterations):
             with torch.enable_grad():
                 latents = moved.requires_grad_()
-                rows = zip(decode(latents), generators, strict=True)
-                loss = torch.stack([self._loss(output[None], own) for output, own in rows]).sum()
+                rows = zip(decode(latents), generators, embeds, strict=True)
+                losses = [self._loss(output[None], cuts, own) for output, cuts, own in rows]
+                loss = torch.stack(losses).sum()
                 if options.range_scale:
                     beyond = latents.abs().sub(3).clamp(min=0)
                     loss = loss + options.range_scale * beyond.square().mean()
@@ -179,9 +187,10 @@ class Guidance(ABC):
             self.on_outputs(decode(moved))
         return moved
 
-    def _loss(self, output: Tensor, generator: torch.Generator) -> Tensor:
+    def _loss(self, output: Tensor, generator: torch.Generator, embed: Tensor) -> Tensor:
         embeds = self.embed_cutouts(output, generator)
-        angles = squared_angles(embeds, self._vectors.to(embeds)) @ self._weights.to(embeds)
+        targets = embed[None] if self._vectors is None else self._vectors
+        angles = squared_angles(embeds, targets.to(embeds)) @ self._weights.to(embeds)
         return angles.mean() + self.penalty(output)
 
 
@@ -216,7 +225,7 @@ class SimilarityGuidance(Guidance):
     def __init__(
         self,
         clip: PixelEncoder,
-        targets: Sequence[Target],
+        targets: Sequence[Target] | None = None,
         options: GuidanceOptions | None = None,
         *,
         init: Image.Image | None = None,

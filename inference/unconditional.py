@@ -115,8 +115,7 @@ class UnconditionalDiffusion(LatentDiffusion):
         ]
         call = SimpleNamespace(
             num_inference_steps=num_inference_steps,
-            image=image,
-            strength=strength,
+            start_strength=None if image is None else strength,
             eta=eta,
             guidance=guidance,
             guidance_scale=1.0,
@@ -127,7 +126,8 @@ class UnconditionalDiffusion(LatentDiffusion):
         if image is not None:
             start = to_pixels([image], height, width).expand(len(own), -1, -1, -1)
         shape = (self.parts.unet.config["in_channels"], height, width)
-        request = Request(call, shape, torch.zeros(len(own), 0), own, image=start)
+        none = torch.zeros(len(own), 0)
+        request = Request(call, shape, none, none, own, image=start)
 
         def step(index: int, timestep: Tensor, tensors: Tensors) -> Tensors:
             if on_step is not None:

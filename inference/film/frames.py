@@ -38,7 +38,8 @@ class DecodedFrames:
         options: Size and frame rate of the film.
         seed: Seed of the noise.
         walk_in_s: Period of the noise, in seconds; 0 for constant noise.
-        calls: Further arguments of the pipeline's call.
+        calls: Further arguments of the pipeline's call; without `clip_guidance_scale` frames are
+            not guided by CLIP.
 
     Raises:
         UserError: If the period is negative.
@@ -54,9 +55,10 @@ class DecodedFrames:
         calls: dict[str, Any] | None = None,
     ):
         expect(0 <= walk_in_s < math.inf, "walk_in_s", "0 or more", walk_in_s)
-        self.pipeline, self.options, self.calls = pipeline, options, dict(calls or {})
+        self.pipeline, self.options = pipeline, options
+        self.calls = {"clip_guidance_scale": 0.0} | (calls or {})
         sides = (self.calls.get(name) for name in ("height", "width"))
-        height, width = (pipeline.decoder.size if side is None else side for side in sides)
+        height, width = (pipeline.decoder.trained_size if side is None else side for side in sides)
         generator = torch.Generator().manual_seed(seed)
         shape = (2, *pipeline.decoder.latent_shape(height, width))
         self._noise = torch.randn(shape, generator=generator, dtype=torch.float32)

@@ -75,7 +75,7 @@ def pipeline_frames(
     if clip is None:
         raise UserError("Painting needs the decoder's CLIP. Name a clip.", param="paint_on")
     canvas, sides = Canvas(pipeline.vae), calls or {}
-    height, width = (sides.get(name, pipeline.decoder.size) for name in ("height", "width"))
+    height, width = (sides.get(name, pipeline.decoder.trained_size) for name in ("height", "width"))
     generator = torch.Generator().manual_seed(seed)
     return PaintedFrames(
         canvas,

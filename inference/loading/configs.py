@@ -37,8 +37,10 @@ _SETTINGS = {
     **dict.fromkeys(("clap_id", "clip_id", "clap_revision", "decoder_kind"), str),
     **dict.fromkeys(("clap_space", "clip_space"), dict),
     **dict.fromkeys(("embed_norm", "default_guidance_scale"), float),
+    **dict.fromkeys(("default_clip_guidance_scale", "default_refine_strength"), float),
     "default_guidance_interval": list[float],
     **dict.fromkeys(("default_num_inference_steps", "default_num_candidates"), int),
+    "default_size": int,
 }
 
 

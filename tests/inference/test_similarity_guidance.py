@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from clip2clap import AudioToImagePipeline
 from clip2clap.core.errors import UserError
@@ -42,13 +43,16 @@ def guidance(pipe, *targets: Target, **options) -> SimilarityGuidance:
 
 def generate(pipe, embeds, guide: SimilarityGuidance | None, seeds=SEEDS) -> Tensor:
     """Return pixels of images conditioned on no class in particular."""
-    condition = torch.nn.functional.normalize(embeds["dog"] + embeds["fire"], dim=0)
+    condition = F.normalize(embeds["dog"] + embeds["fire"], dim=0)
     return pipe(
         image_embeds=condition.expand(len(seeds), -1),
         guidance=guide,
         generator=list(seeds),
         num_inference_steps=5,
         output_type="pt",
+        height=64,
+        width=64,
+        clip_guidance_scale=0,
     ).images
 
 
@@ -77,6 +81,52 @@ def test_another_target_does_not_help_this_one(pipe, embeds):
     dog = generate(pipe, embeds, guidance(pipe, Target(embeds["dog"]), strength=2))
     for own, other, name in ((fire, dog, "fire"), (dog, fire, "dog")):
         assert similarity(pipe, own, embeds[name]) > similarity(pipe, other, embeds[name])
+
+
+def test_each_image_of_the_demo_is_guided_to_its_own_embedding(pipe, embeds):
+    own = torch.stack([embeds["dog"], embeds["fire"]]).repeat_interleave(4, 0)
+    call = {"image_embeds": own, "generator": SEEDS, "output_type": "pt"}
+    guided = pipe(**call).images
+    plain = pipe(**call, clip_guidance_scale=0).images
+    assert guided.shape == plain.shape == (8, 3, 128, 128)
+    for rows, name, other in ((slice(4), "dog", "fire"), (slice(4, 8), "fire", "dog")):
+        to_own = similarity(pipe, guided[rows], embeds[name])
+        assert to_own > similarity(pipe, plain[rows], embeds[name]) + 0.05
+        assert to_own > similarity(pipe, guided[rows], embeds[other]) + 0.2
+    (alone,) = pipe(image_embeds=own[5:6], generator=[5], output_type="pt").images
+    assert (alone - guided[5]).abs().mean() < 0.1 * (guided[4] - guided[5]).abs().mean()
+
+
+def test_a_large_image_is_a_small_one_enlarged_and_refined(pipe, embeds):
+    call: dict[str, Any] = {"image_embeds": embeds["fire"][None], "clip_guidance_scale": 0}
+    call |= {"generator": [3], "output_type": "pt"}
+    small = pipe(**call, height=64, width=64).images
+    refined = pipe(**call).images
+    direct = pipe(**call, refine_strength=0).images
+    wide = pipe(**call, height=64, width=128).images
+    assert wide.shape == (1, 3, 64, 128)
+
+    def alike(images: Tensor) -> float:
+        pair = torch.stack([F.avg_pool2d(images, 16).flatten(), F.avg_pool2d(small, 8).flatten()])
+        return float(pair.corrcoef()[0, 1])
+
+    assert alike(refined) > 0.9
+    assert alike(direct) < 0.7
+    # Given noise has the size of the image.
+    latents = torch.randn(1, 32, 16, 16, generator=torch.Generator().manual_seed(0))
+    call |= {"latents": latents, "generator": None}
+    assert torch.equal(pipe(**call).images, pipe(**call, refine_strength=0).images)
+
+
+def test_guidance_by_clip_needs_a_clip(decoder):
+    decoder.register_modules(clip=None)
+    embeds = F.normalize(torch.ones(1, decoder.embed_dim), dim=1)
+    assert len(decoder(image_embeds=embeds, num_inference_steps=1).images) == 1
+    with pytest.raises(UserError, match="needs the decoder's own CLIP") as caught:
+        decoder(image_embeds=embeds, clip_guidance_scale=1.0)
+    assert caught.value.param == "clip_guidance_scale"
+    with pytest.raises(UserError, match="clip_guidance_scale"):
+        decoder(image_embeds=embeds, clip_guidance_scale=-1)
 
 
 def test_a_seed_gives_the_same_image_in_any_batch(pipe, embeds):
@@ -122,13 +172,13 @@ def test_a_step_is_along_the_gradient_and_of_the_strengths_length():
 
         def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
             means = pixel_values.mean(dim=(2, 3))[:, :2]
-            return torch.nn.functional.normalize(means, dim=1)
+            return F.normalize(means, dim=1)
 
     target = Target(torch.tensor([1.0, 0.0]))
     options = GuidanceOptions(strength=2, iterations=1, cutouts=1)
     own = SimilarityGuidance(Plane(), [target], options)
     clean = torch.full((1, 3, 4, 4), 0.5)
-    moved = own(clean, decode=lambda latents: latents, generators=[torch.Generator()])
+    moved = own(clean, lambda latents: latents, [torch.Generator()], torch.zeros(1, 2))
     change = (moved - clean).mean(dim=(2, 3))[0]
     assert change[0] > 0 > change[1]
     assert change[2] == 0
@@ -141,7 +191,7 @@ def test_the_distance_from_the_initial_image_holds_a_step_back():
 
         def encode_pixels(self, pixel_values: Tensor, *, size: int | None = None) -> Tensor:
             means = pixel_values.mean(dim=(2, 3))[:, :2]
-            return torch.nn.functional.normalize(means, dim=1)
+            return F.normalize(means, dim=1)
 
     def distance(images: Tensor, others: Tensor) -> Tensor:
         return (images - others).square().mean(dim=(1, 2, 3))
@@ -153,7 +203,7 @@ def test_the_distance_from_the_initial_image_holds_a_step_back():
         options = GuidanceOptions(iterations=1, cutouts=1, init_scale=scale)
         own = SimilarityGuidance(Gray(), [target], options, init=start, perceptual=distance)
         clean = torch.full((1, 3, 4, 4), 0.5)
-        moved = own(clean, decode=lambda latents: latents, generators=[torch.Generator()])
+        moved = own(clean, lambda latents: latents, [torch.Generator()], torch.zeros(1, 2))
         found[scale] = (moved - clean).mean(dim=(2, 3))[0]
     assert found[0.0][0] > 0 > found[0.0][1]
     assert found[100.0][0] < 0 < found[100.0][1]

@@ -144,7 +144,7 @@ def test_the_words_route_makes_the_prompts_images_and_ranks_them_by_the_audio(pi
 
 def test_mixed_routes_start_from_the_decoders_image(pipe, model, noise):
     decoded = pipe(noise, generator=seeds(1, 2), num_inference_steps=2)
-    own: Any = {"num_inference_steps": 4, "width": 64, "height": 64}
+    own: Any = {"num_inference_steps": 4, "width": 128, "height": 128}
     route = WordsRoute(pipe, say("a dog", "a cat"), model, mixed=True, **own)
     kept = route(noise, generator=seeds(1, 2), num_inference_steps=2, strength=0)
     assert np.array_equal(arrays(kept.images), arrays(decoded.images))

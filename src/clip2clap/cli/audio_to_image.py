@@ -180,13 +180,18 @@ def _init_image(options: AudioToImage) -> Any:
 
 def _call_arguments(pipeline: Any, options: AudioToImage) -> dict[str, Any]:
     prompt = {} if options.describe else {"prompt": options.prompt[0] if options.prompt else None}
+    scale = options.clip_guidance_scale
+    guidance = {} if scale is None else {"clip_guidance_scale": scale}
+    side = pipeline.decoder.trained_size if options.film else pipeline.decoder.size
     return call_arguments(pipeline, options) | {
         **prompt,
+        **guidance,
         "prompt_weight": options.prompt_weight,
         "image": options.init_image,
         "strength": options.strength,
-        "height": options.height or pipeline.decoder.size,
-        "width": options.width or pipeline.decoder.size,
+        "refine_strength": options.refine_strength,
+        "height": options.height or side,
+        "width": options.width or side,
         "num_candidates": options.num_candidates or options.num_images,
     }
 

@@ -46,7 +46,7 @@ def make_film(
 
     run.advance(0.0, "Reading the audio")
     pipeline = models.audio_to_image
-    side = pipeline.decoder.size
+    side = pipeline.decoder.trained_size
     width, height = from_pipeline.film_size(side, side)
     options = FilmOptions(
         fps=order.fps,

@@ -143,7 +143,7 @@ def film_recipes(order: FilmOrder, names: Mapping[str, str]) -> tuple[str, str]:
         "    pipeline_frames,\n"
         ")\n\n"
         f"pipe = AudioToImagePipeline.from_pretrained({decoder!r}{parts})\n"
-        "width, height = film_size(pipe.decoder.size, pipe.decoder.size)\n"
+        "width, height = film_size(pipe.decoder.trained_size, pipe.decoder.trained_size)\n"
         f"options = FilmOptions(width=width, height=height{options})\n"
         "make_film(\n"
         '    "film.mp4",\n'

@@ -40,6 +40,8 @@ from clip2clap.training.recipes.demo.perceptual import (
 SIZE = 64
 BATCH = 64
 STEPS, GUIDANCE_SCALE = 8, 4.0
+# Images are generated at SIZE, enlarged and refined under guidance by the demo CLIP.
+IMAGE_SIZE, REFINE_STRENGTH, CLIP_GUIDANCE_SCALE = 128, 0.6, 3.0
 PATCH, CHANNELS = 8, 32
 TUNING_BATCH = 24
 # The gradients of the terms differ in size: on the latents, the CLIP term's is ten times the

@@ -37,7 +37,7 @@ from clip2clap.translator.base import Translator
 MODEL_ID = "demo"
 GUIDANCE_SCALE = 8.0
 GUIDANCE_INTERVAL = (0.0, 0.5)
-INFERENCE_STEPS = 10
+INFERENCE_STEPS = 8
 CANDIDATES = 4
 # Noises whose texture the UNet misses, chosen on the validation split.
 FILTERED_CLASSES = ("sea", "wind")
@@ -125,6 +125,9 @@ def _audio_to_image(recipe: Recipe, table: Path, space: EmbeddingSpace) -> Audio
         clip_space=space.to_dict(),
         default_guidance_scale=image_decoder.GUIDANCE_SCALE,
         default_num_inference_steps=image_decoder.STEPS,
+        default_size=image_decoder.IMAGE_SIZE,
+        default_refine_strength=image_decoder.REFINE_STRENGTH,
+        default_clip_guidance_scale=image_decoder.CLIP_GUIDANCE_SCALE,
     )
 
 

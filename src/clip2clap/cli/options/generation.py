@@ -261,6 +261,19 @@ class AudioToImage(
         min=0,
         max=1,
     )
+    clip_guidance_scale: float | None = option(
+        "Strength of guidance of each image to its own embedding by CLIP; by default 0 for films.",
+        panel="Sampling",
+        min=0,
+        max=100,
+    )
+    refine_strength: float | None = option(
+        "Share of denoising to repeat on images generated at the decoder's training size and "
+        "enlarged; 0 generates larger ones at once.",
+        panel="Sampling",
+        min=0,
+        max=1,
+    )
     num_images: int = option(
         "Images per input, the one closest to the condition first.",
         default=1,
