@@ -52,8 +52,11 @@ def _images(labels: list[str]) -> tuple[Tensor, Make]:
 
     def make(embed: Tensor, strength: float, seeds: int) -> Tensor:
         options = GuidanceOptions(strength=strength, cut_size=112)
+        side = pipe.decoder.trained_size
         images = pipe(
             image_embeds=embed.expand(seeds, -1),
+            height=side,
+            width=side,
             guidance=SimilarityGuidance(pipe.clip, [Target(embed)], options),
             generator=list(range(seeds)),
         ).images

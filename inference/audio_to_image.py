@@ -89,7 +89,7 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         >>> from clip2clap import AudioToImagePipeline
         >>> pipe = AudioToImagePipeline.from_pretrained("demo")
         >>> pipe("bark.wav", num_inference_steps=2).images[0].size
-        (64, 64)
+        (128, 128)
     """
 
     model_cpu_offload_seq = "clap->translator->clip->text_encoder->unet->vae"

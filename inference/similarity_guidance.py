@@ -219,7 +219,7 @@ class SimilarityGuidance(Guidance):
         >>> guidance = SimilarityGuidance(pipe.clip, [Target(embed[0])], options)
         >>> image_embeds = {"image_embeds": embed, "num_inference_steps": 2}
         >>> pipe(**image_embeds, guidance=guidance).images[0].size
-        (64, 64)
+        (128, 128)
     """
 
     def __init__(

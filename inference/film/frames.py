@@ -56,9 +56,10 @@ class DecodedFrames:
     ):
         expect(0 <= walk_in_s < math.inf, "walk_in_s", "0 or more", walk_in_s)
         self.pipeline, self.options = pipeline, options
-        self.calls = {"clip_guidance_scale": 0.0} | (calls or {})
-        sides = (self.calls.get(name) for name in ("height", "width"))
-        height, width = (pipeline.decoder.trained_size if side is None else side for side in sides)
+        given = {name: value for name, value in (calls or {}).items() if value is not None}
+        sides = dict.fromkeys(("height", "width"), pipeline.decoder.trained_size)
+        self.calls: dict[str, Any] = {"clip_guidance_scale": 0.0, **sides, **given}
+        height, width = (self.calls[name] for name in sides)
         generator = torch.Generator().manual_seed(seed)
         shape = (2, *pipeline.decoder.latent_shape(height, width))
         self._noise = torch.randn(shape, generator=generator, dtype=torch.float32)

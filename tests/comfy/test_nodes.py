@@ -186,7 +186,7 @@ def test_the_example_makes_sounds_of_an_image_and_saves_them_best_first(nodes, c
 def test_the_example_makes_images_of_a_stereo_sound(nodes, comfy):
     results = run(nodes, workflow("sound_to_image", count=2, steps=1))
     (images,) = results["3"]
-    assert images.shape == (2, 64, 64, 3)
+    assert images.shape == (2, 128, 128, 3)
     assert 0 <= float(images.min()) < float(images.max()) <= 1
     assert comfy["steps"] == comfy["total"] == 1
 

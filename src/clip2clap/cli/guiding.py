@@ -115,7 +115,7 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
     perceptual = _load_perceptual(options, device)
     guidance = SimilarityGuidance(clip, found, settings, init=image, perceptual=perceptual)
     is_unconditional = options.unconditional is not None
-    size = model.size if is_unconditional else model.decoder.size
+    size = model.size if is_unconditional else model.decoder.trained_size
     default = _UNCONDITIONAL_STEPS
     if not is_unconditional:
         default = model.config["default_num_inference_steps"]
@@ -130,7 +130,10 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
         # Half a step more, as the pipeline rounds the number of steps down.
         share = (steps - options.skip_timesteps + 0.5) / steps
         call |= {"image": image, "strength": min(1.0, share)}
-    conditions = {} if is_unconditional else _image_condition(model, found, options)
+    conditions: dict[str, Any] = {}
+    if not is_unconditional:
+        # Targets take the place of guidance to the own embedding, and nothing where they are off.
+        conditions = {**_image_condition(model, found, options), "clip_guidance_scale": 0.0}
 
     def generate(seed: int, guide: Any) -> Any:
         own = [torch.Generator().manual_seed(seed)]
