@@ -289,7 +289,8 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
             return to_pixels(read_images(call.image), call.height, call.width)
         is_larger = min(call.height, call.width) > self.decoder.trained_size
         if call.refine_strength and is_larger and call.latents is None:
-            call.start_strength = call.refine_strength
+            # Half a step more than one at least, as the number of steps is rounded down.
+            call.start_strength = max(call.refine_strength, 1.5 / call.num_inference_steps)
         return None
 
     def _guidance(self, call: Any, *, is_asked: bool) -> SimilarityGuidance | None:

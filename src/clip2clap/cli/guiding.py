@@ -130,16 +130,14 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
         # Half a step more, as the pipeline rounds the number of steps down.
         share = (steps - options.skip_timesteps + 0.5) / steps
         call |= {"image": image, "strength": min(1.0, share)}
-    conditions: dict[str, Any] = {}
-    if not is_unconditional:
-        # Targets take the place of guidance to the own embedding, and nothing where they are off.
-        conditions = {**_image_condition(model, found, options), "clip_guidance_scale": 0.0}
+    conditions = {} if is_unconditional else _image_condition(model, found, options)
 
     def generate(seed: int, guide: Any) -> Any:
         own = [torch.Generator().manual_seed(seed)]
         if is_unconditional:
             return model(own, guidance=guide, **call)[0]
-        return model(generator=own, guidance=guide, **call, **conditions).images[0]
+        by_targets_alone: dict[str, Any] = {"guidance": guide, "clip_guidance_scale": 0.0}
+        return model(generator=own, **by_targets_alone, **call, **conditions).images[0]
 
     heard = [*targets["audio"], *targets["speech"]]
     first = (name for name, weight in heard if weight > 0)
