@@ -1,24 +1,32 @@
-"""Alterations of synthesized speech: rooms, telephones, noise and silence."""
+"""Alterations of synthesized speech: speakers' sizes, rooms, telephones, noise and silence."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import soxr
 from scipy.signal import butter, sosfilt
 
 from clip2clap.training.recipes.speech.voices import RATE
 from clip2clap.training.speech.alterations import add_noise, reverberate
 
+SIZES = (0.82, 1.22)
+"""Least and greatest factor of pitch, formants and speed together, as of a larger or smaller
+speaker."""
+
 
 def altered(
     waveform: np.ndarray, noises: Sequence[np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
-    """Return speech in a room, over a telephone, with noise or after silence, each sometimes.
+    """Return speech of another size, in a room, over a telephone, with noise, each sometimes.
 
     Args:
         waveform: Speech at 16 kHz.
         noises: Recordings at 16 kHz that half of the noise is taken from, if there are any.
         rng: Source of all that is random.
     """
+    if rng.random() < 0.7:
+        factor = np.exp(rng.uniform(*np.log(SIZES)))
+        waveform = soxr.resample(waveform, RATE * factor, RATE)
     if rng.random() < 0.3:
         waveform = reverberate(waveform, RATE, rng.uniform(0.1, 0.6), rng)
     if rng.random() < 0.2:

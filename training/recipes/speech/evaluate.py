@@ -18,17 +18,23 @@ from clip2clap.embeddings.encoders.speech import FITS, SpeechEncoder
 from clip2clap.training.recipes.demo.data import DemoData, read_audio
 from clip2clap.training.recipes.demo.words import CLASSES
 from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
-from clip2clap.training.recipes.speech.calibration import choose, draw_images
+from clip2clap.training.recipes.speech.calibration import choose, draw_images, foreign_utterances
 from clip2clap.training.recipes.speech.recipe import name_embeds
 from clip2clap.training.recipes.speech.texts import EVALUATION_PHRASES, Sentence, phrase
-from clip2clap.training.recipes.speech.voices import EVALUATION_VOICES, FURTHER_VOICES, RATE, Voice
+from clip2clap.training.recipes.speech.voices import (
+    EVALUATION_VOICES,
+    FURTHER_VOICES,
+    RATE,
+    UNSEEN_VOICES,
+    Voice,
+)
 from clip2clap.training.speech.alterations import add_noise
 
 NAMES = 200
 PHRASES_SEED = 11
 NOISE_DB = 10.0
-# Painting takes seconds, so that images are painted of each third class alone.
-PAINTED_EACH = 3
+# Painting takes seconds, so that images are painted from some phrases of each class alone.
+PAINTED = 2
 
 Transcribe = Callable[[np.ndarray], str]
 
@@ -82,11 +88,15 @@ class SpeechEvaluation:
         queries, name_labels = self.encode(spoken, seed=12), name_embeds(self.clip, names)
         _report(report, "names", queries, spoken, names, name_labels)
         _report(report, "images by name", queries, spoken, names, images)
-        queries = self.encode(phrases, seed=21, voices=FURTHER_VOICES)
-        _report(report, "classes, further voices", queries, phrases, classes, labels)
-        queries = self.encode(spoken, seed=22, voices=FURTHER_VOICES)
-        _report(report, "names, further voices", queries, spoken, names, name_labels)
-        _report(report, "images by name, further voices", queries, spoken, names, images)
+        for group, voices, seed in (
+            ("further voices", FURTHER_VOICES, 21),
+            ("unseen voices", UNSEEN_VOICES, 31),
+        ):
+            queries = self.encode(phrases, seed=seed, voices=voices)
+            _report(report, f"classes, {group}", queries, phrases, classes, labels)
+            queries = self.encode(spoken, seed=seed + 1, voices=voices)
+            _report(report, f"names, {group}", queries, spoken, names, name_labels)
+            _report(report, f"images by name, {group}", queries, spoken, names, images)
 
     def _report_fits(
         self, spoken: Tensor, phrases: Sequence[Sentence], report: Callable[[str], Any]
@@ -95,11 +105,17 @@ class SpeechEvaluation:
         labels, images = draw_images(self.clip, self.data, "test")
         others = [read_audio(each) for each in self.data.audio if each.split == "test"]
         noises = self.encoder.encode_audio([(each, RATE) for each in others if each.any()])
+        bank = SpeechBank(
+            self.folder / "foreign", foreign_utterances("evaluation", UNSEEN_VOICES, seed=41)
+        )
+        bank.synthesize()
+        foreign = self.encoder.encode_audio([(waveform, RATE) for waveform in bank])
         meanings = [each.meaning for each in phrases]
         for name, embeds, meant, is_meant in (
             ("of the class", spoken, meanings, True),
             ("of other classes", spoken, meanings, False),
             ("and a recording instead of speech", noises, [""] * len(noises), False),
+            ("and speech that is not English", foreign, [""] * len(foreign), False),
         ):
             rng = random.Random(4)
             best = [
@@ -142,7 +158,7 @@ class SpeechEvaluation:
         classify: Callable[[list[Image.Image]], Tensor],
         report: Callable[[str], Any],
     ) -> None:
-        """Report how like their class images are that are painted from a phrase of some classes.
+        """Report how like their class images are that are painted from two phrases of each.
 
         Beside them stand images painted from the same phrases typed.
 
@@ -152,10 +168,10 @@ class SpeechEvaluation:
             report: Takes one line for each way to encode the phrases.
         """
         phrases, labels = class_phrases(), name_embeds(self.clip, list(CLASSES))
-        some = slice(None, None, PAINTED_EACH * len(EVALUATION_PHRASES))
-        places = torch.arange(0, len(CLASSES), PAINTED_EACH)
+        places = torch.arange(len(CLASSES)).repeat_interleave(PAINTED)
         for kind, embeds in self.encode(phrases, seed=PHRASES_SEED).items():
-            images = [paint(embed) for embed in embeds[some]]
+            some = embeds.unflatten(0, (len(CLASSES), -1))[:, :PAINTED].flatten(0, 1)
+            images = [paint(embed) for embed in some]
             similarities = self.clip.encode_image(images) @ labels.T
             own = similarities.gather(1, places.unsqueeze(1)).mean()
             named = int((similarities.argmax(dim=1) == places).sum())

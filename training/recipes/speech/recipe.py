@@ -1,9 +1,9 @@
-"""Training of the demo speech encoder: Whisper's first layers, frozen, and attention pooling."""
+"""Training of the demo speech encoder: Whisper's encoder, frozen, and attention pooling."""
 
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
 from clip2clap.models.speech import SpeechConfig, SpeechModel
 from clip2clap.training.recipes.demo.data import DemoData, read_audio
-from clip2clap.training.recipes.demo.loop import Schedule, Stage
+from clip2clap.training.recipes.demo.loop import Schedule, Stage, mixed_precision
 from clip2clap.training.recipes.demo.words import CLASSES
 from clip2clap.training.recipes.speech.alterations import altered
 from clip2clap.training.recipes.speech.bank import PART, SpeechBank, draw_utterances
@@ -37,7 +37,7 @@ from clip2clap.training.recipes.speech.texts import (
 from clip2clap.training.recipes.speech.whisper import whisper_encoder
 
 SCHEDULE = Schedule(5_000, 2e-3, weight_decay=0.05, ema_decay=0.998)
-LAYERS, POSITIONS, WINDOW_S = 3, 200, 4.0
+LAYERS, POSITIONS, WINDOW_S = 4, 200, 4.0
 BATCH = 64
 # Scale of cosine similarities in the softmax over meanings and images, of teacher and student.
 LOGIT_SCALE = 60.0
@@ -50,6 +50,8 @@ IMAGES = 5
 # Utterances of each of ImageNet's names, each synonym of a demo class, and each frequent word.
 PER_NAME, PER_SYNONYM, PER_WORD = 12, 30, 2
 WORDS, CAPTIONS = 5_000, 4_000
+# Times that each utterance is altered anew.
+COPIES = 2
 # Longest stretch of an utterance's frames that is hidden in training, 20 ms each.
 MASKED_FRAMES = 15
 
@@ -68,6 +70,29 @@ def build_model(backbone: dict[str, Tensor], space: dict[str, Any] | None = None
     model.backbone.requires_grad_(False)
     model.backbone.layer_norm.requires_grad_(True)
     return model
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frozen frames of utterances, one after another.
+
+    Args:
+        values: Frames, shape (frames, 384), in float16.
+        lengths: Number of frames of each utterance, shape (n,).
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        return self.lengths.cumsum(0) - self.lengths
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """Return frames in float32, (n, longest, 384), those past an utterance's own arbitrary."""
+        places = torch.arange(int(self.lengths[rows].max()))
+        found = self._starts[rows].unsqueeze(1) + places  # (n, longest)
+        return self.values[found.clamp(max=len(self.values) - 1)].float()
 
 
 class SpeechRecipe:
@@ -89,7 +114,9 @@ class SpeechRecipe:
         steps: int | None = None,
     ):
         self.data, self.folder = data, folder
-        self.backbone = whisper_encoder(whisper, layers=LAYERS, positions=POSITIONS)
+        state = whisper_encoder(whisper, layers=LAYERS, positions=POSITIONS)
+        # Frames are those of the weights as they are shipped.
+        self.backbone = {name: value.float() for name, value in compressed(state).items()}
         self.schedule = SCHEDULE if steps is None else replace(SCHEDULE, steps=steps)
 
     @cached_property
@@ -150,42 +177,41 @@ class SpeechRecipe:
         return [waveform for waveform in waveforms if waveform.any()]
 
     @cached_property
-    def frames(self) -> tuple[Tensor, Tensor]:
-        """Frozen frames of each altered utterance, (n, 200, 384), and how many hold audio."""
+    def frames(self) -> "Frames":
+        """Frozen frames of each utterance, altered `COPIES` times in turn."""
         folder = self.folder / "frames"
         folder.mkdir(parents=True, exist_ok=True)
         model = build_model(self.backbone).eval()
         waveforms = iter(self.bank)
-        frames = torch.empty(len(self.bank), POSITIONS, model.config.backbone_config.d_model).half()
-        lengths = torch.empty(len(self.bank), dtype=torch.long)
+        parts = []
         for start in track(range(0, len(self.bank), PART), description="frames"):
-            rows = slice(start, start + PART)
             spoken = list(itertools.islice(waveforms, PART))
             path = folder / f"part-{start // PART:04d}.npz"
             if not path.exists():
                 rng = np.random.default_rng(100 + start)
-                heard = [altered(each, self.noises, rng) for each in spoken]
-                made, counts = encode_frames(model, heard)
+                heard = [altered(each, self.noises, rng) for each in spoken for _ in range(COPIES)]
+                made = encode_frames(model, heard)
                 with replacing(path) as temporary, open(temporary, "wb") as file:
-                    np.savez(file, frames=made.numpy(), lengths=counts.numpy())
+                    np.savez(file, values=made.values.numpy(), lengths=made.lengths.numpy())
             with np.load(path) as part:
-                frames[rows] = torch.from_numpy(part["frames"])
-                lengths[rows] = torch.from_numpy(part["lengths"])
-        return frames, lengths
+                parts.append(Frames(*(torch.from_numpy(part[key]) for key in part)))
+        return Frames(
+            torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
+        )
 
     @cached_property
     def model(self) -> SpeechModel:
         """Trained model."""
-        frames, lengths = self.frames
-        numbers, targets = self.meanings
+        frames, (numbers, targets) = self.frames, self.meanings
         meant = torch.tensor([numbers[each.sentence.meaning] for each in self.bank.utterances])
+        meant = meant.repeat_interleave(COPIES)
         stage = Stage("speech", self.folder, self.schedule)
         stage.folder.mkdir(parents=True, exist_ok=True)
 
         def batch_loss(model: Any, generator: torch.Generator) -> Tensor:
-            rows = torch.randint(len(frames), (BATCH,), generator=generator)
-            mask = training_mask(lengths[rows], generator)
-            embeds = pooled(model, frames[rows].float(), mask)
+            rows = torch.randint(len(meant), (BATCH,), generator=generator)
+            mask = training_mask(frames.lengths[rows], generator)
+            embeds = pooled(model, frames.batch(rows), mask)
             return distillation_loss(embeds, targets[meant[rows]], (targets, self.images))
 
         space = self.clip.space("text").in_modality("audio").to_dict()
@@ -199,20 +225,22 @@ def feature_extractor() -> WhisperFeatureExtractor:
 
 
 @torch.inference_mode()
-def encode_frames(model: SpeechModel, waveforms: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Return the normalized output of the frozen layers, (n, 200, 384) in float16, and lengths.
+def encode_frames(model: SpeechModel, waveforms: list[np.ndarray]) -> Frames:
+    """Return the normalized output of the frozen layers where there is audio.
 
     The norm after the last layer is trained. Normalizing twice changes nothing, so that it can be
     trained on frames that are normalized already.
     """
     extractor, samples = feature_extractor(), model.config.window
     cut = [waveform[:samples] for waveform in waveforms]
-    frames = []
+    lengths = [max(1, int(np.ceil(each.size / samples * POSITIONS))) for each in cut]
+    values = []
     for start in range(0, len(cut), 16):
         batch = extractor(cut[start : start + 16], sampling_rate=16_000, return_tensors="pt")
-        frames.append(model.backbone(batch.input_features).last_hidden_state.half())
-    lengths = [int(np.ceil(waveform.size / samples * POSITIONS)) for waveform in cut]
-    return torch.cat(frames), torch.tensor(lengths).clamp(1, POSITIONS)
+        with mixed_precision():
+            found = model.backbone(batch.input_features).last_hidden_state.half()
+        values += [frames[:count] for frames, count in zip(found, lengths[start:], strict=False)]
+    return Frames(torch.cat(values), torch.tensor(lengths))
 
 
 def name_embeds(clip: ClipEncoder, names: list[str]) -> Tensor:
@@ -228,8 +256,8 @@ def pooled(model: SpeechModel, frames: Tensor, mask: Tensor) -> Tensor:
 
 
 def training_mask(lengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a mask, (n, 200), of the frames that hold audio, but for one short stretch of each."""
-    places = torch.arange(POSITIONS)
+    """Return a mask, (n, longest), of frames that hold audio, but for a short stretch of each."""
+    places = torch.arange(int(lengths.max()))
     count = torch.randint(MASKED_FRAMES + 1, (len(lengths), 1), generator=generator)
     start = (torch.rand(len(lengths), 1, generator=generator) * lengths.unsqueeze(1)).long()
     hidden = (places >= start) & (places < start + count)
@@ -270,8 +298,12 @@ def package(recipe: SpeechRecipe, target: Path) -> None:
     model.config.calibration = found.to_dict()
     encoder.save_pretrained(target, facts=facts)
     path = target / "model.safetensors"
-    small = {
+    save_file(compressed(load_file(path)), path, metadata={"format": "pt"})
+
+
+def compressed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with matrices in 8 bits (e4m3) and all else in half precision."""
+    return {
         name: value.to(torch.float8_e4m3fn if value.dim() > 1 else torch.float16)
-        for name, value in load_file(path).items()
+        for name, value in state.items()
     }
-    save_file(small, path, metadata={"format": "pt"})
