@@ -72,6 +72,14 @@ def test_evaluation_shares_no_phrase_and_no_voice_with_training():
     assert not variants & {*ESPEAK_VARIANTS}
 
 
+def test_speech_that_is_not_english_means_no_image_and_no_voice_of_training_says_it():
+    utterances = evaluate.foreign_utterances()
+    assert all(not each.sentence.meaning for each in utterances)
+    languages, variants = zip(*(each.voice.name.split("+") for each in utterances), strict=True)
+    assert not any(language.startswith("en") for language in languages)
+    assert not {*variants} & {*ESPEAK_VARIANTS}
+
+
 def test_sentences_mean_the_name_within_them():
     sentences = name_sentences(["tench"], seed=1, per_synonym=2, per_name=3)
     assert sum(each.meaning == "tench" for each in sentences) == 3

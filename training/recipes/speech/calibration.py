@@ -1,7 +1,6 @@
 """Calibration of how likely speech means the image that it is most similar to."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from clip2clap.embeddings.encoders.speech import SpeechEncoder, similarity_share
 from clip2clap.metrics.calibration import Calibration, fit_calibration
 from clip2clap.training.recipes.demo.data import DemoData, Split, read_audio
 from clip2clap.training.recipes.demo.words import CLASSES
-from clip2clap.training.recipes.speech.bank import SpeechBank, Utterance, draw_utterances
-from clip2clap.training.recipes.speech.texts import FOREIGN, TRAINING_PHRASES, Sentence, phrase
+from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
+from clip2clap.training.recipes.speech.texts import TRAINING_PHRASES, Sentence, phrase
 from clip2clap.training.recipes.speech.voices import RATE, Voice
 
 # Variants of eSpeak NG that neither training nor evaluation has.
@@ -23,8 +22,6 @@ VOICES = [
     for name in ("en-us+anika", "en-gb+ed", "en-us+john", "en-gb+max", "en-us+quincy", "en-gb+zac")
 ]
 PHRASES = 8
-# Times that each sentence in another language is spoken.
-REPEATS = 3
 # Images that each utterance may mean.
 CHOICES = 4
 # Images of each class that choices are drawn from.
@@ -37,7 +34,7 @@ def calibrate(
     """Fit the probability that the most similar image is meant, on voices and images held out.
 
     Half of the utterances choose among images one of which is meant, the others among images of
-    other classes; recordings that are no speech, and other languages than English, mean none.
+    other classes; recordings that are no speech mean none.
 
     Args:
         encoder: Speech encoder.
@@ -54,38 +51,17 @@ def calibrate(
     bank = SpeechBank(folder, draw_utterances(sentences, seed=14, voices=VOICES))
     bank.synthesize()
     spoken = encoder.encode_audio([(waveform, RATE) for waveform in bank])
-    foreign = SpeechBank(folder / "foreign", foreign_utterances("calibration", VOICES, seed=15))
-    foreign.synthesize()
     labels, images = draw_images(clip, data, "validation")
     others = [read_audio(audio) for audio in data.audio if audio.split == "validation"]
-    waveforms = [each for each in [*others, *foreign] if each.any()]
-    nothing = encoder.encode_audio([(waveform, RATE) for waveform in waveforms])
+    noises = encoder.encode_audio([(each, RATE) for each in others if each.any()])
     found = [
         choose(embed, sentence.meaning, labels, images, rng, is_meant=place % 2 == 0)
         for place, (embed, sentence) in enumerate(zip(spoken, sentences, strict=True))
     ]
-    found += [choose(embed, "", labels, images, rng, is_meant=False) for embed in nothing]
+    found += [choose(embed, "", labels, images, rng, is_meant=False) for embed in noises]
     similarities, right = zip(*found, strict=True)
     shares = similarity_share(torch.tensor(similarities)).numpy()
     return fit_calibration(shares, np.array(right))
-
-
-def foreign_utterances(part: str, voices: Sequence[Voice], *, seed: int) -> list[Utterance]:
-    """Draw utterances in other languages than English, by the variants of eSpeak NG's voices.
-
-    Args:
-        part: Part of `FOREIGN`, "calibration" or "evaluation".
-        voices: Voices of eSpeak NG whose variants speak, in turn.
-        seed: Of tempo and pitch.
-    """
-    spoken = [(name, text) for name, texts in FOREIGN[part].items() for text in texts]
-    variants = [voice.name.split("+")[1] for voice in voices]
-    speakers = [
-        Voice("espeak", f"{language}+{variants[place % len(variants)]}")
-        for place, (language, _) in enumerate(spoken * REPEATS)
-    ]
-    sentences = [Sentence(text, "") for _, text in spoken * REPEATS]
-    return draw_utterances(sentences, seed=seed, voices=speakers)
 
 
 def draw_images(clip: ClipEncoder, data: DemoData, split: Split) -> tuple[list[str], Tensor]:

@@ -17,10 +17,15 @@ from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.encoders.speech import FITS, SpeechEncoder
 from clip2clap.training.recipes.demo.data import DemoData, read_audio
 from clip2clap.training.recipes.demo.words import CLASSES
-from clip2clap.training.recipes.speech.bank import SpeechBank, draw_utterances
-from clip2clap.training.recipes.speech.calibration import choose, draw_images, foreign_utterances
+from clip2clap.training.recipes.speech.bank import SpeechBank, Utterance, draw_utterances
+from clip2clap.training.recipes.speech.calibration import choose, draw_images
 from clip2clap.training.recipes.speech.recipe import name_embeds
-from clip2clap.training.recipes.speech.texts import EVALUATION_PHRASES, Sentence, phrase
+from clip2clap.training.recipes.speech.texts import (
+    EVALUATION_PHRASES,
+    FOREIGN,
+    Sentence,
+    phrase,
+)
 from clip2clap.training.recipes.speech.voices import (
     EVALUATION_VOICES,
     FURTHER_VOICES,
@@ -105,9 +110,7 @@ class SpeechEvaluation:
         labels, images = draw_images(self.clip, self.data, "test")
         others = [read_audio(each) for each in self.data.audio if each.split == "test"]
         noises = self.encoder.encode_audio([(each, RATE) for each in others if each.any()])
-        bank = SpeechBank(
-            self.folder / "foreign", foreign_utterances("evaluation", UNSEEN_VOICES, seed=41)
-        )
+        bank = SpeechBank(self.folder / "foreign", foreign_utterances())
         bank.synthesize()
         foreign = self.encoder.encode_audio([(waveform, RATE) for waveform in bank])
         meanings = [each.meaning for each in phrases]
@@ -247,6 +250,17 @@ def class_phrases() -> list[Sentence]:
         for name in CLASSES
         for template in EVALUATION_PHRASES
     ]
+
+
+def foreign_utterances() -> list[Utterance]:
+    """Draw utterances that are not English, by the variants of the unseen voices in turn."""
+    spoken = [(language, text) for language, texts in FOREIGN.items() for text in texts]
+    variants = [voice.name.split("+")[1] for voice in UNSEEN_VOICES]
+    voices = [
+        Voice("espeak", f"{language}+{variants[place % len(variants)]}")
+        for place, (language, _) in enumerate(spoken)
+    ]
+    return draw_utterances([Sentence(text, "") for _, text in spoken], seed=41, voices=voices)
 
 
 def whisper_transcriber(folder: Path) -> Transcribe:

@@ -15,8 +15,8 @@ _PHRASES = tomllib.loads(Path(__file__).with_name("phrases.toml").read_text(enco
 
 TRAINING_PHRASES: list[str] = _PHRASES["training"]
 EVALUATION_PHRASES: list[str] = _PHRASES["evaluation"]
-FOREIGN: dict[str, dict[str, list[str]]] = _PHRASES["foreign"]
-"""Sentences in eSpeak NG's languages, other languages for the calibration than for evaluation."""
+FOREIGN: dict[str, list[str]] = _PHRASES["foreign"]
+"""Sentences that are not English, by eSpeak NG's language."""
 TEMPLATES = ("{}", "a photo of a {}", "a picture of the {}")
 """Templates whose text embeddings are averaged for a name, which has no carrier phrase."""
 MOST_WORDS = 8
