@@ -139,8 +139,7 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
         by_targets_alone: dict[str, Any] = {"guidance": guide, "clip_guidance_scale": 0.0}
         return model(generator=own, **by_targets_alone, **call, **conditions).images[0]
 
-    heard = [*targets["audio"], *targets["speech"]]
-    first = (name for name, weight in heard if weight > 0)
+    heard = (name for name, weight in [*targets["audio"], *targets["speech"]] if weight > 0)
     return Guided(
         options,
         generate,
@@ -150,7 +149,7 @@ def load_image_guided(options: Guide, targets: Weighted) -> Guided:
         "image",
         steps,
         captioner=_load_captioner(options, clip.space("image"), "demo", device),
-        audio=next(first, None),
+        audio=next(heard, None),
         settings={name: call[name] for name in ("width", "height", "num_inference_steps")},
     )
 
