@@ -82,6 +82,7 @@ def test_of_two_candidates_the_better_by_clap_is_kept(pipeline, clap, cat):
         cat,
         num_inference_steps=4,
         num_candidates=2,
+        draft_candidates=False,
         generator=torch.Generator().manual_seed(0),
     )
     # Candidates are ranked by their first 5 s.
