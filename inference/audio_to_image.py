@@ -22,7 +22,11 @@ from clip2clap.inference.mixing import mix_embeds
 from clip2clap.inference.noise import spread_generators
 from clip2clap.inference.outputs import AudioToImageOutput
 from clip2clap.inference.painting.paint import default_cut_size
-from clip2clap.inference.similarity_guidance import GuidanceOptions, SimilarityGuidance
+from clip2clap.inference.similarity_guidance import (
+    GuidanceOptions,
+    SimilarityGuidance,
+    can_guide,
+)
 from clip2clap.media.images import to_images, to_pixels
 from clip2clap.metrics.classification import IMAGE_PROMPT
 from clip2clap.models.autoencoders import Autoencoder
@@ -298,9 +302,9 @@ class AudioToImagePipeline(TranslatorPipeline, IPAdapterMixin):
         scale = call.clip_guidance_scale
         if call.guidance is not None or not scale:
             return call.guidance
+        if not is_asked and (self.clip is None or not can_guide(self.scheduler)):
+            return None
         if self.clip is None:
-            if not is_asked:
-                return None
             raise UserError(
                 "Guidance by CLIP needs the decoder's own CLIP, and this pipeline has none: load "
                 "it with clip=..., or give clip_guidance_scale=0.",

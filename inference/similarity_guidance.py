@@ -274,6 +274,11 @@ def _check_contradictions(targets: Sequence[Target]) -> None:
                 )
 
 
+def can_guide(scheduler: Any) -> bool:
+    """Return True if a scheduler's latents have unit variance, which guidance needs."""
+    return hasattr(scheduler, "alphas_cumprod") and float(scheduler.init_noise_sigma) == 1
+
+
 def guided_prediction(
     scheduler: Any,
     predicted: Tensor,
@@ -293,7 +298,7 @@ def guided_prediction(
     Raises:
         UserError: If the scheduler scales latents otherwise.
     """
-    if not hasattr(scheduler, "alphas_cumprod") or float(scheduler.init_noise_sigma) != 1:
+    if not can_guide(scheduler):
         raise UserError(
             f"Guidance needs a scheduler whose latents have unit variance, such as DDIM or "
             f"DPM-Solver++, got {type(scheduler).__name__}."

@@ -20,6 +20,7 @@ from clip2clap.inference.similarity_guidance import (
 )
 
 SEEDS = list(range(8))
+OFF = {"clip_guidance_scale": 0}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,19 @@ def test_a_large_image_is_a_small_one_enlarged_and_refined(pipe, embeds):
     latents = torch.randn(1, 32, 16, 16, generator=torch.Generator().manual_seed(0))
     call |= {"latents": latents, "generator": None}
     assert torch.equal(pipe(**call).images, pipe(**call, refine_strength=0).images)
+
+
+def test_schedulers_of_other_variances_generate_unguided_unless_guidance_is_asked_for(pipe, embeds):
+    usual = pipe.scheduler
+    pipe.scheduler = EulerDiscreteScheduler.from_config(usual.config)
+    try:
+        call = {"image_embeds": embeds["dog"][None], "num_inference_steps": 3, "output_type": "pt"}
+        own, plain = (pipe(**call, generator=[1], **more).images for more in ({}, OFF))
+        assert torch.equal(own, plain)
+        with pytest.raises(UserError, match="unit variance"):
+            pipe(**call, clip_guidance_scale=1)
+    finally:
+        pipe.scheduler = usual
 
 
 def test_guidance_by_clip_needs_a_clip(decoder):
