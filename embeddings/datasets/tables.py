@@ -114,7 +114,8 @@ def rows_of(
             if is_text:
                 kept["caption"] = content["text"]
             elif isinstance(content[modality], Path | Url):
-                kept[column] = str(value["path"] if isinstance(value, Mapping) else value)
+                path = value.get("path") or row_id if isinstance(value, Mapping) else value
+                kept[column] = str(path)
             elif content[modality] is None and record.get("status") not in (None, "success"):
                 # img2dataset writes why it has no image.
                 problem = problem or f"{record['status']} ({record.get('error_message')})"

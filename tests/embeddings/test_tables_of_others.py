@@ -207,6 +207,13 @@ def test_bytes_come_before_addresses_and_a_failed_download_says_why(tmp_path):
     assert second.problem == "failed_to_download (HTTP Error 404)"
 
 
+def test_an_image_in_json_whose_bytes_are_a_path_is_named_by_its_row(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": {"bytes": "dog.jpg"}, "caption": "a"}))
+    (row,) = rows_of(tmp_path / "a.jsonl", wanted=IMAGE)
+    assert row.content["image"] == tmp_path / "dog.jpg"
+    assert row.columns["file"] == row.id == "a:0"
+
+
 def test_base64_and_data_uris_are_files(tmp_path):
     data = bytes(range(256)) * 2
     text = base64.b64encode(data).decode()

@@ -42,7 +42,7 @@ BATCH = 64
 # Scale of cosine similarities in the softmax over meanings and images, of teacher and student.
 LOGIT_SCALE = 60.0
 # Memory of the names, whose embeddings are nearer to those of images than what is heard.
-MEMORY = {"beta": 60.0, "mix": 0.5}
+MEMORY = {"beta": 60.0, "mix": 0.8}
 # Speakers of other sizes are heard alike; chosen on the calibration's voices.
 SPEEDS = (0.88, 1.07)
 # Training images of each category that speech is compared with.
