@@ -78,14 +78,15 @@ class ImageDecoder(LatentDiffusion):
         Guidance to each image's own embedding is left to their refinement.
         """
         channels, *sides = request.shape
-        scale = self.trained_size / self.factor / min(sides)
+        scale = self.parts.unet.config["sample_size"] / min(sides)
         rows, columns = (round(side * scale) for side in sides)
-        call = SimpleNamespace(**vars(request.call) | {"start_strength": None})
-        call.guidance = copy.copy(call.guidance)
-        if call.guidance is not None:
-            call.guidance.on_outputs = None
-            if call.guidance.targets is None:
-                call.guidance = None
+        guidance = copy.copy(request.call.guidance)
+        if guidance is None or guidance.targets is None:
+            guidance = None
+        else:
+            guidance.on_outputs = None
+        own = {"start_strength": None, "guidance": guidance}
+        call = SimpleNamespace(**vars(request.call) | own)
         small = replace(request, call=call, shape=(channels, rows, columns))
         pixels = self.to_pixels(self.generate(small, lambda *_: {}))
         size = [side * self.factor for side in sides]

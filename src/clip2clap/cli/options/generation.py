@@ -262,7 +262,7 @@ class AudioToImage(
         max=1,
     )
     clip_guidance_scale: float | None = option(
-        "Strength of guidance of each image to its own embedding by CLIP; by default 0 for films.",
+        "Strength of guidance of each image to its own embedding by CLIP; 0, as for films, is off.",
         panel="Sampling",
         min=0,
         max=100,
