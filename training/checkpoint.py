@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from clip2clap.core.files import replacing
+from clip2clap.core.files import save_tensors
 from clip2clap.core.output_folder import writing_to
 
 
@@ -65,8 +65,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], values: Mapping[s
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    with writing_to(path.parent), replacing(path) as partial:
-        save_file(stored, partial, metadata={"state": json.dumps(values)})
+    with writing_to(path.parent):
+        save_tensors(stored, path, {"state": json.dumps(values)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

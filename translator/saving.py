@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from clip2clap.core.errors import CheckpointError, UserError, one_line
-from clip2clap.core.files import replacing
+from clip2clap.core.files import replacing, save_tensors
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.translator.card import push, write_card
@@ -213,8 +213,6 @@ class SavedModule(nn.Module):
         Raises:
             UserError: If `save_directory` is a file, or `safe_serialization` is False.
         """
-        from safetensors.torch import save_file
-
         folder = Path(save_directory)
         if folder.is_file():
             raise UserError(f"{folder} is a file; give a folder.", param="save_directory")
@@ -222,8 +220,7 @@ class SavedModule(nn.Module):
             raise UserError("A translator is saved as safetensors only: leave safe_serialization.")
         folder.mkdir(parents=True, exist_ok=True)
         weights = {key: weight.contiguous() for key, weight in self.state_dict().items()}
-        with replacing(folder / weights_file(variant)) as partial:
-            save_file(weights, partial, metadata={"format": "pt"})
+        save_tensors(weights, folder / weights_file(variant), {"format": "pt"})
         text = json.dumps(self.config, indent=2, sort_keys=True) + "\n"
         with replacing(folder / CONFIG_FILE) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
-from clip2clap.core.files import as_path
+from clip2clap.core.files import as_path, save_tensors
 from clip2clap.inference.compatibility import PathOrId
 
 _FILE = "ip_adapter.safetensors"
@@ -66,11 +66,9 @@ class IPAdapterWeights:
 
     def save_pretrained(self, save_directory: PathOrId, **_: Any) -> None:
         """Save the weights into a folder."""
-        from safetensors.torch import save_file
-
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.tensors, folder / _FILE)
+        save_tensors(self.tensors, folder / _FILE)
 
     @property
     def embed_dim(self) -> int:

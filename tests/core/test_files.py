@@ -7,10 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import (
@@ -20,6 +23,7 @@ from clip2clap.core.files import (
     is_local_url,
     remove_leftovers,
     replacing,
+    save_tensors,
     visible_files,
     visible_folders,
 )
@@ -68,6 +72,26 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(
     with replacing(tmp_path / "other.txt") as partial:
         partial.write_text("new")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.part", "other.txt"]
+
+
+def test_nothing_is_left_of_a_killed_save_of_tensors(
+    tmp_path: Path, in_a_fork: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.safetensors"
+
+    def die(tensors: Any, file: Path, metadata: Any) -> None:
+        (file.parent / ".tmpRD7TaW").write_bytes(b"half")  # as safetensors does
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", die)
+        assert os.WIFSIGNALED(in_a_fork(save_tensors, {"a": torch.zeros(2)}, path))
+    save_tensors({"a": torch.ones(2)}, path)
+    with replacing(tmp_path / "config.json") as partial:
+        partial.touch()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["config.json", path.name]
+    assert torch.equal(load_file(path)["a"], torch.ones(2))
+    assert path.stat().st_mode == (tmp_path / "config.json").stat().st_mode
 
 
 def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
@@ -177,7 +201,8 @@ def test_leftovers_that_another_process_may_be_writing_stay_in_a_shared_folder(
         (tmp_path / ".0123456789abcdef-1-2.part").write_text("of a killed process")
         (tmp_path / ".scratch.part").mkdir()
         remove_leftovers(tmp_path, shared=True)
-        assert {path.name for path in tmp_path.iterdir()} == {partial.name, ".scratch.part"}
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {partial.parent.name, ".scratch.part"}
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clip2clap.captioning.language_model import load_language_model, with_padding
 from clip2clap.captioning.mapper import PrefixMapper
 from clip2clap.core.errors import CheckpointError, UserError, expect, is_integer, is_number
-from clip2clap.core.files import replacing
+from clip2clap.core.files import replacing, save_tensors
 from clip2clap.core.version import __version__
 from clip2clap.embeddings.space import EmbeddingSpace, SpaceMismatchError, require_same_model
 
@@ -140,8 +140,6 @@ class Captioner(nn.Module):
         Raises:
             UserError: If `save_directory` is a file.
         """
-        from safetensors.torch import save_file
-
         from clip2clap.core.hub import quiet
 
         folder = Path(save_directory)
@@ -153,8 +151,7 @@ class Captioner(nn.Module):
                 model.save_pretrained(folder / LANGUAGE_MODEL)
                 self.tokenizer.save_pretrained(folder / LANGUAGE_MODEL)
         weights = {name: value.contiguous() for name, value in self.mapper.state_dict().items()}
-        with replacing(folder / WEIGHTS_FILE) as partial:
-            save_file(weights, partial, metadata={"format": "pt"})
+        save_tensors(weights, folder / WEIGHTS_FILE, {"format": "pt"})
         config = {
             "_class_name": type(self).__name__,
             "_format_version": FORMAT_VERSION,

@@ -9,11 +9,15 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from clip2clap.core.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     import fcntl
@@ -37,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
     writes into the folder, which must exist.
 
     Yields:
-        Hidden path in the same folder to write to; its name is short, whatever that of the file.
+        Path to write to, in a hidden folder beside the file, which is removed with all that a
+        library writes there for itself; its name is short, whatever that of the file.
 
     Raises:
         OSError: If the disk is full, whatever but a `UserError` the block raises then. Errors of
@@ -45,22 +50,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     _remove_abandoned(path.parent.absolute())
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    partial = path.with_name(f".{digest}-{os.getpid()}-{threading.get_ident()}.part")
+    scratch = path.with_name(f".{digest}-{os.getpid()}-{threading.get_ident()}.part")
+    partial = scratch / "file"
+    places = os.fspath(scratch), os.fspath(partial)
     try:
-        with locked(partial):
+        with _locked_folder(scratch):
             yield partial
             os.replace(partial, path)
     except UserError:  # of what the block reads, not of writing
         raise
     except Exception as error:
         code = _write_error(partial)
-        if code is None and isinstance(error, OSError) and error.filename == os.fspath(partial):
+        if code is None and isinstance(error, OSError) and error.filename in places:
             code = error.errno
         if code is None:
             raise
         raise OSError(code, os.strerror(code), os.fspath(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write_error(partial: Path) -> int | None:
@@ -72,6 +79,57 @@ def _write_error(partial: Path) -> int | None:
     except OSError as error:
         return error.errno if error.errno in FULL_DISK_ERRORS else None
     return None
+
+
+def save_tensors(
+    tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Replace a safetensors file atomically, as `replacing` does.
+
+    Other users may read the file if they may read others in the folder, unlike what
+    `safetensors.torch.save_file` writes.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(dict(tensors), partial, metadata)
+        partial.chmod(mode)
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[None]:
+    """Create a folder and lock it; a killed process loses its lock."""
+    path.mkdir(exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        path.mkdir(exist_ok=True)  # another process may have removed it before it was locked
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a file or folder that no process has locked; none, where there are no locks."""
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -94,15 +152,13 @@ def remove_leftovers(folder: Path, *, shared: bool = False) -> None:
 
     Args:
         folder: Folder that no other run may write to, or a shared one.
-        shared: Whether others may be writing: only files of `replacing` that none has locked go.
+        shared: Whether others may be writing: only what `replacing` wrote and none has locked goes.
     """
     for path in folder.glob(".*.part"):
         if not shared:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        elif fcntl is not None and re.fullmatch(r"\.[0-9a-f]{16}-\d+-\d+\.part", path.name):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+            _remove(path)
+        elif re.fullmatch(r"\.[0-9a-f]{16}-\d+-\d+\.part", path.name):
+            _remove_unlocked(path)
 
 
 # Once per process and folder.

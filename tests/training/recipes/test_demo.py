@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -28,7 +27,6 @@ from clip2clap.training.recipes.demo.diffusion import (
     diffusion_loss,
     predict_clean,
 )
-from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.generator import (
     IMAGES,
     add_images,
@@ -311,20 +309,6 @@ def test_without_a_decay_all_steps_count_similarity_at_a_constant_rate(tmp_path)
     weights = torch.stack([*passed[1:], model.weight.detach()])
     assert torch.allclose(averaged.weight, weights.mean(dim=0), atol=1e-6)
     assert schedule.rate(4) == schedule.rate(19) == 1 > schedule.rate(3)
-
-
-def test_a_failed_write_leaves_the_file_of_features_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "features.safetensors"
-    save_tensors({"features": torch.ones(2)}, path)
-
-    def half_written(tensors, file):
-        file.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("clip2clap.training.recipes.demo.features.save_file", half_written)
-    with pytest.raises(OSError, match="disk full"):
-        save_tensors({"features": torch.zeros(2)}, path)
-    assert torch.equal(load_file(path)["features"], torch.ones(2))
 
 
 def test_a_delayed_signal_correlates_with_itself_and_not_with_another():

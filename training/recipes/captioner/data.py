@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clip2clap.core.files import save_tensors
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.training.recipes.captioner.texts import clean
 from clip2clap.training.recipes.demo.data import DemoData, Split
-from clip2clap.training.recipes.demo.features import save_tensors
 
 # Images per class, and per category of no class, in each split.
 IMAGES = {"train": 150, "validation": 8, "test": 10}

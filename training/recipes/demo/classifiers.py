@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip2clap.core.files import save_tensors
 from clip2clap.models.efficientnet import shorten
 from clip2clap.training.recipes.demo.aisfx import sfx_features
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, AudioBank, log_mel
-from clip2clap.training.recipes.demo.features import image_processor, save_tensors
+from clip2clap.training.recipes.demo.features import image_processor
 from clip2clap.training.recipes.demo.loop import compute, training_device
 from clip2clap.training.recipes.demo.pretrained import aisfx, efficientnet_lite2
 from clip2clap.training.recipes.demo.spaces import class_weights

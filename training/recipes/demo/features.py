@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil
 
-from clip2clap.core.files import replacing
+from clip2clap.core.files import replacing, save_tensors
 from clip2clap.models.efficientnet import shorten
 from clip2clap.models.yamnet_clap import YamnetFeatureExtractor, YamnetModel
 from clip2clap.training.recipes.demo.data import (
@@ -194,12 +194,6 @@ def audio_features(data: DemoData, path: Path) -> dict[str, Tensor]:
     for part in parts:
         part.unlink()
     return tensors
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file atomically: a killed run leaves no partial file."""
-    with replacing(path) as partial:
-        save_file(tensors, partial)
 
 
 def _features_of(

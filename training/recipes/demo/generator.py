@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from clip2clap.core.files import save_tensors
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.recipes.demo import diffusion
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, FRAMES, AudioBank, log_mel
@@ -24,7 +25,6 @@ from clip2clap.training.recipes.demo.diffusion import (
     ConditionedLatents,
     train_unet,
 )
-from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import Stage
 from clip2clap.training.recipes.demo.spaces import class_weights
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip2clap.core.files import save_tensors
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.training.recipes.demo import diffusion
 from clip2clap.training.recipes.demo.data import DemoImage
@@ -29,7 +30,6 @@ from clip2clap.training.recipes.demo.diffusion import (
     predict_clean,
     train_unet,
 )
-from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import Stage, mixed_precision, training_device
 from clip2clap.training.recipes.demo.perceptual import (
     FeatureDiscriminator,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
+from clip2clap.core.files import save_tensors
 from clip2clap.embeddings.checkpoint import NOTE_FILE
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
@@ -71,7 +71,7 @@ def package(recipe: Recipe, target: Path) -> None:
     audio_to_image.save_pretrained(target / "audio_to_image")
     names = recipe.data.class_names
     prompts = clap.encode_text([AUDIO_PROMPT.format(name) for name in names])
-    save_file({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
+    save_tensors({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
     (target / "kinds.json").write_text(json.dumps({"kinds": names}, indent=2) + "\n")
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clip2clap.core.files import save_tensors
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.training.config import TrainingConfig
@@ -244,7 +245,7 @@ class Recipe:
         if not path.is_file():
             activations = self.image_activations[: len(self.image_features["label"])]
             embeds = vision.embed(self.vision.tail(), activations)
-            features.save_tensors({"embeds": embeds}, path)
+            save_tensors({"embeds": embeds}, path)
         return load_file(path)["embeds"]
 
     @cached_property

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertModel, BertTokenizer
 
+from clip2clap.core.files import save_tensors
 from clip2clap.models.yamnet_clap import ClapProjection
 from clip2clap.training.recipes.demo.data import DemoData
-from clip2clap.training.recipes.demo.features import save_tensors
 from clip2clap.training.recipes.demo.loop import Stage, compute
 from clip2clap.training.recipes.demo.pretrained import build_tokenizer, minilm, sentence_embeds
 from clip2clap.training.recipes.demo.spaces import EMBED_DIM, Space, audio_classes

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperFeatureExtractor
 
-from clip2clap.core.files import replacing
+from clip2clap.core.files import replacing, save_tensors
 from clip2clap.core.math import unit_norm
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.embeddings.encoders.speech import SpeechEncoder
@@ -298,7 +298,7 @@ def package(recipe: SpeechRecipe, target: Path) -> None:
     model.config.calibration = found.to_dict()
     encoder.save_pretrained(target, facts=facts)
     path = target / "model.safetensors"
-    save_file(compressed(load_file(path)), path, metadata={"format": "pt"})
+    save_tensors(compressed(load_file(path)), path, {"format": "pt"})
 
 
 def compressed(state: dict[str, Tensor]) -> dict[str, Tensor]:
