@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip2clap.inference.caching import CachedUNet
+from clip2clap.models.hifigan import ChannelsLast1d
 
 _SIDE, _FRAMES, _RUNS = 2048, 1024, 2
 
@@ -59,6 +60,11 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, tuple[Callable[[],
     step = torch.tensor(500)
     cached = CachedUNet(unet, 1_000_000)
     cached(latents, step, None, class_labels=embeds)
+
+    def vocode() -> None:
+        with ChannelsLast1d():
+            vocoder(mel)
+
     return {
         "UNet, guided step": (lambda: unet(latents, step, None, class_labels=embeds), "steps"),
         "UNet, unguided step": (
@@ -69,8 +75,11 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, tuple[Callable[[],
             lambda: cached(latents, step, None, class_labels=embeds),
             "steps",
         ),
-        "VAE": (lambda: vae.decode(latents[:1]), "once"),
-        "vocoder": (lambda: vocoder(mel), "once"),
+        "VAE": (
+            lambda: vae.decode(latents[:1].contiguous(memory_format=torch.channels_last)),
+            "once",
+        ),
+        "vocoder": (vocode, "once"),
     }
 
 

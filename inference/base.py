@@ -121,7 +121,7 @@ class TranslatorPipeline(CardedPipeline):
                 of stable unCLIP, or of Stable Diffusion, to which an IP-Adapter is added.
             torch_dtype: Dtype of UNet, autoencoder, vocoder and text encoder: a dtype, a dict by
                 component (with `"default"` for the rest), None for float32, or `"auto"`:
-                `fastest_dtype()`, but float32 for the vocoder, whose noise in bfloat16 is audible.
+                `fastest_dtype()`, for the vocoder only in wide layers (`"vocoder.resblocks"`).
                 CLIP, CLAP and translators stay in float32 unless named.
             low_memory: Leave the weights in their safetensors files, from which each layer maps
                 its own while it runs, and generate one output at a time (`batch_size`). The output

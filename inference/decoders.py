@@ -14,7 +14,7 @@ from clip2clap.core.errors import UserError
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.denoising import LatentDiffusion, Request, Tensors
 from clip2clap.inference.noise import draw_noise
-from clip2clap.models.autoencoders import vae_scale_factor
+from clip2clap.models.autoencoders import decode, vae_scale_factor
 
 
 class ImageDecoder(LatentDiffusion):
@@ -116,8 +116,7 @@ class ImageDecoder(LatentDiffusion):
             values were clamped.
         """
         vae = self.parts.vae
-        scaled = (latents / vae.config["scaling_factor"]).to(vae.dtype)
-        return _unit_range(vae.decode(scaled, return_dict=False)[0])
+        return _unit_range(decode(vae, latents / vae.config["scaling_factor"]))
 
 
 class EmbeddingDecoder(ImageDecoder):
@@ -175,10 +174,8 @@ class KandinskyDecoder(EmbeddingDecoder):
 
     def to_pixels(self, latents: Tensor) -> Tensor:
         """Decode latents to images (n, 3, height, width) in [0, 1]."""
-        vae = self.parts.vae
         # Without quantization, as in Kandinsky: the UNet's latents are between codebook entries.
-        decoded = vae.decode(latents.to(vae.dtype), force_not_quantize=True, return_dict=False)[0]
-        return _unit_range(decoded)
+        return _unit_range(decode(self.parts.vae, latents, force_not_quantize=True))
 
 
 class TextDecoder(ImageDecoder):

@@ -21,7 +21,8 @@ from clip2clap.inference.inputs import ImageSource, Negative, embeds_on_cpu
 from clip2clap.inference.noise import second_generators, spread_generators
 from clip2clap.inference.outputs import ImageToAudioOutput
 from clip2clap.metrics.classification import AUDIO_PROMPT
-from clip2clap.models.autoencoders import Autoencoder, vae_scale_factor
+from clip2clap.models.autoencoders import Autoencoder, decode, vae_scale_factor
+from clip2clap.models.hifigan import ChannelsLast1d
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -136,8 +137,8 @@ class ImageToAudioPipeline(TranslatorPipeline):
         clap_space: dict[str, Any] | None = None,
         clap_revision: str | None = None,
         default_guidance_scale: float = 2.5,
-        default_guidance_interval: tuple[float, float] = (0.0, 1.0),
-        default_num_inference_steps: int = 15,
+        default_guidance_interval: tuple[float, float] = (0.0, 0.5),
+        default_num_inference_steps: int = 8,
         default_num_candidates: int = 1,
     ) -> None:
         super().__init__()
@@ -387,8 +388,7 @@ class ImageToAudioPipeline(TranslatorPipeline):
 
     def _decode_mels(self, latents: Tensor) -> Tensor:
         """Decode latents to log-mel spectrograms, shape (n, time, bins)."""
-        scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
-        return self.vae.decode(scaled, return_dict=False)[0].squeeze(1)
+        return decode(self.vae, latents / self.vae.config["scaling_factor"]).squeeze(1)
 
     def _vocode_all(self, mels: Tensor, batch_size: int, *, draft: bool = False) -> Tensor:
         parts = mels.to(self._execution_device).split(batch_size)
@@ -399,7 +399,8 @@ class ImageToAudioPipeline(TranslatorPipeline):
         """Convert log-mel spectrograms to waveforms, float32, on the CPU."""
         mels = mels.to(self.vocoder.dtype)
         options = {"iterations": self.vocoder.draft_iterations} if draft else {}
-        waveforms = self.vocoder(mels, **options).to("cpu", torch.float32)
+        with ChannelsLast1d():
+            waveforms = self.vocoder(mels, **options).to("cpu", torch.float32)
         # An unbounded vocoder may exceed full scale, where a file's samples would be clipped.
         return waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1.0)
 

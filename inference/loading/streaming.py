@@ -67,6 +67,22 @@ def stream_weights(model: nn.Module, stored: dict[str, StoredTensor], dtype: tor
     nn.Module.to(model, dtype)
 
 
+def cast_layer(layer: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a layer's parameters, placeholders without memory, and from then on its input."""
+    for name, value in layer._parameters.items():
+        if value is not None:
+            # Elements without distance share memory, which a cast would multiply.
+            shares = value.dim() > 0 and not any(value.stride())
+            dense = value.flatten()[:1].to(dtype) if shares else value.to(dtype)
+            cast = dense.view(()).expand(value.shape) if shares else dense
+            layer._parameters[name] = nn.Parameter(cast, requires_grad=value.requires_grad)
+    layer.register_forward_pre_hook(_cast_input)
+
+
+def _cast_input(layer: Any, args: tuple[Tensor, ...]) -> Tensor:
+    return args[0].to(layer.weight.dtype)
+
+
 def _forward(module: nn.Module, places: dict[str, StoredTensor], *args: Any, **kwargs: Any) -> Any:
     # A copy, since another thread may run the same layer.
     running = copy.copy(module)

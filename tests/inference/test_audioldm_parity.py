@@ -40,7 +40,9 @@ def theirs(folder, *, scheduler=None, has_audio_encoder=False) -> Any:
 
 def ours(folder, *, scheduler: Any = None) -> Any:
     scheduler = scheduler or DDIMScheduler.from_pretrained(folder / "scheduler")
-    pipeline = ImageToAudioPipeline.from_audioldm(folder, scheduler=scheduler, torch_dtype=None)
+    pipeline = ImageToAudioPipeline.from_audioldm(
+        folder, scheduler=scheduler, torch_dtype=None, default_guidance_interval=(0.0, 1.0)
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

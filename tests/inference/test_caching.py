@@ -20,7 +20,7 @@ def test_deep_blocks_run_at_every_second_step_and_where_guidance_ends(pipe):
     ]
     call = {"prompt_embeds": unit_vectors(1), **FAST, "num_inference_steps": 6}
     try:
-        pipe(**call, generator=seeded(), cache_interval=2)
+        pipe(**call, generator=seeded(), cache_interval=2, guidance_interval=(0.0, 1.0))
         assert runs == {"down": 6, "deep": 3}
         # Steps 0, 2 (guided), 3 and 5.
         pipe(**call, generator=seeded(), cache_interval=2, guidance_interval=(0.0, 0.5))

@@ -191,15 +191,21 @@ def test_dtype_goes_to_the_generator_and_leaves_embeddings_in_float32(pipe, save
 @pytest.mark.parametrize(
     ("has_instructions", "expected"), [(True, torch.bfloat16), (False, torch.float32)]
 )
-def test_auto_dtype_is_bfloat16_only_with_instructions_and_never_for_the_vocoder(
+def test_auto_dtype_is_bfloat16_only_with_instructions_and_in_the_vocoder_for_residual_blocks(
     monkeypatch, has_instructions, expected
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     dtype_of = part_dtypes("auto")
-    assert dtype_of("unet") == dtype_of("vae") == expected
+    assert dtype_of("unet") == dtype_of("vae") == dtype_of("vocoder.resblocks") == expected
     assert dtype_of("vocoder") == dtype_of("clip") == torch.float32
+
+
+@pytest.mark.parametrize("choice", [None, torch.float64, {"vocoder": torch.float16}])
+def test_a_dtype_that_is_chosen_is_that_of_the_whole_vocoder(choice):
+    dtype_of = part_dtypes(choice)
+    assert dtype_of("vocoder.resblocks") == dtype_of("vocoder")
 
 
 def test_loading_and_running_writes_nothing_to_the_terminal(saved, capfd):

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, VQModel
+from torch import Tensor
 
 from clip2clap.models.patch_autoencoder import PatchAutoencoder
 
@@ -19,3 +21,15 @@ def vae_scale_factor(vae: Autoencoder) -> int:
     if isinstance(vae, PatchAutoencoder):
         return vae.config["patch_size"]
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
+def decode(vae: Autoencoder, latents: Tensor, **options: Any) -> Tensor:
+    """Decode latents (n, channels, rows, columns), as they are scaled in the autoencoder.
+
+    Those of 16 bits are channels last, since convolutions in bfloat16 on the CPU reorder other
+    formats at every call: AudioLDM's autoencoder would take three times as long.
+    """
+    is_half = vae.dtype.itemsize == 2
+    memory_format = torch.channels_last if is_half else torch.preserve_format
+    latents = latents.to(vae.dtype, memory_format=memory_format)
+    return vae.decode(latents, return_dict=False, **options)[0]
