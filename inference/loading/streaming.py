@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clip2clap.core.allocator import return_freed_memory
+
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -53,8 +55,9 @@ def stream_weights(model: nn.Module, stored: dict[str, StoredTensor], dtype: tor
 
     The parameters become NaN placeholders, which take no memory; their dtype and device are those
     of the computation. Threads may share the model. A layer whose weights are not stored under
-    their names stays in memory.
+    their names stays in memory. Freed memory is returned to the system from then on.
     """
+    return_freed_memory()
     for prefix, module in model.named_modules():
         own = {name: value for name, value in module._parameters.items() if value is not None}
         names = {name: f"{prefix}.{name}".lstrip(".") for name in own}

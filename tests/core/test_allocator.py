@@ -50,6 +50,20 @@ def test_a_freed_buffer_is_used_again_without_asking_the_kernel() -> None:
 
 
 @needs_glibc
+def test_a_process_in_low_memory_returns_buffers_as_large_as_those_freed_before() -> None:
+    size = 20 * 2**20  # the largest that glibc would keep is 32 MiB
+    again = f"bytearray(b'1') * {size}\nbytearray(b'1') * {size}"
+    returns = "from clip2clap.core.allocator import return_freed_memory, keep_freed_memory"
+    returns += f"\nkeep_freed_memory()\nassert return_freed_memory()\n{again}"
+    pages = BIG // 4096
+    assert page_faults_of_a_second_buffer(returns) > pages // 2
+    code = f"{returns}\nkept = [bytearray(b'1') * {size} for _ in range(9)]\ndel kept\n"
+    code += "print(open('/proc/self/statm').read().split()[1])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) * 4096 < 3 * size
+
+
+@needs_glibc
 def test_the_command_line_keeps_memory_and_importing_the_library_does_not() -> None:
     pages = BIG // 4096
     command = (

@@ -5,9 +5,12 @@ import sys
 
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 # The largest value of mallopt: bytes kept free at the end of the heap.
 _KEPT = 2**31 - 1
+# glibc's initial threshold of buffers with a mapping of their own, in bytes.
+_RETURNED = 2**17
 
 
 def keep_freed_memory() -> bool:
@@ -26,6 +29,22 @@ def keep_freed_memory() -> bool:
         >>> keep_freed_memory() in (True, False)
         True
     """
+    # All buffers come from the heap, not from a mapping each, and the heap does not shrink.
+    return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _KEPT})
+
+
+def return_freed_memory() -> bool:
+    """Set the C library to return every freed buffer of 128 KiB or more to the kernel at once.
+
+    That is glibc's initial behavior, which it leaves for buffers as large as those that were freed
+    before: a network in low memory keeps half a gigabyte otherwise. As `keep_freed_memory`, which
+    it undoes, it sets the process, and returns whether it did.
+    """
+    return _set({_M_MMAP_MAX: 65_536, _M_MMAP_THRESHOLD: _RETURNED, _M_TRIM_THRESHOLD: _RETURNED})
+
+
+def _set(settings: dict[int, int]) -> bool:
+    """Set parameters of mallopt, unless the C library has none or the user's own stay."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     own = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
     if sys.platform != "linux" or "glibc.malloc." in tunables or own & os.environ.keys():
@@ -33,8 +52,4 @@ def keep_freed_memory() -> bool:
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    # All buffers come from the heap, not from a mapping each, and the heap does not shrink.
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    return mallopt is not None and all([mallopt(*each) == 1 for each in settings.items()])
