@@ -1,5 +1,7 @@
 """One-dimensional convolutions computed channels last."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,17 @@ from torch.nn import functional as F
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from clip2clap.models.hifigan import ChannelsLast1d, wide_convolutions
+
+
+def build_vocoder(channels):
+    config = SpeechT5HifiGanConfig(
+        model_in_dim=8,
+        upsample_initial_channel=channels,
+        upsample_rates=[4, 2],
+        upsample_kernel_sizes=[8, 4],
+    )
+    model: Any = SpeechT5HifiGan(config)
+    return model
 
 
 @settings(deadline=None, max_examples=30)
@@ -44,9 +57,7 @@ def test_named_padding_and_no_bias_work_as_in_torch():
 @torch.no_grad()
 def test_a_vocoder_gives_the_same_waveform_and_the_formats_stay_channels_last(dtype):
     torch.manual_seed(0)
-    sizes = {"upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4]}
-    config = SpeechT5HifiGanConfig(model_in_dim=8, upsample_initial_channel=16, **sizes)
-    vocoder = SpeechT5HifiGan(config).to(dtype).eval()
+    vocoder = build_vocoder(16).to(dtype).eval()
     strides = []
     for block in vocoder.resblocks:
         block.register_forward_hook(lambda module, args, output: strides.append(output.stride(1)))
@@ -61,9 +72,7 @@ def test_a_vocoder_gives_the_same_waveform_and_the_formats_stay_channels_last(dt
 
 
 def test_wide_convolutions_are_those_of_residual_blocks_from_64_channels():
-    sizes = {"upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4]}
-    config = SpeechT5HifiGanConfig(model_in_dim=8, upsample_initial_channel=128, **sizes)
-    vocoder = SpeechT5HifiGan(config)
+    vocoder = build_vocoder(128)
     wide = {id(layer) for layer in wide_convolutions(vocoder)}
     names = [name for name, layer in vocoder.named_modules() if id(layer) in wide]
     # Three blocks of 64 channels, with three pairs of layers each; the next three have 32.
