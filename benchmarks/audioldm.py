@@ -185,7 +185,7 @@ def load_ours(
         scheduler=scheduler,  # pyright: ignore[reportArgumentType]
         torch_dtype=dtype,
         low_memory=low_memory,
-        **({"default_guidance_interval": (0.0, 1.0)} if steps else {}),
+        default_guidance_interval=(0.0, 1.0) if steps else None,
     )
 
     def generate(image: Any, *, callback: Callable[..., Any], **options: Any) -> Any:

@@ -31,5 +31,5 @@ def decode(vae: Autoencoder, latents: Tensor, **options: Any) -> Tensor:
     """
     is_half = vae.dtype.itemsize == 2
     memory_format = torch.channels_last if is_half else torch.preserve_format
-    latents = latents.to(vae.dtype, memory_format=memory_format)
-    return vae.decode(latents, return_dict=False, **options)[0]
+    given: Any = latents.to(vae.dtype, memory_format=memory_format)
+    return vae.decode(given, return_dict=False, **options)[0]
