@@ -34,13 +34,14 @@ _OPTIONAL = {"cross_attention_dim"}
 
 # Types of the settings in a pipeline's index.
 _SETTINGS = {
-    **dict.fromkeys(("clap_id", "clip_id", "clap_revision", "decoder_kind"), str),
-    **dict.fromkeys(("clap_space", "clip_space"), dict),
+    **dict.fromkeys(("clap_id", "clip_id", "clap_revision"), str | None),
+    **dict.fromkeys(("clap_space", "clip_space"), dict | None),
+    "decoder_kind": str,
     **dict.fromkeys(("embed_norm", "default_guidance_scale"), float),
     **dict.fromkeys(("default_clip_guidance_scale", "default_refine_strength"), float),
     "default_guidance_interval": list[float],
     **dict.fromkeys(("default_num_inference_steps", "default_num_candidates"), int),
-    "default_size": int,
+    "default_size": int | None,
 }
 
 
@@ -68,7 +69,7 @@ def check_config(path: Path, model_class: Any) -> dict[str, Any]:
 def check_settings(path: Path, index: dict[str, Any]) -> None:
     """Raise a `CheckpointError` that names the setting of a pipeline's index that is damaged."""
     for name in index.keys() & _SETTINGS.keys():
-        _check(path, name, index[name], _Expected.of(_SETTINGS[name] | None))
+        _check(path, name, index[name], _Expected.of(_SETTINGS[name]))
 
 
 def named_in(error: object, config: dict[str, Any], model_class: Any) -> str:
