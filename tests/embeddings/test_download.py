@@ -244,6 +244,7 @@ NO_ADDRESSES = {
     "file:///etc/passwd": "no http or https address",
     "data:image/png;base64,AAAA": "no http or https address",
     "": "no http or https address",
+    "http://127.0.0.1:-9223372036854775809/a.jpg": "no http or https address",
     "photo.jpg": "no http or https address",
     "http://": "no http or https address",
     "http://[": "no address",

@@ -103,7 +103,8 @@ class Client:
         the request fails for good.
         """
         url = request.url
-        if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65_535:
+        has_port = 0 <= (url.port or 0) <= 65_535
+        if url.scheme not in ("http", "https") or not url.host or not has_port:
             raise FetchError(f"{one_line(url, limit=200)!r} is no http or https address")
         try:
             response = await self._client.send(request, stream=True)
