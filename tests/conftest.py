@@ -14,6 +14,7 @@ import torch
 from diffusers import DDIMScheduler
 from hypothesis import settings
 
+from clip2clap.core.allocator import keep_freed_memory
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.embeddings.encoders.clip import ClipEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
@@ -73,6 +74,11 @@ def pytest_collection_finish() -> None:
     """Let garbage collection pass over the libraries, which stay."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    """Reuse freed memory, also after a test in low memory."""
+    keep_freed_memory()
 
 
 @pytest.fixture(autouse=True)
