@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from clip2clap.core.errors import UserError, expect
-from clip2clap.core.files import as_path, is_url
+from clip2clap.core.errors import UserError, expect, one_line
+from clip2clap.core.files import as_path, is_url, matching_paths
 from clip2clap.core.presets import is_hub_id
 from clip2clap.embeddings.datasets.audiocaps import AudioCaps
 from clip2clap.embeddings.datasets.base import Source, walk
@@ -29,6 +29,7 @@ Format = Literal[
 
 # Lists and ranges of numbers, as shells and WebDataset expand them.
 _BRACES = re.compile(r"\{(?:([0-9]{1,9})\.\.([0-9]{1,9})|([^{}]*,[^{}]*))\}")
+_MAX_BRACES = 100
 _MAX_SHARDS = 100_000
 _MEDIA_SUFFIXES = image_files.SUFFIXES | audio_files.SUFFIXES | audio_files.VIDEO_SUFFIXES
 
@@ -141,10 +142,12 @@ def _expand(name: str) -> list[str]:
     if not (braces or glob.has_magic(name)) or as_path(name).exists():
         return [name]
     if braces is None:
-        matching = sorted(glob.glob(name, recursive=True))
+        matching = matching_paths(name)
         if not matching:
             raise UserError(f"No file matches {name}.")
         return matching
+    if len(_BRACES.findall(name)) > _MAX_BRACES:
+        raise UserError(f"{one_line(name, limit=80)} has more than {_MAX_BRACES} braces.")
     first, last, listed = braces.groups()
     numbers = () if listed else range(int(first), int(last) + 1)
     parts = listed.split(",") if listed else (f"{number:0{len(first)}}" for number in numbers)

@@ -265,6 +265,8 @@ def test_patterns_of_shells_and_webdataset_name_many_files(tmp_path, pattern, ex
         assert captions(rows_of(str(tmp_path / pattern))) == expected
     with pytest.raises(UserError, match="stands for more than"):
         rows_of("{0..999999999}.tar")
+    with pytest.raises(UserError, match="more than 100 braces"):
+        rows_of("{a,b}" * 2000)
 
 
 def test_parquet_files_come_before_the_images_of_their_page(tmp_path):

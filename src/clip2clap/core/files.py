@@ -267,13 +267,26 @@ def expand_inputs(
                 yield from _files_in(path, suffixes, what, recursive)
 
 
+def matching_paths(pattern: str) -> list[str]:
+    """Return the paths that match a pattern, in order; `**` stands for any folders.
+
+    Raises:
+        UserError: If the pattern has more folders than Python's `glob` can follow.
+    """
+    try:
+        return sorted(glob.iglob(pattern, recursive=True))
+    except RecursionError as error:
+        shown = one_line(pattern, limit=80)
+        raise UserError(f"{shown} has too many folders for a pattern.") from error
+
+
 def _matches(name: str, suffixes: tuple[str, ...], what: str) -> list[str]:
     """Return an input if it exists, or the files that match it as a pattern."""
     if is_url(name) or as_path(name).exists():
         return [name]
     if not glob.has_magic(name):
         return []
-    matches = sorted(glob.iglob(str(as_path(name)), recursive=True))
+    matches = matching_paths(str(as_path(name)))
     chosen = [each for each in matches if each.lower().endswith(suffixes)]
     if not chosen:
         raise UserError(f"No {what} matches {name}.", param="inputs")
