@@ -41,10 +41,9 @@ def wide_convolutions(vocoder: nn.Module) -> list[nn.Module]:
     """Return the convolutions of residual blocks with 64 channels or more, which take most time.
 
     They can be in bfloat16 while what the blocks add to stays in float32, as do the layers of fewer
-    channels, whose rounding is heard in quiet passages. Of a HiFi-GAN trained on speech (that of
-    Piper's voice "joe", three sentences) the error is then 45 to 47 dB below the waveform, and 30
-    dB in the worst of 257 bands; with all layers in bfloat16 38 to 40 dB, and above it in the worst
-    band.
+    channels, whose rounding is heard in quiet passages. Of a HiFi-GAN trained on speech the error
+    is then 45 to 46 dB below the waveform, and 30 dB in the worst of 257 bands; with all layers in
+    bfloat16 39 to 41 dB, and above it in the worst band (`benchmarks/vocoder_precision.py`).
 
     Args:
         vocoder: `SpeechT5HifiGan`; other vocoders have none.
