@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 
 from clip2clap.core.card import CARD_FILE
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import replacing
 from clip2clap.core.output_folder import writing_to
 from clip2clap.training.checkpoint import read_values
 from clip2clap.training.config import upgrade_settings
@@ -53,7 +52,8 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """True if this very run is finished, and its report and model are in the folder."""
-        return not self.checkpoint.exists() and (self.path / REPORT_FILE).exists()
+        published = ((self.path / name).exists() for name in (REPORT_FILE, CONFIG_FILE))
+        return not self.checkpoint.exists() and all(published)
 
     def finished(self) -> TrainingReport | None:
         """Return the report if this very run is finished."""
@@ -70,17 +70,18 @@ class RunFolder:
         self.publish_with(save, report.to_dict())
 
     def publish_with(self, save: Callable[[Path], None], report: dict[str, Any]) -> None:
-        """Write what `save` writes into a folder, then the report; then remove the checkpoint."""
+        """Move what `save` writes and the report into the folder, then remove the checkpoint."""
         # Named as a file that `sole_run` removes after a kill.
         place = {"dir": self.path, "prefix": ".", "suffix": ".part"}
         with writing_to(self.path), tempfile.TemporaryDirectory(**place) as scratch:
             save(Path(scratch))
-            for saved in sorted(Path(scratch).iterdir()):
+            text = json.dumps(report, indent=2) + "\n"
+            (Path(scratch) / REPORT_FILE).write_text(text, encoding="utf-8")
+            # A config without a report is of something else, so that it comes last.
+            for saved in sorted(Path(scratch).iterdir(), key=lambda path: path.name == CONFIG_FILE):
                 if saved.is_dir() and (self.path / saved.name).is_dir():
                     shutil.rmtree(self.path / saved.name)
                 os.replace(saved, self.path / saved.name)
-            with replacing(self.path / REPORT_FILE) as partial:
-                partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         self.checkpoint.unlink(missing_ok=True)
 
     def _foreign(self) -> str | None:

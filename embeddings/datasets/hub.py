@@ -29,12 +29,13 @@ class HubDataset(Source):
 
     def __iter__(self) -> Iterator[Row]:
         import datasets
-        from datasets.exceptions import DatasetsError
 
         try:
             if Path(self.name).is_dir():
                 loaded: Any = datasets.load_from_disk(self.name)
                 if isinstance(loaded, datasets.DatasetDict):
+                    if self.split not in loaded:
+                        raise UserError(f"{self.name} has no split {self.split!r}.", param="split")
                     loaded = loaded[self.split]
             else:
                 loaded = datasets.load_dataset(self.name, split=self.split, streaming=True)
@@ -42,9 +43,9 @@ class HubDataset(Source):
             for name, feature in features.items():
                 if isinstance(feature, datasets.Image | datasets.Audio):
                     loaded = loaded.cast_column(name, type(feature)(decode=False))
-        except KeyError as error:
-            raise UserError(f"{self.name} has no split {self.split!r}.", param="split") from error
-        except (OSError, ValueError, DatasetsError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # of any class, for damaged files
             raise UserError(
                 f"The data set {self.name} can't be loaded ({one_line(error)}). Check its name and "
                 "the network, or give a folder that it was saved to."
@@ -55,7 +56,7 @@ class HubDataset(Source):
             try:
                 for record in loaded:
                     yield with_class_names(record, classes)
-            except (OSError, ValueError, DatasetsError) as error:
+            except Exception as error:
                 raise UserError(
                     f"Reading the data set {self.name} failed ({one_line(error)}). Rows embedded "
                     "so far are safe: start again."

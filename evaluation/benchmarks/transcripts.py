@@ -10,6 +10,7 @@ import torch
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import ModelNotFoundError, UserError, one_line
+from clip2clap.core.files import replacing
 from clip2clap.core.hub import quiet
 from clip2clap.media.audio import load_audio
 
@@ -81,7 +82,10 @@ def transcribe(
     known = _read(file, transcriber.name)
     left = [key for key in audio if key not in known]
     if not file.exists():
-        file.write_text(json.dumps({"recognizer": transcriber.name}) + "\n", encoding="utf-8")
+        with replacing(file) as partial:
+            partial.write_text(
+                json.dumps({"recognizer": transcriber.name}) + "\n", encoding="utf-8"
+            )
     done = len(audio) - len(left)
     with file.open("a", encoding="utf-8") as lines:
         if not file.read_bytes().endswith(b"\n"):

@@ -256,6 +256,13 @@ def test_a_saved_datasets_folder_gives_its_images(plan, clip, tmp_path):
     assert table.ids == ["saved:0", "saved:1", "saved:2"]
 
 
+def test_a_damaged_saved_data_set_is_one_line(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text('[{"splits": ["train"]}]')
+    source = open_source([tmp_path], wanted=frozenset({"text"}))
+    with pytest.raises(UserError, match="can't be loaded"):
+        next(iter(source))
+
+
 def test_shards_of_img2dataset_are_read_in_order(plan, clip, tmp_path):
     (tmp_path / "shards").mkdir()
     for shard in range(2):

@@ -159,7 +159,10 @@ def _changes(process: BaseProcess, folder: Path) -> Iterator[int]:
     """Yield a count at each change of a folder's listing, while a process runs."""
     count, before = 0, None
     while process.is_alive():
-        now = sorted((path.name, _size(path)) for path in folder.rglob("*"))
+        paths = [
+            Path(at, name) for at, *both in os.walk(folder) for names in both for name in names
+        ]
+        now = sorted((path.name, _size(path)) for path in paths)
         if now != before:
             yield count
             count, before = count + 1, now

@@ -232,6 +232,31 @@ def test_a_second_sweep_on_a_folder_is_refused_while_the_first_lasts(tmp_path: P
     assert not list(tmp_path.rglob(".*"))
 
 
+@pytest.mark.parametrize("moved", range(4))
+def test_a_sweep_that_is_killed_while_it_publishes_a_model_goes_on(
+    tmp_path: Path, in_a_fork: Callable[..., int], moved: int
+):
+    pairs, grid = Pairs(*sides(100)), SweepGrid(hidden_size=8, loss="mse", epochs=1)
+    model, move, left = tmp_path / "pairs1-8-mse", os.replace, [moved]
+
+    def die_in_a_move(source: Path, target: Path) -> None:
+        if target.parent == model:
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+        move(source, target)
+
+    def killed_sweep() -> None:
+        os.replace = die_in_a_move
+        sweep(pairs, tmp_path, grid=grid, checkpoint_seconds=0)
+
+    assert os.WIFSIGNALED(in_a_fork(killed_sweep))
+    (result,) = sweep(pairs, tmp_path, grid=grid)
+    assert result.report is not None
+    assert AutoTranslator.from_pretrained(model).config["hidden_size"] == 8
+    assert not list(tmp_path.rglob(".*"))
+
+
 # The whole
 
 

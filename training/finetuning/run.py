@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from clip2clap.core.concurrency import batched, map_ahead
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import as_path
+from clip2clap.core.files import as_path, replacing
 from clip2clap.core.math import unit_norm
 from clip2clap.core.output_folder import sole_run, writing_to
 from clip2clap.embeddings.checkpoint import NOTE_FILE
@@ -144,9 +144,8 @@ def _finish(
         seconds=round(time.perf_counter() - began, 1),
         settings=asdict(config),
     )
-    with writing_to(folder):
-        text = json.dumps(asdict(report), indent=2) + "\n"
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+    with writing_to(folder), replacing(folder / REPORT_FILE) as partial:
+        partial.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 

@@ -115,10 +115,12 @@ class Folders:
     def size(self) -> int:
         """Return the bytes of all files, without those that are linked."""
         total = 0
-        for path in self.root.rglob("*"):
-            with contextlib.suppress(OSError):
-                status = path.lstat()
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        # Folders may vanish meanwhile, which a walk skips.
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    status = os.lstat(os.path.join(folder, name))
+                    total += status.st_size if stat.S_ISREG(status.st_mode) else 0
         return total
 
     def remove_old(self, now: float) -> None:
