@@ -95,6 +95,9 @@ class Encoder(nn.Module):
     kind: ClassVar[EncoderKind]
     """Kind of the checkpoints."""
 
+    weighs_windows: ClassVar[bool] = False
+    """True if windows count by the norms of their embeddings in an item's average."""
+
     def __init__(self, backend: Backend, space: EmbeddingSpace):
         super().__init__()
         self.backend = backend
@@ -331,7 +334,7 @@ class Encoder(nn.Module):
                     yield {name: values[row : row + 1] for name, values in item.items()}
 
         outputs = self._run(modality, map(_concatenate, batched(rows(), batch_size)))
-        return average_windows(outputs, counts, normalize=normalize)
+        return average_windows(outputs, counts, normalize=normalize, weigh=self.weighs_windows)
 
     @torch.no_grad()
     def _run(self, modality: Modality, batches: Iterable[Inputs]) -> Tensor:
@@ -371,15 +374,18 @@ class Encoder(nn.Module):
         expect(is_integer(batch_size) and batch_size > 0, "batch_size", "at least 1", batch_size)
 
 
-def average_windows(outputs: Tensor, counts: Sequence[int], *, normalize: bool) -> Tensor:
+def average_windows(
+    outputs: Tensor, counts: Sequence[int], *, normalize: bool, weigh: bool = False
+) -> Tensor:
     """Average the unit-norm embeddings of each item's windows; single windows stay as they are.
 
     All windows have shape (windows, d), and the result has shape (items, d). Without `normalize`,
-    its norms are the mean norms of the items' windows.
+    its norms are the mean norms of the items' windows. With `weigh`, windows count by their norms.
     """
     if all(count == 1 for count in counts):
         return unit_norm(outputs) if normalize else outputs
-    means = [part.mean(dim=0) for part in unit_norm(outputs).split(list(counts))]
+    summands = outputs if weigh else unit_norm(outputs)
+    means = [part.mean(dim=0) for part in summands.split(list(counts))]
     embeds = unit_norm(torch.stack(means))
     if normalize:
         return embeds

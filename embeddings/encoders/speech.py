@@ -38,6 +38,7 @@ class SpeechEncoder(Encoder):
 
     family = "clip"
     kind = "speech_encoder"
+    weighs_windows = True
 
     @classmethod
     def of(cls, model: Any, extractor: Any) -> Self:
@@ -97,15 +98,16 @@ class SpeechEncoder(Encoder):
         """Encode speech deterministically.
 
         Speech longer than the model's window is split into the fewest windows that cover it, spaced
-        evenly from start to end, so that all have the same weight; their unit-norm embeddings are
-        averaged and normalized again. Shorter speech is padded, and the padding masked. A model
-        with several `speeds` embeds a copy at each, and averages all windows.
+        evenly from start to end; their embeddings are averaged and normalized again. Shorter speech
+        is padded, and the padding masked. A model with several `speeds` embeds a copy at each, and
+        averages all windows. One with a `memory` counts a window by how sure it is of what is said.
 
         Args:
             audio: What `load_audio` reads: files, waveforms with their sampling rates, items of a
                 `datasets` audio column. Waveforms are resampled to the model's rate.
             batch_size: Windows per batch; it does not change the embeddings.
-            normalize: Scale embeddings to unit norm; those of a single window have it already.
+            normalize: Scale embeddings to unit norm. Without, a model with a `memory` has norms that
+                say how sure it is.
 
         Returns:
             Embeddings in the CLIP's space, shape (n, d), float32, on the CPU, in input order; unit

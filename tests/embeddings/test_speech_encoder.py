@@ -9,6 +9,7 @@ import soundfile
 import soxr
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     ASTConfig,
@@ -86,6 +87,33 @@ def test_copies_at_several_speeds_are_averaged(speech, folder, tmp_path, rate):
     torch.testing.assert_close(fast.encode_audio([(waveform, rate)])[0], expected)
     assert (expected - speech.encode_audio([(waveform, rate)])[0]).abs().max() > 1e-4
     assert fast.fingerprint != speech.fingerprint
+
+
+def test_copies_count_by_how_sure_the_memory_is_of_them(folder, tmp_path):
+    fast = SpeechEncoder.from_pretrained(with_speeds(folder, tmp_path / "fast", [0.8, 1.25]))
+    backend, waveform = fast.backend, tone(0.7)
+
+    def heard() -> Tensor:
+        copies = [soxr.resample(waveform, RATE * speed, RATE) for speed in (0.8, 1.25)]
+        inputs = [backend.preprocess_audio([copy]) for copy in copies]
+        return torch.cat([backend.model(**each).pooler_output.detach() for each in inputs])
+
+    plain = heard()
+    apart = F.normalize(plain[0] - plain[1], dim=0)
+    # Neither copy is nearer to one of the last two texts than to the other.
+    other = torch.linalg.qr(torch.cat([plain, torch.randn_like(plain)]).T).Q[:, 2]
+    known = F.normalize(torch.stack([apart, 2 * other - apart, -2 * other - apart]), dim=-1)
+    backend.model.memory = nn.Parameter(known, requires_grad=False)
+    beta = 20 / float((plain[0] - plain[1]).norm())
+    backend.model.config.memory = {"count": 3, "beta": beta, "mix": 0.5}
+    sure, unsure = heard()
+    assert sure.norm() > 0.99
+    assert unsure.norm() < 0.5
+    expected = F.normalize(sure + unsure, dim=0)
+    embed = fast.encode_audio([(waveform, RATE)])[0]
+    torch.testing.assert_close(embed, expected, atol=1e-3, rtol=0)
+    alike = F.normalize(F.normalize(sure, dim=0) + F.normalize(unsure, dim=0), dim=0)
+    assert embed @ sure > alike @ sure + 0.1
 
 
 def test_one_sample_has_an_embedding_at_every_speed(folder, tmp_path):

@@ -22,6 +22,27 @@ def unit_norm(embeds: Tensor) -> Tensor:
     return F.normalize(embeds.float(), dim=-1)
 
 
+def retrieve(embeds: Tensor, known: Tensor, *, beta: float) -> Tensor:
+    """Average stored embeddings by their similarity to each embedding.
+
+    Args:
+        embeds: Embeddings, shape (n, d).
+        known: Stored embeddings, shape (count, d), unit norm.
+        beta: Inverse temperature of the softmax.
+
+    Returns:
+        `softmax(beta * x @ known.T) @ known`, shape (n, d), float32. The squared norm is the mean
+        similarity of two stored embeddings drawn by the softmax: 1 if they are the same.
+
+    Examples:
+        >>> import torch
+        >>> retrieve(torch.tensor([[0.9, 0.1], [0.5, 0.5]]), torch.eye(2), beta=20.0).round(decimals=1)
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000]])
+    """
+    return (beta * unit_norm(embeds) @ known.float().T).softmax(dim=-1) @ known.float()
+
+
 def recall(embeds: Tensor, known: Tensor, *, beta: float, mix: float) -> Tensor:
     """Pull embeddings towards the stored ones that they are most similar to.
 
@@ -42,6 +63,5 @@ def recall(embeds: Tensor, known: Tensor, *, beta: float, mix: float) -> Tensor:
         >>> recall(torch.tensor([[0.9, 0.1]]), torch.eye(2), beta=20.0, mix=1.0).round()
         tensor([[1., 0.]])
     """
-    vectors, known = unit_norm(embeds), known.float()
-    attention = (beta * vectors @ known.T).softmax(dim=-1)  # (n, count)
-    return unit_norm((1 - mix) * vectors + mix * unit_norm(attention @ known))
+    retrieved = unit_norm(retrieve(embeds, known, beta=beta))
+    return unit_norm((1 - mix) * unit_norm(embeds) + mix * retrieved)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from clip2clap.core.errors import UserError, expect, is_number
-from clip2clap.core.math import recall
+from clip2clap.core.math import recall, retrieve
 
 _AST = "audio-spectrogram-transformer"
 BACKBONES = (_AST, "wav2vec2", "hubert", "whisper", "moonshine")
@@ -34,7 +34,8 @@ class SpeechConfig(PreTrainedConfig):
         window_s: Length of a window in s, which shorter audio is padded to.
         sampling_rate: Sampling rate of the audio, in Hz.
         memory: `count` of texts' embeddings that embeddings are pulled towards, `beta` and `mix`
-            as in `clip2clap.core.math.recall`; none if None.
+            as in `clip2clap.core.math.recall`; none if None. With one, the norm of an embedding is
+            the mean similarity of the texts that it is pulled towards: how sure it is.
         speeds: Speeds, with their pitch, of the copies of the audio whose embeddings are averaged.
         calibration: `Calibration` of `SpeechEncoder.fit_probability` as plain values; none if None.
         space: `EmbeddingSpace` of the embeddings as plain values: a CLIP's, of modality `"audio"`.
@@ -110,10 +111,13 @@ class AttentionPooling(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Pool frames (n, frames, width), those where `mask` (n, frames) is True, to (n, dim)."""
+        return self.projection(F.gelu(self.hidden(self.means(frames, mask))))
+
+    def means(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Return normalized means of frames, shape (n, heads * width)."""
         scores = self.scores(frames).masked_fill(~mask.unsqueeze(-1), -math.inf)
         weights = scores.float().softmax(dim=1).to(frames.dtype)  # (n, frames, heads)
-        means = torch.einsum("nfh,nfw->nhw", weights, frames).flatten(1)  # (n, heads * width)
-        return self.projection(F.gelu(self.hidden(self.norm(means))))
+        return self.norm(torch.einsum("nfh,nfw->nhw", weights, frames).flatten(1))
 
 
 class MeanPooling(nn.Module):
@@ -170,7 +174,7 @@ class SpeechModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> BaseModelOutputWithPooling:
-        """Embed windows as unit-norm `pooler_output`, shape (n, projection_dim).
+        """Embed windows as `pooler_output`, (n, projection_dim), unit norm without a memory.
 
         Args:
             inputs: Output of the backbone's feature extractor for windows padded to `window_s`.
@@ -180,7 +184,9 @@ class SpeechModel(PreTrainedModel):
         embeds = self.pooling(frames, self._frame_mask(frames, lengths))
         embeds, memory = F.normalize(embeds, dim=-1), self.config.memory
         if memory is not None:
-            embeds = recall(embeds, self.memory, beta=memory["beta"], mix=memory["mix"])
+            beta, mix = memory["beta"], memory["mix"]
+            sureness = retrieve(embeds, self.memory, beta=beta).square().sum(dim=-1, keepdim=True)
+            embeds = recall(embeds, self.memory, beta=beta, mix=mix) * sureness
         return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=embeds)
 
     def _attention_mask(self, inputs: Tensor, lengths: Tensor) -> dict[str, Tensor]:
