@@ -106,8 +106,8 @@ class SpeechEncoder(Encoder):
             audio: What `load_audio` reads: files, waveforms with their sampling rates, items of a
                 `datasets` audio column. Waveforms are resampled to the model's rate.
             batch_size: Windows per batch; it does not change the embeddings.
-            normalize: Scale embeddings to unit norm. Without, a model with a `memory` has norms that
-                say how sure it is.
+            normalize: Scale embeddings to unit norm. Without, those of a model with a `memory` have
+                norms that say how sure it is.
 
         Returns:
             Embeddings in the CLIP's space, shape (n, d), float32, on the CPU, in input order; unit

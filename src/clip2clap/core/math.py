@@ -36,7 +36,8 @@ def retrieve(embeds: Tensor, known: Tensor, *, beta: float) -> Tensor:
 
     Examples:
         >>> import torch
-        >>> retrieve(torch.tensor([[0.9, 0.1], [0.5, 0.5]]), torch.eye(2), beta=20.0).round(decimals=1)
+        >>> embeds = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+        >>> retrieve(embeds, torch.eye(2), beta=20.0).round(decimals=1)
         tensor([[1.0000, 0.0000],
                 [0.5000, 0.5000]])
     """

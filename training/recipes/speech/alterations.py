@@ -35,8 +35,8 @@ def altered(
         waveform = np.asarray(sosfilt(filters, waveform))
     silence = np.zeros(int(rng.uniform(0, 0.4) * RATE), dtype=np.float32)
     waveform = np.concatenate([silence, waveform, silence[: silence.size // 2]])
-    if rng.random() < 0.5:
+    if rng.random() < 0.75:
         recording = noises[int(rng.integers(len(noises)))] if noises else None
         recording = recording if rng.random() < 0.5 else None
-        waveform = add_noise(waveform, rng.uniform(5, 30), rng, recording=recording)
+        waveform = add_noise(waveform, rng.uniform(4, 22), rng, recording=recording)
     return (waveform * 10 ** rng.uniform(-1.2, 0.2)).clip(-1, 1).astype(np.float32)

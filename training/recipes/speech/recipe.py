@@ -54,6 +54,8 @@ WORDS, CAPTIONS = 5_000, 4_000
 COPIES = 2
 # Longest stretch of an utterance's frames that is hidden in training, 20 ms each.
 MASKED_FRAMES = 15
+# Share of the pooling's values that is dropped in training.
+DROPOUT = 0.12
 
 
 def build_model(backbone: dict[str, Tensor], space: dict[str, Any] | None = None) -> SpeechModel:
@@ -211,7 +213,7 @@ class SpeechRecipe:
         def batch_loss(model: Any, generator: torch.Generator) -> Tensor:
             rows = torch.randint(len(meant), (BATCH,), generator=generator)
             mask = training_mask(frames.lengths[rows], generator)
-            embeds = pooled(model, frames.batch(rows), mask)
+            embeds = pooled(model, frames.batch(rows), mask, generator)
             return distillation_loss(embeds, targets[meant[rows]], (targets, self.images))
 
         space = self.clip.space("text").in_modality("audio").to_dict()
@@ -250,9 +252,18 @@ def name_embeds(clip: ClipEncoder, names: list[str]) -> Tensor:
     return unit_norm(embeds.mean(dim=1))
 
 
-def pooled(model: SpeechModel, frames: Tensor, mask: Tensor) -> Tensor:
-    """Embed frozen frames, those where `mask` is True, shape (n, d), unit norm."""
-    return F.normalize(model.pooling(model.backbone.layer_norm(frames), mask), dim=-1)
+def pooled(model: SpeechModel, frames: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Embed frozen frames, those where `mask` is True, with dropout, shape (n, d), unit norm."""
+    pooling: Any = model.pooling
+    means = _dropped(pooling.means(model.backbone.layer_norm(frames), mask), generator)
+    hidden = _dropped(F.gelu(pooling.hidden(means)), generator)
+    return F.normalize(pooling.projection(hidden), dim=-1)
+
+
+def _dropped(values: Tensor, generator: torch.Generator) -> Tensor:
+    # Of the loop's generator, which a resumed run restores.
+    kept = torch.rand(values.shape, generator=generator) >= DROPOUT
+    return values * kept / (1 - DROPOUT)
 
 
 def training_mask(lengths: Tensor, generator: torch.Generator) -> Tensor:
