@@ -91,7 +91,8 @@ def test_copies_at_several_speeds_are_averaged(speech, folder, tmp_path, rate):
 
 def test_copies_count_by_how_sure_the_memory_is_of_them(folder, tmp_path):
     fast = SpeechEncoder.from_pretrained(with_speeds(folder, tmp_path / "fast", [0.8, 1.25]))
-    backend, waveform = fast.backend, tone(0.7)
+    backend: Any = fast.backend
+    waveform = tone(0.7)
 
     def heard() -> Tensor:
         copies = [soxr.resample(waveform, RATE * speed, RATE) for speed in (0.8, 1.25)]

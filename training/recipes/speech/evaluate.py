@@ -39,7 +39,7 @@ NAMES = 200
 PHRASES_SEED = 11
 NOISE_DB = 10.0
 # Painting takes seconds, so that images are painted from some phrases of each class alone.
-PAINTED = 2
+PAINTED = 4
 
 Transcribe = Callable[[np.ndarray], str]
 
@@ -161,7 +161,7 @@ class SpeechEvaluation:
         classify: Callable[[list[Image.Image]], Tensor],
         report: Callable[[str], Any],
     ) -> None:
-        """Report how like their class images are that are painted from two phrases of each.
+        """Report how like their class images are that are painted from some phrases of each.
 
         Beside them stand images painted from the same phrases typed.
 
