@@ -80,7 +80,7 @@ def upgrade_index(index: dict[str, Any]) -> dict[str, Any]:
     """Return an index with the names of earlier versions mapped to today's."""
     index = {_RENAMED.get(name, name): value for name, value in index.items()}
     if "default_guidance_end" in index:
-        index["default_guidance_interval"] = (0.0, index.pop("default_guidance_end"))
+        index["default_guidance_interval"] = [0.0, index.pop("default_guidance_end")]
     return index
 
 

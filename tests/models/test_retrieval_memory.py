@@ -188,6 +188,6 @@ def test_a_pipeline_saved_by_an_earlier_version_loads(maker, tmp_path):
 
 
 def test_half_the_guidance_of_an_earlier_version_is_the_interval_of_the_first_half():
-    assert upgrade_index({"default_guidance_end": 0.5}) == {"default_guidance_interval": (0.0, 0.5)}
+    assert upgrade_index({"default_guidance_end": 0.5}) == {"default_guidance_interval": [0.0, 0.5]}
     assert list(interval_steps((0.0, 0.5), 5)) == [0, 1, 2]
     assert list(interval_steps((0.25, 0.75), 8)) == [2, 3, 4, 5]
