@@ -266,8 +266,8 @@ def test_images_painted_from_speech_are_named_beside_those_from_the_same_text(mo
         lambda embed: embed, lambda images: torch.stack(images).argmax(dim=1), said.append
     )
     assert [each.split(" (")[0] for each in said] == [
-        "images painted, speech: similarity to the class 0.000, nearest to it 0.0% of 92",
-        "images painted, text: similarity to the class 1.000, nearest to it 100.0% of 92",
+        "images painted, speech: similarity to the class 0.000, nearest to it 0.0% of 184",
+        "images painted, text: similarity to the class 1.000, nearest to it 100.0% of 184",
     ]
 
 

@@ -38,8 +38,6 @@ from clip2clap.training.speech.alterations import add_noise
 NAMES = 200
 PHRASES_SEED = 11
 NOISE_DB = 10.0
-# Painting takes seconds, so that images are painted from some phrases of each class alone.
-PAINTED = 4
 
 Transcribe = Callable[[np.ndarray], str]
 
@@ -161,7 +159,7 @@ class SpeechEvaluation:
         classify: Callable[[list[Image.Image]], Tensor],
         report: Callable[[str], Any],
     ) -> None:
-        """Report how like their class images are that are painted from some phrases of each.
+        """Report how like their class images are that are painted from the phrases of each.
 
         Beside them stand images painted from the same phrases typed.
 
@@ -171,10 +169,9 @@ class SpeechEvaluation:
             report: Takes one line for each way to encode the phrases.
         """
         phrases, labels = class_phrases(), name_embeds(self.clip, list(CLASSES))
-        places = torch.arange(len(CLASSES)).repeat_interleave(PAINTED)
+        places = torch.arange(len(CLASSES)).repeat_interleave(len(EVALUATION_PHRASES))
         for kind, embeds in self.encode(phrases, seed=PHRASES_SEED).items():
-            some = embeds.unflatten(0, (len(CLASSES), -1))[:, :PAINTED].flatten(0, 1)
-            images = [paint(embed) for embed in some]
+            images = [paint(embed) for embed in embeds]
             similarities = self.clip.encode_image(images) @ labels.T
             own = similarities.gather(1, places.unsqueeze(1)).mean()
             named = int((similarities.argmax(dim=1) == places).sum())
