@@ -79,11 +79,8 @@ def loaded_once(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -
     def encoder_folder(encoder_class: type[base.Encoder], name: str) -> Path:
         return base.find_checkpoint(name, encoder_class.kind).folder or Path(name)
 
-    for module, name, folder_of in (
-        (components, "load_strictly", lambda _, folder: folder),
-        (base, "_read_spec", lambda checkpoint, _: checkpoint.folder),
-    ):
-        monkeypatch.setattr(module, name, once(getattr(module, name), folder_of))
+    strictly = once(components.load_strictly, lambda _, folder: folder)
+    monkeypatch.setattr(components, "load_strictly", strictly)
     load = once(vars(base.Encoder)["from_pretrained"].__func__, encoder_folder)
     monkeypatch.setattr(base.Encoder, "from_pretrained", classmethod(load))
 
