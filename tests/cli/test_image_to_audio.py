@@ -315,6 +315,8 @@ def test_json_is_one_document_with_all_that_was_done(
             "3",
             "--duration-s",
             "0.016",
+            "--guidance-end",
+            "1",
             "--dtype",
             "fp32",
             "--device",

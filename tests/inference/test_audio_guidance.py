@@ -52,9 +52,12 @@ def generate(pipe, embeds, guide: AudioSimilarityGuidance | None, seeds=SEEDS) -
     ).audios
 
 
+def similarities(pipe, clap, waveforms: np.ndarray, target: Tensor) -> Tensor:
+    return clap.encode_audio([(each, pipe.sampling_rate) for each in waveforms]) @ target
+
+
 def similarity(pipe, clap, waveforms: np.ndarray, target: Tensor) -> float:
-    heard = clap.encode_audio([(waveform, pipe.sampling_rate) for waveform in waveforms])
-    return median((heard @ target).tolist())
+    return median(similarities(pipe, clap, waveforms, target).tolist())
 
 
 def test_strength_0_is_the_plain_sampler_to_the_last_bit(pipe, clap, embeds):
@@ -75,14 +78,16 @@ def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, c
 
 def test_another_target_does_not_help_this_one(pipe, clap, embeds):
     seeds = SEEDS[:4]
-    options = {"cutouts": 2, "strength": 3}
     dog, rain = (
-        generate(pipe, embeds, guidance(pipe, clap, Target(embeds[name]), **options), seeds)
+        generate(pipe, embeds, guidance(pipe, clap, Target(embeds[name]), strength=3), seeds)
         for name in ("dog", "rain")
     )
-    for own, other, name in ((dog, rain, "dog"), (rain, dog, "rain")):
-        target = embeds[name]
-        assert similarity(pipe, clap, own, target) > similarity(pipe, clap, other, target)
+    gains = [
+        similarities(pipe, clap, own, embeds[name]) - similarities(pipe, clap, other, embeds[name])
+        for own, other, name in ((dog, rain, "dog"), (rain, dog, "rain"))
+    ]
+    # Means of 0.05 to 0.11 with different kernels; single seeds reach from -0.02 to 0.33.
+    assert torch.cat(gains).mean() > 0.02
 
 
 def test_the_call_takes_nothing_else_as_guidance(pipe, embeds):

@@ -258,4 +258,6 @@ def _given_arguments(options: ImageToAudio) -> dict[str, Any]:
     """Return the arguments of the pipeline's calls that options give."""
     names = ("num_inference_steps", "guidance_scale", "num_candidates", "negative_prompt")
     given = {name: getattr(options, name) for name in names}
+    if options.guidance_end is not None:
+        given["guidance_interval"] = (0.0, options.guidance_end)
     return given | {"audio_length_in_s": options.duration_s}

@@ -243,6 +243,17 @@ class InferenceSteps(Options, panel="Sampling"):
     )
 
 
+class GuidedSteps(Options, panel="Sampling"):
+    """Steps with classifier-free guidance."""
+
+    guidance_end: float | None = option(
+        "Share of the steps, from the first, that are guided; default is the generator's, 0.5.",
+        api="guidance_interval",
+        min=0,
+        max=1,
+    )
+
+
 class StepsAndDuration(InferenceSteps, panel="Sampling"):
     """Denoising steps, and duration of audio."""
 

@@ -11,6 +11,7 @@ from clip2clap.cli.options.common import (
     Device,
     Engine,
     Generator,
+    GuidedSteps,
     Output,
     Overwrite,
     Running,
@@ -86,6 +87,7 @@ class ImageToAudio(
     AudioFiles,
     Overwrite,
     Sampling,
+    GuidedSteps,
     Translator,
     Generator,
 ):
@@ -351,10 +353,7 @@ class Painting(Cutouts, Targets, panel="Painting"):
         "Weight of the total variation loss; more is smoother.", "W", default=1.0, min=0
     )
     codebook: float = option(
-        "Weight of the distance between the latent and the autoencoder's codebook.",
-        "W",
-        default=0.0,
-        min=0,
+        "Weight of the latent's distance from the autoencoder's codebook.", "W", default=0.0, min=0
     )
     size: str | None = option("Old spelling of --width and --height.", "WxH", hidden=True)
 
