@@ -283,6 +283,29 @@ def test_an_index_that_is_killed_at_any_moment_loses_and_doubles_nothing(
     assert_equal_contents(library, tmp_path / "fresh")
 
 
+def test_what_is_left_of_a_killed_merge_goes_with_a_run_that_has_nothing_to_do(
+    media, tmp_path, update, in_a_fork, monkeypatch
+):
+    monkeypatch.setattr(update_module, "_SECONDS_PER_SAVE", 0.0)
+    library, replace = tmp_path / "library", os.replace
+
+    def run() -> None:
+        def killed(source: Any, target: Any) -> None:
+            # The third file of vectors is the first two, merged.
+            if Path(target).name == "data-000002.arrow":
+                os._exit(9)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", killed)
+        update([media / "photos"], library, batch_size=3)
+
+    assert in_a_fork(run)
+    assert [*library.rglob(".*.part")]
+    assert update([media / "photos"], library).encoded == 0
+    assert not [*library.rglob(".*.part")]
+    assert len([*library.glob("image-1/data-*")]) == 1
+
+
 def test_a_run_that_fails_keeps_what_is_done(media, tmp_path, update, monkeypatch):
     encode = update_module._Update._encode
     left = [2]

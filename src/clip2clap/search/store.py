@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import as_path
+from clip2clap.core.files import as_path, remove_leftovers
 from clip2clap.embeddings.space import EmbeddingSpace, Family, Modality
 from clip2clap.embeddings.table.format import STATE_FILE, TableError, replacing_durably
 from clip2clap.embeddings.table.reader import EmbeddingTable
+from clip2clap.embeddings.table.writer import TableWriter
 
 SETTINGS_FILE = "index.json"
 FILES_FILE = "files.parquet"
@@ -208,11 +209,19 @@ class Store:
         return {c: space for t in tables if t is not None for c, space in t.spaces.items()}
 
     def remove_leftovers(self) -> None:
-        """Remove tables that the settings do not name, of runs that were killed."""
+        """Remove what killed runs left: half-written files, and tables that no settings name.
+
+        Tables whose rows they had written, but not merged into one file yet, are merged.
+        """
         for modality in MODALITIES:
+            own = self.table_folder(modality)
             for folder in self.folder.glob(f"{modality}-*"):
-                if folder.is_dir() and folder.name != self.table_folder(modality).name:
+                if folder.is_dir() and folder != own:
                     shutil.rmtree(folder, ignore_errors=True)
+            remove_leftovers(own)
+            table = self.open_table(modality)
+            if table is not None and len([*own.glob("data-*")]) > 1:
+                TableWriter(own, table.spaces).close()
 
 
 def hash_file(file: BinaryIO) -> str:
