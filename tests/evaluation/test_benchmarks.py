@@ -385,7 +385,8 @@ def test_imagehears_images_are_named_by_what_they_show_and_would_sound_like(
     assert "3 of 3 images" in out
     assert "zero-shot, translated" in out
     # A translator into the wrong space is refused, and a broken image named.
-    code, _, error = run("benchmark", "imagehear", images, "--translator", "demo-back")
+    wrong = ("--translator", "demo-back", "-o", tmp_path / "wrong")
+    code, _, error = run("benchmark", "imagehear", images, *wrong)
     assert code == 2
     (images / "dog2.jpg").write_bytes(b"no image")
     code, _, error = run("benchmark", "imagehear", images, "-o", tmp_path / "broken")
