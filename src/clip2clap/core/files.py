@@ -102,17 +102,9 @@ def save_tensors(
 def _locked_folder(path: Path) -> Iterator[None]:
     """Create a folder and lock it; a killed process loses its lock."""
     path.mkdir(exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with _locked(path, os.O_RDONLY):
         path.mkdir(exist_ok=True)  # another process may have removed it before it was locked
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove_unlocked(path: Path) -> None:
@@ -132,13 +124,18 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> contextlib.AbstractContextManager[None]:
     """Lock a file, which is created, while it is written; a killed process loses its lock."""
+    return _locked(path, os.O_CREAT | os.O_RDWR)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, flags: int) -> Iterator[None]:
+    """Open a file or folder with some flags, and lock it, where there are locks."""
     if fcntl is None:
         yield
         return
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    descriptor = os.open(path, flags, 0o666)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)

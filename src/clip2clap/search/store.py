@@ -219,8 +219,9 @@ class Store:
                 if folder.is_dir() and folder != own:
                     shutil.rmtree(folder, ignore_errors=True)
             remove_leftovers(own)
-            table = self.open_table(modality)
-            if table is not None and len([*own.glob("data-*")]) > 1:
+            is_merged = len([*own.glob("data-*")]) < 2
+            table = None if is_merged else self.open_table(modality)
+            if table is not None:
                 TableWriter(own, table.spaces).close()
 
 
