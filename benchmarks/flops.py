@@ -53,6 +53,7 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, tuple[Callable[[],
     from transformers import SpeechT5HifiGan
 
     unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype).eval()
+    unet.to(memory_format=torch.channels_last)
     vae: Any = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype).eval()
     vocoder: Any = SpeechT5HifiGan.from_pretrained(folder / "vocoder", dtype=dtype).eval()
     latents = torch.randn(2, 8, _FRAMES // 4, 16, dtype=dtype)

@@ -19,6 +19,9 @@ from clip2clap.inference.loading.streaming import cast_layer, stored_tensors, st
 from clip2clap.models.autoencoders import AUTOENCODERS
 from clip2clap.models.hifigan import wide_convolutions
 
+# Channels of the first block from which a UNet's convolutions are fastest channels last.
+_WIDE = 128
+
 HEAVY_PARTS = ("unet", "vae", "vocoder", "text_encoder")
 """Components that dominate time and memory, to which a pipeline's `torch_dtype` applies."""
 
@@ -235,7 +238,20 @@ def load_components(
     if (dtype := dtypes("vocoder.resblocks")) != dtypes("vocoder") and "vocoder" in loaded:
         for layer in wide_convolutions(loaded["vocoder"]):
             cast_layer(layer, dtype)
+    if "unet" in loaded and not options.get("low_memory"):
+        _order_channels(loaded["unet"])
     return loaded
+
+
+def _order_channels(unet: Any) -> None:
+    """Keep the weights of a wide UNet channels last, which its activations then follow.
+
+    A step of full-size AudioLDM-S takes 12 to 18 % less time in bfloat16 on a CPU, 4 % less in
+    float32 with AVX2 (`benchmarks/flops.py`). Results differ by rounding. Narrow UNets do not gain,
+    and MPS was not tried.
+    """
+    if unet.config.block_out_channels[0] >= _WIDE and not torch.backends.mps.is_available():
+        unet.to(memory_format=torch.channels_last)
 
 
 def _load_scheduler(path: Path, class_name: str | None) -> Any:

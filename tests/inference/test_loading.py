@@ -17,7 +17,7 @@ from clip2clap.core.errors import CheckpointError
 from clip2clap.embeddings.encoders.clap import ClapEncoder
 from clip2clap.inference.audio_to_image import AudioToImagePipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
-from clip2clap.inference.loading.components import load_strictly
+from clip2clap.inference.loading.components import load_components, load_strictly, part_dtypes
 from clip2clap.inference.loading.files import explained
 
 
@@ -91,6 +91,37 @@ def test_the_empty_prompt_is_encoded_and_its_encoder_freed_before_the_unet_loads
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", load_with_no_encoder_left)
     pipeline = ImageToAudioPipeline.from_pretrained(audioldm_folder)
     assert pipeline.negative_embedding is not None
+
+
+@pytest.mark.parametrize(("channels", "low_memory"), [(128, False), (128, True), (8, False)])
+def test_only_a_wide_unet_in_memory_is_channels_last_and_saves_as_before(
+    channels: int, low_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    unet = UNet2DConditionModel(
+        block_out_channels=(channels,),  # pyright: ignore[reportArgumentType]
+        down_block_types=("DownBlock2D",),  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpBlock2D",),  # pyright: ignore[reportArgumentType]
+        mid_block_type=None,
+        norm_num_groups=8,
+        layers_per_block=1,
+    ).eval()
+    unet.save_pretrained(tmp_path / "unet")
+    index = {"unet": ["diffusers", "UNet2DConditionModel"]}
+    loaded = load_components(
+        tmp_path, index, {"unet": "unet"}, part_dtypes(None), low_memory=low_memory
+    )["unet"]
+
+    sample, words = torch.randn(2, 4, 8, 8), torch.zeros(2, 1, 1280)
+    with torch.inference_mode():
+        expected, found = (model(sample, 10, words).sample for model in (unet, loaded))
+    is_ordered = channels == 128 and not low_memory
+    assert found.is_contiguous(memory_format=torch.channels_last) == is_ordered
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    if is_ordered:
+        loaded.save_pretrained(tmp_path / "saved")
+        saved = UNet2DConditionModel.from_pretrained(tmp_path / "saved").state_dict()
+        assert all(torch.equal(saved[name], value) for name, value in unet.state_dict().items())
 
 
 def test_small_modules_load_no_pipeline():
