@@ -65,6 +65,7 @@ COMMANDS = {
     "fit": "fit --dataset captions.csv --demo -o out/fitted",
     "benchmark": "benchmark esc50 esc50 --partial --resamples 100 -o out/esc50",
     "index": "index . -o out/library",
+    "import-translator": "import-translator perceptron.pth --overwrite -o out/imported",
 }
 QUICK = ("extract", "norms", "train")
 # What the commands import first when they need it, which takes longer than what they write.
@@ -133,6 +134,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{family}_text": EmbeddingSpace(family, f"a/{family}", "text", 8, True, family)
         for family in ("clip", "clap")
     }
+    layers = (torch.nn.Linear(512, 512) for _ in range(3))
+    torch.save(torch.nn.Sequential(*layers).state_dict(), folder / "perceptron.pth")
     (folder / "esc50" / "audio").mkdir(parents=True)
     rows = ["filename,fold,target,category,esc10,src_file,take"]
     for label in range(50):
