@@ -262,8 +262,21 @@ class TableWriter:
         self._append(pa.table(arrays), list(ids), failures or {})
 
     def append_table(self, rows: pa.Table) -> None:
-        """Append the rows of an Arrow table that has this table's columns."""
-        self._append(rows, rows["id"].to_pylist(), {})
+        """Append rows of an Arrow table with the same columns; errors are those of `append`."""
+        if missing := {"id", *self.spaces} - {*rows.column_names}:
+            raise TableError(f"Expected rows with the column {min(missing)!r}.")
+        for column, space in self.spaces.items():
+            found, wanted = rows[column], pa.list_(ARROW_DTYPES[self.dtype], space.dim)
+            if found.type != wanted or found.null_count:
+                raise TableError(f"Expected {column} of {wanted} without nulls, got {found.type}.")
+            for chunk in found.chunks:
+                if (values := chunk.flatten()).null_count:
+                    raise TableError(f"Expected {column} of {wanted} without nulls in its lists.")
+                embeds = torch.from_dlpack(values).view(-1, space.dim)
+                _check_embeds(embeds, len(chunk), column, space)
+        ids = rows["id"].to_pylist()
+        check_ids(ids)
+        self._append(rows, ids, {})
 
     def fail(self, row_id: str, reason: str) -> None:
         """Record a row that failed, with the reason; its id is new to the table."""
@@ -288,10 +301,11 @@ class TableWriter:
                     f"Expected the columns {', '.join(schema.names)}, got "
                     f"{', '.join(rows.column_names)}."
                 )
-            rows, self._schema = rows.cast(schema), schema
+            rows = rows.cast(schema)
         self._ids.add([*ids, *failures])
         if rows is not None and rows.num_rows:
             self._rows.append(rows)
+            self._schema = rows.schema
         for row_id, reason in failures.items():
             # Reasons may hold file names that are not UTF-8.
             line = one_line(reason, limit=None).encode("utf-8", "backslashreplace").decode()

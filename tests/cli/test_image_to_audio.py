@@ -455,6 +455,8 @@ def test_an_interrupted_run_keeps_what_is_finished(
     ]
 
     def run_with_files() -> None:
+        # Where the tests run in the background, SIGINT is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with (
             (tmp_path / "stdout").open("w") as sys.stdout,
             (tmp_path / "stderr").open("w") as sys.stderr,

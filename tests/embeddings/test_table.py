@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -336,6 +338,43 @@ def test_sources_keep_one_set_of_columns(tmp_path):
         writer.append(["a"], {"seconds": [None]}, {"clip_text": vectors(1)})
         with pytest.raises(TableError, match="Expected the columns id, seconds, clip_text"):
             writer.append(["b"], {}, {"clip_text": vectors(1)})
+
+
+def test_a_first_row_with_a_double_id_leaves_an_empty_table(tmp_path):
+    with (
+        pytest.raises(TableError, match="The id 'a' is in the table already"),
+        TableWriter(tmp_path, {"clip_text": CLIP}) as writer,
+    ):
+        writer.append(["a", "a"], {"caption": ["x", "y"]}, {"clip_text": vectors(2)})
+    assert len(EmbeddingTable.open(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.drop_columns("clip_text"), "with the column 'clip_text'"),
+        (lambda rows: rows.drop_columns("id"), "with the column 'id'"),
+        (lambda rows: replaced(rows, [[0.0] * DIM, [1.0]]), "got list<item: float>"),
+        (lambda rows: replaced(rows, [None, [0.5] * DIM], fixed=True), "without nulls"),
+        (lambda rows: replaced(rows, [[None] * DIM, [0.5] * DIM], fixed=True), "without nulls"),
+        (lambda rows: replaced(rows, [[9.0] * DIM] * 2, fixed=True), "should be unit norm"),
+        (lambda rows: replaced(rows, [[math.nan] * DIM] * 2, fixed=True), "holds NaN"),
+    ],
+)
+def test_arrow_rows_that_do_not_fit_are_refused(tmp_path, change, message):
+    write(tmp_path / "table", ["a", "b"], spaces={"clip_text": CLIP}, dtype="float32")
+    rows = change(EmbeddingTable.open(tmp_path / "table").data)
+    with (
+        pytest.raises(TableError, match=message),
+        TableWriter(tmp_path / "copy", {"clip_text": CLIP}, dtype="float32") as writer,
+    ):
+        writer.append_table(rows)
+    assert len(EmbeddingTable.open(tmp_path / "copy")) == 0
+
+
+def replaced(rows: pa.Table, values: list[Any], *, fixed: bool = False) -> pa.Table:
+    array = pa.array(values, pa.list_(pa.float32(), DIM if fixed else -1))
+    return rows.set_column(rows.column_names.index("clip_text"), "clip_text", array)
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
