@@ -43,9 +43,9 @@ from .builders import (
 ROOT = Path(__file__).parents[1]
 ROOT_ENTRIES = set(os.listdir(ROOT))
 
-# Tests run in several processes side by side: one thread each, and each that they start.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
+# Tests run in several processes side by side: one thread each, and each that they start, unless
+# OMP_NUM_THREADS says otherwise.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 # The suite draws the same inputs in every run; a long run of the fuzzers draws new ones.
 settings.register_profile("same inputs", derandomize=True, deadline=None)
@@ -216,6 +216,7 @@ def start_fork() -> Callable[..., int]:
     def start(job: Callable[..., Any], *arguments: Any) -> int:
         child = os.fork()
         if not child:
+            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
             status = 1
             try:
                 job(*arguments)
