@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 ROOT_ENTRIES = set(os.listdir(ROOT))
 
 # Tests run in several processes side by side: one thread each, and each that they start, unless
-# OMP_NUM_THREADS says otherwise.
+# OMP_NUM_THREADS says otherwise. Tests that fork skip then.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 # The suite draws the same inputs in every run; a long run of the fuzzers draws new ones.
@@ -212,11 +212,12 @@ def start_fork() -> Callable[..., int]:
     """
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
+    if torch.get_num_threads() > 1:
+        pytest.skip("OpenMP's threads do not survive a fork: needs OMP_NUM_THREADS=1")
 
     def start(job: Callable[..., Any], *arguments: Any) -> int:
         child = os.fork()
         if not child:
-            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
             status = 1
             try:
                 job(*arguments)
