@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast, get_args
@@ -264,6 +264,11 @@ class Encoder(nn.Module):
         for position, text in enumerate(items):
             if not isinstance(text, str):
                 raise UserError(f"Expected texts, got {type(text).__name__} as text {position}.")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UserError(
+                    f"Text {position} holds bytes that are not UTF-8: {text!r}. Decode it with its "
+                    "own encoding."
+                )
         return list(self.backend.tokenize(items)) if len(items) else []
 
     def encode_preprocessed(
@@ -370,7 +375,10 @@ class Encoder(nn.Module):
     def _check(self, items: Any, modality: Modality, batch_size: int) -> None:
         self._require(modality)
         if isinstance(items, str | bytes | Path | Image.Image) or not isinstance(items, Sequence):
-            raise UserError(f"Expected a list, got a {type(items).__name__}. Put it in a list.")
+            is_one = isinstance(items, str | bytes | Mapping) or getattr(items, "ndim", 1) in (0, 2, 3)
+            is_many = isinstance(items, Iterable) and not is_one
+            how = "Give list(...) of it" if is_many else "Put it in a list"
+            raise UserError(f"Expected a list, got a {type(items).__name__}. {how}.")
         expect(is_integer(batch_size) and batch_size > 0, "batch_size", "at least 1", batch_size)
 
 

@@ -299,6 +299,10 @@ def test_nothing_gives_no_vectors(clip):
     [
         (lambda clip: clip.encode_text("a dog"), "Put it in a list"),
         (lambda clip: clip.encode_image(Image.new("RGB", (4, 4))), "Put it in a list"),
+        (lambda clip: clip.encode_image(np.zeros((4, 4, 3))), "Put it in a list"),
+        (lambda clip: clip.encode_text(text for text in "ab"), r"got a generator. Give list\("),
+        (lambda clip: clip.encode_text(np.array(["a"])), r"got a ndarray. Give list\("),
+        (lambda clip: clip.encode_text(["a", "\udce9"]), "Text 1 holds bytes that are not UTF-8"),
         (lambda clip: clip.encode_text(["a", 3]), "got int as text 1"),
         (lambda clip: clip.encode_text(["a"], batch_size=0), "batch_size to be at least 1"),
         (lambda clip: clip.space("audio"), "embeds image and text only, not audio"),

@@ -271,6 +271,84 @@ def test_a_value_that_stands_for_missing_pixels_leaves_the_others(missing, scale
     assert np.sort(np.abs(pixels - RAMP * 255).flatten())[-2] <= 6
 
 
+@pytest.mark.parametrize(("dtype", "missing"), [(np.int32, -32_768), (np.float32, -9999)])
+def test_many_pixels_of_one_missing_value_leave_the_others(dtype, missing):
+    gray = (RAMP * 2000).astype(dtype)
+    gray[:, :2] = missing
+    pixels = np.asarray(load_image(Image.fromarray(gray)))[..., 0].astype(int)
+    least = RAMP[0, 2]
+    expected = ((RAMP - least) / (1 - least) * 255)[:, 2:]
+    assert np.abs(pixels[:, 2:] - expected).max() <= 2
+
+
+def test_the_value_that_gdal_names_as_missing_is_none():
+    gray = (RAMP * 3000 - 1500).astype(np.float32)
+    gray[:, :4] = 2000
+    file = io.BytesIO()
+    Image.fromarray(gray).save(file, "TIFF", tiffinfo={42_113: "2000"})
+    pixels = np.asarray(load_image(file.getvalue()))[..., 0]
+    assert pixels[:, 4:].max() == 255
+    assert pixels[0, 4] == 0
+
+
+def tiff(pixels: np.ndarray, **tags: int) -> bytes:
+    """A TIFF of one strip for each plane, little-endian; tags are named `t` and their number."""
+    planes, height, width = pixels.shape
+    content = b"".join(plane.tobytes() for plane in pixels)
+    bits, size, start = 8 * pixels.itemsize, len(content) // planes, 400
+    values = {256: [width], 257: [height], 258: [bits] * planes, 259: [1], 262: [1], 277: [planes]}
+    values |= {273: [start + n * size for n in range(planes)], 278: [height], 279: [size] * planes}
+    values |= {int(name[1:]): [value] for name, value in tags.items()}
+    entries, data = b"", b""
+    for tag, numbers in sorted(values.items()):
+        packed = struct.pack(f"<{len(numbers)}H", *numbers)
+        place = struct.pack("<I", 200 + len(data)) if len(packed) > 4 else packed.ljust(4, b"\0")
+        data += packed if len(packed) > 4 else b""
+        entries += struct.pack("<HHI", tag, 3, len(numbers)) + place
+    head = b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4)
+    return (head.ljust(200, b"\0") + data).ljust(start, b"\0") + content
+
+
+def test_channels_of_16_bits_that_are_apart_are_read_as_those_that_are_not():
+    colors = np.stack([RAMP, RAMP[::-1], RAMP.T])
+    content = tiff((colors * 65_535).astype("<u2"), t262=2, t284=2)
+    pixels = np.asarray(load_image(content)).transpose(2, 0, 1)
+    assert np.abs(pixels - colors * 255).max() <= 1
+    tiled = content.replace(struct.pack("<HHI", 273, 3, 3), struct.pack("<HHI", 272, 3, 3))
+    with pytest.raises(UnreadableImageError, match=r"separate tiles|damaged|can't read"):
+        load_image(tiled)
+
+
+def test_grays_without_a_sample_format_are_unsigned_and_signed_ones_do_not_wrap():
+    unsigned = load_image(tiff((RAMP * (2**32 - 1)).astype("<u4")[None]))
+    signed = load_image(tiff((RAMP * 255 - 128).astype(np.int8)[None], t339=2))
+    for image in (unsigned, signed):
+        assert np.abs(np.asarray(image)[..., 0] - RAMP * 255).max() <= 2
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_exif_data_in_a_text_chunk_turn_the_image(is_packed):
+    raw = b"Exif\0\0" + exif_of(ORIENTATION)
+    info = PngInfo()
+    text = f"\nexif\n{len(raw):8d}\n{raw.hex()}\n"
+    info.add_text("Raw profile type exif", text, zip=is_packed)
+    file = io.BytesIO()
+    Image.new("RGB", (64, 40)).save(file, "PNG", pnginfo=info)
+    assert load_image(file.getvalue()).size == (40, 64)
+    info.add_text("Raw profile type exif", "0" * 2**22, zip=True)
+    Image.new("RGB", (64, 40)).save(file := io.BytesIO(), "PNG", pnginfo=info)
+    load_image(file.getvalue())
+
+
+def test_a_closed_file_and_no_path_are_named():
+    file = io.BytesIO(b"x")
+    file.close()
+    with pytest.raises(UserError, match="a file that was closed"):
+        load_image(file)
+    with pytest.raises(UnreadableImageError, match="got an empty string"):
+        load_image("")
+
+
 def test_an_image_without_a_finite_pixel_is_refused():
     with pytest.raises(UnreadableImageError, match="no pixel is a finite number"):
         load_image(Image.fromarray(np.full((8, 8), np.nan, np.float32)))
@@ -361,6 +439,7 @@ def test_one_pixel_is_an_image():
         ("large.png", png_header(11_000, 10_000), r"11000 x 10000 pixels, larger than 100 mega"),
         ("bomb.png", png_header(2**31 - 1, 2**31 - 1), r"bomb.png.*megapixels"),
         ("cut.png", png_header(100, 100), r"cut.png is damaged or truncated"),
+        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
         ("ribbon.png", png_header(10_000, 2), r"ribbon.png.*narrower than 1:100"),
     ],
 )

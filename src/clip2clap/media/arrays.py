@@ -48,6 +48,8 @@ def to_file(source: Any, name: str) -> Any:
         return os.fspath(source)
     if not hasattr(source, "read"):
         return source
+    if getattr(source, "closed", False):
+        raise UserError(f"{name} is a file that was closed. Open it again.")
     if not hasattr(source, "seek") or not getattr(source, "seekable", bool)():
         source = source.read()
     elif isinstance(source, io.TextIOBase):
@@ -67,6 +69,8 @@ def to_file(source: Any, name: str) -> Any:
 def open_file(name: str, error_class: type[UserError]) -> Iterator[BinaryIO]:
     """Open a file that a user named; raise where that or the reading of it fails."""
     path = as_path(name)
+    if not name:
+        raise error_class("Expected the path of a file, got an empty string.")
     try:
         if path.is_dir():
             raise error_class(f"{name} is a folder; give a file.")

@@ -6,7 +6,6 @@ import io
 import math
 import os
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from clip2clap.core.errors import UserError, one_line
 from clip2clap.core.files import is_url, replacing
 from clip2clap.media.arrays import open_file, to_array, to_file, to_image
+from clip2clap.media.image_formats import gray_to_8_bit, is_gray, read_planes, without_side_chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,8 @@ _READ_FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF"),
     *("JPEG2000", "PPM", "ICO"),
 )
+# Bytes that tell a format.
+_HEAD_BYTES = 24
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 # Beginnings of files of other formats.
 _OTHER_FORMATS = {
@@ -67,14 +69,9 @@ _OTHER_FORMATS = {
     b"#?RADIANCE": "a Radiance HDR image",
     b"\x1f\x8b": "a gzip archive",
     b"PK\x03\x04": "a zip archive",
+    b"version https://git-lfs": "a pointer of Git LFS, whose content `git lfs pull` gets",
 }
-# PIL refuses other chunks that are large or damaged, and no pixel depends on them here.
-_TRANSPARENCY_CHUNK = b"tRNS"
-_ORIENTATION_CHUNKS = (b"eXIf", b"iTXt")
 _ORIENTATION_TAG = 0x0112
-_SAMPLE_FORMAT_TAG = 339
-_PHOTOMETRIC_TAG = 262
-_WHITE_IS_ZERO = 0
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
 _TURNS = dict(
     enumerate(
@@ -90,10 +87,6 @@ _TURNS = dict(
         start=2,
     )
 )
-# Full scales of grays of 1 (floats), 8, 12 and 16 bits.
-_FULL_SCALES = (1.0, 255.0, 4095.0, 65_535.0)
-# Share of the values, in percent, that may lie so many times the others' range away from them.
-_TAIL, _FAR = 5.0, 2.0
 _WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 _WRITE_OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
@@ -226,7 +219,7 @@ def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> "Tensor
 
 def _decode(file: IO[bytes] | bytes, name: str) -> Image.Image:
     file = io.BytesIO(file) if isinstance(file, bytes) else file
-    head = file.read(12)
+    head = file.read(_HEAD_BYTES)
     file.seek(0)
     if not head:
         raise UnreadableImageError(f"{name} is empty. Fetch or save it again.")
@@ -236,7 +229,7 @@ def _decode(file: IO[bytes] | bytes, name: str) -> Image.Image:
     Image.init()
     formats = [known for known in _READ_FORMATS if known in Image.OPEN]
     with _explained(name, head):
-        file = _without_side_chunks(file) if head.startswith(b"\x89PNG") else file
+        file = without_side_chunks(file) if head.startswith(b"\x89PNG") else file
         with Image.open(file, formats=formats) as image:
             return _to_rgb(image, name, is_file=True)
 
@@ -249,26 +242,6 @@ def _register_heif(name: str) -> None:
             f"{name} is a HEIC image, which needs another package: pip install pillow-heif."
         ) from error
     register_heif_opener()
-
-
-def _without_side_chunks(file: IO[bytes]) -> IO[bytes]:
-    """Return a PNG without what no pixel depends on, which PIL refuses when large or damaged.
-
-    Workflows and profiles of printers are large. What may hold the orientation is kept, if it is
-    whole and not compressed.
-    """
-    kept = [file.read(8)]
-    while len(head := file.read(8)) == 8:
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        body = file.read(length + 4)
-        is_critical = kind[:1].isupper()
-        if kind in _ORIENTATION_CHUNKS and length < 2**16:
-            is_xmp = kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0")
-            is_whole = zlib.crc32(kind + body[:-4]) == int.from_bytes(body[-4:], "big")
-            is_critical = is_whole and (is_xmp or kind == b"eXIf")
-        if is_critical or kind == _TRANSPARENCY_CHUNK:
-            kept += [head, body]
-    return io.BytesIO(b"".join(kept))
 
 
 @contextlib.contextmanager
@@ -338,14 +311,16 @@ def _factor(image: Image.Image) -> int:
 
 def _flattened(image: Image.Image) -> Image.Image:
     """Return an image upright, in 8 bits, on white."""
+    source, image = image, read_planes(image)
     image.load()
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        turn = _TURNS.get(source.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF data, of which PIL may raise anything, are no damaged pixels
         turn = None
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _gray_to_8_bit(image)
-    elif (factor := _factor(image)) > 1:
+    factor = _factor(image)
+    if is_gray(image):
+        image = gray_to_8_bit(image, factor)
+    elif factor > 1:
         # Palettes have no colors in between.
         smooth = {"1": "L", "P": "RGBA", "PA": "RGBA"}
         # Converting to the same mode would copy all pixels.
@@ -363,47 +338,6 @@ def _flattened(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _gray_to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale grays of more than 8 bits down, where PIL's own conversion would clip them.
-
-    Neither floats nor integers state their full scale: it is the smallest usual one that holds the
-    values. Others, such as elevations, are stretched from the least to the largest, and so are
-    floats and 32-bit integers that use less than half of a scale above 255. The values that stand
-    for missing ones, far from all others, are not among these.
-    """
-    step = _factor(image)
-    gray = np.asarray(image)[::step, ::step]
-    tags = getattr(image, "tag_v2", {})
-    if image.mode == "I" and tags.get(_SAMPLE_FORMAT_TAG, (2,)) == (1,):
-        gray = gray.view(np.uint32)
-    values = gray.astype(np.float64)
-    seen = values[np.isfinite(values)]
-    if not len(seen):
-        raise ValueError("no pixel is a finite number")
-    least, most = _range(seen)
-    scales = _FULL_SCALES if image.mode == "F" else _FULL_SCALES[1:]
-    # Sharpening and resizing overshoot a little, most in floats.
-    margin = 0.1 if image.mode == "F" else 0.0
-    full = next((scale for scale in scales if most <= scale * (1 + margin)), None)
-    is_unusual = image.mode in ("F", "I") and full is not None and full > max(2 * most, 255)
-    if full is None or is_unusual or least < -margin * max(most, 0):
-        values, full = values - least, max(most - least, 1e-30)
-    if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # PIL inverts 8 bits alone
-        values = full - values
-    values = np.nan_to_num(values / full * 255, nan=0.0, posinf=255.0, neginf=0.0)
-    return Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
-
-
-def _range(values: np.ndarray) -> tuple[float, float]:
-    """Return the least and the largest value; none far from the others if no usual scale fits."""
-    if values.min() < 0 or values.max() > _FULL_SCALES[-1]:
-        low, high = np.percentile(values, (_TAIL, 100 - _TAIL))
-        reach = _FAR * (high - low)
-        near = values[(values >= low - reach) & (values <= high + reach)]
-        values = near if reach else values
-    return float(values.min()), float(values.max())
 
 
 def download_image(url: str, allow_private: bool) -> bytes:
