@@ -375,7 +375,11 @@ class Encoder(nn.Module):
     def _check(self, items: Any, modality: Modality, batch_size: int) -> None:
         self._require(modality)
         if isinstance(items, str | bytes | Path | Image.Image) or not isinstance(items, Sequence):
-            is_one = isinstance(items, str | bytes | Mapping) or getattr(items, "ndim", 1) in (0, 2, 3)
+            is_one = isinstance(items, str | bytes | Mapping) or getattr(items, "ndim", 1) in (
+                0,
+                2,
+                3,
+            )
             is_many = isinstance(items, Iterable) and not is_one
             how = "Give list(...) of it" if is_many else "Put it in a list"
             raise UserError(f"Expected a list, got a {type(items).__name__}. {how}.")
