@@ -19,6 +19,7 @@ from clip2clap.inference.inputs import (
     is_count,
 )
 from clip2clap.inference.similarity_guidance import MOST_STRENGTH, SimilarityGuidance
+from clip2clap.media.audio import MAX_SECONDS
 
 # Beyond it any UNet's output overflows or is noise.
 _MAX_GUIDANCE = 10_000.0
@@ -125,8 +126,9 @@ def check_decoder_call(pipeline: Any, call: Any) -> int:
     """
     decoder, count = pipeline.decoder, _check_audio(pipeline, call)
     check_number(call.audio_start_in_s, "audio_start_in_s")
-    if call.audio_length_in_s is not None:
-        check_number(call.audio_length_in_s, "audio_length_in_s")
+    length = call.audio_length_in_s
+    holds = length is None or (is_number(length) and 0 < length <= MAX_SECONDS)
+    expect(holds, "audio_length_in_s", f"above 0 and at most {MAX_SECONDS} seconds", length)
     for name in ("strength", "refine_strength"):
         check_number(getattr(call, name), name, 1.0)
     check_number(call.clip_guidance_scale, "clip_guidance_scale", MOST_STRENGTH)

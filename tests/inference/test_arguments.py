@@ -96,6 +96,13 @@ def test_values_of_odd_types_and_sizes_are_refused(pipe, call, message):
         pipe(prompt_embeds=unit_vectors(1), **{**FAST, **call})
 
 
+@pytest.mark.parametrize("length", [0, -1, float("nan"), 1e9, "all"])
+def test_the_length_of_an_excerpt_is_named_as_the_call_names_it(decoder, length):
+    audio = np.ones(800, np.float32), 16_000
+    with pytest.raises(UserError, match="audio_length_in_s to be above 0 and at most 1800 seconds"):
+        decoder(audio, audio_length_in_s=length)
+
+
 def test_output_that_is_not_finite_is_refused_with_its_cause(pipe, monkeypatch):
     call = {"prompt_embeds": unit_vectors(1), **FAST}
     with monkeypatch.context() as patch:
