@@ -57,6 +57,15 @@ def test_each_audio_file_gets_an_image_of_its_name(run, painter_folder, sounds, 
     assert "3 images in" in told.splitlines()[-1]
 
 
+def test_subfolders_are_searched_if_asked_for(paint, sounds, tmp_path):
+    (sounds / "night").mkdir()
+    (sounds / "sea.ogg").rename(sounds / "night" / "sea.ogg")
+    for options, count in (([], 2), (["--recursive"], 3)):
+        status, report, _ = paint(sounds, "-o", tmp_path / f"{count}", *options)
+        assert status == 0
+        assert len(report["results"]) == count
+
+
 def test_an_image_depends_on_its_seed_and_not_on_batches_or_neighbours(paint, sounds, tmp_path):
     options = ("--num-images", 2, "--seed", 5)
     _, together, _ = paint(sounds, "-o", tmp_path / "a", *options, "--batch-size", 6)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,18 @@ def test_the_command_prints_lines_csv_json_and_a_timeline(run, files, tmp_path):
     assert [segment["start_s"] for segment in entry["segments"]] == [0, 2]
     assert len(entry["segments"][0]["labels"]) == 5
     assert Image.open(figure).format == "PNG"
+
+
+def test_subfolders_are_searched_if_asked_for(run, files, tmp_path):
+    inner = tmp_path / "album" / "more"
+    inner.mkdir(parents=True)
+    shutil.copy(files[0], inner)
+    code, _, error = run("classify", tmp_path / "album")
+    assert code == 2
+    assert "its subfolders are not searched" in error
+    code, out, _ = run("classify", tmp_path / "album", "--recursive")
+    assert code == 0
+    assert out.startswith(f"{inner / files[0].name}: ")
 
 
 def test_a_file_of_labels_is_continued_with_what_is_new_changed_or_was_unreadable(

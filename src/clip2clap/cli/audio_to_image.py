@@ -58,7 +58,8 @@ def audio_to_image(options: AudioToImage) -> None:
     for file, _ in mix:
         check_exists(file, "mix")
     mix += spoken if mix else []
-    sources = [file for file, _ in mix or spoken] or find_inputs(options.inputs or [])
+    files = find_inputs(options.inputs or [], recursive=options.recursive)
+    sources = [file for file, _ in mix or spoken] or files
     count = 1 if mix else len(sources)
     plan = plan_films(options, sources, _FOLDER) if options.film else []
     destination = None
@@ -75,9 +76,8 @@ def audio_to_image(options: AudioToImage) -> None:
     if destination is None:
         make_films(pipeline, plan, options, report, calls, speech=speech)
         return
-    writer = _Writer(
-        pipeline, destination, options, report, read_labels(options.label_file or "demo")
-    )
+    labels = read_labels(options.label_file or "demo")
+    writer = _Writer(pipeline, destination, options, report, labels)
     writer.stem = "-".join(Path(source).stem for source in sources) if mix else None
     batches = read_inputs(
         sources,

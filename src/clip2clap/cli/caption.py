@@ -21,7 +21,7 @@ def caption(options: Caption) -> None:
 
     A file that cannot be read is skipped; the exit code is then 1.
     """
-    sources = find_files(options.inputs)
+    sources = find_files(options.inputs, recursive=options.recursive)
     require(options.top_p is None or options.top_p <= 1, "top_p", "expected at most 1.")
     require(
         options.temperature is None or options.top_p is not None,

@@ -41,7 +41,7 @@ def classify(options: Classify) -> None:
     a file of JSON lines, and a killed run goes on where it stopped.
     """
     labels = read_vocabulary(options.labels)
-    sources = find_files(options.inputs)
+    sources = find_files(options.inputs, recursive=options.recursive)
     _check(options, sources)
     report = RunReport(options)
     if options.speech:

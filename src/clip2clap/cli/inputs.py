@@ -47,18 +47,21 @@ def read_inputs(
         yield batch
 
 
-def find_inputs(inputs: Sequence[str]) -> list[str]:
+def find_inputs(inputs: Sequence[str], *, recursive: bool = False) -> list[str]:
     """Return audio files and videos, with folders and patterns replaced by those in them.
 
     Args:
         inputs: Files, folders and patterns.
+        recursive: Whether to search the subfolders of folders, too.
 
     Raises:
         UserError: As for `expand_inputs`.
     """
     from clip2clap.media.audio import SUFFIXES, VIDEO_SUFFIXES
 
-    return list(expand_inputs(inputs, SUFFIXES | VIDEO_SUFFIXES, "audio and no video"))
+    return list(
+        expand_inputs(inputs, SUFFIXES | VIDEO_SUFFIXES, "audio and no video", recursive=recursive)
+    )
 
 
 def load_named_image(source: str, *, allow_private: bool = False) -> Any:

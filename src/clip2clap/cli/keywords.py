@@ -30,7 +30,7 @@ def keywords(options: Keywords) -> None:
     A file that cannot be read is skipped; the exit code is then 1.
     """
     read_vocabulary(options.vocabulary)
-    sources = find_files(options.inputs)
+    sources = find_files(options.inputs, recursive=options.recursive)
     require(
         not (options.as_json and options.as_csv), "as_csv", "it cannot be combined with --json."
     )

@@ -18,14 +18,14 @@ TIMELINE_WINDOW_S = 2.0
 """Length of the windows of a time line by default, in s."""
 
 
-def find_files(inputs: list[str]) -> list[str]:
+def find_files(inputs: list[str], *, recursive: bool) -> list[str]:
     """Return files and URLs, with folders and patterns replaced by the images and audio in them."""
     from clip2clap.media.audio import SUFFIXES as AUDIO_SUFFIXES
     from clip2clap.media.audio import VIDEO_SUFFIXES
     from clip2clap.media.images import SUFFIXES as IMAGE_SUFFIXES
 
     suffixes = AUDIO_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    return list(expand_inputs(inputs, suffixes, "image and no audio"))
+    return list(expand_inputs(inputs, suffixes, "image and no audio", recursive=recursive))
 
 
 def check_timeline(timeline: Path | None, sources: list[str]) -> None:

@@ -46,7 +46,7 @@ def paint(options: Paint) -> None:
     check_image(options.init_image, "init_image")
     if options.brisque:
         _require_brisque()
-    sources = find_inputs(options.inputs) if options.inputs else [None]
+    sources = find_inputs(options.inputs, recursive=options.recursive) if options.inputs else [None]
     destination = choose_destination("image", options, len(sources), default=_FOLDER, sole=True)
     report = RunReport(options)
     has_audio = bool(options.inputs or further["audio"])

@@ -1,4 +1,4 @@
-"""What PIL does not read of PNG and TIFF files as they mean it."""
+"""PNG and TIFF files that PIL does not read as they mean it."""
 
 import io
 import zlib

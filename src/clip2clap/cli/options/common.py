@@ -47,6 +47,12 @@ class AllowPrivate(Options):
     allow_private: bool = option("Also download from this machine and its network.", default=False)
 
 
+class Recursive(Options):
+    """Folders among the inputs."""
+
+    recursive: bool = option("Also search the subfolders of folders.", default=False)
+
+
 class Seed(Options):
     """Random seed."""
 

@@ -14,6 +14,7 @@ from clip2clap.cli.options.common import (
     GuidedSteps,
     Output,
     Overwrite,
+    Recursive,
     Running,
     Seed,
     Speech,
@@ -79,6 +80,7 @@ class Labels(Options, panel="Condition"):
 
 
 class ImageToAudio(
+    Recursive,
     AllowPrivate,
     Engine,
     Running,
@@ -100,7 +102,6 @@ class ImageToAudio(
         "INPUT",
         api="images",
     )
-    recursive: bool = option("Also search the subfolders of folders.", default=False)
     num_variations: int = option(
         "Audio files per input, the most similar first: NAME-1, NAME-2 ...",
         flags="--variations",
@@ -142,7 +143,7 @@ class Repeat(AllowPrivate, Device, Overwrite):
     )
 
 
-class Audio(Options):
+class Audio(Recursive):
     """Audio to generate from."""
 
     inputs: list[str] | None = argument(

@@ -12,6 +12,7 @@ from clip2clap.cli.options.common import (
     Encoders,
     Json,
     Output,
+    Recursive,
     Seed,
     Speech,
     Translator,
@@ -31,7 +32,7 @@ class LabelChoice(Options, panel="Labels"):
     )
 
 
-class MediaFiles(AllowPrivate, Device, BatchSize, Translator, Encoders):
+class MediaFiles(Recursive, AllowPrivate, Device, BatchSize, Translator, Encoders):
     """Image and audio files, and the encoders that read them."""
 
     inputs: list[str] = argument(
