@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from skimage.data import chelsea
 
 from clip2clap import ClapEncoder, ClipEncoder, ImageToAudioPipeline
 from clip2clap.core.presets import DEMO_FOLDER
+from clip2clap.inference.batch import BatchOptions, Job, generate_audio
+from clip2clap.inference.batch.generation import LEAST_SIMILARITY
 
 CLASSES = json.loads((DEMO_FOLDER / "kinds.json").read_text())["kinds"]
 
@@ -66,6 +69,19 @@ def test_the_translated_cat_is_nearest_to_the_text_of_a_cat(pipeline, clap, cat)
     embeds = pipeline.translator(pipeline.clip.encode_image([cat]))
     texts = clap.encode_text([f"the sound of a {name}" for name in CLASSES])
     assert nearest_class(embeds, texts) == "cat"
+
+
+def test_a_cat_fits_a_label_and_a_checkerboard_none(pipeline, cat, tmp_path):
+    board = Image.fromarray(np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((16, 16))) > 0)
+    for name, image in {"cat": cat, "board": board}.items():
+        image.save(tmp_path / f"{name}.png")
+    jobs = [Job(str(tmp_path / f"{name}.png")) for name in ("cat", "board")]
+    options = BatchOptions(labels=("cat", "dog", "sea", "clock", "rain", "train"))
+    call: dict[str, Any] = {"num_inference_steps": 1, "num_candidates": 1}
+    generate_audio(pipeline, jobs, tmp_path / "out", options, **call)
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["fits"] for line in lines] == [True, False]
+    assert pipeline.generator_space.fingerprint in LEAST_SIMILARITY
 
 
 def test_audio_has_five_seconds_neither_silent_nor_clipped_nor_a_tone(pipeline, cat):

@@ -71,6 +71,7 @@ def describe(pipeline: Any, call: Mapping[str, Any], options: BatchOptions) -> E
         "models": describe_models(pipeline),
         "name": None,
         "heard_as": [],
+        "fits": None,
         "outputs": [],
         "status": "done",
         "reason": None,

@@ -90,7 +90,7 @@ class Reader:
         for index, job in enumerate(jobs):
             seed = self._options.seed + index if job.seed is None else job.seed
             entry = {**self._facts, "input": job.image, "prompt": job.prompt, "seed": seed}
-            entry |= {"heard_as": [], "outputs": []}
+            entry |= {"heard_as": [], "fits": None, "outputs": []}
             if job.seed is not None:
                 entry["settings"] = {**entry["settings"], "seed": None}
             entry["negative_prompt"] = job.negative_prompt or entry["negative_prompt"]

@@ -20,11 +20,6 @@ from clip2clap.inference.batch.reading import Item, Reader
 from clip2clap.inference.batch.writing import Generated, Writer
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
-FITS = 0.9
-"""Probability of the nearest label below which none fits well. Of 600 photographs of the demo's
-classes 5 % are below it, of 600 of other things 35 %; of the former the mean probability of the
-nearest label is 0.98, and the share of right ones 0.94."""
-
 
 def generate_audio(
     pipeline: ImageToAudioPipeline,

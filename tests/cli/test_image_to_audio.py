@@ -346,6 +346,7 @@ def test_json_is_one_document_with_all_that_was_done(
                 "gain": 0.0,
                 "limited": False,
                 "heard_as": result["heard_as"],
+                "fits": result["fits"],
             }
         ],
         "skipped": [],

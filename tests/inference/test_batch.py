@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clip2clap.core.errors import UserError
-from clip2clap.inference.batch import BatchOptions, Job, generate_audio
+from clip2clap.inference.batch import BatchOptions, Job, generate_audio, generation
 from clip2clap.inference.batch.repeat import repeat_audio
 from clip2clap.inference.batch.tags import load_input
 from clip2clap.media.audio import load_audio, read_tags
@@ -266,6 +266,25 @@ def test_variations_are_ranked_and_dropped_candidates_are_kept(
         for output, audio in zip(line["outputs"], expected.audios[4 * place :], strict=False):
             waveform, _ = load_audio(tmp_path / "out" / output["path"])
             np.testing.assert_allclose(waveform[100:-100], audio[100:-100], atol=2 * STEP)
+
+
+def test_an_image_fits_if_its_nearest_label_is_likely_and_similar(
+    pipe, jobs, tmp_path, monkeypatch
+):
+    options = BatchOptions(labels=("dog", "rain", "wind", "cat"))
+    generate_audio(pipe, jobs, tmp_path / "first", options, **CALL)
+    first = [line["heard_as"][0] for line in lines_of(tmp_path / "first")]
+    for name in ("probability", "similarity"):
+        values = [each[name] for each in first]
+        least = sorted(values)[len(values) // 2]
+        likely = least if name == "probability" else 0.0
+        similar = {pipe.generator_space.fingerprint: least} if name == "similarity" else {}
+        monkeypatch.setattr(generation, "LEAST_PROBABILITY", likely)
+        monkeypatch.setattr(generation, "LEAST_SIMILARITY", similar)
+        generate_audio(pipe, jobs, tmp_path / name, options, **CALL)
+        lines = lines_of(tmp_path / name)
+        assert [line["fits"] for line in lines] == [value >= least for value in values]
+        assert {line["fits"] for line in lines} == {True, False}
 
 
 def test_labels_are_noted_and_what_fits_none_is_skipped(pipe, jobs, tmp_path):

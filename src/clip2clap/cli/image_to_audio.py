@@ -166,7 +166,7 @@ class _Printer:
                 typer.echo(printable(f"{entry['name']}: {entry['prompt']}"), err=True)
         shown |= {"audios": outputs} if self._options.num_variations > 1 else outputs[0]
         if entry["heard_as"]:
-            shown["heard_as"] = entry["heard_as"]
+            shown |= {"heard_as": entry["heard_as"], "fits": entry.get("fits")}
             if not resumed:
                 self._print_labels(entry)
         if self._options.as_json:
@@ -184,13 +184,11 @@ class _Printer:
         return kept
 
     def _print_labels(self, entry: dict[str, Any]) -> None:
-        from clip2clap.inference.batch.run import FITS
-
         labels = ", ".join(
             f"{each['label']} {each['probability']:.0%}" for each in entry["heard_as"]
         )
         line = f"{entry['name']}: {labels}"
-        if entry["heard_as"][0]["probability"] < FITS:
+        if entry["fits"] is False:
             line += " (warning: no label fits well; the audio may not, either)"
         if not self._options.as_json:
             typer.echo(printable(line), err=True)
