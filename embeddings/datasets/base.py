@@ -29,14 +29,22 @@ _NOTHING = {
 _ARRAY = re.compile(r"array\((\[.*\])(?:, dtype=\S+)?\)", re.DOTALL)
 _BYTES = re.compile(r"b(['\"]).*\1", re.DOTALL)
 _INVISIBLE = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
-# Between texts, as NumPy prints them.
-_GAP = re.compile(r"(?<=['\"])\s+(?=['\"])")
+_STRING = r"""[bu]?(?:'(?:[^'\\]|\\.)*(?:'|\\?\Z)|"(?:[^"\\]|\\.)*(?:"|\\?\Z))"""
+_VALUE = rf"{_STRING}|<NA>|[\w.+-]+"
+# Value or end of a list in printed Python, and the gap after it, which NumPy leaves for a comma.
+_PRINTED = re.compile(
+    rf"(?:np\.\w+\(({_VALUE})\)|({_VALUE}|[\])}}]))(\s+(?=[^\s,:\])}}]))?", re.DOTALL
+)
 # No path is this long without a dot, which base64 has not.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{200,}={0,2}\s*")
 
 
 class Url(str):
     """HTTP(S) URL, as opposed to a path or a caption."""
+
+
+class JsonLiteral(str):
+    """JSON value that is neither a text nor a finite number, as written: true, Infinity."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,15 @@ def caption_of(value: Any) -> str | None:
 
     Text that pandas writes for a missing value is none, and that of a list of captions is the list.
     """
+    if isinstance(value, JsonLiteral):
+        raise UserError(f"expected a caption as text, got {value}")
     if isinstance(value, str):
         value = None if value.strip() in _NOTHING else _listed(value)
     if isinstance(value, list | tuple):
-        texts = [text for text in value if isinstance(text, str)]
-        if value and not texts:
-            raise UserError(f"expected captions as text, got a list of {type(value[0]).__name__}")
+        given = [each for each in value if each is not None and each == each]
+        texts = [text for text in given if isinstance(text, str)]
+        if given and not texts:
+            raise UserError(f"expected captions as text, got a list of {type(given[0]).__name__}")
         return next((text for text in texts if text.strip() not in {"", *_NOTHING}), None)
     if value is None or value != value or value in (math.inf, -math.inf):  # or NaN
         return None
@@ -120,23 +131,29 @@ def caption_of(value: Any) -> str | None:
 
 
 def _listed(text: str) -> Any:
-    """Return the captions that a text lists, as JSON, Python or NumPy print them; others as it is.
+    """Return what a text lists, as JSON, Python or NumPy print it; others as it is.
 
     A text of dictionaries, of a set or of bytes is returned as these.
     """
     stripped = _ARRAY.sub(r"\1", text.strip())
     if stripped[:1] + stripped[-1:] not in ("[]", "{}", "()") and not _BYTES.fullmatch(stripped):
         return text
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json.loads, _parse_printed):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            # Python joins texts that have nothing but a gap in between.
-            found = parse(stripped if parse is json.loads else _GAP.sub(",", stripped))
-            if isinstance(found, dict | set | bytes):
-                return found
-            kind = str if found and isinstance(next(iter(found)), str) else dict
-            if isinstance(found, list | tuple) and all(isinstance(each, kind) for each in found):
+            found = parse(stripped)
+            if isinstance(found, dict | set | bytes | list | tuple):
                 return found
     return text
+
+
+def _parse_printed(text: str) -> Any:
+    """Return a value that Python or NumPy printed; raise what `ast.literal_eval` does."""
+
+    def item(found: re.Match[str]) -> str:
+        value = found[1] or found[2]
+        return ("None" if value in _NOTHING else value) + ("," if found[3] else "")
+
+    return ast.literal_eval(_PRINTED.sub(item, text))
 
 
 def file_of(value: Any, base: Path) -> Path | Url | bytes | None:
@@ -151,6 +168,8 @@ def file_of(value: Any, base: Path) -> Path | Url | bytes | None:
         return None
     if isinstance(value, bytes):
         return value
+    if isinstance(value, JsonLiteral):
+        raise UserError(f"expected a path, an address or bytes, got {value}")
     if not isinstance(value, str):
         raise UserError(f"expected a path, an address or bytes, got a {type(value).__name__}")
     text = value.strip()

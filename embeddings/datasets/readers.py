@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections import deque
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.embeddings.datasets.base import JsonLiteral
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
@@ -183,17 +185,20 @@ def _read_json(path: Path) -> tuple[list[str], Records]:
         with open_text(path, newline="\n") as file:
             for value in _json_values(file):
                 if isinstance(value, dict):
-                    # Numbers of one key may be of several types.
-                    yield {
-                        name: json.dumps(each) if isinstance(each, int | float) else each
-                        for name, each in value.items()
-                        if each == each
-                    }
+                    yield {name: _plain(each) for name, each in value.items() if each == each}
                 else:
                     yield {PROBLEM: "its line is no JSON object"}
 
     head = chain.from_iterable(islice(records(), _JSON_HEAD))
     return [name for name in dict.fromkeys(head) if name != PROBLEM], records()
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON value's number as text, for numbers of one key may be of several types."""
+    if not isinstance(value, int | float):
+        return value
+    is_number = not isinstance(value, bool) and math.isfinite(value)
+    return json.dumps(value) if is_number else JsonLiteral(json.dumps(value))
 
 
 def _json_values(file: IO[str]) -> Iterator[Any]:

@@ -58,12 +58,21 @@ def captions(rows: list[Row]) -> list[str | None]:
         (["{'en': 'a dog'}", '{"en": 1}'], ["expected a caption as text, got a dict"] * 2),
         (["[{'raw': 'a dog'}]"], ["expected captions as text, got a list of dict"]),
         ([b"\xef\xbb\xbfa dog"], ["a dog"]),
-        (["['a dog', \"it's\"]", '["a cat"]', "[1, 2]"], ["a dog", "a cat", "[1, 2]"]),
+        (["['a dog', \"it's\"]", '["a cat"]'], ["a dog", "a cat"]),
+        (["[1, 2]"], ["expected captions as text, got a list of int"]),
+        (["['a dog', None]", '["a", null]', "['b', nan]", "['c' None\n 'd']"], ["a dog", *"abc"]),
+        (["('a', None)", "[1, 'a']", "['a', <NA>, ...]", "[np.str_('a b')]"], [*"aaa", "a b"]),
+        (["[None]", "[nan]", "[NaN, null]", "[' ']"], ["no caption"] * 4),
+        (["['a  dog' \"it's  x\"]", "['a, b' 'c']"], ["a  dog", "a, b"]),
+        (["[['a dog']]", "[['a']\n ['b']]"], ["expected captions as text, got a list of list"] * 2),
+        (["[b'a']"], ["expected captions as text, got a list of bytes"]),
+        (["[music] [x]", "[2 dogs]", "(1980)", "[a 'dog' barks]"], None),
+        ([[None, None], [None, "a"]], ["no caption", "a"]),
     ],
 )
 def test_captions_that_are_no_text_are_reported_or_read(tmp_path, values, expected):
     pq.write_table(pa.table({"caption": values}), tmp_path / "a.parquet")
-    assert captions(rows_of(tmp_path / "a.parquet")) == expected
+    assert captions(rows_of(tmp_path / "a.parquet")) == (expected or values)
 
 
 def test_an_empty_table_says_so(tmp_path):
@@ -175,6 +184,21 @@ def test_json_lines_cost_one_row_each_if_they_are_damaged(tmp_path):
         assert [row.columns["n"] for row in read] == ["1", None, None, "1.5"]
     (tmp_path / "c.json").write_text(json.dumps([{"text": "rain"}, 3]))
     assert captions(rows_of(tmp_path / "c.json")) == ["rain", "its line is no JSON object"]
+
+
+def test_json_values_that_are_no_text_are_no_captions_but_kept(tmp_path):
+    values = ["true", "Infinity", "-Infinity", "NaN", "5", '["a", null]', "[true]"]
+    lines = [
+        f'{{"caption": {value}, "n": {value if number < 5 else 1}}}'
+        for number, value in enumerate(values)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    read = rows_of(tmp_path / "a.jsonl", columns=ColumnNames(keep=("n",)))
+    refused = [f"expected a caption as text, got {value}" for value in values[:3]]
+    listed = "expected captions as text, got a list of bool"
+    assert captions(read) == [*refused, "no caption", "5", "a", listed]
+    kept = pa.array([row.columns["n"] for row in read])
+    assert kept.to_pylist() == ["true", "Infinity", "-Infinity", None, "5", "1", "1"]
 
 
 def test_a_damaged_archive_is_reported_in_one_line(tmp_path):
