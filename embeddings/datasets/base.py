@@ -100,8 +100,7 @@ def check_row(row: Row, wanted: Iterable[Modality]) -> str | None:
         if value is None or value in ("", b""):
             return _MISSING[modality]
     for name, value in row.columns.items():
-        # Bytes that are not UTF-8 were read as surrogates ("surrogateescape").
-        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        if isinstance(value, str) and not is_utf8(value):
             return f"its {name} is not valid UTF-8"
     return None
 
@@ -116,11 +115,11 @@ def caption_of(value: Any) -> str | None:
     if isinstance(value, str):
         value = None if value.strip() in _NOTHING else _listed(value)
     if isinstance(value, list | tuple):
-        given = [each for each in value if each is not None and each == each]
+        given = [each for each in value if isinstance(each, str) or not is_missing(each)]
         texts = [text for text in given if isinstance(text, str)]
         if given and not texts:
             raise UserError(f"expected captions as text, got a list of {type(given[0]).__name__}")
-        return next((text for text in texts if text.strip() not in {"", *_NOTHING}), None)
+        return next((text for text in texts if not is_missing(text)), None)
     if value is None or value != value or value in (math.inf, -math.inf):  # or NaN
         return None
     if isinstance(value, bytes):
@@ -128,6 +127,18 @@ def caption_of(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"expected a caption as text, got a {type(value).__name__}")
     return str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Return True for an empty cell, NaN, and the texts that pandas and others write for them."""
+    if isinstance(value, str):
+        return value.strip() in {"", *_NOTHING}
+    return value is None or value != value
+
+
+def is_utf8(text: str) -> bool:
+    """Return False for a text with surrogates, as which bytes that are not UTF-8 are read."""
+    return re.search("[\ud800-\udfff]", text) is None
 
 
 def _listed(text: str) -> Any:
@@ -164,7 +175,7 @@ def file_of(value: Any, base: Path) -> Path | Url | bytes | None:
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
-    if value is None or value in ("", b"") or value != value:
+    if is_missing(value) or value == b"":
         return None
     if isinstance(value, bytes):
         return value
@@ -173,8 +184,6 @@ def file_of(value: Any, base: Path) -> Path | Url | bytes | None:
     if not isinstance(value, str):
         raise UserError(f"expected a path, an address or bytes, got a {type(value).__name__}")
     text = value.strip()
-    if text in _NOTHING:
-        return None
     try:
         if text.startswith("data:"):
             kind, _, body = text.partition(",")

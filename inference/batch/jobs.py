@@ -72,7 +72,8 @@ def find_jobs(inputs: Sequence[str], *, recursive: bool = False) -> Iterator[Job
     """Yield the jobs of files, folders, patterns, URLs and tables, in their order.
 
     A table is a CSV, TSV or JSON lines file with columns among `COLUMNS`. Relative paths of its
-    images begin at its folder. A row that cannot be used is yielded with its problem.
+    images begin at its folder. Of a list of prompts only the first is used. A row that cannot be
+    used is yielded with its problem.
 
     Args:
         inputs: Images, tables, folders, http(s) URLs, and patterns such as `photos/**/*.jpg`.
@@ -132,7 +133,7 @@ def _rows(table: Path) -> Iterator[Job]:
         try:
             if problem:
                 raise UserError(f"{problem}.")
-            yield _job(values, table.parent)
+            yield _job(values, table.parent, f"{table.stem}-{number}")
         except UserError as error:
             yield Job(problem=f"{table}, row {number}: {one_line(error)}")
 
@@ -143,33 +144,55 @@ def _unknown(what: str, name: str) -> str:
     return f"{what} {hint}"
 
 
-def _job(values: Mapping[str, Any], folder: Path) -> Job:
-    """Return the job of a row; raise if it has none."""
-    for name in values.keys() - set(COLUMNS):
-        raise UserError(_unknown(f"There is no column {name!r}.", name))
-    given = {name: str(value).strip() for name, value in values.items() if value is not None}
-    given = {name: value for name, value in given.items() if value}
-    image, prompt = given.get("image"), given.get("prompt")
+def _job(values: Mapping[str, Any], folder: Path, name: str) -> Job:
+    """Return the job of a row, which names the image whose file is in the row; raise if none."""
+    from clip2clap.embeddings.datasets.base import file_of
+
+    for column in values.keys() - set(COLUMNS):
+        raise UserError(_unknown(f"There is no column {column!r}.", column))
+    image = values.get("image")
+    if isinstance(image, str):
+        image = str(Path(image.strip()).expanduser()) if image.strip()[:1] == "~" else image.strip()
+    try:
+        image = file_of(image, folder)
+    except UserError as error:
+        raise UserError(f"image: {error}") from error
+    prompt = _text(values, "prompt")
     if (image is None) == (prompt is None):
         raise UserError("Expected an image or a prompt, got " + ("both." if image else "neither."))
-    if image is not None and not is_url(image):
-        image = str(folder / Path(image).expanduser())
     return Job(
-        image,
+        name if isinstance(image, bytes) else None if image is None else str(image),
         prompt,
-        given.get("negative_prompt"),
-        _number(given.get("seed"), int, "seed", f"an integer from 0 to {_LARGEST_SEED}"),
-        _number(given.get("seconds"), float, "seconds", "a number above 0"),
+        _text(values, "negative_prompt"),
+        _number(values, "seed", int, f"an integer from 0 to {_LARGEST_SEED}"),
+        _number(values, "seconds", float, "a number above 0"),
+        content=image if isinstance(image, bytes) else None,
     )
 
 
-def _number(text: str | None, convert: type, name: str, expected: str) -> Any:
-    if text is None:
-        return None
+def _text(values: Mapping[str, Any], column: str) -> str | None:
+    from clip2clap.embeddings.datasets.base import caption_of, is_utf8
+
     try:
-        value = convert(text)
+        text = (caption_of(values.get(column)) or "").strip()
+    except UserError as error:
+        raise UserError(f"{column}: {error}") from error
+    if not is_utf8(text):
+        raise UserError(f"{column}: it is not valid UTF-8")
+    return text or None
+
+
+def _number(values: Mapping[str, Any], column: str, convert: type, expected: str) -> Any:
+    from clip2clap.embeddings.datasets.base import is_missing
+
+    if is_missing(values.get(column)):
+        return None
+    text = str(values[column]).strip()
+    try:
+        # pandas writes the integers of incomplete columns with .0.
+        value = convert(re.sub(r"\.0+$", "", text))
         if 0 <= value <= _LARGEST_SEED if convert is int else 0 < value < float("inf"):
             return value
     except ValueError:
         pass
-    raise UserError(f"Expected {name} to be {expected}, got {text!r}.")
+    raise UserError(f"Expected {column} to be {expected}, got {text!r}.")

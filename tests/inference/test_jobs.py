@@ -1,5 +1,9 @@
 """Jobs of a batch: files, folders, patterns and tables."""
 
+import base64
+import json
+import re
+
 import pytest
 from PIL import Image
 
@@ -82,6 +86,47 @@ def test_json_lines_give_the_same_jobs(folder):
     first, second, third = find_jobs(["jobs.jsonl"])
     assert (first, third) == (Job("a.png", seed=7, seconds=2.5), Job(prompt="rain"))
     assert second.problem is not None
+
+
+def test_cells_of_a_table_are_read_as_extract_reads_them(folder):
+    data = (folder / "a.png").read_bytes()
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    lines = [
+        {"prompt": '["rain", null]', "negative_prompt": ["wind", "hail"], "seed": 2.0},
+        {"image": {"bytes": None, "path": "a.png"}, "prompt": "nan", "seconds": "NaN"},
+        {"image": ".\\inner\\d.png", "prompt": float("nan"), "seed": "7.0"},
+        {"image": "https://example.org/e.jpg", "prompt": None},
+        {"image": uri},
+    ]
+    (folder / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert list(find_jobs(["jobs.jsonl"])) == [
+        Job(None, "rain", "wind", 2),
+        Job("a.png"),
+        Job("inner/d.png", seed=7),
+        Job("https://example.org/e.jpg"),
+        Job("jobs-5", content=data),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": true}', "prompt: expected a caption as text, got true"),
+        ('{"prompt": {"en": "rain"}}', "prompt: expected a caption as text, got a dict"),
+        ('{"prompt": [["rain"]]}', "prompt: expected captions as text, got a list of list"),
+        ('{"prompt": "rain", "negative_prompt": false}', "negative_prompt: .* got false"),
+        ('{"prompt": "\\ud83d"}', "prompt: it is not valid UTF-8"),
+        ('{"image": ["a.png"]}', "image: expected a path, an address or bytes, got a list"),
+        ('{"prompt": "rain", "seed": true}', "Expected seed to be an integer .* got 'true'"),
+        ('{"prompt": "rain", "seed": 2.5}', "Expected seed to be an integer .* got '2.5'"),
+        ('{"prompt": "n/a", "image": ""}', "got neither"),
+    ],
+)
+def test_cells_of_another_kind_are_a_problem_of_their_row(folder, line, words):
+    (folder / "jobs.jsonl").write_text(f'{line}\n{{"prompt": "rain"}}\n')
+    broken, whole = find_jobs(["jobs.jsonl"])
+    assert whole == Job(prompt="rain")
+    assert re.search(words, broken.problem or "")
 
 
 @pytest.mark.parametrize(
