@@ -132,7 +132,8 @@ def import_table(
         return EmbeddingTable.from_parquet(path / _PARQUET, folder)
     rows_file = path / _ROWS if (path / _ROWS).is_file() else _rows_beside(path)
     is_own = rows_file.is_file()
-    rows = _read_rows([rows_file] if is_own else _numbered(path, "metadata", ".parquet"))
+    metadata = {} if is_own else _numbered(path, "metadata", ".parquet")
+    rows = _read_rows([rows_file] if is_own else list(metadata.values()))
     if rows is not None and is_own:
         spaces = read_spaces(rows.schema, rows_file)
     if not spaces:
@@ -142,8 +143,9 @@ def import_table(
             param="spaces",
         )
     start = 0
+    batches = _read_batches(path, spaces, metadata)
     with TableWriter(folder, spaces, dtype="float32") as writer:
-        for batch in _read_batches(path, spaces):
+        for batch in batches:
             count = len(next(iter(batch.values())))
             vectors = {name: torch.from_numpy(values).float() for name, values in batch.items()}
             sources = {} if rows is None else rows.slice(start, count).to_pydict()
@@ -161,14 +163,14 @@ def import_table(
 
 
 def _read_batches(
-    folder: Path, spaces: Mapping[str, EmbeddingSpace]
+    folder: Path, spaces: Mapping[str, EmbeddingSpace], metadata: Mapping[int | str, Path]
 ) -> Iterator[dict[str, np.ndarray]]:
     columns: dict[Family, str] = {
         family: name for name in spaces for family in _CSV_FILES if name.startswith(family)
     }
     csv_files = [folder / name for name in _CSV_FILES.values()]
     if any(folder.glob("*.npy")) or any(folder.glob("*_emb/*.npy")):
-        return _read_numpy(folder, spaces)
+        return _read_numpy(_numpy_parts(folder, spaces, metadata))
     if all(file.is_file() for file in csv_files):
         return _read_csv({columns[family]: folder / _CSV_FILES[family] for family in columns})
     if any(folder.glob("*.txt")):
@@ -237,10 +239,17 @@ def _read_rows(files: Sequence[Path]) -> pa.Table | None:
         raise UserError(f"{files[0]} can't be read ({one_line(error)}).") from error
 
 
-def _numbered(folder: Path, stem: str, suffix: str) -> list[Path]:
-    """Return the numbered files of clip-retrieval, such as `img_emb/img_emb_0.npy`, in order."""
+def _numbered(folder: Path, stem: str, suffix: str) -> dict[int | str, Path]:
+    """Return the parts of clip-retrieval, such as `img_emb/img_emb_0.npy`, by number, in order."""
+    parts: dict[int | str, Path] = {}
     found = [*folder.glob(f"{stem}_*{suffix}"), *folder.glob(f"{stem}/{stem}_*{suffix}")]
-    return sorted(found, key=lambda file: (len(file.name), file.name))
+    for file in sorted(found):
+        name = file.name[len(stem) + 1 : -len(suffix)]
+        number = int(name) if name.isdecimal() else name
+        if number in parts:
+            raise UserError(f"{file} and {parts[number]} are one part. Remove one.")
+        parts[number] = file
+    return dict(sorted(parts.items(), key=lambda part: (len(str(part[0])), str(part[0]))))
 
 
 def _pair_column(table: EmbeddingTable, family: Family, named: str | None) -> str:
@@ -330,25 +339,59 @@ def _read_texts(folder: Path, columns: Mapping[Family, str]) -> Iterator[dict[st
         yield {column: values[family] for family, column in columns.items()}
 
 
-def _read_numpy(
-    folder: Path, spaces: Mapping[str, EmbeddingSpace]
-) -> Iterator[dict[str, np.ndarray]]:
-    columns = []
+def _numpy_parts(
+    folder: Path, spaces: Mapping[str, EmbeddingSpace], metadata: Mapping[int | str, Path]
+) -> list[dict[str, Path]]:
+    """Return the files of each part by column; raise if they and the metadata don't match."""
+    columns: dict[str, Mapping[int | str, Path]] = {}
+    described = {"metadata": metadata} if metadata else {}
     for column, space in spaces.items():
         stem = {"image": "img_emb", "text": "text_emb", "audio": "audio_emb"}[space.modality]
         own = folder / f"{column}.npy"
-        columns.append([own] if own.is_file() else _numbered(folder, stem, ".npy"))
-        if not columns[-1]:
+        if own.is_file():
+            columns[column] = {0: own}
+            described = {}  # these rows may be those of several parts
+        else:
+            columns[column] = _numbered(folder, stem, ".npy")
+        if not columns[column]:
             raise UserError(f"{folder} holds neither {column}.npy nor {stem}/{stem}_0.npy.")
-    counts = {column: len(files) for column, files in zip(spaces, columns, strict=True)}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{count} of {column}" for column, count in counts.items())
-        raise UserError(f"{folder} holds {listed}: a file of some is missing.")
+    every = columns | described
+    numbers = dict.fromkeys(number for parts in every.values() for number in parts)
+    for name, parts in every.items():
+        if missing := [str(number) for number in numbers if number not in parts]:
+            listed = one_line(", ".join(missing), limit=80)
+            raise UserError(f"{folder} lacks part {listed} of {name}, which others have.")
+    for number in numbers:
+        files = [parts[number] for parts in every.values()]
+        rows = [_count(file) for file in files]
+        if len(set(rows)) > 1:
+            listed = ", ".join(f"{n} in {file}" for n, file in zip(rows, files, strict=True))
+            raise UserError(f"Expected as many rows in all files of a part, got {listed}.")
+    return [{name: parts[number] for name, parts in columns.items()} for number in numbers]
+
+
+def _count(file: Path) -> int:
+    return len(_load(file)) if file.suffix == ".npy" else pq.read_metadata(file).num_rows
+
+
+def _read_numpy(parts: Sequence[Mapping[str, Path]]) -> Iterator[dict[str, np.ndarray]]:
+    for files in parts:
+        arrays = {column: _load(file) for column, file in files.items()}
+        for start in range(0, max(map(len, arrays.values())), _BATCH_ROWS):
+            yield {
+                column: array[start : start + _BATCH_ROWS].astype(np.float32)
+                for column, array in arrays.items()
+            }
+
+
+def _load(file: Path) -> np.ndarray:
+    """Return the vectors of a file, read from disk when they are used."""
     try:
-        for files in zip(*columns, strict=True):
-            arrays = [np.load(file, mmap_mode="r") for file in files]
-            for start in range(0, max(map(len, arrays)), _BATCH_ROWS):
-                parts = (np.array(array[start : start + _BATCH_ROWS]) for array in arrays)
-                yield dict(zip(spaces, parts, strict=True))
+        array = np.load(file, mmap_mode="r")
     except Exception as error:  # a damaged header can make NumPy raise almost anything
-        raise UserError(f"{folder} can't be read as NumPy files ({one_line(error)}).") from error
+        raise UserError(f"{file} can't be read as a NumPy file ({one_line(error)}).") from error
+    if array.dtype.kind not in "fiu" or array.ndim != 2:
+        raise UserError(
+            f"Expected rows of numbers in {file}, got {array.dtype} of shape {array.shape}."
+        )
+    return array

@@ -1,6 +1,7 @@
 """Jobs of a batch: audio to generate from images and prompts, as folders and tables list them."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ def _job(values: Mapping[str, Any], folder: Path, name: str) -> Job:
         raise UserError(_unknown(f"There is no column {column!r}.", column))
     image = values.get("image")
     if isinstance(image, str):
-        image = str(Path(image.strip()).expanduser()) if image.strip()[:1] == "~" else image.strip()
+        image = os.path.expanduser(image.strip())
     try:
         image = file_of(image, folder)
     except UserError as error:

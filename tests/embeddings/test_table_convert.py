@@ -159,8 +159,73 @@ def test_embeddings_of_clip_retrieval_become_a_table(table, tmp_path, prefix):
     with pytest.raises(UserError, match=r"neither clap_audio\.npy nor audio_emb/audio_emb_0\.npy"):
         import_table(folder, tmp_path / "none", spaces=audio)
     (folder / prefix.format("text_emb") / "text_emb_10.npy").unlink()
-    with pytest.raises(UserError, match="holds 2 of clip_image, 1 of clap_text: a file"):
+    with pytest.raises(UserError, match="lacks part 10 of clap_text, which others have"):
         import_table(folder, tmp_path / "part", spaces=spaces)
+
+
+def parts_of_clip_retrieval(folder: Path, **rows: dict[str, int]) -> Path:
+    """Write vectors and metadata of as many rows as the parts of each kind have, by number."""
+    for stem, parts in rows.items():
+        (folder / stem).mkdir(parents=True)
+        for number, count in parts.items():
+            if stem == "metadata":
+                table = pa.table({"caption": [f"{number}.{row}" for row in range(count)]})
+                pq.write_table(table, folder / stem / f"{stem}_{number}.parquet")
+            else:
+                np.save(folder / stem / f"{stem}_{number}.npy", np.eye(count, DIM) * 2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "metadata", "words"),
+    [
+        ({"0": 2, "1": 2}, {"0": 2, "2": 2}, {}, "lacks part 2 of clip_image, which others have"),
+        ({"0": 2, "1": 2}, {"0": 2, "1": 2}, {"0": 2, "2": 2}, "lacks part 2 of clip_image"),
+        ({"0": 2, "1": 2}, {"0": 2, "1": 2}, {"0": 2}, "lacks part 1 of metadata"),
+        ({"0": 2}, {"0": 2}, {"1": 2}, "lacks part 1 of clip_image"),
+        ({"0": 3, "1": 1}, {"0": 3, "1": 1}, {"0": 1, "1": 3}, "3 in .*img_emb_0.*, 1 in .*meta"),
+        ({"0": 3, "1": 1}, {"0": 1, "1": 3}, {}, "3 in .*img_emb_0.*, 1 in .*text_emb_0"),
+        ({"0": 1, "00": 1}, {"0": 1}, {}, "img_emb_0.npy are one part"),
+    ],
+)
+def test_parts_of_clip_retrieval_that_do_not_match_are_refused(
+    tmp_path, images, texts, metadata, words
+):
+    folder = parts_of_clip_retrieval(
+        tmp_path / "in", img_emb=images, text_emb=texts, metadata=metadata
+    )
+    spaces = {"clip_image": SPACES["clip_text"].in_modality("image"), **SPACES}
+    del spaces["clip_text"]
+    with pytest.raises(UserError, match=words):
+        import_table(folder, tmp_path / "out", spaces=spaces)
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_clip_retrieval_match_by_their_numbers(tmp_path):
+    folder = parts_of_clip_retrieval(
+        tmp_path / "in",
+        text_emb={str(number): 1 for number in range(11)},
+        metadata={f"{number:04}": 1 for number in range(11)},
+    )
+    again = import_table(folder, tmp_path / "out", spaces={"clap_text": SPACES["clap_text"]})
+    assert again.source("caption") == [f"{number:04}.0" for number in range(11)]
+    whole = np.concatenate([np.eye(1, DIM)] * 11)
+    np.save(folder / "clap_text.npy", whole)  # joined beside metadata in parts
+    again = import_table(folder, tmp_path / "whole", spaces={"clap_text": SPACES["clap_text"]})
+    assert again.source("caption") == [f"{number:04}.0" for number in range(11)]
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f2", "longdouble", "int8", ">u2", "complex64", "f4,f4"])
+def test_vectors_of_any_real_numbers_are_imported_and_others_refused(tmp_path, dtype):
+    vectors = np.eye(3, DIM).astype(dtype) if dtype != "f4,f4" else np.zeros((3, DIM), dtype)
+    np.save(tmp_path / "clap_text.npy", vectors)
+    spaces = {"clap_text": SPACES["clap_text"]}
+    if dtype in ("complex64", "f4,f4"):
+        with pytest.raises(UserError, match=r"Expected rows of numbers in .*clap_text\.npy, got"):
+            import_table(tmp_path, tmp_path / "out", spaces=spaces)
+    else:
+        again = import_table(tmp_path, tmp_path / "out", spaces=spaces)
+        assert torch.equal(again.tensor("clap_text"), torch.eye(3, DIM))
 
 
 def test_damaged_and_foreign_files_are_reported_in_one_line(table, tmp_path):

@@ -97,6 +97,7 @@ def test_cells_of_a_table_are_read_as_extract_reads_them(folder):
         {"image": ".\\inner\\d.png", "prompt": float("nan"), "seed": "7.0"},
         {"image": "https://example.org/e.jpg", "prompt": None},
         {"image": uri},
+        {"image": " ~d.png"},
     ]
     (folder / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert list(find_jobs(["jobs.jsonl"])) == [
@@ -105,6 +106,7 @@ def test_cells_of_a_table_are_read_as_extract_reads_them(folder):
         Job("inner/d.png", seed=7),
         Job("https://example.org/e.jpg"),
         Job("jobs-5", content=data),
+        Job("~d.png"),
     ]
 
 
