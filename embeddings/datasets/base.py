@@ -37,6 +37,14 @@ _PRINTED = re.compile(
 )
 # No path is this long without a dot, which base64 has not.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{200,}={0,2}\s*")
+_SPLITS = {
+    split: re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", re.IGNORECASE)
+    for split, words in (
+        ("train", "train|training"),
+        ("val", "val|valid|validation|dev"),
+        ("test", "test|testing"),
+    )
+}
 
 
 class Url(str):
@@ -207,20 +215,31 @@ def file_stem(path: Path) -> str:
 
 
 def file_stems(files: Sequence[Path]) -> dict[Path, str]:
-    """Return by file how its rows' ids begin: with its stem, and its folder if it has doubles."""
-    counts = Counter(map(file_stem, files))
-    stems = ((path, file_stem(path)) for path in files)
-    return {p: s if counts[s] == 1 else f"{p.parent.name}/{s}" for p, s in stems}
+    """Return by file how its rows' ids begin: with its stem, and as many folders as doubles need.
+
+    These are its own folder, then all up to the one that all files are in, then its whole name.
+    """
+    places = {path: Path(os.path.abspath(path)) for path in files}
+    top = os.path.commonpath([place.parent for place in places.values()]) if places else ""
+    found = {path: file_stem(path) for path in files}
+    for longer in (
+        lambda path: f"{path.parent.name}/{file_stem(path)}",
+        lambda path: places[path].relative_to(top).with_name(file_stem(path)).as_posix(),
+        lambda path: places[path].relative_to(top).as_posix(),
+    ):
+        counts = Counter(found.values())
+        found |= {path: longer(path) for path, stem in found.items() if counts[stem] > 1}
+    return found
 
 
 def split_columns(files: Sequence[Path]) -> dict[Path, dict[str, str]]:
-    """Return a `split` column by file from the files' names; none if one name has no split."""
+    """Return a `split` column by file from words of their names; none if one name has no split."""
     found: dict[Path, dict[str, str]] = {}
     for path in files:
-        names = [split for split in ("train", "val", "test") if split in path.name.lower()]
-        if len(names) != 1:
+        splits = {split for split, words in _SPLITS.items() if words.search(path.name)}
+        if len(splits) != 1:
             return {}
-        found[path] = {"split": names[0]}
+        found[path] = {"split": splits.pop()}
     return found
 
 

@@ -323,6 +323,39 @@ def test_many_parquet_files_are_read_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["a/m/x.csv", "b/m/x.csv", "y.csv"], ["a/m/x:0", "b/m/x:0", "y:0"]),
+        (["en/train/0000.csv", "de/train/0000.csv", "de/test/0000.csv"],
+         ["test/0000:0", "de/train/0000:0", "en/train/0000:0"]),
+        (["a/x.csv", "a/x.tsv"], ["x.csv:0", "x.tsv:0"]),
+    ],
+)  # fmt: skip
+def test_rows_of_files_of_one_name_have_ids_of_their_own(tmp_path, files, ids):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"caption\n{name}\n")
+    assert sorted(row.id for row in rows_of(tmp_path)) == sorted(ids)
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["latest-0", "latest-1"], [None] * 2),
+        (["festival", "contest"], [None] * 2),
+        (["Train-0", "x_VALIDATION", "test2017"], ["train", "val", "test"]),
+        (["my_training", "dev", "valid.1"], ["train", "val", "val"]),
+        (["Train_GCC-training", "train_test"], [None] * 2),
+    ],
+)
+def test_words_of_file_names_are_splits(tmp_path, names, splits):
+    for name in names:
+        (tmp_path / f"{name}.csv").write_text("caption\na dog\n")
+    read = rows_of(*(tmp_path / f"{name}.csv" for name in names))
+    assert [row.columns.get("split") for row in read] == splits
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("metadata.csv", "file_name,text\n0.jpg,a dog\n"),
