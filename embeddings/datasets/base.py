@@ -131,7 +131,7 @@ def caption_of(value: Any) -> str | None:
     if value is None or value != value or value in (math.inf, -math.inf):  # or NaN
         return None
     if isinstance(value, bytes):
-        return value.decode("utf-8-sig", "surrogateescape")
+        return decoded(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"expected a caption as text, got a {type(value).__name__}")
     return str(value)
@@ -142,6 +142,27 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip() in {"", *_NOTHING}
     return value is None or value != value
+
+
+def encoding_of(start: bytes) -> str:
+    """Return the encoding of a text by its first four bytes: UTF-8, -16 or -32."""
+    if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32"
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if b"\0" not in start:
+        return "utf-8-sig"
+    width = 32 if b"\0\0" in start else 16
+    return f"utf-{width}-be" if start[:1] == b"\0" else f"utf-{width}-le"
+
+
+def decoded(data: bytes) -> str:
+    """Return a text in UTF-8, -16 or -32; bytes that are not UTF-8 become surrogates."""
+    encoding = encoding_of(data[:4])
+    try:
+        return data.decode(encoding, "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise UserError(f"its text is not valid {encoding.upper()}") from error
 
 
 def is_utf8(text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip2clap.core.errors import UserError
-from clip2clap.embeddings.datasets.base import Row, Source, walk
+from clip2clap.embeddings.datasets.base import Row, Source, decoded, walk
 from clip2clap.embeddings.space import Modality
 from clip2clap.media import audio as audio_files
 from clip2clap.media import images as image_files
@@ -81,10 +81,12 @@ class Folder(Source):
                 problem = f"no {column.removesuffix('_file')} of that name beside it"
             elif modality == "text":
                 try:
-                    content["text"] = file.read_text("utf-8-sig", errors="surrogateescape").strip()
+                    content["text"] = decoded(file.read_bytes()).strip()
                     columns["caption"] = content["text"]
                 except OSError as error:
                     problem = f"{file.name} can't be read: {error.strerror or error}"
+                except UserError as error:
+                    problem = f"{file.name} can't be read: {error}"
             else:
                 content[modality] = file
                 columns[column] = file.relative_to(self.folder).as_posix()

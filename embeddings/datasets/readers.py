@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.embeddings.datasets.base import JsonLiteral
+from clip2clap.embeddings.datasets.base import JsonLiteral, encoding_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
@@ -70,14 +70,7 @@ def open_text(path: Path, *, newline: str) -> Iterator[IO[str]]:
         file = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw)
         start = file.read(4)
         file.seek(0)
-        encoding = "utf-8-sig"
-        if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-            encoding = "utf-32"
-        elif start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            encoding = "utf-16"
-        elif b"\0" in start:
-            encoding = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
-        yield io.TextIOWrapper(file, encoding, "surrogateescape", newline=newline)
+        yield io.TextIOWrapper(file, encoding_of(start), "surrogateescape", newline=newline)
 
 
 @contextlib.contextmanager

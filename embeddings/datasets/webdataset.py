@@ -5,10 +5,10 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.embeddings.datasets.base import Row, Source, caption_of, file_stems
+from clip2clap.embeddings.datasets.base import Row, Source, caption_of, decoded, file_stems
 from clip2clap.embeddings.space import Modality
 from clip2clap.media import audio as audio_files
 from clip2clap.media import images as image_files
@@ -24,6 +24,27 @@ _FILE_SUFFIXES: dict[Modality, list[str]] = {
 _MAX_BYTES = 2**28
 # Keys of a JSON file with the caption, in any case: img2dataset's and laion_clap's.
 _CAPTION_KEYS = ("caption", "text", "captions")
+
+
+class _Header(tarfile.TarInfo):
+    """Header of a tar; damaged ones raise, which tarfile would take for the end."""
+
+    is_end = False
+    """Whether the last block that was read ends an archive; what follows may be another."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
+        was_end, cls.is_end = cls.is_end, cls.is_end or not any(buf or b"x")
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not buf or not any(buf):
+                raise
+            if was_end:  # what is left of a longer file, say
+                return super().frombuf(b"", encoding, errors)
+            raise tarfile.ReadError("unexpected end of data") from error
+        cls.is_end = False
+        return header
 
 
 @dataclass(frozen=True)
@@ -42,12 +63,14 @@ class WebDataset(Source):
         stems = file_stems(self.files)
         for path in self.files:
             try:
-                with tarfile.open(path, "r|*") as tar:
+                header = type("Header", (_Header,), {})
+                # Archives that were joined have the end of one within.
+                with tarfile.open(path, "r|*", tarinfo=header, ignore_zeros=True) as tar:
                     for key, members in self._samples(tar):
                         yield self._row(f"{stems[path]}/{key}", members)
-                    # tarfile takes an incomplete header for the end.
-                    if cast(Any, tar.fileobj).tell() % tarfile.BLOCKSIZE:
-                        raise tarfile.ReadError("unexpected end of data")
+                if not header.is_end:
+                    problem = f"{path} has no end: members after its last one may be missing"
+                    yield Row(f"{stems[path]}/", {}, {}, problem)
             except UserError:
                 raise
             except Exception as error:  # damaged archives make tarfile and zlib raise many kinds
@@ -57,10 +80,39 @@ class WebDataset(Source):
                 ) from error
 
     def _samples(self, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the name of each run of members with one name, and their bytes by suffix.
+        """Yield the name of each sample, and the bytes of its members by suffix.
 
-        A name may have dots. It belongs to the name before if one begins with the other and a dot,
-        as `a.mask.png` beside `a.jpg`; None stands for members that are too large.
+        A name may have dots. One that begins with another and a dot is a part of that sample, as
+        `a.mask.png` of `a.jpg`, or a sample if it has all that a sample has, as `v1.5.jpg` and
+        `v1.5.txt` beside `v1.jpg` and `v1.txt`.
+        """
+        key: str | None = None
+        members: dict[str, Any] = {}
+        longer: tuple[str, dict[str, Any]] | None = None
+        for name, run in self._runs(tar):
+            if key is not None and longer and name != key and _is_like(longer[1], members):
+                yield key, members
+                key, members = longer
+            longer = None
+            if key is not None and name == key:
+                members |= run
+                continue
+            if key is not None and name.startswith(f"{key}."):
+                longer = name, run
+                continue
+            is_whole = _modalities(members) >= {"text", *self.wanted}
+            if key is not None and (is_whole or not key.startswith(f"{name}.")):
+                yield key, members
+            key, members = name, run
+        if key is not None:
+            yield key, members
+        if longer and _is_like(longer[1], members):
+            yield longer
+
+    def _runs(self, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the name of each run of members of one name, and their bytes by suffix.
+
+        None stands for members that are unwanted or too large.
         """
         wanted = {".json", *(s for modality in self.wanted for s in _FILE_SUFFIXES[modality])}
         key: str | None = None
@@ -70,15 +122,11 @@ class WebDataset(Source):
             if not member.isfile() or name.name.startswith(".") or not name.suffix:
                 continue
             this = name.with_suffix("").as_posix()
-            is_part = key is not None and (this == key or this.startswith(f"{key}."))
-            if key is not None and not is_part and not key.startswith(f"{this}."):
+            if key is not None and this != key:
                 yield key, members
                 members = {}
-            if not is_part:
-                if key is not None and key.startswith(f"{this}."):
-                    members = {f"{key[len(this) :]}{suffix}": v for suffix, v in members.items()}
-                key = this
-            suffix = f"{this[len(key or '') :]}{name.suffix}".lower()
+            key = this
+            suffix = name.suffix.lower()
             members[suffix] = None
             if suffix in wanted and member.size <= _MAX_BYTES:
                 file = tar.extractfile(member)
@@ -103,7 +151,10 @@ class WebDataset(Source):
             problem = str(error) if isinstance(error, UserError) else "its json is damaged"
         text = next((members[s] for s in _FILE_SUFFIXES["text"] if members.get(s)), b"")
         if text.strip():
-            caption = text.decode("utf-8-sig", errors="surrogateescape").strip()
+            try:
+                caption = decoded(text).strip()
+            except UserError as error:
+                caption, problem = None, str(error)
         # Without a wanted caption, nothing is wanted of the JSON file.
         problem = None if caption is not None or "text" not in self.wanted else problem
         content: dict[Modality, Any] = {"text": caption} if "text" in self.wanted else {}
@@ -114,3 +165,13 @@ class WebDataset(Source):
                 problem = f"its {suffix} file is larger than {_MAX_BYTES:,} bytes"
         captioned = {"caption": caption} if "text" in self.wanted else {}
         return Row(row_id, {**captioned, "file": row_id, "url": url}, content, problem)
+
+
+def _modalities(members: Mapping[str, Any]) -> set[str]:
+    found = {name for name, suffixes in _FILE_SUFFIXES.items() if members.keys() & {*suffixes}}
+    return {*found, "text"} if ".json" in members else {*found}
+
+
+def _is_like(longer: Mapping[str, Any], members: Mapping[str, Any]) -> bool:
+    """Return True if the members of a longer name are a sample as those of the shorter one."""
+    return "text" in _modalities(members) and _modalities(longer) >= _modalities(members)

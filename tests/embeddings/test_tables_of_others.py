@@ -390,10 +390,31 @@ def test_a_folder_without_images_says_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".caption"])
-def test_captions_beside_images_may_begin_with_a_byte_order_mark(tmp_path, suffix):
-    (tmp_path / "a.jpg").write_bytes(b"image")
-    (tmp_path / f"a{suffix}").write_text("a dog\n", "utf-8-sig")
-    assert captions(rows_of(tmp_path, wanted=IMAGE)) == ["a dog"]
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"],
+)
+def test_captions_in_files_and_bytes_are_unicode_of_any_kind(tmp_path, suffix, encoding):
+    text = "a dog\r\n".encode(encoding)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jpg").write_bytes(b"image")
+    (tmp_path / "folder" / f"a{suffix}").write_bytes(text)
+    write_shard(tmp_path / "a.tar", [("a.jpg", b"image"), (f"a{suffix}", text)])
+    pq.write_table(pa.table({"image": [b"image"], "caption": [text]}), tmp_path / "a.parquet")
+    for name in ("folder", "a.tar", "a.parquet"):
+        found = captions(rows_of(tmp_path / name, wanted=IMAGE))
+        assert [caption.strip() for caption in found if caption] == ["a dog"]
+
+
+def test_captions_that_are_cut_off_are_reported(tmp_path):
+    text = "a dog".encode("utf-16-le")[:-1]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jpg").write_bytes(b"image")
+    (tmp_path / "folder" / "a.txt").write_bytes(text)
+    write_shard(tmp_path / "a.tar", [("a.jpg", b"image"), ("a.txt", text)])
+    for name in ("folder", "a.tar"):
+        (reason,) = captions(rows_of(tmp_path / name, wanted=IMAGE))
+        assert "its text is not valid UTF-16-LE" in str(reason)
 
 
 def test_folders_linked_in_a_circle_and_hidden_files_are_left_out(tmp_path):
@@ -460,6 +481,49 @@ def test_names_with_dots_in_a_tar_are_whole(tmp_path):
     assert [row.id for row in read] == ["a/one.5_x", "a/one.6_x", "a/two"]
     assert [row.content["audio"] for row in read] == [b"sound", b"noise", b"rain"]
     assert captions(read) == ["a dog", "a cat", "rain"]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        ("v1.jpg v1.txt v1.5.jpg v1.5.txt v2.jpg v2.txt", "v1 v1.5 v2"),
+        ("v1.5.jpg v1.5.txt v1.jpg v1.txt v2.jpg v2.txt", "v1.5 v1 v2"),
+        ("v1.jpg v1.txt v1.b.png v1.b.txt v1.c.jpg v1.c.txt", "v1 v1.b v1.c"),
+        ("a.jpg a.json a.1.jpg a.1.json", "a a.1"),
+        ("a.jpg a.mask.jpg a.txt b.jpg b.txt", "a b"),
+        ("a.alpha.jpg a.jpg a.txt b.jpg b.txt", "a b"),
+        ("a.jpg a.txt a.mask.jpg b.jpg b.txt", "a b"),
+        ("a.jpg a.json a.seg.jpg a.seg.json a.txt b.jpg b.txt", "a b"),
+    ],
+)
+def test_a_name_that_begins_with_another_is_a_sample_if_it_has_all_of_one(tmp_path, names, ids):
+    body = {"jpg": b"image", "png": b"image", "json": b'{"caption": "rain"}', "txt": b"a dog"}
+    write_shard(tmp_path / "a.tar", [(name, body[name.split(".")[-1]]) for name in names.split()])
+    read = rows_of(tmp_path / "a.tar", wanted=IMAGE)
+    assert [row.id for row in read] == [f"a/{key}" for key in ids.split()]
+    assert [check_row(row, ["image", "text"]) for row in read] == [None] * len(read)
+
+
+def test_tars_that_were_joined_are_read_to_the_end(tmp_path):
+    for name in ("one", "two"):
+        write_shard(tmp_path / f"{name}.tar", [(f"{name}.txt", name.encode())])
+    whole = (tmp_path / "one.tar").read_bytes() + (tmp_path / "two.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole)
+    assert captions(rows_of(tmp_path / "a.tar")) == ["one", "two"]
+    (tmp_path / "a.tar").write_bytes(whole + b"left from a longer file" * 100)
+    assert captions(rows_of(tmp_path / "a.tar")) == ["one", "two"]
+
+
+def test_a_tar_that_is_cut_off_between_members_has_a_failure(tmp_path):
+    write_shard(tmp_path / "a.tar", [(f"{row}.txt", b"a dog") for row in range(3)])
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[:2048])
+    *rest, last = captions(rows_of(tmp_path / "a.tar"))
+    assert rest == ["a dog"] * 2
+    assert "a.tar has no end: members after its last one may be missing" in str(last)
+    (tmp_path / "a.tar").write_bytes(whole[:1024] + b"damaged" + whole[1031:])
+    with pytest.raises(UserError, match=r"a\.tar can't be read as a tar file"):
+        rows_of(tmp_path / "a.tar")
 
 
 def test_captions_and_audio_in_a_tar_have_the_suffixes_of_a_folders(tmp_path):
