@@ -233,6 +233,38 @@ def test_a_file_of_labels_is_continued_with_what_is_new_changed_or_was_unreadabl
     assert "was not written by" in run("classify", files[0], "-o", files[1])[2]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "Öl\r\ndog\r\n".encode("utf-16"), ["Öl", "dog"]),
+        ("a.txt", "dog\nÖl\n".encode("utf-16-le"), ["dog", "Öl"]),
+        ("a.txt", "dog\nÖl\n".encode("latin-1"), "is not valid UTF-8: 'd?.*Save it as UTF-8"),
+        ("a.json", b'["dog", "car, horn"]', ["dog", "car, horn"]),
+        ("a.json", b'[{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]', ["dog", "cat"]),
+        ("a.json", b'{"0": ["n1", "dog"]}', "has the columns 0: expected labels in display_name"),
+        ("a.json", b"[1, 2]", "expected labels|holds no records"),
+        (
+            "a.csv",
+            b'index,mid,display_name\r\n0,/m/1,Speech\r\n1,/m/2,"Male speech, man"\r\n',
+            ["Speech", "Male speech, man"],
+        ),
+        ("a.csv", b"Label,name\n0,dog\n1,cat\n", ["dog", "cat"]),
+        ("a.csv", b"label\ndog\n\ncat\n", ["dog", "cat"]),
+        ("a.csv", b"dog\ncat, wild\n", ["dog", "cat, wild"]),
+        ("a.csv", b"dog|bark\ncat\n", ["dog", "cat"]),
+        ("a.csv", b"file,category\na.wav,dog\n", "has the columns file, category: expected labels"),
+        ("a.csv", b"label,x\ndog,1\na,b,c\n", "has a damaged row: expected 2 cells"),
+    ],
+)
+def test_files_of_labels_are_lines_lists_and_tables(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    if isinstance(expected, list):
+        assert read_labels(tmp_path / name) == expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            read_labels(tmp_path / name)
+
+
 def test_a_killed_run_goes_on_and_names_nothing_twice(
     run, files, tmp_path, start_fork: Callable[..., int], monkeypatch
 ):

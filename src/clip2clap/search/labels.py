@@ -1,10 +1,12 @@
 """Sets of labels: the classes of data sets, texts and files."""
 
+import contextlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clip2clap.core.errors import MissingExtraError, UserError
+from clip2clap.core.errors import MissingExtraError, UserError, one_line
 from clip2clap.core.files import as_path
 from clip2clap.core.labels import check_labels
 from clip2clap.core.presets import DEMO_FOLDER
@@ -23,6 +25,8 @@ saxophone, sheep, train, trumpet, waterfall"""
 
 _FOLDER = Path(__file__).parent / "label_sets"
 _SEPARATOR = "|"
+# Columns of labels in tables, such as AudioSet's class_labels_indices.csv.
+_COLUMNS = ("display_name", "label", "name")
 _FILES = ("audioset", "fsd50k", "objectnet")
 
 LABEL_SETS = ("demo", "esc50", "us8k", "audioset", "fsd50k", "imagenet", "imagehear", "objectnet")
@@ -61,7 +65,8 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
             (the 998 distinct names of the 1,000 classes in Radford et al. 2021, which need the
             `open-clip` extra); `"imagehear"` (the 30 of Sheffer and Adi 2023); `"objectnet"` (the
             313 of Barbu et al. 2019); a text file with one label per line, which texts that stand
-            for it may follow, each after a `|`; labels separated by commas; or a list of labels.
+            for it may follow, each after a `|`; a JSON list; a table with the column
+            `display_name`, `label` or `name`; labels separated by commas; or a list of labels.
 
     Raises:
         UserError: If there are no labels, or a file cannot be read.
@@ -85,8 +90,7 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
     text = {"esc50": _ESC50, "us8k": _US8K, "imagehear": _IMAGEHEAR}.get(words)
     path = _FOLDER / f"{words}.txt" if words in _FILES else as_path(labels)
     if text is None and path.is_file():
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        found = _vocabulary(line.strip(f" \t{_SEPARATOR}") for line in lines)
+        found = _vocabulary(line.strip(f" \t{_SEPARATOR}") for line in _lines(path))
         if not found:
             raise UserError(f"{labels} has no labels. Write one per line.", param="labels")
         return found
@@ -98,6 +102,57 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
         )
     named = [" ".join(each.split()) for each in (text or words).split(",")]
     return _vocabulary(check_labels(named))
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file of labels, or the labels in a JSON list or a table."""
+    from clip2clap.embeddings.datasets.base import is_utf8
+    from clip2clap.embeddings.datasets.readers import is_table, open_text
+
+    found = _listed(path) if is_table(path) else None
+    if found is None:
+        with open_text(path, newline="") as file:
+            found = file.read().splitlines()
+    for label in found:
+        if not is_utf8(label):
+            raise UserError(
+                f"{path} is not valid UTF-8: {label!a}. Save it as UTF-8.", param="labels"
+            )
+    return found
+
+
+def _listed(path: Path) -> list[str] | None:
+    """Return the labels in a JSON list or a table; None for a file of lines."""
+    from clip2clap.embeddings.datasets.base import caption_of
+    from clip2clap.embeddings.datasets.readers import PROBLEM, open_text, read_table
+
+    suffix, text = path.suffix.lower(), ""
+    if suffix in (".json", ".csv", ".tsv"):
+        with open_text(path, newline="") as file:
+            text = file.read()
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(text) if suffix == ".json" else None
+        if isinstance(values, list) and all(isinstance(each, str) for each in values):
+            return values
+    columns, records = read_table(path)
+    names = {column.strip().lower(): column for column in columns}
+    known = [names[name] for name in _COLUMNS if name in names]
+    if not known and suffix in (".csv", ".tsv") and not re.match(r".*[,;\t]", text):
+        return None
+    rows = list(records) if known else []
+    for row in rows:
+        if PROBLEM in row:
+            raise UserError(f"{path} has a damaged row: {row[PROBLEM]}.", param="labels")
+    for column in known:
+        labels = [caption_of(row.get(column)) or "" for row in rows]
+        if not all(label.strip().isdecimal() for label in labels):  # numbers of classes
+            return labels
+    raise UserError(
+        f"{path} has the columns {one_line(', '.join(columns)) or '(none)'}: expected labels in "
+        f"{', '.join(_COLUMNS[:-1])} or {_COLUMNS[-1]}, a JSON list of them, or one per line in a "
+        ".txt file.",
+        param="labels",
+    )
 
 
 def _vocabulary(lines: Iterable[str]) -> Vocabulary:
