@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import check_no_pointer
 from clip2clap.embeddings.datasets.base import JsonLiteral, encoding_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -75,8 +76,10 @@ def open_text(path: Path, *, newline: str) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def explain_read_errors(path: Path) -> Iterator[None]:
-    """Raise an error of a damaged file as a one-line `UserError`."""
+    """Raise an error of a damaged file, or of a pointer to it, as a one-line `UserError`."""
     try:
+        with path.open("rb") as file:
+            check_no_pointer(file, path)
         yield
     except (OSError, EOFError, UnicodeError, zlib.error, csv.Error, pa.ArrowException) as error:
         raise UserError(
@@ -183,7 +186,29 @@ def _read_json(path: Path) -> tuple[list[str], Records]:
                     yield {PROBLEM: "its line is no JSON object"}
 
     head = chain.from_iterable(islice(records(), _JSON_HEAD))
-    return [name for name in dict.fromkeys(head) if name != PROBLEM], records()
+    columns = [name for name in dict.fromkeys(head) if name != PROBLEM]
+    if not columns:
+        raise UserError(
+            f"{path} is empty, or holds no records{_found_instead(path)}. Expected one object with "
+            "the columns' names per line, or a list of them."
+        )
+    return columns, records()
+
+
+def _found_instead(path: Path) -> str:
+    """Return what a JSON file without records holds, after a colon."""
+    with open_text(path, newline="\n") as file:
+        first = next((line for line in file if line.strip()), "")
+        text = first + (file.read() if first.lstrip()[:1] in ("[", "{") else "")
+    if not first:
+        return ""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f": it is no JSON ({one_line(error, limit=80)})"
+    if isinstance(found, dict) and {"columns", "data"} <= found.keys():
+        return ': it is as pandas writes it with orient="split", not with orient="records"'
+    return f": it is {one_line(json.dumps(found), limit=60)}"
 
 
 def _plain(value: Any) -> Any:

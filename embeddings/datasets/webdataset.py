@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.files import check_no_pointer
 from clip2clap.embeddings.datasets.base import Row, Source, caption_of, decoded, file_stems
 from clip2clap.embeddings.space import Modality
 from clip2clap.media import audio as audio_files
@@ -63,6 +64,8 @@ class WebDataset(Source):
         stems = file_stems(self.files)
         for path in self.files:
             try:
+                with path.open("rb") as file:
+                    check_no_pointer(file, path)
                 header = type("Header", (_Header,), {})
                 # Archives that were joined have the end of one within.
                 with tarfile.open(path, "r|*", tarinfo=header, ignore_zeros=True) as tar:

@@ -20,7 +20,7 @@ import torch
 
 from clip2clap.core.concurrency import batched
 from clip2clap.core.errors import UserError, expect, one_line
-from clip2clap.core.files import as_path, replacing
+from clip2clap.core.files import as_path, check_no_pointer, replacing
 from clip2clap.core.math import unit_norm
 from clip2clap.core.output_folder import writing_to
 from clip2clap.embeddings.space import EmbeddingSpace, Family, require_same_model
@@ -387,7 +387,11 @@ def _read_numpy(parts: Sequence[Mapping[str, Path]]) -> Iterator[dict[str, np.nd
 def _load(file: Path) -> np.ndarray:
     """Return the vectors of a file, read from disk when they are used."""
     try:
+        with file.open("rb") as opened:
+            check_no_pointer(opened, file)
         array = np.load(file, mmap_mode="r")
+    except UserError:
+        raise
     except Exception as error:  # a damaged header can make NumPy raise almost anything
         raise UserError(f"{file} can't be read as a NumPy file ({one_line(error)}).") from error
     if array.dtype.kind not in "fiu" or array.ndim != 2:

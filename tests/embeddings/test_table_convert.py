@@ -228,6 +228,12 @@ def test_vectors_of_any_real_numbers_are_imported_and_others_refused(tmp_path, d
         assert torch.equal(again.tensor("clap_text"), torch.eye(3, DIM))
 
 
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path):
+    (tmp_path / "clap_text.npy").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"clap_text\.npy is a Git LFS pointer"):
+        import_table(tmp_path, tmp_path / "out", spaces={"clap_text": SPACES["clap_text"]})
+
+
 def test_damaged_and_foreign_files_are_reported_in_one_line(table, tmp_path):
     folder = export_table(table, tmp_path / "out", "text")
     (folder / "muestra_3.txt").write_text("CLIP Embedding:\nnonsense\n")

@@ -164,6 +164,33 @@ def test_json_documents_give_their_records(tmp_path, text):
     assert captions(rows_of(tmp_path / "a.json")) == ["a dog", "rain"]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no records. Expected one object"),
+        ('[{"caption": "a"},]', r"holds no records: it is no JSON \(.*line 1 column"),
+        ('{\n "caption": "a"\n}\n{\n "caption": "b"\n}\n', r"it is no JSON \(Extra data: line 4"),
+        (
+            '{"columns": ["caption"], "index": [0], "data": [["a"]]}',
+            'pandas writes it with orient="s',
+        ),
+        ('["a dog", "rain"]', r'it is \["a dog", "rain"\]. Expected one object'),
+        ("a dog\n", r"it is no JSON \(Expecting value"),
+    ],
+)
+def test_json_without_records_is_named_by_what_it_holds(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        rows_of(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.json", "a.parquet", "a.tar"])
+def test_pointers_of_git_lfs_are_named_as_such(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UserError, match=f"{name} is a Git LFS pointer, not the file. Run: git lfs"):
+        rows_of(tmp_path / name)
+
+
 def test_json_that_is_no_record_says_so(tmp_path):
     (tmp_path / "a.json").write_text('{\n  "caption": "a dog"\n}\n')
     assert captions(rows_of(tmp_path / "a.json")) == ["a dog"]

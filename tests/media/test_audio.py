@@ -628,3 +628,9 @@ def test_a_constant_is_silence_and_the_faintest_tone_is_not():
     assert is_silent(np.full(100, 0.3, np.float32))
     assert is_silent(np.tile([0, 1 / 32768], 50).astype(np.float32))
     assert not is_silent(np.tile([0.3, 0.3004], 50).astype(np.float32))
+
+
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path):
+    (tmp_path / "a.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UnreadableAudioError, match=r"a\.wav is a Git LFS pointer, not the file"):
+        load_audio(str(tmp_path / "a.wav"))

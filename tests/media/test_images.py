@@ -660,3 +660,9 @@ def test_three_by_three_by_three_is_read_as_its_library_does():
 def test_what_is_no_image_says_what_to_give(source, words):
     with pytest.raises(UserError, match=words):
         load_image(source)
+
+
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path):
+    (tmp_path / "a.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg is a Git LFS pointer, not the file"):
+        load_image(str(tmp_path / "a.jpg"))

@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 from clip2clap.core.errors import UserError, one_line
@@ -27,6 +27,7 @@ except ImportError:  # Windows
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk, a quota or a file that cannot grow."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _PROBE_BYTES = 2**16
 # File systems limit names to 255 bytes; a number may be added.
 _MAX_NAME_BYTES = 248
@@ -212,6 +213,16 @@ def as_path(name: str | Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{one_line(name)} can't be opened: {reason}.") from error
     return path
+
+
+def check_no_pointer(
+    file: BinaryIO, name: object, error_class: type[UserError] = UserError
+) -> None:
+    """Raise for what Git LFS leaves in place of a file that was not pulled; rewind any other."""
+    start = file.read(len(_POINTER))
+    file.seek(0)
+    if start == _POINTER:
+        raise error_class(f"{name} is a Git LFS pointer, not the file. Run: git lfs pull")
 
 
 def is_url(source: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from clip2clap.core.errors import UserError, is_number, one_line
-from clip2clap.core.files import as_path
+from clip2clap.core.files import as_path, check_no_pointer
 from clip2clap.media.decoding import UnreadableAudioError, check_sampling_rate, not_finite
 
 # Channels that cancel leave less than this share of the power that unrelated ones would.
@@ -77,6 +77,7 @@ def open_file(name: str, error_class: type[UserError]) -> Iterator[BinaryIO]:
         if not path.is_file():
             raise error_class(f"No such file: {name}. Check the path.")
         with path.open("rb") as file:
+            check_no_pointer(file, name, error_class)
             yield file
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
