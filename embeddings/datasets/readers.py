@@ -32,7 +32,7 @@ _BATCH_ROWS = 256
 # Records whose keys are the columns of a JSON lines file.
 _JSON_HEAD = 100
 # First cells of rows rather than of a caption's further lines: numbers, addresses, names of files.
-_ROW_START = re.compile(r"\s*(?:\d+|https?://\S+|[^\s\"]+\.\w{2,5})\s*")
+_ROW_START = re.compile(r"\s*(?:(\d+)|(https?://\S+)|([^\s\"]+\.\w{2,5}))\s*")
 
 Records = Iterator[Mapping[str, Any]]
 
@@ -141,7 +141,7 @@ class _Lines:
 
         A quote that is never closed, or within a cell, is a character: where quotes do not give a
         record, its first line is one. So it is where all lines of a quoted cell are records
-        themselves, and in other files than TSV begin as such.
+        themselves, and in other files than TSV begin as such, all with a number, say.
         """
         while (line := self.next()) is not None:
             plain = line.rstrip("\r\n").split(delimiter)
@@ -149,8 +149,9 @@ class _Lines:
                 taken = [line]
                 cells = self._quoted(taken, delimiter)
                 if len(taken) > 1 and all(each.count(delimiter) + 1 == width for each in taken):
-                    starts = [each.split(delimiter, 1)[0] for each in taken]
-                    is_swallowing = delimiter == "\t" or all(map(_ROW_START.fullmatch, starts))
+                    starts = (_ROW_START.fullmatch(each.split(delimiter, 1)[0]) for each in taken)
+                    kinds = {start and start.lastindex for start in starts}
+                    is_swallowing = delimiter == "\t" or (len(kinds) == 1 and None not in kinds)
                     cells = None if is_swallowing else cells
                 if cells is None or (width is not None and len(cells) != width):
                     self.push(*taken[1:])

@@ -115,6 +115,14 @@ def test_quotes_never_swallow_rows(tmp_path, name, lines, expected):
     assert [row.id for row in read] == [str(n) for n in range(len(lines))]
 
 
+@pytest.mark.parametrize("first", ["0.jpg", "http://a.org/0.jpg"])
+def test_numbered_lines_in_a_cell_are_no_rows_where_rows_begin_otherwise(tmp_path, first):
+    (tmp_path / "a.csv").write_text(
+        f'image,caption\n{first},"list:\n1,two\n2,three"\n1.jpg,a cat\n'
+    )
+    assert captions(rows_of(tmp_path / "a.csv")) == ["list:\n1,two\n2,three", "a cat"]
+
+
 @pytest.mark.parametrize(
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 )
