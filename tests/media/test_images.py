@@ -439,7 +439,6 @@ def test_one_pixel_is_an_image():
         ("large.png", png_header(11_000, 10_000), r"11000 x 10000 pixels, larger than 100 mega"),
         ("bomb.png", png_header(2**31 - 1, 2**31 - 1), r"bomb.png.*megapixels"),
         ("cut.png", png_header(100, 100), r"cut.png is damaged or truncated"),
-        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
         ("ribbon.png", png_header(10_000, 2), r"ribbon.png.*narrower than 1:100"),
     ],
 )

@@ -49,8 +49,6 @@ _READ_FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF"),
     *("JPEG2000", "PPM", "ICO"),
 )
-# Bytes that tell a format.
-_HEAD_BYTES = 24
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 # Beginnings of files of other formats.
 _OTHER_FORMATS = {
@@ -69,7 +67,6 @@ _OTHER_FORMATS = {
     b"#?RADIANCE": "a Radiance HDR image",
     b"\x1f\x8b": "a gzip archive",
     b"PK\x03\x04": "a zip archive",
-    b"version https://git-lfs": "a pointer of Git LFS, whose content `git lfs pull` gets",
 }
 _ORIENTATION_TAG = 0x0112
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*")
@@ -219,7 +216,7 @@ def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> "Tensor
 
 def _decode(file: IO[bytes] | bytes, name: str) -> Image.Image:
     file = io.BytesIO(file) if isinstance(file, bytes) else file
-    head = file.read(_HEAD_BYTES)
+    head = file.read(12)
     file.seek(0)
     if not head:
         raise UnreadableImageError(f"{name} is empty. Fetch or save it again.")
