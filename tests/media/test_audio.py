@@ -1,6 +1,7 @@
 """Recordings of any kind: what is read is what was recorded, and what cannot be read says why."""
 
 import io
+import struct
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -154,6 +155,29 @@ def test_a_wav_that_lacks_what_its_header_counts_is_refused():
     assert seconds_of(wav_with_size(48_000, extra=b"LIST\4\0\0\0abcd")) == 0.5
 
 
+def is_refused(content: bytes) -> bool:
+    """Return True if a file is said to be damaged."""
+    with pytest.raises(UnreadableAudioError, match="damaged or truncated"):
+        load_audio(content)
+    return True
+
+
+@pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
+@pytest.mark.parametrize("length", [0, 6000, 9000, 100_000])
+def test_a_wav_whose_samples_begin_late_is_refused_if_it_was_cut_off(endian, length):
+    file = io.BytesIO()
+    noise = 0.2 * recording()[0, :24_000]
+    soundfile.write(file, noise, RATE, format="WAV", subtype="PCM_16", endian=endian)
+    content = file.getvalue()
+    place = content.index(b"data")
+    order: Any = endian.lower()
+    junk = b"JUNK" + length.to_bytes(4, order) + bytes(length)
+    content = content[:place] + junk + content[place:]
+    assert seconds_of(content) == 0.5
+    for missing in (400, 5000, 24_000):
+        assert is_refused(content[:-missing])
+
+
 def write_track(
     path: Path,
     seconds: float,
@@ -230,6 +254,8 @@ def encoded(codec: str, container: str, rate: int, seconds: float, **options: st
     with av.open(file, "w", format=container, container_options=options) as output:
         track: Any = output.add_stream(codec, rate=rate)
         track.layout = "mono"
+        if codec.startswith("wma"):
+            track.bit_rate = 64_000
         for start in range(0, noise.shape[1], 1000):
             block = noise[:, start : start + 1000].astype(np.float32)
             frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
@@ -237,6 +263,41 @@ def encoded(codec: str, container: str, rate: int, seconds: float, **options: st
             output.mux(track.encode(frame))
         output.mux(track.encode())
     return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("codec", "container"),
+    [
+        *(("pcm_s16be", "caf"), ("adpcm_ima_qt", "caf"), ("pcm_s16le", "w64")),
+        *(("pcm_s16le", "avi"), ("libmp3lame", "avi"), ("wmav2", "asf"), ("libopus", "webm")),
+    ],
+)
+def test_a_file_that_lacks_whole_packets_is_refused(codec, container):
+    content = encoded(codec, container, 48_000 if codec == "libopus" else 44_100, 6.0)
+    assert seconds_of(content) == pytest.approx(6.0, abs=0.06)
+    with av.open(io.BytesIO(content), "r") as opened:
+        places = [packet.pos for packet in opened.demux() if packet.pos]
+    for share in (0.3, 0.6, 0.955):
+        assert is_refused(content[: places[round(share * len(places))]])
+
+
+def test_a_voc_that_lacks_a_part_of_a_block_is_refused():
+    data = bytes([156, 0]) + bytes(range(256)) * 80
+    block = b"\1" + len(data).to_bytes(3, "little") + data
+    content = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x10A, 0x1129) + block + b"\0"
+    samples, rate = load_audio(content)
+    assert (len(samples), rate) == (256 * 80, 10_000)
+    for count in range(1, 10):
+        assert is_refused(content[: 32 + 2048 * count])
+
+
+def test_a_fragmented_mp4_that_lacks_whole_packets_is_refused():
+    content = encoded("aac", "mp4", 48_000, 4.0, movflags="empty_moov", frag_duration="500000")
+    assert seconds_of(content) == pytest.approx(4.0, abs=0.05)
+    with av.open(io.BytesIO(content), "r") as opened:
+        ends = [packet.pos + packet.size for packet in opened.demux() if packet.pos]
+    assert is_refused(content[: ends[40]])
+    assert seconds_of(content + bytes(30)) == pytest.approx(4.0, abs=0.05)
 
 
 @pytest.mark.parametrize(("codec", "container"), [("libmp3lame", "mp3"), ("aac", "adts")])

@@ -14,11 +14,11 @@ from clip2clap.core.errors import UserError
 from clip2clap.media.headers import (
     is_endless,
     is_media,
-    is_truncated_wav,
     is_whole_mpeg_frame,
     missing_mp3_bytes,
     read_ogg,
 )
+from clip2clap.media.sizes import is_cut_off
 
 MAX_SECONDS = 1800
 """Maximum duration read into memory, in seconds; hours of audio would need gigabytes."""
@@ -310,7 +310,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
 
     is_audio = is_media(file)
     try:
-        if is_truncated_wav(file):
+        if is_cut_off(file):
             raise UnreadableAudioError(damaged(name))
         starts, is_whole = read_ogg(file)
         if not is_whole:

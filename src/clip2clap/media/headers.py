@@ -5,13 +5,14 @@ import math
 import struct
 from typing import BinaryIO
 
-# Sizes of a WAV of unknown length are at the limit of 31 or 32 bits, less a header or a buffer.
-_UNKNOWN_SIZES = (2**31, 2**32)
-_UNKNOWN_MARGIN = 0x1000
+from clip2clap.media.sizes import UNKNOWN_MARGIN, UNKNOWN_SIZES
+
+_MEDIA = (
+    *(b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff"),
+    b"\x1aE\xdf\xa3",
+)
 # SoX writes this into an AIFF, less what is no whole sample.
 _SOX_UNKNOWN_SIZE = 0x7F000000
-# Bytes that some writers count as samples, or that tag editors strip without correcting the count.
-_MISCOUNTED = 128
 _OGG_BEGIN_FLAG = 2
 _OGG_HEADER = 27
 
@@ -30,19 +31,7 @@ def is_media(file: BinaryIO) -> bool:
     """Return True if a file starts as audio and video files do."""
     file.seek(0)
     head = file.read(12)
-    return head[4:8] == b"ftyp" or head.startswith(
-        (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"\x1aE\xdf\xa3")
-    )
-
-
-def is_truncated_wav(file: BinaryIO) -> bool:
-    """Return True if a WAV is shorter than its header says."""
-    file.seek(0)
-    head = file.read(2**13)
-    size = file.seek(0, io.SEEK_END)
-    if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        return _is_wav_truncated(head, size)
-    return False
+    return head[4:8] == b"ftyp" or head.startswith(_MEDIA)
 
 
 def read_ogg(file: BinaryIO) -> tuple[list[int], bool]:
@@ -94,8 +83,8 @@ def _is_endless_aiff(file: BinaryIO) -> bool:
             channels, frames, bits = struct.unpack(">HIH", file.read(8).ljust(8, b"\0"))
             size = frames * channels * ((bits + 7) // 8)
             return any(
-                limit - _UNKNOWN_MARGIN <= count < limit + _UNKNOWN_MARGIN
-                for limit in (_SOX_UNKNOWN_SIZE, *_UNKNOWN_SIZES)
+                limit - UNKNOWN_MARGIN <= count < limit + UNKNOWN_MARGIN
+                for limit in (_SOX_UNKNOWN_SIZE, *UNKNOWN_SIZES)
                 for count in (frames, size)
             )
         file.seek(length + length % 2, io.SEEK_CUR)
@@ -142,21 +131,3 @@ def is_whole_mpeg_frame(frame: bytes) -> bool:
         return len(frame) >= 12 * bits // hertz * 4
     samples = 576 if layer == 3 and version == 2 else 1152
     return len(frame) >= samples // 8 * bits // hertz
-
-
-def _is_wav_truncated(head: bytes, size: int) -> bool:
-    place, long_size = 12, 0
-    while place + 8 <= len(head):
-        length = int.from_bytes(head[place + 4 : place + 8], "little")
-        if head[place : place + 4] == b"ds64":
-            long_size = int.from_bytes(head[place + 16 : place + 24], "little")
-        if head[place : place + 4] == b"data":
-            start = place + 8
-            if length == 2**32 - 1 and 0 < long_size < 2**63:
-                length = long_size
-            elif any(abs(length - limit) <= _UNKNOWN_MARGIN for limit in _UNKNOWN_SIZES):
-                return False
-            # Some writers count the header as well.
-            return start + length - size > max(_MISCOUNTED, start)
-        place += 8 + length + length % 2
-    return False
