@@ -178,6 +178,35 @@ def test_a_wav_whose_samples_begin_late_is_refused_if_it_was_cut_off(endian, len
         assert is_refused(content[:-missing])
 
 
+@pytest.mark.parametrize("rate", [2 * RATE - 100, RATE, 4 * RATE, 0])
+def test_a_part_is_found_in_a_wav_whose_bytes_per_second_are_wrong(rate):
+    file = io.BytesIO()
+    soundfile.write(file, 0.2 * recording()[0], RATE, format="WAV", subtype="PCM_16")
+    content = bytearray(file.getvalue())
+    content[28:32] = rate.to_bytes(4, "little")
+    assert_parts_are_exact(bytes(content))
+
+
+@pytest.mark.parametrize("subtype", ["MS_ADPCM", "IMA_ADPCM", "GSM610"])
+def test_a_part_is_found_in_a_compressed_wav(subtype):
+    file = io.BytesIO()
+    soundfile.write(file, 0.2 * recording()[0], RATE, format="WAV", subtype=subtype)
+    assert_parts_are_exact(file.getvalue())
+
+
+@pytest.mark.parametrize("codec", ["adpcm_ima_wav", "adpcm_yamaha", "adpcm_ms"])
+def test_a_part_is_found_in_a_compressed_wav_of_ffmpeg(codec):
+    assert_parts_are_exact(encoded(codec, "wav", 22_050, 2.3))
+
+
+def assert_parts_are_exact(content: bytes) -> None:
+    """Compare parts to the end with the end of the whole."""
+    whole, rate = load_audio(content)
+    for start in (0.2 * len(whole) / rate, 0.6 * len(whole) / rate, 0.95 * len(whole) / rate):
+        part, _ = load_audio(content, start=start)
+        np.testing.assert_array_equal(part, whole[round(start * rate) :])
+
+
 def write_track(
     path: Path,
     seconds: float,

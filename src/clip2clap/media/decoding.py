@@ -42,6 +42,8 @@ _OPTIONS: dict[str, Any] = {
 }
 # These store the duration of each track, and a position in them is found exactly.
 _INDEXED = {"mov", "matroska", "wav", "flac", "aiff", "au", "w64", "caf"}
+# In these FFmpeg finds a position by the bytes per second, which are exact for plain samples alone.
+_COUNTED = {"wav", "aiff", "au", "w64"}
 # These store a duration that FFmpeg does not estimate from the bit rate, most of them to a sample.
 _MEASURED = {"mov", "flac", "aiff", "au", "tta", "wv"}
 # Decoders of lossy formats need the preceding samples to decode a sample exactly.
@@ -148,7 +150,10 @@ class _Track:
         self._duration = float(duration * self._stream.time_base) if is_known else None
         self._container, self._file, self._name = container, file, name
         self._format = container.format.name.split(",")[0]
-        self.length = self._duration if self._format in _INDEXED else None
+        self._is_indexed = self._format in _INDEXED - _COUNTED or (
+            self._format in _COUNTED and _is_plain(codec)
+        )
+        self.length = self._duration if self._is_indexed else None
         self._is_mpeg = codec.name.startswith(("mp3", "mp2", "mp1"))
         self._origin = float((self._stream.start_time or 0) * self._stream.time_base)
         self._is_sought = self._is_corrupt = False
@@ -161,7 +166,7 @@ class _Track:
         """Go to shortly before a time, where the container can find it exactly."""
         import av
 
-        if self._format in _INDEXED and start > _LEAD_IN_SECONDS:
+        if self._is_indexed and start > _LEAD_IN_SECONDS:
             self._is_sought = True
             self._container.seek(int((start - _LEAD_IN_SECONDS + self._origin) * av.time_base))
 
@@ -300,6 +305,14 @@ def check_sampling_rate(rate: float, name: str) -> None:
             f"{name} has a sampling rate of {rate:,} Hz; expected {least} to {most:,} Hz. Save it "
             "again at the rate it was recorded at."
         )
+
+
+def _is_plain(codec: Any) -> bool:
+    """Return True if a codec's samples have the bytes per second that its file states."""
+    if not codec.name.startswith("pcm_"):
+        return False
+    bits = int("".join(filter(str.isdigit, codec.name)) or 8)
+    return codec.bit_rate == codec.rate * codec.channels * bits
 
 
 @contextlib.contextmanager
