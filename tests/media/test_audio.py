@@ -310,6 +310,17 @@ def test_a_file_that_lacks_whole_packets_is_refused(codec, container):
         assert is_refused(content[: places[round(share * len(places))]])
 
 
+@pytest.mark.parametrize("rate", [32_000, 44_100, 48_000])
+@pytest.mark.parametrize("codec", ["ac3", "eac3"])
+def test_dolby_digital_that_ends_within_a_frame_is_refused(codec, rate):
+    content = encoded(codec, codec, rate, 3.0)
+    assert seconds_of(content) == pytest.approx(3.0, abs=0.1)
+    with av.open(io.BytesIO(content), "r") as opened:
+        places = [packet.pos for packet in opened.demux() if packet.pos]
+    for share in (0.3, 0.6, 0.955):
+        assert is_refused(content[: places[round(share * len(places))] + 100])
+
+
 def test_a_voc_that_lacks_a_part_of_a_block_is_refused():
     data = bytes([156, 0]) + bytes(range(256)) * 80
     block = b"\1" + len(data).to_bytes(3, "little") + data
@@ -327,6 +338,17 @@ def test_a_fragmented_mp4_that_lacks_whole_packets_is_refused():
         ends = [packet.pos + packet.size for packet in opened.demux() if packet.pos]
     assert is_refused(content[: ends[40]])
     assert seconds_of(content + bytes(30)) == pytest.approx(4.0, abs=0.05)
+
+
+def test_an_ogg_of_flac_that_lacks_whole_pages_is_refused():
+    content = bytearray(encoded("flac", "ogg", 48_000, 3.0))
+    page = content.index(b"OggS", 4)
+    place = content.index(b"fLaC") + 8 + 14
+    content[place : place + 4] = (3 * 48_000).to_bytes(4, "big")
+    content[22:26] = bytes(4)
+    content[22:26] = ogg_checksum(bytes(content[:page])).to_bytes(4, "little")
+    assert seconds_of(bytes(content)) == 3.0
+    assert is_refused(bytes(content[: content.rindex(b"OggS")]))
 
 
 @pytest.mark.parametrize(("codec", "container"), [("libmp3lame", "mp3"), ("aac", "adts")])

@@ -12,8 +12,10 @@ import numpy as np
 
 from clip2clap.core.errors import UserError
 from clip2clap.media.headers import (
+    flac_samples,
     is_endless,
     is_media,
+    is_whole_dolby_frame,
     is_whole_mpeg_frame,
     missing_mp3_bytes,
     read_ogg,
@@ -150,11 +152,20 @@ class _Track:
         self._duration = float(duration * self._stream.time_base) if is_known else None
         self._container, self._file, self._name = container, file, name
         self._format = container.format.name.split(",")[0]
+        self._is_measured = self._format in _MEASURED
+        if self._format == "ogg" and codec.name == "flac":
+            # Its pages do not say how many follow.
+            self._is_measured = True
+            self._duration = flac_samples(codec.extradata or b"") / self.rate
         self._is_indexed = self._format in _INDEXED - _COUNTED or (
             self._format in _COUNTED and _is_plain(codec)
         )
         self.length = self._duration if self._is_indexed else None
-        self._is_mpeg = codec.name.startswith(("mp3", "mp2", "mp1"))
+        self._is_whole_frame = None
+        if codec.name.startswith(("mp3", "mp2", "mp1")):
+            self._is_whole_frame = is_whole_mpeg_frame
+        elif self._format in ("ac3", "eac3"):
+            self._is_whole_frame = is_whole_dolby_frame
         self._origin = float((self._stream.start_time or 0) * self._stream.time_base)
         self._is_sought = self._is_corrupt = False
         # Headers tell better whether a WAV is whole, and nothing tells it of an endless file.
@@ -202,7 +213,7 @@ class _Track:
                     continue
                 if is_gap:
                     raise UnreadableAudioError(damaged(self._name))
-            if packet.size and self._is_mpeg:
+            if packet.size and self._is_whole_frame:
                 self._last_packet = bytes(packet)
             yield from packet.decode()
 
@@ -210,7 +221,8 @@ class _Track:
         """Return True if the track, which was decoded to its end, is shorter than it should be."""
         import av
 
-        if self._is_corrupt or (self._is_mpeg and not is_whole_mpeg_frame(self._last_packet)):
+        is_whole = not self._is_whole_frame or self._is_whole_frame(self._last_packet)
+        if self._is_corrupt or not is_whole:
             return True
         declared = None
         if self._format == "matroska" and self._container.duration:
@@ -222,12 +234,12 @@ class _Track:
             # Either count of the header may be wrong: tags are stripped, files are joined.
             if (missing_mp3_bytes(self._file) or 0) > _TAG_BYTES:
                 declared = self._duration
-        elif self._format in _MEASURED:
+        elif self._is_measured:
             declared = self._duration
             if self._format == "mov":
                 # Without an edit list, a pause before the audio is a packet that lasts longer.
                 seconds = max(seconds, self._packets_end - self._origin)
-        is_exact = self._format in _MEASURED - {"mov"}
+        is_exact = self._is_measured and self._format != "mov"
         tolerance = 0.01 if is_exact else _TOLERANCE_SECONDS
         return declared is not None and seconds < declared - tolerance
 

@@ -25,6 +25,7 @@ _BIT_RATES = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+_DOLBY_BIT_RATES = (*_BIT_RATES[1, 3], 384, 448, 512, 576, 640)
 
 
 def is_media(file: BinaryIO) -> bool:
@@ -32,6 +33,11 @@ def is_media(file: BinaryIO) -> bool:
     file.seek(0)
     head = file.read(12)
     return head[4:8] == b"ftyp" or head.startswith(_MEDIA)
+
+
+def flac_samples(header: bytes) -> int:
+    """Return the samples of each channel by a FLAC's STREAMINFO, 0 if it does not say."""
+    return int.from_bytes(header[13:18], "big") & (2**36 - 1)
 
 
 def read_ogg(file: BinaryIO) -> tuple[list[int], bool]:
@@ -131,3 +137,17 @@ def is_whole_mpeg_frame(frame: bytes) -> bool:
         return len(frame) >= 12 * bits // hertz * 4
     samples = 576 if layer == 3 and version == 2 else 1152
     return len(frame) >= samples // 8 * bits // hertz
+
+
+def is_whole_dolby_frame(frame: bytes) -> bool:
+    """Return True unless an AC-3 or E-AC-3 frame is shorter than its header says."""
+    if len(frame) < 6 or frame[:2] != b"\x0b\x77":
+        return len(frame) >= 6
+    if frame[5] >> 3 > 10:  # E-AC-3
+        return len(frame) >= 2 * ((frame[2] & 7) << 8 | frame[3]) + 2
+    sampling, code = frame[4] >> 6, frame[4] & 0x3F
+    if sampling == 3 or code >> 1 >= len(_DOLBY_BIT_RATES):
+        return True
+    bits = _DOLBY_BIT_RATES[code >> 1] * 1000
+    words = 1536 * bits // (48_000, 44_100, 32_000)[sampling] // 16
+    return len(frame) >= 2 * (words + (code & 1))
