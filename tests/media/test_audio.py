@@ -276,8 +276,10 @@ def test_of_two_tracks_the_default_one_is_heard(tmp_path, suffix):
     assert seconds_of(path) == pytest.approx(1.6, abs=0.03)
 
 
-def encoded(codec: str, container: str, rate: int, seconds: float, **options: str) -> bytes:
-    """Noise in a compressed file."""
+def encoded(
+    codec: str, container: str, rate: int, seconds: float, *, late: float = 0, **options: str
+) -> bytes:
+    """Noise in a compressed file, which may begin later than it."""
     file = io.BytesIO()
     noise = 0.1 * np.random.default_rng(0).standard_normal((1, round(rate * seconds)))
     with av.open(file, "w", format=container, container_options=options) as output:
@@ -288,7 +290,7 @@ def encoded(codec: str, container: str, rate: int, seconds: float, **options: st
         for start in range(0, noise.shape[1], 1000):
             block = noise[:, start : start + 1000].astype(np.float32)
             frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = rate, start
+            frame.sample_rate, frame.pts = rate, start + round(late * rate)
             output.mux(track.encode(frame))
         output.mux(track.encode())
     return file.getvalue()
@@ -349,6 +351,10 @@ def test_an_ogg_of_flac_that_lacks_whole_pages_is_refused():
     content[22:26] = ogg_checksum(bytes(content[:page])).to_bytes(4, "little")
     assert seconds_of(bytes(content)) == 3.0
     assert is_refused(bytes(content[: content.rindex(b"OggS")]))
+
+
+def test_a_matroska_without_video_may_begin_late():
+    assert seconds_of(encoded("libopus", "matroska", 48_000, 3.0, late=2.0)) == 3.0
 
 
 @pytest.mark.parametrize(("codec", "container"), [("libmp3lame", "mp3"), ("aac", "adts")])

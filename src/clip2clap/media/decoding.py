@@ -227,9 +227,9 @@ class _Track:
         declared = None
         if self._format == "matroska" and self._container.duration:
             declared = self._container.duration / av.time_base
-            # The last image of a slow video has no duration.
-            seconds = self._packets_end - (self._container.start_time or 0) / av.time_base
-            seconds += 0.05 * declared
+            # The last image of a slow video has no duration, and recorders in a browser measure
+            # theirs by the clock. The size of the segment, where it is known, shows the rest.
+            seconds = self._packets_end + 0.05 * declared
         elif self._format == "mp3":
             # Either count of the header may be wrong: tags are stripped, files are joined.
             if (missing_mp3_bytes(self._file) or 0) > _TAG_BYTES:
