@@ -357,6 +357,19 @@ def test_a_matroska_without_video_may_begin_late():
     assert seconds_of(encoded("libopus", "matroska", 48_000, 3.0, late=2.0)) == 3.0
 
 
+def test_joined_mp3s_with_images_in_their_tags_are_read():
+    sound = encoded("libmp3lame", "mp3", 44_100, 1.0, write_xing="0", id3v2_version="0")
+    # Bytes of an image may look like frames, the last of which takes the place of three.
+    image = b"\xff\xd8" + bytes(range(250)) * 4 + sound[:5000] + b"\xff\xfb"
+    size = bytes([0, 0, len(image) >> 7, len(image) & 0x7F])
+    tag = b"ID3\4\0\0" + size + image
+    expected = seconds_of(sound + sound)
+    for between in (tag, b"TAG" + bytes(125) + tag):
+        assert seconds_of(sound + between + sound) == pytest.approx(expected, abs=0.08)
+        assert seconds_of(tag + sound + between + sound) == pytest.approx(expected, abs=0.08)
+    assert is_refused(sound + tag[:-500])
+
+
 @pytest.mark.parametrize(("codec", "container"), [("libmp3lame", "mp3"), ("aac", "adts")])
 def test_joined_files_of_two_formats_are_read_at_one_rate(codec, container):
     first, second = (encoded(codec, container, rate, 1.0) for rate in (16_000, 44_100))

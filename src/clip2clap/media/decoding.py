@@ -13,6 +13,7 @@ import numpy as np
 from clip2clap.core.errors import UserError
 from clip2clap.media.headers import (
     flac_samples,
+    id3_end,
     is_endless,
     is_media,
     is_whole_dolby_frame,
@@ -197,7 +198,7 @@ class _Track:
     def _decoded(self) -> Iterator[Any]:
         # Matroska states one duration for all tracks together.
         streams = () if self._format == "matroska" else (self._stream,)
-        is_gap = False
+        is_gap, tag_bytes = False, 0
         for packet in self._container.demux(*streams):
             if packet.pts is not None:
                 end = (packet.pts + (packet.duration or 0)) * packet.time_base
@@ -207,15 +208,25 @@ class _Track:
             self._is_corrupt |= packet.is_corrupt and self._is_marked
             if packet.size and self._format in ("mp3", "aac"):
                 data = bytes(packet)
-                if data[0] != 0xFF:
-                    # Joined files have tags in between, and some end in zeros.
-                    is_gap = not data.startswith(_TAGS)
+                # An image in a tag may hold what looks like frames.
+                if tag_bytes <= 0 and data.startswith(_TAGS):
+                    tag_bytes = id3_end(data)
+                if tag_bytes > 0:
+                    tag_bytes -= len(data)
                     continue
+                if data[0] != 0xFF:
+                    # Joined files have tags in between, which may seem to end within a frame, and
+                    # some end in zeros.
+                    is_gap = tag_bytes == 0 and not data.startswith(_TAGS)
+                    continue
+                tag_bytes = 0
                 if is_gap:
                     raise UnreadableAudioError(damaged(self._name))
             if packet.size and self._is_whole_frame:
                 self._last_packet = bytes(packet)
             yield from packet.decode()
+        if tag_bytes > 0:
+            raise UnreadableAudioError(damaged(self._name))
 
     def is_cut_off(self, seconds: float) -> bool:
         """Return True if the track, which was decoded to its end, is shorter than it should be."""

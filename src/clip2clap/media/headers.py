@@ -1,7 +1,9 @@
 """Headers of audio files, for detecting truncated ones, which decoders read in silence."""
 
+import functools
 import io
 import math
+import re
 import struct
 from typing import BinaryIO
 
@@ -13,6 +15,8 @@ _MEDIA = (
 )
 # SoX writes this into an AIFF, less what is no whole sample.
 _SOX_UNKNOWN_SIZE = 0x7F000000
+# Mark, version, flags, and a length of four digits of 7 bits.
+_ID3 = re.compile(rb"ID3[\2-\4].{2}[\0-\x7f]{4}", re.DOTALL)
 _OGG_BEGIN_FLAG = 2
 _OGG_HEADER = 27
 
@@ -103,11 +107,7 @@ def missing_mp3_bytes(file: BinaryIO) -> float | None:
     Infinity if the header does not count bytes; None without such a header.
     """
     file.seek(0)
-    start, head = 0, file.read(10)
-    if head[:3] == b"ID3":
-        start = 10 + sum(
-            (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)
-        )
+    start = id3_end(file.read(10))
     size = file.seek(0, io.SEEK_END)
     file.seek(start)
     head = file.read(2**12)
@@ -119,6 +119,16 @@ def missing_mp3_bytes(file: BinaryIO) -> float | None:
             end = start + int.from_bytes(head[field : field + 4], "big")
             return end - size if mark == b"VBRI" or flags & 2 else math.inf
     return None
+
+
+def id3_end(data: bytes) -> int:
+    """Return where the first ID3v2 tag in some bytes ends, which may be beyond them; or 0."""
+    if not (found := _ID3.search(data)):
+        return 0
+    flags, *digits = found[0][5:]
+    length = functools.reduce(lambda length, digit: length << 7 | digit, digits)
+    # A footer repeats the header.
+    return found.end() + length + (10 if flags & 0x10 else 0)
 
 
 def is_whole_mpeg_frame(frame: bytes) -> bool:
