@@ -207,6 +207,25 @@ def assert_parts_are_exact(content: bytes) -> None:
         np.testing.assert_array_equal(part, whole[round(start * rate) :])
 
 
+@pytest.mark.parametrize(("valid", "bits"), [(24, 32), (20, 32), (16, 32), (12, 32), (16, 24)])
+def test_a_wav_is_read_whose_samples_have_room_for_more_bits(valid, bits):
+    width = bits // 8
+    samples = np.round(recording()[:, :RATE].T * 2 ** (valid - 1)).astype(np.int32)
+    data = np.ascontiguousarray(samples << (32 - valid))
+    packed = data.view(np.uint8).reshape(*data.shape, 4)[..., 4 - width :].tobytes()
+    fields = (0xFFFE, 2, RATE, RATE * 2 * width, 2 * width, bits, 22, valid, 3, 1)
+    guid = bytes.fromhex("000000001000800000aa00389b71")
+    form = struct.pack("<HHIIHHHHIH", *fields) + guid
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form
+    chunks += b"data" + struct.pack("<I", len(packed)) + packed
+    content = b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+    expected = samples.mean(axis=1) / 2 ** (valid - 1)
+    assert load_audio(content)[0] == pytest.approx(expected, abs=1e-6)
+    part, _ = load_audio(content, start=0.7, seconds=0.1)
+    assert part == pytest.approx(expected[33_600:38_400], abs=1e-6)
+    assert is_refused(content[: len(content) // 2])
+
+
 def write_track(
     path: Path,
     seconds: float,

@@ -16,6 +16,7 @@ from clip2clap.media.headers import (
     id3_end,
     is_endless,
     is_media,
+    is_padded_wav,
     is_whole_dolby_frame,
     is_whole_mpeg_frame,
     missing_mp3_bytes,
@@ -255,8 +256,8 @@ class _Track:
         return declared is not None and seconds < declared - tolerance
 
 
-class _VorbisTrack:
-    """Ogg Vorbis; libsndfile finds its first and last sample, where FFmpeg may not.
+class _SoundFileTrack:
+    """Ogg Vorbis, whose first and last sample FFmpeg may miss, and WAV that it misreads.
 
     The parts of a chain may have different rates and channels.
     """
@@ -339,7 +340,7 @@ def _is_plain(codec: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
+def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _SoundFileTrack]:
     """Open a file's audio track, and turn the libraries' errors into one line."""
     import av
     import soundfile
@@ -351,13 +352,13 @@ def _opened(file: BinaryIO, name: str) -> Iterator[_Track | _VorbisTrack]:
         starts, is_whole = read_ogg(file)
         if not is_whole:
             raise UnreadableAudioError(damaged(name))
-        has_end = not is_endless(file)
+        has_end, is_padded = not is_endless(file), is_padded_wav(file)
         file.seek(0)
-        if starts:
+        if starts or is_padded:
             with contextlib.ExitStack() as opened:
-                parts = [file] if len(starts) == 1 else _cut(file, starts)
+                parts = [file] if len(starts) < 2 else _cut(file, starts)
                 sounds = [opened.enter_context(soundfile.SoundFile(part)) for part in parts]
-                yield _VorbisTrack(sounds)
+                yield _SoundFileTrack(sounds)
             return
         with av.open(file, **_OPTIONS) as container:
             is_audio = True

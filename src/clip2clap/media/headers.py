@@ -7,7 +7,7 @@ import re
 import struct
 from typing import BinaryIO
 
-from clip2clap.media.sizes import UNKNOWN_MARGIN, UNKNOWN_SIZES
+from clip2clap.media.sizes import UNKNOWN_MARGIN, UNKNOWN_SIZES, wav_chunks
 
 _MEDIA = (
     *(b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff"),
@@ -17,6 +17,8 @@ _MEDIA = (
 _SOX_UNKNOWN_SIZE = 0x7F000000
 # Mark, version, flags, and a length of four digits of 7 bits.
 _ID3 = re.compile(rb"ID3[\2-\4].{2}[\0-\x7f]{4}", re.DOTALL)
+# Form of a WAV's format that states how many of each sample's bits are used.
+_EXTENSIBLE = 0xFFFE
 _OGG_BEGIN_FLAG = 2
 _OGG_HEADER = 27
 
@@ -37,6 +39,24 @@ def is_media(file: BinaryIO) -> bool:
     file.seek(0)
     head = file.read(12)
     return head[4:8] == b"ftyp" or head.startswith(_MEDIA)
+
+
+def is_padded_wav(file: BinaryIO) -> bool:
+    """Return True if a WAV's samples take more bytes than their bits fill.
+
+    FFmpeg reads the bits alone, or takes them for floats.
+    """
+    file.seek(0)
+    if file.read(4) not in (b"RIFF", b"RF64", b"BW64") or file.read(8)[4:] != b"WAVE":
+        return False
+    place = next((place for mark, place, _ in wav_chunks(file) if mark == b"fmt "), 0)
+    file.seek(place)
+    format = file.read(26)
+    if len(format) < 26:
+        return False
+    tag, channels, _, _, block, bits, _, valid, _, codec = struct.unpack("<HHIIHHHHIH", format)
+    is_plain = (tag, codec) == (_EXTENSIBLE, 1) and block == (bits + 7) // 8 * channels
+    return is_plain and 0 < (valid + 7) // 8 < (bits + 7) // 8
 
 
 def flac_samples(header: bytes) -> int:
