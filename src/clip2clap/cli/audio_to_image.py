@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import (
@@ -30,9 +29,8 @@ from clip2clap.cli.inputs import (
 from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.generation import AudioToImage
 from clip2clap.cli.outputs import Destination, choose_destination
-from clip2clap.cli.progress import RunReport
+from clip2clap.cli.progress import RunReport, note
 from clip2clap.cli.spoken import SpokenCondition, load_speech_encoder, parse_speech
-from clip2clap.core.errors import printable
 from clip2clap.search.labels import read_labels
 
 _LABELS_SHOWN = 3
@@ -236,10 +234,10 @@ class _Writer:
         nearest = self._nearest(result.image_embeds[place : place + 1])
         if nearest:
             shown = ", ".join(f"{label} {value:.2f}" for label, value in nearest)
-            typer.echo(printable(f"{stem}: {shown}"), err=True)
+            note(f"{stem}: {shown}")
         if prompt is not None:
             entry["prompt"] = prompt
-            typer.echo(printable(f"{stem}: {prompt}"), err=True)
+            note(f"{stem}: {prompt}")
         self.report.show(*map(str, paths))
         waveform, sampling_rate = each.value
         labels = [{"label": label, "similarity": round(value, 4)} for label, value in nearest]

@@ -18,8 +18,7 @@ from clip2clap.cli.checks import (
     require,
 )
 from clip2clap.cli.options.data import Data, Extract, PairName
-from clip2clap.cli.progress import RunReport, progress_bar
-from clip2clap.core.errors import printable
+from clip2clap.cli.progress import RunReport, note, progress_bar
 from clip2clap.core.files import as_path
 from clip2clap.core.presets import DEFAULT_CLIP, DEFAULT_GENERATOR, check_name
 
@@ -153,7 +152,7 @@ def show_extraction(table: Any, report: RunReport) -> None:
             f"warning: {table.failures} of {table.rows + table.failures} rows failed, the first "
             f"one, {row_id}: {reason}. All reasons: {table.folder}/failures.parquet"
         )
-        typer.echo(printable(line), err=True)
+        note(line)
 
 
 def open_rows(published: str | None, source: Sequence[str], options: Data, wanted: Any) -> Any:

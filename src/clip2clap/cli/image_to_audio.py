@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import (
@@ -22,8 +21,8 @@ from clip2clap.cli.loading import check_models, load_pipeline
 from clip2clap.cli.options.audio_files import audio_file_options
 from clip2clap.cli.options.generation import ImageToAudio
 from clip2clap.cli.outputs import Destination, choose_destination
-from clip2clap.cli.progress import RunReport, progress_bar
-from clip2clap.core.errors import UserError, printable
+from clip2clap.cli.progress import RunReport, note, progress_bar
+from clip2clap.core.errors import UserError
 from clip2clap.inference.batch.folder import check_folder
 from clip2clap.inference.batch.jobs import Job, find_jobs
 from clip2clap.search.labels import read_labels
@@ -158,12 +157,12 @@ class _Printer:
         for each in outputs:
             if each["limited"] and not (resumed or self._options.as_json):
                 line = f"{each['loudness']:.1f} LUFS, as the true peak allows no more"
-                typer.echo(printable(f"{each['output']}: {line}"), err=True)
+                note(f"{each['output']}: {line}")
         shown: dict[str, Any] = {"input": source, "seed": entry["seed"]}
         if entry["input"] is not None and entry["prompt"] is not None:
             shown["prompt"] = entry["prompt"]
             if not (resumed or self._options.as_json):
-                typer.echo(printable(f"{entry['name']}: {entry['prompt']}"), err=True)
+                note(f"{entry['name']}: {entry['prompt']}")
         shown |= {"audios": outputs} if self._options.num_variations > 1 else outputs[0]
         if entry["heard_as"]:
             shown |= {"heard_as": entry["heard_as"], "fits": entry.get("fits")}
@@ -191,7 +190,7 @@ class _Printer:
         if entry["fits"] is False:
             line += " (warning: no label fits well; the audio may not, either)"
         if not self._options.as_json:
-            typer.echo(printable(line), err=True)
+            note(line)
 
 
 def _find_jobs(options: ImageToAudio) -> Iterator[Job]:

@@ -1,6 +1,5 @@
 """The verb `keywords`."""
 
-import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, require
@@ -13,8 +12,7 @@ from clip2clap.cli.naming import (
     name_files,
 )
 from clip2clap.cli.options.search import Keywords
-from clip2clap.cli.progress import RunReport
-from clip2clap.core.errors import printable
+from clip2clap.cli.progress import RunReport, note
 from clip2clap.search.labels import read_vocabulary
 
 
@@ -52,10 +50,9 @@ def keywords(options: Keywords) -> None:
     report.settings["calibrated"] = {each: extractor.is_calibrated(each) for each in modalities}
     for modality in modalities:
         if not extractor.is_calibrated(modality):
-            typer.echo(
+            note(
                 f"note: scores of {modality} are the model's softmax: it has no calibration for "
-                f"{printable(options.vocabulary)}.",
-                err=True,
+                f"{options.vocabulary}."
             )
     printer = SegmentPrinter(
         report,

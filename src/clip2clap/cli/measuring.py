@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import choose_device, choose_dtype, require
 from clip2clap.cli.loading import load_pipeline
 from clip2clap.cli.options.data import Evaluate
-from clip2clap.cli.progress import share_bar
+from clip2clap.cli.progress import note, share_bar
 
 Loaded = dict[str, tuple[str, Any]]
 
@@ -195,7 +194,7 @@ def _words_route(options: Evaluate, pipeline: Any, level: str, dataset: Any, acc
         except SpaceMismatchError:
             fits = False
         if not fits:
-            typer.echo(f"note: no words route, for want of a --captioner of {space}.", err=True)
+            note(f"note: no words route, for want of a --captioner of {space}.")
             return None
     if options.text_model is None:
         return route

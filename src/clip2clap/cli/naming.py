@@ -129,9 +129,9 @@ class SegmentPrinter:
     ):
         self.report, self.key, self.columns, self.top_k = report, key, columns, top_k
         self.timeline = timeline
-        self.table = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
-        if self.table is not None:
-            self.table.writerow(("file", "start_s", "end_s", "rank", *columns))
+        self._as_csv = as_csv
+        if as_csv:
+            self._print_row("file", "start_s", "end_s", "rank", *columns)
 
     def segments(self, file: Any) -> list[dict[str, Any]]:
         """Return the segments of a file with their labels as plain values."""
@@ -159,13 +159,17 @@ class SegmentPrinter:
                     self._print(file)
         self.report.lap("generate")
 
+    def _print_row(self, *cells: Any) -> None:
+        # A bar replaces stdout while it is shown.
+        csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+
     def _print(self, file: Any) -> None:
         segments, (name, score) = self.segments(file), self.columns
         for segment in segments:
             start, end, labels = segment["start_s"], segment["end_s"], segment[self.key]
-            if self.table is not None:
+            if self._as_csv:
                 for rank, each in enumerate(labels, start=1):
-                    self.table.writerow([file.source, start, end, rank, each[name], each[score]])
+                    self._print_row(file.source, start, end, rank, each[name], each[score])
                 continue
             span = "" if start is None else f" {start:g} to {end:g} s"
             named = ", ".join(f"{each[name]} {each[score]:.2f}" for each in labels)
@@ -176,5 +180,5 @@ class SegmentPrinter:
             from clip2clap.search.timeline import write_timeline
 
             write_timeline(self.timeline, file.segments, title=Path(file.source).name)
-            if self.table is None:
+            if not self._as_csv:
                 self.report.show(str(self.timeline))

@@ -62,7 +62,7 @@ class RunReport:
             reason = name_options(reason, self._declared)
         line = one_line(reason, limit=None)
         self.skipped.append({"input": source, "reason": line})
-        typer.echo(f"skipped: {line}", err=True)
+        note(f"skipped: {line}")
 
     def warn_of_misfit(self, source: str, fits: float | None, what: str) -> None:
         """Print a warning if nothing fits an input, unless the report is printed as JSON.
@@ -75,8 +75,7 @@ class RunReport:
         from clip2clap.embeddings.encoders.speech import FITS
 
         if fits is not None and fits < FITS and not self._as_json:
-            line = f"{source}: warning: no {what} fits well (probability {fits:.2f})"
-            typer.echo(printable(line), err=True)
+            note(f"{source}: warning: no {what} fits well (probability {fits:.2f})")
 
     def show(self, *lines: Any) -> None:
         """Print text or tables on stdout, unless the report is printed as JSON."""
@@ -89,7 +88,7 @@ class RunReport:
                     out.print(line)
                 else:
                     text = "\n".join(map(printable, line.split("\n"))) if terminal else line
-                    typer.echo(text, color=True)
+                    _print(text, sys.stdout)
 
     def summarize(self, made: str, count: int, *, done: int | None = None) -> None:
         """Print a one-line summary of the outputs and the skipped inputs on stderr.
@@ -106,9 +105,7 @@ class RunReport:
             done = len(self.results) + len(self.skipped) if done is None else done
             parts.append(f"interrupted after {done} of {count}")
         if not self._as_json:
-            typer.echo(
-                printable(f"{', '.join(parts)} ({self.seconds['generate']:.1f} s)"), err=True
-            )
+            note(f"{', '.join(parts)} ({self.seconds['generate']:.1f} s)")
 
     def end(self, results: Any = None) -> None:
         """Print the report if it is wanted as JSON, and exit.
@@ -130,6 +127,19 @@ class RunReport:
             raise typer.Exit(130)
         if self.skipped:
             raise typer.Exit(1)
+
+
+def note(line: str) -> None:
+    """Print a line on stderr, above a bar if one is shown."""
+    _print(printable(line), sys.stderr)
+
+
+def _print(text: str, stream: Any) -> None:
+    # While a bar is shown, rich replaces the streams, which typer.echo looks past unless they are
+    # named. Rich's replacement writes on the bar's terminal, where the lines of a pipe do not go.
+    if not stream.isatty():
+        stream = getattr(stream, "rich_proxied_file", stream)
+    typer.echo(text, file=stream, color=True)
 
 
 def is_main_process() -> bool:
@@ -191,7 +201,8 @@ def share_bar(description: str) -> Iterator[Callable[..., None]]:
 
 
 def _bar(*columns: ProgressColumn) -> Progress:
-    console = Console(stderr=True)
+    # The terminal wraps lines, so that a path is copied from it whole.
+    console = Console(stderr=True, soft_wrap=True)
     return Progress(
         *columns,
         TimeElapsedColumn(),

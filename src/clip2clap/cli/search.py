@@ -7,14 +7,13 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-import typer
 from rich.console import Console
 
 from clip2clap.cli.checks import check_device, check_index, check_translator, choose_device, require
 from clip2clap.cli.loading import check_models
 from clip2clap.cli.options.search import Search
 from clip2clap.cli.outputs import make_folder
-from clip2clap.cli.progress import RunReport, plain_table
+from clip2clap.cli.progress import RunReport, note, plain_table
 from clip2clap.cli.spoken import parse_speech
 from clip2clap.core.errors import UserError
 from clip2clap.search.query import Query, parse_query
@@ -54,7 +53,7 @@ def search(options: Search) -> None:
     if hits:
         report.show(_table(hits))
     else:
-        typer.echo("Nothing in the index passes the filters.", err=True)
+        note("Nothing in the index passes the filters.")
     if options.html is not None:
         report.show(str(options.html))
     report.end()
@@ -99,7 +98,7 @@ def _search(options: Search, query: Query, filters: Any) -> list[Any]:
         **filters,
     )
     for modality, error in missing.items():
-        typer.echo(f"note: no {modality} is searched. {error}", err=True)
+        note(f"note: no {modality} is searched. {error}")
     return hits
 
 
