@@ -315,6 +315,8 @@ def test_a_long_ogg_is_written(tmp_path: Path) -> None:
         ("sound.wav", np.zeros(0), r"shape \(samples,\) or \(2, samples\), got \(0,\)"),
         ("sound.wav", "text", "got str"),
         ("sound.wav", np.array([0.0, np.nan]), "not finite"),
+        ("sound.wav", (tone(440) * 32_767).astype(np.int16), "got int16. Divide integer samples"),
+        ("sound.wav", torch.ones(9, dtype=torch.int64), "got int64"),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_leaves_no_file(

@@ -142,6 +142,15 @@ def to_waveform(source: Any, name: str) -> tuple[np.ndarray, int] | None:
     return _checked_waveform(samples, name), _checked_rate(_scalar(source[1]), name)
 
 
+def check_floats(samples: np.ndarray, name: str) -> None:
+    """Raise a `UserError` for samples that are no floats, whose full scale is not 1."""
+    if samples.dtype.kind != "f":
+        raise UserError(
+            f"Expected {name} as an array of floats in [-1, 1], got {samples.dtype}. Divide "
+            "integer samples by the maximum of their dtype."
+        )
+
+
 def mix_down(channels: np.ndarray) -> np.ndarray:
     """Mix channels, shape (channels, samples), to one of shape (samples,).
 
@@ -227,11 +236,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _checked_waveform(samples: np.ndarray, name: str) -> np.ndarray:
-    if samples.dtype.kind != "f":
-        raise UserError(
-            f"Expected {name} as an array of floats in [-1, 1], got {samples.dtype}. Divide "
-            "integer samples by the maximum of their dtype."
-        )
+    check_floats(samples, name)
     if samples.ndim == 2 and min(samples.shape) in (1, 2):
         # soundfile puts channels last, torchaudio first.
         samples = mix_down(samples if samples.shape[0] <= samples.shape[1] else samples.T)

@@ -13,7 +13,7 @@ import soundfile
 
 from clip2clap.core.errors import UserError, expect, is_integer, is_number
 from clip2clap.core.files import replacing
-from clip2clap.media.arrays import mix_down, to_array
+from clip2clap.media.arrays import check_floats, mix_down, to_array
 from clip2clap.media.stereo import to_stereo
 
 AudioFormat = Literal["wav", "flac", "ogg", "mp3", "opus"]
@@ -197,7 +197,7 @@ def write_audio(
     Args:
         file: Path, replaced if it exists, whose folder must exist; or a binary file object.
         waveform: Samples, shape (samples,), or of two channels, shape (2, samples), full scale at
-            -1 and 1: an array or a tensor.
+            -1 and 1: an array or a tensor of floats.
         sampling_rate: Sampling rate of the waveform, in Hz.
         options: Options of the file.
         tags: JSON document that is kept in the file's comment; `read_tags` returns it.
@@ -208,7 +208,7 @@ def write_audio(
 
     Raises:
         UserError: If the format cannot have an option, the waveform is of another shape, is empty
-            or holds non-finite samples, or the tags are longer than `MAX_TAG_BYTES`.
+            or holds integers or non-finite samples, or the tags are longer than `MAX_TAG_BYTES`.
 
     Examples:
         >>> tone = np.sin(np.linspace(0, 2000, 16000))
@@ -291,6 +291,7 @@ def _checked(waveform: Any, name: str) -> np.ndarray:
             "file.",
             param="waveform",
         )
+    check_floats(samples, "waveform")
     samples = np.atleast_2d(samples).astype(np.float32)
     if len(samples) > 2:
         raise UserError(
