@@ -27,8 +27,7 @@ _ADVICE = {
     "ip_adapter_image_embeds": "Use image_embeds.",
     "low_cpu_mem_usage": "Leave it out: memory is always saved.",
     "num_images_per_prompt": "Use num_candidates: all of an item's candidates are returned.",
-    "num_waveforms_per_prompt": "Use num_candidates, of which the best is kept; for several "
-    "outputs, repeat the image or prompt and give a generator each.",
+    "num_waveforms_per_prompt": "Use num_variations, the most similar of num_candidates.",
     "output_loading_info": "Leave it out: weights that do not match the config are an error.",
     "seed": "Use generator, which may be an integer.",
     "subfolder": "Give the folder itself as pretrained_model_name_or_path.",

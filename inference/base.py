@@ -12,7 +12,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from clip2clap.core.errors import CheckpointError, InterruptedCallError, UserError
+from clip2clap.core.errors import CheckpointError, UserError
 from clip2clap.core.hub import quiet
 from clip2clap.embeddings.space import EmbeddingSpace
 from clip2clap.inference.arguments import (
@@ -34,6 +34,7 @@ from clip2clap.inference.inputs import (
     read_audio,
     read_images,
 )
+from clip2clap.inference.interruption import Interruptible
 from clip2clap.inference.loading.components import DtypeChoice
 from clip2clap.inference.loading.formats import open_checkpoint
 from clip2clap.metrics.classification import nearest_labels
@@ -66,7 +67,7 @@ _READ_AT_ONCE = 64
 _LISTS = ("images", "audios", "image", "prompt", "negative_prompt")
 
 
-class TranslatorPipeline(CardedPipeline):
+class TranslatorPipeline(Interruptible, CardedPipeline):
     """Base of pipelines that condition a diffusion model on translated embeddings."""
 
     preset_kind: ClassVar[Any]
@@ -89,7 +90,6 @@ class TranslatorPipeline(CardedPipeline):
 
     diffusion: LatentDiffusion
     _access: Mapping[str, Any] = {}
-    _interrupts = 0
     _low_memory = False
     _given: Mapping[str, Any] = {}
     clip: "ClipEncoder | None"
@@ -191,14 +191,6 @@ class TranslatorPipeline(CardedPipeline):
         for name in ("_access", "_given", "_low_memory"):
             setattr(created, name, getattr(pipeline, name, getattr(cls, name)))
         return created
-
-    def interrupt(self) -> None:
-        """Stop all calls of this pipeline that are running, in any thread.
-
-        Each raises `InterruptedCallError` after its current denoising step; a call past its last
-        step returns its output. Calls made later run as usual. A callback may interrupt its own.
-        """
-        self._interrupts += 1
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast all components, as `DiffusionPipeline.to` does."""
@@ -418,10 +410,7 @@ class TranslatorPipeline(CardedPipeline):
         """
         call = request.call
         callback, names = call.callback_on_step_end, call.callback_on_step_end_tensor_inputs
-
-        def check_interrupts() -> None:
-            if self._interrupts != call.interrupts:
-                raise InterruptedCallError("The call was stopped by interrupt().")
+        check_interrupts = self._interruption_check(call.interrupts)
 
         def on_step(index: int, timestep: Tensor, tensors: Tensors) -> Tensors:
             bar.update()

@@ -1,9 +1,11 @@
 """Random generators of each item and candidate, so that a seed gives the same output in any batch.
 
-Noise is drawn item by item. A list of generators is used as it is, one per item. From a single
-generator (or torch's global one) one 64-bit integer is drawn per item, in order, and seeds that
-item's own generator. Candidate 0 is the output of a single candidate; each further candidate has a
-generator seeded by an integer drawn from a copy of the item's, which is not advanced by it.
+Noise is drawn item by item. A list of generators is used as it is, one per item. A single one is
+the first item's, as in diffusers: it gives what a list of it gives. Each further item has its own,
+seeded by a 64-bit integer that is drawn from a copy of the first's, in order. With torch's global
+generator every item's seed is drawn from that. Candidate 0 is the output of a single candidate;
+each further candidate has a generator seeded by an integer drawn from a copy of the item's, which
+is not advanced by it.
 """
 
 import functools
@@ -19,8 +21,12 @@ def spread_generators(
     """Return one generator per candidate, an item's candidates side by side."""
     if isinstance(generator, Sequence):
         items = list(generator)
+    elif generator is None:
+        items = [_seeded_by(None) for _ in range(count)]
     else:
-        items = [_seeded_by(generator) for _ in range(count)]
+        copy = generator.clone_state()
+        # Other seeds than those of the first item's candidates.
+        items = [generator, *(_seeded_by(copy, further=-1) for _ in range(count - 1))]
     spread = []
     for item in items:
         copy = item.clone_state()

@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from clip2clap.core.errors import UserError
 from clip2clap.core.output_folder import sole_run
 from clip2clap.inference.batch.description import describe, fill_call
 from clip2clap.inference.batch.generation import (
@@ -51,7 +52,7 @@ def generate_audio(
         Number of jobs by outcome: `done`, `resumed`, `skipped` and `failed`.
 
     Raises:
-        UserError: If an option is invalid, or another run is writing to the folder.
+        UserError: If an option or a job is invalid, or another run is writing to the folder.
         OSError: If a file cannot be written.
         Exception: If the first jobs all fail, the error of the first.
 
@@ -73,8 +74,18 @@ def generate_audio(
             on_entry(entry, resumed)
 
     with _opened(pipeline, folder, facts, options, count) as (reader, writer):
-        _generate(pipeline, filled, options, progress, reader.read(jobs), writer)
+        _generate(pipeline, filled, options, progress, reader.read(_checked(jobs)), writer)
     return counts
+
+
+def _checked(jobs: Iterable[Job]) -> Iterator[Job]:
+    for job in jobs:
+        if not isinstance(job, Job):
+            raise UserError(
+                f"Expected jobs, as find_jobs([...]) gives, got {job!r}: Job({job!r}), say.",
+                param="jobs",
+            )
+        yield job
 
 
 def _generate(

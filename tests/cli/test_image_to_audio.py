@@ -175,6 +175,24 @@ def test_audio_depends_on_its_seed_and_not_on_batches_or_neighbours(
     np.testing.assert_allclose(alone, load_audio(last["output"])[0], atol=step)
 
 
+def test_a_seed_is_that_of_the_first_image_s_generator_in_python(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    images = [photos / "cat.png", photos / "dog.jpg"]
+    command = ("image-to-audio", *images, "--generator", model, "--num-candidates", 1, "--seed", 3)
+    assert run(*command, "-o", tmp_path, "--bit-depth", "float", "--fade-s", 0)[0] == 0
+    cat, dog = (load_audio(tmp_path / name)[0] for name in ("cat.wav", "dog.wav"))
+    pipeline = ImageToAudioPipeline.from_pretrained(model)
+
+    def assert_made_by(generator: Any, *expected: np.ndarray) -> None:
+        audios = pipeline(images[: len(expected)], num_candidates=1, generator=generator).audios
+        np.testing.assert_allclose(audios, np.stack(expected), atol=1e-5)
+
+    assert_made_by([3, 4], cat, dog)
+    assert_made_by(3, cat)
+    assert_made_by(torch.Generator().manual_seed(3), cat)
+
+
 def test_an_unreadable_image_is_skipped_and_the_others_are_made(
     run: Run, model: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ def test_an_integer_is_the_seed_of_a_generator(pipe, decoder):
 @pytest.mark.parametrize(
     ("argument", "advice"),
     [
-        ("num_waveforms_per_prompt", "Use num_candidates"),
+        ("num_waveforms_per_prompt", "Use num_variations"),
         ("num_images_per_prompt", "Use num_candidates"),
         ("callback", "Use callback_on_step_end"),
         ("num_inference_step", "Did you mean num_inference_steps?"),

@@ -58,6 +58,13 @@ def assert_same(folder: Path, expected: Path) -> None:
             assert line[key] == entries[1][name][key]
 
 
+def test_what_is_no_job_is_refused_with_what_gives_jobs(pipe, tmp_path):
+    with pytest.raises(UserError, match="Expected jobs, as find_jobs") as refusal:
+        generate_audio(pipe, ["photos/dog.jpg"], tmp_path / "out", **CALL)  # pyright: ignore
+    assert refusal.value.param == "jobs"
+    assert "Job('photos/dog.jpg')" in str(refusal.value)
+
+
 def test_a_run_that_stopped_goes_on_and_does_nothing_twice(pipe, jobs, tmp_path):
     generate_audio(pipe, jobs, tmp_path / "whole", **CALL)
     out, seen = tmp_path / "parts", []

@@ -52,6 +52,25 @@ def test_with_a_list_of_generators_an_item_is_the_same_in_any_company(pipe):
     torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("num_candidates", [1, 3])
+def test_a_single_generator_is_that_of_the_first_item_as_in_diffusers(
+    pipe_with_audio_encoder, num_candidates
+):
+    def generate(count, generator):
+        options = {"num_candidates": num_candidates, **FAST}
+        images = colored_images(count)
+        return pipe_with_audio_encoder(images, generator=generator, **options).audios
+
+    expected = generate(1, [seeded(5)])
+    assert torch.equal(generate(1, seeded(5)), expected)
+    assert torch.equal(generate(1, 5), expected)
+    first = generate(3, seeded(5))[:1]
+    torch.testing.assert_close(first, expected, atol=1e-5, rtol=0)
+    again = seeded(5)
+    generate(1, again)
+    assert not torch.equal(generate(1, again), expected)
+
+
 def test_without_a_generator_torchs_global_seed_decides(pipe):
     audios = []
     for seed in (1, 1, 2):

@@ -96,15 +96,21 @@ def test_interrupt_stops_all_running_calls_after_their_step_and_none_made_later(
     assert torch.equal(run(num_inference_steps=3), expected)
 
 
-def test_a_callback_interrupts_its_own_call(call):
+@pytest.mark.parametrize("as_in_diffusers", [False, True])
+def test_a_callback_interrupts_its_own_call(call, as_in_diffusers):
     steps = []
 
     def stop(pipeline, index, timestep, tensors):
         steps.append(index)
         if index == 1:
-            pipeline.interrupt()
+            if as_in_diffusers:
+                pipeline._interrupt = True
+            else:
+                pipeline.interrupt()
         return {}
 
     with pytest.raises(InterruptedCallError):
         call[1](num_inference_steps=10, callback_on_step_end=stop)
     assert steps == [0, 1]
+    call[0]._interrupt = False
+    assert len(call[1](num_inference_steps=2)) == 2
