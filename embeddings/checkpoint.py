@@ -15,6 +15,7 @@ from clip2clap.core.errors import (
     ModelNotFoundError,
     UserError,
     one_line,
+    with_article,
 )
 from clip2clap.core.files import as_path
 from clip2clap.core.hub import Listing, fetch, list_hub_files
@@ -80,7 +81,8 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({one_line(error)}). Fetch or save the checkpoint again."
         ) from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, not a {type(values).__name__}.")
+        found = with_article(type(values).__name__)
+        raise CheckpointError(f"{path} should hold a JSON object, not {found}.")
     return values
 
 

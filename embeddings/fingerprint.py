@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clip2clap.core.errors import CheckpointError, one_line
+from clip2clap.core.errors import CheckpointError, one_line, with_article
 
 # Enough to detect any training step, few enough to read a large checkpoint in under a second.
 _RUNS = 8
@@ -206,5 +206,6 @@ def load_legacy_weights(file: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}, not named weights.")
+        found = with_article(type(content).__name__)
+        raise CheckpointError(f"{file} holds {found}, not named weights.")
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}

@@ -6,7 +6,14 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import CheckpointError, UserError, expect, is_integer, is_number
+from clip2clap.core.errors import (
+    CheckpointError,
+    UserError,
+    expect,
+    is_integer,
+    is_number,
+    with_article,
+)
 from clip2clap.inference.audio_guidance import AudioSimilarityGuidance
 from clip2clap.inference.inputs import (
     Negative,
@@ -114,8 +121,7 @@ def check_generator_call(pipeline: Any, call: Any) -> int:
 
 def _check_guidance(call: Any, kind: type) -> None:
     holds = call.guidance is None or isinstance(call.guidance, kind)
-    article = "an" if kind is AudioSimilarityGuidance else "a"
-    expect(holds, "guidance", f"{article} {kind.__name__}", call.guidance)
+    expect(holds, "guidance", with_article(kind.__name__), call.guidance)
 
 
 def check_decoder_call(pipeline: Any, call: Any) -> int:

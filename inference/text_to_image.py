@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from PIL import Image, ImageOps
 
-from clip2clap.core.errors import CheckpointError, UserError, expect, is_number
+from clip2clap.core.errors import CheckpointError, UserError, expect, is_number, with_article
 from clip2clap.core.hub import quiet
 from clip2clap.core.presets import resolve
 from clip2clap.inference.loading.components import fastest_dtype, load_strictly
@@ -65,8 +65,8 @@ class TextToImage:
         known: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
         if index.get("_class_name") not in [each.__name__ for each in known.values()]:
             raise CheckpointError(
-                f"{given} holds a {index.get('_class_name')}, which is no text-to-image pipeline "
-                "of diffusers. Name one, such as stable-diffusion-1-5."
+                f"{given} holds {with_article(str(index.get('_class_name')))}, which is no "
+                "text-to-image pipeline of diffusers. Name one, such as stable-diffusion-1-5."
             )
         parts = {part: value for part, value in index.items() if _is_component(value)}
         folder = fetch_folder(name, list(parts), kind="text_model", **access)
@@ -134,7 +134,7 @@ class TextToImage:
         for name in options.keys() - accepted.keys():
             # Only the callback may be left out, and the size of images that have it.
             if name != "callback_on_step_end" and (images is None or name not in _SIZE):
-                raise UserError(f"A {type(pipeline).__name__} takes no {name}.", param=name)
+                raise UserError(f"{type(pipeline).__name__} takes no {name}.", param=name)
         kept = {name: value for name, value in options.items() if name in accepted}
         made: list[Image.Image] = []
         for at in range(0, len(prompts), batch_size):
@@ -157,7 +157,7 @@ class TextToImage:
                 pipeline = AutoPipelineForImage2Image.from_pipe(self.pipeline)
         except ValueError as error:
             raise UserError(
-                f"diffusers starts from no image with a {type(self.pipeline).__name__}. Generate "
+                f"diffusers starts from no image with {type(self.pipeline).__name__}. Generate "
                 "from the prompt alone."
             ) from error
         pipeline.set_progress_bar_config(disable=True)

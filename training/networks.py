@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, with_article
 from clip2clap.core.math import unit_norm
 from clip2clap.metrics.retrieval import retrieval_metrics
 from clip2clap.training.batches import Batches
@@ -102,8 +102,8 @@ def _continued(init_from: str, name: str, pairs: Pairs) -> Translator:
     network = AutoTranslator.from_pretrained(init_from)
     if type(network).__name__ != name:
         raise UserError(
-            f"{init_from} is a {type(network).__name__}, and the architecture to continue with is "
-            f"a {name}. Give another one of the two.",
+            f"{init_from} is {with_article(type(network).__name__)}, and the architecture to "
+            f"continue with is {with_article(name)}. Give another one of the two.",
             param="init_from",
         )
     if (network.source_dim, network.target_dim) != dims:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
-from clip2clap.core.errors import CheckpointError, UserError, one_line
+from clip2clap.core.errors import CheckpointError, UserError, one_line, with_article
 from clip2clap.core.hub import quiet
 from clip2clap.embeddings.backends.base import (
     Backend,
@@ -134,7 +134,7 @@ class TransformersSpec(CheckpointSpec):
         backend.keep(self.checkpoint.note.get("modalities", backend.modalities))
         if not backend.modalities:
             raise CheckpointError(
-                f"{self.checkpoint.name} holds a {type(backend.model).__name__} but no "
+                f"{self.checkpoint.name} holds {with_article(type(backend.model).__name__)} but no "
                 "preprocessing for it: expected a preprocessor_config.json or a tokenizer beside "
                 "the weights."
             )

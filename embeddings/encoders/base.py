@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip2clap.core.concurrency import batched, map_ahead
-from clip2clap.core.errors import UserError, expect, is_integer, one_line
+from clip2clap.core.errors import UserError, expect, is_integer, one_line, with_article
 from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
@@ -382,7 +382,7 @@ class Encoder(nn.Module):
             )
             is_many = isinstance(items, Iterable) and not is_one
             how = "Give list(...) of it" if is_many else "Put it in a list"
-            raise UserError(f"Expected a list, got a {type(items).__name__}. {how}.")
+            raise UserError(f"Expected a list, got {with_article(type(items).__name__)}. {how}.")
         expect(is_integer(batch_size) and batch_size > 0, "batch_size", "at least 1", batch_size)
 
 

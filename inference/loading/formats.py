@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from clip2clap.core.errors import CheckpointError, ModelNotFoundError, UserError, one_line
+from clip2clap.core.errors import (
+    CheckpointError,
+    ModelNotFoundError,
+    UserError,
+    one_line,
+    with_article,
+)
 from clip2clap.core.files import as_path
 from clip2clap.core.presets import COMPANIONS, Kind, resolve
 from clip2clap.embeddings.checkpoint import component_class
@@ -376,8 +382,8 @@ def open_checkpoint(
     class_name = str(index.get("_class_name"))
     if class_name not in (*others, last):
         raise CheckpointError(
-            f"{os.fspath(name)} holds a {class_name}; expected an {expected}, whose UNet is "
-            f"conditioned on {_CONDITIONS[kind]}.",
+            f"{os.fspath(name)} holds {with_article(class_name)}; expected an {expected}, whose "
+            f"UNet is conditioned on {_CONDITIONS[kind]}.",
             param=kind,
         )
     if as_path(location).is_dir():

@@ -225,7 +225,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
     ("class_name", "expected"),
     [
         ("KandinskyV22Pipeline", "--translator: "),
-        ("AudioLDMPipeline", "--decoder: .* holds a AudioLDMPipeline; expected "),
+        ("AudioLDMPipeline", "--decoder: .* holds an AudioLDMPipeline; expected "),
     ],
 )
 def test_a_decoder_of_a_wrong_class_or_without_a_translator_is_refused(

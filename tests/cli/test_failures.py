@@ -97,6 +97,31 @@ def test_a_full_disk_is_one_line(
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("image-to-audio PHOTO --generator MODEL -o x.wav", "--output"),
+        ("audio-to-image NOISE --decoder PAINTER --film -o x.mp4", "--output"),
+        ("guide --target-text rain -o x.png", "--output"),
+        ("paint NOISE --decoder PAINTER -o x.png", "--output"),
+        ("classify PHOTO -o x.jsonl", "--output"),
+        ("classify NOISE --timeline x.png", "--timeline"),
+    ],
+)
+def test_a_file_in_a_folder_that_cannot_be_written_to_is_refused_by_its_option(
+    run: Run, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, command: str, flag: str
+) -> None:
+    # Nobody can write there, not even root, for whom folders are never read-only.
+    monkeypatch.chdir("/proc")
+    words = [inputs.get(word, word) for word in command.split()]
+    status, shown, complaint = run(*words)
+    assert (status, shown) == (2, "")
+    assert complaint.startswith(f"error: {flag}: /proc can't be written to: ")
+    assert complaint.endswith(". Make room, or choose another folder.\n")
+    assert complaint.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -10,6 +10,7 @@ import functools
 import gc
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -185,7 +186,7 @@ def _mistake(error: Exception) -> str | None:
     # typer's own errors derive from click's in older versions and from its own copy in newer.
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        return one_line(format_message(), limit=None)
+        return one_line(_plain(format_message(), error.__cause__), limit=None)
     is_users = isinstance(error, UserError)
     if not is_users or "torchvision" in _with_causes(error):
         # A torchvision that does not fit torch breaks imports far from here: name it instead.
@@ -208,9 +209,17 @@ def _mistake(error: Exception) -> str | None:
     if is_out_of_memory(error):
         return (
             "There is not enough memory. Lower --batch-size or the length of the audio, or use "
-            "--dtype bf16."
+            "--dtype bf16 if the models are not in it."
         )
     return None
+
+
+def _plain(message: str, cause: BaseException | None) -> str:
+    """Return a message of typer's, which passes on pydantic's, in the words of the other errors."""
+    given = [each["input"] for each in getattr(cause, "errors", list)()]
+    got = f", got {given[0]!r}." if given else "."
+    message = message.replace("Value error, ", "")
+    return re.sub(r"Input should be (a valid \w+), unable.*", rf"expected \1{got}", message)
 
 
 def _with_causes(error: BaseException | None) -> str:

@@ -89,7 +89,7 @@ def image_to_audio(options: ImageToAudio) -> None:
     report.lap("generate")
     files = f"{printer.files} audio file{'' if printer.files == 1 else 's'} in {destination.folder}"
     if printer.resumed:
-        files += f" ({printer.resumed} of them were there)"
+        files += f" ({printer.resumed} from an earlier run)"
     report.summarize(files, total, done=printer.done)
     report.end()
 

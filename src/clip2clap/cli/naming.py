@@ -42,7 +42,7 @@ def check_timeline(timeline: Path | None, sources: list[str]) -> None:
     require(timeline.suffix.lower() == ".png", "timeline", "expected a name in .png.")
     is_audio = Path(sources[0]).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
     require(is_audio, "timeline", f"{sources[0]} is no audio.")
-    make_folder(timeline.parent)
+    make_folder(timeline.parent, "timeline")
 
 
 def load_encoders(options: Any, sources: list[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Output files: unused names, and the folders that they are written to."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,14 +100,20 @@ def keep_others_out(folder: Path) -> None:
     until_end(sole_run(folder))
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, param: str = "output") -> None:
     """Create an output folder.
 
     Raises:
-        UserError: If it is a file or cannot be created.
+        UserError: If it is a file, or cannot be created or written to.
     """
-    require(not folder.exists() or folder.is_dir(), "output", f"{folder} is a file, not a folder.")
+    from clip2clap.core.output_folder import writing_to
+
+    require(not folder.exists() or folder.is_dir(), param, f"{folder} is a file, not a folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be created: {error.strerror}.", param="output") from error
+        raise UserError(f"{folder} cannot be created: {error.strerror}.", param=param) from error
+    # The name of the working directory itself is a dot.
+    named = folder if folder.name else folder.absolute()
+    with writing_to(named, param=param), tempfile.TemporaryFile(dir=named):
+        pass

@@ -63,7 +63,7 @@ def _check(options: Search) -> None:
     check_index(options.index)
     if options.html is not None:
         require(options.html.suffix.lower() == ".html", "html", "expected a name in .html.")
-        make_folder(options.html.parent)
+        make_folder(options.html.parent, "html")
     check_models(options)
     check_translator(options.back, "back")
     check_device(options.device, None)

@@ -95,6 +95,17 @@ def one_line(error: object, *, limit: int | None = 300) -> str:
     return message[: limit - 1] + "…"
 
 
+def with_article(name: str) -> str:
+    """Return the name of a class with its article.
+
+    Examples:
+        >>> with_article("AudioLDMPipeline")
+        'an AudioLDMPipeline'
+    """
+    # A U is pronounced as in UNet.
+    return f"{'an' if name[:1] in set('AEIOaeio') else 'a'} {name}"
+
+
 def printable(text: str) -> str:
     r"""Escape control characters and undecodable bytes, which file names may have.
 

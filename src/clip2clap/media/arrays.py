@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from clip2clap.core.errors import UserError, is_number, one_line
+from clip2clap.core.errors import UserError, is_number, one_line, with_article
 from clip2clap.core.files import as_path, check_no_pointer
 from clip2clap.media.decoding import UnreadableAudioError, check_sampling_rate, not_finite
 
@@ -60,8 +60,8 @@ def to_file(source: Any, name: str) -> Any:
     if isinstance(content, str):
         raise UserError(f"{name} is a file opened as text. Open it with mode 'rb'.")
     if not isinstance(content, bytes):
-        kind = type(source).__name__
-        raise UserError(f"Expected {name} as a file opened with mode 'rb', got a {kind}.")
+        got = with_article(type(source).__name__)
+        raise UserError(f"Expected {name} as a file opened with mode 'rb', got {got}.")
     return source
 
 

@@ -75,9 +75,10 @@ class BatchSize(Options, panel="Running"):
     """Items per batch."""
 
     batch_size: int | None = option(
-        "Items per batch. By default 4 for generation, 8 for evaluate, 64 texts or images or 16 "
-        "audio clips for extract, 32 for train-captioner, and for train it depends on the number "
-        "of pairs.",
+        "Items per batch. By default what fits free memory, up to 8 or on a GPU 32, for "
+        "image-to-audio, 4 for audio-to-image, 8 for evaluate, 64 texts or images or 16 audio "
+        "clips for extract, 32 for train-captioner, and for train it depends on the number of "
+        "pairs.",
         min=1,
     )
 
@@ -245,7 +246,7 @@ class InferenceSteps(Options, panel="Sampling"):
     """Denoising steps."""
 
     num_inference_steps: int | None = option(
-        "Denoising steps; 10 to 25 are enough.", was="--steps", min=1
+        "Denoising steps; default is the model's own.", was="--steps", min=1
     )
 
 
