@@ -48,6 +48,7 @@ def assert_same_samples(first: Path, second: Path) -> None:
         ("--seed -1", "--seed: expected at least 0, got -1."),
         ("--device gpu", "--device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'."),
         ("--dtype fp16 --device cpu", "--dtype: fp16 is slow and overflows on the CPU."),
+        ("--seed \\d", "'--seed': expected a valid integer, got '\\\\d'."),
         ("--seed 1e3", "'--seed': expected a valid integer, got '1e3'."),
         (
             "--audio-format aac",

@@ -218,8 +218,11 @@ def _plain(message: str, cause: BaseException | None) -> str:
     """Return a message of typer's, which passes on pydantic's, in the words of the other errors."""
     given = [each["input"] for each in getattr(cause, "errors", list)()]
     got = f", got {given[0]!r}." if given else "."
-    message = message.replace("Value error, ", "")
-    return re.sub(r"Input should be (a valid \w+), unable.*", rf"expected \1{got}", message)
+    return re.sub(
+        r"Input should be (a valid \w+), unable.*",
+        lambda found: f"expected {found[1]}{got}",
+        message.replace("Value error, ", ""),
+    )
 
 
 def _with_causes(error: BaseException | None) -> str:
