@@ -27,7 +27,10 @@ one of both, of 378 others 63 %; of 700 small test images 12 %, of 700 others 54
 _LABELS_KEPT = 3
 # Failures without a success after which a run ends.
 _MOST_FAILED = 3
-_NO_MEMORY = "There is not enough memory for it. Make the audio shorter, or use bfloat16."
+_NO_MEMORY = (
+    "There is not enough memory for it. Make the audio shorter, or use bfloat16 if the models are "
+    "not in it."
+)
 
 
 class Progress(Protocol):

@@ -321,7 +321,7 @@ def test_audio_too_long_for_the_memory_gets_one_line(
     skipped, _ = complaint.splitlines()
     assert skipped == (
         f"skipped: {photos / 'cat.png'}: There is not enough memory for it. Make the audio "
-        "shorter, or use bfloat16."
+        "shorter, or use bfloat16 if the models are not in it."
     )
 
 
