@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import is_url, replacing
+from clip2clap.core.files import MANIFEST_BEGINNING, MANIFEST_FILE, is_url, replacing
 from clip2clap.media.arrays import open_file
 
-MANIFEST_FILE = "manifest.jsonl"
 VERSION = 1
 
 Entry = dict[str, Any]
 """Line of a manifest."""
 
-# How each line begins.
-_BEGINNING = b'{"version": '
 # What the audio of a job depends on, beside its image.
 _CONDITIONS = ("prompt", "negative_prompt", "seconds", "settings")
 
@@ -127,8 +124,8 @@ def check_manifest(folder: Path) -> None:
     if not path.exists():
         return
     with open_file(str(path), UserError) as file:
-        beginning = file.read(len(_BEGINNING))
-    if not _BEGINNING.startswith(beginning):
+        beginning = file.read(len(MANIFEST_BEGINNING))
+    if not MANIFEST_BEGINNING.startswith(beginning):
         raise UserError(
             f"{path} was not written by clip2clap image-to-audio. Move it, or name another folder.",
             param="output",

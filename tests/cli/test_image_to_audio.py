@@ -628,3 +628,27 @@ def test_a_table_gives_ranked_variations_and_is_not_made_twice(
     assert f"4 audio files in {out} (4 from an earlier run)" in complaint
     status, _, complaint = run(*command, "-o", tmp_path / "one.wav")
     assert (status, complaint.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("output", ["photos", "clip2clap-image-to-audio"])
+def test_a_run_does_not_take_what_an_earlier_one_drew_for_images(
+    run: Run,
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    count = sum(1 for _ in photos.iterdir())
+    (photos / "page").mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "page" / "1.png")  # of a book, say
+    command = ("image-to-audio", tmp_path, "--recursive", "--spectrogram", "--json")
+    for _ in range(2):
+        _, shown, _ = run(*command, "-o", output, "--generator", model)
+        assert len(json.loads(shown)["results"]) == count + 1
+    _, shown, _ = run(
+        *("image-to-audio", "photos/*.png", "photos/*.jpg", "--spectrogram", "--json"),
+        *("-o", output, "--generator", model),
+    )
+    assert len(json.loads(shown)["results"]) == count

@@ -350,3 +350,22 @@ def test_inputs_that_are_not_there_are_refused(tmp_path, update):
     with pytest.raises(UserError, match="Name the files and folders"):
         update([], tmp_path / "library")
     assert not (tmp_path / "library").exists()
+
+
+def test_pictures_of_pages_and_spectrograms_of_generated_audio_are_left_out(
+    media, tmp_path, update
+):
+    photos, picture = media / "photos", "0123456789abcdef.webp"
+    before = update([photos], tmp_path / "before").files
+    listed = ("1-spectrogram.png", "candidates/1-2-spectrogram.png")
+    outputs = [{"path": "1.wav", "spectrogram": name} for name in listed]
+    entries = [{"version": 1, "outputs": [{"path": "0.wav"}]}, {"version": 1, "outputs": outputs}]
+    lines = [json.dumps(entry) for entry in entries]
+    (photos / "manifest.jsonl").write_text("\n".join(['{"version": half', *lines]))
+    for name in (*listed, f"page/{picture}"):
+        write_image(photos / name, 20)
+    assert update([photos], tmp_path / "after").files == before
+    # Those that no run of ours drew are images like others.
+    for name in ("2-spectrogram.png", "page/1.png", picture, f"other/page/{picture}"):
+        write_image(photos / name, 20)
+    assert update([photos], tmp_path / "after").files == before + 4

@@ -5,6 +5,7 @@ import errno
 import functools
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,17 @@ except ImportError:  # Windows
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk, a quota or a file that cannot grow."""
 
+MANIFEST_FILE = "manifest.jsonl"
+"""Name of the manifest of a folder of generated audio."""
+
+MANIFEST_BEGINNING = b'{"version": '
+"""How each line of it begins."""
+
+PAGE_FOLDER = "page"
+"""Name of the folder beside a page that has its pictures."""
+
+_PAGE_PICTURE = re.compile(r"[0-9a-f]{16}\.webp")
+_SPECTROGRAM = "-spectrogram.png"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PROBE_BYTES = 2**16
 # File systems limit names to 255 bytes; a number may be added.
@@ -295,7 +307,10 @@ def _matches(name: str, suffixes: tuple[str, ...], what: str) -> list[str]:
     if not glob.has_magic(name):
         return []
     matches = matching_paths(str(as_path(name)))
-    chosen = [each for each in matches if each.lower().endswith(suffixes)]
+    drawings = _find_drawings(map(Path, matches))
+    chosen = [
+        each for each in matches if each.lower().endswith(suffixes) and Path(each) not in drawings
+    ]
     if not chosen:
         raise UserError(f"No {what} matches {name}.", param="inputs")
     return chosen
@@ -320,19 +335,57 @@ def _files_in(name: str, suffixes: Collection[str], what: str, recursive: bool) 
 def visible_files(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:
     """Return the files of a folder, sorted by name, without its subfolders.
 
-    Hidden files are left out, such as the `._dog.jpg` that macOS writes beside `dog.jpg`, and those
-    of other suffixes (in lower case), if some are given.
+    Hidden files are left out, such as the `._dog.jpg` that macOS writes beside `dog.jpg`, the
+    pictures and spectrograms that runs of `image-to-audio` drew, and files of other suffixes (in
+    lower case), if some are given.
     """
-    return sorted(
-        (
-            path
-            for path in folder.iterdir()
-            if not path.name.startswith(".")
-            and (suffixes is None or path.suffix.lower() in suffixes)
-            and path.is_file()
-        ),
-        key=lambda path: path.name,
+    found = [
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+        and (suffixes is None or path.suffix.lower() in suffixes)
+        and path.is_file()
+    ]
+    drawings = _find_drawings(found)
+    return sorted((path for path in found if path not in drawings), key=lambda path: path.name)
+
+
+def _find_drawings(paths: Iterable[Path]) -> set[Path]:
+    """Return those paths that were drawn of generated audio: a page's pictures, and spectrograms.
+
+    A run on a folder that an earlier one wrote into would otherwise take them for images.
+    """
+    is_beside_page = functools.cache(_is_beside_page)
+    spectrograms = functools.cache(lambda folder: {*_spectrograms(folder)})
+
+    def is_drawing(path: Path) -> bool:
+        if _PAGE_PICTURE.fullmatch(path.name):
+            return is_beside_page(path.parent.absolute())
+        # Those of candidates, which are in a subfolder, are in the manifest above.
+        return path.name.endswith(_SPECTROGRAM) and any(
+            path.absolute() in spectrograms(folder) for folder in path.absolute().parents[:2]
+        )
+
+    return {path for path in paths if is_drawing(path)}
+
+
+def _is_beside_page(folder: Path) -> bool:
+    """Return True for the folder of a page's pictures."""
+    above = folder.parent
+    return folder.name == PAGE_FOLDER and (
+        (above / MANIFEST_FILE).exists() or any(above.glob("*.html"))
     )
+
+
+def _spectrograms(folder: Path) -> Iterator[Path]:
+    """Yield the spectrograms that the manifest of a folder lists."""
+    with contextlib.suppress(OSError), (folder / MANIFEST_FILE).open("rb") as file:
+        if file.read(len(MANIFEST_BEGINNING)) != MANIFEST_BEGINNING:
+            return
+        file.seek(0)
+        for line in file:
+            with contextlib.suppress(ValueError, RecursionError, LookupError, TypeError):
+                yield from (folder / each["spectrogram"] for each in json.loads(line)["outputs"])
 
 
 def visible_folders(

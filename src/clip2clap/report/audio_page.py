@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from clip2clap.core.errors import UserError, is_number, printable
-from clip2clap.core.files import is_url, replacing
+from clip2clap.core.files import PAGE_FOLDER, is_url, replacing
 from clip2clap.core.version import __version__
 from clip2clap.report.page import data_uri, generator_tag, write_page
 
@@ -25,7 +25,6 @@ PART = 1000
 Entry = Mapping[str, Any]
 """Entry of `manifest.jsonl`; keys may be missing or None."""
 
-_FOLDER = "page"
 # Pixels of the picture below which an audio file's playhead moves.
 _WIDTH, _WAVE_HEIGHT, _MEL_HEIGHT = 800, 72, 136
 # Of the colors of the spectrogram's map, for both color schemes.
@@ -254,9 +253,9 @@ class AudioPage:
     def _picture(self, key: str, draw: Any, mtime_ns: int | None = None) -> str:
         """Return the address of a picture, which is drawn unless it is there with that time."""
         digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-        file = self._path.parent / _FOLDER / f"{digest}.webp"
+        file = self._path.parent / PAGE_FOLDER / f"{digest}.webp"
         if not self._embed and file.exists() and mtime_ns in (None, file.stat().st_mtime_ns):
-            return f"{_FOLDER}/{file.name}"
+            return f"{PAGE_FOLDER}/{file.name}"
         encoded = io.BytesIO()
         draw().save(encoded, "WEBP", quality=82, method=2)
         if self._embed:
@@ -266,7 +265,7 @@ class AudioPage:
             partial.write_bytes(encoded.getvalue())
             if mtime_ns is not None:
                 os.utime(partial, ns=(mtime_ns, mtime_ns))
-        return f"{_FOLDER}/{file.name}"
+        return f"{PAGE_FOLDER}/{file.name}"
 
 
 def write_audio_page(
