@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 
 from clip2clap.core.errors import UserError
 from clip2clap.core.files import MANIFEST_BEGINNING, MANIFEST_FILE, is_url, replacing
 from clip2clap.media.arrays import open_file
+from clip2clap.media.writing import AUDIO_FORMATS
+
+CANDIDATES_FOLDER = "candidates"
+"""Name of the subfolder of the candidates that were dropped, but are to be kept."""
 
 VERSION = 1
 
@@ -23,8 +29,8 @@ _CONDITIONS = ("prompt", "negative_prompt", "seconds", "settings")
 class Manifest:
     """Manifest of a folder, opened for appending.
 
-    On opening and on closing, lines that a later one replaced, those of files that are gone, and
-    one that a killed run left half written are removed.
+    On opening and on closing, lines that a later one replaced, with files that no other line
+    lists, those of files that are gone, and one that a killed run left half written are removed.
 
     Args:
         folder: Existing folder.
@@ -113,9 +119,25 @@ class Manifest:
         kept = set(last.values())
         if all(place in kept for place, _ in self._raw_lines()):
             return False
+        # Before their lines are gone: a kill leaves no file that no line knows.
+        self._remove_replaced_files(kept)
         with replacing(self._path) as partial, partial.open("wb") as file:
             file.writelines(line for place, line in self._raw_lines() if place in kept)
         return True
+
+    def _remove_replaced_files(self, kept: set[int]) -> None:
+        """Remove the files that only other lines list than those at the places that are kept."""
+        current, replaced = set[str](), set[str]()
+        for place, entry in self._lines():
+            if place in kept:
+                # On some file systems a name in other letters is the same file.
+                current.update(path.casefold() for path in files_of(entry))
+            elif entry["status"] == "done":
+                replaced.update(path for path in files_of(entry) if _is_named(path, entry["name"]))
+        for path in replaced:
+            if path.casefold() not in current:
+                with suppress(OSError):  # what cannot be removed stays
+                    (self.folder / path).unlink()
 
 
 def check_manifest(folder: Path) -> None:
@@ -148,6 +170,14 @@ def _is_entry(entry: Any) -> bool:
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _is_named(path: str, name: str) -> bool:
+    """Return True for a path as a run names its files; a damaged manifest may list any others."""
+    formats = "|".join(AUDIO_FORMATS)
+    pattern = rf"{re.escape(name)}(-\d+)?(\.({formats})|-spectrogram\.png)"
+    folder, file = PurePath(path).parent.as_posix(), PurePath(path).name
+    return folder in (".", CANDIDATES_FOLDER) and re.fullmatch(pattern, file) is not None
 
 
 def files_of(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -10,14 +10,12 @@ from threading import Thread
 from typing import Any, Self
 
 from clip2clap.inference.batch.folder import PAGE_FILE
-from clip2clap.inference.batch.manifest import Entry, Manifest, files_of
+from clip2clap.inference.batch.manifest import CANDIDATES_FOLDER, Entry, Manifest, files_of
 from clip2clap.inference.batch.options import BatchOptions
 from clip2clap.inference.batch.reading import Item
 from clip2clap.inference.batch.tags import make_tags
 from clip2clap.media.writing import write_audio
 from clip2clap.report.audio_page import AudioPage
-
-CANDIDATES_FOLDER = "candidates"
 
 # Files are written here, and moved once their line is in the manifest: a kill leaves no file that
 # no line knows. The name is one that `sole_run` removes.

@@ -122,6 +122,46 @@ def test_other_settings_make_other_files_and_overwrite_replaces_them(pipe, jobs,
     ]
 
 
+def test_overwriting_leaves_no_file_that_only_the_replaced_entry_lists(
+    pipe_with_audio_encoder, jobs, tmp_path
+):
+    pipe, out = pipe_with_audio_encoder, tmp_path / "out"
+    more = BatchOptions(num_variations=2, keep_candidates=True, spectrogram=True)
+    generate_audio(pipe, jobs[:2], out, more, **call_of(num_candidates=3))
+    (out / "a-3.wav").write_text("mine")
+    others = {path.name for path in out.rglob("b-*")}
+    manifest = (out / "manifest.jsonl").read_bytes()
+    again = BatchOptions(overwrite=True, file=AudioFileOptions("flac"))
+    generate_audio(pipe, jobs[:1], out, again, **call_of(num_candidates=1))
+    assert {path.name for path in out.rglob("a[.-]*")} == {"a.flac", "a-3.wav"}
+    assert {path.name for path in out.rglob("b-*")} == others
+    assert [line["name"] for line in lines_of(out)] == ["b", "a"]
+    # A run that was killed before it removed them had the lines of both.
+    kept = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)[-1]
+    (out / "manifest.jsonl").write_bytes(manifest + kept)
+    for name in ("a-1.wav", "candidates/a-3-spectrogram.png"):
+        (out / name).touch()
+    again = BatchOptions(file=AudioFileOptions("flac"))
+    counts = generate_audio(pipe, jobs[:1], out, again, **call_of(num_candidates=1))
+    assert counts["resumed"] == 1
+    assert {path.name for path in out.rglob("a[.-]*")} == {"a.flac", "a-3.wav"}
+
+
+def test_a_replaced_entry_that_lists_files_of_others_removes_none_of_them(pipe, jobs, tmp_path):
+    out = tmp_path / "out"
+    generate_audio(pipe, jobs[:1], out, **CALL)
+    (line,) = lines_of(out)
+    names = ["../mine.wav", "index.html", "mine.wav", "a.png", "b.wav", "a-2.wav", "."]
+    for name in names[:-1]:
+        (out / name).touch()
+    odd = [{**line, "outputs": [{**line["outputs"][0], "path": name} for name in names]}]
+    odd += [line, {**line, "name": "b", "outputs": [{**line["outputs"][0], "path": "A-2.wav"}]}]
+    (out / "A-2.wav").touch()
+    (out / "manifest.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in odd))
+    generate_audio(pipe, jobs[:1], out, **CALL)
+    assert all((out / name).exists() for name in names)
+
+
 def test_images_can_be_added_to_a_folder_and_only_they_are_done(pipe, jobs, tmp_path):
     out = tmp_path / "out"
     generate_audio(pipe, jobs[1:], out, **CALL)
