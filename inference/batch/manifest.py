@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +23,8 @@ VERSION = 1
 Entry = dict[str, Any]
 """Line of a manifest."""
 
+# A WAV's header, the smallest of all formats. Larger files may have been edited since, and stay.
+_LEAST_BYTES = 44
 # What the audio of a job depends on, beside its image.
 _CONDITIONS = ("prompt", "negative_prompt", "seconds", "settings")
 
@@ -64,14 +67,29 @@ class Manifest:
         self._file.close()
         return self._compact()
 
-    def take(self, key: bytes) -> Entry | None:
-        """Return the entry of an equal job of an earlier run; each is returned once."""
+    def take(self, key: bytes, source: str | None, *, renamed: bool = False) -> Entry | None:
+        """Return the entry of an equal job of an earlier run; each is returned once.
+
+        Args:
+            key: Digest of the job, see `key_of`.
+            source: File or URL of its image; None without one.
+            renamed: Whether the image may have had another name then.
+        """
         places = self._places.get(key)
         if not places:
             return None
         with self._path.open("rb") as file:
-            file.seek(places.pop(0))
-            return json.loads(file.readline())
+            for number, place in enumerate(places):
+                file.seek(place)
+                entry = json.loads(file.readline())
+                if renamed or _is_same(entry["input"], source):
+                    del places[number]
+                    return entry
+        return None
+
+    def has_untaken(self, key: bytes) -> bool:
+        """Return True if an entry of an equal job has not been taken."""
+        return bool(self._places.get(key))
 
     def append(self, entry: Entry) -> None:
         """Append a line, which is on its way to the disk when this returns."""
@@ -79,8 +97,8 @@ class Manifest:
         self._file.flush()
 
     def has_files(self, entry: Entry) -> bool:
-        """Return True if all files of an entry exist."""
-        return all((self.folder / path).exists() for path in files_of(entry))
+        """Return True if all files of an entry exist, none of them cut off before its samples."""
+        return all(_size_of(self.folder / path) >= _LEAST_BYTES for path in files_of(entry))
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries of the file."""
@@ -170,6 +188,17 @@ def _is_entry(entry: Any) -> bool:
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _is_same(first: str | None, second: str | None) -> bool:
+    """Return True if two names are those of one file, or both are none."""
+    if not first or not second:
+        return first == second
+    return os.path.abspath(first) == os.path.abspath(second)
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _is_named(path: str, name: str) -> bool:

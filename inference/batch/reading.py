@@ -86,42 +86,59 @@ class Reader:
         self._taken = dict.fromkeys(names, 1)
 
     def read(self, jobs: Iterable[Job]) -> Iterator[Item]:
-        """Yield the items of jobs, in their order."""
-        for index, job in enumerate(jobs):
-            seed = self._options.seed + index if job.seed is None else job.seed
-            entry = {**self._facts, "input": job.image, "prompt": job.prompt, "seed": seed}
-            entry |= {"heard_as": [], "fits": None, "outputs": []}
-            if job.seed is not None:
-                entry["settings"] = {**entry["settings"], "seed": None}
-            entry["negative_prompt"] = job.negative_prompt or entry["negative_prompt"]
-            entry["seconds"] = job.seconds or entry["seconds"]
-            try:
-                if job.problem is not None:
-                    raise UserError(job.problem)
-                self._count_samples(entry["seconds"])
-                yield self._item(job, entry)
-            except (UserError, OSError) as error:
-                reason = one_line(error, limit=None)
-                yield Item({**entry, "status": "skipped", "reason": reason})
+        """Yield the items of jobs, in their order; images that had another name come last.
 
-    def _item(self, job: Job, entry: Entry) -> Item:
+        Such an image is known by its hash, but another one that is given may have both.
+        """
+        renamed: list[tuple[int, Job]] = []
+        for index, job in enumerate(jobs):
+            item = self._read(index, job)
+            if item is None:
+                renamed.append((index, job))
+            else:
+                yield item
+        for index, job in renamed:
+            item = self._read(index, job, renamed=True)
+            assert item is not None
+            yield item
+
+    def _read(self, index: int, job: Job, *, renamed: bool = False) -> Item | None:
+        """Return the item of a job; None if its image may be one that had another name."""
+        seed = self._options.seed + index if job.seed is None else job.seed
+        entry = {**self._facts, "input": job.image, "prompt": job.prompt, "seed": seed}
+        entry |= {"heard_as": [], "fits": None, "outputs": []}
+        if job.seed is not None:
+            entry["settings"] = {**entry["settings"], "seed": None}
+        entry["negative_prompt"] = job.negative_prompt or entry["negative_prompt"]
+        entry["seconds"] = job.seconds or entry["seconds"]
+        try:
+            if job.problem is not None:
+                raise UserError(job.problem)
+            self._count_samples(entry["seconds"])
+            return self._item(job, entry, renamed=renamed)
+        except (UserError, OSError) as error:
+            reason = one_line(error, limit=None)
+            return Item({**entry, "status": "skipped", "reason": reason})
+
+    def _item(self, job: Job, entry: Entry, *, renamed: bool) -> Item | None:
         source, earlier, content = job.image, None, job.content
+        # What is done of the web is known by its address, without a download.
+        is_remote = content is None and source is not None and is_url(source)
         if content is not None:
             entry["sha256"] = hashlib.sha256(content).hexdigest()
-            earlier = self._earlier(entry)
-        elif source is not None and is_url(source):
-            # What is done is known by its address, without a download.
-            earlier = self._earlier(entry)
-            if earlier is None or not self._is_done(earlier):
-                private = job.allow_private or self._options.allow_private
-                content = download_image(source, private)
-                entry["sha256"] = hashlib.sha256(content).hexdigest()
-        else:
-            if source is not None:
-                entry["sha256"] = _sha256(source)
-            earlier = self._earlier(entry)
+        elif source is not None and not is_remote:
+            entry["sha256"] = _sha256(source)
+        if self._manifest is not None:
+            key = key_of(entry)
+            earlier = self._manifest.take(key, source, renamed=renamed)
+            if earlier is None and self._manifest.has_untaken(key):
+                return None
         if earlier is not None and self._is_done(earlier):
             return Item(earlier, resumed=True)
+        if is_remote:
+            private = job.allow_private or self._options.allow_private
+            content = download_image(str(source), private)
+            entry["sha256"] = hashlib.sha256(content).hexdigest()
         value: Any = job.prompt
         described = None
         if source is not None:
@@ -136,9 +153,6 @@ class Reader:
             return None, image
         entry["prompt"] = self._options.describe(image)
         return image, entry["prompt"]
-
-    def _earlier(self, entry: Entry) -> Entry | None:
-        return None if self._manifest is None else self._manifest.take(key_of(entry))
 
     def _is_done(self, earlier: Entry) -> bool:
         assert self._manifest is not None

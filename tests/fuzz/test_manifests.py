@@ -48,7 +48,8 @@ def resumes_or_says_why(folder: Path, content: bytes) -> None:
         check_folder(folder)
         page = AudioPage(folder / "index.html", title="Generated audio")
         with Manifest(folder) as manifest:
-            manifest.take(key_of(ENTRY))
+            manifest.take(key_of(ENTRY), "b.png")
+            manifest.take(key_of(ENTRY), "b.png", renamed=True)
             for entry in manifest.entries():
                 manifest.has_files(entry)
                 page.add(entry)

@@ -171,6 +171,40 @@ def test_images_can_be_added_to_a_folder_and_only_they_are_done(pipe, jobs, tmp_
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
+def test_an_image_keeps_its_entry_beside_equal_ones_of_other_names(pipe, jobs, tmp_path):
+    out, image = tmp_path / "out", Path(str(jobs[3].image))
+    generate_audio(pipe, [jobs[0], Job(str(image))], out, **CALL)
+    made = os.stat(out / "d.wav").st_mtime_ns
+    copy = image.with_name("copy.png")
+    copy.write_bytes(image.read_bytes())
+    counts = generate_audio(pipe, [Job(str(copy)), Job(str(image))], out, **CALL)
+    assert (counts["done"], counts["resumed"]) == (1, 1)
+    assert os.stat(out / "d.wav").st_mtime_ns == made
+    assert {Path(line["input"]).name: line["name"] for line in lines_of(out)} == {
+        "a.png": "a",
+        "d.png": "d",
+        "copy.png": "copy",
+    }
+    # A renamed image is known by its content, and a path may be written otherwise.
+    renamed = image.rename(image.with_name("new.png"))
+    others = [Job(str(renamed)), Job(os.path.relpath(copy)), jobs[0]]
+    assert generate_audio(pipe, others, out, **CALL)["resumed"] == 3
+
+
+@pytest.mark.parametrize("size", [0, 7])
+def test_a_file_that_was_cut_off_is_made_again_and_an_edited_one_stays(pipe, jobs, tmp_path, size):
+    out = tmp_path / "out"
+    generate_audio(pipe, jobs[:2], out, **CALL)
+    whole = (out / "a.wav").read_bytes()
+    (out / "a.wav").write_bytes(whole[:size])
+    edited = (out / "b.wav").read_bytes()[:-4]
+    (out / "b.wav").write_bytes(edited)
+    counts = generate_audio(pipe, jobs[:2], out, **CALL)
+    assert (counts["done"], counts["resumed"]) == (1, 1)
+    assert len((out / "a.wav").read_bytes()) == len(whole)
+    assert (out / "b.wav").read_bytes() == edited
+
+
 def test_files_of_other_origin_are_kept(pipe, jobs, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
