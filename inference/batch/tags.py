@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from clip2clap.core.errors import UserError, is_integer
@@ -92,12 +94,20 @@ def read_image(source: str, *, allow_private: bool = False) -> bytes:
     return as_path(source).read_bytes()
 
 
-def load_input(tags: Mapping[str, Any], image: str | None, *, allow_private: bool = False) -> Any:
+def load_input(
+    tags: Mapping[str, Any],
+    image: str | None,
+    *,
+    sound: Path | None = None,
+    allow_private: bool = False,
+) -> Any:
     """Load the image, or return the prompt, that tags were made for.
 
     Args:
         tags: Tags of an audio file.
         image: File or URL of the image; by default the one that was used.
+        sound: The audio file. A relative path of the image is also looked for from its folder and
+            from those above, since the run may have been called in another folder than this.
         allow_private: Also download from private addresses.
 
     Raises:
@@ -105,7 +115,7 @@ def load_input(tags: Mapping[str, Any], image: str | None, *, allow_private: boo
     """
     if tags["prompt"] is not None:
         return tags["prompt"]
-    source = str(image or tags["input"])
+    source = str(image or _find_input(tags, sound))
     if not (is_url(source) or source == SAMPLE_IMAGE or as_path(source).exists()):
         raise UserError(
             f"The image {source} does not exist. Say where it is now: image=...", param="image"
@@ -118,3 +128,22 @@ def load_input(tags: Mapping[str, Any], image: str | None, *, allow_private: boo
             param="image",
         )
     return load_image(content, name=source)
+
+
+def _find_input(tags: Mapping[str, Any], sound: Path | None) -> str:
+    """Return the file that tags name, from where it has their SHA-256, else as they name it."""
+    source = tags["input"]
+    if sound is None or source == SAMPLE_IMAGE or is_url(source) or as_path(source).is_absolute():
+        return source
+    places = [as_path(source), *(folder / source for folder in sound.absolute().parents)]
+    return next((str(place) for place in places if _has_sha256(place, tags["sha256"])), source)
+
+
+def _has_sha256(path: Path, sha256: str) -> bool:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False

@@ -176,6 +176,28 @@ def test_an_image_that_changed_or_is_gone_is_refused_and_found_elsewhere(
     assert Path("again.wav").read_bytes() == sound.read_bytes()
 
 
+def test_an_image_is_found_from_another_folder_than_that_of_the_run(
+    make: Callable[..., Path],
+    photos: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sound = make(Job(str(photos.relative_to(tmp_path) / "cat.png"))) / "cat.wav"
+    elsewhere = tmp_path / "elsewhere"
+    # Another image is where the path leads from here.
+    shutil.copytree(photos, elsewhere / photos.name)
+    shutil.copy(photos / "dog.png", elsewhere / photos.name / "cat.png")
+    monkeypatch.chdir(elsewhere)
+    for name in (sound, "../made/cat.wav"):
+        assert run("repeat", name, "-o", "again.wav", "--overwrite")[0] == 0
+        assert Path("again.wav").read_bytes() == sound.read_bytes()
+    shutil.move(photos, tmp_path / "moved")
+    status, _, complaint = run("repeat", sound, "-o", "again.wav", "--overwrite")
+    assert status == 2
+    assert f"The image {photos.name}/cat.png is not the one that was used" in complaint
+
+
 def test_models_that_changed_are_refused_by_name(
     make: Callable[..., Path], parts: dict[str, Path], run: Run, tmp_path: Path
 ) -> None:

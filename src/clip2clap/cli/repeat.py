@@ -36,7 +36,9 @@ def repeat(options: Repeat) -> None:
     check_tags(tags, str(options.sound))
     file_options = AudioFileOptions(**tags["settings"]["file"])
     check_device(options.device if options.device != "auto" else tags["run"]["device"], None)
-    value = load_input(tags, options.image, allow_private=options.allow_private)
+    value = load_input(
+        tags, options.image, sound=options.sound, allow_private=options.allow_private
+    )
     format = tags["settings"]["file"]["format"]
     place = SimpleNamespace(output=options.output, overwrite=options.overwrite, audio_format=format)
     destination = choose_destination("audio", place, 1, default="clip2clap-repeat")
