@@ -97,6 +97,21 @@ def test_the_page_links_its_files_whatever_their_names(tmp_path: Path) -> None:
     assert "http" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+def test_images_of_one_name_are_titled_by_their_paths(tmp_path: Path) -> None:
+    inputs = ["a/<b>dog.jpg", "b/<b>dog.jpg", "a/cat.jpg", "a/cat.jpg"]
+    entries = [{"input": each, "seed": seed} for seed, each in enumerate(inputs)]
+    write_audio_page(tmp_path / "index.html", entries, title="Sounds")
+    titles = (tmp_path / "index.html").read_text(encoding="utf-8").split("</h2>")[:-1]
+    assert [title.rpartition(">")[2] for title in titles] == [
+        "a/&lt;b&gt;dog.jpg",
+        "b/&lt;b&gt;dog.jpg",
+        "cat.jpg",
+        "cat.jpg",
+    ]
+    names = [each["data-name"] for each in Page(tmp_path / "index.html").all("article")]
+    assert names == ["<b>dog.jpg", "<b>dog.jpg", "cat.jpg", "cat.jpg"]
+
+
 def test_one_file_holds_all_that_it_shows(tmp_path: Path) -> None:
     write_audio_page(
         tmp_path / "index.html", [entry(tmp_path, "a", "a.wav")], title="One", embed=True

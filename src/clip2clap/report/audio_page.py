@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
@@ -30,6 +31,8 @@ _WIDTH, _WAVE_HEIGHT, _MEL_HEIGHT = 800, 72, 136
 # Of the colors of the spectrogram's map, for both color schemes.
 _BACKGROUND, _WAVE = "#000004", "#fec68a"
 _MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
+# Stands for an entry's title until the others of its part are known; no printable text has it.
+_TITLE = "\0"
 # Less probable labels than the first are not shown.
 _LEAST_PROBABILITY = 0.01
 _ORDERS = ("as made", "name", "label", "similarity", "loudness", "seconds")
@@ -40,7 +43,7 @@ data-similarity="$similarity" data-loudness="$loudness" data-seconds="$seconds" 
 data-probability="$probability" data-seed="$seed">
 <div class="image">$image</div>
 <div class="body">
-<h2 title="$source">$name</h2>$badge$heard$reason
+<h2 title="$source">$title</h2>$badge$heard$reason
 <div class="audios">$audios</div>
 <details><summary>Settings</summary><dl>$details</dl></details>
 </div>
@@ -116,7 +119,7 @@ class AudioPage:
     ):
         self._path, self._title, self._verb, self._intro = Path(path), title, verb, intro
         self._embed, self._longest_side = embed, longest_side
-        self._part, self._entries = 1, list[str]()
+        self._part, self._entries = 1, list[tuple[str, str, str]]()
         if self._path.exists() and not is_page(self._path, verb):
             raise UserError(
                 f"{self._path} was not written by clip2clap {verb}. Move it, or name another "
@@ -135,7 +138,9 @@ class AudioPage:
         if len(self._entries) == PART:
             self._write_part(followed=True)
             self._part, self._entries = self._part + 1, []
-        self._entries.append(self._entry(entry, image))
+        source = str(entry.get("input") or entry.get("prompt") or "")
+        name = source if source == entry.get("prompt") else PurePath(source).name
+        self._entries.append((name, source, self._entry(entry, name, source, image)))
 
     def write(self) -> None:
         """Write the file of the latest entries atomically; those before it are complete."""
@@ -163,7 +168,7 @@ class AudioPage:
             _TOOLS.substitute(orders=orders) if many else "",
             _KEYS + (_KEYS_OF_MANY if many else "") + "</p>",
             f'<div class="entries{"" if many else " single"}">\n',
-            *(self._entries or ["<p>Nothing is made yet. Load the page again later.</p>"]),
+            *(self._titled() or ["<p>Nothing is made yet. Load the page again later.</p>"]),
             f'</div><p class="none" hidden>No image matches.</p>\n<script>{_static("js")}</script>',
         ]
         write_page(
@@ -176,15 +181,22 @@ class AudioPage:
             width="88rem",
         )
 
-    def _entry(self, entry: Entry, image: Image.Image | None) -> str:
-        source = str(entry.get("input") or entry.get("prompt") or "")
-        name = source if source == entry.get("prompt") else PurePath(source).name
+    def _titled(self) -> list[str]:
+        """Return the entries titled by name, and by path where others have the name, too."""
+        counts = Counter(name for name, _ in {(name, source) for name, source, _ in self._entries})
+        return [
+            html.replace(_TITLE, _text(name if counts[name] == 1 else source), 1)
+            for name, source, html in self._entries
+        ]
+
+    def _entry(self, entry: Entry, name: str, source: str, image: Image.Image | None) -> str:
         outputs = sorted(entry.get("outputs") or [], key=_rank)
         best = outputs[0] if outputs else {}
         heard = entry.get("heard_as") or [{}]
         status, reason = entry.get("status") or "done", entry.get("reason")
         return _ENTRY.substitute(
             name=_text(name),
+            title=_TITLE,
             source=_text(source),
             label=_text(heard[0].get("label")),
             probability=_number(heard[0].get("probability"), "{:.4f}"),
