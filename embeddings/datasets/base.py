@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
-from clip2clap.core.errors import UserError
+from clip2clap.core.errors import UserError, is_utf8
 from clip2clap.core.files import is_url, visible_files, visible_folders
 from clip2clap.embeddings.space import Modality
 
@@ -163,11 +163,6 @@ def decoded(data: bytes) -> str:
         return data.decode(encoding, "surrogateescape")
     except UnicodeDecodeError as error:
         raise UserError(f"its text is not valid {encoding.upper()}") from error
-
-
-def is_utf8(text: str) -> bool:
-    """Return False for a text with surrogates, as which bytes that are not UTF-8 are read."""
-    return re.search("[\ud800-\udfff]", text) is None
 
 
 def _listed(text: str) -> Any:

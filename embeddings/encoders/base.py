@@ -12,7 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip2clap.core.concurrency import batched, map_ahead
-from clip2clap.core.errors import UserError, expect, is_integer, one_line, with_article
+from clip2clap.core.errors import (
+    UserError,
+    expect,
+    is_integer,
+    is_utf8,
+    one_line,
+    with_article,
+)
 from clip2clap.core.files import as_path
 from clip2clap.core.hub import quiet
 from clip2clap.core.math import unit_norm
@@ -264,7 +271,7 @@ class Encoder(nn.Module):
         for position, text in enumerate(items):
             if not isinstance(text, str):
                 raise UserError(f"Expected texts, got {type(text).__name__} as text {position}.")
-            if any("\ud800" <= letter <= "\udfff" for letter in text):
+            if not is_utf8(text):
                 raise UserError(
                     f"Text {position} holds bytes that are not UTF-8: {text!r}. Decode it with its "
                     "own encoding."
@@ -375,11 +382,8 @@ class Encoder(nn.Module):
     def _check(self, items: Any, modality: Modality, batch_size: int) -> None:
         self._require(modality)
         if isinstance(items, str | bytes | Path | Image.Image) or not isinstance(items, Sequence):
-            is_one = isinstance(items, str | bytes | Mapping) or getattr(items, "ndim", 1) in (
-                0,
-                2,
-                3,
-            )
+            is_image = getattr(items, "ndim", 1) in (0, 2, 3)
+            is_one = is_image or isinstance(items, str | bytes | Mapping)
             is_many = isinstance(items, Iterable) and not is_one
             how = "Give list(...) of it" if is_many else "Put it in a list"
             raise UserError(f"Expected a list, got {with_article(type(items).__name__)}. {how}.")

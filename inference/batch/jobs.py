@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from clip2clap.core.errors import UserError, one_line
+from clip2clap.core.errors import UserError, is_utf8, one_line
 from clip2clap.core.files import as_path, expand_inputs, is_local_url, is_url
 
 COLUMNS = ("image", "prompt", "negative_prompt", "seed", "seconds")
@@ -172,7 +172,7 @@ def _job(values: Mapping[str, Any], folder: Path, name: str) -> Job:
 
 
 def _text(values: Mapping[str, Any], column: str) -> str | None:
-    from clip2clap.embeddings.datasets.base import caption_of, is_utf8
+    from clip2clap.embeddings.datasets.base import caption_of
 
     try:
         text = (caption_of(values.get(column)) or "").strip()

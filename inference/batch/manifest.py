@@ -11,7 +11,13 @@ from pathlib import Path, PurePath
 from typing import Any, Self
 
 from clip2clap.core.errors import UserError
-from clip2clap.core.files import MANIFEST_BEGINNING, MANIFEST_FILE, is_url, replacing
+from clip2clap.core.files import (
+    MANIFEST_BEGINNING,
+    MANIFEST_FILE,
+    SPECTROGRAM_ENDING,
+    is_url,
+    replacing,
+)
 from clip2clap.media.arrays import open_file
 from clip2clap.media.writing import AUDIO_FORMATS
 
@@ -204,7 +210,7 @@ def _size_of(path: Path) -> int:
 def _is_named(path: str, name: str) -> bool:
     """Return True for a path as a run names its files; a damaged manifest may list any others."""
     formats = "|".join(AUDIO_FORMATS)
-    pattern = rf"{re.escape(name)}(-\d+)?(\.({formats})|-spectrogram\.png)"
+    pattern = rf"{re.escape(name)}(-\d+)?(\.({formats})|{re.escape(SPECTROGRAM_ENDING)})"
     folder, file = PurePath(path).parent.as_posix(), PurePath(path).name
     return folder in (".", CANDIDATES_FOLDER) and re.fullmatch(pattern, file) is not None
 

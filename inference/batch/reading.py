@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from clip2clap.core.errors import UserError, one_line
-from clip2clap.core.files import free_stem, is_url
+from clip2clap.core.files import SPECTROGRAM_ENDING, free_stem, is_url
 from clip2clap.inference.batch.jobs import Job
 from clip2clap.inference.batch.manifest import Entry, Manifest, key_of
 from clip2clap.inference.batch.options import BatchOptions
@@ -79,7 +79,7 @@ class Reader:
         marks = [f"-{number}" if several else "" for number in numbers]
         self._suffixes = [f"{mark}.{options.format}" for mark in marks]
         if options.spectrogram:
-            self._suffixes += [f"{mark}-spectrogram.png" for mark in marks]
+            self._suffixes += [f"{mark}{SPECTROGRAM_ENDING}" for mark in marks]
         # Names of earlier runs stay with their jobs; replaced files are named as by a first run.
         keep = manifest is not None and not options.overwrite
         names = manifest.names if manifest is not None and keep else ()

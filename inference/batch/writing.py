@@ -9,6 +9,7 @@ from queue import Queue
 from threading import Thread
 from typing import Any, Self
 
+from clip2clap.core.files import SPECTROGRAM_ENDING
 from clip2clap.inference.batch.folder import PAGE_FILE
 from clip2clap.inference.batch.manifest import CANDIDATES_FOLDER, Entry, Manifest, files_of
 from clip2clap.inference.batch.options import BatchOptions
@@ -151,7 +152,7 @@ class Writer:
     def _draw(self, place: Path, path: Path, waveform: Any) -> str:
         from clip2clap.media.spectrogram import write_spectrogram
 
-        image = path.with_name(f"{path.stem}-spectrogram.png")
+        image = path.with_name(f"{path.stem}{SPECTROGRAM_ENDING}")
         write_spectrogram(place / image, waveform, self._sampling_rate, title=path.stem)
         return image.as_posix()
 

@@ -1,6 +1,7 @@
 """The error classes of users' mistakes, checks, and the folding of an error to one line."""
 
 import math
+import re
 from numbers import Integral, Real
 from typing import TypeGuard
 
@@ -104,6 +105,11 @@ def with_article(name: str) -> str:
     """
     # A U is pronounced as in UNet.
     return f"{'an' if name[:1] in set('AEIOaeio') else 'a'} {name}"
+
+
+def is_utf8(text: str) -> bool:
+    """Return False for a text with surrogates, as which bytes that are not UTF-8 are read."""
+    return re.search("[\ud800-\udfff]", text) is None
 
 
 def printable(text: str) -> str:

@@ -37,8 +37,10 @@ MANIFEST_BEGINNING = b'{"version": '
 PAGE_FOLDER = "page"
 """Name of the folder beside a page that has its pictures."""
 
+SPECTROGRAM_ENDING = "-spectrogram.png"
+"""What follows the name of an audio file in that of its spectrogram."""
+
 _PAGE_PICTURE = re.compile(r"[0-9a-f]{16}\.webp")
-_SPECTROGRAM = "-spectrogram.png"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PROBE_BYTES = 2**16
 # File systems limit names to 255 bytes; a number may be added.
@@ -362,7 +364,7 @@ def _find_drawings(paths: Iterable[Path]) -> set[Path]:
         if _PAGE_PICTURE.fullmatch(path.name):
             return is_beside_page(path.parent.absolute())
         # Those of candidates, which are in a subfolder, are in the manifest above.
-        return path.name.endswith(_SPECTROGRAM) and any(
+        return path.name.endswith(SPECTROGRAM_ENDING) and any(
             path.absolute() in spectrograms(folder) for folder in path.absolute().parents[:2]
         )
 

@@ -7,7 +7,7 @@ import re
 import struct
 from typing import BinaryIO
 
-from clip2clap.media.sizes import UNKNOWN_MARGIN, UNKNOWN_SIZES, wav_chunks
+from clip2clap.media.sizes import UNKNOWN_MARGIN, UNKNOWN_SIZES, chunks, wav_chunks
 
 _MEDIA = (
     *(b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff"),
@@ -107,9 +107,9 @@ def is_endless(file: BinaryIO) -> bool:
 
 
 def _is_endless_aiff(file: BinaryIO) -> bool:
-    while len(head := file.read(8)) == 8:
-        length = int.from_bytes(head[4:], "big")
-        if head[:4] == b"COMM":
+    for mark, start, _ in chunks(file, 12, ">4sI", alignment=2):
+        if mark == b"COMM":
+            file.seek(start)
             channels, frames, bits = struct.unpack(">HIH", file.read(8).ljust(8, b"\0"))
             size = frames * channels * ((bits + 7) // 8)
             return any(
@@ -117,7 +117,6 @@ def _is_endless_aiff(file: BinaryIO) -> bool:
                 for limit in (_SOX_UNKNOWN_SIZE, *UNKNOWN_SIZES)
                 for count in (frames, size)
             )
-        file.seek(length + length % 2, io.SEEK_CUR)
     return False
 
 

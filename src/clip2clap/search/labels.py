@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clip2clap.core.errors import MissingExtraError, UserError, one_line
+from clip2clap.core.errors import MissingExtraError, UserError, is_utf8, one_line
 from clip2clap.core.files import as_path
 from clip2clap.core.labels import check_labels
 from clip2clap.core.presets import DEMO_FOLDER
@@ -106,7 +106,6 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
 
 def _lines(path: Path) -> list[str]:
     """Return the lines of a file of labels, or the labels in a JSON list or a table."""
-    from clip2clap.embeddings.datasets.base import is_utf8
     from clip2clap.embeddings.datasets.readers import is_table, open_text
 
     found = _listed(path) if is_table(path) else None
