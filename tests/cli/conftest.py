@@ -67,7 +67,9 @@ def demo_models(
         torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     )
     (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
-    save_file({"clap_text": prompts}, folder / "kinds.safetensors")
+    clap = ImageToAudioPipeline.from_pretrained(ranking_model).generator_clap.load_audio_encoder()
+    kinds = {"clap_text": prompts, "logit_scale": torch.tensor(clap.logit_scale)}
+    save_file(kinds, folder / "kinds.safetensors")
     monkeypatch.setattr("clip2clap.cli.demo.DEMO_FOLDER", folder)
     monkeypatch.setitem(PRESETS["generator"], "demo", str(ranking_model))
     return prompts

@@ -71,7 +71,7 @@ def test_the_demo_writes_its_files_and_tells_the_nearest_classes(
     assert [entry["probability"] for entry in results["nearest"]] == pytest.approx(
         shares.tolist(), abs=1e-2
     )
-    stages = ["load", "denoise", "decode", "write"]
+    stages = ["encode", "load", "denoise", "decode", "write"]
     assert list(report["seconds"]) == stages
 
     status, shown, _ = run("demo", "--seed", "4")

@@ -14,7 +14,7 @@ from clip2clap.cli.generate import Bar
 from clip2clap.cli.options.generation import Demo
 from clip2clap.cli.outputs import keep_others_out
 from clip2clap.cli.progress import RunReport, progress_bar
-from clip2clap.core.presets import DEMO_FOLDER
+from clip2clap.core.presets import DEMO_FOLDER, resolve
 from clip2clap.inference.batch.jobs import image_stem
 
 _LABELS_SHOWN = 5
@@ -38,32 +38,20 @@ def demo(options: Demo) -> None:
     folder = options.output or Path("clip2clap-demo")
     _prepare_folder(folder)
     report = RunReport(options)
-    with Console(stderr=True).status("Loading the models"):
-        import torch
-
+    with Console(stderr=True).status("Encoding the image"):
+        image, title, source = load_demo_image(options.image, options.allow_private)
+        encoders, embeds = _encode(image)
+        nearest = _nearest_labels(embeds)
+    report.lap("encode")
+    report.show(_label_table(nearest))
+    with Console(stderr=True).status("Loading the generator"):
         from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 
-        image, title, source = load_demo_image(options.image, options.allow_private)
-        pipeline = ImageToAudioPipeline.from_pretrained("demo")
+        pipeline = ImageToAudioPipeline.from_pretrained("demo", **encoders)
         pipeline.set_progress_bar_config(disable=True)
     report.lap("load")
-    with progress_bar("Generating audio") as progress:
-        bar = Bar(progress, total=1)
-
-        def on_step_end(*arguments: Any) -> dict[str, Any]:
-            report.lap("denoise")
-            return bar.count_step(*arguments)
-
-        result = pipeline(
-            image,
-            generator=[torch.Generator().manual_seed(options.seed)],
-            num_candidates=len(_AUDIO_FILES),
-            num_variations=len(_AUDIO_FILES),
-            callback_on_step_end=on_step_end,
-        )
-        report.lap("decode")
+    result = _generate(pipeline, image, options.seed, report)
     assert result.similarities is not None
-    nearest = _nearest_labels(result.audio_embeds[:1], pipeline.generator_clap.logit_scale)
     seconds = len(result.audios[0]) / result.sampling_rate
     entry = {
         "input": title,
@@ -82,7 +70,7 @@ def demo(options: Demo) -> None:
     report.settings["image"] = options.image or "skimage.data.chelsea"
     shown = shlex.quote(options.image or str(folder / _FILES["image"]))
     report.show(
-        _table(nearest, report.seconds),
+        _stage_table(report.seconds),
         f"Open {folder / _FILES['page']} in a browser to see and hear it.",
         f"Next: clip2clap image-to-audio {shown} -o audio",
     )
@@ -123,6 +111,28 @@ def load_demo_image(
     return load_image(content, name=name), title, facts
 
 
+def _generate(pipeline: Any, image: Any, seed: int, report: RunReport) -> Any:
+    """Generate all candidates, the most similar first."""
+    import torch
+
+    with progress_bar("Generating audio") as progress:
+        bar = Bar(progress, total=1)
+
+        def on_step_end(*arguments: Any) -> dict[str, Any]:
+            report.lap("denoise")
+            return bar.count_step(*arguments)
+
+        result = pipeline(
+            image,
+            generator=[torch.Generator().manual_seed(seed)],
+            num_candidates=len(_AUDIO_FILES),
+            num_variations=len(_AUDIO_FILES),
+            callback_on_step_end=on_step_end,
+        )
+        report.lap("decode")
+    return result
+
+
 def _describe(
     pipeline: Any, source: dict[str, str], seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,24 +146,42 @@ def _describe(
     options = BatchOptions(num_variations=count, file=AudioFileOptions("wav"))
     call = fill_call(pipeline, {"num_candidates": count}, options)
     run = describe_run(pipeline, items=1, place=0, batch_size=count)
+    run["names"] = {"generator": "demo"}  # the CLIP and the translator are its own
     return describe(pipeline, call, options) | {**source, "seed": seed}, run
 
 
-def _nearest_labels(audio_embeds: Any, logit_scale: float) -> list[dict[str, Any]]:
+def _encode(image: Any) -> tuple[dict[str, Any], Any]:
+    """Return the generator's CLIP and translator, and the image's embedding, shape (1, d).
+
+    They load several times faster than the generator does.
+    """
+    import torch
+
+    from clip2clap.embeddings.encoders.clip import ClipEncoder
+    from clip2clap.translator.auto import AutoTranslator
+
+    folder = Path(resolve("demo", "generator"))
+    clip = ClipEncoder.from_pretrained(str(folder / "clip"), modalities=("image",))
+    translator = AutoTranslator.from_pretrained(folder / "translator")
+    with torch.no_grad():
+        embeds = translator(clip.encode_image([image]))
+    return {"clip": clip, "translator": translator}, embeds
+
+
+def _nearest_labels(audio_embeds: Any) -> list[dict[str, Any]]:
     """Return the demo models' classes with similarities and probabilities, the nearest first.
 
     Args:
         audio_embeds: Embedding in the demo CLAP's space, shape (1, d).
-        logit_scale: Factor of the similarities.
     """
     from safetensors.torch import load_file
 
     from clip2clap.metrics.classification import describe_labels, nearest_labels
 
     labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
-    prompts = load_file(DEMO_FOLDER / "kinds.safetensors")["clap_text"].float()
-    (nearest,) = nearest_labels(audio_embeds.float(), prompts, labels)
-    return describe_labels(nearest, logit_scale)
+    stored = load_file(DEMO_FOLDER / "kinds.safetensors")
+    (nearest,) = nearest_labels(audio_embeds, stored["clap_text"].float(), labels)
+    return describe_labels(nearest, stored["logit_scale"].item())
 
 
 def _write_files(
@@ -190,15 +218,18 @@ def _write_files(
     page.write()
 
 
-def _table(nearest: list[dict[str, Any]], seconds: dict[str, float]) -> Table:
-    """Return the nearest classes beside the seconds of each stage."""
-    labels = Table("heard as", "probability", "similarity", box=None, pad_edge=False)
+def _label_table(nearest: list[dict[str, Any]]) -> Table:
+    """Return the nearest classes."""
+    table = Table("heard as", "probability", "similarity", box=None, pad_edge=False)
     for each in nearest[:_LABELS_SHOWN]:
-        labels.add_row(each["label"], f"{each['probability']:.0%}", f"{each['similarity']:.2f}")
-    stages = Table("stage", "seconds", box=None, pad_edge=False)
+        table.add_row(each["label"], f"{each['probability']:.0%}", f"{each['similarity']:.2f}")
+    return table
+
+
+def _stage_table(seconds: dict[str, float]) -> Table:
+    """Return the seconds of each stage."""
+    table = Table("stage", "seconds", box=None, pad_edge=False)
     for stage, value in seconds.items():
-        stages.add_row(stage, f"{value:6.2f}")
-    stages.add_row("total", f"{sum(seconds.values()):6.2f}", style="bold")
-    both = Table.grid(padding=(0, 6))
-    both.add_row(labels, stages)
-    return both
+        table.add_row(stage, f"{value:6.2f}")
+    table.add_row("total", f"{sum(seconds.values()):6.2f}", style="bold")
+    return table

@@ -71,7 +71,9 @@ def package(recipe: Recipe, target: Path) -> None:
     audio_to_image.save_pretrained(target / "audio_to_image")
     names = recipe.data.class_names
     prompts = clap.encode_text([AUDIO_PROMPT.format(name) for name in names])
-    save_tensors({"clap_text": prompts.half().contiguous()}, target / "kinds.safetensors")
+    kinds = {"clap_text": prompts.half().contiguous()}
+    kinds["logit_scale"] = torch.tensor(clap.logit_scale).half()
+    save_tensors(kinds, target / "kinds.safetensors")
     (target / "kinds.json").write_text(json.dumps({"kinds": names}, indent=2) + "\n")
 
 
