@@ -12,6 +12,7 @@ from skimage import data
 
 from clip2clap.inference.base import TranslatorPipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+from clip2clap.metrics import captions
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,8 @@ def quick_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TranslatorPipeline, "from_pretrained", classmethod(from_pretrained))
     monkeypatch.setattr(ImageToAudioPipeline, "default_audio_length_in_s", 1.0)
+    # Its program takes seconds to start, and tests/metrics runs it.
+    monkeypatch.delitem(captions.METRICS, "meteor")
 
 
 @pytest.fixture
