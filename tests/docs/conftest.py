@@ -12,12 +12,14 @@ from skimage import data
 
 from clip2clap.inference.base import TranslatorPipeline
 from clip2clap.inference.image_to_audio import ImageToAudioPipeline
+from clip2clap.inference.painting.paint import PaintingOptions
+from clip2clap.inference.similarity_guidance import GuidanceOptions
 from clip2clap.metrics import captions
 
 
 @pytest.fixture(autouse=True)
 def quick_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pipelines generate a second of audio, one candidate and few steps by default."""
+    """Let pipelines generate a second of audio and one candidate, in few steps with few cutouts."""
     load = TranslatorPipeline.from_pretrained.__func__  # pyright: ignore[reportFunctionMemberAccess]
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
@@ -28,8 +30,23 @@ def quick_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TranslatorPipeline, "from_pretrained", classmethod(from_pretrained))
     monkeypatch.setattr(ImageToAudioPipeline, "default_audio_length_in_s", 1.0)
+    for options in (GuidanceOptions, PaintingOptions):
+        take_few_cutouts(options, monkeypatch)
     # Its program takes seconds to start, and tests/metrics runs it.
     monkeypatch.delitem(captions.METRICS, "meteor")
+
+
+def take_few_cutouts(options: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let guidance or painting encode two cutouts, and guide by one gradient a step."""
+    check = options.__post_init__
+
+    def reduce(self: Any) -> None:
+        check(self)
+        object.__setattr__(self, "cutouts", 2)
+        if options is GuidanceOptions:
+            object.__setattr__(self, "iterations", 1)
+
+    monkeypatch.setattr(options, "__post_init__", reduce)
 
 
 @pytest.fixture
