@@ -64,14 +64,14 @@ def folder(tmp_path: Path, text_to_image_folder: Path, monkeypatch: pytest.Monke
         small.save(tmp_path / "photos" / f"{name}.jpg")
         soundfile.write(tmp_path / f"{name}.wav", waveform, rate)
         soundfile.write(tmp_path / "recordings" / f"{name}.wav", waveform, rate)
-        for number in range(8):
+        for number in range(5):
             turned = small.rotate(9 * number)
             turned.save(tmp_path / "pets" / f"{name}-{number}.jpg")
             noise = np.random.default_rng(number).normal(0, 0.02, len(waveform))
             soundfile.write(tmp_path / "pets" / f"{name}-{number}.wav", waveform + noise, rate)
         for kind, suffix in (("classes", "jpg"), ("classes-audio", "wav")):
             (tmp_path / kind / name).mkdir(parents=True)
-            for number in range(3):
+            for number in range(2):
                 file = tmp_path / "pets" / f"{name}-{number}.{suffix}"
                 shutil.copy(file, tmp_path / kind / name / file.name)
     shutil.copy(tmp_path / "dog.wav", tmp_path / "bark.wav")
