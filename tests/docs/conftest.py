@@ -49,9 +49,10 @@ def take_few_cutouts(options: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "__post_init__", reduce)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, text_to_image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create the files that the documentation speaks of, in the current folder."""
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory, text_to_image_folder: Path) -> Path:
+    """Create the files that the documentation speaks of."""
+    folder = tmp_path_factory.mktemp("documented")
     images = {"dog": data.chelsea(), "sea": data.coffee(), "train": data.astronaut()}
     rate = 16_000
     time = np.arange(2 * rate) / rate
@@ -59,31 +60,38 @@ def folder(tmp_path: Path, text_to_image_folder: Path, monkeypatch: pytest.Monke
         small = Image.fromarray(pixels).resize((96, 96))
         waveform = 0.3 * np.sin(2 * np.pi * (220 + 180 * place) * time) * np.exp(-time)
         for inside in ("photos", "recordings", "pets"):
-            (tmp_path / inside).mkdir(exist_ok=True)
-        small.save(tmp_path / f"{name}.jpg")
-        small.save(tmp_path / "photos" / f"{name}.jpg")
-        soundfile.write(tmp_path / f"{name}.wav", waveform, rate)
-        soundfile.write(tmp_path / "recordings" / f"{name}.wav", waveform, rate)
+            (folder / inside).mkdir(exist_ok=True)
+        small.save(folder / f"{name}.jpg")
+        small.save(folder / "photos" / f"{name}.jpg")
+        soundfile.write(folder / f"{name}.wav", waveform, rate)
+        soundfile.write(folder / "recordings" / f"{name}.wav", waveform, rate)
         for number in range(5):
             turned = small.rotate(9 * number)
-            turned.save(tmp_path / "pets" / f"{name}-{number}.jpg")
+            turned.save(folder / "pets" / f"{name}-{number}.jpg")
             noise = np.random.default_rng(number).normal(0, 0.02, len(waveform))
-            soundfile.write(tmp_path / "pets" / f"{name}-{number}.wav", waveform + noise, rate)
+            soundfile.write(folder / "pets" / f"{name}-{number}.wav", waveform + noise, rate)
         for kind, suffix in (("classes", "jpg"), ("classes-audio", "wav")):
-            (tmp_path / kind / name).mkdir(parents=True)
+            (folder / kind / name).mkdir(parents=True)
             for number in range(2):
-                file = tmp_path / "pets" / f"{name}-{number}.{suffix}"
-                shutil.copy(file, tmp_path / kind / name / file.name)
-    shutil.copy(tmp_path / "dog.wav", tmp_path / "bark.wav")
-    shutil.copy(tmp_path / "sea.wav", tmp_path / "say.wav")
-    (tmp_path / "names").mkdir()
+                file = folder / "pets" / f"{name}-{number}.{suffix}"
+                shutil.copy(file, folder / kind / name / file.name)
+    shutil.copy(folder / "dog.wav", folder / "bark.wav")
+    shutil.copy(folder / "sea.wav", folder / "say.wav")
+    (folder / "names").mkdir()
     for name in images:
-        shutil.copy(tmp_path / f"{name}.wav", tmp_path / "names" / f"{name}_1.wav")
+        shutil.copy(folder / f"{name}.wav", folder / "names" / f"{name}_1.wav")
     spoken = [f"{name}.wav,a {name},{name}.jpg,{n}" for n in range(4) for name in images]
-    (tmp_path / "spoken.csv").write_text("\n".join(["audio,caption,image,item", *spoken]) + "\n")
-    (tmp_path / "labels.txt").write_text("dog\nsea\ntrain\n")
+    (folder / "spoken.csv").write_text("\n".join(["audio,caption,image,item", *spoken]) + "\n")
+    (folder / "labels.txt").write_text("dog\nsea\ntrain\n")
     captions = [f"{what} number {place}" for place in range(20) for what in ("a dog", "the sea")]
-    (tmp_path / "captions.csv").write_text("\n".join(["caption", *captions]) + "\n")
-    shutil.copytree(text_to_image_folder, tmp_path / "tiny-text-to-image")
+    (folder / "captions.csv").write_text("\n".join(["caption", *captions]) + "\n")
+    shutil.copytree(text_to_image_folder, folder / "tiny-text-to-image")
+    return folder
+
+
+@pytest.fixture
+def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the files that the documentation speaks of into the current folder."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
