@@ -1,7 +1,5 @@
 """Guidance of the audio generator by similarity, with the demo models."""
 
-from statistics import median
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from clip2clap.inference.audio_guidance import AudioSimilarityGuidance
 from clip2clap.inference.painting.paint import Target
 from clip2clap.inference.similarity_guidance import GuidanceOptions
 
-SEEDS = list(range(5))
+SEEDS = list(range(3))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +55,7 @@ def similarities(pipe, clap, waveforms: np.ndarray, target: Tensor) -> Tensor:
 
 
 def similarity(pipe, clap, waveforms: np.ndarray, target: Tensor) -> float:
-    return median(similarities(pipe, clap, waveforms, target).tolist())
+    return float(similarities(pipe, clap, waveforms, target).mean())
 
 
 def test_strength_0_is_the_plain_sampler_to_the_last_bit(pipe, clap, embeds):
@@ -77,9 +75,8 @@ def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, c
 
 
 def test_another_target_does_not_help_this_one(pipe, clap, embeds):
-    seeds = SEEDS[:4]
     dog, rain = (
-        generate(pipe, embeds, guidance(pipe, clap, Target(embeds[name]), strength=3), seeds)
+        generate(pipe, embeds, guidance(pipe, clap, Target(embeds[name]), strength=3))
         for name in ("dog", "rain")
     )
     gains = [

@@ -1,6 +1,5 @@
 """Guidance of the sampler by similarity, with the demo decoder and with known gradients."""
 
-from statistics import median
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from clip2clap.inference.similarity_guidance import (
     guided_prediction,
 )
 
-SEEDS = list(range(8))
+SEEDS = list(range(5))
 OFF = {"clip_guidance_scale": 0}
 
 
@@ -57,8 +56,17 @@ def generate(pipe, embeds, guide: SimilarityGuidance | None, seeds=SEEDS) -> Ten
     ).images
 
 
+@pytest.fixture(scope="module")
+def guided(pipe, embeds) -> dict[str, Tensor]:
+    """Generate images of the same seeds towards each target."""
+    return {
+        name: generate(pipe, embeds, guidance(pipe, Target(target), strength=1.5))
+        for name, target in embeds.items()
+    }
+
+
 def similarity(pipe, pixels: Tensor, target: Tensor) -> float:
-    return median((pipe.clip.encode_pixels(pixels) @ target).tolist())
+    return float((pipe.clip.encode_pixels(pixels) @ target).mean())
 
 
 def test_strength_0_is_the_plain_sampler_to_the_last_bit(pipe, embeds):
@@ -67,35 +75,35 @@ def test_strength_0_is_the_plain_sampler_to_the_last_bit(pipe, embeds):
     assert torch.equal(plain, off)
 
 
-def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, embeds):
+def test_similarity_grows_with_strength_and_falls_with_a_negative_weight(pipe, embeds, guided):
     target = embeds["fire"]
-    found = {}
-    for name, strength, weight in (("weak", 0.5, 1), ("strong", 1.5, 1), ("away", 1.5, -1)):
+    found = {"strong": similarity(pipe, guided["fire"], target)}
+    for name, strength, weight in (("weak", 0.5, 1), ("away", 1.5, -1)):
         own = guidance(pipe, Target(target, weight), strength=strength)
         found[name] = similarity(pipe, generate(pipe, embeds, own), target)
     plain = similarity(pipe, generate(pipe, embeds, None), target)
     assert found["away"] < plain < found["weak"] < found["strong"]
 
 
-def test_another_target_does_not_help_this_one(pipe, embeds):
-    fire = generate(pipe, embeds, guidance(pipe, Target(embeds["fire"]), strength=2))
-    dog = generate(pipe, embeds, guidance(pipe, Target(embeds["dog"]), strength=2))
-    for own, other, name in ((fire, dog, "fire"), (dog, fire, "dog")):
-        assert similarity(pipe, own, embeds[name]) > similarity(pipe, other, embeds[name])
+def test_another_target_does_not_help_this_one(pipe, embeds, guided):
+    for name, other in (("fire", "dog"), ("dog", "fire")):
+        assert similarity(pipe, guided[name], embeds[name]) > similarity(
+            pipe, guided[other], embeds[name]
+        )
 
 
 def test_each_image_of_the_demo_is_guided_to_its_own_embedding(pipe, embeds):
-    own = torch.stack([embeds["dog"], embeds["fire"]]).repeat_interleave(4, 0)
-    call = {"image_embeds": own, "generator": SEEDS, "output_type": "pt"}
+    own = torch.stack([embeds["dog"], embeds["fire"]]).repeat_interleave(2, 0)
+    call = {"image_embeds": own, "generator": [0, 1, 2, 3], "output_type": "pt"}
     guided = pipe(**call).images
     plain = pipe(**call, clip_guidance_scale=0).images
-    assert guided.shape == plain.shape == (8, 3, 128, 128)
-    for rows, name, other in ((slice(4), "dog", "fire"), (slice(4, 8), "fire", "dog")):
+    assert guided.shape == plain.shape == (4, 3, 128, 128)
+    for rows, name, other in ((slice(2), "dog", "fire"), (slice(2, 4), "fire", "dog")):
         to_own = similarity(pipe, guided[rows], embeds[name])
         assert to_own > similarity(pipe, plain[rows], embeds[name]) + 0.05
         assert to_own > similarity(pipe, guided[rows], embeds[other]) + 0.2
-    (alone,) = pipe(image_embeds=own[5:6], generator=[5], output_type="pt").images
-    assert (alone - guided[5]).abs().mean() < 0.1 * (guided[4] - guided[5]).abs().mean()
+    (alone,) = pipe(image_embeds=own[3:], generator=[3], output_type="pt").images
+    assert (alone - guided[3]).abs().mean() < 0.1 * (guided[2] - guided[3]).abs().mean()
 
 
 def test_a_large_image_is_a_small_one_enlarged_and_refined(pipe, embeds):
