@@ -117,7 +117,7 @@ def test_typical_features_of_a_class_without_images_are_like_its_images():
     classifier.load_state_dict(
         {"weight": means @ inverse, "bias": -0.5 * (means @ inverse * means).sum(dim=1)}
     )
-    typical = TypicalFeatures(classifier, images[number < 9], number[number < 9])
+    typical = TypicalFeatures(classifier.weight.detach(), images[number < 9], number[number < 9])
     drawn = typical.draw(torch.full((200,), 9), torch.Generator().manual_seed(0))
     directions = F.normalize(means - means.mean(dim=0), dim=1)
     cosines = directions @ F.normalize(drawn.mean(dim=0) - means.mean(dim=0), dim=0)
@@ -414,7 +414,7 @@ def test_the_audio_projection_maps_features_of_a_label_to_its_vector():
     names, means = ["dog", "sea", "rain"], torch.randn(3, 40)
     labels = torch.arange(3).repeat(30)
     audio: Any = [SimpleNamespace(label=names[n], category="") for n in labels]
-    data: Any = SimpleNamespace(class_names=names, audio=audio)
+    data: Any = SimpleNamespace(audio_class_names=names, audio=audio)
     rows = {"features": means[labels] + 0.1 * torch.randn(90, 40), "index": torch.arange(90)}
     rows |= {name: torch.zeros(90, dtype=torch.long) for name in ("split", "copy")}
     vectors = torch.eye(512)[:3]

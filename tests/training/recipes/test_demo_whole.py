@@ -35,12 +35,15 @@ from clip2clap.training.recipes.demo import (
     vision,
     vocoder,
 )
+from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoData
+from clip2clap.training.recipes.demo.generated import recognize_further
 
 from .networks import random_efficientnet
 from .pretended_gpu import GPU, PretendedGpu
 
 CLASSES = ("dog", "sea")
+FURTHER_CLASS = "rooster"
 IMAGES = 5
 
 
@@ -89,7 +92,7 @@ def data_folder(tmp_path_factory):
     )
     clips = []
     for fold in "1234":
-        for kind in CLASSES:
+        for kind in (*CLASSES, FURTHER_CLASS):
             clips.append({"file": f"{kind}-{fold}.wav", "fold": fold, "category": kind})
     animals = [{"file": f"animal-{n}.wav", "kind": CLASSES[n % 2], "seconds": 1} for n in range(6)]
     write_rows(folder / "sounds/esc50.csv", clips)
@@ -178,12 +181,13 @@ def grown(data_folder, tmp_path_factory):
 
 def test_the_packaged_models_load_and_generate_audio(grown, data_folder):
     models = grown / "models"
-    assert json.loads((models / "kinds.json").read_text())["kinds"] == list(CLASSES)
+    kinds = json.loads((models / "kinds.json").read_text())
+    assert kinds == {"kinds": [*CLASSES], "audio_kinds": [*CLASSES, FURTHER_CLASS]}
     clap = ClapEncoder.from_pretrained(models / "clap")
     pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio", ranker=clap)
     memory = pipeline.retrieval_memory
     assert memory is not None
-    assert memory.config["count"] == len(CLASSES)
+    assert memory.config["count"] == len(CLASSES) + 1
     image = DemoData(data_folder).images[0].load()
     output = pipeline(image, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     assert np.isfinite(output.audios).all()
@@ -194,6 +198,25 @@ def test_the_packaged_models_load_and_generate_audio(grown, data_folder):
         == clap.encode_text(["a dog"]).shape
         == (1, spaces.EMBED_DIM)
     )
+
+
+def test_audio_of_a_class_without_images_is_judged_beside_its_recordings(grown, data_folder):
+    stage = recipe.Recipe(
+        DemoData(data_folder), grown / "run", steps=dict.fromkeys(recipe.SCHEDULES, 1)
+    )
+    models, bank = grown / "models", stage.bank("test")
+    clap = ClapEncoder.from_pretrained(models / "clap")
+    pipeline = ImageToAudioPipeline.from_pretrained(models / "image_to_audio", ranker=clap)
+    pipeline.set_progress_bar_config(disable=True)
+    clip = ClipEncoder.from_pretrained(models / "image_to_audio" / "clip")
+    images = [image for image in stage.data.images if image.full_size]
+    shares = recognize_further(stage, pipeline, clip, clap, images, bank, 2)
+    recordings = bank.batch(torch.where(bank.labels == len(CLASSES))[0], CLIP_SAMPLES)
+    right = stage.audio_classifier.predict(recordings) == len(CLASSES)
+    assert len(recordings) == 1
+    assert shares[f"{FURTHER_CLASS}: audio classifier, real audio"] == right.float().mean()
+    assert {name.partition(":")[0] for name in shares} == {FURTHER_CLASS}
+    assert set(shares.values()) <= {n / 8 for n in range(9)}
 
 
 def test_the_pretended_gpu_refuses_tensors_on_two_devices():

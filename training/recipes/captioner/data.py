@@ -109,7 +109,7 @@ class CaptionerData:
         return Media(
             embeds,
             [each.category for each in audio],
-            [each.label for each in audio],
+            [each.label if each.label in self.data.class_names else "" for each in audio],
             [each.split for each in audio],
         )
 

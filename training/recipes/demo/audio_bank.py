@@ -32,7 +32,7 @@ class AudioBank:
     Args:
         data: The data folder.
         split: Split to read.
-        labeled_only: Leave out audio of no demo class.
+        labeled_only: Leave out audio of no class.
     """
 
     def __init__(self, data: DemoData, split: Split, *, labeled_only: bool):
@@ -43,7 +43,7 @@ class AudioBank:
         ]
         chosen = [data.audio[index] for index in self.indices]
         self.waveforms = [_normalize_peak(read_audio(audio)) for audio in chosen]
-        numbers = {name: number for number, name in enumerate(data.class_names)}
+        numbers = {name: number for number, name in enumerate(data.audio_class_names)}
         self.labels = torch.tensor([numbers.get(audio.label, -1) for audio in chosen])
         groups = torch.unique(self.labels, return_inverse=True)[1]
         # A row's weight is 1/sqrt(class size): a class of 150 is drawn sqrt(3) times as often as

@@ -19,6 +19,7 @@ from PIL import Image
 from clip2clap.core.errors import UserError
 from clip2clap.media.audio import load_audio
 from clip2clap.media.images import load_image
+from clip2clap.training.recipes.demo.words import FURTHER_CLASSES
 
 Split = Literal["train", "validation", "test", "classifier"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test", "classifier")
@@ -55,7 +56,7 @@ class DemoImage:
 
 @dataclass(frozen=True)
 class DemoAudio:
-    """Audio file with its source's category, its demo class or "", and its split."""
+    """Audio file with its source's category, one of `audio_class_names` or "", and its split."""
 
     path: Path
     category: str
@@ -127,6 +128,13 @@ class DemoData:
         return [one.name for one in self.classes]
 
     @cached_property
+    def audio_class_names(self) -> list[str]:
+        """Names of the demo classes, then of the further classes that there are recordings of."""
+        categories = {row["category"] for row in _read_csv(self.folder / "sounds/esc50.csv")}
+        further = [name for name in FURTHER_CLASSES if _category(name) in categories]
+        return [*self.class_names, *further]
+
+    @cached_property
     def imagenet_names(self) -> list[str]:
         """ImageNet's 1,000 class names in the usual order."""
         rows = _read_csv(self.folder / "photos/imagenet_classes.csv")
@@ -143,6 +151,9 @@ class DemoData:
         folder = self.folder / "sounds"
         esc50_label = {one.esc50: one.name for one in self.classes if one.esc50}
         animal_label = {one.animals: one.name for one in self.classes if one.animals}
+        further = self.audio_class_names[len(self.classes) :]
+        esc50_label |= {_category(name): name for name in further}
+        animal_label |= {name: name for name in further}
         esc50 = _read_csv(folder / "esc50.csv")
         known = [row for row in esc50 if row["fold"] != TEST_FOLD]
         known_splits = iter(
@@ -212,6 +223,11 @@ def fit_length(waveform: np.ndarray, samples: int, *, offset: int = 0) -> np.nda
         offset = min(offset, len(waveform) - samples)
         return waveform[offset : offset + samples]
     return np.resize(waveform, samples)
+
+
+def _category(name: str) -> str:
+    """Return ESC-50's spelling of a further class."""
+    return name.replace(" ", "_")
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

@@ -28,13 +28,7 @@ from clip2clap.metrics.distribution import frechet_distance
 from clip2clap.report import charts
 from clip2clap.training.recipes.demo import audioset
 from clip2clap.training.recipes.demo.alterations import AUDIO_ALTERATIONS, IMAGE_ALTERATIONS
-from clip2clap.training.recipes.demo.audio_bank import (
-    CLIP_SAMPLES,
-    HOP,
-    WINDOW,
-    AudioBank,
-    log_mel,
-)
+from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, AudioBank
 from clip2clap.training.recipes.demo.classifiers import AudioClassifier
 from clip2clap.training.recipes.demo.data import (
     SAMPLING_RATE,
@@ -44,14 +38,16 @@ from clip2clap.training.recipes.demo.data import (
     read_audio,
 )
 from clip2clap.training.recipes.demo.features import random_window
+from clip2clap.training.recipes.demo.generated import CANDIDATES, generate, recognize_further
 from clip2clap.training.recipes.demo.similarity import similarity_to_training
 from clip2clap.training.recipes.demo.spaces import audio_class_index, audio_classes
+from clip2clap.training.recipes.demo.vocoder import vocoder_errors
 from clip2clap.training.recipes.demo.words import CLASSES
 
 if TYPE_CHECKING:
     from clip2clap.training.recipes.demo.recipe import Recipe
 
-PER_CLASS, CANDIDATES, SEEDS = 8, 4, 8
+PER_CLASS, SEEDS = 8, 8
 WINDOWS = 4
 # Recordings of each class on either side of a Fréchet distance, and its principal components.
 FRECHET_ROWS, COMPONENTS = 4, 64
@@ -83,6 +79,7 @@ def evaluate_demo(
         evaluation.audio_to_image,
         evaluation.image_to_audio,
         evaluation.generator,
+        evaluation.further_classes,
         evaluation.vocoder_errors,
     ):
         # Written part by part: the later ones are slow.
@@ -265,25 +262,27 @@ class _Evaluation:
         labels, images = self.labels(self.sample), [image.load() for image in self.sample]
         assert pipeline.translator is not None
         embeds = pipeline.translator(self.clip.encode_image(images))
-        every = _generate(pipeline, embeds.repeat_interleave(CANDIDATES, 0), seed=0)
+        every = generate(pipeline, embeds.repeat_interleave(CANDIDATES, 0), seed=0)
         _, similarities = pipeline.rank(every, embeds)
         waveforms = every[torch.arange(len(labels)) * CANDIDATES + similarities.argmax(1)]
         classifier, each = self.recipe.audio_classifier, labels.repeat_interleave(CANDIDATES)
         predicted, predicted_each = classifier.predict(waveforms), classifier.predict(every)
-        counts = confusion_matrix(predicted_each, each, len(names)).tolist()
+        inside = predicted_each < len(names)  # not taken for a further class of audio
+        counts = confusion_matrix(predicted_each[inside], each[inside], len(names)).tolist()
         (self.recipe.folder / "confusion.png").write_bytes(charts.confusion_matrix(names, counts))
         by_class = torch.stack(
             [(predicted_each[each == n] == n).float().mean() for n in range(len(names))]
         )
         worst = int(by_class.argmin())
         real = bank.batch(torch.arange(len(bank)), CLIP_SAMPLES)
+        known = bank.labels < len(names)
         step = max(self.per_class * CANDIDATES // FRECHET_ROWS, 1)
         made = [torch.where(each == n)[0][::step][:FRECHET_ROWS] for n in range(len(names))]
         spread = [_spread(classifier, part) for part in every.split(CANDIDATES)]
         real_spread = [_spread(classifier, real[bank.labels == n][:SEEDS]) for n in each.unique()]
         return {
             "audio classifier accuracy, real audio": balanced_accuracy(
-                classifier.predict(real), bank.labels
+                classifier.predict(real[known]), bank.labels[known]
             ),
             "images": len(images),
             "image to audio accuracy": balanced_accuracy(predicted, labels),
@@ -324,7 +323,7 @@ class _Evaluation:
     def generator(self) -> dict[str, float]:
         """Classify audio generated from recordings' own embeddings."""
         labels, classifier = self.bank.labels[self.audio_rows], self.recipe.audio_classifier
-        waveforms = _generate(self.pipeline, self.audio_embeds, seed=1)
+        waveforms = generate(self.pipeline, self.audio_embeds, seed=1)
         accuracy = balanced_accuracy(classifier.predict(waveforms), labels)
         real = classifier.predict(self.bank.batch(self.audio_rows, CLIP_SAMPLES))
         return {
@@ -334,35 +333,16 @@ class _Evaluation:
             ),
         }
 
-    def vocoder_errors(self) -> dict[str, float]:
-        """Compare mel -> waveform -> mel with librosa's Griffin-Lim of 64 iterations."""
-        import librosa  # pyright: ignore[reportMissingImports]
+    def further_classes(self) -> dict[str, float]:
+        """Classify audio of the classes that there are no images of."""
+        large = [image for image in self.images if image.full_size]
+        return recognize_further(
+            self.recipe, self.pipeline, self.clip, self.clap, large, self.bank, 2 * self.per_class
+        )
 
-        bank, vocoder = self.bank, self.pipeline.vocoder
-        real = bank.batch(torch.arange(0, len(bank), 6), CLIP_SAMPLES)
-        mels = log_mel(real)
-        with torch.inference_mode():
-            ours = torch.cat([vocoder(part) for part in mels.split(8)])
-        theirs = []
-        for mel in mels.exp().transpose(1, 2).numpy():
-            padded = np.concatenate([mel, mel[:, -1:]], axis=1)
-            magnitudes = librosa.feature.inverse.mel_to_stft(
-                padded, sr=SAMPLING_RATE, n_fft=WINDOW, power=1.0
-            )
-            waveform = librosa.griffinlim(
-                magnitudes, n_iter=64, hop_length=HOP, n_fft=WINDOW, random_state=0
-            )
-            # Our frames are centered half a hop later than librosa's.
-            theirs.append(torch.from_numpy(np.pad(waveform, (HOP // 2, HOP))[:CLIP_SAMPLES]))
-        target = vocoder.stft(real).abs()
-        results = {}
-        for name, waveforms in (("vocoder", ours), ("Griffin-Lim", torch.stack(theirs))):
-            error = (vocoder.stft(waveforms).abs() - target).norm(dim=(1, 2))
-            results[f"{name}: log-mel L1"] = F.l1_loss(log_mel(waveforms), mels).item()
-            results[f"{name}: spectral convergence"] = (
-                (error / target.norm(dim=(1, 2))).mean().item()
-            )
-        return results
+    def vocoder_errors(self) -> dict[str, float]:
+        """Compare the vocoder with librosa's Griffin-Lim."""
+        return vocoder_errors(self.pipeline.vocoder, self.bank)
 
     def audio_to_image(self) -> dict[str, float]:
         """Classify images generated from the embeddings of images and of audio."""
@@ -411,14 +391,6 @@ class _Evaluation:
             torch.stack(spread).mean() / torch.stack(real_spread).mean()
         )
         return results
-
-
-def _generate(pipeline: ImageToAudioPipeline, embeds: Tensor, *, seed: int) -> Tensor:
-    """Generate one candidate for each CLAP embedding (n, d)."""
-    generator = torch.Generator().manual_seed(seed)
-    output = pipeline(prompt_embeds=embeds, num_candidates=1, generator=generator, output_type="pt")
-    assert isinstance(output.audios, Tensor)
-    return output.audios[:, :CLIP_SAMPLES]
 
 
 def _spread(classifier: AudioClassifier, waveforms: Tensor) -> float:

@@ -246,7 +246,7 @@ def _choose(images: list[DemoImage]) -> list[int]:
 
 
 def _labels(data: DemoData, rows: Sequence[DemoImage | DemoAudio]) -> dict[str, Tensor]:
-    numbers = {name: number for number, name in enumerate(data.class_names)}
+    numbers = {name: number for number, name in enumerate(data.audio_class_names)}
     return {
         "label": torch.tensor([numbers.get(row.label, -1) for row in rows]),
         "split": torch.tensor([SPLITS.index(row.split) for row in rows]),

@@ -69,12 +69,13 @@ def package(recipe: Recipe, target: Path) -> None:
     _name_space(target / "image_to_audio" / "clip" / NOTE_FILE)
     audio_to_image = _audio_to_image(recipe, table, table_spaces["clip_image"])
     audio_to_image.save_pretrained(target / "audio_to_image")
-    names = recipe.data.class_names
+    names = recipe.data.audio_class_names
     prompts = clap.encode_text([AUDIO_PROMPT.format(name) for name in names])
-    kinds = {"clap_text": prompts.half().contiguous()}
-    kinds["logit_scale"] = torch.tensor(clap.logit_scale).half()
-    save_tensors(kinds, target / "kinds.safetensors")
-    (target / "kinds.json").write_text(json.dumps({"kinds": names}, indent=2) + "\n")
+    stored = {"clap_text": prompts.half().contiguous()}
+    stored["logit_scale"] = torch.tensor(clap.logit_scale).half()
+    save_tensors(stored, target / "kinds.safetensors")
+    kinds = {"kinds": recipe.data.class_names, "audio_kinds": names}
+    (target / "kinds.json").write_text(json.dumps(kinds, indent=2) + "\n")
 
 
 def _image_to_audio(
@@ -102,7 +103,7 @@ def _image_to_audio(
 
 
 def _class_filters(recipe: Recipe) -> ClassFilters | None:
-    names = recipe.data.class_names
+    names = recipe.data.audio_class_names
     filtered = [names.index(name) for name in FILTERED_CLASSES if name in names]
     if not filtered:
         return None
@@ -207,11 +208,8 @@ def _train_translator(table: Path, folder: Path, source: str, target: str) -> Tr
 
 def _write_pairs(recipe: Recipe, table: Path, table_spaces: dict[str, EmbeddingSpace]) -> None:
     shutil.rmtree(table, ignore_errors=True)
-    images, (rows, partners) = recipe.image_features, recipe.pairs
-    embeds = {"clip_image": recipe.image_embeds[rows], "clap_audio": recipe.audio_embeds[partners]}
-    columns = {
-        "item": [f"photo-{index}" for index in images["index"][rows].tolist()],
-        "label": [recipe.data.class_names[label] for label in images["label"][rows].tolist()],
-    }
+    pairs, names = recipe.pairs, recipe.data.audio_class_names
+    columns = {"item": pairs.items, "label": [names[label] for label in pairs.labels.tolist()]}
+    embeds = {"clip_image": pairs.images, "clap_audio": pairs.audio}
     with TableWriter(table, table_spaces) as writer:
-        writer.append([f"pair-{number}" for number in range(len(rows))], columns, embeds)
+        writer.append([f"pair-{number}" for number in range(len(pairs.items))], columns, embeds)

@@ -3,9 +3,9 @@
 A finished stage is read back; a killed one resumes from its checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from clip2clap.training.recipes.demo.diffusion import ConditionalUNet, Condition
 from clip2clap.training.recipes.demo.loop import Schedule, Stage
 from clip2clap.training.recipes.demo.perceptual import PerceptualFeatures
 from clip2clap.training.recipes.demo.pretrained import efficientnet_lite0
+from clip2clap.training.recipes.demo.words import FURTHER_CLASSES, members
 from clip2clap.training.train import train
 from clip2clap.translator.auto import AutoTranslator
 
@@ -53,6 +54,20 @@ SCHEDULES = {
 TRANSLATOR = TrainingConfig.reference(
     loss="cosine", hidden_size=512, epochs=10, batch_size=256, patience=10
 )
+
+
+@dataclass(frozen=True)
+class ClassPairs:
+    """Pairs of an image and audio of one class."""
+
+    items: list[str]
+    """Names of the images."""
+    labels: Tensor
+    """Class numbers, shape (n,)."""
+    images: Tensor
+    """CLIP embeddings, shape (n, 512), unit norm."""
+    audio: Tensor
+    """CLAP embeddings, shape (n, 512), unit norm."""
 
 
 class Recipe:
@@ -166,7 +181,7 @@ class Recipe:
             self.generator_inputs,
             self.bank("train").labels,
             self.translated_images,
-            self.data.class_names,
+            self.data.audio_class_names,
         )
         return generator.tune_generator(clips, self.generator, self.stage("tuned_generator"))
 
@@ -236,7 +251,8 @@ class Recipe:
     def audio_classifier(self) -> classifiers.AudioClassifier:
         """Independent classifier of audio."""
         path = self.folder / "audio_classifier.safetensors"
-        return classifiers.train_audio_classifier(self.bank("train"), len(self.data.classes), path)
+        count = len(self.data.audio_class_names)
+        return classifiers.train_audio_classifier(self.bank("train"), count, path)
 
     @cached_property
     def image_embeds(self) -> Tensor:
@@ -257,36 +273,58 @@ class Recipe:
     @cached_property
     def image_means(self) -> Tensor:
         """Mean CLIP embedding of each class's training images, unit norm."""
-        return self._class_means(self.image_features, self.image_embeds)
+        return self._class_means(self.image_features, self.image_embeds, self.data.class_names)
 
     @cached_property
     def audio_means(self) -> Tensor:
         """Mean CLAP embedding of each class's training audio, unit norm."""
-        return self._class_means(self.audio_features, self.audio_embeds)
+        names = self.data.audio_class_names
+        return self._class_means(self.audio_features, self.audio_embeds, names)
 
     @cached_property
-    def pairs(self) -> tuple[Tensor, Tensor]:
-        """Rows of training images and of training audio that are pairs of one class."""
-        return spaces.draw_pairs(self.image_features, self.audio_features)
+    def pairs(self) -> ClassPairs:
+        """Training images, each with training audio of its class.
+
+        Typical embeddings of ImageNet's classes stand for images of the further classes.
+        """
+        images, names = self.image_features, self.data.audio_class_names
+        classes = len(self.data.classes)
+        rows = spaces.draw_images(images)
+        items = [f"photo-{index}" for index in images["index"][rows].tolist()]
+        labels, embeds = [images["label"][rows]], [self.image_embeds[rows]]
+        vectors = self.clip_space.targets().detach()[classes:][: len(self.data.imagenet_names)]
+        known = self._train_rows[images["full_size"][self._train_rows]]
+        known = known[images["number"][known] >= 0]
+        known_numbers = images["number"][known]
+        for label, name in enumerate(names[classes:], classes):
+            numbers = torch.tensor(members(FURTHER_CLASSES[name]))
+            numbers = numbers.repeat(-(-len(rows) // classes // len(numbers)))
+            embeds.append(
+                spaces.draw_typical(vectors, self.image_embeds[known], known_numbers, numbers)
+            )
+            labels.append(torch.full((len(numbers),), label))
+            items += [f"{name}-{number}" for number in range(len(numbers))]
+        joined = torch.cat(labels)
+        audio = self.audio_embeds[spaces.draw_partners(joined, self.audio_features)]
+        return ClassPairs(items, joined, torch.cat(embeds), audio)
 
     @cached_property
     def translated_images(self) -> tuple[Tensor, Tensor]:
-        """CLAP embeddings that the training images are translated to, and their class numbers.
+        """CLAP embeddings that the images of `pairs` are translated to, and their class numbers.
 
         The translator is trained as the packaged one, which is bound to the packaged encoders.
         """
-        images, audio = self.pairs
-        folder, embeds = self.folder / "tuning_translator", self.image_embeds[images]
-        train(Pairs(embeds, self.audio_embeds[audio]), folder, TRANSLATOR)
+        pairs, folder = self.pairs, self.folder / "tuning_translator"
+        train(Pairs(pairs.images, pairs.audio), folder, TRANSLATOR)
         with torch.inference_mode():
-            translated = AutoTranslator.from_pretrained(folder)(embeds).clone()
-        return translated, self.image_features["label"][images]
+            translated = AutoTranslator.from_pretrained(folder)(pairs.images).clone()
+        return translated, pairs.labels
 
     @property
     def _train_rows(self) -> Tensor:
         return torch.where(self.image_features["split"] == SPLITS.index("train"))[0]
 
-    def _class_means(self, rows: dict[str, Tensor], embeds: Tensor) -> Tensor:
+    def _class_means(self, rows: dict[str, Tensor], embeds: Tensor, names: Sequence[str]) -> Tensor:
         train = rows["split"] == SPLITS.index("train")
         labeled = train & (rows["label"] >= 0)
-        return spaces.class_means(embeds[labeled], rows["label"][labeled], len(self.data.classes))
+        return spaces.class_means(embeds[labeled], rows["label"][labeled], len(names))

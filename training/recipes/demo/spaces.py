@@ -185,7 +185,7 @@ class _ScaledLinear(nn.Module):
 
 
 class TypicalFeatures:
-    """Features of images of any ImageNet class, as its linear classifier expects them.
+    """Features of images of any ImageNet class, as a linear classifier expects them.
 
     The best linear classifier of Gaussian classes with one covariance has weights of the inverse
     covariance times the class means (Fisher 1936,
@@ -193,27 +193,25 @@ class TypicalFeatures:
     is the means. Deviations from them are those of real images.
 
     Args:
-        classifier: From features to ImageNet's classes.
-        features: Features of full-size images, shape (n, 1280).
+        weight: The classifier's weights, a row for each of ImageNet's classes, shape (1000, d).
+        features: Features of full-size images, shape (n, d).
         numbers: Their classes, shape (n,).
     """
 
-    def __init__(self, classifier: nn.Linear, features: Tensor, numbers: Tensor):
+    def __init__(self, weight: Tensor, features: Tensor, numbers: Tensor):
         self.mean = features.mean(dim=0)
         deviations, covariance = features - self.mean, torch.cov(features.T)
         covariance += 0.05 * covariance.diagonal().mean() * torch.eye(len(covariance))
-        weight = classifier.weight.detach()
         directions = (weight - weight.mean(dim=0)) @ covariance
         expected = directions[numbers]
         factor = (expected * deviations).sum() / expected.square().sum()
         self.directions, self.residuals = factor * directions, deviations - factor * expected
 
     def draw(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw features of classes (n,), shape (n, 1280): the means once to twice as far out."""
+        """Draw features of classes (n,), shape (n, d): the means once to twice as far out."""
         strength = 1 + torch.rand(len(numbers), 1, generator=generator)
         rows = torch.randint(len(self.residuals), (len(numbers),), generator=generator)
-        typical = self.mean + strength * self.directions[numbers] + self.residuals[rows]
-        return typical.clamp(min=0)
+        return self.mean + strength * self.directions[numbers] + self.residuals[rows]
 
 
 def train_words(
@@ -235,11 +233,12 @@ def train_words(
     features, count = images["features"], len(data.classes)
     known = (images["split"] == SPLITS.index("train")) & images["full_size"]
     known &= images["number"] >= 0
-    typical = TypicalFeatures(classifier, features[known], images["number"][known])
+    weight = classifier.weight.detach()
+    typical = TypicalFeatures(weight, features[known], images["number"][known])
     draws = torch.Generator().manual_seed(0)
     pool, targets, weights = _words_pool(data, images, typical, draws)
     everything = typical.draw(torch.arange(classifier.out_features).repeat(TYPICAL_COPIES), draws)
-    everything = torch.cat([everything, features[known]])
+    everything = torch.cat([everything.clamp(min=0), features[known]])
     starts = space.targets().detach()
     space.projection.requires_grad_(False)
 
@@ -286,7 +285,7 @@ def _words_pool(
         sources = (
             features[own & ~full_size],
             features[own & full_size | other & torch.isin(images["number"], below)],
-            typical.draw(drawn, generator),
+            typical.draw(drawn, generator).clamp(min=0),
         )
         total = sum(share for share, part in zip(SHARES, sources, strict=True) if len(part))
         for share, part in zip(SHARES, sources, strict=True):
@@ -329,9 +328,9 @@ def fit_clap_space(
 
 
 def audio_classes(data: DemoData) -> list[str]:
-    """Return the classes of audio: the demo classes, then the categories of no demo class."""
+    """Return `audio_class_names`, then the categories of no class."""
     others = sorted({audio.category for audio in data.audio if not audio.label})
-    return [*data.class_names, *others]
+    return [*data.audio_class_names, *others]
 
 
 def audio_class_index(audio: DemoAudio, names: Sequence[str]) -> int:
@@ -350,25 +349,41 @@ def class_weights(labels: Tensor) -> Tensor:
     return 1 / torch.bincount(labels)[labels].float()
 
 
-def draw_pairs(images: dict[str, Tensor], audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Pair training images with random training audio of their classes, all equally often.
-
-    Returns:
-        Rows of the images' and of the audio's features.
-    """
+def draw_images(images: dict[str, Tensor]) -> Tensor:
+    """Draw rows of training images of the demo classes, all equally often."""
     generator = torch.Generator().manual_seed(0)
-    split = SPLITS.index("train")
-    rows = torch.where((images["split"] == split) & (images["label"] >= 0))[0]
+    rows = torch.where((images["split"] == SPLITS.index("train")) & (images["label"] >= 0))[0]
     weights = class_weights(images["label"][rows])
-    rows = rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]
-    labels = images["label"][rows]
-    partners = torch.empty_like(rows)
+    return rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]
+
+
+def draw_partners(labels: Tensor, audio: dict[str, Tensor]) -> Tensor:
+    """Draw a row of training audio of each class (n,)."""
+    generator = torch.Generator().manual_seed(0)
+    partners = torch.empty_like(labels)
+    train = audio["split"] == SPLITS.index("train")
     for label in labels.unique():
-        choices = torch.where((audio["split"] == split) & (audio["label"] == label))[0]
+        choices = torch.where(train & (audio["label"] == label))[0]
         places = torch.where(labels == label)[0]
         drawn = torch.randint(len(choices), (len(places),), generator=generator)
         partners[places] = choices[drawn]
-    return rows, partners
+    return partners
+
+
+def draw_typical(vectors: Tensor, embeds: Tensor, known: Tensor, numbers: Tensor) -> Tensor:
+    """Draw embeddings of images of ImageNet classes, of which there need be no images.
+
+    Args:
+        vectors: The classes' vectors in the demo CLIP's space, shape (1000, d).
+        embeds: Embeddings of full-size images, shape (m, d).
+        known: Their ImageNet classes, shape (m,).
+        numbers: ImageNet classes to draw, shape (n,).
+
+    Returns:
+        Embeddings, shape (n, d), unit norm.
+    """
+    drawn = TypicalFeatures(vectors, embeds, known).draw(numbers, torch.Generator().manual_seed(0))
+    return F.normalize(drawn, dim=-1)
 
 
 def mixup_weights(count: int, generator: torch.Generator) -> Tensor:

@@ -1,11 +1,13 @@
 """Demo generator's vocoder: log-mel spectrograms to waveforms."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2clap.models.spectral_vocoder import SpectralVocoder
 from clip2clap.training.recipes.demo.audio_bank import (
+    CLIP_SAMPLES,
     HOP,
     MEL_BINS,
     WINDOW,
@@ -51,3 +53,31 @@ def train_vocoder(bank: AudioBank, stage: Stage) -> SpectralVocoder:
         return spectral_distance(predicted, compute(vocoder.stft, real).abs())
 
     return stage.train(build_vocoder, batch_loss)
+
+
+def vocoder_errors(vocoder: SpectralVocoder, bank: AudioBank) -> dict[str, float]:
+    """Compare mel -> waveform -> mel of real audio with librosa's Griffin-Lim of 64 iterations."""
+    import librosa  # pyright: ignore[reportMissingImports]
+
+    real = bank.batch(torch.arange(0, len(bank), 6), CLIP_SAMPLES)
+    mels = log_mel(real)
+    with torch.inference_mode():
+        ours = torch.cat([vocoder(part) for part in mels.split(8)])
+    theirs = []
+    for mel in mels.exp().transpose(1, 2).numpy():
+        padded = np.concatenate([mel, mel[:, -1:]], axis=1)
+        magnitudes = librosa.feature.inverse.mel_to_stft(
+            padded, sr=SAMPLING_RATE, n_fft=WINDOW, power=1.0
+        )
+        waveform = librosa.griffinlim(
+            magnitudes, n_iter=64, hop_length=HOP, n_fft=WINDOW, random_state=0
+        )
+        # Our frames are centered half a hop later than librosa's.
+        theirs.append(torch.from_numpy(np.pad(waveform, (HOP // 2, HOP))[:CLIP_SAMPLES]))
+    target = vocoder.stft(real).abs()
+    results = {}
+    for name, waveforms in (("vocoder", ours), ("Griffin-Lim", torch.stack(theirs))):
+        error = (vocoder.stft(waveforms).abs() - target).norm(dim=(1, 2))
+        results[f"{name}: log-mel L1"] = F.l1_loss(log_mel(waveforms), mels).item()
+        results[f"{name}: spectral convergence"] = (error / target.norm(dim=(1, 2))).mean().item()
+    return results

@@ -10,6 +10,9 @@ _WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding
 CLASSES: dict[str, dict[str, Any]] = _WORDS["classes"]
 """Names, captions, texts for evaluation, and ImageNet classes of each class."""
 
+FURTHER_CLASSES: dict[str, str] = _WORDS["further_classes"]
+"""Classes of audio that there are no images of, with the ImageNet classes of what sounds so."""
+
 INNER_NAMES: dict[str, str] = _WORDS["inner_names"]
 """Names between ImageNet's classes and the demo classes, with their ImageNet classes."""
 
