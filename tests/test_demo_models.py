@@ -16,7 +16,8 @@ from clip2clap.core.presets import DEMO_FOLDER
 from clip2clap.inference.batch import BatchOptions, Job, generate_audio
 from clip2clap.inference.batch.generation import LEAST_SIMILARITY
 
-CLASSES = json.loads((DEMO_FOLDER / "kinds.json").read_text())["kinds"]
+KINDS = json.loads((DEMO_FOLDER / "kinds.json").read_text())
+CLASSES = KINDS["kinds"]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,36 @@ def test_the_translated_cat_is_nearest_to_the_text_of_a_cat(pipeline, clap, cat)
     embeds = pipeline.translator(pipeline.clip.encode_image([cat]))
     texts = clap.encode_text([f"the sound of a {name}" for name in CLASSES])
     assert nearest_class(embeds, texts) == "cat"
+
+
+@pytest.mark.parametrize(
+    ("thing", "kind"),
+    [
+        ("vacuum cleaner", "vacuum cleaner"),
+        ("washing machine", "washing machine"),
+        ("chainsaw", "chainsaw"),
+        ("toilet", "toilet flush"),
+        ("church", "church bells"),
+        ("cock", "rooster"),
+        ("hen", "hen"),
+    ],
+)
+def test_things_without_training_images_are_translated_to_their_audio(pipeline, clap, thing, kind):
+    clip = ClipEncoder.from_pretrained("demo", modalities=("text",))
+    embeds = pipeline.translate(clip.encode_text([f"a photo of a {thing}"]))
+    kinds = KINDS["audio_kinds"]
+    texts = clap.encode_text([f"the sound of a {name}" for name in kinds])
+    assert kinds[int((embeds @ texts.T).argmax())] == kind
+
+
+def test_audio_of_a_further_class_is_heard_as_that_class(pipeline, clap):
+    kinds = KINDS["audio_kinds"]
+    texts = clap.encode_text([f"the sound of a {name}" for name in kinds])
+    made = ["vacuum cleaner", "washing machine", "rooster"]
+    prompts = [f"the sound of a {name}" for name in made]
+    audios = pipeline(prompt=prompts, generator=0, num_candidates=1).audios
+    heard = clap.encode_audio([(audio, pipeline.sampling_rate) for audio in audios]) @ texts.T
+    assert [kinds[number] for number in heard.argmax(dim=1)] == made
 
 
 def test_a_cat_fits_a_label_and_a_checkerboard_none(pipeline, cat, tmp_path):

@@ -66,7 +66,7 @@ def demo_models(
     prompts = torch.nn.functional.normalize(
         torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     )
-    (folder / "kinds.json").write_text(json.dumps({"kinds": ["cat", "dog", "sea"]}))
+    (folder / "kinds.json").write_text(json.dumps({"audio_kinds": ["cat", "dog", "sea"]}))
     clap = ImageToAudioPipeline.from_pretrained(ranking_model).generator_clap.load_audio_encoder()
     kinds = {"clap_text": prompts, "logit_scale": torch.tensor(clap.logit_scale)}
     save_file(kinds, folder / "kinds.safetensors")

@@ -79,7 +79,7 @@ def test_the_demo_filters_the_sea_and_nothing_else():
     pipeline.set_progress_bar_config(disable=True)
     filters = pipeline.class_filters
     assert filters is not None
-    assert filters.config["filtered"] == 2
+    assert filters.config["filtered"] == 3
     embeds = filters.known.float()[[0, -1]]
 
     def generate():

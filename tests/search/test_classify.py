@@ -143,6 +143,8 @@ def test_label_files_and_sets(tmp_path, monkeypatch):
     assert len(read_labels("esc50")) == len(set(read_labels("esc50"))) == 50
     assert len(read_labels("us8k")) == len(set(read_labels("us8k"))) == 10
     assert len(read_labels("demo")) == 23
+    assert len(set(read_labels("demo-audio"))) == 30
+    assert read_labels("demo-audio")[:23] == read_labels("demo")
     assert len(read_labels("audioset")) == len(set(read_labels("audioset"))) == 527
     assert len(read_labels("fsd50k")) == len(set(read_labels("fsd50k"))) == 200
     assert len(set(read_labels("imagehear"))) == 30

@@ -32,7 +32,7 @@ def folders():
 
 @pytest.fixture
 def order(photograph):
-    return AudioOrder("a-cat.jpg", photograph.read_bytes(), 1.0, 1, 1, None, seed=3, steps=2)
+    return AudioOrder("a-cat.jpg", photograph.read_bytes(), 1.0, 1, 1, None, seed=3, steps=4)
 
 
 def silent(name):
@@ -46,7 +46,7 @@ def test_each_side_is_what_its_translator_makes_of_the_same_seed(pair, folders, 
     comparison = Contest(pair[0], pair[1], Votes()).compare(
         folders.create(), order, Run(), is_blind=True
     )
-    call = {"audio_length_in_s": 1.0, "num_inference_steps": 2, "generator": [3]}
+    call = {"audio_length_in_s": 1.0, "num_inference_steps": 4, "generator": [3]}
     made = []
     for contestant, path in zip(comparison.sides, comparison.files, strict=True):
         expected = contestant.pipeline(order.content, num_candidates=1, **call).audios[0]

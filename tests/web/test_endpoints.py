@@ -356,5 +356,7 @@ def test_no_file_is_a_vocabulary(client, photograph, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("password one\npassword two\n")
     for name in (str(secret), "a, b", "", None, ["esc50"]):
-        with pytest.raises(AppError, match="Expected vocabulary to be one of demo, esc50"):
+        with pytest.raises(
+            AppError, match="Expected vocabulary to be one of demo, demo-audio, esc50"
+        ):
             client.predict(files=[handle_file(photograph)], vocabulary=name, api_name="/describe")

@@ -169,7 +169,7 @@ def _encode(image: Any) -> tuple[dict[str, Any], Any]:
 
 
 def _nearest_labels(audio_embeds: Any) -> list[dict[str, Any]]:
-    """Return the demo models' classes with similarities and probabilities, the nearest first.
+    """Return the demo generator's classes with similarities and probabilities, the nearest first.
 
     Args:
         audio_embeds: Embedding in the demo CLAP's space, shape (1, d).
@@ -178,7 +178,7 @@ def _nearest_labels(audio_embeds: Any) -> list[dict[str, Any]]:
 
     from clip2clap.metrics.classification import describe_labels, nearest_labels
 
-    labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
+    labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["audio_kinds"]
     stored = load_file(DEMO_FOLDER / "kinds.safetensors")
     (nearest,) = nearest_labels(audio_embeds, stored["clap_text"].float(), labels)
     return describe_labels(nearest, stored["logit_scale"].item())

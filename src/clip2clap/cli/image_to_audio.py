@@ -102,7 +102,7 @@ def _batch_options(
 ) -> "BatchOptions":
     from clip2clap.inference.batch.options import BatchOptions
 
-    labels = read_labels(options.label_file or "demo")
+    labels = read_labels(options.label_file or "demo-audio")
     if options.label_file is None and not pipeline.generator_clap.is_local:
         labels = []  # not worth a download
     return BatchOptions(

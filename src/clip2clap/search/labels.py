@@ -28,8 +28,19 @@ _SEPARATOR = "|"
 # Columns of labels in tables, such as AudioSet's class_labels_indices.csv.
 _COLUMNS = ("display_name", "label", "name")
 _FILES = ("audioset", "fsd50k", "objectnet")
+_DEMO_KINDS = {"demo": "kinds", "demo-audio": "audio_kinds"}
 
-LABEL_SETS = ("demo", "esc50", "us8k", "audioset", "fsd50k", "imagenet", "imagehear", "objectnet")
+LABEL_SETS = (
+    "demo",
+    "demo-audio",
+    "esc50",
+    "us8k",
+    "audioset",
+    "fsd50k",
+    "imagenet",
+    "imagehear",
+    "objectnet",
+)
 """Names of the label sets."""
 
 Vocabulary = dict[str, list[str]]
@@ -59,14 +70,15 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
     """Return the labels that a name, a file or a list names, with their synonyms.
 
     Args:
-        labels: `"demo"`, the 23 classes of the demo models; `"esc50"` (Piczak 2015), `"us8k"`
-            (UrbanSound8K, Salamon et al. 2014), `"audioset"` (the 527 classes of Gemmeke et al.
-            2017) or `"fsd50k"` (the 200 of Fonseca et al. 2022), both with synonyms; `"imagenet"`
-            (the 998 distinct names of the 1,000 classes in Radford et al. 2021, which need the
-            `open-clip` extra); `"imagehear"` (the 30 of Sheffer and Adi 2023); `"objectnet"` (the
-            313 of Barbu et al. 2019); a text file with one label per line, which texts that stand
-            for it may follow, each after a `|`; a JSON list; a table with the column
-            `display_name`, `label` or `name`; labels separated by commas; or a list of labels.
+        labels: `"demo"`, the 23 classes of the demo models; `"demo-audio"`, these and 7 more that
+            the demo generator makes; `"esc50"` (Piczak 2015), `"us8k"` (UrbanSound8K, Salamon et
+            al. 2014), `"audioset"` (the 527 classes of Gemmeke et al. 2017) or `"fsd50k"` (the 200
+            of Fonseca et al. 2022), both with synonyms; `"imagenet"` (the 998 distinct names of the
+            1,000 classes in Radford et al. 2021, which need the `open-clip` extra); `"imagehear"`
+            (the 30 of Sheffer and Adi 2023); `"objectnet"` (the 313 of Barbu et al. 2019); a text
+            file with one label per line, which texts that stand for it may follow, each after a
+            `|`; a JSON list; a table with the column `display_name`, `label` or `name`; labels
+            separated by commas; or a list of labels.
 
     Raises:
         UserError: If there are no labels, or a file cannot be read.
@@ -80,9 +92,9 @@ def read_vocabulary(labels: str | Path | Sequence[str]) -> Vocabulary:
     """
     if not isinstance(labels, str | Path):
         return {label: [label] for label in check_labels(labels)}
-    if labels == "demo":
-        kinds = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["kinds"]
-        return _vocabulary(kinds)
+    if isinstance(labels, str) and labels in _DEMO_KINDS:
+        kinds = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))
+        return _vocabulary(kinds[_DEMO_KINDS[labels]])
     if labels == "imagenet":
         return _vocabulary(_imagenet())
     # A path is that of a file, whatever its name.

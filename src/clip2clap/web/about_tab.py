@@ -14,10 +14,11 @@ and text, and a diffusion model generates audio from it, in place of a text prom
 runs backwards: from CLAP through a translator into CLIP's space, and on to an image decoder.
 """
 _DEMO = """\
-The demo models know {count} classes: {labels}. Images of other things are heard as the nearest of
-them. Their weights hold EfficientNet-Lite0, YAMNet and all-MiniLM-L6-v2 (Apache 2.0) in changed
-form, and were trained on Tiny ImageNet, CIFAR-10, ESC-50 (CC BY-NC 3.0) and others: they are for
-research and other non-commercial use. The code is under the Apache License 2.0.
+The demo models know {count} classes: {labels}. Audio alone is made of more: {further}. Images of
+other things are heard as the nearest of them. Their weights hold EfficientNet-Lite0, YAMNet and
+all-MiniLM-L6-v2 (Apache 2.0) in changed form, and were trained on Tiny ImageNet, CIFAR-10, ESC-50
+(CC BY-NC 3.0) and others: they are for research and other non-commercial use. The code is under the
+Apache License 2.0.
 """
 _KEPT = """\
 Uploads and results are kept for {minutes:.0f} minutes, under names that cannot be guessed, and then
@@ -29,12 +30,15 @@ def add_about_tab(service: Service) -> None:
     """Add the tab about models and licenses."""
     models = service.models
     labels = read_labels("demo")
+    further = read_labels("demo-audio")[len(labels) :]
     with gr.Tab("About", id="about"):
         gr.Markdown(f"clip2clap {__version__}. {_HOW}")
         named = ", ".join(f"`{name}` {value}" for name, value in models.names.items())
         if named:
             gr.Markdown(f"Models that are not the demo's: {named}. Their licenses are their own.")
-        gr.Markdown(_DEMO.format(count=len(labels), labels=", ".join(labels)))
+        gr.Markdown(
+            _DEMO.format(count=len(labels), labels=", ".join(labels), further=", ".join(further))
+        )
         gr.Markdown(_KEPT.format(minutes=service.limits.kept_s / 60))
         gr.Markdown(_parts("Image to sound", models.image_to_audio))
         gr.Markdown(_parts("Sound to image", models.audio_to_image))

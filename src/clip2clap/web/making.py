@@ -75,7 +75,7 @@ def make_audio(models: Models, folder: Path, order: AudioOrder, run: Run) -> dic
     options = BatchOptions(
         seed=order.seed,
         num_variations=order.variations,
-        labels=tuple(read_labels("demo")) if can_hear else (),
+        labels=tuple(read_labels("demo-audio")) if can_hear else (),
     )
     generate_audio(
         pipeline,

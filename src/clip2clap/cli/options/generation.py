@@ -72,7 +72,7 @@ class Labels(Options, panel="Condition"):
     """Labels to compare with."""
 
     label_file: Path | None = option(
-        "Labels, one a line, of which the nearest are printed; by default the demo's 23 classes.",
+        "Labels, one a line, of which the nearest are printed; by default the demo's classes.",
         "FILE",
         was="--names",
         api="names labels",
