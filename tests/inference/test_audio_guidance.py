@@ -11,7 +11,7 @@ from clip2clap.inference.audio_guidance import AudioSimilarityGuidance
 from clip2clap.inference.painting.paint import Target
 from clip2clap.inference.similarity_guidance import GuidanceOptions
 
-SEEDS = list(range(3))
+SEEDS = list(range(5))
 
 
 @pytest.fixture(scope="module")
