@@ -71,6 +71,7 @@ def demo_models(
     kinds = {"clap_text": prompts, "logit_scale": torch.tensor(clap.logit_scale)}
     save_file(kinds, folder / "kinds.safetensors")
     monkeypatch.setattr("clip2clap.cli.demo.DEMO_FOLDER", folder)
+    monkeypatch.setattr("clip2clap.search.labels.DEMO_FOLDER", folder)
     monkeypatch.setitem(PRESETS["generator"], "demo", str(ranking_model))
     return prompts
 

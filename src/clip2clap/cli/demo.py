@@ -1,7 +1,6 @@
 """The verb `demo`."""
 
 import hashlib
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from clip2clap.cli.outputs import keep_others_out
 from clip2clap.cli.progress import RunReport, progress_bar
 from clip2clap.core.presets import DEMO_FOLDER, resolve
 from clip2clap.inference.batch.jobs import image_stem
+from clip2clap.search.labels import read_labels
 
 _LABELS_SHOWN = 5
 _LONGEST_SIDE = 1600
@@ -178,8 +178,7 @@ def _nearest_labels(audio_embeds: Any) -> list[dict[str, Any]]:
 
     from clip2clap.metrics.classification import describe_labels, nearest_labels
 
-    labels = json.loads((DEMO_FOLDER / "kinds.json").read_text(encoding="utf-8"))["audio_kinds"]
-    stored = load_file(DEMO_FOLDER / "kinds.safetensors")
+    stored, labels = load_file(DEMO_FOLDER / "kinds.safetensors"), read_labels("demo-audio")
     (nearest,) = nearest_labels(audio_embeds, stored["clap_text"].float(), labels)
     return describe_labels(nearest, stored["logit_scale"].item())
 

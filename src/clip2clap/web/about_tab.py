@@ -14,8 +14,8 @@ and text, and a diffusion model generates audio from it, in place of a text prom
 runs backwards: from CLAP through a translator into CLIP's space, and on to an image decoder.
 """
 _DEMO = """\
-The demo models know {count} classes: {labels}. Audio alone is made of more: {further}. Images of
-other things are heard as the nearest of them. Their weights hold EfficientNet-Lite0, YAMNet and
+The demo models know {count} classes: {labels}. The generator makes audio of {further}, too. Images
+of other things are heard as the nearest of them. Their weights hold EfficientNet-Lite0, YAMNet and
 all-MiniLM-L6-v2 (Apache 2.0) in changed form, and were trained on Tiny ImageNet, CIFAR-10, ESC-50
 (CC BY-NC 3.0) and others: they are for research and other non-commercial use. The code is under the
 Apache License 2.0.

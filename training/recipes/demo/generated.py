@@ -12,7 +12,7 @@ from clip2clap.inference.image_to_audio import ImageToAudioPipeline
 from clip2clap.metrics.classification import AUDIO_PROMPT, IMAGE_PROMPT
 from clip2clap.training.recipes.demo.audio_bank import CLIP_SAMPLES, AudioBank
 from clip2clap.training.recipes.demo.data import SAMPLING_RATE, DemoImage
-from clip2clap.training.recipes.demo.spaces import draw_typical
+from clip2clap.training.recipes.demo.spaces import TypicalFeatures
 from clip2clap.training.recipes.demo.words import FURTHER_CLASSES, members
 
 if TYPE_CHECKING:
@@ -61,13 +61,14 @@ def recognize_further(
     known = torch.tensor([numbers.index(image.category) for image in images])
     image_embeds = clip.encode_image([image.load() for image in images])
     vectors = clip.encode_text([IMAGE_PROMPT.format(name) for name in numbers])
+    typical = TypicalFeatures(vectors, image_embeds, known)
     texts = clap.encode_text([AUDIO_PROMPT.format(name) for name in names])
     assert pipeline.translator is not None
     results: dict[str, float] = {}
     for label, name in enumerate(names[first:], first):
         below = torch.tensor(members(FURTHER_CLASSES[name]))
         drawn = below.repeat(-(-count // len(below)))[:count]
-        embeds = pipeline.translator(draw_typical(vectors, image_embeds, known, drawn))
+        embeds = pipeline.translator(typical.draw_embeds(drawn))
         every = generate(pipeline, embeds.repeat_interleave(CANDIDATES, 0), seed=2)
         best, _ = pipeline.rank(every, embeds)
         real = bank.batch(torch.where(bank.labels == label)[0], CLIP_SAMPLES)

@@ -293,15 +293,12 @@ class Recipe:
         items = [f"photo-{index}" for index in images["index"][rows].tolist()]
         labels, embeds = [images["label"][rows]], [self.image_embeds[rows]]
         vectors = self.clip_space.targets().detach()[classes:][: len(self.data.imagenet_names)]
-        known = self._train_rows[images["full_size"][self._train_rows]]
-        known = known[images["number"][known] >= 0]
-        known_numbers = images["number"][known]
+        known = spaces.full_size_rows(images)
+        typical = spaces.TypicalFeatures(vectors, self.image_embeds[known], images["number"][known])
         for label, name in enumerate(names[classes:], classes):
             numbers = torch.tensor(members(FURTHER_CLASSES[name]))
             numbers = numbers.repeat(-(-len(rows) // classes // len(numbers)))
-            embeds.append(
-                spaces.draw_typical(vectors, self.image_embeds[known], known_numbers, numbers)
-            )
+            embeds.append(typical.draw_embeds(numbers))
             labels.append(torch.full((len(numbers),), label))
             items += [f"{name}-{number}" for number in range(len(numbers))]
         joined = torch.cat(labels)

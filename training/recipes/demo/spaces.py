@@ -213,6 +213,10 @@ class TypicalFeatures:
         rows = torch.randint(len(self.residuals), (len(numbers),), generator=generator)
         return self.mean + strength * self.directions[numbers] + self.residuals[rows]
 
+    def draw_embeds(self, numbers: Tensor) -> Tensor:
+        """Draw embeddings of classes (n,), shape (n, d), unit norm; the same at each call."""
+        return F.normalize(self.draw(numbers, torch.Generator().manual_seed(0)), dim=-1)
+
 
 def train_words(
     data: DemoData,
@@ -231,8 +235,7 @@ def train_words(
         The space, whose labels are followed by those of `INNER_NAMES`.
     """
     features, count = images["features"], len(data.classes)
-    known = (images["split"] == SPLITS.index("train")) & images["full_size"]
-    known &= images["number"] >= 0
+    known = full_size_rows(images)
     weight = classifier.weight.detach()
     typical = TypicalFeatures(weight, features[known], images["number"][known])
     draws = torch.Generator().manual_seed(0)
@@ -349,6 +352,12 @@ def class_weights(labels: Tensor) -> Tensor:
     return 1 / torch.bincount(labels)[labels].float()
 
 
+def full_size_rows(images: dict[str, Tensor]) -> Tensor:
+    """Return the rows of full-size training images whose ImageNet class is known."""
+    train = images["split"] == SPLITS.index("train")
+    return torch.where(train & images["full_size"] & (images["number"] >= 0))[0]
+
+
 def draw_images(images: dict[str, Tensor]) -> Tensor:
     """Draw rows of training images of the demo classes, all equally often."""
     generator = torch.Generator().manual_seed(0)
@@ -368,22 +377,6 @@ def draw_partners(labels: Tensor, audio: dict[str, Tensor]) -> Tensor:
         drawn = torch.randint(len(choices), (len(places),), generator=generator)
         partners[places] = choices[drawn]
     return partners
-
-
-def draw_typical(vectors: Tensor, embeds: Tensor, known: Tensor, numbers: Tensor) -> Tensor:
-    """Draw embeddings of images of ImageNet classes, of which there need be no images.
-
-    Args:
-        vectors: The classes' vectors in the demo CLIP's space, shape (1000, d).
-        embeds: Embeddings of full-size images, shape (m, d).
-        known: Their ImageNet classes, shape (m,).
-        numbers: ImageNet classes to draw, shape (n,).
-
-    Returns:
-        Embeddings, shape (n, d), unit norm.
-    """
-    drawn = TypicalFeatures(vectors, embeds, known).draw(numbers, torch.Generator().manual_seed(0))
-    return F.normalize(drawn, dim=-1)
 
 
 def mixup_weights(count: int, generator: torch.Generator) -> Tensor:
